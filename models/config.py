@@ -1,0 +1,76 @@
+"""Configuration of the models. Sizes default to the published ones (arXiv 2504.02515)."""
+
+from dataclasses import dataclass, field
+
+
+@dataclass
+class TransformerConfig:
+    """Sizes of one ST-transformer (used by encoder and decoder alike)."""
+
+    dim: int = 512
+    num_blocks: int = 8
+    heads: int = 8
+    dim_head: int = 64
+    ff_mult: float = 4.0
+    # The published models take keys and values from the un-normalised input; True is the usual pre-norm form.
+    normalize_kv: bool = False
+    # Recompute activations in the backward pass: less memory, more time.
+    gradient_checkpointing: bool = False
+
+
+@dataclass
+class TokenizerConfig(TransformerConfig):
+    """ST-ViViT video tokenizer. Image and patch sizes live here; LAM and dynamics take them from here."""
+
+    image_size: int = 64
+    channels: int = 3
+    patch_size: int = 4
+    temporal_patch_size: int = 1
+    codebook_size: int = 1024
+    codebook_dim: int = 32
+    commitment_weight: float = 0.25
+    vq_loss_weight: float = 1.0
+    recons_loss_weight: float = 1.0
+
+
+@dataclass
+class LamConfig(TransformerConfig):
+    """Latent action model: an ST-ViViT with `num_actions` codes, one per frame transition."""
+
+    num_actions: int = 7
+    codebook_dim: int = 32
+    commitment_weight: float = 0.25
+    vq_loss_weight: float = 1.0
+    reconstruction_weight: float = 1.0
+
+
+@dataclass
+class DynamicsConfig(TransformerConfig):
+    """MaskGIT dynamics over the tokenizer's ids."""
+
+    num_blocks: int = 12
+    max_seq_len: int = 4096
+    # Number of actions; None takes it from the dataset's info.
+    action_dim: int | None = None
+    # Guided (GenieRedux-G) only: a learned D-wide action embedding, or the one-hot action.
+    use_action_embeddings: bool = True
+    # Add the token's code to its embedding (the paper's token input).
+    use_token: bool = True
+    loss: str = "cross_entropy"  # cross_entropy | tdce
+    tdce_weight: float = 1.0
+    # Mask rate of training inputs, drawn uniformly once a step.
+    min_mask_rate: float = 0.5
+    sample_temperature: float = 1.0
+    mask_schedule: str = "cosine"  # cosine | uniform | pow<x> | log | exp
+
+
+@dataclass
+class ModelConfig:
+    """Which model, and the sizes of its parts. What a checkpoint's `config.yaml` holds, with the dataset's facts."""
+
+    model: str = "genie_redux_guided"  # tokenizer | lam | genie_redux | genie_redux_guided | genie_redux_guided_pretrain
+    tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
+    lam: LamConfig = field(default_factory=LamConfig)
+    dynamics: DynamicsConfig = field(default_factory=DynamicsConfig)
+    # Names of the actions that the model was trained with; empty until a dataset is known.
+    action_names: list[str] = field(default_factory=list)

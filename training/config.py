@@ -1,0 +1,97 @@
+"""Configuration of `python run.py genie_redux train|eval`. Every default is stated here and nowhere else."""
+
+from dataclasses import dataclass, field
+
+from models.config import ModelConfig
+
+
+@dataclass
+class DataConfig:
+    """How episodes are read, the same for training and evaluation."""
+
+    on_bad_episode: str = "error"  # error | skip
+    seq_step: int = 1  # frames between the starts of two windows
+
+
+@dataclass
+class TrainConfig:
+    dataset_root_dpath: str = "data_generation/datasets"
+    dataset_name: str = ""
+    num_processes: int = 1
+    batch_size: int = 4  # clips per process and micro-step
+    grad_accum: int = 1
+    num_train_steps: int = 150_000
+    num_frames: int = 16
+    sample_num_frames: int = 10  # frames predicted in the sample GIFs of world models
+    validate_every: int = 1000
+    save_model_every: int = 1000
+    log_every: int = 50
+    resume_ckpt: str = "no"  # no | latest | a step | a checkpoint's path
+    save_root_dpath: str = "./checkpoints"
+    keep_checkpoints: int = 0  # newest checkpoints to keep; 0 = all
+    enable_cache: bool = False  # cache token ids for dynamics training
+    cache_dpath: str | None = None
+    n_data_workers: int = 0
+    n_envs: int = 0  # 0 = all
+    n_total_samples: int = 0  # validation clips; 0 = all
+    max_valid_size: int = 0  # upper bound on validation clips; 0 = none
+    use_decoder_loss: bool = False
+    fid_num_samples: int = 0  # clips for FID in validation; 0 = no FID
+    wandb_mode: str = "auto"  # auto | online | offline | disabled
+    wandb_project: str = "genie_redux"
+    wandb_name: str | None = None  # also the run's folder name; None = the preset's name
+    wandb_dpath: str | None = None
+
+
+@dataclass
+class OptimizerConfig:
+    learning_rate: float = 1e-4
+    betas: tuple[float, float] = (0.9, 0.99)
+    weight_decay: float = 1e-4  # none on vectors
+    max_grad_norm: float = 10.0
+    linear_warmup_start_factor: float = 0.5
+    linear_warmup_total_iters: int = 5000
+    cosine_annealing_t_max: int = 100_000
+    cosine_annealing_min_lr: float = 5e-5
+
+
+@dataclass
+class EvalConfig:
+    dataset_root_dpath: str = "data_generation/datasets"
+    dataset_name: str = ""
+    split: str = "all"  # train | validation | test | all
+    model_fpath: str | None = None
+    action_to_take: int = -1  # -1 = replicate the recorded actions, k = take action k in every step
+    inference_method: str = "one_go"  # one_go | autoregressive
+    inference_steps: int = 25
+    num_frames: int = 16
+    sample_num_frames: int = 10
+    num_first_frames: int = 2
+    dream_length: int = 2
+    delta_psnr_horizon: int = 4
+    seq_step: int = 16
+    eval_control: bool = True  # also measure controllability (delta PSNR)
+    enable_cache: bool = False
+    n_total_samples: int = 0  # clips to evaluate; 0 = all
+    n_gifs: int = 8
+    save_root_dpath: str = "./outputs/evaluation/"
+    batch_size: int = 4
+    n_data_workers: int = 0
+    num_processes: int = 1
+    fid_weights: str | None = None
+
+
+@dataclass
+class GenieReduxConfig(ModelConfig):
+    """Root of the `genie_redux` command."""
+
+    tokenizer_fpath: str | None = None
+    model_fpath: str | None = None
+    seed: int = 0
+    device: str = "auto"  # auto | cpu | cuda | cuda:k | mps
+    precision: str = "auto"  # auto | fp32 | bf16
+    compile: bool = False
+    data: DataConfig = field(default_factory=DataConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    eval: EvalConfig = field(default_factory=EvalConfig)
