@@ -58,6 +58,8 @@ class DynamicsConfig(TransformerConfig):
     use_token: bool = True
     loss: str = "cross_entropy"  # cross_entropy | tdce
     tdce_weight: float = 1.0
+    # Pixel error of the decoded prediction, straight through to the distribution; 0 = off (train.use_decoder_loss sets 1).
+    decoder_loss_weight: float = 0.0
     # Mask rate of training inputs, drawn uniformly once a step.
     min_mask_rate: float = 0.5
     sample_temperature: float = 1.0

@@ -1,0 +1,108 @@
+"""MaskGIT: masks for training, iterative decoding for sampling (Chang et al. 2022; arXiv 2409.06445, section 3)."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def random_mask(shape: tuple[int, ...], min_rate: float, device: torch.device, generator: torch.Generator | None) -> Tensor:
+    """Boolean mask of `shape`, True = masked; one rate for the whole batch, uniform in [min_rate, 1).
+
+    Drawn on the CPU so that a seed gives the same masks on every device.
+    """
+    rate = torch.rand((), generator=generator) * (1 - min_rate) + min_rate
+    mask = torch.rand(shape, generator=generator) < rate
+    if not mask.any():  # a tiny input: there is always something to predict
+        mask.view(-1)[0] = True
+    return mask.to(device, non_blocking=True)
+
+
+def mask_fraction(schedule: str, ratio: float) -> float:
+    """Fraction of tokens that stay masked when the share `ratio` of the rounds is done."""
+    if schedule == "cosine":
+        fraction = math.cos(math.pi / 2 * ratio)
+    elif schedule == "uniform":
+        fraction = 1 - ratio
+    elif schedule.startswith("pow") and schedule[3:].replace(".", "", 1).isdigit():
+        fraction = 1 - ratio ** float(schedule[3:])
+    elif schedule == "log":
+        fraction = -math.log2(max(ratio, 1e-12)) / math.log2(1e6)
+    elif schedule == "exp":
+        fraction = 1 - math.exp(math.log(1e6) * (ratio - 1))
+    else:
+        raise ValueError(f"dynamics.mask_schedule '{schedule}' is unknown: use cosine, uniform, pow<number>, log or exp")
+    return min(max(fraction, 1e-6), 1.0)
+
+
+def gumbel_sample(logits: Tensor, temperature: float, generator: torch.Generator | None) -> Tensor:
+    """Draw ids (...) from logits (..., V) at a temperature; 0 is the argmax."""
+    if temperature <= 0:
+        return logits.argmax(dim=-1)
+    noise = torch.rand(logits.shape, generator=generator, device=generator.device if generator else logits.device)
+    gumbel = -torch.log((-torch.log(noise.clamp_min(1e-20))).clamp_min(1e-20))
+    return (logits / temperature + gumbel.to(logits.device)).argmax(dim=-1)
+
+
+@dataclass(frozen=True)
+class DecodeSettings:
+    """How `iterative_decode` draws: rounds, first temperature, mask schedule."""
+
+    inference_steps: int = 25
+    temperature: float = 1.0
+    schedule: str = "cosine"
+
+
+def iterative_decode(
+    first_logits: Tensor,
+    num_frames: int,
+    later_logits: Callable[[Tensor, Tensor], Tensor],
+    settings: DecodeSettings,
+    generator: torch.Generator | None,
+) -> tuple[Tensor, Tensor]:
+    """Decode N = `num_frames` frames in `inference_steps` rounds; a pure function of its arguments.
+
+    Logits at frame t predict frame t + 1, so the first new frame's logits `first_logits` (B, 1, h, w, V) depend on committed
+    frames only and never change. `later_logits(ids, mask)` maps the first N - 1 new frames' ids (B, N-1, h, w) and their mask (True =
+    masked) to the logits (B, N-1, h, w, V) of new frames 1..N-1; it is not called when N = 1, where rounds cannot change anything.
+
+    Each round draws every token anew, at a temperature that falls linearly to 0 (an argmax) in the last round. Before each
+    round but the first, the share of the least confident tokens that the schedule names is masked again.
+    Returns ids (B, N, h, w) and the last round's logits (B, N, h, w, V).
+    """
+    if num_frames == 1:
+        return first_logits.argmax(dim=-1), first_logits
+    steps = settings.inference_steps
+    batch, _, height, width, _ = first_logits.shape
+    ids = torch.zeros(batch, num_frames, height, width, dtype=torch.int64, device=first_logits.device)
+    mask = torch.ones_like(ids, dtype=torch.bool)
+    logits = first_logits
+    for step in range(steps):
+        if step > 0:
+            mask = _least_confident(logits, ids, mask_fraction(settings.schedule, (step + 1) / steps))
+        logits = torch.cat([first_logits, later_logits(ids[:, :-1], mask[:, :-1])], dim=1)
+        ids = gumbel_sample(logits, settings.temperature * (steps - 1 - step) / steps, generator)
+    return ids, logits
+
+
+def _least_confident(logits: Tensor, ids: Tensor, fraction: float) -> Tensor:
+    """Mask (B, N, h, w) of the `fraction` of tokens whose softmax probability is lowest, at least one."""
+    log_probability = logits.float().gather(-1, ids.unsqueeze(-1)).squeeze(-1) - logits.float().logsumexp(dim=-1)
+    confidence = log_probability.flatten(1)
+    count = max(1, round(fraction * confidence.shape[1]))
+    lowest = confidence.topk(count, dim=1, largest=False).indices
+    return torch.zeros_like(confidence, dtype=torch.bool).scatter_(1, lowest, True).view(ids.shape)
+
+
+def token_distance(logits: Tensor, targets: Tensor, codebook: Tensor) -> Tensor:
+    """Expected cosine distance between the predicted and the target code, per token.
+
+    The distance part of the Token Distance Cross-Entropy: sum_j softmax(logits)_j (1 - cos(code_target, code_j)).
+    logits (..., V), targets (...), codebook (V, d) -> (...).
+    """
+    codes = F.normalize(codebook.float(), dim=-1)
+    expected = torch.softmax(logits.float(), dim=-1) @ codes  # sum_j p_j code_j: the same sum without a V x V matrix
+    return 1 - (expected * F.embedding(targets, codes)).sum(dim=-1)

@@ -1,0 +1,134 @@
+"""Space-time transformer (ST-transformer; arXiv 2409.06445, section 3)."""
+
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from models.components.attention import Attention, attend
+from models.components.position import PEG, causal_alibi
+from models.config import TransformerConfig
+
+
+class FeedForward(nn.Module):
+    """LayerNorm, then GEGLU: first half x GELU(second half)."""
+
+    def __init__(self, dim: int, mult: float):
+        super().__init__()
+        inner = int(mult * (2 / 3) * dim)
+        self.norm = nn.LayerNorm(dim)
+        self.expand = nn.Linear(dim, 2 * inner, bias=False)
+        self.contract = nn.Linear(inner, dim, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        value, gate = self.expand(self.norm(x)).chunk(2, dim=-1)
+        return self.contract(value * F.gelu(gate))
+
+
+@dataclass
+class HalfCache:
+    """What later frames need of the frames before, for one half: the PEG's last two inputs (B, 2, h, w, D), and for
+    temporal attention keys and values (B, hw, heads, t, dim_head)."""
+
+    peg: Tensor
+    keys: Tensor | None = None
+    values: Tensor | None = None
+
+
+@dataclass
+class Cache:
+    """State of an ST-transformer after `num_frames` frames. A value: extending returns a new one, this one stays valid."""
+
+    num_frames: int = 0
+    halves: list[HalfCache] = field(default_factory=list)
+
+
+class Half(nn.Module):
+    """PEG, attention and feed-forward, each a residual update."""
+
+    def __init__(self, config: TransformerConfig, dim: int):
+        super().__init__()
+        self.peg = PEG(dim)
+        self.attention = Attention(config, dim)
+        self.feed_forward = FeedForward(dim, config.ff_mult)
+
+
+class SpatialHalf(Half):
+    """Attention among the tokens of one frame, with a position bias."""
+
+    def forward(self, x: Tensor, bias: Tensor, past: HalfCache | None = None) -> tuple[Tensor, HalfCache]:
+        """Update x (B, T, h, w, D) with bias (heads, hw, hw)."""
+        cache = HalfCache(_last_two(x, past))
+        x = x + self.peg(x, past.peg if past else None)
+        q, k, v = (rearrange(part, "b t h w n d -> b t n (h w) d") for part in self.attention.project(x))
+        out = rearrange(attend(q, k, v, bias), "b t n (h w) d -> b t h w (n d)", h=x.shape[2])
+        x = x + self.attention.to_out(out)
+        return x + self.feed_forward(x), cache
+
+
+class TemporalHalf(Half):
+    """Causal attention of one position over frames, with ALiBi."""
+
+    def forward(self, x: Tensor, bias: Tensor, past: HalfCache | None = None) -> tuple[Tensor, HalfCache]:
+        """Update x (B, T, h, w, D) with bias (heads, T, past + T)."""
+        peg = _last_two(x, past)
+        x = x + self.peg(x, past.peg if past else None)
+        q, k, v = (rearrange(part, "b t h w n d -> b (h w) n t d") for part in self.attention.project(x))
+        if past is not None:
+            k, v = torch.cat([past.keys, k], dim=-2), torch.cat([past.values, v], dim=-2)  # type: ignore[list-item]
+        out = rearrange(attend(q, k, v, bias), "b (h w) n t d -> b t h w (n d)", h=x.shape[2])
+        x = x + self.attention.to_out(out)
+        return x + self.feed_forward(x), HalfCache(peg, k, v)
+
+
+def _last_two(x: Tensor, past: HalfCache | None) -> Tensor:
+    """The two newest frames (B, 2, h, w, D), zeros where there are none."""
+    if x.shape[1] >= 2:
+        return x[:, -2:]
+    before = past.peg[:, -1:] if past else torch.zeros_like(x)
+    return torch.cat([before, x], dim=1)
+
+
+class STTransformer(nn.Module):
+    """Blocks of a spatial and a temporal half, and a final LayerNorm.
+
+    `order` "st" runs space first (encoders, dynamics), "ts" time first (decoders). `dim` is the width where it is not the config's.
+    """
+
+    def __init__(self, config: TransformerConfig, order: str, dim: int | None = None):
+        super().__init__()
+        if order not in ("st", "ts"):
+            raise ValueError(f"order must be 'st' or 'ts', got '{order}'")
+        dim = config.dim if dim is None else dim
+        self.heads = config.heads
+        self.gradient_checkpointing = config.gradient_checkpointing
+        kinds = [SpatialHalf if letter == "s" else TemporalHalf for letter in order] * config.num_blocks
+        self.halves = nn.ModuleList([kind(config, dim) for kind in kinds])
+        self.norm = nn.LayerNorm(dim, bias=False)
+
+    def forward(self, x: Tensor, spatial_bias: Tensor) -> Tensor:
+        """Transform tokens (B, T, h, w, D) with the spatial bias (heads, hw, hw)."""
+        temporal_bias = causal_alibi(self.heads, x.shape[1], x.shape[1], x.device)
+        recompute = self.gradient_checkpointing and torch.is_grad_enabled()
+        for half in self.halves:
+            bias = spatial_bias if isinstance(half, SpatialHalf) else temporal_bias
+            x = checkpoint(_without_cache, half, x, bias, use_reentrant=False) if recompute else half(x, bias)[0]
+        return self.norm(x)
+
+    def extend(self, x: Tensor, spatial_bias: Tensor, cache: Cache) -> tuple[Tensor, Cache]:
+        """Transform further frames x (B, T, h, w, D) after those in `cache`; equal to `forward` on all frames at once."""
+        num_frames = cache.num_frames + x.shape[1]
+        temporal_bias = causal_alibi(self.heads, x.shape[1], num_frames, x.device)
+        halves = []
+        for i, half in enumerate(self.halves):
+            bias = spatial_bias if isinstance(half, SpatialHalf) else temporal_bias
+            x, state = half(x, bias, cache.halves[i] if cache.halves else None)
+            halves.append(state)
+        return self.norm(x), Cache(num_frames, halves)
+
+
+def _without_cache(half: Half, x: Tensor, bias: Tensor) -> Tensor:
+    return half(x, bias)[0]

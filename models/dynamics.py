@@ -1,0 +1,90 @@
+"""MaskGIT dynamics over the tokenizer's codebook (arXiv 2409.06445, section 3; arXiv 2504.02515, section 3)."""
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange, repeat
+from torch import Tensor, nn
+
+from models.components.position import ContinuousPositionBias
+from models.components.st_transformer import Cache, STTransformer
+from models.config import DynamicsConfig, TokenizerConfig
+
+TOKEN_SCALE = 10.0  # of the token input
+GRADIENT_SHARE = 0.1  # of the embeddings' gradient that is kept (gradient shrink)
+
+
+class Dynamics(nn.Module):
+    """Logits of the next frame's tokens from (partly masked) tokens and actions.
+
+    Guided (GenieRedux-G): actions are ids 0..action_dim-1, concatenated to every token as a learned embedding or one-hot.
+    Unguided (GenieRedux): actions are latent action vectors (B, T, D), added to every token.
+    """
+
+    def __init__(self, config: DynamicsConfig, frames: TokenizerConfig, guided: bool):
+        super().__init__()
+        if guided and not config.action_dim:
+            raise ValueError("dynamics.action_dim is not set: a guided model needs the dataset's number of actions")
+        self.config, self.guided = config, guided
+        self.grid = frames.image_size // frames.patch_size
+        self.codebook_size = frames.codebook_size
+        self.action_embedding: nn.Embedding | None = None
+        action_width = 0
+        if guided:
+            action_width = config.dim if config.use_action_embeddings else config.action_dim
+            if config.use_action_embeddings:
+                self.action_embedding = nn.Embedding(config.action_dim, config.dim)
+        width = config.dim + action_width
+        self.token_embedding = nn.Embedding(frames.codebook_size + 1, config.dim)  # the last one = mask
+        self.position_embedding = nn.Embedding(config.max_seq_len, config.dim)
+        self.position_bias = ContinuousPositionBias(config.dim_head, config.heads)
+        self.transformer = STTransformer(config, "st", dim=width)
+        self.to_logits = nn.Linear(width, frames.codebook_size)
+
+    @property
+    def use_token(self) -> bool:
+        """Whether the token's code is an input too; a matter of the guided model only."""
+        return self.guided and self.config.use_token
+
+    @property
+    def max_frames(self) -> int:
+        """Longest input in frames."""
+        return self.config.max_seq_len // self.grid**2
+
+    def embed(self, ids: Tensor, mask: Tensor, actions: Tensor, token_input: Tensor | None, start: int = 0) -> Tensor:
+        """Tokens (B, T, h, w, width) of ids (B, T, h, w), mask (True = masked) and the actions of these frames.
+
+        `token_input` (B, T, h, w, D): the ids' projected codes, where `use_token`. `start`: number of frames before these.
+        """
+        per_frame = self.grid**2
+        if (start + ids.shape[1]) * per_frame > self.config.max_seq_len:
+            raise ValueError(
+                f"{start + ids.shape[1]} frames of {per_frame} tokens exceed dynamics.max_seq_len {self.config.max_seq_len}: "
+                f"use at most {self.max_frames} frames"
+            )
+        x = self.token_embedding(torch.where(mask, self.codebook_size, ids))
+        positions = self.position_embedding.weight[start * per_frame : (start + ids.shape[1]) * per_frame]
+        x = x + rearrange(positions, "(t h w) d -> t h w d", h=self.grid, w=self.grid)
+        if token_input is not None:
+            x = x + TOKEN_SCALE * token_input * ~mask.unsqueeze(-1)
+        x = GRADIENT_SHARE * x + (1 - GRADIENT_SHARE) * x.detach()
+        if not self.guided:
+            return x + rearrange(actions, "b t d -> b t 1 1 d")
+        if self.action_embedding is not None:
+            vectors = self.action_embedding(actions)
+        else:
+            vectors = F.one_hot(actions, self.config.action_dim).to(x.dtype)
+        return torch.cat([x, repeat(vectors, "b t d -> b t h w d", h=self.grid, w=self.grid)], dim=-1)
+
+    def forward(self, ids: Tensor, mask: Tensor, actions: Tensor, token_input: Tensor | None = None) -> Tensor:
+        """Logits (B, T, h, w, V); those at frame t are of the tokens of frame t + 1."""
+        bias = self.position_bias(self.grid, self.grid)
+        return self.to_logits(self.transformer(self.embed(ids, mask, actions, token_input), bias))
+
+    def extend(
+        self, ids: Tensor, mask: Tensor, actions: Tensor, token_input: Tensor | None, cache: Cache
+    ) -> tuple[Tensor, Cache]:
+        """Logits (B, T, h, w, V) of further frames after those in `cache`; equal to `forward` on all frames at once."""
+        bias = self.position_bias(self.grid, self.grid)
+        x = self.embed(ids, mask, actions, token_input, start=cache.num_frames)
+        x, extended = self.transformer.extend(x, bias, cache)
+        return self.to_logits(x), extended

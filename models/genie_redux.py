@@ -1,0 +1,183 @@
+"""The world models: GenieRedux-G (given actions) and GenieRedux (latent actions). arXiv 2409.06445, 2504.02515."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.components.maskgit import DecodeSettings, iterative_decode, random_mask, token_distance
+from models.components.st_transformer import Cache
+from models.components.vector_quantize import perplexity
+from models.dynamics import Dynamics
+from models.lam import LatentActionModel
+from models.output import Output
+from models.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class SampleSettings:
+    """How new frames are drawn: all at once (`one_go`) or `dream_length` at a time (`autoregressive`)."""
+
+    method: str = "one_go"
+    inference_steps: int = 25
+    dream_length: int = 2
+    temperature: float | None = None  # None = dynamics.sample_temperature
+
+
+@dataclass
+class Chunk:
+    """New frames' ids (B, N, h, w) and the last round's logits (B, N, h, w, V)."""
+
+    ids: Tensor
+    logits: Tensor
+
+
+class GenieRedux(nn.Module):
+    """A frozen tokenizer, a dynamics model and, in the unguided form, a latent action model trained with it."""
+
+    def __init__(self, tokenizer: Tokenizer, dynamics: Dynamics, lam: LatentActionModel | None):
+        super().__init__()
+        if (lam is None) != dynamics.guided:
+            raise ValueError("a guided dynamics model takes no LAM, an unguided one needs it")
+        self.tokenizer = tokenizer.requires_grad_(False).eval()
+        self.dynamics = dynamics
+        self.lam = lam
+
+    def train(self, mode: bool = True) -> "GenieRedux":
+        super().train(mode)
+        self.tokenizer.eval()
+        return self
+
+    # ---- training -----------------------------------------------------------------------------------------------
+
+    def forward(self, video: Tensor, actions: Tensor, generator: torch.Generator | None = None) -> Output:
+        """Training loss of frames (B, T, C, H, W) in [0, 1] and actions (B, T-1), which an unguided model ignores."""
+        return self.loss(video, self.tokenizer.encode(video), actions, generator)
+
+    def loss(self, video: Tensor, ids: Tensor, actions: Tensor, generator: torch.Generator | None) -> Output:
+        """As `forward`, with the frames' token ids (B, T, h, w) given. Cross-entropy at the masked positions only."""
+        inputs, targets = ids[:, :-1], ids[:, 1:]
+        mask = random_mask(tuple(inputs.shape), self.dynamics.config.min_mask_rate, inputs.device, generator)
+        logs: dict[str, Tensor] = {}
+        extra = torch.zeros((), device=video.device)
+        if self.lam is not None:
+            latent = self.lam.infer(video)
+            lam_output = self.lam.loss(video, latent)
+            actions, extra = latent.quantized.output, lam_output.loss
+            logs |= lam_output.logs
+        logits = self.dynamics(inputs, mask, actions, self._token_input(inputs))
+        token_loss, token_logs = self.token_loss(logits, targets, mask)
+        loss = token_loss + extra
+        if self.dynamics.config.decoder_loss_weight > 0:
+            decoder_loss = self._decoder_loss(logits, ids[:, :1], video)
+            loss = loss + self.dynamics.config.decoder_loss_weight * decoder_loss
+            logs["decoder_loss"] = decoder_loss.detach()
+        return Output(loss, {"loss": loss.detach(), **token_logs, **logs})
+
+    def token_loss(self, logits: Tensor, targets: Tensor, mask: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Mean loss over masked positions of logits (B, T, h, w, V) against targets (B, T, h, w), and its logs."""
+        config = self.dynamics.config
+        weight = mask.float() / mask.sum()
+        entropy = F.cross_entropy(logits.float().flatten(0, -2), targets.flatten(), reduction="none")
+        loss = cross_entropy = (entropy * weight.flatten()).sum()
+        correct = (logits.argmax(dim=-1) == targets).float()
+        logs = {"cross_entropy": cross_entropy.detach(), "token_accuracy": (correct * weight).sum()}
+        if config.loss == "tdce":
+            distance = (token_distance(logits, targets, self.tokenizer.quantizer.codebook) * weight).sum()
+            loss = loss + config.tdce_weight * distance
+            logs["token_distance"] = distance.detach()
+        return loss, logs
+
+    def _decoder_loss(self, logits: Tensor, first_ids: Tensor, video: Tensor) -> Tensor:
+        """Pixel error of the predicted frames, with a straight-through gradient to the predicted distribution."""
+        codebook = self.tokenizer.quantizer.codebook
+        soft = torch.softmax(logits.float(), dim=-1) @ codebook
+        hard = F.embedding(logits.argmax(dim=-1), codebook)
+        codes = torch.cat([F.embedding(first_ids, codebook), soft + (hard - soft).detach()], dim=1)
+        return F.mse_loss(self.tokenizer.decode_codes(codes)[:, 1:].float(), video[:, 1:].float())
+
+    def _token_input(self, ids: Tensor) -> Tensor | None:
+        return self.tokenizer.quantizer.decode(ids) if self.dynamics.use_token else None
+
+    # ---- sampling -----------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def infer_actions(self, video: Tensor) -> Tensor:
+        """Latent action ids (B, T-1) of frames (B, T, C, H, W); unguided models only."""
+        if self.lam is None:
+            raise ValueError("this model takes true actions: it has no latent action model to infer them with")
+        return self.lam.infer_actions(video)
+
+    @property
+    def num_actions(self) -> int:
+        """Number of actions that `sample` accepts."""
+        return self.lam.config.num_actions if self.lam is not None else int(self.dynamics.config.action_dim or 0)
+
+    def action_input(self, actions: Tensor) -> Tensor:
+        """What the dynamics takes for action ids (B, T): the ids, or the latent actions' vectors (B, T, D)."""
+        return actions if self.lam is None else self.lam.quantizer.decode(actions)
+
+    @torch.no_grad()
+    def sample(
+        self,
+        prime_frames: Tensor,
+        actions: Tensor,
+        num_frames: int,
+        settings: SampleSettings,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Continue prime frames (B, P, C, H, W) by exactly `num_frames` frames (B, N, C, H, W), not clamped.
+
+        actions (B, P-1+N): ids of all transitions (latent ids for an unguided model).
+        """
+        prime_ids = self.tokenizer.encode(prime_frames)
+        chunks = [chunk.ids for chunk in self.sample_chunks(prime_ids, actions, num_frames, settings, generator)]
+        return self.tokenizer.decode(torch.cat([prime_ids, *chunks], dim=1))[:, -num_frames:]
+
+    @torch.no_grad()
+    def sample_chunks(
+        self,
+        prime_ids: Tensor,
+        actions: Tensor,
+        num_frames: int,
+        settings: SampleSettings,
+        generator: torch.Generator | None = None,
+    ) -> Iterator[Chunk]:
+        """The chunks of new frames after prime ids (B, P, h, w), `num_frames` frames in all."""
+        num_prime = prime_ids.shape[1]
+        if num_prime < 1 or actions.shape[1] != num_prime - 1 + num_frames:
+            raise ValueError(
+                f"{num_prime} prime and {num_frames} new frames need {num_prime - 1 + num_frames} actions, got {actions.shape[1]}"
+            )
+        if settings.method not in ("one_go", "autoregressive"):
+            raise ValueError(f"inference_method '{settings.method}' is unknown: use one_go or autoregressive")
+        length = num_frames if settings.method == "one_go" else settings.dream_length
+        action_input = self.action_input(actions)
+        temperature = self.dynamics.config.sample_temperature if settings.temperature is None else settings.temperature
+        decode = DecodeSettings(settings.inference_steps, temperature, self.dynamics.config.mask_schedule)
+        cache, pending = Cache(), prime_ids
+        for start in range(0, num_frames, length):
+            count = min(length, num_frames - start)
+            first = cache.num_frames
+            logits, cache = self._extend(pending, action_input[:, first : first + pending.shape[1]], cache)
+            later = action_input[:, cache.num_frames : cache.num_frames + count - 1]
+            ids, chunk_logits = iterative_decode(
+                logits[:, -1:], count, self._later_logits(later, cache), decode, generator
+            )
+            yield Chunk(ids, chunk_logits)
+            pending = ids
+
+    def _extend(self, ids: Tensor, action_input: Tensor, cache: Cache) -> tuple[Tensor, Cache]:
+        """Commit frames with known ids (B, T, h, w): logits of the frames after them, and the longer cache."""
+        mask = torch.zeros_like(ids, dtype=torch.bool)
+        return self.dynamics.extend(ids, mask, action_input, self._token_input(ids), cache)
+
+    def _later_logits(self, action_input: Tensor, cache: Cache):
+        """The function that `iterative_decode` calls each round; the cache of the committed frames serves every round."""
+
+        def logits(ids: Tensor, mask: Tensor) -> Tensor:
+            return self.dynamics.extend(ids, mask, action_input, self._token_input(ids), cache)[0]
+
+        return logits

@@ -1,0 +1,83 @@
+"""Latent action model (Genie: Bruce et al. 2024, section 2.1; arXiv 2409.06445, section 3)."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from models.components.patch_embedding import PatchEmbedding, PixelHead
+from models.components.position import ContinuousPositionBias
+from models.components.st_transformer import STTransformer
+from models.components.vector_quantize import Quantized, VectorQuantizer, perplexity
+from models.config import LamConfig, TokenizerConfig
+from models.output import Output
+
+
+@dataclass
+class LatentActions:
+    """Quantised actions of T - 1 transitions (output (B, T-1, D), ids (B, T-1), loss), and what decoding needs:
+    the patch embeddings of frames 0..T-2 (B, T-1, h, w, D) and the spatial bias."""
+
+    quantized: Quantized
+    patches: Tensor
+    bias: Tensor
+
+
+class LatentActionModel(nn.Module):
+    """Names the change between neighbouring frames by one of `num_actions` codes, learned from video alone."""
+
+    def __init__(self, config: LamConfig, frames: TokenizerConfig):
+        super().__init__()
+        self.config = config
+        self.grid = frames.image_size // frames.patch_size
+        self.patch_embedding = PatchEmbedding(frames, config.dim)
+        self.position_bias = ContinuousPositionBias(config.dim, config.heads)  # shared by encoder and decoder
+        self.encoder = STTransformer(config, "st")
+        self.to_action = nn.Sequential(nn.Linear(self.grid**2 * config.dim, config.dim), nn.LayerNorm(config.dim))
+        self.quantizer = VectorQuantizer(config.dim, config.num_actions, config.codebook_dim, config.commitment_weight)
+        self.decoder = STTransformer(config, "ts")
+        self.to_pixels = PixelHead(frames, config.dim)
+
+    def infer(self, video: Tensor) -> LatentActions:
+        """Latent actions between the frames (B, T, C, H, W)."""
+        bias = self.position_bias(self.grid, self.grid)
+        patches = self.patch_embedding(video)
+        encoded = self.encoder(patches, bias)
+        vectors = self.to_action(rearrange(encoded, "b t h w d -> b t (h w d)"))
+        return LatentActions(self.quantizer(vectors[:, 1:]), patches[:, :-1], bias)
+
+    def predict(self, latent: LatentActions, actions: Tensor) -> Tensor:
+        """Frames 1..T-1 (B, T-1, C, H, W) from the frames before them and action vectors (B, T-1, D)."""
+        tokens = latent.patches + rearrange(actions, "b t d -> b t 1 1 d")
+        return self.to_pixels(self.decoder(tokens, latent.bias))
+
+    def reconstruct(self, video: Tensor, actions: Tensor | None = None) -> Tensor:
+        """Predict frames 1..T-1 of video (B, T, C, H, W) with its own latent actions or given ids (B, T-1)."""
+        latent = self.infer(video)
+        return self.predict(latent, latent.quantized.output if actions is None else self.quantizer.decode(actions))
+
+    def loss(self, video: Tensor, latent: LatentActions) -> Output:
+        """vq_loss_weight * vq + reconstruction_weight * mse of the predicted frames."""
+        config = self.config
+        loss = config.vq_loss_weight * latent.quantized.loss
+        logs = {
+            "lam_vq_loss": latent.quantized.loss.detach(),
+            "lam_perplexity": perplexity(latent.quantized.ids, config.num_actions),
+        }
+        if config.reconstruction_weight > 0:
+            prediction = self.predict(latent, latent.quantized.output)
+            recons_loss = F.mse_loss(prediction.float(), video[:, 1:].float())
+            loss = loss + config.reconstruction_weight * recons_loss
+            logs["lam_recons_loss"] = recons_loss.detach()
+        return Output(loss, {"lam_loss": loss.detach(), **logs})
+
+    def forward(self, video: Tensor) -> Output:
+        """Training loss of the LAM by itself on frames (B, T, C, H, W)."""
+        return self.loss(video, self.infer(video))
+
+    @torch.no_grad()
+    def infer_actions(self, video: Tensor) -> Tensor:
+        """Latent action ids (B, T-1) of frames (B, T, C, H, W)."""
+        return self.infer(video).quantized.ids

@@ -1,0 +1,97 @@
+"""ST-ViViT video tokenizer (arXiv 2409.06445, section 3; Genie: Bruce et al. 2024, section 2.1)."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.components.patch_embedding import PatchEmbedding, PixelHead
+from models.components.position import ContinuousPositionBias
+from models.components.st_transformer import Cache, STTransformer
+from models.components.vector_quantize import VectorQuantizer, perplexity
+from models.config import TokenizerConfig
+from models.output import Output
+
+
+@dataclass
+class Decoded:
+    """Frames (B, T, C, H, W), not clamped, and the decoder's state after them."""
+
+    video: Tensor
+    cache: Cache
+
+
+class Tokenizer(nn.Module):
+    """Frames to discrete tokens and back; causal in time on both ways."""
+
+    def __init__(self, config: TokenizerConfig):
+        super().__init__()
+        if config.image_size % config.patch_size:
+            raise ValueError(
+                f"tokenizer.patch_size {config.patch_size} does not divide tokenizer.image_size {config.image_size}"
+            )
+        self.config = config
+        self.patch_embedding = PatchEmbedding(config, config.dim)
+        self.position_bias = ContinuousPositionBias(config.dim, config.heads)  # shared by encoder and decoder
+        self.encoder = STTransformer(config, "st")
+        self.quantizer = VectorQuantizer(
+            config.dim, config.codebook_size, config.codebook_dim, config.commitment_weight
+        )
+        self.decoder = STTransformer(config, "ts")
+        self.to_pixels = PixelHead(config, config.dim)
+
+    @property
+    def grid(self) -> int:
+        """Tokens along each side of a frame."""
+        return self.config.image_size // self.config.patch_size
+
+    def _bias(self) -> Tensor:
+        return self.position_bias(self.grid, self.grid)
+
+    def _check(self, video: Tensor) -> None:
+        size, pt = self.config.image_size, self.config.temporal_patch_size
+        if video.shape[-2:] != (size, size):
+            raise ValueError(f"frames are {video.shape[-1]}x{video.shape[-2]}, the tokenizer was built for {size}x{size}")
+        if (video.shape[1] - 1) % pt:
+            raise ValueError(f"num_frames - 1 must be a multiple of temporal_patch_size {pt}, got {video.shape[1]} frames")
+
+    def forward(self, video: Tensor) -> Output:
+        """Training loss of frames (B, T, C, H, W) in [0, 1]: vq_loss_weight * vq + recons_loss_weight * mse."""
+        self._check(video)
+        bias = self._bias()
+        quantized = self.quantizer(self.encoder(self.patch_embedding(video), bias))
+        reconstruction = self.to_pixels(self.decoder(quantized.output, bias))
+        recons_loss = F.mse_loss(reconstruction.float(), video.float())
+        loss = self.config.vq_loss_weight * quantized.loss + self.config.recons_loss_weight * recons_loss
+        logs = {
+            "loss": loss.detach(),
+            "recons_loss": recons_loss.detach(),
+            "vq_loss": quantized.loss.detach(),
+            "codebook_perplexity": perplexity(quantized.ids, self.config.codebook_size),
+        }
+        return Output(loss, logs)
+
+    @torch.no_grad()
+    def encode(self, video: Tensor) -> Tensor:
+        """Encode frames (B, T, C, H, W) into token ids (B, t, h, w)."""
+        self._check(video)
+        return self.quantizer.encode(self.encoder(self.patch_embedding(video), self._bias()))
+
+    def decode(self, ids: Tensor) -> Tensor:
+        """Decode token ids (B, t, h, w) into frames (B, T, C, H, W), not clamped."""
+        return self.to_pixels(self.decoder(self.quantizer.decode(ids), self._bias()))
+
+    def decode_codes(self, codes: Tensor) -> Tensor:
+        """Decode codes (B, t, h, w, codebook_dim), which may carry a gradient, into frames (B, T, C, H, W)."""
+        return self.to_pixels(self.decoder(self.quantizer.project_out(codes), self._bias()))
+
+    def decode_next(self, ids: Tensor, cache: Cache) -> Decoded:
+        """Decode further ids (B, t, h, w) after those that `cache` has seen; equal to `decode` of all at once."""
+        tokens, extended = self.decoder.extend(self.quantizer.decode(ids), self._bias(), cache)
+        return Decoded(self.to_pixels(tokens, continued=cache.num_frames > 0), extended)
+
+    @torch.no_grad()
+    def reconstruct(self, video: Tensor) -> Tensor:
+        """Frames (B, T, C, H, W) through the codes and back, not clamped."""
+        return self.decode(self.encode(video))
