@@ -3,19 +3,31 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+# The published control set: the walking and jumping platformers. Searched for in the annotated value (`re.search`).
+PLATFORMER_CONTROLS = {
+    "RIGHT": "^right$",
+    "LEFT": "^left$",
+    "UP": "climb|none",
+    "DOWN": "none|crouch|climb",
+    "ACTION_JUMP": "^jump$",
+}
+
 
 @dataclass
 class AgentConfig:
-    """A trained agent as policy (variants auto_explore and agent57)."""
+    """What chooses the actions, beyond uniformly random ones."""
 
+    policy: str | None = None  # "module:Class" of the policy; null = the one of the variant
     checkpoint_fpath: str | None = None
-    gamma: float = 0.15  # probability of a random action instead of the agent's
+    gamma: float = 0.15  # probability of a random action instead of the agent's (not for random, sticky_random)
     temperature: float = 1.0
+    repeat_probability: float = 0.75  # sticky_random: probability of the last action again
+    script: list[str] = field(default_factory=list)  # scripted: action names, "RIGHT*30" for 30 times; then from the start
 
 
 @dataclass
 class GeneratorConfig:
-    n_instances: int = 1
+    n_instances: int = 1  # start states of a retro game, levels of CoinRun
     n_sessions: int = 20  # episodes per instance
     n_steps_max: int = 500  # actions per episode, at most
     n_workers: int = 0  # emulator processes; 0 = one per core
@@ -26,20 +38,22 @@ class GeneratorConfig:
 class ConnectorConfig:
     name: str = "retro_act"
     version: str = "0.0.0"
-    variant: str = "random"  # random | auto_explore | agent57
+    variant: str = "random"  # random | sticky_random | scripted | auto_explore | agent57
     game: Any = "all"  # a game id, a list of them, or "all" (of what the filters leave)
-    image_size: int = 64
-    n_skip_frames: int = 4
-    n_skip_start_frames: int = 0
-    # Names of the actions, in index order; each connector says which names it knows.
+    image_size: Any = 64  # pixels: one number, or [height, width]
+    n_skip_frames: int = 4  # emulator frames for which an action is held
+    n_skip_start_frames: int = 0  # emulator frames without buttons before the first recorded frame
+    # Names of the actions, in index order; each connector says which names it knows. "+" holds buttons together.
     valid_action_combos: list[str] = field(default_factory=lambda: ["RIGHT", "LEFT", "UP", "DOWN", "ACTION_JUMP"])
-    view: Any = None
+    view: Any = None  # filters over the tables: a value, a list of them, or null for any
     motion: Any = None
     genre: Any = None
     platform: Any = None
-    limit_games: int = 0  # 0 = no limit
-    action_map: dict[str, str] = field(default_factory=dict)  # action -> regular expression over its annotated control
-    annotation_behavior_fpath: str | None = None
+    limit_games: int = 0  # the first N by name; 0 = no limit
+    # Action -> regular expression over its annotated control; used with annotation_control_fpath.
+    action_map: dict[str, str] = field(default_factory=lambda: dict(PLATFORMER_CONTROLS))
+    # A path, or the name of a table in data_generation/annotations.
+    annotation_behavior_fpath: str | None = "RetroAct.csv"
     annotation_control_fpath: str | None = None
     roi_annotation_fpath: str | None = None
     agent: AgentConfig = field(default_factory=AgentConfig)

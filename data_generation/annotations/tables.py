@@ -1,0 +1,136 @@
+"""Read the RetroAct tables and select games by what they say.
+
+Behaviour table: columns `game,tags` with tags = "<view> <motion axis> <genre>". Control table: columns `game` (lower
+case), one per action, then `transition` and `Background_Changes` (YES | NO). Further columns, such as `source` and
+`confidence`, may follow; files without them are fine.
+"""
+
+import csv
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+FLAG_COLUMNS = ("transition", "Background_Changes")
+EXTRA_COLUMNS = ("source", "confidence")
+
+
+@dataclass(frozen=True)
+class Behavior:
+    """A game's annotated behaviour; game as Stable-Retro names it, without the version suffix."""
+
+    game: str
+    view: str
+    motion: str
+    genre: str
+    source: str = ""
+    confidence: str = ""
+
+    @property
+    def platform(self) -> str:
+        return platform_of(self.game)
+
+
+@dataclass(frozen=True)
+class Controls:
+    """What a game's actions do at its start state (action name -> right, jump, none, …); game in lower case."""
+
+    game: str
+    actions: Mapping[str, str]
+    transition: bool
+    background_changes: bool
+    source: str = ""
+    confidence: str = ""
+
+
+@dataclass(frozen=True)
+class Filters:
+    """Allowed values per column, in any case; empty = any. `action_map` needs a control table."""
+
+    view: list[str] = field(default_factory=list)
+    motion: list[str] = field(default_factory=list)
+    genre: list[str] = field(default_factory=list)
+    platform: list[str] = field(default_factory=list)
+
+    def match(self, row: Behavior) -> bool:
+        """Whether the row has one of the allowed values in every column."""
+        for name in ("view", "motion", "genre", "platform"):
+            allowed = [value.lower() for value in getattr(self, name)]
+            if allowed and getattr(row, name).lower() not in allowed:
+                return False
+        return True
+
+    def __str__(self) -> str:
+        return ", ".join(f"{name}={values}" for name, values in vars(self).items() if values)
+
+
+def platform_of(game: str) -> str:
+    """Platform of a game id without version suffix: the part after the last dash."""
+    return game.rsplit("-", 1)[-1]
+
+
+def table_path(fpath: str, key: str) -> Path:
+    """A table by path, or by its name among the tables beside this file. FileNotFoundError names `key`."""
+    beside = Path(__file__).parent / fpath
+    for candidate in (Path(fpath), beside):
+        if candidate.is_file():
+            return candidate
+    raise FileNotFoundError(
+        f"{key}={fpath}: no such table, here or in {beside.parent.parent.name}/{beside.parent.name}; give the path of one"
+    )
+
+
+def read_behavior(path: Path) -> list[Behavior]:
+    """The behaviour table, in its order. ValueError names file, line and what is wrong."""
+    rows = []
+    for line, row in _read(path, ("game", "tags")):
+        tags = row["tags"].split()
+        if len(tags) < 3:
+            raise ValueError(f"{path}:{line}: tags '{row['tags']}' of {row['game']} are not '<view> <motion> <genre>'")
+        rows.append(Behavior(row["game"], *tags[:3], row.get("source", ""), row.get("confidence", "")))
+    return rows
+
+
+def read_controls(path: Path) -> dict[str, Controls]:
+    """The control table by lower-case game. ValueError names file and column."""
+    table = {}
+    for _, row in _read(path, ("game",)):
+        game = row["game"].lower()
+        actions = {name: value for name, value in row.items() if name not in ("game", *FLAG_COLUMNS, *EXTRA_COLUMNS)}
+        flags = [row.get(name, "").upper() == "YES" for name in FLAG_COLUMNS]
+        table[game] = Controls(game, actions, *flags, row.get("source", ""), row.get("confidence", ""))
+    return table
+
+
+def match_controls(controls: Controls, action_map: Mapping[str, str]) -> bool:
+    """Whether each action's annotation holds its regular expression. ValueError if the table lacks an action."""
+    for action, pattern in action_map.items():
+        if action not in controls.actions:
+            raise ValueError(
+                f"config.connector.action_map: the control table has no column '{action}'; "
+                f"it has {', '.join(controls.actions)}"
+            )
+        if not re.search(pattern, controls.actions[action], re.IGNORECASE):
+            return False
+    return True
+
+
+def select_by_controls(games: Iterable[str], path: Path, action_map: Mapping[str, str]) -> list[str]:
+    """The games that the control table lists with controls matching `action_map`, in the given order."""
+    table = read_controls(path)
+    return [game for game in games if game.lower() in table and match_controls(table[game.lower()], action_map)]
+
+
+def _read(path: Path, required: tuple[str, ...]) -> Iterable[tuple[int, dict[str, str]]]:
+    """Rows with their line numbers; empty lines are left out, cells stripped."""
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        reader = csv.DictReader(file)
+        columns = [name.strip() for name in reader.fieldnames or []]
+        missing = [name for name in required if name not in columns]
+        if missing:
+            raise ValueError(f"{path}: no column '{missing[0]}'; it has {', '.join(columns) or 'none'}")
+        reader.fieldnames = columns
+        for row in reader:
+            cells = {name: (value or "").strip() for name, value in row.items() if name is not None}
+            if cells["game"]:
+                yield reader.line_num, cells

@@ -1,0 +1,110 @@
+"""What the generator needs to know of an environment family.
+
+A family (retro games, CoinRun, any Gymnasium environments) is a subclass of `Connector` and a line in `CONNECTORS`. It
+says which games there are and makes a Gymnasium environment of one; everything else, from worker processes to files, is
+common. A minimal one:
+
+    class GymnasiumConnector(Connector):
+        def select(self):
+            return Selection(games=[self.config.game])
+
+        def make_env(self, game, instance):
+            return MyRgbDiscreteWrapper(gym.make(game, render_mode="rgb_array"), *self.frame_shape[1:])
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from importlib import metadata
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+
+from data_generation.config import ConnectorConfig
+from data_generation.generator.resolve import load_class
+
+CONNECTORS: dict[str, str] = {
+    "retro_act": "data_generation.generator.connector_retro_act:RetroActConnector",
+}
+
+
+@dataclass
+class Selection:
+    """Games to play, in order, and those that the configuration means but that cannot be played here, with the reason."""
+
+    games: list[str]
+    skipped: dict[str, str] = field(default_factory=dict)
+
+
+class Connector(ABC):
+    """An environment family, made from `config.connector`; cheap to construct, holds no emulator, can be pickled."""
+
+    # Python packages whose version may change what a game shows; recorded with every episode.
+    packages: tuple[str, ...] = ("gymnasium", "numpy", "opencv-python-headless")
+
+    def __init__(self, config: ConnectorConfig):
+        self.config = config
+        self.frame_shape: tuple[int, int, int] = (3, *_image_size(config.image_size))
+        self.action_names = [str(name) for name in config.valid_action_combos]
+        if not self.action_names or len(set(self.action_names)) < len(self.action_names):
+            raise ValueError(
+                f"config.connector.valid_action_combos={self.action_names}: name at least one action, none of them twice"
+            )
+
+    @abstractmethod
+    def select(self) -> Selection:
+        """The games that the configuration means. ValueError / FileNotFoundError if there are none to play."""
+
+    @abstractmethod
+    def make_env(self, game: str, instance: int) -> gym.Env[np.ndarray, Any]:
+        """An environment with actions Discrete(len(action_names)) and observations uint8 of `frame_shape` (C, H, W).
+
+        A reset with the same seed followed by the same actions must show the same frames, whatever was played before.
+        The info values of `step` that are numbers are recorded.
+        """
+
+    def num_instances(self, game: str) -> int | None:
+        """How many instances (start states, levels) a game has; None = as many as one likes."""
+        return None
+
+    def environment_name(self, game: str) -> str:
+        """Name of the game's environment folder, without version and dname."""
+        return f"{self.config.name}_{game.replace(' ', '_').replace('/', '_').lower()}"
+
+    def recipe(self) -> dict[str, Any]:
+        """The settings that decide what an episode looks like: kept in info.json and compared before resuming."""
+        config = self.config
+        return {
+            "name": config.name,
+            "version": config.version,
+            "image_size": list(self.frame_shape[1:]),
+            "n_skip_frames": config.n_skip_frames,
+            "n_skip_start_frames": config.n_skip_start_frames,
+            "valid_action_combos": self.action_names,
+        }
+
+    def versions(self) -> dict[str, str]:
+        """Software versions that the pictures depend on."""
+        return {package: _version(package) for package in self.packages}
+
+
+def make_connector(config: ConnectorConfig) -> Connector:
+    """The connector of `config.name`; ValueError names the known ones."""
+    if config.name not in CONNECTORS:
+        raise ValueError(f"config.connector.name={config.name}: unknown; one of {', '.join(sorted(CONNECTORS))}")
+    connector: Connector = load_class(CONNECTORS[config.name], "config.connector.name")(config)
+    return connector
+
+
+def _image_size(value: Any) -> tuple[int, int]:
+    sizes = list(value) if isinstance(value, list | tuple) else [value, value]
+    if len(sizes) != 2 or not all(isinstance(size, int) and size > 0 for size in sizes):
+        raise ValueError(f"config.connector.image_size={value}: expected a number of pixels, or [height, width]")
+    return sizes[0], sizes[1]
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "none"

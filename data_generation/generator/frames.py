@@ -1,0 +1,38 @@
+"""Bring an environment's picture to the shape in which it is recorded."""
+
+import cv2
+import numpy as np
+
+
+class FrameFitter:
+    """Pads pictures with black to the aspect ratio of (height, width), then resizes them by area averaging.
+
+    Keeps one padded canvas per picture size (a console may change its resolution in the middle of a game), so that a
+    frame costs one copy and one resize.
+    """
+
+    def __init__(self, height: int, width: int):
+        self.height = height
+        self.width = width
+        self._canvases: dict[tuple[int, int], tuple[np.ndarray, np.ndarray]] = {}
+
+    def __call__(self, picture: np.ndarray) -> np.ndarray:
+        """Picture (h, w, 3) uint8 -> new array (3, height, width) uint8."""
+        key = (picture.shape[0], picture.shape[1])
+        if key not in self._canvases:
+            self._canvases[key] = self._make_canvas(*key)
+        canvas, window = self._canvases[key]
+        window[:] = picture
+        if canvas.shape[:2] == (self.height, self.width):
+            resized = canvas
+        else:
+            resized = cv2.resize(canvas, (self.width, self.height), interpolation=cv2.INTER_AREA)
+        return resized.transpose(2, 0, 1).copy()
+
+    def _make_canvas(self, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+        """A black canvas of the target's aspect ratio, and the centred view of it that takes the picture."""
+        full_height = max(height, round(width * self.height / self.width))
+        full_width = max(width, round(height * self.width / self.height))
+        canvas = np.zeros((full_height, full_width, 3), np.uint8)
+        top, left = (full_height - height) // 2, (full_width - width) // 2
+        return canvas, canvas[top : top + height, left : left + width]
