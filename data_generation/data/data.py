@@ -1,0 +1,34 @@
+"""THE episode format: everything that reads or writes episodes goes through here. The layout is in `docs/dataset.md`.
+
+`frames[t] --actions[t]--> frames[t + 1]`: an episode has T + 1 frames and T actions.
+"""
+
+from data_generation.data.environment import (
+    SPLITS,
+    Environment,
+    OpenEpisodes,
+    list_environments,
+    split_episodes,
+    split_sessions,
+)
+from data_generation.data.episode import EpisodeMeta, EpisodeReader, EpisodeWriter, episode_path
+from data_generation.data.info import DatasetInfo, write_atomically
+from data_generation.data.layout import EPISODE_SUFFIX, FORMAT_VERSION, EpisodeError
+
+__all__ = [
+    "EPISODE_SUFFIX",
+    "FORMAT_VERSION",
+    "SPLITS",
+    "DatasetInfo",
+    "Environment",
+    "EpisodeError",
+    "EpisodeMeta",
+    "EpisodeReader",
+    "EpisodeWriter",
+    "OpenEpisodes",
+    "episode_path",
+    "list_environments",
+    "split_episodes",
+    "split_sessions",
+    "write_atomically",
+]

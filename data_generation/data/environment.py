@@ -1,0 +1,190 @@
+"""Environment folders: the complete episodes of one game or level family, and a dataset's folders of them."""
+
+import logging
+import os
+from collections import OrderedDict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data_generation.data.codec import Codec, codec_by_id
+from data_generation.data.episode import ChunkTable, EpisodeReader, episode_path
+from data_generation.data.index import current_entries
+from data_generation.data.info import INFO_FNAME, DatasetInfo
+from data_generation.data.layout import Header, episode_error
+
+logger = logging.getLogger(__name__)
+
+SPLITS = ("train", "validation", "test", "all")
+
+
+@dataclass
+class _OpenEpisode:
+    fd: int
+    table: ChunkTable
+    codec: Codec
+
+
+class OpenEpisodes:
+    """The most recently read episode files, kept open; shared by the environments of a dataset. Serves one thread."""
+
+    def __init__(self, capacity: int = 128) -> None:
+        self._capacity = capacity
+        self._files: OrderedDict[Path, _OpenEpisode] = OrderedDict()
+        self._codecs: dict[int, Codec] = {}
+
+    def get(self, path: Path, header: bytes, sizes: np.ndarray, crcs: np.ndarray) -> _OpenEpisode:
+        """The open file, which holds what the index says of it: `EpisodeError` where the headers differ."""
+        episode = self._files.get(path)
+        if episode is None:
+            episode = self._open(path, header, sizes, crcs)
+            self._files[path] = episode
+            if len(self._files) > self._capacity:
+                os.close(self._files.popitem(last=False)[1].fd)
+        else:
+            self._files.move_to_end(path)
+        return episode
+
+    def _open(self, path: Path, header: bytes, sizes: np.ndarray, crcs: np.ndarray) -> _OpenEpisode:
+        fd = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+        try:
+            found = os.pread(fd, len(header), 0)
+            parsed = Header.unpack(found, path, os.fstat(fd).st_size)
+            if found != header:
+                remedy = "start again; if it is said again, delete index.bin of this environment"
+                raise episode_error(path, "has changed since the dataset was opened", remedy)
+            codec = self._codecs.setdefault(parsed.codec, codec_by_id(parsed.codec))
+            return _OpenEpisode(fd, ChunkTable(path, parsed, sizes, crcs), codec)
+        except BaseException:
+            os.close(fd)
+            raise
+
+    def close(self) -> None:
+        """Close all files; they are opened again when needed."""
+        while self._files:
+            os.close(self._files.popitem()[1].fd)
+
+    def __del__(self) -> None:
+        self.close()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Descriptors and compression contexts stay in their process; a copy in a worker opens its own.
+        return OpenEpisodes, (self._capacity,)
+
+
+class Environment:
+    """The complete episodes of one environment folder, sorted by instance and session.
+
+    Attributes: `env_dpath`, `info` (DatasetInfo), and per episode the int64 arrays `num_frames`, `instances`, `sessions`,
+    `num_bytes`, and `reward_sums` (float64). `bad_episodes` lists what was left out under `on_bad_episode="skip"`.
+    Raises FileNotFoundError without info.json, and `EpisodeError` (a ValueError) for a bad episode unless it is skipped.
+    """
+
+    def __init__(self, env_dpath: Path | str, on_bad_episode: str = "error", files: OpenEpisodes | None = None) -> None:
+        if on_bad_episode not in ("error", "skip"):
+            raise ValueError(f"data.on_bad_episode={on_bad_episode!r} is unknown: use 'error' or 'skip'")
+        self.env_dpath = Path(env_dpath)
+        self.info = DatasetInfo.load(self.env_dpath)
+        self._files = files or OpenEpisodes()
+        self._entries, errors = current_entries(self.env_dpath)
+        if errors and on_bad_episode == "error":
+            more = f" (and {len(errors) - 1} more: see 'python run.py data check')" if len(errors) > 1 else ""
+            raise type(errors[0])(f"{errors[0]}, or set data.on_bad_episode=skip{more}")
+        if errors:
+            logger.warning("%d bad episodes of '%s' are skipped, first: %s", len(errors), env_dpath, errors[0])
+        self.bad_episodes = [str(error) for error in errors]
+        keys = np.array([entry.key for entry in self._entries], np.int64).reshape(-1, 4)
+        self.instances, self.sessions, self.num_bytes = keys[:, 0], keys[:, 1], keys[:, 2]
+        self.num_frames = np.array([len(entry.actions) + 1 for entry in self._entries], np.int64)
+        self.reward_sums = np.array([entry.reward_sum for entry in self._entries], np.float64)
+        self._check_shapes()
+
+    def _check_shapes(self) -> None:
+        for i, entry in enumerate(self._entries):
+            # Bytes 16 to 28 of the header are the shape; parsing all of it would cost more than the rest of the opening.
+            if entry.header[16:28] != self._entries[0].header[16:28]:
+                raise episode_error(
+                    self.episode_path(i), "has frames of another shape than the environment's first one"
+                )
+
+    @property
+    def name(self) -> str:
+        return self.env_dpath.name
+
+    @property
+    def num_episodes(self) -> int:
+        return len(self._entries)
+
+    def episode_path(self, i: int) -> Path:
+        return episode_path(self.env_dpath, int(self.instances[i]), int(self.sessions[i]))
+
+    def open(self, i: int) -> EpisodeReader:
+        """The whole episode, with its columns."""
+        return EpisodeReader(self.episode_path(i))
+
+    def actions(self, i: int) -> np.ndarray:
+        """Actions (T,) of episode `i`, from memory."""
+        return self._entries[i].actions
+
+    def read(self, i: int, start: int, out: np.ndarray) -> None:
+        """Fill `out` (n, H, W, C) uint8 with frames `start` to `start + n` of episode `i`.
+
+        Every chunk that is read is checked: `EpisodeError` for a damaged file or one that changed since the opening.
+        """
+        entry = self._entries[i]
+        path = self.episode_path(i)
+        try:
+            episode = self._files.get(path, entry.header, entry.chunk_sizes, entry.chunk_crcs)
+        except FileNotFoundError:
+            raise episode_error(path, "has disappeared since the dataset was opened", "start again") from None
+        episode.table.read(episode.fd, episode.codec, start, out)
+
+
+def list_environments(dataset_dpath: Path | str) -> list[Path]:
+    """The environment folders of a dataset folder, sorted by name; an environment folder itself counts as a dataset of one.
+
+    FileNotFoundError where the folder or every environment is missing, or where a folder of episodes has no info.json.
+    """
+    dataset_dpath = Path(dataset_dpath)
+    if not dataset_dpath.is_dir():
+        message = f"dataset '{dataset_dpath.name}' not found under '{dataset_dpath.parent}'"
+        raise FileNotFoundError(f"{message}: run 'python run.py generate config=…' or set train.dataset_root_dpath")
+    if (dataset_dpath / INFO_FNAME).is_file():
+        return [dataset_dpath]
+    folders = [path for path in sorted(dataset_dpath.iterdir()) if path.is_dir() and not path.name.startswith(".")]
+    environments = [path for path in folders if (path / INFO_FNAME).is_file()]
+    for path in folders:
+        if path not in environments and any(name.isdigit() for name in os.listdir(path)):
+            remedy = "generate it again, or import it with 'python run.py data import'"
+            raise FileNotFoundError(f"environment '{path}' has no {INFO_FNAME}: {remedy}")
+    if not environments:
+        raise FileNotFoundError(f"'{dataset_dpath}' holds no environments: run 'python run.py generate config=…'")
+    return environments
+
+
+def split_sessions(sessions: np.ndarray, split: str) -> np.ndarray:
+    """The distinct sessions that belong to `split`: train = first 90 %, validation = next 9 %, test = last 1 %.
+
+    With three sessions or more, each split has at least one; two are train and validation, one is train.
+    """
+    if split not in SPLITS:
+        raise ValueError(f"split={split!r} is unknown: use one of {', '.join(SPLITS)}")
+    distinct = np.unique(sessions)
+    total = len(distinct)
+    num_test = max(1, total // 100) if total >= 3 else 0
+    num_validation = max(1, total - total * 9 // 10 - num_test) if total >= 2 else 0
+    num_train = total - num_validation - num_test
+    start, stop = {
+        "train": (0, num_train),
+        "validation": (num_train, num_train + num_validation),
+        "test": (num_train + num_validation, total),
+        "all": (0, total),
+    }[split]
+    return distinct[start:stop]
+
+
+def split_episodes(environment: Environment, split: str) -> np.ndarray:
+    """Indices of the episodes whose session belongs to `split` (train | validation | test | all); see `split_sessions`."""
+    return np.flatnonzero(np.isin(environment.sessions, split_sessions(environment.sessions, split)))

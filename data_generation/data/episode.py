@@ -1,0 +1,313 @@
+"""Writing and reading one episode file."""
+
+import os
+import secrets
+import zlib
+from array import array
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO, Self
+
+import numpy as np
+import zstandard
+
+from data_generation.data.codec import Codec, codec_by_id, codec_by_mode
+from data_generation.data.layout import (
+    CHUNK_FRAMES,
+    EPISODE_SUFFIX,
+    HEADER_SIZE,
+    Header,
+    episode_error,
+    pack_columns,
+    unpack_columns,
+)
+
+_INFO_PREFIX = "info/"
+
+
+@dataclass
+class EpisodeMeta:
+    """Everything about an episode besides its columns. Two equal metas and equal steps give equal files."""
+
+    seed: int = 0
+    instance: int = 0
+    session: int = 0
+    policy: str = ""
+    policy_parameters: dict[str, Any] = field(default_factory=dict)
+    game: str = ""
+    versions: dict[str, str] = field(default_factory=dict)
+
+
+def episode_path(env_dpath: Path | str, instance: int, session: int) -> Path:
+    """Where an episode of an environment folder lives: `<instance, 6 digits>/<session, 6 digits>.episode`."""
+    return Path(env_dpath) / f"{instance:06d}" / f"{session:06d}{EPISODE_SUFFIX}"
+
+
+class EpisodeWriter:
+    """Writes an episode while it is played: `start(frame)`, then `step(…)` per action, then `commit()`.
+
+    Frames go to disk chunk by chunk into a temporary file; only `commit` makes the episode visible. Leaving the context without
+    it (an error, a kill) leaves nothing that a reader takes for an episode. Memory holds one chunk and the scalars of the steps.
+    """
+
+    def __init__(
+        self,
+        path: Path | str,
+        meta: EpisodeMeta,
+        frame_shape: tuple[int, int, int],
+        compression_level: int = 3,
+        output_mode: str = "lossless",
+        fsync: bool = False,
+    ) -> None:
+        """`frame_shape` is (C, H, W). `fsync` also survives a power cut; a killed process needs no such wait."""
+        self._path, self._meta, self._fsync = Path(path), meta, fsync
+        self._frame_shape = tuple(frame_shape)
+        self._codec = codec_by_mode(output_mode, compression_level)
+        channels, height, width = frame_shape
+        self._chunk = np.empty((CHUNK_FRAMES, height, width, channels), np.uint8)
+        self._chunk_sizes, self._chunk_crcs = array("I"), array("I")
+        self._actions, self._rewards = array("q"), array("f")
+        self._terminated, self._truncated = array("B"), array("B")
+        self._infos: dict[str, array[float]] = {}
+        self._num_frames = 0
+        self._file, self._temporary = self._open_temporary()
+
+    def _open_temporary(self) -> tuple[BinaryIO, Path]:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        # What a killed writer of the same episode left behind.
+        for stale in self._path.parent.glob(f".{self._path.name}.*.tmp"):
+            stale.unlink(missing_ok=True)
+        temporary = self._path.with_name(f".{self._path.name}.{secrets.token_hex(4)}.tmp")
+        file = open(temporary, "xb")
+        file.write(bytes(HEADER_SIZE))  # the place of the header, which is known at the end
+        return file, temporary
+
+    def start(self, frame: np.ndarray) -> None:
+        """Append the first frame (C, H, W) uint8."""
+        if self._num_frames:
+            raise ValueError(f"episode '{self._path}' has started already: call start() once, then step()")
+        self._append_frame(frame)
+
+    def step(
+        self,
+        action: int,
+        reward: float,
+        terminated: bool,
+        truncated: bool,
+        info: Mapping[str, Any],
+        frame: np.ndarray,
+    ) -> None:
+        """Append an action, what came of it, and the frame (C, H, W) uint8 after it. `info` values are numbers."""
+        if not self._num_frames:
+            raise ValueError(f"episode '{self._path}' has no first frame yet: call start(frame) before step()")
+        numbers = {key: _as_number(key, value) for key, value in info.items()}
+        self._append_frame(frame)
+        self._actions.append(int(action))
+        self._rewards.append(float(reward))
+        self._terminated.append(bool(terminated))
+        self._truncated.append(bool(truncated))
+        self._append_info(numbers)
+
+    def _append_info(self, numbers: Mapping[str, float]) -> None:
+        missing_before = len(self._actions) - 1
+        for key in numbers.keys() - self._infos.keys():
+            self._infos[key] = array("d", [np.nan]) * missing_before
+        for key, column in self._infos.items():
+            column.append(numbers.get(key, np.nan))
+
+    def _append_frame(self, frame: np.ndarray) -> None:
+        if frame.dtype != np.uint8 or frame.shape != self._frame_shape:
+            found = f"{frame.dtype} {frame.shape}"
+            raise ValueError(f"a frame of episode '{self._path}' is {found}: give uint8 {self._frame_shape} (C, H, W)")
+        self._chunk[self._num_frames % CHUNK_FRAMES] = frame.transpose(1, 2, 0)
+        self._num_frames += 1
+        if self._num_frames % CHUNK_FRAMES == 0:
+            self._write_chunk(CHUNK_FRAMES)
+
+    def _write_chunk(self, num_frames: int) -> None:
+        data = self._codec.encode(self._chunk[:num_frames])
+        self._file.write(data)
+        self._chunk_sizes.append(len(data))
+        self._chunk_crcs.append(zlib.crc32(data))
+
+    def commit(self) -> Path:
+        """Finish the file and make it visible under its name, replacing an older one. Returns the path."""
+        if not self._num_frames:
+            raise ValueError(f"episode '{self._path}' has no frames: call start(frame) before commit()")
+        if self._num_frames % CHUNK_FRAMES:
+            self._write_chunk(self._num_frames % CHUNK_FRAMES)
+        footer = self._footer()
+        footer_offset = self._file.tell()
+        channels, height, width = self._frame_shape
+        header = Header(
+            codec=self._codec.id,
+            frame_shape=(channels, height, width),
+            chunk_frames=CHUNK_FRAMES,
+            num_frames=self._num_frames,
+            num_chunks=len(self._chunk_sizes),
+            footer_offset=footer_offset,
+            footer_size=len(footer),
+            footer_crc=zlib.crc32(footer),
+        )
+        self._file.write(footer)
+        self._file.seek(0)
+        self._file.write(header.pack())
+        self._close()
+        return self._path
+
+    def _close(self) -> None:
+        self._file.flush()
+        if self._fsync:
+            os.fsync(self._file.fileno())
+        self._file.close()
+        try:
+            os.replace(self._temporary, self._path)
+        except FileNotFoundError:
+            message = f"episode '{self._path}' is being written by another process too: run one generator per dataset"
+            raise ValueError(message) from None
+
+    def _footer(self) -> bytes:
+        columns = {
+            "chunk_sizes": np.array(self._chunk_sizes, "<u4"),
+            "chunk_crcs": np.array(self._chunk_crcs, "<u4"),
+            "actions": np.array(self._actions, "<i8"),
+            "rewards": np.array(self._rewards, "<f4"),
+            "terminated": np.array(self._terminated, "|b1"),
+            "truncated": np.array(self._truncated, "|b1"),
+        }
+        infos = {_INFO_PREFIX + key: np.array(self._infos[key], "<f8") for key in sorted(self._infos)}
+        return zstandard.ZstdCompressor(level=3).compress(pack_columns(asdict(self._meta), columns | infos))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if not self._file.closed:
+            self._file.close()
+            self._temporary.unlink(missing_ok=True)
+
+
+def _as_number(key: str, value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise ValueError(f"info['{key}'] is {value!r}, not a number: leave it out of the recorded info") from None
+
+
+class ChunkTable:
+    """Where the chunks of one episode lie, and how to read frames through an open descriptor."""
+
+    def __init__(self, path: Path, header: Header, sizes: np.ndarray, crcs: np.ndarray) -> None:
+        self.path, self.header, self.crcs = path, header, crcs
+        self.offsets = np.concatenate([[HEADER_SIZE], sizes]).cumsum()
+
+    def read(self, fd: int, codec: Codec, start: int, out: np.ndarray) -> None:
+        """Fill `out` (n, H, W, C) uint8 with the frames from `start` on. `EpisodeError` where a chunk is damaged."""
+        size = self.header.chunk_frames
+        stop = start + len(out)
+        first, last = start // size, (stop - 1) // size
+        offsets = self.offsets[first : last + 2].tolist()
+        data = os.pread(fd, offsets[-1] - offsets[0], offsets[0])
+        for chunk, crc in enumerate(self.crcs[first : last + 1].tolist(), first):
+            begin = chunk * size
+            encoded = data[offsets[chunk - first] - offsets[0] : offsets[chunk - first + 1] - offsets[0]]
+            frames = self._decode(codec, encoded, crc, chunk)
+            low, high = max(start, begin), min(stop, begin + size)
+            out[low - start : high - start] = frames[low - begin : high - begin]
+
+    def _decode(self, codec: Codec, encoded: bytes, crc: int, chunk: int) -> np.ndarray:
+        if zlib.crc32(encoded) != crc:
+            raise episode_error(self.path, f"is damaged (checksum of chunk {chunk})")
+        channels, height, width = self.header.frame_shape
+        num_frames = min(self.header.chunk_frames, self.header.num_frames - chunk * self.header.chunk_frames)
+        try:
+            return codec.decode(encoded, num_frames, (height, width, channels))
+        except ValueError as error:
+            raise episode_error(self.path, f"is damaged (chunk {chunk}: {error})") from None
+
+
+class EpisodeReader:
+    """One complete episode. `frames[t] --actions[t]--> frames[t + 1]`: T + 1 frames, T actions.
+
+    Opening checks header and columns, reading frames checks the chunks that it touches; `verify` checks all. Attributes:
+    `meta`, `num_frames`, `num_actions`, `frame_shape` (C, H, W), `lossless`, `actions` (T,) int64, `rewards` (T,) float32,
+    `terminated` and `truncated` (T,) bool, `infos`: name → (T,) float64, NaN where the environment gave no value.
+    Raises `EpisodeError` (a ValueError) for a damaged or foreign file, FileNotFoundError for none.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        self._file = open(self.path, "rb", buffering=0)
+        try:
+            self._read_columns()
+        except BaseException:
+            self._file.close()
+            raise
+
+    def _read_columns(self) -> None:
+        fd = self._file.fileno()
+        self.header_bytes = os.pread(fd, HEADER_SIZE, 0)
+        header = Header.unpack(self.header_bytes, self.path, os.fstat(fd).st_size)
+        footer = os.pread(fd, header.footer_size, header.footer_offset)
+        if zlib.crc32(footer) != header.footer_crc:
+            raise episode_error(self.path, "is damaged (checksum of the columns)")
+        try:
+            attributes, columns = unpack_columns(zstandard.ZstdDecompressor().decompress(footer))
+            self.meta = EpisodeMeta(**attributes)
+            self.table = ChunkTable(self.path, header, columns["chunk_sizes"], columns["chunk_crcs"])
+            self._codec = codec_by_id(header.codec)
+        except (ValueError, TypeError, KeyError, zstandard.ZstdError) as error:
+            raise episode_error(self.path, f"is damaged (columns: {error})") from None
+        self.frame_shape, self.num_frames = header.frame_shape, header.num_frames
+        self.actions, self.rewards = columns["actions"], columns["rewards"]
+        self.terminated, self.truncated = columns["terminated"], columns["truncated"]
+        prefix = len(_INFO_PREFIX)
+        self.infos = {name[prefix:]: array for name, array in columns.items() if name.startswith(_INFO_PREFIX)}
+        self._check_lengths(header)
+
+    def _check_lengths(self, header: Header) -> None:
+        columns = [self.actions, self.rewards, self.terminated, self.truncated, *self.infos.values()]
+        chunks = -(-header.num_frames // header.chunk_frames)
+        fits = all(len(column) == header.num_frames - 1 for column in columns)
+        tiled = self.table.offsets[-1] == header.footer_offset
+        if not (fits and tiled and len(self.table.crcs) == header.num_chunks == chunks):
+            raise episode_error(self.path, "is damaged (lengths of columns and chunks disagree)")
+
+    @property
+    def num_actions(self) -> int:
+        return self.num_frames - 1
+
+    @property
+    def lossless(self) -> bool:
+        """False for `output_mode: video`."""
+        return self._codec.lossless
+
+    def frames(self, start: int = 0, stop: int | None = None) -> np.ndarray:
+        """Frames `start` to `stop` (exclusive; None = to the end) as (n, C, H, W) uint8, a strided view of (n, H, W, C)."""
+        stop = self.num_frames if stop is None else stop
+        if not 0 <= start <= stop <= self.num_frames:
+            raise IndexError(f"frames {start}:{stop} are not in episode '{self.path}' of {self.num_frames} frames")
+        channels, height, width = self.frame_shape
+        out = np.empty((stop - start, height, width, channels), np.uint8)
+        if len(out):
+            self.table.read(self._file.fileno(), self._codec, start, out)
+        return out.transpose(0, 3, 1, 2)
+
+    def verify(self) -> None:
+        """Check every byte of the file and decode every chunk. `EpisodeError` (a ValueError) names what is damaged."""
+        size = self.table.header.chunk_frames
+        for start in range(0, self.num_frames, size):
+            self.frames(start, min(start + size, self.num_frames))
+
+    def close(self) -> None:
+        self._file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
