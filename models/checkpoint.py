@@ -53,7 +53,9 @@ def save_model(path: Path, model: nn.Module, config: ModelConfig, step: int) -> 
     if isinstance(model, GenieRedux):
         plain["tokenizer"] = asdict(model.tokenizer.config)
         tokenizer_path = path.parent / "tokenizer.pt"
-        save_atomically(_content("tokenizer", {**plain, "model": "tokenizer"}, step, model.tokenizer.state_dict()), tokenizer_path)
+        save_atomically(
+            _content("tokenizer", {**plain, "model": "tokenizer"}, step, model.tokenizer.state_dict()), tokenizer_path
+        )
         state = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith("tokenizer.")}
     else:
         state = model.state_dict()
@@ -66,7 +68,14 @@ def save_model(path: Path, model: nn.Module, config: ModelConfig, step: int) -> 
 
 
 def _content(kind: str, config: dict, step: int, state: dict[str, Tensor]) -> dict[str, Any]:
-    return {"format": FORMAT, "format_version": FORMAT_VERSION, "kind": kind, "step": step, "config": config, "model": state}
+    return {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "kind": kind,
+        "step": step,
+        "config": config,
+        "model": state,
+    }
 
 
 def model_config(config: ModelConfig) -> dict[str, Any]:
@@ -75,7 +84,9 @@ def model_config(config: ModelConfig) -> dict[str, Any]:
     return {name: plain[name] for name in ("model", "tokenizer", "lam", "dynamics", "action_names")}
 
 
-def load_model(path: Path, device: str = "cpu", tokenizer_path: Path | None = None, image_size: int | None = None) -> LoadedModel:
+def load_model(
+    path: Path, device: str = "cpu", tokenizer_path: Path | None = None, image_size: int | None = None
+) -> LoadedModel:
     """Load a model with everything that it needs.
 
     `path`: a model-<step>.pt, of this project or of the original. `tokenizer_path` replaces the tokenizer beside a world model;
@@ -104,7 +115,9 @@ def load_tokenizer(path: Path, image_size: int | None = None) -> Tokenizer:
     path = Path(path)
     loaded = load_model(path, image_size=image_size)
     if not isinstance(loaded.model, Tokenizer):
-        raise ValueError(f"'{path}' holds a {loaded.config.model}, not a tokenizer: give the path of a tokenizer's model-<step>.pt")
+        raise ValueError(
+            f"'{path}' holds a {loaded.config.model}, not a tokenizer: give the path of a tokenizer's model-<step>.pt"
+        )
     return loaded.model
 
 
@@ -117,13 +130,17 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises many kinds: a foreign or cut file is one user error
-        raise ValueError(f"checkpoint '{path}' cannot be read ({type(error).__name__}): it is cut, or not a checkpoint") from error
+        raise ValueError(
+            f"checkpoint '{path}' cannot be read ({type(error).__name__}): it is cut, or not a checkpoint"
+        ) from error
     if is_original(content):
         return content
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise ValueError(f"'{path}' is not a model checkpoint of this project or of the original GenieRedux")
     if content["format_version"] > FORMAT_VERSION:
-        raise ValueError(f"'{path}' has format version {content['format_version']}, this code reads up to {FORMAT_VERSION}: update it")
+        raise ValueError(
+            f"'{path}' has format version {content['format_version']}, this code reads up to {FORMAT_VERSION}: update it"
+        )
     return content
 
 
@@ -142,7 +159,11 @@ def load_strictly(model: nn.Module, state: dict[str, Tensor], path: Path, option
     own = model.state_dict()
     unknown = sorted(set(state) - set(own))
     missing = sorted(name for name in set(own) - set(state) if not (optional and name.startswith(optional)))
-    shapes = [f"{n} {tuple(state[n].shape)} instead of {tuple(own[n].shape)}" for n in own if n in state and own[n].shape != state[n].shape]
+    shapes = [
+        f"{n} {tuple(state[n].shape)} instead of {tuple(own[n].shape)}"
+        for n in own
+        if n in state and own[n].shape != state[n].shape
+    ]
     for kind, names in (("unknown", unknown), ("missing", missing), ("misshapen", shapes)):
         if names:
             raise ValueError(f"'{path}' does not fit the model: {len(names)} {kind} tensors, first '{names[0]}'")
@@ -179,13 +200,17 @@ def _load_original(
     tokenizer = load_tokenizer(_tokenizer_beside(path, tokenizer_path), config.tokenizer.image_size)
     config.tokenizer = tokenizer.config
     if config.model != "genie_redux" and config.dynamics.action_dim is None:
-        raise ValueError(f"'{path}' does not tell its number of actions: put its config.yaml (dynamics.action_dim) beside it")
+        raise ValueError(
+            f"'{path}' does not tell its number of actions: put its config.yaml (dynamics.action_dim) beside it"
+        )
     world_model = build_world_model(config, tokenizer)
     state = {f"dynamics.{name}": tensor for name, tensor in original.dynamics.items()}
     state |= {f"lam.{name}": tensor for name, tensor in original.lam.items()}
     embedding = world_model.dynamics.action_embedding
     if embedding is not None:
-        logger.warning("'%s' holds no action embeddings (the original did not save them): they start from the seed", path)
+        logger.warning(
+            "'%s' holds no action embeddings (the original did not save them): they start from the seed", path
+        )
         state["dynamics.action_embedding.weight"] = embedding.weight.detach()
     load_strictly(world_model, state, path, optional="tokenizer.")
     return LoadedModel(world_model.to(device).eval(), config, original.step)

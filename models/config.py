@@ -70,7 +70,9 @@ class DynamicsConfig(TransformerConfig):
 class ModelConfig:
     """Which model, and the sizes of its parts. What a checkpoint's `config.yaml` holds, with the dataset's facts."""
 
-    model: str = "genie_redux_guided"  # tokenizer | lam | genie_redux | genie_redux_guided | genie_redux_guided_pretrain
+    model: str = (
+        "genie_redux_guided"  # tokenizer | lam | genie_redux | genie_redux_guided | genie_redux_guided_pretrain
+    )
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     lam: LamConfig = field(default_factory=LamConfig)
     dynamics: DynamicsConfig = field(default_factory=DynamicsConfig)

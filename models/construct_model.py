@@ -38,5 +38,7 @@ def build_world_model(config: ModelConfig, tokenizer: Tokenizer) -> GenieRedux:
         raise ValueError(f"{dims}: the token input (dynamics.use_token) needs equal widths")
     lam = None if guided else LatentActionModel(config.lam, frames)
     if lam is not None and config.lam.dim != config.dynamics.dim:
-        raise ValueError(f"lam.dim {config.lam.dim} must equal dynamics.dim {config.dynamics.dim}: latent actions are added to tokens")
+        raise ValueError(
+            f"lam.dim {config.lam.dim} must equal dynamics.dim {config.dynamics.dim}: latent actions are added to tokens"
+        )
     return GenieRedux(tokenizer, Dynamics(config.dynamics, frames, guided), lam)

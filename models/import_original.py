@@ -48,7 +48,9 @@ _HALF = re.compile(r"^(encoder|decoder|transformer)\.layers\.(\d+)\.0\.(spatial|
 
 def is_original(checkpoint: Any) -> bool:
     """Whether a loaded file has the original's layout."""
-    return isinstance(checkpoint, dict) and "model" in checkpoint and "optim" in checkpoint and "format" not in checkpoint
+    return (
+        isinstance(checkpoint, dict) and "model" in checkpoint and "optim" in checkpoint and "format" not in checkpoint
+    )
 
 
 def map_name(name: str) -> str | None:
@@ -81,7 +83,9 @@ def convert(state: StateDict) -> StateDict:
         target = map_name(name)
         if target is None:
             if name.endswith(".beta") and bool(tensor.any()):
-                raise ValueError(f"tensor '{name}' should be a buffer of zeros and is not: this is not a GenieRedux checkpoint")
+                raise ValueError(
+                    f"tensor '{name}' should be a buffer of zeros and is not: this is not a GenieRedux checkpoint"
+                )
             continue
         converted[target] = tensor[0] if target == "quantizer.codebook" and tensor.dim() == 3 else tensor
     return converted
@@ -106,7 +110,9 @@ def read_original(path: Path, checkpoint: dict, image_size: int | None) -> Origi
     published = OmegaConf.to_container(OmegaConf.load(sidecar)) if sidecar.exists() else {}
     assert isinstance(published, dict)
     if image_size is None:
-        image_size = next((part["image_size"] for part in published.values() if isinstance(part, dict) and "image_size" in part), None)
+        image_size = next(
+            (part["image_size"] for part in published.values() if isinstance(part, dict) and "image_size" in part), None
+        )
     dynamics, lam, tokenizer = {}, {}, {}
     if "dynamics" in model:
         dynamics = convert(model["dynamics"])
@@ -122,7 +128,11 @@ def read_original(path: Path, checkpoint: dict, image_size: int | None) -> Origi
         config.tokenizer = tokenizer_config(tokenizer, image_size or 64)
     config.tokenizer.image_size = image_size or 64
     if not published:
-        logger.info("%s has no config.yaml beside it: sizes inferred from its tensors, image_size %d", path, config.tokenizer.image_size)
+        logger.info(
+            "%s has no config.yaml beside it: sizes inferred from its tensors, image_size %d",
+            path,
+            config.tokenizer.image_size,
+        )
     return OriginalCheckpoint(config, int(checkpoint.get("step", 0)), tokenizer, dynamics, lam)
 
 
@@ -131,7 +141,12 @@ def _transformer_sizes(state: StateDict, stack: str) -> dict[str, Any]:
     inner, dim = state[f"{stack}.halves.0.attention.to_q.weight"].shape
     hidden = state[f"{stack}.halves.0.feed_forward.contract.weight"].shape[1]
     halves = {int(name.split(".")[2]) for name in state if name.startswith(f"{stack}.halves.")}
-    return {"dim_head": dim_head, "heads": inner // dim_head, "num_blocks": len(halves) // 2, "ff_mult": _ff_mult(hidden, dim)}
+    return {
+        "dim_head": dim_head,
+        "heads": inner // dim_head,
+        "num_blocks": len(halves) // 2,
+        "ff_mult": _ff_mult(hidden, dim),
+    }
 
 
 def _ff_mult(hidden: int, dim: int) -> float:
@@ -159,7 +174,9 @@ def tokenizer_config(state: StateDict, image_size: int) -> TokenizerConfig:
 def _lam_config(state: StateDict) -> LamConfig:
     num_actions, codebook_dim = state["quantizer.codebook"].shape
     dim = state["quantizer.project_in.weight"].shape[1]
-    return LamConfig(dim=dim, num_actions=num_actions, codebook_dim=codebook_dim, **_transformer_sizes(state, "encoder"))
+    return LamConfig(
+        dim=dim, num_actions=num_actions, codebook_dim=codebook_dim, **_transformer_sizes(state, "encoder")
+    )
 
 
 def _image_size_of_lam(state: StateDict) -> int:
@@ -177,5 +194,7 @@ def _dynamics_config(state: StateDict, published: dict, guided: bool) -> Dynamic
     config.use_token = guided and bool(published.get("use_token", False))
     if guided:
         config.use_action_embeddings = action_width == dim
-        config.action_dim = int(published.get("action_dim", 0)) or (None if config.use_action_embeddings else action_width)
+        config.action_dim = int(published.get("action_dim", 0)) or (
+            None if config.use_action_embeddings else action_width
+        )
     return config

@@ -52,9 +52,13 @@ class Tokenizer(nn.Module):
     def _check(self, video: Tensor) -> None:
         size, pt = self.config.image_size, self.config.temporal_patch_size
         if video.shape[-2:] != (size, size):
-            raise ValueError(f"frames are {video.shape[-1]}x{video.shape[-2]}, the tokenizer was built for {size}x{size}")
+            raise ValueError(
+                f"frames are {video.shape[-1]}x{video.shape[-2]}, the tokenizer was built for {size}x{size}"
+            )
         if (video.shape[1] - 1) % pt:
-            raise ValueError(f"num_frames - 1 must be a multiple of temporal_patch_size {pt}, got {video.shape[1]} frames")
+            raise ValueError(
+                f"num_frames - 1 must be a multiple of temporal_patch_size {pt}, got {video.shape[1]} frames"
+            )
 
     def forward(self, video: Tensor) -> Output:
         """Training loss of frames (B, T, C, H, W) in [0, 1]: vq_loss_weight * vq + recons_loss_weight * mse."""

@@ -9,7 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def random_mask(shape: tuple[int, ...], min_rate: float, device: torch.device, generator: torch.Generator | None) -> Tensor:
+def random_mask(
+    shape: tuple[int, ...], min_rate: float, device: torch.device, generator: torch.Generator | None
+) -> Tensor:
     """Boolean mask of `shape`, True = masked; one rate for the whole batch, uniform in [min_rate, 1).
 
     Drawn on the CPU so that a seed gives the same masks on every device.
@@ -34,7 +36,9 @@ def mask_fraction(schedule: str, ratio: float) -> float:
     elif schedule == "exp":
         fraction = 1 - math.exp(math.log(1e6) * (ratio - 1))
     else:
-        raise ValueError(f"dynamics.mask_schedule '{schedule}' is unknown: use cosine, uniform, pow<number>, log or exp")
+        raise ValueError(
+            f"dynamics.mask_schedule '{schedule}' is unknown: use cosine, uniform, pow<number>, log or exp"
+        )
     return min(max(fraction, 1e-6), 1.0)
 
 

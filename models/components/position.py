@@ -30,7 +30,9 @@ class PEG(nn.Module):
         images = rearrange(x, "b t h w d -> (b t) d h w")  # channels-last in memory: no copy
         newest, middle, oldest = (
             rearrange(
-                F.conv2d(images, self.weight[:, :, k], self.bias if k == 2 else None, padding=1, groups=images.shape[1]),
+                F.conv2d(
+                    images, self.weight[:, :, k], self.bias if k == 2 else None, padding=1, groups=images.shape[1]
+                ),
                 "(b t) d h w -> b t h w d",
                 b=batch,
             )
