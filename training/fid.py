@@ -1,0 +1,96 @@
+"""Fréchet Inception Distance (Heusel et al. 2017), where the published weights are present."""
+
+import hashlib
+import logging
+import os
+import shutil
+import tempfile
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+from torchmetrics.image.fid import FrechetInceptionDistance
+
+from training.inception import FidInception, load_inception
+
+logger = logging.getLogger(__name__)
+
+WEIGHTS_NAME = "weights-inception-2015-12-05-6726825d.pth"
+# Public release of the port of the TensorFlow weights; the name ends in the start of the file's SHA-256.
+WEIGHTS_URL = f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/{WEIGHTS_NAME}"
+_CACHED_NAMES = (WEIGHTS_NAME, "pt_inception-2015-12-05-6726825d.pth")  # two publishers of the same bytes
+_DOWNLOAD_TIMEOUT = 15.0  # seconds without a byte
+_INCEPTION_BATCH = 32
+
+
+class Fid:
+    """FID between two sets of frames. Sums over all processes are exact: `compute` joins them."""
+
+    def __init__(self, inception: FidInception, device: torch.device):
+        self.metric = FrechetInceptionDistance(feature=inception).to(device)
+
+    def update(self, frames: Tensor, real: bool) -> None:
+        """Add frames (..., 3, H, W) float; values outside [0, 1] are clamped."""
+        images = (frames.flatten(0, -4).clamp(0, 1) * 255).round().to(torch.uint8)
+        for chunk in images.split(_INCEPTION_BATCH):
+            self.metric.update(chunk, real=real)
+
+    def compute(self) -> float:
+        """FID over the frames of all processes (at least two of each kind)."""
+        return float(self.metric.compute())
+
+
+def make_fid(configured: str | None, accelerator: Accelerator) -> tuple[Fid | None, str]:
+    """The metric, or None and one line that says why there is none and how to get it.
+
+    `configured` (`eval.fid_weights`): None takes the file in torch's hub cache or downloads it there; "none" means
+    no FID; else a file, whose absence is an error.
+    """
+    if configured is not None and configured.lower() == "none":
+        return None, "no FID: eval.fid_weights=none"
+    path = Path(configured) if configured else _cached_weights()
+    if path is None and accelerator.is_main_process:
+        path = _download()
+    accelerator.wait_for_everyone()
+    path = path or _cached_weights()
+    if path is None:
+        return None, (
+            f"no FID: the Inception-v3 weights are not here and could not be downloaded; fetch {WEIGHTS_URL} "
+            f"into {_cache_folder()} or name the file by eval.fid_weights"
+        )
+    return Fid(load_inception(path), accelerator.device), ""
+
+
+def _cache_folder() -> Path:
+    return Path(torch.hub.get_dir()) / "checkpoints"
+
+
+def _cached_weights() -> Path | None:
+    candidates = (_cache_folder() / name for name in _CACHED_NAMES)
+    return next((path for path in candidates if path.is_file()), None)
+
+
+def _download() -> Path | None:
+    """Fetch the weights into torch's hub cache; None where there is no internet."""
+    target = _cache_folder() / WEIGHTS_NAME
+    target.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+    try:
+        with urllib.request.urlopen(WEIGHTS_URL, timeout=_DOWNLOAD_TIMEOUT) as source, os.fdopen(handle, "wb") as sink:
+            shutil.copyfileobj(source, sink)
+        with open(temporary, "rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        expected = target.stem.rsplit("-", 1)[1]
+        if not digest.startswith(expected):
+            logger.warning("download of %s is damaged (SHA-256 %s…, not %s…)", WEIGHTS_URL, digest[:8], expected)
+            return None
+        os.replace(temporary, target)
+    except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
+        logger.info("cannot download %s: %s", WEIGHTS_URL, error)
+        return None
+    finally:
+        Path(temporary).unlink(missing_ok=True)
+    return target

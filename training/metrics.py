@@ -1,0 +1,75 @@
+"""Picture metrics per frame, and their exact average over samples, batches and processes."""
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from einops import rearrange
+from torch import Tensor
+from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
+
+PSNR_CAP = 100.0  # dB; what equal frames count as
+
+
+def psnr_per_frame(prediction: Tensor, target: Tensor) -> Tensor:
+    """PSNR in dB of each frame, (B, T, C, H, W) twice → (B, T) float32.
+
+    Predictions are clamped to [0, 1]; the value is capped at 100 dB, which equal frames get.
+    """
+    prediction, target = prediction.float().clamp(0, 1), target.float()
+    psnr = peak_signal_noise_ratio(prediction, target, data_range=1.0, reduction="none", dim=(2, 3, 4))
+    assert isinstance(psnr, Tensor)
+    return psnr.clamp(max=PSNR_CAP)
+
+
+def ssim_per_frame(prediction: Tensor, target: Tensor) -> Tensor:
+    """SSIM of each frame (Wang et al. 2004, Gaussian window), (B, T, C, H, W) twice → (B, T) float32."""
+    pair = [rearrange(x.float().clamp(0, 1), "b t c h w -> (b t) c h w") for x in (prediction, target)]
+    ssim = structural_similarity_index_measure(pair[0], pair[1], data_range=1.0, reduction="none")
+    assert isinstance(ssim, Tensor)
+    return rearrange(ssim.reshape(-1), "(b t) -> b t", b=target.shape[0])
+
+
+class SampleTable:
+    """Values per sample, by the sample's index in its dataset.
+
+    Averages over it do not depend on how samples were spread over batches and processes.
+    """
+
+    def __init__(self) -> None:
+        self._rows: dict[str, dict[int, np.ndarray]] = {}
+
+    def add(self, name: str, indices: list[int], values: Tensor) -> None:
+        """Store values (B, ...) of the samples `indices` (length B)."""
+        rows = self._rows.setdefault(name, {})
+        for index, row in zip(indices, values.detach().cpu().numpy(), strict=True):
+            rows[index] = row
+
+    def gather(self) -> dict[str, np.ndarray]:
+        """Rows of all processes, (N, ...) per name, in the order of the samples' indices. Call on every process."""
+        joined: dict[str, dict[int, np.ndarray]] = {}
+        for rows in gather_object([self._rows]):
+            for name, values in rows.items():
+                joined.setdefault(name, {}).update(values)
+        return {name: np.stack([rows[i] for i in sorted(rows)]) for name, rows in joined.items()}
+
+
+def mean(values: np.ndarray) -> float:
+    """Average of all entries, accumulated in float64."""
+    return float(np.mean(values, dtype=np.float64))
+
+
+def own_indices(indices: np.ndarray, accelerator: Accelerator) -> list[int]:
+    """The share of this process: every index is in exactly one share, so nothing counts twice."""
+    return [int(i) for i in indices[accelerator.process_index :: accelerator.num_processes]]
+
+
+def evenly_spaced(size: int, limit: int) -> np.ndarray:
+    """At most `limit` indices (0: all), spread over range(size), always the same ones."""
+    count = size if limit <= 0 else min(limit, size)
+    return np.linspace(0, size, count, endpoint=False).astype(np.int64)
+
+
+def frames_to_float(frames: Tensor) -> Tensor:
+    """Frames as stored, uint8 0..255 → float32 in [0, 1], as models take them."""
+    return frames.to(torch.float32) / 255

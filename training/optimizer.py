@@ -1,0 +1,44 @@
+"""AdamW and its learning-rate schedule."""
+
+import math
+
+import torch
+from torch import nn
+from torch.optim.lr_scheduler import LambdaLR
+
+from training.config import OptimizerConfig
+
+
+def make_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
+    """Fused AdamW over the parameters that train. Vectors (norms, biases, scales) get no weight decay."""
+    trained = [p for p in model.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": config.weight_decay},
+        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    groups = [group for group in groups if group["params"]]
+    beta1, beta2 = config.betas
+    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(beta1, beta2), fused=True)
+
+
+def learning_rate(config: OptimizerConfig, step: int) -> float:
+    """Learning rate of the optimiser step that follows `step` finished ones.
+
+    Linear from start_factor · lr to lr over the warm-up, then a half cosine to min_lr over t_max steps, then constant.
+    """
+    warmup, period = config.linear_warmup_total_iters, config.cosine_annealing_t_max
+    if step < warmup:
+        start = config.linear_warmup_start_factor
+        return config.learning_rate * (start + (1 - start) * step / warmup)
+    if period <= 0:
+        return config.learning_rate
+    progress = min(1.0, (step - warmup) / period)
+    low = config.cosine_annealing_min_lr
+    return low + (config.learning_rate - low) * (1 + math.cos(math.pi * progress)) / 2
+
+
+def make_scheduler(optimizer: torch.optim.Optimizer, config: OptimizerConfig) -> LambdaLR:
+    """The schedule `learning_rate`; step it once per optimiser step."""
+    if config.learning_rate <= 0:
+        raise ValueError(f"optimizer.learning_rate={config.learning_rate} must be positive")
+    return LambdaLR(optimizer, lambda step: learning_rate(config, step) / config.learning_rate)

@@ -1,0 +1,85 @@
+"""Where a run computes: device, processes and precision. Chosen here and nowhere else."""
+
+import os
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState, GradientState
+
+
+@dataclass
+class Runtime:
+    """The processes of this run and their arithmetic."""
+
+    accelerator: Accelerator
+    amp_dtype: torch.dtype | None  # None = float32 throughout
+
+    @property
+    def device(self) -> torch.device:
+        return self.accelerator.device
+
+    @property
+    def is_main(self) -> bool:
+        return self.accelerator.is_main_process
+
+    @property
+    def num_processes(self) -> int:
+        return self.accelerator.num_processes
+
+    def autocast(self) -> AbstractContextManager:
+        """Forward passes run inside; weights, gradients and optimiser stay in float32."""
+        return torch.autocast(self.device.type, dtype=self.amp_dtype, enabled=self.amp_dtype is not None)
+
+
+def make_runtime(device: str, precision: str, grad_accum: int = 1) -> Runtime:
+    """Join the processes that a launcher started (or run alone) on `device`: auto | cpu | cuda | cuda:k | mps."""
+    kind = choose_device(device)
+    # Accelerate keeps its state in singletons; a second run in the same Python process starts afresh.
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
+    if kind.type == "cuda" and kind.index is not None:
+        torch.cuda.set_device(kind)
+    # Mixed precision is `Runtime.autocast`: Accelerate's own would patch the model's forward and its checkpoints.
+    accelerator = Accelerator(cpu=kind.type == "cpu", mixed_precision="no", gradient_accumulation_steps=grad_accum)
+    return Runtime(accelerator, choose_precision(precision, accelerator.device))
+
+
+def choose_device(device: str) -> torch.device:
+    """The device that the key `device` names; ValueError if it is not there."""
+    if device == "auto":
+        mps = torch.backends.mps.is_available()
+        return torch.device("cuda" if torch.cuda.is_available() else "mps" if mps else "cpu")
+    try:
+        kind = torch.device(device)
+    except RuntimeError:
+        kind = None
+    if kind is None or kind.type not in ("cpu", "cuda", "mps"):
+        raise ValueError(f"device={device} is unknown: use auto, cpu, cuda, cuda:<index> or mps")
+    count = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}[kind.type]
+    if (kind.index or 0) >= count:
+        raise ValueError(f"device={device} is not available here ({count} {kind.type} devices): use device=auto")
+    if kind.type == "cuda" and kind.index is not None and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ValueError(f"device={device} names one GPU, but there are several processes: use device=cuda")
+    return kind
+
+
+def choose_precision(precision: str, device: torch.device) -> torch.dtype | None:
+    """Autocast type of the key `precision`: auto | fp32 | bf16. `auto` is bf16 where it is measured to pay."""
+    if precision == "fp32":
+        return None
+    if precision == "bf16":
+        return torch.bfloat16
+    if precision != "auto":
+        raise ValueError(f"precision={precision} is unknown: use auto, fp32 or bf16")
+    return torch.bfloat16 if bf16_pays(device) else None
+
+
+def bf16_pays(device: torch.device) -> bool:
+    """Whether bf16 is faster than float32 on this device: GPUs and processors with bf16 matrix units."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type == "cpu":
+        return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+    return False
