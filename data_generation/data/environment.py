@@ -77,9 +77,10 @@ class OpenEpisodes:
 class Environment:
     """The complete episodes of one environment folder, sorted by instance and session.
 
-    Attributes: `env_dpath`, `info` (DatasetInfo), and per episode the int64 arrays `num_frames`, `instances`, `sessions`,
-    `num_bytes`, and `reward_sums` (float64). `bad_episodes` lists what was left out under `on_bad_episode="skip"`.
-    Raises FileNotFoundError without info.json, and `EpisodeError` (a ValueError) for a bad episode unless it is skipped.
+    Attributes: `env_dpath`, `info` (DatasetInfo), and per episode the int64 arrays `num_frames`, `instances`,
+    `sessions`, `num_bytes`, and `reward_sums` (float64). `bad_episodes` lists what was left out under
+    `on_bad_episode="skip"`. Raises FileNotFoundError without info.json, and `EpisodeError` (a ValueError) for a bad
+    episode unless it is skipped.
     """
 
     def __init__(self, env_dpath: Path | str, on_bad_episode: str = "error", files: OpenEpisodes | None = None) -> None:
@@ -103,7 +104,8 @@ class Environment:
 
     def _check_shapes(self) -> None:
         for i, entry in enumerate(self._entries):
-            # Bytes 16 to 28 of the header are the shape; parsing all of it would cost more than the rest of the opening.
+            # Bytes 16 to 28 of the header are the shape; parsing all of it would cost more than the rest of the
+            # opening.
             if entry.header[16:28] != self._entries[0].header[16:28]:
                 raise episode_error(
                     self.episode_path(i), "has frames of another shape than the environment's first one"
@@ -128,6 +130,28 @@ class Environment:
         """Actions (T,) of episode `i`, from memory."""
         return self._entries[i].actions
 
+    def statistics(self, episodes: np.ndarray | None = None) -> dict[str, Any]:
+        """Summary of some episodes (indices; None = all): counts, lengths, rewards, actions by name, bytes."""
+        chosen = np.arange(self.num_episodes) if episodes is None else episodes
+        lengths, rewards = self.num_frames[chosen], self.reward_sums[chosen]
+        actions = np.concatenate([np.empty(0, np.int64), *(self._entries[i].actions for i in chosen)])
+        counts = np.bincount(actions, minlength=len(self.info.action_names)).tolist()
+        names = self.info.action_names + [f"unknown {k}" for k in range(len(self.info.action_names), len(counts))]
+        return {
+            "episodes": len(chosen),
+            "bad_episodes": len(self.bad_episodes),
+            "instances": len(np.unique(self.instances[chosen])),
+            "sessions": len(np.unique(self.sessions[chosen])),
+            "frames": int(lengths.sum()),
+            "mean_length": float(lengths.mean()) if len(chosen) else 0.0,
+            "min_length": int(lengths.min(initial=lengths.max(initial=0))),
+            "max_length": int(lengths.max(initial=0)),
+            "mean_reward": float(rewards.mean()) if len(chosen) else 0.0,
+            "reward_sum": float(rewards.sum()),
+            "actions": dict(zip(names, counts, strict=True)),
+            "bytes": int(self.num_bytes[chosen].sum()),
+        }
+
     def read(self, i: int, start: int, out: np.ndarray) -> None:
         """Fill `out` (n, H, W, C) uint8 with frames `start` to `start + n` of episode `i`.
 
@@ -143,7 +167,8 @@ class Environment:
 
 
 def list_environments(dataset_dpath: Path | str) -> list[Path]:
-    """The environment folders of a dataset folder, sorted by name; an environment folder itself counts as a dataset of one.
+    """The environment folders of a dataset folder, sorted by name; an environment folder itself counts as a dataset
+    of one.
 
     FileNotFoundError where the folder or every environment is missing, or where a folder of episodes has no info.json.
     """
@@ -186,5 +211,5 @@ def split_sessions(sessions: np.ndarray, split: str) -> np.ndarray:
 
 
 def split_episodes(environment: Environment, split: str) -> np.ndarray:
-    """Indices of the episodes whose session belongs to `split` (train | validation | test | all); see `split_sessions`."""
+    """Indices of the episodes whose session belongs to `split` (train | validation | test | all)."""
     return np.flatnonzero(np.isin(environment.sessions, split_sessions(environment.sessions, split)))

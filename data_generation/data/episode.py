@@ -15,7 +15,6 @@ import zstandard
 
 from data_generation.data.codec import Codec, codec_by_id, codec_by_mode
 from data_generation.data.layout import (
-    CHUNK_FRAMES,
     EPISODE_SUFFIX,
     HEADER_SIZE,
     Header,
@@ -48,8 +47,9 @@ def episode_path(env_dpath: Path | str, instance: int, session: int) -> Path:
 class EpisodeWriter:
     """Writes an episode while it is played: `start(frame)`, then `step(…)` per action, then `commit()`.
 
-    Frames go to disk chunk by chunk into a temporary file; only `commit` makes the episode visible. Leaving the context without
-    it (an error, a kill) leaves nothing that a reader takes for an episode. Memory holds one chunk and the scalars of the steps.
+    Frames go to disk chunk by chunk into a temporary file; only `commit` makes the episode visible. Leaving the
+    context without it (an error, a kill) leaves nothing that a reader takes for an episode. Memory holds one chunk
+    and the scalars of the steps.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class EpisodeWriter:
         self._frame_shape = tuple(frame_shape)
         self._codec = codec_by_mode(output_mode, compression_level)
         channels, height, width = frame_shape
-        self._chunk = np.empty((CHUNK_FRAMES, height, width, channels), np.uint8)
+        self._chunk = np.empty((self._codec.chunk_frames, height, width, channels), np.uint8)
         self._chunk_sizes, self._chunk_crcs = array("I"), array("I")
         self._actions, self._rewards = array("q"), array("f")
         self._terminated, self._truncated = array("B"), array("B")
@@ -80,7 +80,7 @@ class EpisodeWriter:
         for stale in self._path.parent.glob(f".{self._path.name}.*.tmp"):
             stale.unlink(missing_ok=True)
         temporary = self._path.with_name(f".{self._path.name}.{secrets.token_hex(4)}.tmp")
-        file = open(temporary, "xb")
+        file = open(temporary, "xb")  # noqa: SIM115 (closed by commit or by leaving the context)
         file.write(bytes(HEADER_SIZE))  # the place of the header, which is known at the end
         return file, temporary
 
@@ -121,10 +121,10 @@ class EpisodeWriter:
         if frame.dtype != np.uint8 or frame.shape != self._frame_shape:
             found = f"{frame.dtype} {frame.shape}"
             raise ValueError(f"a frame of episode '{self._path}' is {found}: give uint8 {self._frame_shape} (C, H, W)")
-        self._chunk[self._num_frames % CHUNK_FRAMES] = frame.transpose(1, 2, 0)
+        self._chunk[self._num_frames % self._codec.chunk_frames] = frame.transpose(1, 2, 0)
         self._num_frames += 1
-        if self._num_frames % CHUNK_FRAMES == 0:
-            self._write_chunk(CHUNK_FRAMES)
+        if self._num_frames % self._codec.chunk_frames == 0:
+            self._write_chunk(self._codec.chunk_frames)
 
     def _write_chunk(self, num_frames: int) -> None:
         data = self._codec.encode(self._chunk[:num_frames])
@@ -136,15 +136,15 @@ class EpisodeWriter:
         """Finish the file and make it visible under its name, replacing an older one. Returns the path."""
         if not self._num_frames:
             raise ValueError(f"episode '{self._path}' has no frames: call start(frame) before commit()")
-        if self._num_frames % CHUNK_FRAMES:
-            self._write_chunk(self._num_frames % CHUNK_FRAMES)
+        if self._num_frames % self._codec.chunk_frames:
+            self._write_chunk(self._num_frames % self._codec.chunk_frames)
         footer = self._footer()
         footer_offset = self._file.tell()
         channels, height, width = self._frame_shape
         header = Header(
             codec=self._codec.id,
             frame_shape=(channels, height, width),
-            chunk_frames=CHUNK_FRAMES,
+            chunk_frames=self._codec.chunk_frames,
             num_frames=self._num_frames,
             num_chunks=len(self._chunk_sizes),
             footer_offset=footer_offset,
@@ -233,15 +233,16 @@ class ChunkTable:
 class EpisodeReader:
     """One complete episode. `frames[t] --actions[t]--> frames[t + 1]`: T + 1 frames, T actions.
 
-    Opening checks header and columns, reading frames checks the chunks that it touches; `verify` checks all. Attributes:
-    `meta`, `num_frames`, `num_actions`, `frame_shape` (C, H, W), `lossless`, `actions` (T,) int64, `rewards` (T,) float32,
-    `terminated` and `truncated` (T,) bool, `infos`: name → (T,) float64, NaN where the environment gave no value.
-    Raises `EpisodeError` (a ValueError) for a damaged or foreign file, FileNotFoundError for none.
+    Opening checks header and columns, reading frames checks the chunks that it touches; `verify` checks all.
+    Attributes: `meta`, `num_frames`, `num_actions`, `frame_shape` (C, H, W), `lossless`, `actions` (T,) int64,
+    `rewards` (T,) float32, `terminated` and `truncated` (T,) bool, `infos`: name → (T,) float64, NaN where the
+    environment gave no value. Raises `EpisodeError` (a ValueError) for a damaged or foreign file, FileNotFoundError
+    for none.
     """
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
-        self._file = open(self.path, "rb", buffering=0)
+        self._file = open(self.path, "rb", buffering=0)  # noqa: SIM115 (closed by close)
         try:
             self._read_columns()
         except BaseException:
@@ -287,7 +288,7 @@ class EpisodeReader:
         return self._codec.lossless
 
     def frames(self, start: int = 0, stop: int | None = None) -> np.ndarray:
-        """Frames `start` to `stop` (exclusive; None = to the end) as (n, C, H, W) uint8, a strided view of (n, H, W, C)."""
+        """Frames `start` to `stop` (exclusive) as (n, C, H, W) uint8, a strided view of interleaved (n, H, W, C)."""
         stop = self.num_frames if stop is None else stop
         if not 0 <= start <= stop <= self.num_frames:
             raise IndexError(f"frames {start}:{stop} are not in episode '{self.path}' of {self.num_frames} frames")

@@ -1,7 +1,7 @@
 """The index of an environment folder: what a training start needs of all its episodes, in one file.
 
-A cache and never the truth: it is taken only for files whose name, size and modification time are those that it saw, and a
-reader that opens an episode by it compares the file's header with the one in the index.
+A cache and never the truth: it is taken only for files whose name, size and modification time are those that it saw,
+and a reader that opens an episode by it compares the file's header with the one in the index.
 """
 
 import logging
@@ -24,7 +24,8 @@ logger = logging.getLogger(__name__)
 INDEX_FNAME = "index.bin"
 INDEX_VERSION = 1
 _MAGIC = b"GXI1"
-# A file written this shortly before the index may have changed again within the clock's resolution: its header is compared.
+# A file written this shortly before the index may have changed again within the clock's resolution: its header is
+# compared.
 _RACY_NS = 2_000_000_000
 _PROGRESS_FROM = 500
 
@@ -137,7 +138,7 @@ def read_header(path: Path) -> bytes:
 
 
 def current_entries(env_dpath: Path) -> tuple[list[Entry], list[EpisodeError]]:
-    """Entries of all good episodes in order, and the errors of the bad ones. Renews the stored index where it is stale."""
+    """Entries of all good episodes in order, and the errors of the bad ones. Renews a stale stored index."""
     keys = scan(env_dpath)
     stored, stored_ns = load_entries(env_dpath)
     known = {entry.key: entry for entry in stored}

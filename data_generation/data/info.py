@@ -24,7 +24,7 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 @dataclass
 class DatasetInfo:
-    """One environment of a dataset. `frame_shape` is (C, H, W); `connector` and `generator` are their configurations."""
+    """One environment of a dataset. `frame_shape` is (C, H, W); `connector` and `generator` are configurations."""
 
     name: str
     game: str
@@ -44,7 +44,7 @@ class DatasetInfo:
 
     @classmethod
     def load(cls, env_dpath: Path | str) -> "DatasetInfo":
-        """Read `<env_dpath>/info.json`. FileNotFoundError where there is none, ValueError where it is not one of ours."""
+        """Read `<env_dpath>/info.json`. FileNotFoundError where there is none, ValueError where it is foreign."""
         path = Path(env_dpath) / INFO_FNAME
         try:
             values = json.loads(path.read_bytes())

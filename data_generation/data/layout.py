@@ -1,7 +1,8 @@
-"""The bytes of an episode file: a fixed header, independent chunks of frames, a footer of columns. See `docs/dataset.md`.
+"""The bytes of an episode file: a fixed header, independent chunks of frames, a footer of columns. See
+`docs/dataset.md`.
 
-Everything is little-endian. The header holds the footer's CRC32 and the footer holds every chunk's, so the 64 bytes of the
-header stand for the whole content: two files with equal headers hold the same episode.
+Everything is little-endian. The header holds the footer's CRC32 and the footer holds every chunk's, so the 64 bytes
+of the header stand for the whole content: two files with equal headers hold the same episode.
 """
 
 import json
@@ -15,11 +16,11 @@ import numpy as np
 
 FORMAT_VERSION = 1
 EPISODE_SUFFIX = ".episode"
-CHUNK_FRAMES = 16
 
 # As in PNG: the high byte and the line ends reveal transfers that touched the bytes.
 _MAGIC = b"\x89GXE\r\n\x1a\n"
-# magic, version, codec, channels, height, width, chunk_frames, num_frames, num_chunks, footer offset, footer size, footer CRC
+# magic, version, codec, channels, height, width, chunk_frames, num_frames, num_chunks, footer offset, footer size,
+# footer CRC
 _HEADER = struct.Struct("<8sIIIIIIIIQQI")
 _CRC = struct.Struct("<I")
 HEADER_SIZE = _HEADER.size + _CRC.size
@@ -101,7 +102,7 @@ def pack_columns(attributes: Mapping[str, Any], columns: Mapping[str, np.ndarray
 
 
 def unpack_columns(data: bytes) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """The inverse of `pack_columns`; the arrays are read-only views of `data`. ValueError where the bytes do not fit."""
+    """The inverse of `pack_columns`; the arrays are read-only views of `data`. ValueError for other bytes."""
     (text_size,) = struct.unpack_from("<Q", data)
     description = json.loads(data[8 : 8 + text_size])
     position, columns = 8 + text_size, {}
