@@ -1,0 +1,97 @@
+"""The commands that go through Hydra: what each is for, where its configuration lives, what it calls."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT_DPATH = Path(__file__).resolve().parent.parent
+
+
+@dataclass(frozen=True)
+class Command:
+    """One `python run.py <name> [<mode>]`. `schema` and `entry` are "module:name" strings, resolved when needed."""
+
+    name: str
+    mode: str | None
+    summary: str
+    config_dpath: Path
+    schema: str
+    entry: str
+    examples: tuple[str, ...]
+    # Keys whose first part is one of these are not read in this mode: the help leaves them out.
+    unread: tuple[str, ...] = ()
+    # Key with the number of processes to start, and key that takes the preset's name when it is empty.
+    num_processes_key: str | None = None
+    name_key: str | None = None
+
+    @property
+    def title(self) -> str:
+        return f"{self.name} {self.mode}" if self.mode else self.name
+
+    @property
+    def schema_name(self) -> str:
+        """Name under which `default.yaml` finds the dataclass."""
+        return f"{self.name}_schema"
+
+
+_GENERATE = Command(
+    name="generate",
+    mode=None,
+    summary="Play games and write their frames and actions as a dataset. A second run goes on where the first stopped.",
+    config_dpath=ROOT_DPATH / "data_generation" / "configs",
+    schema="data_generation.config:GenerateConfig",
+    entry="data_generation.generate:generate",
+    examples=(
+        "python run.py generate config=retro_act/demo",
+        "python run.py generate config=retro_act/control config.connector.generator_config.n_workers=8",
+        "python run.py generate config=retro_act/pretrain 'config.connector.game=[SuperMarioBros-Nes]' config.seed=1",
+    ),
+)
+
+_TRAIN = Command(
+    name="genie_redux",
+    mode="train",
+    summary="Train the tokenizer, then a world model on its tokens.",
+    config_dpath=ROOT_DPATH / "configs",
+    schema="training.config:GenieReduxConfig",
+    entry="training.main:train",
+    examples=(
+        "python run.py genie_redux train config=tokenizer train.batch_size=7 train.grad_accum=2 train.num_processes=6",
+        "python run.py genie_redux train config=genie_redux_guided_pretrain "
+        "tokenizer_fpath=checkpoints/tokenizer/tokenizer/model-150000.pt",
+        "python run.py genie_redux train config=tokenizer tokenizer=small train.resume_ckpt=latest",
+    ),
+    unread=("eval",),
+    num_processes_key="train.num_processes",
+    name_key="train.wandb_name",
+)
+
+_EVAL = Command(
+    name="genie_redux",
+    mode="eval",
+    summary="Let a trained world model predict recorded episodes, or follow one action, and measure how well it does.",
+    config_dpath=ROOT_DPATH / "configs",
+    schema="training.config:GenieReduxConfig",
+    entry="training.main:evaluate",
+    examples=(
+        "python run.py genie_redux eval config=genie_redux_guided_50 eval.model_fpath=<path to model-N.pt>",
+        "python run.py genie_redux eval config=genie_redux_guided_50 eval.model_fpath=<path> eval.action_to_take=0",
+        "python run.py genie_redux eval config=genie_redux_guided_50 eval.model_fpath=<path> "
+        "eval.inference_method=autoregressive",
+    ),
+    unread=("train", "optimizer"),
+    num_processes_key="eval.num_processes",
+    name_key="train.wandb_name",
+)
+
+COMMANDS = (_GENERATE, _TRAIN, _EVAL)
+
+# Commands without a Hydra configuration, and what the overview says about them.
+PLAIN_COMMANDS = {
+    "data": "Look after datasets: `data info|check|view <path>`; `data --help` lists all.",
+    "demo": "From nothing to a picture in some minutes: every step is a command that it prints.",
+}
+NOT_BUILT = {
+    ("auto_explore", "train"): "Train the exploring agent.",
+    ("auto_explore", "eval"): "Let a trained exploring agent play.",
+    ("genie_redux", "import"): "Take over weights of the original GenieRedux.",
+}

@@ -1,0 +1,106 @@
+"""What `--help` prints."""
+
+import shutil
+import textwrap
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import OmegaConf
+
+from launcher.commands import COMMANDS, NOT_BUILT, PLAIN_COMMANDS, Command
+
+if TYPE_CHECKING:
+    from launcher.session import Session
+
+_MAX_VALUE_WIDTH = 34
+_OVERVIEW_END = """\
+Every command takes overrides, key=value or --key=value; relative paths start where you stand.
+`python run.py <command> [<mode>] --help` shows its presets and keys."""
+_COMMAND_END = """\
+Any number of overrides, key=value or --key=value; relative paths start where you stand.
+--cfg job   print the configuration instead of running
+-m          run one job per value: train.batch_size=2,4 (in parallel: hydra/launcher=joblib)
+--config-dir=<folder>   look for presets in <folder>/config first
+--hydra-help            all that Hydra offers
+HYDRA_FULL_ERROR=1 in the environment shows the traceback of an error."""
+
+
+def overview(name: str | None = None) -> str:
+    """The commands, or the modes of one command, each with what it is for and an example."""
+    lines = ["GenieRedux: world models of retro games", "", "python run.py <command> [<mode>] <overrides>", ""]
+    for command in COMMANDS:
+        if name in (None, command.name):
+            lines += [f"  {command.title}", *_wrapped(command.summary, 6), f"      $ {command.examples[0]}", ""]
+    for plain_name, summary in PLAIN_COMMANDS.items():
+        if name is None:
+            lines += [f"  {plain_name}", *_wrapped(summary, 6), ""]
+    for (other, mode), summary in NOT_BUILT.items():
+        if name in (None, other):
+            lines += [f"  {other} {mode}", f"      {summary} Not built yet.", ""]
+    return "\n".join([*lines, _OVERVIEW_END])
+
+
+def command_help(session: "Session", overrides: Sequence[str]) -> str:
+    """What the command does, examples, presets, and its keys with their values under the chosen preset."""
+    command = session.command
+    cfg, choices = session.compose(overrides)
+    lines = [f"python run.py {command.title} [config=<preset>] [key=value …]", "", command.summary, "", "Examples:"]
+    lines += [f"  {example}" for example in command.examples]
+    lines += ["", "Presets (config=…):"]
+    presets = session.choices("config")
+    width = max(map(len, presets), default=0)
+    for preset in presets:
+        lines.append(
+            f"  {preset:<{width}}  {_first_comment(command.config_dpath / 'config' / f'{preset}.yaml')}".rstrip()
+        )
+    for group in ("tokenizer", "lam", "dynamics"):
+        if session.choices(group):
+            lines.append(f"Sizes ({group}=…): {', '.join(session.choices(group))}")
+    lines += ["", f"Keys, with their values under config={choices.get('config')}:"]
+    lines += _key_lines(session, cfg)
+    return "\n".join([*lines, "", _COMMAND_END])
+
+
+def _key_lines(session: "Session", cfg: Any) -> Iterator[str]:
+    rows = []
+    for key in session.keys.values():
+        if not key.is_group and not _is_unread(session.command, key.name):
+            value = OmegaConf.to_container(cfg, resolve=False)
+            for part in key.name.split("."):
+                value = value[part]  # type: ignore[index,call-overload]
+            rows.append((key.name, _value_text(value), key.doc))
+    name_width = max(len(name) for name, _, _ in rows)
+    value_width = min(_MAX_VALUE_WIDTH, max(len(value) for _, value, _ in rows))
+    for name, value, doc in rows:
+        head = f"  {name:<{name_width}}  {value:<{value_width}}"
+        doc_lines = _wrapped(doc, len(head) + 2) or [""]
+        yield (head + doc_lines[0][len(head) :]).rstrip()
+        yield from doc_lines[1:]
+
+
+def _is_unread(command: Command, key: str) -> bool:
+    return key.partition(".")[0] in command.unread
+
+
+def _value_text(value: Any) -> str:
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, list | tuple):
+        return f"[{','.join(map(_value_text, value))}]"
+    return str(value) if value != "" else "''"
+
+
+def _wrapped(text: str, indent: int) -> list[str]:
+    width = max(indent + 40, min(shutil.get_terminal_size((120, 24)).columns, 140))
+    return textwrap.wrap(text, width, initial_indent=" " * indent, subsequent_indent=" " * indent)
+
+
+def _first_comment(path: Path) -> str:
+    """The first comment of a preset's file that is not one of Hydra's directives."""
+    if not path.is_file():
+        return ""
+    comments = [line[1:].strip() for line in path.read_text().splitlines() if line.startswith("#")]
+    return next((comment for comment in comments if not comment.startswith("@package")), "")

@@ -1,0 +1,102 @@
+"""Runs an entry point in this process, or in several through torch's elastic launcher."""
+
+import logging
+import os
+import pkgutil
+import sys
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from launcher.errors import USER_ERRORS, one_line
+
+
+def start(entry: str, config: object, num_processes: int = 1) -> None:
+    """Call the entry point ("module:function") with the configuration object, in `num_processes` processes.
+
+    With more than one, each process gets RANK, WORLD_SIZE and the rest of torch's environment variables. Where
+    these are set already (`accelerate launch run.py …`), this process is one of several and calls the entry itself.
+    Raises ValueError for a user's mistake in any of the processes, RuntimeError for other failures.
+    """
+    if num_processes < 1:
+        raise ValueError(f"num_processes={num_processes}: expected 1 or more")
+    if num_processes > 1 and "WORLD_SIZE" not in os.environ:
+        _start_elastic(entry, config, num_processes)
+        return
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        _let_accelerate_use_cpus()
+    pkgutil.resolve_name(entry)(config)
+
+
+def _start_elastic(entry: str, config: object, num_processes: int) -> None:
+    # Imported here: torch is slow to import, and only this path needs it.
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    launch_config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=num_processes,
+        run_id=uuid.uuid4().hex,
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",  # 0: a free port
+        local_addr="localhost",
+        max_restarts=0,
+        monitor_interval=0.2,
+        start_method="spawn",
+    )
+    try:
+        with _silenced("torch.distributed.elastic", "torch.multiprocessing"):
+            elastic_launch(launch_config, _work)(entry, config)
+    except ChildFailedError as error:
+        rank, failure = error.get_first_failure()
+        message, trace = _reason(failure.message)
+        if message.startswith("ValueError: "):
+            raise ValueError(message.removeprefix("ValueError: ")) from None
+        raise RuntimeError(f"process {rank} of {num_processes} failed: {message}\n{trace}") from None
+
+
+def _reason(message: Any) -> tuple[str, str]:
+    """Message and traceback of a failed process, which torch reports as text or as nested dictionaries."""
+    if isinstance(message, dict):
+        return str(message["message"]), str(message.get("extraInfo", {}).get("py_callstack", ""))
+    return str(message), ""
+
+
+@contextmanager
+def _silenced(*names: str) -> Iterator[None]:
+    """Silence loggers for a while: torch's report of a failed process would hide the one line that matters."""
+    loggers = [logging.getLogger(name) for name in names]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def _work(entry: str, config: object) -> None:
+    """What each started process runs."""
+    import torch
+
+    level = logging.INFO if os.environ["RANK"] == "0" else logging.WARNING
+    logging.basicConfig(level=level, format="%(message)s", stream=sys.stdout)
+    # Without this each process would use all cores (Accelerate: one core, with a warning).
+    threads = max(1, (os.cpu_count() or 1) // int(os.environ["LOCAL_WORLD_SIZE"]))
+    torch.set_num_threads(int(os.environ.setdefault("OMP_NUM_THREADS", str(threads))))
+    _let_accelerate_use_cpus()
+    try:
+        pkgutil.resolve_name(entry)(config)
+    except USER_ERRORS as error:
+        raise ValueError(one_line(error)) from error
+
+
+def _let_accelerate_use_cpus() -> None:
+    """Without a GPU, Accelerate joins the processes only if told so; else each would train alone, unnoticed."""
+    import torch
+
+    if not torch.accelerator.is_available():
+        os.environ.setdefault("ACCELERATE_USE_CPU", "true")
