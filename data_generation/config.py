@@ -22,7 +22,9 @@ class AgentConfig:
     gamma: float = 0.15  # probability of a random action instead of the agent's (not for random, sticky_random)
     temperature: float = 1.0
     repeat_probability: float = 0.75  # sticky_random: probability of the last action again
-    script: list[str] = field(default_factory=list)  # scripted: action names, "RIGHT*30" for 30 times; then from the start
+    script: list[str] = field(
+        default_factory=list
+    )  # scripted: action names, "RIGHT*30" for 30 times; then from the start
 
 
 @dataclass

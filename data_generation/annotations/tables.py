@@ -76,7 +76,7 @@ def table_path(fpath: str, key: str) -> Path:
         if candidate.is_file():
             return candidate
     raise FileNotFoundError(
-        f"{key}={fpath}: no such table, here or in {beside.parent.parent.name}/{beside.parent.name}; give the path of one"
+        f"{key}={fpath}: no such table, here or in data_generation/annotations; give the path of one"
     )
 
 
@@ -85,9 +85,12 @@ def read_behavior(path: Path) -> list[Behavior]:
     rows = []
     for line, row in _read(path, ("game", "tags")):
         tags = row["tags"].split()
+        if "new" in tags:  # a mark for games that nobody has annotated yet
+            continue
         if len(tags) < 3:
             raise ValueError(f"{path}:{line}: tags '{row['tags']}' of {row['game']} are not '<view> <motion> <genre>'")
-        rows.append(Behavior(row["game"], *tags[:3], row.get("source", ""), row.get("confidence", "")))
+        view, motion, genre = tags[:3]
+        rows.append(Behavior(row["game"], view, motion, genre, row.get("source", ""), row.get("confidence", "")))
     return rows
 
 
@@ -97,8 +100,8 @@ def read_controls(path: Path) -> dict[str, Controls]:
     for _, row in _read(path, ("game",)):
         game = row["game"].lower()
         actions = {name: value for name, value in row.items() if name not in ("game", *FLAG_COLUMNS, *EXTRA_COLUMNS)}
-        flags = [row.get(name, "").upper() == "YES" for name in FLAG_COLUMNS]
-        table[game] = Controls(game, actions, *flags, row.get("source", ""), row.get("confidence", ""))
+        transition, background = (row.get(name, "").upper() == "YES" for name in FLAG_COLUMNS)
+        table[game] = Controls(game, actions, transition, background, row.get("source", ""), row.get("confidence", ""))
     return table
 
 

@@ -30,7 +30,7 @@ CONNECTORS: dict[str, str] = {
 
 @dataclass
 class Selection:
-    """Games to play, in order, and those that the configuration means but that cannot be played here, with the reason."""
+    """Games to play, in order, and games that are meant but cannot be played here, with the reason."""
 
     games: list[str]
     skipped: dict[str, str] = field(default_factory=dict)
@@ -48,7 +48,7 @@ class Connector(ABC):
         self.action_names = [str(name) for name in config.valid_action_combos]
         if not self.action_names or len(set(self.action_names)) < len(self.action_names):
             raise ValueError(
-                f"config.connector.valid_action_combos={self.action_names}: name at least one action, none of them twice"
+                f"config.connector.valid_action_combos={self.action_names}: name at least one action, none twice"
             )
 
     @abstractmethod

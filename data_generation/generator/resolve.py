@@ -5,7 +5,7 @@ import importlib.util
 
 
 def check_importable(spec: str, key: str) -> None:
-    """Raise ValueError (one line, naming `key`) unless the module of "module:Class" can be found; imports parents only."""
+    """ValueError (one line, naming `key`) unless the module of "module:Class" exists; imports its parents only."""
     module, separator, name = spec.partition(":")
     if not separator or not module or not name:
         raise ValueError(f'{key}={spec}: expected "module:Class", such as "my_package.my_module:MyClass"')

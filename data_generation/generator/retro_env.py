@@ -81,7 +81,7 @@ class RetroActEnv(gym.Env[np.ndarray, Any]):
             env.initial_state = env.em.get_state()
 
     def _mask(self, buttons: list[str]) -> np.ndarray:
-        """Button mask (num_buttons,), through the game's own filter of allowed combinations, as `RetroEnv.step` does."""
+        """Button mask (num_buttons,), through the game's filter of allowed combinations, as `RetroEnv.step` does."""
         pressed = [int(name is not None and name in buttons) for name in self._env.buttons]
         return self._env.action_to_array(np.array(pressed, np.int8))[0]
 
@@ -116,7 +116,7 @@ class RetroActEnv(gym.Env[np.ndarray, Any]):
     def _observe(self) -> np.ndarray:
         return self._fit(self._env.get_screen(apply_rotation=True))
 
-    def render(self) -> np.ndarray:  # type: ignore[override]
+    def render(self) -> np.ndarray:
         """The game's own picture (h, w, 3) uint8."""
         return self._env.get_screen(apply_rotation=True)
 

@@ -1,0 +1,99 @@
+"""`python run.py generate`: play games and write what was seen and done as a dataset."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from data_generation.config import DatasetConfig, GenerateConfig
+from data_generation.data.data import Environment
+from data_generation.generator.connector_base import make_connector
+from data_generation.generator.generator import GenerationFailed, Outcome, run
+from data_generation.generator.plan import Plan, make_plan
+from data_generation.generator.policy import policy_spec
+
+logger = logging.getLogger(__name__)
+
+_SHOWN = 10  # entries of a long list
+
+
+@dataclass
+class Generated:
+    """The dataset after a run: paths, what the run made and found, and totals over all environments."""
+
+    dataset_dpath: Path
+    num_environments: int
+    num_made: int
+    num_kept: int
+    num_frames: int
+    num_bytes: int
+    num_skipped_games: int
+    frames_per_second: float  # recorded by this run
+
+
+def generate(cfg: GenerateConfig) -> Generated:
+    """Make the episodes that are missing in the configured dataset and print a summary.
+
+    Raises ValueError / FileNotFoundError with one line for mistakes in the configuration, GenerationFailed (a
+    ValueError) if episodes could not be made; what is complete stays, and the same call makes the rest.
+    """
+    config = cfg.config
+    _check(config)
+    connector = make_connector(config.connector)
+    policy_spec(config.connector)  # a missing agent is told before anything is written
+    plan = make_plan(config, connector)
+    if plan.skipped:
+        logger.info("skipped games: %s", ", ".join(f"{game} ({reason})" for game, reason in plan.skipped.items()))
+    outcome = run(config, connector, plan.missing)
+    generated = _summarise(plan, outcome)
+    _print_summary(generated, plan)
+    if outcome.failures:
+        task, error = outcome.failures[0]
+        count = len(outcome.failures)
+        raise GenerationFailed(f"{count} episodes not made, first {task}: {error}; the same command tries them again")
+    return generated
+
+
+def _check(config: DatasetConfig) -> None:
+    generator = config.connector.generator_config
+    for name, least in (("n_instances", 1), ("n_sessions", 1), ("n_steps_max", 1), ("n_workers", 0)):
+        value = getattr(generator, name)
+        if value < least:
+            raise ValueError(f"config.connector.generator_config.{name}={value}: must be at least {least}")
+    if config.seed < 0:
+        raise ValueError(f"config.seed={config.seed}: must be at least 0")
+
+
+def _summarise(plan: Plan, outcome: Outcome) -> Generated:
+    """Totals over the dataset's environments; reading them also leaves a fresh index for the next reader."""
+    environments = [Environment(env_dpath) for env_dpath in plan.env_dpaths]
+    return Generated(
+        dataset_dpath=plan.dataset_dpath,
+        num_environments=len(environments),
+        num_made=outcome.num_episodes,
+        num_kept=plan.num_kept,
+        num_frames=sum(int(environment.num_frames.sum()) for environment in environments),
+        num_bytes=sum(int(environment.num_bytes.sum()) for environment in environments),
+        num_skipped_games=len(plan.skipped),
+        frames_per_second=outcome.num_frames / outcome.seconds if outcome.seconds else 0.0,
+    )
+
+
+def _print_summary(generated: Generated, plan: Plan) -> None:
+    speed = f", {generated.frames_per_second:.0f} frames/s" if generated.num_made else ""
+    lines = [
+        f"dataset       {generated.dataset_dpath}",
+        f"environments  {generated.num_environments}: {_listing([path.name for path in plan.env_dpaths])}",
+        f"episodes      {generated.num_made} made{speed}, {generated.num_kept} kept",
+        f"frames        {generated.num_frames}, {generated.num_bytes / 1e6:.1f} MB on disk",
+    ]
+    if plan.skipped:
+        lines.append(
+            f"skipped       {len(plan.skipped)} games: {_listing([f'{g} ({r})' for g, r in plan.skipped.items()])}"
+        )
+    print("\n".join([*lines, f"next          python run.py data view {generated.dataset_dpath}"]))
+
+
+def _listing(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more

@@ -1,0 +1,211 @@
+"""What chooses the actions while episodes are recorded.
+
+A policy holds no state of an episode: (carry, observation, rng) -> (carry, action). The carry is whatever it remembers
+(None, the last action, a recurrent state), starts anew with `initial_carry()` for each episode and is opaque to others.
+Agents that live in other packages are named by a "module:Class" string, with a class method `from_context` as here.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, Self
+
+import numpy as np
+
+from data_generation.config import AgentConfig, ConnectorConfig
+from data_generation.generator.resolve import check_importable, load_class
+
+_KEY = "config.connector"
+
+VARIANTS: dict[str, str] = {
+    "random": "data_generation.generator.policy:RandomPolicy",
+    "sticky_random": "data_generation.generator.policy:StickyRandomPolicy",
+    "scripted": "data_generation.generator.policy:ScriptedPolicy",
+    "auto_explore": "auto_explore.src.agent:AutoExplorePolicy",
+    "agent57": "external.agent57.policy:Agent57Policy",
+}
+_RANDOM = ("random", "sticky_random")  # these take no gamma: they are random already
+_NEEDS_CHECKPOINT = ("auto_explore", "agent57")
+
+
+@dataclass(frozen=True)
+class PolicyContext:
+    """What a policy is made from."""
+
+    agent: AgentConfig
+    action_names: list[str]
+    frame_shape: tuple[int, int, int]  # (C, H, W) of the observations
+
+
+class Policy(Protocol):
+    """Chooses actions; `parameters` (JSON values) are recorded with each episode."""
+
+    parameters: dict[str, Any]
+
+    @classmethod
+    def from_context(cls, context: PolicyContext) -> Self:
+        """Make the policy, loading weights if it has any; called once per worker process."""
+        ...
+
+    def initial_carry(self) -> Any:
+        """The carry before an episode's first action."""
+        ...
+
+    def __call__(self, carry: Any, observation: np.ndarray, rng: np.random.Generator) -> tuple[Any, int]:
+        """The action for a frame (C, H, W) uint8. All randomness comes from `rng`."""
+        ...
+
+
+class RandomPolicy:
+    """Every action with the same probability."""
+
+    def __init__(self, num_actions: int):
+        self.num_actions = num_actions
+        self.parameters: dict[str, Any] = {}
+
+    @classmethod
+    def from_context(cls, context: PolicyContext) -> Self:
+        return cls(len(context.action_names))
+
+    def initial_carry(self) -> None:
+        return None
+
+    def __call__(self, carry: None, observation: np.ndarray, rng: np.random.Generator) -> tuple[None, int]:
+        return None, int(rng.integers(self.num_actions))
+
+
+class StickyRandomPolicy:
+    """The last action again with probability `repeat_probability`, else a uniformly random one."""
+
+    def __init__(self, num_actions: int, repeat_probability: float):
+        if not 0 <= repeat_probability < 1:
+            raise ValueError(f"{_KEY}.agent.repeat_probability={repeat_probability}: must be in [0, 1)")
+        self.num_actions = num_actions
+        self.parameters: dict[str, Any] = {"repeat_probability": repeat_probability}
+
+    @classmethod
+    def from_context(cls, context: PolicyContext) -> Self:
+        return cls(len(context.action_names), context.agent.repeat_probability)
+
+    def initial_carry(self) -> int | None:
+        return None
+
+    def __call__(self, carry: int | None, observation: np.ndarray, rng: np.random.Generator) -> tuple[int, int]:
+        if carry is None or rng.random() >= self.parameters["repeat_probability"]:
+            carry = int(rng.integers(self.num_actions))
+        return carry, carry
+
+
+class ScriptedPolicy:
+    """Plays a fixed list of actions, from its start again when it is through. The carry counts the actions played."""
+
+    def __init__(self, actions: list[int], script: list[str]):
+        self.actions = actions
+        self.parameters: dict[str, Any] = {"script": script}
+
+    @classmethod
+    def from_context(cls, context: PolicyContext) -> Self:
+        """Reads `agent.script`: action names, "RIGHT*30" for thirty times. ValueError for an unknown action."""
+        actions: list[int] = []
+        for entry in context.agent.script:
+            name, _, count = entry.partition("*")
+            if name not in context.action_names or not (count or "1").isdecimal():
+                raise ValueError(
+                    f"{_KEY}.agent.script: '{entry}' is not an action or <action>*<count>; "
+                    f"actions are {', '.join(context.action_names)}"
+                )
+            actions += [context.action_names.index(name)] * int(count or 1)
+        if not actions:
+            raise ValueError(f"{_KEY}.agent.script is empty: variant=scripted needs actions such as [RIGHT*30]")
+        return cls(actions, list(context.agent.script))
+
+    def initial_carry(self) -> int:
+        return 0
+
+    def __call__(self, carry: int, observation: np.ndarray, rng: np.random.Generator) -> tuple[int, int]:
+        return carry + 1, self.actions[carry % len(self.actions)]
+
+
+class EpsilonPolicy:
+    """Another policy's actions, replaced by uniformly random ones with probability `gamma` (the papers' name for it).
+
+    The other policy is asked at every step, so that its carry sees every frame.
+    """
+
+    def __init__(self, policy: Policy, num_actions: int, gamma: float):
+        if not 0 <= gamma <= 1:
+            raise ValueError(f"{_KEY}.agent.gamma={gamma}: must be in [0, 1]")
+        self.policy = policy
+        self.num_actions = num_actions
+        self.gamma = gamma
+        self.parameters: dict[str, Any] = {**policy.parameters, "gamma": gamma}
+
+    @classmethod
+    def from_context(cls, context: PolicyContext) -> Self:
+        raise ValueError(f"{_KEY}.agent.policy: EpsilonPolicy wraps another policy; set {_KEY}.agent.gamma instead")
+
+    def initial_carry(self) -> Any:
+        return self.policy.initial_carry()
+
+    def __call__(self, carry: Any, observation: np.ndarray, rng: np.random.Generator) -> tuple[Any, int]:
+        carry, action = self.policy(carry, observation, rng)
+        if rng.random() < self.gamma:
+            action = int(rng.integers(self.num_actions))
+        return carry, action
+
+
+def policy_spec(config: ConnectorConfig) -> str:
+    """What the configured policy is called ("module:Class"), without loading it.
+
+    ValueError / FileNotFoundError if it cannot be used: unknown variant, agent not installed, no checkpoint.
+    """
+    agent = config.agent
+    if agent.policy is None and config.variant not in VARIANTS:
+        raise ValueError(f"{_KEY}.variant={config.variant}: unknown; one of {', '.join(VARIANTS)}")
+    spec = agent.policy or VARIANTS[config.variant]
+    try:
+        check_importable(spec, f"{_KEY}.agent.policy")
+    except ValueError as error:
+        if agent.policy is not None:
+            raise
+        raise ValueError(
+            f"{_KEY}.variant={config.variant}: its agent ({spec}) is not part of this installation; "
+            f"use variant=random, or name another agent by {_KEY}.agent.policy=<module>:<Class>"
+        ) from error
+    _check_checkpoint(config)
+    return spec
+
+
+def make_policy(config: ConnectorConfig, action_names: list[str], frame_shape: tuple[int, int, int]) -> Policy:
+    """The configured policy, with its weights, and with `gamma` random actions if it is an agent or a script."""
+    context = PolicyContext(config.agent, action_names, frame_shape)
+    policy: Policy = load_class(policy_spec(config), f"{_KEY}.agent.policy").from_context(context)  # type: ignore[attr-defined]
+    if config.agent.policy is None and config.variant in _RANDOM:
+        return policy
+    return EpsilonPolicy(policy, len(action_names), config.agent.gamma)
+
+
+def policy_recipe(config: ConnectorConfig) -> dict[str, Any]:
+    """The settings that decide which actions are chosen: kept in info.json and compared before resuming."""
+    agent = config.agent
+    recipe: dict[str, Any] = {"variant": config.variant, "policy": policy_spec(config)}
+    if config.variant == "sticky_random":
+        recipe["agent.repeat_probability"] = agent.repeat_probability
+    if config.variant not in _RANDOM or agent.policy is not None:
+        recipe |= {
+            "agent.checkpoint_fpath": agent.checkpoint_fpath,
+            "agent.gamma": agent.gamma,
+            "agent.temperature": agent.temperature,
+            "agent.script": list(agent.script),
+        }
+    return recipe
+
+
+def _check_checkpoint(config: ConnectorConfig) -> None:
+    key, fpath = f"{_KEY}.agent.checkpoint_fpath", config.agent.checkpoint_fpath
+    if fpath is None:
+        if config.agent.policy is None and config.variant in _NEEDS_CHECKPOINT:
+            raise ValueError(f"{key} is not set: variant={config.variant} needs the trained agent's checkpoint")
+    elif not Path(fpath).exists():
+        raise FileNotFoundError(
+            f"{key}={fpath}: no such file; train the agent first, or give the path of its checkpoint"
+        )
