@@ -23,7 +23,7 @@ class TrainConfig:
     num_train_steps: int = 150_000
     num_frames: int = 16
     sample_num_frames: int = 10  # frames predicted in the sample GIFs of world models
-    validate_every: int = 1000
+    validate_every: int = 1000  # also at the end; 0 = never
     save_model_every: int = 1000
     log_every: int = 50
     resume_ckpt: str = "no"  # no | latest | a step | a checkpoint's path
@@ -33,10 +33,10 @@ class TrainConfig:
     cache_dpath: str | None = None
     n_data_workers: int = 0
     n_envs: int = 0  # 0 = all
-    n_total_samples: int = 0  # validation clips; 0 = all
-    max_valid_size: int = 0  # upper bound on validation clips; 0 = none
+    max_valid_size: int = 0  # validation clips for the loss; 0 = all
+    n_total_samples: int = 64  # validation clips that are reconstructed or continued (PSNR, SSIM, FID); 0 = all
     use_decoder_loss: bool = False
-    fid_num_samples: int = 0  # clips for FID in validation; 0 = no FID
+    fid_num_samples: int = 0  # of them, clips for FID; 0 = no FID
     wandb_mode: str = "auto"  # auto | online | offline | disabled
     wandb_project: str = "genie_redux"
     wandb_name: str | None = None  # also the run's folder name; None = the preset's name
@@ -78,7 +78,7 @@ class EvalConfig:
     batch_size: int = 4
     n_data_workers: int = 0
     num_processes: int = 1
-    fid_weights: str | None = None
+    fid_weights: str | None = None  # a file; None = torch's hub cache, downloaded if need be; "none" = no FID
 
 
 @dataclass

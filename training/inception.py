@@ -94,17 +94,22 @@ def _block_b(channels: int) -> _Block:
 
 
 def _block_c(channels: int, inner: int) -> _Block:
-    wide, tall = {"kernel": (1, 7), "padding": (0, 3)}, {"kernel": (7, 1), "padding": (3, 0)}
+    def wide(channels: int, out_channels: int) -> _Conv:
+        return _Conv(channels, out_channels, (1, 7), padding=(0, 3))
+
+    def tall(channels: int, out_channels: int) -> _Conv:
+        return _Conv(channels, out_channels, (7, 1), padding=(3, 0))
+
     layers = {
         "branch1x1": _Conv(channels, 192, 1),
         "branch7x7_1": _Conv(channels, inner, 1),
-        "branch7x7_2": _Conv(inner, inner, **wide),
-        "branch7x7_3": _Conv(inner, 192, **tall),
+        "branch7x7_2": wide(inner, inner),
+        "branch7x7_3": tall(inner, 192),
         "branch7x7dbl_1": _Conv(channels, inner, 1),
-        "branch7x7dbl_2": _Conv(inner, inner, **tall),
-        "branch7x7dbl_3": _Conv(inner, inner, **wide),
-        "branch7x7dbl_4": _Conv(inner, inner, **tall),
-        "branch7x7dbl_5": _Conv(inner, 192, **wide),
+        "branch7x7dbl_2": tall(inner, inner),
+        "branch7x7dbl_3": wide(inner, inner),
+        "branch7x7dbl_4": tall(inner, inner),
+        "branch7x7dbl_5": wide(inner, 192),
         "branch_pool": _Conv(channels, 192, 1),
     }
     branches: list[list[str | tuple[str, ...]]] = [

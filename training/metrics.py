@@ -1,7 +1,6 @@
 """Picture metrics per frame, and their exact average over samples, batches and processes."""
 
 import numpy as np
-import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 from einops import rearrange
@@ -68,8 +67,3 @@ def evenly_spaced(size: int, limit: int) -> np.ndarray:
     """At most `limit` indices (0: all), spread over range(size), always the same ones."""
     count = size if limit <= 0 else min(limit, size)
     return np.linspace(0, size, count, endpoint=False).astype(np.int64)
-
-
-def frames_to_float(frames: Tensor) -> Tensor:
-    """Frames as stored, uint8 0..255 → float32 in [0, 1], as models take them."""
-    return frames.to(torch.float32) / 255

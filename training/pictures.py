@@ -7,13 +7,15 @@ from pathlib import Path
 
 import imageio.v3 as iio
 import numpy as np
+import torch
 from einops import rearrange
 from matplotlib.figure import Figure  # not pyplot, which keeps figures in a global list and may open a display
+from matplotlib.ticker import MaxNLocator
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from data_generation.data.data import write_atomically
-
+from training.metrics import SampleTable
 
 SCALE = 4  # frames are small; enlarged by whole pixels
 GIF_FPS = 8
@@ -21,6 +23,7 @@ _BACKGROUND = (24, 24, 28)
 _TEXT = (235, 235, 235)
 _GIVEN = (90, 170, 255)  # border of frames that the model was given
 _GAP = 4
+RECORDED, PREDICTED = "pictures_recorded", "pictures_predicted"  # names in a SampleTable
 
 
 @dataclass
@@ -36,6 +39,21 @@ def to_pixels(video: Tensor) -> np.ndarray:
     """Frames (T, C, H, W) float → (T, H, W, C) uint8; values outside [0, 1] are clamped."""
     pixels = (video.detach().float().clamp(0, 1) * 255).round().byte().cpu().numpy()
     return rearrange(pixels, "t c h w -> t h w c")
+
+
+def keep_pictures(
+    table: SampleTable, wanted: set[int], indices: list[int], video: Tensor, predicted: Tensor, num_given: int
+) -> None:
+    """Store in `table`, for the clips `wanted`, the frames (T, H, W, C) uint8 as recorded, and as given + predicted.
+
+    video (B, T, C, H, W) are the recorded clips of `indices`, predicted (B, N, C, H, W) what follows their first
+    `num_given` frames.
+    """
+    for row, index in enumerate(indices):
+        if index in wanted:
+            shown = torch.cat([video[row, :num_given], predicted[row]])
+            for name, frames in ((RECORDED, video[row, : len(shown)]), (PREDICTED, shown)):
+                table.add(name, [index], torch.from_numpy(to_pixels(frames))[None])
 
 
 def strip(rows: Sequence[Row], scale: int = SCALE) -> np.ndarray:
@@ -85,7 +103,7 @@ def save_curves(curves: dict[str, Sequence[float]], title: str, path: Path) -> N
     for name, values in curves.items():
         axes.plot(range(1, len(values) + 1), values, marker="o", markersize=3, label=name)
     axes.set(xlabel="predicted frame", ylabel="PSNR [dB]", title=title)
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.3)
     axes.legend()
     buffer = io.BytesIO()

@@ -1,0 +1,70 @@
+"""Recorded clips in the order that training and evaluation need."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from data.data import Batch, WindowDataset, WindowLoader, iterate_epochs, make_loader
+from training.config import TrainConfig
+from training.runtime import Runtime
+
+
+class TrainingBatches:
+    """Shuffled batches without end. `samples`, consumed by all processes since training began, says where it stands;
+    set it before iterating to go on from there."""
+
+    def __init__(self, dataset: WindowDataset, config: TrainConfig, seed: int, runtime: Runtime):
+        self._dataset, self._config, self._seed, self._runtime = dataset, config, seed, runtime
+        self.per_batch = config.batch_size * runtime.num_processes
+        self.samples = 0
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Batches on the device. `samples` counts what was taken, not what worker processes have read ahead."""
+        accelerator = self._runtime.accelerator
+        loader = make_loader(
+            self._dataset,
+            batch_size=self._config.batch_size,
+            seed=self._seed,
+            n_workers=self._config.n_data_workers,
+            rank=accelerator.process_index,
+            world_size=accelerator.num_processes,
+            start_sample=self.samples,
+            drop_last=True,
+            pin_memory=self._runtime.device.type == "cuda",
+        )
+        for batch in iterate_epochs(loader):
+            self.samples += self.per_batch
+            yield batch.to(self._runtime.device, non_blocking=True)
+
+
+@dataclass
+class Clips:
+    """Clips of known places in their dataset: frames (B, T, C, H, W) float in [0, 1], actions (B, T-1)."""
+
+    indices: list[int]
+    video: Tensor
+    actions: Tensor
+
+
+def read_clips(
+    dataset: WindowDataset, indices: list[int], batch_size: int, n_workers: int, device: torch.device
+) -> Iterator[Clips]:
+    """The dataset's windows `indices` in this order, in batches."""
+    batches = [indices[start : start + batch_size] for start in range(0, len(indices), batch_size)]
+    loader = WindowLoader(dataset, batch_sampler=batches, num_workers=n_workers, collate_fn=_whole_batch)
+    for chunk, batch in zip(batches, loader, strict=True):
+        batch = batch.to(device)
+        yield Clips(chunk, frames_to_float(batch.frames), batch.actions)
+
+
+def frames_to_float(frames: Tensor) -> Tensor:
+    """Frames as stored, uint8 0..255 → float32 in [0, 1], as models take them."""
+    return frames.to(torch.float32) / 255
+
+
+def _whole_batch(batch: Any) -> Any:
+    """What the dataset returns is a batch already."""
+    return batch

@@ -1,0 +1,97 @@
+"""Entry points of `python run.py genie_redux train|eval`."""
+
+import logging
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from data.data import WindowDataset
+from training.clips import TrainingBatches
+from training.config import GenieReduxConfig
+from training.evaluation import Evaluation
+from training.loading import WindowChoice, open_windows, prepare_model
+from training.report import summary
+from training.run_folder import RunFolder
+from training.runtime import Runtime, make_runtime
+from training.tracker import Tracker
+from training.trainer import Trainer
+from training.validation import Validator
+
+logger = logging.getLogger(__name__)
+
+
+def train(cfg: GenieReduxConfig) -> Path:
+    """Train the model that `cfg` names and return its last checkpoint (model-<step>.pt).
+
+    Runs in every process of a launcher alike, or alone. User errors are ValueError or FileNotFoundError in one line;
+    a stop by signal is SystemExit after saving.
+    """
+    check_train_config(cfg)
+    runtime = make_runtime(cfg.device, cfg.precision, cfg.train.grad_accum)
+    folder = RunFolder(run_dpath(cfg))
+    point = folder.resume_point(cfg.train.resume_ckpt)
+    windows = open_windows(cfg.train, "train", _choice(cfg, "train"), cfg.data)
+    torch.manual_seed(cfg.seed)
+    prepared = prepare_model(cfg, windows, point.model if point else None)
+    trainer = Trainer(cfg, runtime, prepared, TrainingBatches(windows, cfg.train, cfg.seed, runtime), folder)
+    if point:
+        trainer.load_state(point.state)
+    trainer.validator = _validator(cfg, runtime, folder)
+    if runtime.is_main:
+        logger.info("%s", _start_line(trainer, windows))
+    tracker = Tracker(folder.path, cfg.train, asdict(cfg), trainer.step, runtime.is_main)
+    runtime.accelerator.wait_for_everyone()
+    trainer.run(tracker)
+    return folder.checkpoint(trainer.step)
+
+
+def evaluate(cfg: GenieReduxConfig) -> Path:
+    """Evaluate `eval.model_fpath` (or `model_fpath`) and return the folder with metrics.json, plots and pictures."""
+    runtime = make_runtime(cfg.device, cfg.precision)
+    folder = Evaluation(cfg, runtime).run()
+    if runtime.is_main:
+        print(summary(folder))
+    return folder
+
+
+def run_dpath(cfg: GenieReduxConfig) -> Path:
+    """Folder of a training run: `<save_root_dpath>/<model>/<wandb_name>`."""
+    return Path(cfg.train.save_root_dpath) / cfg.model / (cfg.train.wandb_name or cfg.model)
+
+
+def check_train_config(cfg: GenieReduxConfig) -> None:
+    """ValueError for numbers that cannot work."""
+    for name in ("batch_size", "grad_accum", "num_train_steps", "num_frames", "log_every"):
+        if (value := getattr(cfg.train, name)) < 1:
+            raise ValueError(f"train.{name}={value} must be at least 1")
+    if cfg.train.enable_cache and cfg.model != "tokenizer":
+        logger.warning("train.enable_cache has no effect yet: every batch's frames are encoded anew")
+
+
+def _choice(cfg: GenieReduxConfig, split: str) -> WindowChoice:
+    train = cfg.train
+    # Validation windows do not overlap: the whole set counts once.
+    seq_step = cfg.data.seq_step if split == "train" else max(cfg.data.seq_step, train.num_frames)
+    return WindowChoice(split, train.num_frames, seq_step, train.n_envs)
+
+
+def _validator(cfg: GenieReduxConfig, runtime: Runtime, folder: RunFolder) -> Validator | None:
+    if cfg.train.validate_every <= 0:
+        return None
+    try:
+        windows = open_windows(cfg.train, "train", _choice(cfg, "validation"), cfg.data)
+    except ValueError as error:
+        raise ValueError(f"{error}; or train without validation: train.validate_every=0") from error
+    return Validator(cfg, runtime, windows, folder.path)
+
+
+def _start_line(trainer: Trainer, windows: WindowDataset) -> str:
+    parameters = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
+    runtime, train = trainer.runtime, trainer.cfg.train
+    precision = "bf16" if runtime.amp_dtype else "fp32"
+    return (
+        f"training {trainer.config.model} ({parameters / 1e6:.1f} M parameters) on {len(windows)} clips from step "
+        f"{trainer.step} to {train.num_train_steps}: {runtime.num_processes} × {train.batch_size} × {train.grad_accum} "
+        f"clips a step, {runtime.device.type} {precision}, into {trainer.folder.path}"
+    )

@@ -1,0 +1,230 @@
+"""The training loop, the same for tokenizer, LAM and world models."""
+
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.utils import DistributedDataParallelKwargs, gather_object
+from torch import Tensor, nn
+from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+from data.data import Batch
+from models.genie_redux import GenieRedux
+from training.clips import TrainingBatches, frames_to_float
+from training.config import GenieReduxConfig
+from training.loading import Prepared
+from training.optimizer import learning_rate, make_optimizer
+from training.rollout import TRAINING, seed_of
+from training.run_folder import RunFolder, random_states, read_state, restore_random_states
+from training.runtime import Runtime
+from training.stop import StopRequest
+from training.tracker import Tracker
+from training.validation import Validator, model_output
+
+logger = logging.getLogger(__name__)
+
+
+class Meter:
+    """Running means of scalars on the device; reading them is the only wait for it."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, Tensor] = {}
+        self._counts: dict[str, int] = {}
+
+    def add(self, values: dict[str, Tensor]) -> None:
+        for name, value in values.items():
+            value = value.detach().float()
+            self._sums[name] = self._sums[name] + value if name in self._sums else value
+            self._counts[name] = self._counts.get(name, 0) + 1
+
+    def read(self, runtime: Runtime) -> dict[str, float]:
+        """Means over the steps since the last reading and over all processes."""
+        names = sorted(self._sums)
+        means = torch.stack([self._sums[name] / self._counts[name] for name in names])
+        values = runtime.accelerator.reduce(means, reduction="mean").tolist()
+        self._sums, self._counts = {}, {}
+        return dict(zip(names, values, strict=True))
+
+    def state(self, runtime: Runtime) -> dict[str, Any]:
+        """What `load_state` needs to go on as if nothing had happened; averaged over the processes."""
+        reduce = runtime.accelerator.reduce
+        return {"sums": {n: reduce(s, reduction="mean") for n, s in self._sums.items()}, "counts": dict(self._counts)}
+
+    def load_state(self, state: dict[str, Any], device: torch.device) -> None:
+        self._sums = {name: value.to(device) for name, value in state["sums"].items()}
+        self._counts = dict(state["counts"])
+
+
+class Trainer:
+    """Trains one model in one run folder. All processes construct and run it alike."""
+
+    def __init__(
+        self, cfg: GenieReduxConfig, runtime: Runtime, prepared: Prepared, batches: TrainingBatches, folder: RunFolder
+    ):
+        self.cfg, self.runtime, self.folder = cfg, runtime, folder
+        self.config, self.batches = prepared.config, batches
+        self.model = prepared.model.to(runtime.device).train()
+        self.optimizer = make_optimizer(self.model, cfg.optimizer)
+        self.step, self._saved_step = 0, -1
+        self.validator: Validator | None = None
+        self._trained = [p for p in self.model.parameters() if p.requires_grad]
+        self._parallel = self._distribute()
+        self._meter = Meter()
+        self._first_bad = torch.full((1,), -1, device=runtime.device)
+        self._clock = time.monotonic()  # moved on by pauses, so that rates are those of training
+        self._logged_step = 0
+
+    def _distribute(self) -> nn.Module:
+        if self.cfg.compile:
+            self.model.compile()
+        # Heads that a short clip or a LAM without reconstruction loss leaves out get no gradient.
+        lam_decoder_idle = isinstance(self.model, GenieRedux) and self.config.lam.reconstruction_weight <= 0
+        unused = self.cfg.train.num_frames <= 2 or (self.config.model == "genie_redux" and lam_decoder_idle)
+        accelerator = self.runtime.accelerator
+        accelerator.ddp_handler = DistributedDataParallelKwargs(find_unused_parameters=unused)
+        return accelerator.prepare(self.model)
+
+    # ---- the loop -------------------------------------------------------------------------------------------------
+
+    def run(self, tracker: Tracker) -> None:
+        """Train up to `train.num_train_steps`, logging, validating and saving on the way.
+
+        SIGINT and SIGTERM save and raise SystemExit; a loss that is not finite raises ValueError.
+        """
+        total = self.cfg.train.num_train_steps
+        self._clock, self._logged_step = time.monotonic(), self.step
+        quiet = not self.runtime.is_main
+        bar = tqdm(total=total, initial=self.step, unit="step", desc=self.config.model, disable=quiet)
+        with closing(tracker), logging_redirect_tqdm(), StopRequest(self.runtime) as stop, bar:
+            if self.step and self._due(self.cfg.train.validate_every) and not self._recorded(tracker, "validation"):
+                self._validate(tracker)  # the last run ended between this checkpoint and its validation
+            batches = iter(self.batches)
+            while self.step < total:
+                self._train_step(batches)
+                bar.update()
+                self._report(tracker, bar)
+                if number := stop.agreed(self.step):
+                    self._stop(number)
+
+    def _train_step(self, batches: Iterator[Batch]) -> None:
+        """One optimiser step over `grad_accum` micro-batches."""
+        accelerator = self.runtime.accelerator
+        lr = learning_rate(self.cfg.optimizer, self.step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        for micro in range(self.cfg.train.grad_accum):
+            batch = next(batches)
+            seed = seed_of(self.cfg.seed, TRAINING, self.step, micro, accelerator.process_index)
+            with accelerator.accumulate(self._parallel):
+                with self.runtime.autocast():
+                    video = frames_to_float(batch.frames)
+                    output = model_output(self._parallel, video, batch.actions, torch.Generator().manual_seed(seed))
+                accelerator.backward(output.loss)
+                self._note_finite(output.loss)
+                self._meter.add(output.logs)
+                if accelerator.sync_gradients:  # once per optimiser step: accumulated gradients are clipped whole
+                    norm = accelerator.clip_grad_norm_(self._trained, self.cfg.optimizer.max_grad_norm)
+                    assert isinstance(norm, Tensor)
+                    self._note_finite(norm)
+                    self._meter.add({"grad_norm": norm})
+                    self.optimizer.step()
+                    self.optimizer.zero_grad(set_to_none=True)
+        self.step += 1
+
+    def _report(self, tracker: Tracker, bar: tqdm) -> None:
+        """What is due after a step: log, save, validate. Saved first, so that validation cannot cost training."""
+        train = self.cfg.train
+        if self._due(train.log_every):
+            bar.set_postfix_str(self._log(tracker))
+        if self._due(train.save_model_every):
+            self.save()
+        if self._due(train.validate_every):
+            self._validate(tracker)
+
+    def _due(self, every: int) -> bool:
+        """Every `every` steps (0: never), and at the end."""
+        return self.step == self.cfg.train.num_train_steps or (every > 0 and self.step % every == 0)
+
+    def _log(self, tracker: Tracker) -> str:
+        self._check_finite()
+        values = self._meter.read(self.runtime)
+        steps, seconds = self.step - self._logged_step, time.monotonic() - self._clock
+        rate = steps / max(seconds, 1e-9)
+        values["learning_rate"] = learning_rate(self.cfg.optimizer, self.step - 1)
+        values["steps_per_second"] = rate
+        values["clips_per_second"] = rate * self.batches.per_batch * self.cfg.train.grad_accum
+        tracker.log(self.step, "train", values)
+        self._clock, self._logged_step = time.monotonic(), self.step
+        return f"loss={values['loss'] if 'loss' in values else values['lam_loss']:.4f}"
+
+    # ---- validation, checkpoints, stopping ---------------------------------------------------------------------------
+
+    def _validate(self, tracker: Tracker) -> None:
+        if self.validator is None:
+            return
+        start = time.monotonic()
+        values = self.validator.run(self.model, self.step)
+        tracker.log(self.step, "validation", values)
+        if self.runtime.is_main:
+            shown = [f"{name} {values[name]:.4g}" for name in ("loss", "psnr", "ssim", "fid") if name in values]
+            logger.info("step %d: validation %s", self.step, ", ".join(shown))
+        self._clock += time.monotonic() - start
+
+    def _recorded(self, tracker: Tracker, split: str) -> bool:
+        return any(gather_object([tracker.has(self.step, split)]))
+
+    def save(self) -> None:
+        """Write checkpoint and training state of this step. Every process must call it."""
+        start = time.monotonic()
+        self._check_finite()
+        state = {
+            "optimizer": self.optimizer.state_dict(),
+            "samples": self.batches.samples,
+            "meter": self._meter.state(self.runtime),
+            "logged_step": self._logged_step,
+            "random": gather_object([random_states()]),
+        }
+        if self.runtime.is_main:
+            self.folder.save(self.model, self.config, self.step, state, self.cfg.train.keep_checkpoints)
+        self.runtime.accelerator.wait_for_everyone()
+        self._saved_step = self.step
+        self._clock += time.monotonic() - start
+
+    def load_state(self, path: Path) -> None:
+        """Continue from a training state; the model's weights are loaded already."""
+        state = read_state(path)
+        # Moments come from the file; learning rate, betas and decay from the configuration, which may have changed.
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": state["optimizer"]["state"], "param_groups": groups})
+        self.batches.samples = state["samples"]
+        self._meter.load_state(state["meter"], self.runtime.device)
+        rank = self.runtime.accelerator.process_index
+        if rank < len(state["random"]):
+            restore_random_states(state["random"][rank])
+        self.step = state["step"]
+
+    def _note_finite(self, value: Tensor) -> None:
+        """Remember the first step with a value that is not finite, without waiting for the device."""
+        bad = ~torch.isfinite(value.detach()) & (self._first_bad < 0)
+        self._first_bad = torch.where(bad, self.step + 1, self._first_bad)
+
+    def _check_finite(self) -> None:
+        first = [step for step in self.runtime.accelerator.gather(self._first_bad).tolist() if step >= 0]
+        if first:
+            raise ValueError(
+                f"loss or gradient is not finite at step {min(first)}: lower optimizer.learning_rate="
+                f"{self.cfg.optimizer.learning_rate} or set precision=fp32; the checkpoints in '{self.folder.path}' "
+                "are from before it"
+            )
+
+    def _stop(self, number: int) -> None:
+        if self._saved_step != self.step:
+            self.save()
+        if self.runtime.is_main:
+            logger.info("stopped and saved at step %d: go on by adding train.resume_ckpt=latest", self.step)
+        raise SystemExit(128 + number)  # as a shell expects; not 0, so that `a && b` does not go on
