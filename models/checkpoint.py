@@ -1,6 +1,7 @@
 """Saving and loading of weights with their configuration. Files of the original code are read too.
 
-A checkpoint is `model-<step>.pt`: plain tensors and the configuration, loaded with `weights_only`. `config.yaml` beside it is for
+A checkpoint is `model-<step>.pt`: plain tensors and the configuration, loaded with `weights_only`. `config.yaml`
+beside it is for
 people; `tokenizer.pt` beside a world model holds the tokenizer that it was trained with.
 """
 
@@ -47,7 +48,8 @@ def save_atomically(content: Any, path: Path) -> None:
 
 
 def save_model(path: Path, model: nn.Module, config: ModelConfig, step: int) -> None:
-    """Write `path` (model-<step>.pt), `config.yaml` and, for a world model, `tokenizer.pt` beside it, each whole or not at all."""
+    """Write `path` (model-<step>.pt), `config.yaml` and, for a world model, `tokenizer.pt` beside it, each whole or
+    not at all."""
     path = Path(path)
     plain = model_config(config)
     if isinstance(model, GenieRedux):
@@ -89,8 +91,10 @@ def load_model(
 ) -> LoadedModel:
     """Load a model with everything that it needs.
 
-    `path`: a model-<step>.pt, of this project or of the original. `tokenizer_path` replaces the tokenizer beside a world model;
-    `image_size` is for original files that cannot tell it. Raises FileNotFoundError and ValueError with a remedy, in particular
+    `path`: a model-<step>.pt, of this project or of the original. `tokenizer_path` replaces the tokenizer beside a
+    world model;
+    `image_size` is for original files that cannot tell it. Raises FileNotFoundError and ValueError with a remedy, in
+    particular
     where a world model has no trained tokenizer.
     """
     path = Path(path)
@@ -139,7 +143,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         raise ValueError(f"'{path}' is not a model checkpoint of this project or of the original GenieRedux")
     if content["format_version"] > FORMAT_VERSION:
         raise ValueError(
-            f"'{path}' has format version {content['format_version']}, this code reads up to {FORMAT_VERSION}: update it"
+            f"'{path}' has format version {content['format_version']}; this code reads up to {FORMAT_VERSION}"
         )
     return content
 
@@ -155,7 +159,8 @@ def parse_config(plain: dict[str, Any], path: Path) -> ModelConfig:
 
 
 def load_strictly(model: nn.Module, state: dict[str, Tensor], path: Path, optional: str | None = None) -> None:
-    """Load a state dict; an unknown, missing or misshapen tensor is an error that names it. Names that begin with `optional` may be missing."""
+    """Load a state dict; an unknown, missing or misshapen tensor is an error that names it. Names that begin with
+    `optional` may be missing."""
     own = model.state_dict()
     unknown = sorted(set(state) - set(own))
     missing = sorted(name for name in set(own) - set(state) if not (optional and name.startswith(optional)))
@@ -176,7 +181,7 @@ def _tokenizer_beside(path: Path, tokenizer_path: Path | None) -> Path:
     beside = path.parent / "tokenizer.pt"
     if not beside.is_file():
         raise FileNotFoundError(
-            f"world model '{path}' has no tokenizer.pt beside it: put its tokenizer's checkpoint there or set tokenizer_fpath"
+            f"world model '{path}' has no tokenizer.pt beside it: put its tokenizer there or set tokenizer_fpath"
         )
     return beside
 

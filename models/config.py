@@ -29,6 +29,9 @@ class TokenizerConfig(TransformerConfig):
     codebook_size: int = 1024
     codebook_dim: int = 32
     commitment_weight: float = 0.25
+    # Codes drawn less than this share of the mean are moved to badly fitted vectors of the batch; 0 = never, as
+    # published.
+    dead_code_threshold: float = 0.0
     vq_loss_weight: float = 1.0
     recons_loss_weight: float = 1.0
 
@@ -58,7 +61,8 @@ class DynamicsConfig(TransformerConfig):
     use_token: bool = True
     loss: str = "cross_entropy"  # cross_entropy | tdce
     tdce_weight: float = 1.0
-    # Pixel error of the decoded prediction, straight through to the distribution; 0 = off (train.use_decoder_loss sets 1).
+    # Pixel error of the decoded prediction, straight through to the distribution; 0 = off (train.use_decoder_loss
+    # sets 1).
     decoder_loss_weight: float = 0.0
     # Mask rate of training inputs, drawn uniformly once a step.
     min_mask_rate: float = 0.5

@@ -16,7 +16,8 @@ MODELS = ("tokenizer", "lam", *WORLD_MODELS)
 def build_model(config: ModelConfig) -> nn.Module:
     """A `Tokenizer`, `LatentActionModel` or `GenieRedux` with fresh weights.
 
-    A world model's tokenizer is fresh too: load a trained one before use. Raises ValueError for an unknown model or sizes that do not fit.
+    A world model's tokenizer is fresh too: load a trained one before use. Raises ValueError for an unknown model or
+    sizes that do not fit.
     """
     if config.model == "tokenizer":
         return Tokenizer(config.tokenizer)
@@ -28,7 +29,8 @@ def build_model(config: ModelConfig) -> nn.Module:
 
 
 def build_world_model(config: ModelConfig, tokenizer: Tokenizer) -> GenieRedux:
-    """A world model with fresh dynamics (and LAM) around a given tokenizer, whose config wins over `config.tokenizer`."""
+    """A world model with fresh dynamics (and LAM) around a given tokenizer, whose config wins over
+    `config.tokenizer`."""
     guided = config.model in GUIDED
     frames = tokenizer.config
     dims = {"tokenizer.dim": frames.dim, "dynamics.dim": config.dynamics.dim}
@@ -39,6 +41,6 @@ def build_world_model(config: ModelConfig, tokenizer: Tokenizer) -> GenieRedux:
     lam = None if guided else LatentActionModel(config.lam, frames)
     if lam is not None and config.lam.dim != config.dynamics.dim:
         raise ValueError(
-            f"lam.dim {config.lam.dim} must equal dynamics.dim {config.dynamics.dim}: latent actions are added to tokens"
+            f"lam.dim {config.lam.dim} must equal dynamics.dim {config.dynamics.dim}: actions are added to tokens"
         )
     return GenieRedux(tokenizer, Dynamics(config.dynamics, frames, guided), lam)

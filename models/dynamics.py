@@ -16,7 +16,8 @@ GRADIENT_SHARE = 0.1  # of the embeddings' gradient that is kept (gradient shrin
 class Dynamics(nn.Module):
     """Logits of the next frame's tokens from (partly masked) tokens and actions.
 
-    Guided (GenieRedux-G): actions are ids 0..action_dim-1, concatenated to every token as a learned embedding or one-hot.
+    Guided (GenieRedux-G): actions are ids 0..action_dim-1, concatenated to every token as a learned embedding or
+    one-hot.
     Unguided (GenieRedux): actions are latent action vectors (B, T, D), added to every token.
     """
 
@@ -25,14 +26,15 @@ class Dynamics(nn.Module):
         if guided and not config.action_dim:
             raise ValueError("dynamics.action_dim is not set: a guided model needs the dataset's number of actions")
         self.config, self.guided = config, guided
+        self.action_dim = config.action_dim or 0
         self.grid = frames.image_size // frames.patch_size
         self.codebook_size = frames.codebook_size
         self.action_embedding: nn.Embedding | None = None
         action_width = 0
         if guided:
-            action_width = config.dim if config.use_action_embeddings else config.action_dim
+            action_width = config.dim if config.use_action_embeddings else self.action_dim
             if config.use_action_embeddings:
-                self.action_embedding = nn.Embedding(config.action_dim, config.dim)
+                self.action_embedding = nn.Embedding(self.action_dim, config.dim)
         width = config.dim + action_width
         self.token_embedding = nn.Embedding(frames.codebook_size + 1, config.dim)  # the last one = mask
         self.position_embedding = nn.Embedding(config.max_seq_len, config.dim)
@@ -53,12 +55,14 @@ class Dynamics(nn.Module):
     def embed(self, ids: Tensor, mask: Tensor, actions: Tensor, token_input: Tensor | None, start: int = 0) -> Tensor:
         """Tokens (B, T, h, w, width) of ids (B, T, h, w), mask (True = masked) and the actions of these frames.
 
-        `token_input` (B, T, h, w, D): the ids' projected codes, where `use_token`. `start`: number of frames before these.
+        `token_input` (B, T, h, w, D): the ids' projected codes, where `use_token`. `start`: number of frames before
+        these.
         """
         per_frame = self.grid**2
         if (start + ids.shape[1]) * per_frame > self.config.max_seq_len:
             raise ValueError(
-                f"{start + ids.shape[1]} frames of {per_frame} tokens exceed dynamics.max_seq_len {self.config.max_seq_len}: "
+                f"{start + ids.shape[1]} frames of {per_frame} tokens exceed dynamics.max_seq_len "
+                f"{self.config.max_seq_len}: "
                 f"use at most {self.max_frames} frames"
             )
         x = self.token_embedding(torch.where(mask, self.codebook_size, ids))
@@ -72,7 +76,7 @@ class Dynamics(nn.Module):
         if self.action_embedding is not None:
             vectors = self.action_embedding(actions)
         else:
-            vectors = F.one_hot(actions, self.config.action_dim).to(x.dtype)
+            vectors = F.one_hot(actions, self.action_dim).to(x.dtype)
         return torch.cat([x, repeat(vectors, "b t d -> b t h w d", h=self.grid, w=self.grid)], dim=-1)
 
     def forward(self, ids: Tensor, mask: Tensor, actions: Tensor, token_input: Tensor | None = None) -> Tensor:

@@ -1,6 +1,6 @@
 """The world models: GenieRedux-G (given actions) and GenieRedux (latent actions). arXiv 2409.06445, 2504.02515."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from models.components.maskgit import DecodeSettings, iterative_decode, random_mask, token_distance
 from models.components.st_transformer import Cache
-from models.components.vector_quantize import perplexity
 from models.dynamics import Dynamics
 from models.lam import LatentActionModel
 from models.output import Output
@@ -113,7 +112,7 @@ class GenieRedux(nn.Module):
     @property
     def num_actions(self) -> int:
         """Number of actions that `sample` accepts."""
-        return self.lam.config.num_actions if self.lam is not None else int(self.dynamics.config.action_dim or 0)
+        return self.lam.config.num_actions if self.lam is not None else self.dynamics.action_dim
 
     def action_input(self, actions: Tensor) -> Tensor:
         """What the dynamics takes for action ids (B, T): the ids, or the latent actions' vectors (B, T, D)."""
@@ -149,7 +148,8 @@ class GenieRedux(nn.Module):
         num_prime = prime_ids.shape[1]
         if num_prime < 1 or actions.shape[1] != num_prime - 1 + num_frames:
             raise ValueError(
-                f"{num_prime} prime and {num_frames} new frames need {num_prime - 1 + num_frames} actions, got {actions.shape[1]}"
+                f"{num_prime} prime and {num_frames} new frames need {num_prime - 1 + num_frames} actions, "
+                f"got {actions.shape[1]}"
             )
         if settings.method not in ("one_go", "autoregressive"):
             raise ValueError(f"inference_method '{settings.method}' is unknown: use one_go or autoregressive")
@@ -174,8 +174,9 @@ class GenieRedux(nn.Module):
         mask = torch.zeros_like(ids, dtype=torch.bool)
         return self.dynamics.extend(ids, mask, action_input, self._token_input(ids), cache)
 
-    def _later_logits(self, action_input: Tensor, cache: Cache):
-        """The function that `iterative_decode` calls each round; the cache of the committed frames serves every round."""
+    def _later_logits(self, action_input: Tensor, cache: Cache) -> Callable[[Tensor, Tensor], Tensor]:
+        """The function that `iterative_decode` calls each round; the cache of the committed frames serves every
+        round."""
 
         def logits(ids: Tensor, mask: Tensor) -> Tensor:
             return self.dynamics.extend(ids, mask, action_input, self._token_input(ids), cache)[0]

@@ -1,6 +1,8 @@
-"""Reading checkpoints of the original GenieRedux code: names mapped strictly, sizes inferred from tensors where no config is beside.
+"""Reading checkpoints of the original GenieRedux code: names mapped strictly, sizes inferred from tensors where no
+config is beside.
 
-A file is {"step", "model", "optim", "scaler"}; "model" is the tokenizer's flat state dict, or {"dynamics": …} and, for GenieRedux,
+A file is {"step", "model", "optim", "scaler"}; "model" is the tokenizer's flat state dict, or {"dynamics": …} and,
+for GenieRedux,
 {"latent_action_model": …}. Nothing in a file is executed (`weights_only`).
 """
 
@@ -11,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from omegaconf import OmegaConf
 from torch import Tensor
 
@@ -54,7 +55,8 @@ def is_original(checkpoint: Any) -> bool:
 
 
 def map_name(name: str) -> str | None:
-    """This project's name of an original tensor, None for one that carries nothing. An unknown name comes back unchanged."""
+    """This project's name of an original tensor, None for one that carries nothing. An unknown name comes back
+    unchanged."""
     for pattern, replacement in _RENAMES:
         if replacement is None:
             if re.search(pattern, name):
@@ -93,7 +95,8 @@ def convert(state: StateDict) -> StateDict:
 
 @dataclass
 class OriginalCheckpoint:
-    """An original file's content under this project's names: `tokenizer` is empty for world models (their tokenizer is another file)."""
+    """An original file's content under this project's names: `tokenizer` is empty for world models (their tokenizer
+    is another file)."""
 
     config: ModelConfig
     step: int
@@ -103,7 +106,8 @@ class OriginalCheckpoint:
 
 
 def read_original(path: Path, checkpoint: dict, image_size: int | None) -> OriginalCheckpoint:
-    """Map a loaded original checkpoint. Sizes come from the tensors; `config.yaml` beside it, if there, adds what tensors cannot tell."""
+    """Map a loaded original checkpoint. Sizes come from the tensors; `config.yaml` beside it, if there, adds what
+    tensors cannot tell."""
     model = checkpoint["model"]
     config = ModelConfig()
     sidecar = path.parent / "config.yaml"

@@ -36,7 +36,7 @@ class Tokenizer(nn.Module):
         self.position_bias = ContinuousPositionBias(config.dim, config.heads)  # shared by encoder and decoder
         self.encoder = STTransformer(config, "st")
         self.quantizer = VectorQuantizer(
-            config.dim, config.codebook_size, config.codebook_dim, config.commitment_weight
+            config.dim, config.codebook_size, config.codebook_dim, config.commitment_weight, config.dead_code_threshold
         )
         self.decoder = STTransformer(config, "ts")
         self.to_pixels = PixelHead(config, config.dim)

@@ -1,7 +1,7 @@
 """Properties of the models: causality, caches, sampling, checkpoints."""
 
-import torch
 import pytest
+import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import nn
@@ -17,6 +17,7 @@ from models.components.maskgit import (
 )
 from models.components.position import PEG, ContinuousPositionBias, alibi_slopes, causal_alibi
 from models.components.st_transformer import Cache, STTransformer
+from models.components.vector_quantize import VectorQuantizer
 from models.config import DynamicsConfig, LamConfig, ModelConfig, TokenizerConfig, TransformerConfig
 from models.construct_model import build_model
 from models.genie_redux import GenieRedux, SampleSettings
@@ -74,7 +75,8 @@ def test_position_bias_table_equals_the_mlp_of_every_pair():
 
 def test_alibi_slopes():
     assert alibi_slopes(8) == tuple(2.0**-k for k in range(1, 9))
-    assert len(alibi_slopes(6)) == 6 and alibi_slopes(6)[:4] == alibi_slopes(4)
+    assert len(alibi_slopes(6)) == 6
+    assert alibi_slopes(6)[:4] == alibi_slopes(4)
     full, last = causal_alibi(2, 5, 5, torch.device("cpu")), causal_alibi(2, 2, 5, torch.device("cpu"))
     assert torch.equal(full[:, -2:], last)
     assert torch.isinf(full[0].triu(1)[full[0].triu(1) != 0]).all()
@@ -124,7 +126,8 @@ def test_random_mask_is_repeatable_never_empty_and_has_one_rate_per_step():
     assert torch.equal(make(3), make(3))
     for seed in range(20):
         rates = make(seed).float().mean(dim=(1, 2, 3))
-        assert 0.48 < rates.min() and rates.max() - rates.min() < 0.05
+        assert rates.min() > 0.48
+        assert rates.max() - rates.min() < 0.05
     assert all(
         random_mask((1, 1, 1, 1), 0.0, torch.device("cpu"), torch.Generator().manual_seed(s)).any() for s in range(20)
     )
@@ -134,7 +137,8 @@ def test_random_mask_is_repeatable_never_empty_and_has_one_rate_per_step():
 def test_mask_schedules_fall_from_nearly_all_to_nearly_none(schedule):
     fractions = [mask_fraction(schedule, r / 25) for r in range(1, 26)]
     assert fractions == sorted(fractions, reverse=True)
-    assert fractions[-1] == pytest.approx(1e-6, abs=1e-5) and all(1e-6 <= f <= 1 for f in fractions)
+    assert fractions[-1] == pytest.approx(1e-6, abs=1e-5)
+    assert all(1e-6 <= f <= 1 for f in fractions)
 
 
 def test_unknown_mask_schedule_is_named():
@@ -148,13 +152,15 @@ def test_one_frame_needs_no_rounds():
 
     first = torch.randn(2, 1, 3, 3, 8)
     ids, logits = iterative_decode(first, 1, never, DecodeSettings(25, 1.0), None)
-    assert torch.equal(ids, first.argmax(-1)) and logits is first
+    assert torch.equal(ids, first.argmax(-1))
+    assert logits is first
 
 
 def test_last_round_is_an_argmax():
     first, later = torch.randn(1, 1, 2, 2, 8), torch.randn(1, 2, 2, 2, 8)
     ids, logits = iterative_decode(first, 3, lambda *_: later, DecodeSettings(5, 4.0), torch.Generator().manual_seed(0))
-    assert torch.equal(ids, torch.cat([first, later], 1).argmax(-1)) and torch.equal(logits.argmax(-1), ids)
+    assert torch.equal(ids, torch.cat([first, later], 1).argmax(-1))
+    assert torch.equal(logits.argmax(-1), ids)
 
 
 def test_token_distance_equals_the_papers_sum():
@@ -196,7 +202,8 @@ def test_temporal_patches():
     config = TokenizerConfig(**SIZES, image_size=16, temporal_patch_size=2)
     model, video = Tokenizer(config), random_video(7)
     ids = model.encode(video)
-    assert ids.shape == (2, 4, 4, 4) and model.decode(ids).shape == video.shape
+    assert ids.shape == (2, 4, 4, 4)
+    assert model.decode(ids).shape == video.shape
     with pytest.raises(ValueError, match="temporal_patch_size"):
         model.encode(random_video(8))
 
@@ -268,8 +275,9 @@ def uncached_sample(model: GenieRedux, prime_ids, actions, num_frames, settings,
 
 @torch.no_grad()
 @pytest.mark.parametrize("name", ["genie_redux_guided", "genie_redux"])
-@pytest.mark.parametrize("method, dream_length, num_prime, num_frames", [
-    ("one_go", 2, 2, 6), ("one_go", 2, 1, 3), ("autoregressive", 1, 2, 5), ("autoregressive", 2, 2, 5), ("autoregressive", 3, 1, 7)
+@pytest.mark.parametrize(("method", "dream_length", "num_prime", "num_frames"), [
+    ("one_go", 2, 2, 6), ("one_go", 2, 1, 3), ("autoregressive", 1, 2, 5), ("autoregressive", 2, 2, 5),
+    ("autoregressive", 3, 1, 7),
 ])  # fmt: skip
 def test_cached_sampling_equals_uncached(name, method, dream_length, num_prime, num_frames):
     model, video = tiny_model(name), random_video()
@@ -294,7 +302,7 @@ def test_sampling_refuses_a_wrong_number_of_actions_and_too_long_windows():
         model.sample(video[:, :2], random_actions(2), 1, SampleSettings("onego"))
 
 
-@pytest.mark.parametrize("loss, weight", [("tdce", 0.0), ("cross_entropy", 1.0)])
+@pytest.mark.parametrize(("loss", "weight"), [("tdce", 0.0), ("cross_entropy", 1.0)])
 def test_optional_losses_reach_the_dynamics(loss, weight):
     config = tiny_config()
     config.dynamics.loss, config.dynamics.decoder_loss_weight = loss, weight
@@ -317,7 +325,8 @@ def test_saved_and_loaded_gives_the_same_outputs(tmp_path, name):
     save_model(tmp_path / "model-7.pt", model, config, 7)
     torch.manual_seed(99)
     loaded = load_model(tmp_path / "model-7.pt")
-    assert loaded.step == 7 and loaded.config == config
+    assert loaded.step == 7
+    assert loaded.config == config
     for key, value in model.state_dict().items():
         assert torch.equal(loaded.model.state_dict()[key], value), key
     assert (tmp_path / "config.yaml").exists()
@@ -326,7 +335,8 @@ def test_saved_and_loaded_gives_the_same_outputs(tmp_path, name):
 def test_reloaded_guided_model_keeps_its_action_embeddings(tmp_path):
     model = tiny_model()
     embedding = model.dynamics.action_embedding
-    assert embedding.weight.requires_grad and any(p is embedding.weight for p in model.parameters())
+    assert embedding.weight.requires_grad
+    assert any(p is embedding.weight for p in model.parameters())
     save_model(tmp_path / "model-1.pt", model, tiny_config(), 1)
     loaded = load_model(tmp_path / "model-1.pt").model
     assert torch.equal(loaded.dynamics.action_embedding.weight, embedding.weight)
@@ -344,7 +354,7 @@ def test_checkpoint_errors_are_one_line_and_name_the_file(tmp_path):
     with pytest.raises(FileNotFoundError, match="no checkpoint"):
         load_model(path)
     save_model(path, tiny_model("tokenizer"), tiny_config("tokenizer"), 1)
-    with pytest.raises(FileNotFoundError, match="the folder has model-1.pt"):
+    with pytest.raises(FileNotFoundError, match=r"the folder has model-1\.pt"):
         load_model(tmp_path / "model-2.pt")
     content = torch.load(path, weights_only=True)
     path.write_bytes(path.read_bytes()[:1000])
@@ -355,7 +365,7 @@ def test_checkpoint_errors_are_one_line_and_name_the_file(tmp_path):
         load_model(path)
     renamed = {f"x.{k}" if k == "quantizer.codebook" else k: v for k, v in content["model"].items()}
     torch.save({**content, "model": renamed}, path)
-    with pytest.raises(ValueError, match="unknown tensors, first 'x.quantizer.codebook'"):
+    with pytest.raises(ValueError, match=r"unknown tensors, first 'x\.quantizer\.codebook'"):
         load_model(path)
 
 
@@ -374,3 +384,18 @@ def test_a_file_never_executes_code(tmp_path):
     torch.save({"model": Evil(), "optim": {}}, tmp_path / "model-1.pt")
     with pytest.raises(ValueError, match="cannot be read"):
         load_model(tmp_path / "model-1.pt")
+
+
+def test_dead_codes_are_moved_to_what_is_fitted_badly():
+    torch.manual_seed(0)
+    quantizer = VectorQuantizer(8, 16, 4, 0.25, dead_code_threshold=0.1)
+    optimizer = torch.optim.SGD(quantizer.parameters(), lr=0.0)
+    points = torch.randn(3, 8).repeat_interleave(torch.tensor([980, 10, 10]), dim=0)
+    before = quantizer(points).loss
+    for _ in range(100):
+        optimizer.zero_grad()
+        quantizer(points).loss.backward()
+        optimizer.step()
+    after = quantizer.eval()(points)
+    assert after.loss < 0.1 * before
+    assert torch.equal(quantizer(points).ids, after.ids)  # evaluation moves nothing

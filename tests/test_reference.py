@@ -1,4 +1,5 @@
-"""The models reproduce what the original code computed from its own checkpoints (tests/fixtures/reference/README.md)."""
+"""The models reproduce what the original code computed from its own checkpoints
+(tests/fixtures/reference/README.md)."""
 
 from pathlib import Path
 

@@ -12,7 +12,8 @@ SCALE = 8.0  # of the cosine similarities
 def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
     """Softmax attention over (..., heads, n, d) with an additive bias (heads, n, m).
 
-    The one place that chooses the kernel: on CPU in bf16, plain products are faster than the fused kernel; everywhere else it is SDPA.
+    The one place that chooses the kernel: on CPU in bf16, plain products are faster than the fused kernel;
+    everywhere else it is SDPA.
     """
     if q.device.type == "cpu" and q.dtype == torch.bfloat16:
         scores = (q @ k.transpose(-2, -1)).float() * SCALE + bias

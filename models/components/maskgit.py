@@ -69,11 +69,15 @@ def iterative_decode(
 ) -> tuple[Tensor, Tensor]:
     """Decode N = `num_frames` frames in `inference_steps` rounds; a pure function of its arguments.
 
-    Logits at frame t predict frame t + 1, so the first new frame's logits `first_logits` (B, 1, h, w, V) depend on committed
-    frames only and never change. `later_logits(ids, mask)` maps the first N - 1 new frames' ids (B, N-1, h, w) and their mask (True =
-    masked) to the logits (B, N-1, h, w, V) of new frames 1..N-1; it is not called when N = 1, where rounds cannot change anything.
+    Logits at frame t predict frame t + 1, so the first new frame's logits `first_logits` (B, 1, h, w, V) depend on
+    committed
+    frames only and never change. `later_logits(ids, mask)` maps the first N - 1 new frames' ids (B, N-1, h, w) and
+    their mask (True =
+    masked) to the logits (B, N-1, h, w, V) of new frames 1..N-1; it is not called when N = 1, where rounds cannot
+    change anything.
 
-    Each round draws every token anew, at a temperature that falls linearly to 0 (an argmax) in the last round. Before each
+    Each round draws every token anew, at a temperature that falls linearly to 0 (an argmax) in the last round.
+    Before each
     round but the first, the share of the least confident tokens that the schedule names is masked again.
     Returns ids (B, N, h, w) and the last round's logits (B, N, h, w, V).
     """

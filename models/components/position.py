@@ -12,7 +12,8 @@ from torch import Tensor, nn
 class PEG(nn.Module):
     """Position-encoding generator: a causal depthwise 3x3x3 convolution over (t, h, w).
 
-    The 3-D kernel is applied as three depthwise 2-D convolutions, one per time offset, shifted in time and summed: the same
+    The 3-D kernel is applied as three depthwise 2-D convolutions, one per time offset, shifted in time and summed:
+    the same
     numbers, without the slow paths that depthwise Conv3d takes on CPU and CUDA alike.
     """
 
@@ -23,7 +24,8 @@ class PEG(nn.Module):
         self.bias = nn.Parameter(reference.bias.detach().clone())  # type: ignore[union-attr]
 
     def forward(self, x: Tensor, past: Tensor | None = None) -> Tensor:
-        """Convolve frames x (B, T, h, w, D) -> (B, T, h, w, D); `past` holds the two frames before (B, 2, h, w, D), else zeros."""
+        """Convolve frames x (B, T, h, w, D) -> (B, T, h, w, D); `past` holds the two frames before (B, 2, h, w, D),
+        else zeros."""
         batch = x.shape[0]
         if past is not None:
             x = torch.cat([past.to(x.dtype), x], dim=1)
@@ -58,7 +60,7 @@ class ContinuousPositionBias(nn.Module):
 
     def forward(self, height: int, width: int) -> Tensor:
         """Bias (heads, hw, hw) for a grid of height x width tokens; entry (i, j) is of query i and key j."""
-        device = self.layers[0].weight.device
+        device = next(self.parameters()).device
         rows = torch.arange(1 - height, height, device=device)
         columns = torch.arange(1 - width, width, device=device)
         offsets = torch.stack(torch.meshgrid(rows, columns, indexing="ij"), dim=-1).flatten(0, 1).float()
@@ -88,7 +90,8 @@ def alibi_slopes(heads: int) -> tuple[float, ...]:
 
 
 def causal_alibi(heads: int, num_queries: int, num_keys: int, device: torch.device) -> Tensor:
-    """Additive mask (heads, num_queries, num_keys) of the last `num_queries` of `num_keys` time steps: -slope |i - j|, -inf ahead."""
+    """Additive mask (heads, num_queries, num_keys) of the last `num_queries` of `num_keys` time steps: -slope |i -
+    j|, -inf ahead."""
     slopes = torch.tensor(alibi_slopes(heads), device=device)
     query = torch.arange(num_keys - num_queries, num_keys, device=device)
     distance = query[:, None] - torch.arange(num_keys, device=device)[None, :]

@@ -40,7 +40,8 @@ class HalfCache:
 
 @dataclass
 class Cache:
-    """State of an ST-transformer after `num_frames` frames. A value: extending returns a new one, this one stays valid."""
+    """State of an ST-transformer after `num_frames` frames. A value: extending returns a new one, this one stays
+    valid."""
 
     num_frames: int = 0
     halves: list[HalfCache] = field(default_factory=list)
@@ -95,7 +96,8 @@ def _last_two(x: Tensor, past: HalfCache | None) -> Tensor:
 class STTransformer(nn.Module):
     """Blocks of a spatial and a temporal half, and a final LayerNorm.
 
-    `order` "st" runs space first (encoders, dynamics), "ts" time first (decoders). `dim` is the width where it is not the config's.
+    `order` "st" runs space first (encoders, dynamics), "ts" time first (decoders). `dim` is the width where it is
+    not the config's.
     """
 
     def __init__(self, config: TransformerConfig, order: str, dim: int | None = None):
@@ -119,7 +121,8 @@ class STTransformer(nn.Module):
         return self.norm(x)
 
     def extend(self, x: Tensor, spatial_bias: Tensor, cache: Cache) -> tuple[Tensor, Cache]:
-        """Transform further frames x (B, T, h, w, D) after those in `cache`; equal to `forward` on all frames at once."""
+        """Transform further frames x (B, T, h, w, D) after those in `cache`; equal to `forward` on all frames at
+        once."""
         num_frames = cache.num_frames + x.shape[1]
         temporal_bias = causal_alibi(self.heads, x.shape[1], num_frames, x.device)
         halves = []

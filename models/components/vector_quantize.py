@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+USAGE_RATE = 0.05  # of the running mean of the codes' use
+
 
 @dataclass
 class Quantized:
@@ -19,14 +21,24 @@ class Quantized:
 class VectorQuantizer(nn.Module):
     """Linear D -> codebook_dim, l2-normalise, nearest code by dot product with the codebook as stored, Linear back."""
 
-    def __init__(self, dim: int, codebook_size: int, codebook_dim: int, commitment_weight: float):
+    def __init__(
+        self,
+        dim: int,
+        codebook_size: int,
+        codebook_dim: int,
+        commitment_weight: float,
+        dead_code_threshold: float = 0.0,
+    ):
         super().__init__()
+        self.dead_code_threshold = dead_code_threshold
         self.commitment_weight = commitment_weight
         self.project_in = nn.Linear(dim, codebook_dim)
         self.project_out = nn.Linear(codebook_dim, dim)
         codebook = torch.empty(codebook_size, codebook_dim)
         nn.init.kaiming_uniform_(codebook)
         self.codebook = nn.Parameter(F.normalize(codebook, dim=-1))
+        if dead_code_threshold > 0:  # else not there, as in the published checkpoints
+            self.register_buffer("usage", torch.ones(codebook_size))
 
     @property
     def codebook_size(self) -> int:
@@ -50,13 +62,40 @@ class VectorQuantizer(nn.Module):
         return self.project_out(F.embedding(ids, self.codebook))
 
     def forward(self, x: Tensor) -> Quantized:
-        """Quantise vectors (..., D); loss = mse(codes, sg[x]) + commitment_weight * mse(sg[codes], x) on the normalised vectors."""
+        """Quantise vectors (..., D); loss = mse(codes, sg[x]) + commitment_weight * mse(sg[codes], x) on the
+        normalised vectors."""
         direction = self._direction(x)
         ids = self._nearest(direction.detach())
         codes = F.embedding(ids, self.codebook)
+        if self.training and self.dead_code_threshold > 0:
+            self._revive_dead_codes(direction.detach().flatten(0, -2), ids.flatten())
         loss = F.mse_loss(codes, direction.detach()) + self.commitment_weight * F.mse_loss(codes.detach(), direction)
         straight_through = direction + (codes - direction).detach()
         return Quantized(self.project_out(straight_through), ids, loss)
+
+    @torch.no_grad()
+    def _revive_dead_codes(self, directions: Tensor, ids: Tensor) -> None:
+        """Move codes that are hardly drawn to vectors (n, codebook_dim) of this batch that their codes (ids) fit badly.
+
+        A code is dead when it is drawn less than `dead_code_threshold` times the mean, averaged over about the last
+        1 / USAGE_RATE steps. New
+        places are drawn in proportion to the squared error, as in k-means++, so that rare content gets codes of its
+        own.
+        """
+        usage: Tensor = self.usage  # type: ignore[assignment]
+        count = torch.zeros_like(usage).scatter_add_(0, ids, torch.ones_like(ids, dtype=usage.dtype))
+        usage.lerp_(count * (self.codebook_size / ids.numel()), USAGE_RATE)
+        error = (directions - F.embedding(ids, self.codebook)).square().sum(dim=-1)
+        candidates = directions[torch.multinomial(error + 1e-12, self.codebook_size, replacement=True)]
+        dead = usage < self.dead_code_threshold
+        if (
+            torch.distributed.is_available() and torch.distributed.is_initialized()
+        ):  # every process moves the same codes to the same places
+            torch.distributed.broadcast(candidates, 0)
+            torch.distributed.broadcast(usage, 0)
+            dead = usage < self.dead_code_threshold
+        self.codebook.copy_(torch.where(dead.unsqueeze(-1), candidates, self.codebook))
+        usage.copy_(torch.where(dead, 1.0, usage))
 
 
 def perplexity(ids: Tensor, codebook_size: int) -> Tensor:
