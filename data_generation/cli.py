@@ -1,0 +1,235 @@
+"""`python run.py data info|check|import|export|view <path>`: look at datasets, check them, bring them in and out."""
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from data_generation.data.check import check_environments
+from data_generation.data.data import SPLITS, Environment, EpisodeReader, list_environments, split_sessions
+from data_generation.data.export_lerobot import export_lerobot
+from data_generation.data.import_original import import_original
+from data_generation.data.layout import EPISODE_SUFFIX
+from data_generation.data.pictures import write_contact_sheet, write_gif, write_mp4
+
+_PATH_HELP = "a dataset folder or one environment folder in it"
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run one `data` command. Returns the exit code: 0, 1 if `check` found something bad, 2 for wrong arguments.
+
+    ValueError / FileNotFoundError with one line for paths and files that are not as they should be.
+    """
+    try:
+        arguments = _parser().parse_args(list(argv))
+    except SystemExit as stop:  # argparse has printed the help or the mistake
+        return stop.code if isinstance(stop.code, int) else 2
+    result: int = arguments.run(arguments)
+    return result
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python run.py data",
+        description="Look at episode datasets, check them, bring them in and out.",
+        epilog="example: python run.py data info data_generation/datasets/retro_act_v0.0.0_g50",
+    )
+    commands = parser.add_subparsers(title="commands", required=True, metavar="info|check|import|export|view")
+    _add_info(commands)
+    _add_check(commands)
+    _add_import(commands)
+    _add_export(commands)
+    _add_view(commands)
+    return parser
+
+
+def _add(commands: Any, name: str, run: Any, summary: str, description: str, path_help: str) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = commands.add_parser(name, help=summary, description=f"{summary}. {description}")
+    parser.add_argument("path", type=Path, help=path_help)
+    parser.set_defaults(run=run)
+    return parser
+
+
+def _add_info(commands: Any) -> None:
+    description = "Opens no episode: what it says comes from the folders' indexes."
+    parser = _add(commands, "info", _info, "summary and statistics", description, _PATH_HELP)
+    parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
+
+
+def _add_check(commands: Any) -> None:
+    description = "Names every bad file and exits with 1 if there is one."
+    _add(commands, "check", _check, "verify every byte of every episode", description, _PATH_HELP)
+
+
+def _add_import(commands: Any) -> None:
+    description = "Sessions that the target has already are kept, so an interrupted import goes on where it stopped."
+    path_help = (
+        "an original dataset or environment: <instance>/<session>/{frames/000123.jpg | frames.mp4, actions.json}"
+    )
+    parser = _add(commands, "import", _import, "convert a dataset of the original GenieRedux", description, path_help)
+    parser.add_argument("--to", type=Path, required=True, help="dataset folder that gets the environments")
+    parser.add_argument("--action-names", help="names in index order, e.g. RIGHT,LEFT,UP,DOWN,ACTION_JUMP")
+    parser.add_argument("--on-bad-episode", choices=("error", "skip"), default="error", help="default: error")
+
+
+def _add_export(commands: Any) -> None:
+    description = "mp4 and gif: one film per episode. lerobot: one dataset in LeRobot's layout v3.0 (needs pyarrow)."
+    path_help = f"{_PATH_HELP}, or one {EPISODE_SUFFIX} file"
+    parser = _add(commands, "export", _export, "write films or a LeRobot dataset", description, path_help)
+    parser.add_argument("--to", type=Path, required=True, help="folder to write; for lerobot it must not exist")
+    parser.add_argument("--format", choices=("mp4", "gif", "lerobot"), default="mp4", help="default: mp4")
+    parser.add_argument("--max-episodes", type=_positive, help="films: per environment, spread evenly (default: all)")
+    parser.add_argument("--scale", type=_positive, default=4, help="films: enlargement (default: 4)")
+    parser.add_argument("--fps", type=_positive, help="default: 60 / n_skip_frames of the environment, or 15")
+
+
+def _add_view(commands: Any) -> None:
+    description = "One row per episode, evenly spaced frames. Prints where the picture is."
+    parser = _add(commands, "view", _view, "a contact sheet (PNG)", description, f"{_PATH_HELP}, or an episode file")
+    parser.add_argument("--to", type=Path, help="PNG to write (default: outputs/data/<name>.png)")
+    parser.add_argument("--rows", type=_positive, default=12, help="episodes to show (default: 12)")
+    parser.add_argument("--columns", type=_positive, default=10, help="frames per episode (default: 10)")
+    parser.add_argument("--scale", type=_positive, default=2, help="enlargement (default: 2)")
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not at least 1")
+    return value
+
+
+def _open(path: Path) -> list[Environment]:
+    return [Environment(env_dpath, on_bad_episode="skip") for env_dpath in list_environments(path)]
+
+
+def _splits(environment: Environment) -> dict[str, int]:
+    sessions = environment.sessions
+    return {split: int(np.isin(sessions, split_sessions(sessions, split)).sum()) for split in SPLITS if split != "all"}
+
+
+def _info(arguments: argparse.Namespace) -> int:
+    environments = _open(arguments.path)
+    statistics = {environment.name: environment.statistics() for environment in environments}
+    if arguments.json:
+        print(json.dumps(statistics, indent=2))
+        return 0
+    columns = f"{'episodes':>8} {'frames':>10} {'length':>7} {'reward':>9} {'MB':>8} {'B/frame':>7}"
+    print(f"{'environment':50} {columns}  splits")
+    for environment in environments:
+        row = statistics[environment.name]
+        splits = "/".join(str(count) for count in _splits(environment).values())
+        per_frame = row["bytes"] / max(1, row["frames"])
+        bad = f"  ({row['bad_episodes']} bad: run check)" if row["bad_episodes"] else ""
+        print(
+            f"{environment.name:50} {row['episodes']:8} {row['frames']:10} {row['mean_length']:7.1f} "
+            f"{row['mean_reward']:9.2f} {row['bytes'] / 1e6:8.1f} {per_frame:7.0f}  {splits}{bad}"
+        )
+    if len(environments) > 1:
+        totals = [sum(row[key] for row in statistics.values()) for key in ("episodes", "frames", "bytes")]
+        print(f"{f'{len(environments)} environments':50} {totals[0]:8} {totals[1]:10} {'':17} {totals[2] / 1e6:8.1f}")
+    else:
+        _print_details(environments[0], statistics[environments[0].name])
+    print("length: mean frames per episode · reward: mean sum per episode · splits: train/validation/test episodes")
+    return 0
+
+
+def _print_details(environment: Environment, statistics: dict[str, Any]) -> None:
+    info = environment.info
+    print(f"\ngame {info.game} · frames {info.frame_shape} (C, H, W) · format version {info.format_version}")
+    print(f"connector {json.dumps(info.connector)}")
+    print(f"generator {json.dumps(info.generator)}")
+    print(f"versions {json.dumps(info.versions)}")
+    print(f"lengths {statistics['min_length']} to {statistics['max_length']} frames")
+    total = max(1, sum(statistics["actions"].values()))
+    for name, count in statistics["actions"].items():
+        print(f"  {name:24} {count:10} {count / total:6.1%} {'#' * round(40 * count / total)}")
+    print()
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    paths = list_environments(arguments.path)
+    result = check_environments(paths)
+    for problem in result.problems:
+        print(f"bad: {problem}")
+    if result.num_leftovers:
+        print(
+            f"{result.num_leftovers} temporary files of running or stopped writers: no reader takes them for episodes"
+        )
+    verdict = f"{len(result.problems)} bad" if result.problems else "all good"
+    print(f"checked {result.num_episodes} episodes in {len(paths)} environments: {verdict}")
+    return 1 if result.problems else 0
+
+
+def _import(arguments: argparse.Namespace) -> int:
+    names = arguments.action_names.split(",") if arguments.action_names else None
+    result = import_original(arguments.path, arguments.to, names, arguments.on_bad_episode)
+    skipped = f", {result.bad} bad ones skipped" if result.bad else ""
+    print(f"imported {result.made} episodes into '{arguments.to}' ({result.kept} were there already{skipped})")
+    return 0
+
+
+def _spread(count: int, wanted: int | None) -> list[int]:
+    """Up to `wanted` of range(count), evenly spaced."""
+    wanted = count if wanted is None else min(wanted, count)
+    return np.unique(np.linspace(0, count - 1, wanted).round().astype(int)).tolist() if count else []
+
+
+def _fps(environment: Environment | None, wanted: int | None) -> int:
+    skip = environment.info.connector.get("n_skip_frames") if environment else None
+    return wanted or round(60 / (skip or 4))
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    if arguments.path.suffix == EPISODE_SUFFIX and arguments.format != "lerobot":
+        with EpisodeReader(arguments.path) as episode:
+            instance, session = episode.meta.instance, episode.meta.session
+            path = arguments.to / f"{instance:06d}_{session:06d}.{arguments.format}"
+            _write_film(path, episode, _fps(None, arguments.fps), arguments)
+        print(f"wrote '{path}'")
+        return 0
+    if arguments.format == "lerobot":
+        paths = list_environments(arguments.path)
+        count = export_lerobot(paths, arguments.to, _fps(Environment(paths[0]), arguments.fps))
+        print(f"wrote {count} episodes to '{arguments.to}'")
+        return 0
+    jobs = [
+        (environment, i)
+        for environment in _open(arguments.path)
+        for i in _spread(environment.num_episodes, arguments.max_episodes)
+    ]
+    for environment, i in tqdm(jobs, "export", unit="episode"):
+        with environment.open(i) as episode:
+            name = f"{environment.instances[i]:06d}_{environment.sessions[i]:06d}.{arguments.format}"
+            _write_film(arguments.to / environment.name / name, episode, _fps(environment, arguments.fps), arguments)
+    print(f"wrote {len(jobs)} films to '{arguments.to}'")
+    return 0
+
+
+def _write_film(path: Path, episode: EpisodeReader, fps: int, arguments: argparse.Namespace) -> None:
+    write = write_mp4 if arguments.format == "mp4" else write_gif
+    write(path, episode, fps, arguments.scale)
+
+
+def _view(arguments: argparse.Namespace) -> int:
+    target = arguments.to or Path("outputs/data") / f"{arguments.path.resolve().stem}.png"
+    if arguments.path.suffix == EPISODE_SUFFIX:
+        rows = [(str(arguments.path), arguments.path)]
+    else:
+        episodes = [(environment, i) for environment in _open(arguments.path) for i in range(environment.num_episodes)]
+        chosen = [episodes[k] for k in _spread(len(episodes), arguments.rows)]
+        rows = [(_label(environment, i), environment.episode_path(i)) for environment, i in chosen]
+    if not rows:
+        raise ValueError(f"'{arguments.path}' has no episodes: run 'python run.py generate config=…'")
+    write_contact_sheet(target, rows, arguments.columns, arguments.scale)
+    print(f"{len(rows)} episodes: '{target}'")
+    return 0
+
+
+def _label(environment: Environment, i: int) -> str:
+    place = f"{environment.instances[i]:06d}/{environment.sessions[i]:06d}"
+    return f"{environment.name} {place}: {environment.num_frames[i]} frames, reward {environment.reward_sums[i]:g}"

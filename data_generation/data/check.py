@@ -1,0 +1,62 @@
+"""Full verification of environment folders."""
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tqdm import tqdm
+
+from data_generation.data.episode import EpisodeReader, episode_path
+from data_generation.data.index import scan
+from data_generation.data.info import DatasetInfo
+
+
+@dataclass
+class Checked:
+    """One line per problem, and what was looked at. `num_leftovers`: temporary files of stopped writers."""
+
+    problems: list[str] = field(default_factory=list)
+    num_episodes: int = 0
+    num_leftovers: int = 0
+
+
+def check_environments(env_dpaths: list[Path]) -> Checked:
+    """Verify info.json and every byte of every episode, and that they fit together. Reads files, not the index."""
+    result = Checked()
+    infos: list[DatasetInfo] = []
+    jobs: list[tuple[Path, int, int, DatasetInfo]] = []
+    for env_dpath in env_dpaths:
+        try:
+            info = DatasetInfo.load(env_dpath)
+            jobs += [(env_dpath, instance, session, info) for instance, session, *_ in scan(env_dpath)]
+        except (ValueError, FileNotFoundError) as error:
+            result.problems.append(str(error))
+            continue
+        infos.append(info)
+        if (info.action_names, info.frame_shape) != (infos[0].action_names, infos[0].frame_shape):
+            result.problems.append(f"'{env_dpath}' has other actions or frames than '{infos[0].name}': keep them apart")
+        for _, _, names in os.walk(env_dpath):
+            result.num_leftovers += sum(name.startswith(".") and name.endswith(".tmp") for name in names)
+    for job in tqdm(jobs, "check", unit="episode"):
+        result.num_episodes += 1
+        try:
+            _check_episode(*job)
+        except (ValueError, OSError) as error:
+            result.problems.append(str(error))
+    return result
+
+
+def _check_episode(env_dpath: Path, instance: int, session: int, info: DatasetInfo) -> None:
+    path = episode_path(env_dpath, instance, session)
+    with EpisodeReader(path) as episode:
+        episode.verify()
+        if episode.frame_shape != info.frame_shape:
+            raise ValueError(
+                f"episode '{path}' has frames {episode.frame_shape}, but info.json says {info.frame_shape}"
+            )
+        if (episode.meta.instance, episode.meta.session) != (instance, session):
+            found = f"{episode.meta.instance}/{episode.meta.session}"
+            raise ValueError(f"episode '{path}' is instance/session {found} by its content: it was renamed or copied")
+        low, high = episode.actions.min(initial=0), episode.actions.max(initial=0)
+        if low < 0 or high >= len(info.action_names):
+            raise ValueError(f"episode '{path}' has actions {low} to {high}, but {len(info.action_names)} are named")
