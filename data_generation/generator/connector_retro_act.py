@@ -25,8 +25,22 @@ from data_generation.generator.retro_env import RetroActEnv, RetroSettings, acti
 
 logger = logging.getLogger(__name__)
 
+# Free games of this project bring their Stable-Retro integration with them: external/<game>/integration/<id>.
+OWN_GAMES_DPATH = Path(__file__).resolve().parents[2] / "external"
 IMPORT_COMMAND = "python -m stable_retro.import <folder with your ROMs>"
 _KEY = "config.connector"
+
+
+def integrations() -> retro_data.Integrations:
+    """The games to choose from: Stable-Retro's stable set, and this project's own.
+
+    Stable-Retro keeps the folders of custom games in a list of its process; each is added once.
+    """
+    retro_data.Integrations._init()
+    for dpath in sorted(OWN_GAMES_DPATH.glob("*/integration")):
+        if str(dpath) not in retro_data.Integrations.CUSTOM_PATHS:
+            retro_data.Integrations.add_custom_path(str(dpath))
+    return retro_data.Integrations.CUSTOM
 
 
 class RetroActConnector(Connector):
@@ -51,7 +65,7 @@ class RetroActConnector(Connector):
     @cached_property
     def retro_ids(self) -> dict[str, str]:
         """Game without version suffix -> Stable-Retro's id."""
-        return {re.sub(r"-v\d+$", "", game): game for game in retro_data.list_games()}
+        return {re.sub(r"-v\d+$", "", game): game for game in retro_data.list_games(integrations())}
 
     def select(self) -> Selection:
         """Games that are named, or all that the filters leave, split into those with a ROM and those without.
@@ -74,7 +88,8 @@ class RetroActConnector(Connector):
 
     def make_env(self, game: str, instance: int) -> RetroActEnv:
         """The game at its instance's start state; one such environment can be open in a process."""
-        env = stable_retro.make(self.retro_ids[game], state=self._start_states(game)[instance], render_mode="rgb_array")
+        retro_id, state = self.retro_ids[game], self._start_states(game)[instance]
+        env = stable_retro.make(retro_id, state=state, inttype=integrations(), render_mode="rgb_array")
         platform = platform_of(game)
         actions = {action: action_buttons(action, platform, env.buttons) for action in self.action_names}
         height, width = self.frame_shape[1:]
@@ -91,22 +106,23 @@ class RetroActConnector(Connector):
         """Default start state first, then the others by name."""
         retro_id = self.retro_ids[game]
         default = self._default_state(retro_id)
-        others = [state for state in retro_data.list_states(retro_id) if state != default]
+        others = [state for state in retro_data.list_states(retro_id, integrations()) if state != default]
         return [stable_retro.State.DEFAULT, *others]
 
     def _default_state(self, retro_id: str) -> str | None:
-        path = retro_data.get_file_path(retro_id, "metadata.json")
+        path = retro_data.get_file_path(retro_id, "metadata.json", integrations())
         return _default_state_of(path) if path else None
 
     def _has_rom(self, game: str) -> bool:
         try:
-            retro_data.get_romfile_path(self.retro_ids[game])
+            retro_data.get_romfile_path(self.retro_ids[game], integrations())
         except FileNotFoundError:
             return False
         return True
 
     def _system(self, game: str) -> str:
-        system: str = stable_retro.get_romfile_system(retro_data.get_original_romfile_path(self.retro_ids[game]))
+        path = retro_data.get_original_romfile_path(self.retro_ids[game], integrations())
+        system: str = stable_retro.get_romfile_system(path)
         return system
 
     def _candidates(self) -> list[str]:
