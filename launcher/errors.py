@@ -30,3 +30,10 @@ def exit_code_of(action: Callable[[], int]) -> int:
     except Exception:
         traceback.print_exc()
         return FAILURE
+
+
+def code_of_exit(error: SystemExit) -> int:
+    """The exit code that a SystemExit stands for."""
+    if error.code is None:
+        return SUCCESS
+    return error.code if isinstance(error.code, int) else FAILURE

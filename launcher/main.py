@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from launcher.commands import COMMANDS, NOT_BUILT, PLAIN_COMMANDS, Command
-from launcher.errors import INTERRUPTED, SUCCESS, USER_ERROR, exit_code_of
+from launcher.errors import INTERRUPTED, SUCCESS, USER_ERROR, code_of_exit, exit_code_of
 from launcher.help import command_help, overview
 from launcher.keys import nearest_name
 from launcher.spelling import respell
@@ -25,7 +25,7 @@ def launch(argv: Sequence[str]) -> int:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
     except SystemExit as error:
-        return error.code if isinstance(error.code, int) else (SUCCESS if error.code is None else USER_ERROR)
+        return code_of_exit(error)
 
 
 def _dispatch(argv: list[str]) -> int:

@@ -3,13 +3,15 @@
 import logging
 import os
 import pkgutil
+import signal
 import sys
+import threading
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from launcher.errors import USER_ERRORS, one_line
+from launcher.errors import INTERRUPTED, SUCCESS, USER_ERRORS, code_of_exit, one_line
 
 
 def start(entry: str, config: object, num_processes: int = 1) -> None:
@@ -17,7 +19,8 @@ def start(entry: str, config: object, num_processes: int = 1) -> None:
 
     With more than one, each process gets RANK, WORLD_SIZE and the rest of torch's environment variables. Where
     these are set already (`accelerate launch run.py …`), this process is one of several and calls the entry itself.
-    Raises ValueError for a user's mistake in any of the processes, RuntimeError for other failures.
+    Raises ValueError for a user's mistake in any of the processes, RuntimeError for other failures, and SystemExit
+    where the entry point did (a training that was asked to stop).
     """
     if num_processes < 1:
         raise ValueError(f"num_processes={num_processes}: expected 1 or more")
@@ -31,6 +34,7 @@ def start(entry: str, config: object, num_processes: int = 1) -> None:
 
 def _start_elastic(entry: str, config: object, num_processes: int) -> None:
     # Imported here: torch is slow to import, and only this path needs it.
+    from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
@@ -45,16 +49,21 @@ def _start_elastic(entry: str, config: object, num_processes: int) -> None:
         max_restarts=0,
         monitor_interval=0.2,
         start_method="spawn",
+        signals_to_handle="SIGTERM,SIGHUP,SIGQUIT",
     )
     try:
-        with _silenced("torch.distributed.elastic", "torch.multiprocessing"):
-            elastic_launch(launch_config, _work)(entry, config)
+        with _silenced("torch.distributed.elastic", "torch.multiprocessing"), _interrupts_left_to_children():
+            exit_codes = elastic_launch(launch_config, _work)(entry, config)
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
         message, trace = _reason(failure.message)
         if message.startswith("ValueError: "):
             raise ValueError(message.removeprefix("ValueError: ")) from None
         raise RuntimeError(f"process {rank} of {num_processes} failed: {message}\n{trace}") from None
+    except SignalException as error:
+        raise SystemExit(128 + error.sigval) from None
+    if any(exit_codes.values()):
+        raise SystemExit(max(exit_codes.values()))
 
 
 def _reason(message: Any) -> tuple[str, str]:
@@ -78,8 +87,21 @@ def _silenced(*names: str) -> Iterator[None]:
             logger.setLevel(level)
 
 
-def _work(entry: str, config: object) -> None:
-    """What each started process runs."""
+@contextmanager
+def _interrupts_left_to_children() -> Iterator[None]:
+    """Ctrl-C reaches the started processes directly; passing it on would be the second one, which stops at once."""
+    if threading.current_thread() is not threading.main_thread():  # Python allows handlers there only
+        yield
+        return
+    previous = signal.signal(signal.SIGINT, lambda number, frame: None)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, previous)
+
+
+def _work(entry: str, config: object) -> int:
+    """What each started process runs; returns the exit code that its entry point asked for."""
     import torch
 
     level = logging.INFO if os.environ["RANK"] == "0" else logging.WARNING
@@ -92,6 +114,11 @@ def _work(entry: str, config: object) -> None:
         pkgutil.resolve_name(entry)(config)
     except USER_ERRORS as error:
         raise ValueError(one_line(error)) from error
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except SystemExit as error:
+        return code_of_exit(error)
+    return SUCCESS
 
 
 def _let_accelerate_use_cpus() -> None:

@@ -1,0 +1,161 @@
+#!/usr/bin/env bash
+# Sets up .venv beside this file, and runs the demo or the tests if asked. `bash install.sh --help` explains.
+set -euo pipefail
+
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+venv=$here/.venv
+torch_version=$(sed -n 's/^torch==//p' "$here/constraints.txt")
+
+usage() {
+    cat <<'USAGE'
+bash install.sh [--with <extra>]… [demo|test [<arguments>]]
+
+Makes a virtual environment in .venv (beside this file) with everything that GenieRedux needs, in the tested
+versions of constraints.txt. Takes some minutes and 1.5 GB (more with a GPU). Run it again at any time: it does only
+what is missing.
+
+  bash install.sh                  set up
+  bash install.sh demo             set up, then `python run.py demo`: a small world model from nothing, in minutes
+  bash install.sh test             set up, then the tests; arguments go to pytest: bash install.sh test -k launcher
+  bash install.sh --with coinrun   set up, with Procgen's CoinRun (Python 3.11 only)
+  bash install.sh --with launchers set up, with Hydra's launchers for parallel and Slurm multiruns
+
+Needs Python 3.11 or newer with its venv module. PYTHON=<path> chooses another one than the first that is found.
+torch: the CPU build on Linux machines without an NVIDIA GPU, else the usual one.
+Afterwards: source .venv/bin/activate && python run.py --help
+USAGE
+}
+
+fail() {
+    echo "install.sh: $*" >&2
+    exit 1
+}
+
+# Prints the first usable Python; 3.11 first, as the pinned versions were tested with it.
+find_python() {
+    local candidate without_venv=""
+    for candidate in ${PYTHON:-python3.11 python3.12 python3.13 python3 python}; do
+        "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || continue
+        if "$candidate" -c 'import ensurepip, venv' 2>/dev/null; then
+            command -v "$candidate"
+            return
+        fi
+        without_venv=$candidate
+    done
+    if [ -n "$without_venv" ]; then
+        fail "$without_venv has no venv module: install it (Debian, Ubuntu: apt install python3-venv) and run again"
+    fi
+    fail "no Python 3.11 or newer found${PYTHON:+ at PYTHON=$PYTHON}: install one, or name it: PYTHON=<path> bash install.sh"
+}
+
+pip_install() {
+    # Quiet where nobody watches, else with pip's progress bars.
+    local quiet=""
+    [ -t 1 ] || quiet=-q
+    "$venv/bin/python" -m pip install --disable-pip-version-check $quiet "$@" ||
+        fail "pip could not install everything (see above): check the network and the disk, then run again"
+}
+
+has_nvidia_gpu() {
+    [ -e /proc/driver/nvidia/version ] || { command -v nvidia-smi && nvidia-smi -L | grep -q GPU; } >/dev/null 2>&1
+}
+
+install_torch() {
+    if "$venv/bin/python" -c "import torch, sys; sys.exit(torch.__version__.split('+')[0] != '$torch_version')" 2>/dev/null; then
+        return
+    fi
+    if [ "$(uname -s)" != Linux ] || has_nvidia_gpu; then
+        pip_install "torch==$torch_version"
+        return
+    fi
+    echo "No NVIDIA GPU here: installing the CPU build of torch $torch_version"
+    if "$venv/bin/python" -m pip install --disable-pip-version-check -q "torch==$torch_version+cpu" 2>/dev/null; then
+        return
+    fi
+    # The package index has the usual build only; uv knows where the CPU builds are.
+    local uv
+    uv=$(command -v uv || true)
+    if [ -z "$uv" ] && "$venv/bin/python" -m pip install --disable-pip-version-check -q uv 2>/dev/null; then
+        uv=$venv/bin/uv
+    fi
+    if [ -n "$uv" ] && "$uv" pip install --python "$venv/bin/python" --torch-backend=cpu "torch==$torch_version" 2>/dev/null; then
+        return
+    fi
+    echo "The CPU build is not to be had here: installing the usual build of torch, which is larger and works as well"
+    pip_install "torch==$torch_version"
+}
+
+install_extra() {
+    case $1 in
+        coinrun)
+            # Its declared requirements would force an old numpy: without them it works beside the new one.
+            "$venv/bin/python" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' ||
+                fail "CoinRun needs Python 3.11: remove .venv and run PYTHON=python3.11 bash install.sh --with coinrun"
+            pip_install --no-deps procgen-mirror==0.10.7 gym3==0.3.3 gym==0.26.2 cffi==2.1.1 pycparser==3.0
+            "$venv/bin/python" -W ignore -c 'import procgen' ||
+                fail "CoinRun is installed but cannot be imported (see above)"
+            ;;
+        launchers)
+            pip_install -c "$here/constraints.txt" hydra-joblib-launcher==1.2.0 hydra-submitit-launcher==1.2.0
+            ;;
+    esac
+}
+
+set_up() {
+    local stamp=$venv/.installed sum python
+    sum=$(cat "$here/constraints.txt" "$here/pyproject.toml" | cksum)
+    if [ "$(cat "$stamp" 2>/dev/null)" = "$sum" ] && "$venv/bin/python" -c '' 2>/dev/null; then
+        return
+    fi
+    if ! "$venv/bin/python" -m pip --version >/dev/null 2>&1; then
+        python=$(find_python)
+        echo "Making .venv with $("$python" --version)"
+        "$python" -m venv --clear "$venv" || fail "could not make a virtual environment in $venv (see above)"
+    fi
+    echo "Installing into .venv: some minutes, 1.5 GB"
+    install_torch
+    pip_install -r "$here/constraints.txt"
+    echo "$sum" >"$stamp.tmp" && mv "$stamp.tmp" "$stamp"
+    echo "Installed. Next: source .venv/bin/activate && python run.py --help"
+}
+
+extras=""
+action=""
+while [ $# -gt 0 ]; do
+    case $1 in
+        -h | --help)
+            usage
+            exit
+            ;;
+        --with)
+            [ $# -ge 2 ] || fail "--with needs the name of an extra: coinrun, launchers"
+            extras="$extras $2"
+            shift 2
+            ;;
+        --with=*)
+            extras="$extras ${1#--with=}"
+            shift
+            ;;
+        demo | test)
+            action=$1
+            shift
+            break
+            ;;
+        *) fail "unknown argument '$1': see bash install.sh --help" ;;
+    esac
+done
+
+for extra in $extras; do
+    case $extra in coinrun | launchers) ;; *) fail "unknown extra '$extra': there are coinrun, launchers" ;; esac
+done
+set_up
+for extra in $extras; do
+    install_extra "$extra"
+done
+case $action in
+    demo) exec "$venv/bin/python" "$here/run.py" demo "$@" ;;
+    test)
+        cd "$here"
+        exec "$venv/bin/python" -m pytest "$@"
+        ;;
+esac
