@@ -49,8 +49,8 @@ def generate(cfg: GenerateConfig) -> Generated:
     _print_summary(generated, plan)
     if outcome.failures:
         task, error = outcome.failures[0]
-        count = len(outcome.failures)
-        raise GenerationFailed(f"{count} episodes not made, first {task}: {error}; the same command tries them again")
+        count = f"{len(outcome.failures)} of {len(plan.missing)} episodes"
+        raise GenerationFailed(f"not made: {count}, first {task}: {error}; the same command tries again")
     return generated
 
 
