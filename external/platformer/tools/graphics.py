@@ -1,0 +1,495 @@
+"""Draws Cinderfoot's tiles and writes the pattern tables and the tables of metatiles and palettes for the build.
+
+Sprites are text files beside this one (../graphics); tiles of the scenery are drawn below. Needs only Python.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+GRAPHICS_DPATH = Path(__file__).parent.parent / "graphics"
+THEMES = ("meadow", "cave", "night", "desert", "snow", "ruins")
+
+# Metatiles (16x16) in the order of their ids; `P` their palette, `F` their properties, as in src/game.h.
+SOLID, ONEWAY, LADDER, COIN, HAZARD, GOAL, HILL = 1, 2, 4, 8, 16, 32, 64
+METATILES = (
+    ("sky", 0, 0), ("top", 0, SOLID), ("top_left", 0, SOLID), ("top_right", 0, SOLID),
+    ("fill", 0, SOLID), ("fill_left", 0, SOLID), ("fill_right", 0, SOLID), ("block", 2, SOLID),
+    ("platform", 2, ONEWAY), ("ladder", 2, LADDER), ("ladder_top", 2, LADDER | ONEWAY), ("coin", 3, COIN),
+    ("spike", 3, HAZARD), ("gate_0", 3, GOAL), ("gate_1", 3, GOAL), ("gate_2", 3, GOAL),
+    ("gate_3", 3, GOAL), ("gate_4", 3, GOAL), ("gate_5", 3, GOAL), ("liquid_top", 1, HAZARD),
+    ("liquid", 1, HAZARD), ("bush", 1, 0), ("tall_top", 1, 0), ("tall_bottom", 1, 0),
+    ("cloud_left", 1, 0), ("cloud_right", 1, 0), ("star", 1, 0), ("hill_left", 1, HILL),
+    ("hill_right", 1, HILL), ("hill_fill", 1, HILL), ("peak_left", 1, HILL), ("peak_right", 1, HILL),
+    ("column_top", 1, HILL), ("column", 1, HILL), ("block_top", 2, SOLID),
+)  # fmt: skip
+
+# Colours of the console: backdrop, then ground, scenery, wood and stone, treasure (three each).
+PALETTES = {
+    "meadow": (0x21, (0x07, 0x17, 0x2A), (0x3A, 0x12, 0x30), (0x07, 0x27, 0x37), (0x0F, 0x28, 0x30)),
+    "cave": (0x0F, (0x04, 0x13, 0x34), (0x0C, 0x16, 0x28), (0x07, 0x17, 0x37), (0x07, 0x28, 0x30)),
+    "night": (0x02, (0x0F, 0x1B, 0x3B), (0x03, 0x0C, 0x31), (0x0F, 0x18, 0x38), (0x0F, 0x28, 0x30)),
+    "desert": (0x37, (0x07, 0x27, 0x38), (0x36, 0x1A, 0x30), (0x07, 0x16, 0x26), (0x0F, 0x17, 0x30)),
+    "snow": (0x3C, (0x01, 0x21, 0x30), (0x31, 0x11, 0x30), (0x0F, 0x17, 0x27), (0x0F, 0x28, 0x38)),
+    "ruins": (0x0C, (0x0F, 0x00, 0x10), (0x01, 0x16, 0x27), (0x0F, 0x18, 0x28), (0x0F, 0x28, 0x30)),
+}
+# Sprites: hero, walker, slime and status line, bat; the walker's and the bat's colours suit the theme.
+HERO = (0x0F, 0x16, 0x38)
+ENEMIES = {
+    "meadow": ((0x0F, 0x14, 0x36), (0x0F, 0x11, 0x30), (0x0F, 0x03, 0x34)),
+    "cave": ((0x0F, 0x1A, 0x3A), (0x0F, 0x11, 0x31), (0x0F, 0x2C, 0x30)),
+    "night": ((0x0F, 0x14, 0x36), (0x0F, 0x1A, 0x3A), (0x0F, 0x27, 0x30)),
+    "desert": ((0x0F, 0x13, 0x33), (0x0F, 0x1A, 0x3A), (0x0F, 0x02, 0x32)),
+    "snow": ((0x0F, 0x14, 0x36), (0x0F, 0x19, 0x39), (0x0F, 0x03, 0x34)),
+    "ruins": ((0x0F, 0x1A, 0x3A), (0x0F, 0x11, 0x31), (0x0F, 0x14, 0x35)),
+}
+SPRITE_KEYS = {".": 0, "k": 1, "r": 2, "y": 3}
+
+Grid = list[list[int]]
+Paint = Callable[[int, int], int]
+
+
+def paint(color: Paint, width: int = 16, height: int = 16) -> Grid:
+    """Grid (height, width) of colours 0 to 3, from the colour at (x, y)."""
+    return [[color(x, y) for x in range(width)] for y in range(height)]
+
+
+def read_sprites(fpath: Path) -> dict[str, Grid]:
+    """Named grids of a text file."""
+    sprites: dict[str, Grid] = {}
+    name = ""
+    for line in fpath.read_text().splitlines():
+        if line.startswith("="):
+            name = line[1:].strip()
+            sprites[name] = []
+        elif line and not line.startswith("#"):
+            sprites[name].append([SPRITE_KEYS[key] for key in line])
+    for name, grid in sprites.items():
+        width = len(grid[0])
+        assert all(len(row) == width for row in grid), f"{name}: rows differ in width"
+        assert width % 8 == 0 and len(grid) % 8 == 0, f"{name}: {width}x{len(grid)}"
+    return sprites
+
+
+# --- Ground -----------------------------------------------------------------------------------------------------------
+
+GRASS_EDGE = (5, 4, 4, 5, 6, 6, 5, 4, 3, 4, 5, 6, 6, 5, 4, 5)
+
+
+def body(theme: str, x: int, y: int) -> int:
+    """Colour inside of the ground at (x, y); repeats every 16 pixels."""
+    if theme == "meadow":
+        return 1 if (x, y) in {(3, 9), (4, 9), (11, 13), (12, 13), (10, 3), (11, 3), (2, 15), (14, 8)} else 2
+    if theme == "cave":
+        corner = (x + 2 * y // 3) % 16 in (0, 1) and y < 10
+        return 1 if corner or (y == 10 and x > 3) or ((x - y) % 16 == 3 and y > 10) else 2
+    if theme == "night":
+        return 1 if (x % 8, y % 8) in {(1, 2), (2, 3), (3, 2), (5, 6), (6, 7), (7, 6)} else 2
+    if theme == "desert":
+        wave = (0, 0, 1, 1, 2, 2, 1, 1, 0, 0, -1, -1, -2, -2, -1, -1)[x]
+        return 1 if (y - wave) % 8 == 5 and x % 8 != 3 else 2
+    if theme == "snow":
+        return 3 if (x + y) % 16 in (2, 3) and y % 16 < 9 else 1 if (x - y) % 16 == 9 and 6 < y < 14 else 2
+    row = y // 8
+    mortar = y % 8 == 7 or (x + 8 * row) % 16 == 15
+    return 1 if mortar else 3 if y % 8 == 0 or (x + 8 * row) % 16 == 0 else 2
+
+
+def cap(theme: str, x: int, y: int) -> int | None:
+    """Colour of the ground's upper rim, or None beneath it."""
+    if theme == "ruins":
+        return 3 if y < 3 else 1 if y == 3 else None
+    if theme == "desert":
+        depth = 5 + (x // 4) % 2
+    elif theme == "snow":
+        depth = 6 + GRASS_EDGE[x] % 3
+    elif theme == "cave":
+        depth = 3 + GRASS_EDGE[(3 * x) % 16] % 2
+    else:
+        depth = GRASS_EDGE[x] + (2 if theme == "meadow" else 1)
+    if y < depth:
+        return 3
+    return 1 if y == depth else None
+
+
+def ground(theme: str, top: bool, side: int) -> Grid:
+    """Ground with (top) or without rim, and a dark edge on its left (-1) or right (1) side."""
+
+    def color(x: int, y: int) -> int:
+        distance = x if side < 0 else 15 - x
+        if side and top and distance + y < 2:
+            return 0
+        if side and distance < 2 and not (top and y < 3 and distance > 0):
+            return 1
+        rim = cap(theme, x, y) if top else None
+        return body(theme, x, y) if rim is None else rim
+
+    return paint(color)
+
+
+# --- Things to stand on, climb, take and fear -----------------------------------------------------------------------
+
+
+def block(theme: str) -> Grid:
+    """A hewn stone."""
+
+    def color(x: int, y: int) -> int:
+        if x in (0, 15) or y in (0, 15):
+            return 1
+        if x == 1 or y == 1:
+            return 3
+        if x == 14 or y == 14:
+            return 1
+        return 1 if (x, y) in {(4, 4), (11, 4), (4, 11), (11, 11)} else 2
+
+    return paint(color)
+
+
+def block_top(theme: str) -> Grid:
+    """Small bricks, for ceilings and walls."""
+
+    def color(x: int, y: int) -> int:
+        row = y // 4
+        if y % 4 == 3 or (x + 4 * (row % 2)) % 8 == 7:
+            return 1
+        return 3 if y % 4 == 0 and (x + 4 * (row % 2)) % 8 < 3 else 2
+
+    return paint(color)
+
+
+def platform(theme: str) -> Grid:
+    def color(x: int, y: int) -> int:
+        if y in (0, 7):
+            return 1
+        if y < 7:
+            return 1 if x % 8 == 7 else 3 if y < 3 else 2
+        return 1 if y < 10 and x % 8 in (2, 3) else 0
+
+    return paint(color)
+
+
+def ladder(theme: str, top: bool = False) -> Grid:
+    def color(x: int, y: int) -> int:
+        if top and y < 3:
+            return 1 if y == 2 else 3
+        if x in (1, 4, 11, 14):
+            return 1
+        if x in (2, 3, 12, 13):
+            return 3
+        if 4 < x < 11 and y % 8 in (3, 4, 5):
+            return 1 if y % 8 == 5 else 2
+        return 0
+
+    return paint(color)
+
+
+def coin(theme: str) -> Grid:
+    def color(x: int, y: int) -> int:
+        dx, dy = (x - 7.5) / 5.6, (y - 7.5) / 7.2
+        inner = ((x - 7.5) / 4.2) ** 2 + ((y - 7.5) / 5.8) ** 2
+        if dx * dx + dy * dy > 1:
+            return 0
+        if inner > 1:
+            return 1
+        return 3 if 5 <= x <= 6 and 4 <= y <= 10 else 1 if x == 9 and 4 <= y <= 10 else 2
+
+    return paint(color)
+
+
+def spike(theme: str) -> Grid:
+    def color(x: int, y: int) -> int:
+        half = (y - 2) / 3.2
+        distance = abs(x % 8 - 3.5)
+        if y < 3 or distance > half:
+            return 0
+        if distance > half - 1.1 or y == 15:
+            return 1
+        return 3 if x % 8 < 4 else 2
+
+    return paint(color)
+
+
+def gate() -> Grid:
+    """The goal, 32x48: an arch of gold around a white light."""
+
+    def color(x: int, y: int) -> int:
+        cx = abs(x - 15.5)
+        radius = (cx * cx + (y - 16) ** 2) ** 0.5 if y < 16 else cx
+        if radius > 16:
+            return 0
+        if radius > 14.4 or 9 < radius <= 10.2:
+            return 1
+        if radius > 10:
+            return 2 if y % 8 else 1
+        star = abs(x - 15.5) + abs(y - 26) * 0.8
+        return 2 if 6 < star < 9 or star < 2.5 else 3
+
+    return paint(color, 32, 48)
+
+
+# --- Scenery --------------------------------------------------------------------------------------------------------
+
+
+def liquid(theme: str, top: bool) -> Grid:
+    def color(x: int, y: int) -> int:
+        if not top:
+            return 3 if (x % 16, y) in {(4, 5), (5, 5), (6, 5), (11, 12), (12, 12)} else 2
+        wave = (2, 2, 3, 4, 5, 5, 4, 3)[x % 8]
+        return 0 if y < wave else 3 if y < wave + 2 else 2
+
+    return paint(color)
+
+
+def bush(theme: str) -> Grid:
+    if theme in ("cave", "ruins"):  # crystals; rubble
+
+        def shard(x: int, y: int) -> int:
+            near = min(abs(x - 4) * 2 + 4, abs(x - 10) * 2.4, abs(x - 14) * 3 + 8)
+            return 0 if y < near + 2 else 3 if x in (4, 10) and y < 12 and theme == "cave" else 1
+
+        return paint(shard)
+    if theme == "desert":
+
+        def cactus(x: int, y: int) -> int:
+            stem = 6 <= x <= 9 and y > 1
+            arms = (2 <= x <= 5 and 9 <= y <= 11) or (2 <= x <= 3 and 5 <= y <= 9)
+            arms = arms or (10 <= x <= 13 and 7 <= y <= 9) or (12 <= x <= 13 and 3 <= y <= 8)
+            return 2 if stem or arms else 0
+
+        return paint(cactus)
+
+    def leaves(x: int, y: int) -> int:
+        blobs = ((4, 11, 5), (11, 11, 5), (8, 8, 5))
+        inside = any((x - bx) ** 2 + (y - by) ** 2 <= r * r for bx, by, r in blobs)
+        shine = theme == "snow" and any((x - bx) ** 2 + (y - by + 2) ** 2 <= r * r - 8 for bx, by, r in blobs)
+        return 3 if inside and shine and y < 9 else 1 if inside else 0
+
+    return paint(leaves)
+
+
+def tall(theme: str) -> Grid:
+    """Scenery of 16x32: a tree, a stalagmite, a statue."""
+
+    def color(x: int, y: int) -> int:
+        cx = abs(x - 7.5)
+        if theme in ("meadow", "night"):
+            if (x - 7.5) ** 2 / 56 + (y - 9) ** 2 / 90 <= 1:
+                return 1
+            return 1 if cx < 2 and y > 16 else 0
+        if theme == "snow":
+            if y > 27:
+                return 1 if cx < 2 else 0
+            width = (y % 10) * 0.55 + 1.5 + y / 10
+            return 0 if cx > width else 3 if y % 10 < 3 else 1
+        if theme == "desert":
+            stem = cx < 2.6 and y > 3
+            arms = (1 <= x <= 5 and 18 <= y <= 21) or (1 <= x <= 3 and 10 <= y <= 19)
+            arms = arms or (10 <= x <= 14 and 14 <= y <= 17) or (12 <= x <= 14 and 7 <= y <= 16)
+            return 2 if stem or arms else 0
+        if theme == "cave":
+            return 1 if cx < 1 + y / 5 else 0
+        return 1 if (y < 4 and cx < 6) or (y > 27 and cx < 7) or (cx < 4 and y % 9 != 8 and y > 3) else 0
+
+    return paint(color, 16, 32)
+
+
+def cloud(theme: str) -> Grid:
+    """32x16; a stalactite in the cave."""
+
+    def color(x: int, y: int) -> int:
+        if theme == "cave":
+            return 1 if y < 15 - abs(x - 10) * 2.2 or y < 11 - abs(x - 22) * 2.2 else 0
+        blobs = ((8, 10, 5), (16, 8, 7), (24, 10, 5))
+        inside = any((x - bx) ** 2 + (y - by) ** 2 <= r * r for bx, by, r in blobs) and y < 14
+        if theme in ("night", "ruins"):
+            return 1 if inside else 0
+        return 3 if inside else 0
+
+    return paint(color, 32, 16)
+
+
+def star(theme: str) -> Grid:
+    if theme == "ruins":  # a window
+
+        def window(x: int, y: int) -> int:
+            return 1 if 4 <= x <= 11 and (y > 4 or (x - 7.5) ** 2 + (y - 5) ** 2 < 16) and y < 15 else 0
+
+        return paint(window)
+    bright = 3 if theme == "night" else 1
+
+    def points(x: int, y: int) -> int:
+        return bright if abs(x - 5) + abs(y - 6) < 2 or (x, y) in {(12, 12), (13, 12), (12, 13)} else 0
+
+    return paint(points if theme in ("night", "cave") else lambda x, y: 0)
+
+
+def hill(theme: str, kind: str) -> Grid:
+    def color(x: int, y: int) -> int:
+        inside = {"left": x + y >= 15, "right": y >= x, "fill": True}[kind.split("_")[-1]]
+        if not inside:
+            return 0
+        if kind.startswith("peak") and theme == "snow" and y < 9 + (x % 4 > 1) * 3:
+            return 3
+        if theme == "desert" and y % 8 == 7:
+            return 0
+        return 1
+
+    return paint(color)
+
+
+def column(theme: str, top: bool) -> Grid:
+    """A pillar in the background."""
+
+    def color(x: int, y: int) -> int:
+        cx = abs(x - 7.5)
+        if top:
+            return 1 if y < 5 or cx < 7 - (y - 5) * 0.3 else 0
+        if theme == "ruins":
+            return 1 if cx < 5 and x not in (5, 10) else 0
+        return 1 if cx < 5 + (y % 16 in (3, 4, 5, 11)) else 0
+
+    return paint(color)
+
+
+def cut(grid: Grid, column_: int, row: int, width: int = 16, height: int = 16) -> Grid:
+    """The part of `width` x `height` in a column and row of such parts."""
+    return [line[column_ * width : (column_ + 1) * width] for line in grid[row * height : (row + 1) * height]]
+
+
+def metatile(theme: str, name: str) -> Grid:
+    """Grid (16, 16) of one metatile."""
+    if name.startswith(("top", "fill")):
+        side = -1 if name.endswith("_left") else 1 if name.endswith("_right") else 0
+        return ground(theme, name.startswith("top"), side)
+    if name.startswith("gate"):
+        index = int(name[-1])
+        return cut(gate(), index % 2, index // 2)
+    if name.startswith(("hill", "peak")):
+        return hill(theme, name)
+    drawings: dict[str, Callable[[], Grid]] = {
+        "sky": lambda: paint(lambda x, y: 0),
+        "block": lambda: block(theme),
+        "block_top": lambda: block_top(theme),
+        "platform": lambda: platform(theme),
+        "ladder": lambda: ladder(theme),
+        "ladder_top": lambda: ladder(theme, top=True),
+        "coin": lambda: coin(theme),
+        "spike": lambda: spike(theme),
+        "liquid_top": lambda: liquid(theme, top=True),
+        "liquid": lambda: liquid(theme, top=False),
+        "bush": lambda: bush(theme),
+        "tall_top": lambda: cut(tall(theme), 0, 0),
+        "tall_bottom": lambda: cut(tall(theme), 0, 1),
+        "cloud_left": lambda: cut(cloud(theme), 0, 0),
+        "cloud_right": lambda: cut(cloud(theme), 1, 0),
+        "star": lambda: star(theme),
+        "column_top": lambda: column(theme, top=True),
+        "column": lambda: column(theme, top=False),
+    }
+    return drawings[name]()
+
+
+# --- Output -----------------------------------------------------------------------------------------------------------
+
+
+def encode(tile: Grid) -> bytes:
+    """An 8x8 tile as the console's two bit planes."""
+    planes = [bytes(sum((row[x] >> plane & 1) << (7 - x) for x in range(8)) for row in tile) for plane in (0, 1)]
+    return planes[0] + planes[1]
+
+
+class PatternTable:
+    """256 tiles of 8x8, each stored once."""
+
+    def __init__(self) -> None:
+        self.tiles: dict[bytes, int] = {}
+
+    def add(self, tile: Grid) -> int:
+        return self.tiles.setdefault(encode(tile), len(self.tiles))
+
+    def to_bytes(self) -> bytes:
+        assert len(self.tiles) <= 256, f"{len(self.tiles)} tiles"
+        return b"".join(self.tiles).ljust(4096, b"\0")
+
+
+def hero_frames(sprites: dict[str, Grid]) -> list[Grid]:
+    """Grids (32, 16) in the order of the FRAME_ constants of src/game.h."""
+    blank = [[0] * 16 for _ in range(8)]
+    head, back, dead = sprites["head"], sprites["head_back"], sprites["head_dead"]
+    return [
+        head + sprites["body_stand"],
+        head + sprites["body_walk1"],
+        head + sprites["body_walk2"],
+        head + sprites["body_jump"],
+        blank + head + sprites["body_crouch"],
+        back + sprites["body_climb"],
+        dead + sprites["body_jump"],
+        head + sprites["body_win"],
+    ]
+
+
+def sprite_table() -> tuple[bytes, dict[str, int]]:
+    """Pattern table of 8x16 sprites, and the number of each sprite's first tile."""
+    sprites = read_sprites(GRAPHICS_DPATH / "sprites.txt")
+    tiles, first = [], {}
+
+    def add(grid: Grid) -> None:
+        for row in range(len(grid) // 16):
+            for column_ in range(len(grid[0]) // 8):
+                part = cut(grid, column_, row, 8, 16)
+                tiles.extend((part[:8], part[8:]))
+
+    for grid in hero_frames(sprites):
+        add(grid)
+    for name in ("walker1", "walker2", "walker_flat", "slime1", "slime2", "slime_flat", "bat1", "bat2", "bat_flat"):
+        first[name] = len(tiles)
+        add(sprites[name])
+    for name, grid in read_sprites(GRAPHICS_DPATH / "small.txt").items():
+        first[name] = len(tiles)
+        add(grid)
+    assert len(tiles) <= 256
+    return b"".join(encode(tile) for tile in tiles).ljust(4096, b"\0"), first
+
+
+def c_array(name: str, values: list[int]) -> str:
+    lines = [", ".join(str(value) for value in values[i : i + 24]) for i in range(0, len(values), 24)]
+    return f"const unsigned char {name}[{len(values)}] = {{\n    " + ",\n    ".join(lines) + "\n};\n"
+
+
+def palettes() -> list[int]:
+    values = []
+    for theme in THEMES:
+        sky, *colors = PALETTES[theme]
+        walker, slime, bat = ENEMIES[theme]
+        for triple in (*colors, HERO, walker, slime, bat):
+            values += [sky, *triple]
+    return values
+
+
+def write_graphics(build_dpath: Path) -> dict[str, int]:
+    """Write graphics.chr, tables.c and tables.h; returns how many tiles each pattern table holds."""
+    background = PatternTable()
+    background.add([[0] * 8 for _ in range(8)])
+    corners: list[list[int]] = [[], [], [], []]
+    for theme in THEMES:
+        for name, _, _ in METATILES:
+            grid = metatile(theme, name)
+            for i in range(4):
+                corners[i].append(background.add(cut(grid, i % 2, i // 2, 8, 8)))
+    sprites, first = sprite_table()
+    (build_dpath / "graphics.chr").write_bytes(background.to_bytes() + sprites)
+    names = [f"#define M_{name.upper()} {i}" for i, (name, _, _) in enumerate(METATILES)]
+    names += [f"#define SPRITE_{name.upper()} {number | 1}" for name, number in first.items()]
+    names += [f"#define NUM_METATILES {len(METATILES)}", f"#define NUM_THEMES {len(THEMES)}"]
+    tables = [c_array(f"tiles_{i}", corners[i]) for i in range(4)]
+    tables.append(c_array("metatile_palette", [palette for _, palette, _ in METATILES]))
+    tables.append(c_array("metatile_flags", [flags for _, _, flags in METATILES]))
+    tables.append(c_array("theme_palettes", palettes()))
+    (build_dpath / "tables.h").write_text("\n".join(names) + "\n")
+    (build_dpath / "tables.c").write_text("\n".join(tables))
+    return {"background": len(background.tiles), "sprites": sum(1 for _ in first)}
+
+
+if __name__ == "__main__":
+    import sys
+
+    print(write_graphics(Path(sys.argv[1])))
