@@ -11,10 +11,10 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor
+from torch import Tensor, nn
 from torchmetrics.image.fid import FrechetInceptionDistance
 
-from training.inception import FidInception, load_inception
+from training.inception import load_inception
 
 logger = logging.getLogger(__name__)
 
@@ -27,10 +27,13 @@ _INCEPTION_BATCH = 32
 
 
 class Fid:
-    """FID between two sets of frames. Sums over all processes are exact: `compute` joins them."""
+    """FID between two sets of frames, by a network of `num_features` features of uint8 images (N, 3, H, W).
 
-    def __init__(self, inception: FidInception, device: torch.device):
-        self.metric = FrechetInceptionDistance(feature=inception).to(device)
+    Sums over all processes are exact: `compute` joins them.
+    """
+
+    def __init__(self, features: nn.Module, device: torch.device):
+        self.metric = FrechetInceptionDistance(feature=features).to(device)
 
     def update(self, frames: Tensor, real: bool) -> None:
         """Add frames (..., 3, H, W) float; values outside [0, 1] are clamped."""

@@ -1,0 +1,304 @@
+"""Evaluation: what is measured, that batches and processes do not change it, and what is left behind."""
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+from models.checkpoint import load_model, save_model
+from models.genie_redux import GenieRedux
+from tests.training_helpers import SIZE, save_fresh, tiny_config, write_dataset
+from training import evaluation, main
+from training.clips import read_clips
+from training.config import GenieReduxConfig
+from training.loading import WindowChoice, open_windows
+from training.main import evaluate
+from training.metrics import psnr_per_frame, ssim_per_frame
+from training.rollout import sample_clips, seed_of
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory) -> Path:
+    return write_dataset(tmp_path_factory.mktemp("evaluation"), sessions=4)
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    torch.set_num_threads(1)
+
+
+def config(root: Path, tmp_path: Path, model: str = "genie_redux_guided", **changes) -> GenieReduxConfig:
+    cfg = tiny_config(root, model)
+    fpath = save_fresh(tmp_path / "run" / "model-7.pt", cfg)
+    return with_eval(replace(cfg, eval=replace(cfg.eval, model_fpath=str(fpath))), tmp_path, **changes)
+
+
+def with_eval(cfg: GenieReduxConfig, tmp_path: Path, **changes) -> GenieReduxConfig:
+    return replace(cfg, eval=replace(cfg.eval, save_root_dpath=str(tmp_path / "results"), **changes))
+
+
+def results(folder: Path) -> dict:
+    return json.loads((folder / "metrics.json").read_text())
+
+
+# ---- values ---------------------------------------------------------------------------------------------------------
+
+
+def test_replication_equals_metrics_of_sampled_frames_computed_by_hand(root, tmp_path):
+    cfg = config(root, tmp_path, n_total_samples=0, seq_step=9)
+    folder = evaluate(cfg)
+    assert folder == tmp_path / "results" / "genie_redux_guided" / "toy_v0.0.0" / "replicate_one_go"
+    found = results(folder)
+    model = load_model(Path(cfg.eval.model_fpath)).model
+    windows = open_windows(cfg.eval, "eval", WindowChoice("all", 6, 9), cfg.data)
+    rollout = evaluation.evaluation_rollout(cfg, model)
+    psnr, ssim, still = [], [], []
+    for index in range(len(windows)):
+        frames, actions, _ = windows[index]
+        video = frames[None].float() / 255
+        generator = torch.Generator().manual_seed(seed_of(cfg.seed, 2, index))
+        made = model.sample(video[:, :2], actions[None], 4, rollout.settings, generator)
+        psnr.append(psnr_per_frame(made, video[:, 2:]))
+        ssim.append(ssim_per_frame(made, video[:, 2:]))
+        still.append(psnr_per_frame(video[:, 1:2].expand(-1, 4, -1, -1, -1), video[:, 2:]))
+    assert found["num_clips"] == len(windows)
+    assert found["metrics"]["psnr"] == pytest.approx(torch.cat(psnr).mean().item(), rel=1e-5)
+    assert found["metrics"]["ssim"] == pytest.approx(torch.cat(ssim).mean().item(), rel=1e-5)
+    assert found["metrics"]["copy_last_psnr"] == pytest.approx(torch.cat(still).mean().item(), rel=1e-5)
+    assert found["per_frame"]["psnr"] == pytest.approx(torch.cat(psnr).mean(dim=0).tolist(), rel=1e-5)
+    assert found["step"] == 7
+
+
+@pytest.mark.parametrize("method", ["one_go", "autoregressive"])
+def test_results_do_not_depend_on_the_batch_size(root, tmp_path, method):
+    measured = []
+    for batch_size in (1, 2, 5):
+        cfg = config(root, tmp_path / str(batch_size), batch_size=batch_size, inference_method=method)
+        measured.append(results(evaluate(cfg)))
+    for other in measured[1:]:
+        for name, value in measured[0]["metrics"].items():
+            assert other["metrics"][name] == pytest.approx(value, abs=2e-3), name
+        assert other["num_clips"] == 5
+
+
+def test_results_are_the_same_each_time_and_change_with_the_seed(root, tmp_path):
+    cfg = config(root, tmp_path)
+    first, second = (results(evaluate(cfg))["metrics"] for _ in range(2))
+    assert first == second
+    assert results(evaluate(replace(cfg, seed=1)))["metrics"]["psnr"] != first["psnr"]
+
+
+def test_delta_psnr_rollouts_have_the_same_settings_noise_and_prime_actions(root, tmp_path, monkeypatch):
+    calls = []
+
+    def spy(model, video, actions, indices, rollout):
+        calls.append((actions.clone(), list(indices), rollout))
+        return sample_clips(model, video, actions, indices, rollout)
+
+    for module in ("training.evaluation", "training.rollout"):
+        monkeypatch.setattr(f"{module}.sample_clips", spy)
+    evaluate(config(root, tmp_path, batch_size=5))
+    (true, indices, rollout), (drawn, other_indices, other_rollout) = calls
+    assert (indices, rollout) == (other_indices, other_rollout)
+    assert rollout.settings.inference_steps == 3
+    assert torch.equal(true[:, :1], drawn[:, :1])  # two prime frames: one action between them
+    assert not torch.equal(true[:, 1:], drawn[:, 1:])
+
+
+def test_delta_psnr_is_zero_for_a_model_that_ignores_actions(root, tmp_path):
+    cfg = config(root, tmp_path)
+    loaded = load_model(Path(cfg.eval.model_fpath))
+    assert isinstance(loaded.model, GenieRedux)
+    torch.nn.init.zeros_(loaded.model.dynamics.action_embedding.weight)
+    save_model(Path(cfg.eval.model_fpath), loaded.model, loaded.config, 7)
+    metrics = results(evaluate(cfg))["metrics"]
+    assert metrics["delta_psnr"] == 0
+    assert metrics["random_actions_psnr"] == metrics["psnr"]
+
+
+def test_without_eval_control_no_control_rollout_runs(root, tmp_path, monkeypatch):
+    monkeypatch.setattr("training.evaluation.random_actions", lambda *_: pytest.fail("ran control evaluation"))
+    found = results(evaluate(config(root, tmp_path, eval_control=False, delta_psnr_horizon=99)))
+    assert "delta_psnr" not in found["metrics"]
+
+
+def test_latent_action_models_replicate_with_inferred_actions_not_with_recorded_ids(root, tmp_path, monkeypatch):
+    cfg = config(root, tmp_path, "genie_redux", batch_size=5, n_total_samples=5)
+    given = []
+
+    def spy(model, video, actions, indices, rollout):
+        given.append(actions.clone())
+        return sample_clips(model, video, actions, indices, rollout)
+
+    monkeypatch.setattr("training.rollout.sample_clips", spy)
+    evaluate(cfg)
+    model = load_model(Path(cfg.eval.model_fpath)).model
+    windows = open_windows(cfg.eval, "eval", WindowChoice("all", 6, 6), cfg.data)
+    indices = [int(i) for i in np.linspace(0, len(windows), 5, endpoint=False).astype(int)]
+    clips = next(read_clips(windows, indices, 5, 0, torch.device("cpu")))
+    assert torch.equal(given[0], model.infer_actions(clips.video))
+    assert not torch.equal(given[0], clips.actions)
+
+
+def test_the_tokenizers_bound_is_its_reconstruction_of_the_predicted_frames_alone(root, tmp_path):
+    cfg = config(root, tmp_path, n_total_samples=0)
+    found = results(evaluate(cfg))
+    model = load_model(Path(cfg.eval.model_fpath)).model
+    windows = open_windows(cfg.eval, "eval", WindowChoice("all", 6, 6), cfg.data)
+    clips = next(read_clips(windows, list(range(len(windows))), len(windows), 0, torch.device("cpu")))
+    with torch.no_grad():
+        made = model.tokenizer.reconstruct(clips.video)[:, 2:]
+    expected = psnr_per_frame(made, clips.video[:, 2:]).mean(dim=0).tolist()
+    assert found["per_frame"]["tokenizer_psnr"] == pytest.approx(expected, rel=1e-4)
+
+
+# ---- control and reconstruction -------------------------------------------------------------------------------------
+
+
+def test_control_holds_one_action_and_names_its_folder(root, tmp_path, monkeypatch):
+    given = []
+
+    def spy(model, video, actions, indices, rollout):
+        given.append(actions.clone())
+        return sample_clips(model, video, actions, indices, rollout)
+
+    monkeypatch.setattr("training.evaluation.sample_clips", spy)
+    folder = evaluate(config(root, tmp_path, action_to_take=1, batch_size=5))
+    assert folder.name == "control_1_LEFT_one_go"
+    assert (given[0][:, 1:] == 1).all()
+    assert not (given[0][:, 0] == 1).all()  # the prime frames' action is the recorded one
+    found = results(folder)
+    assert set(found["metrics"]) == {"psnr_to_last_given_frame", "psnr_to_random_actions"}
+    assert sorted(p.name for p in folder.glob("clip-*")) == [f"clip-00{i}.{s}" for i in (0, 1) for s in ("gif", "png")]
+
+
+@pytest.mark.parametrize("action", [-2, 3])
+def test_an_action_out_of_range_lists_the_actions(root, tmp_path, action):
+    with pytest.raises(ValueError, match=r"out of range.*0 RIGHT, 1 LEFT, 2 STAY") as error:
+        evaluate(config(root, tmp_path, action_to_take=action))
+    assert "\n" not in str(error.value)
+
+
+def test_latent_actions_are_controlled_by_number(root, tmp_path):
+    assert evaluate(config(root, tmp_path, "genie_redux", action_to_take=2)).name == "control_2_latent_2_one_go"
+
+
+@pytest.mark.parametrize("model", ["tokenizer", "lam"])
+def test_tokenizers_and_lams_are_evaluated_by_reconstruction(root, tmp_path, model):
+    folder = evaluate(config(root, tmp_path, model))
+    found = results(folder)
+    assert folder.name == "reconstruct"
+    assert set(found["metrics"]) == {"psnr", "ssim"}
+    assert found["num_frames_per_clip"] == {"tokenizer": 6, "lam": 5}[model]
+
+
+@pytest.mark.parametrize("dream_length", [1, 3])
+def test_autoregressive_predicts_exactly_as_many_frames_as_asked(root, tmp_path, dream_length):
+    folder = evaluate(config(root, tmp_path, inference_method="autoregressive", dream_length=dream_length))
+    assert folder.name == f"replicate_autoregressive_dream{dream_length}"
+    assert len(results(folder)["per_frame"]["psnr"]) == 4
+
+
+# ---- what is left behind --------------------------------------------------------------------------------------------
+
+
+def test_pictures_show_the_recorded_frames_over_the_predicted_ones(root, tmp_path):
+    cfg = config(root, tmp_path)
+    folder = evaluate(cfg)
+    names = {"metrics.json", "psnr_per_frame.png", "strips.png"} | {
+        f"clip-00{i}.{s}" for i in (0, 1) for s in ("gif", "png")
+    }
+    assert {path.name for path in folder.iterdir()} == names
+    sheet = np.asarray(Image.open(folder / "clip-000.png"))
+    tile, label = 4 * SIZE + 8, 24
+    windows = open_windows(cfg.eval, "eval", WindowChoice("all", 6, 6), cfg.data)
+    frames = windows[0][0].permute(0, 2, 3, 1).numpy()
+    for t in range(6):
+        shown = sheet[label + 4 : label + 4 + 4 * SIZE : 4, t * tile + 4 : (t + 1) * tile - 4 : 4]
+        np.testing.assert_array_equal(shown, frames[t])
+    below = sheet[2 * label + tile + 4 :: 4, 4 : tile - 4 : 4][:SIZE]
+    np.testing.assert_array_equal(below, frames[0])  # a prime frame is shown as it was given
+    assert Image.open(folder / "clip-000.gif").n_frames == 6
+
+
+def test_a_second_evaluation_replaces_the_first_and_leaves_nothing_of_it(root, tmp_path):
+    folder = evaluate(config(root, tmp_path, n_gifs=2))
+    assert evaluate(config(root, tmp_path, n_gifs=0)) == folder
+    assert sorted(path.name for path in folder.iterdir()) == ["metrics.json", "psnr_per_frame.png"]
+    assert [path.name for path in folder.parent.iterdir()] == ["replicate_one_go"]
+
+
+def test_a_folder_of_something_else_is_not_replaced(root, tmp_path):
+    cfg = config(root, tmp_path)
+    other = tmp_path / "results" / "genie_redux_guided" / "toy_v0.0.0" / "replicate_one_go"
+    other.mkdir(parents=True)
+    (other / "thesis.txt").write_text("mine")
+    with pytest.raises(ValueError, match=r"eval\.save_root_dpath"):
+        evaluate(cfg)
+    assert (other / "thesis.txt").read_text() == "mine"
+
+
+def test_the_table_names_the_metrics_the_reason_for_no_fid_and_the_place(root, tmp_path, capsys):
+    folder = evaluate(config(root, tmp_path))
+    printed = capsys.readouterr().out
+    assert re.search(r"PSNR \[dB\] +\d+\.\d+", printed)
+    assert "ΔPSNR" in printed
+    assert "no FID" in printed
+    assert str(folder) in printed
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model_fpath": None}, "eval.model_fpath is not set"),
+        ({"model_fpath": "none/model-1.pt"}, "'none/model-1.pt' not found"),
+        ({"dataset_name": "none_v0"}, "run 'python run.py generate"),
+        ({"num_frames": 5}, "exceed eval.num_frames=5: set eval.num_frames to 6"),
+        ({"delta_psnr_horizon": 5}, "eval.delta_psnr_horizon=5"),
+        ({"inference_method": "both"}, "one_go or autoregressive"),
+        ({"inference_steps": 0}, "eval.inference_steps=0"),
+        ({"fid_weights": "none.pth"}, "eval.fid_weights 'none.pth' not found"),
+        ({"split": "some"}, "some"),
+    ],
+)
+def test_wrong_settings_are_one_line(root, tmp_path, changes, message):
+    cfg = with_eval(config(root, tmp_path), tmp_path, **changes)
+    with pytest.raises((ValueError, FileNotFoundError), match=re.escape(message)) as error:
+        evaluate(cfg)
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "results").exists()
+
+
+def test_a_model_with_other_actions_or_frames_is_one_line(root, tmp_path):
+    larger = write_dataset(tmp_path / "larger", sessions=1, size=24)
+    cfg = with_eval(config(root, tmp_path), tmp_path, dataset_root_dpath=str(larger))
+    with pytest.raises(ValueError, match="24x24"):
+        evaluate(cfg)
+
+
+# ---- several processes ----------------------------------------------------------------------------------------------
+
+
+def run_in_process(cfg: GenieReduxConfig) -> None:
+    torch.set_num_threads(1)
+    main.evaluate(cfg)
+
+
+@pytest.mark.slow
+def test_two_processes_measure_exactly_what_one_does(root, tmp_path):
+    cfg = config(root, tmp_path)
+    alone = results(evaluate(cfg))
+    launch = LaunchConfig(1, 1, 2, rdzv_backend="c10d", rdzv_endpoint="localhost:0", max_restarts=0)
+    two = with_eval(cfg, tmp_path / "two")
+    elastic_launch(launch, run_in_process)(two)
+    folder = tmp_path / "two" / "results" / "genie_redux_guided" / "toy_v0.0.0" / "replicate_one_go"
+    together = results(folder)
+    assert together["num_clips"] == alone["num_clips"]
+    assert together["metrics"] == pytest.approx(alone["metrics"], abs=2e-3)
+    assert len(list(folder.glob("clip-*"))) == 4

@@ -1,0 +1,211 @@
+"""Metrics, FID, pictures: values computed by hand, and results that do not depend on batches."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from accelerate import Accelerator
+from PIL import Image
+
+from training.fid import Fid, make_fid
+from training.inception import FidInception, load_inception, resize_as_tensorflow1
+from training.metrics import SampleTable, evenly_spaced, mean, own_indices, psnr_per_frame, ssim_per_frame
+from training.pictures import Row, animation, save_gif, save_png, strip, to_pixels
+from training.tracker import MetricsFile, read_metrics
+
+
+@pytest.fixture(scope="module")
+def inception() -> FidInception:
+    torch.manual_seed(0)
+    model = FidInception()
+    for module in model.modules():  # random weights whose features neither vanish nor explode
+        if isinstance(module, torch.nn.Conv2d):
+            torch.nn.init.kaiming_normal_(module.weight)
+    return model
+
+
+def video(seed: int = 0, shape: tuple[int, ...] = (2, 3, 3, 16, 16)) -> torch.Tensor:
+    return torch.rand(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def test_psnr_is_minus_ten_log_of_each_frames_mean_squared_error():
+    target, prediction = video(0), video(1)
+    expected = -10 * torch.log10((target - prediction).square().mean(dim=(2, 3, 4)))
+    torch.testing.assert_close(psnr_per_frame(prediction, target), expected, atol=1e-4, rtol=1e-5)
+
+
+def test_psnr_of_equal_frames_is_100_not_infinite():
+    assert psnr_per_frame(video(), video()).tolist() == [[100.0] * 3] * 2
+
+
+def test_predictions_outside_the_range_are_clamped():
+    target = torch.ones(1, 1, 3, 16, 16)
+    assert psnr_per_frame(target + 5, target).item() == 100.0
+    assert ssim_per_frame(target + 5, target).item() == pytest.approx(1.0)
+
+
+def test_ssim_is_per_frame_and_one_for_equal_frames():
+    target = video()
+    prediction = target.clone()
+    prediction[1, 2] = video(3)[1, 2]
+    values = ssim_per_frame(prediction, target)
+    assert values.shape == (2, 3)
+    assert values[1, 2] < 0.5
+    values[1, 2] = 1.0
+    torch.testing.assert_close(values, torch.ones(2, 3))
+
+
+def test_average_does_not_depend_on_batches():
+    values = video(0, (7, 3))
+    averages = []
+    for batch_size in (1, 3, 7):
+        table = SampleTable()
+        for start in range(0, 7, batch_size):
+            table.add("x", list(range(start, min(7, start + batch_size))), values[start : start + batch_size])
+        averages.append(mean(table.gather()["x"]))
+    assert averages == [pytest.approx(values.mean().item())] * 3
+    assert len(set(averages)) == 1
+
+
+def test_shares_of_processes_hold_every_clip_once():
+    class Share:
+        def __init__(self, index: int):
+            self.process_index, self.num_processes = index, 3
+
+    indices = evenly_spaced(10, 0)
+    shares = [own_indices(indices, Share(i)) for i in range(3)]  # type: ignore[arg-type]
+    assert sorted(index for share in shares for index in share) == list(range(10))
+    assert evenly_spaced(10, 4).tolist() == [0, 2, 5, 7]
+    assert evenly_spaced(3, 8).tolist() == [0, 1, 2]
+
+
+# ---- FID ------------------------------------------------------------------------------------------------------------
+
+
+def test_inception_has_the_layout_of_the_published_weights(inception):
+    state = inception.state_dict()
+    assert sum(p.numel() for p in inception.parameters()) == 21_785_568  # Inception-v3 without classifiers
+    assert sum(key.endswith(".conv.weight") for key in state) == 94
+    for key, shape in {
+        "Conv2d_1a_3x3.conv.weight": (32, 3, 3, 3),
+        "Conv2d_4a_3x3.bn.running_var": (192,),
+        "Mixed_5b.branch1x1.conv.weight": (64, 192, 1, 1),
+        "Mixed_5b.branch_pool.conv.weight": (32, 192, 1, 1),
+        "Mixed_5d.branch5x5_2.conv.weight": (64, 48, 5, 5),
+        "Mixed_6a.branch3x3.conv.weight": (384, 288, 3, 3),
+        "Mixed_6b.branch7x7dbl_5.conv.weight": (192, 128, 1, 7),
+        "Mixed_6e.branch7x7_3.conv.weight": (192, 192, 7, 1),
+        "Mixed_7a.branch7x7x3_4.conv.weight": (192, 192, 3, 3),
+        "Mixed_7c.branch3x3dbl_3b.conv.weight": (384, 384, 3, 1),
+        "Mixed_7c.branch_pool.bn.bias": (192,),
+    }.items():
+        assert tuple(state[key].shape) == shape, key
+
+
+def test_inception_features_are_2048_wide_and_each_image_by_itself(inception):
+    images = (video(2, (3, 3, 20, 24)) * 255).byte()
+    together = inception(images)
+    assert together.shape == (3, 2048)
+    torch.testing.assert_close(inception(images[1:2]), together[1:2], atol=1e-4, rtol=1e-4)
+    with pytest.raises(ValueError, match="uint8"):
+        inception(images.float())
+
+
+def test_published_file_loads_with_its_classifier_and_without_counters(tmp_path, inception):
+    state = {k: v for k, v in inception.state_dict().items() if not k.endswith("num_batches_tracked")}
+    state |= {"fc.weight": torch.zeros(1008, 2048), "fc.bias": torch.zeros(1008)}
+    torch.save(state, tmp_path / "weights.pth")
+    loaded = load_inception(tmp_path / "weights.pth")
+    images = torch.zeros(1, 3, 8, 8, dtype=torch.uint8)
+    torch.testing.assert_close(loaded(images), inception(images))
+
+
+def test_a_file_of_another_network_is_refused(tmp_path, inception):
+    state = inception.state_dict()
+    del state["Mixed_7c.branch1x1.conv.weight"]
+    torch.save(state, tmp_path / "weights.pth")
+    with pytest.raises(ValueError, match=r"Mixed_7c\.branch1x1"):
+        load_inception(tmp_path / "weights.pth")
+    with pytest.raises(FileNotFoundError, match=r"eval\.fid_weights"):
+        make_fid(str(tmp_path / "none.pth"), Accelerator(cpu=True))
+
+
+def test_resize_takes_pixel_i_at_source_i_times_ratio():
+    row = torch.tensor([0.0, 4.0]).expand(1, 1, 2, 2)
+    assert resize_as_tensorflow1(row, 4)[0, 0, 0].tolist() == [0.0, 2.0, 4.0, 4.0]
+
+
+class ChannelMeans(torch.nn.Module):
+    """Three features, so that the distance takes no time."""
+
+    num_features = 3
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return images.float().mean(dim=(2, 3))
+
+
+def test_fid_of_a_set_with_itself_is_zero_and_does_not_depend_on_batches():
+    fid = Fid(ChannelMeans(), torch.device("cpu"))
+    frames = video(4, (6, 1, 3, 16, 16))
+    fid.update(frames, real=True)
+    for start in (0, 2):
+        fid.update(frames[start : start + 2 + start], real=False)
+    same = fid.compute()
+    fid.update(video(5, (3, 2, 3, 16, 16)) * 0.2, real=False)
+    assert abs(same) < 1e-3
+    assert fid.compute() > 100
+
+
+def test_without_weights_there_is_no_fid_but_a_line_that_says_how(monkeypatch, tmp_path):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr("training.fid.WEIGHTS_URL", (tmp_path / "offline").as_uri())
+    fid, reason = make_fid(None, Accelerator(cpu=True))
+    assert fid is None
+    assert "eval.fid_weights" in reason
+    assert "\n" not in reason
+    assert not list(tmp_path.rglob("*.pth*"))
+
+
+def test_a_damaged_download_is_not_used(monkeypatch, tmp_path):
+    (tmp_path / "source").write_bytes(b"not the weights")
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "hub"))
+    monkeypatch.setattr("training.fid.WEIGHTS_URL", (tmp_path / "source").as_uri())
+    assert make_fid(None, Accelerator(cpu=True))[0] is None
+    assert not list((tmp_path / "hub").rglob("*.pth*"))
+
+
+# ---- pictures and records -----------------------------------------------------------------------------------------
+
+
+def test_pictures_show_the_frames_enlarged_and_mark_given_ones(tmp_path):
+    frames = to_pixels(video(6, (4, 3, 8, 8)))
+    sheet = strip([Row("recorded", frames, 2), Row("predicted", 255 - frames, 2)], scale=3)
+    save_png(sheet, tmp_path / "strip.png")
+    read = np.asarray(Image.open(tmp_path / "strip.png"))
+    np.testing.assert_array_equal(read, sheet)
+    tile = 3 * 8 + 8
+    top = sheet.shape[0] // 2 - tile  # the first row of frames, below its label
+    np.testing.assert_array_equal(sheet[top + 4 : top + 28 : 3, 3 * tile + 4 : 4 * tile - 4 : 3], frames[3])
+    assert (sheet[top, 1] != sheet[top, 3 * tile + 1]).any()
+    moving = animation([Row("recorded", frames), Row("predicted", frames[:3])])
+    assert len(moving) == 3
+    save_gif(moving, tmp_path / "clip.gif")
+    assert Image.open(tmp_path / "clip.gif").n_frames == 3
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["clip.gif", "strip.png"]
+
+
+def test_metrics_past_the_resumed_step_and_a_cut_line_are_dropped(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    rows = MetricsFile(path, 0)
+    for step in (10, 20, 30):
+        rows.log(step, "train", {"loss": 1 / step})
+    with path.open("a") as file:
+        file.write('{"step": 40, "spl')
+    resumed = MetricsFile(path, 20)
+    assert [row["step"] for row in read_metrics(path)] == [10, 20]
+    assert resumed.has(20, "train")
+    assert not resumed.has(30, "train")
+    resumed.log(30, "train", {"loss": float("nan")})
+    assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [10, 20, 30]
+    assert read_metrics(path)[-1]["loss"] is None
