@@ -48,8 +48,7 @@ def run(config: DatasetConfig, connector: Connector, tasks: list[EpisodeTask]) -
     """
     if not tasks:
         return Outcome()
-    n_workers = config.connector.generator_config.n_workers or os.cpu_count() or 1
-    n_workers = min(n_workers, len(tasks))
+    n_workers = min(config.connector.generator_config.n_workers or _num_cores(), len(tasks))
     progress = _Progress(len(tasks))
     try:
         if n_workers == 1:
@@ -63,6 +62,11 @@ def run(config: DatasetConfig, connector: Connector, tasks: list[EpisodeTask]) -
     finally:
         progress.close()
     return progress.outcome
+
+
+def _num_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class _Progress:
