@@ -117,7 +117,7 @@ def _run_command(command: Command, arguments: list[str]) -> int:
         if args.help:
             print(command_help(session, overrides))
         elif args.hydra_help:
-            session.hydra.hydra_help(None, parser, argparse.Namespace(overrides=[]))
+            session.show_hydra_help()
         elif args.cfg:
             session.show(overrides, args.cfg, args.package, args.resolve)
         elif args.info:

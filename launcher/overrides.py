@@ -6,14 +6,13 @@ from typing import Any
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override, ValueType
+from hydra.core.override_parser.types import Override, Quote, QuotedString, ValueType
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException, ValidationError
 
 from launcher.commands import Command
 from launcher.errors import one_line
 from launcher.keys import Key, is_known, nearest_key, nearest_name, type_words
-from launcher.spelling import quoted
 
 
 def group_choices(loader: ConfigLoader, group: str) -> list[str]:
@@ -54,7 +53,8 @@ def _checked(text: str, loader: ConfigLoader, command: Command, keys: Mapping[st
 
 def _parse(text: str, loader: ConfigLoader) -> tuple[str, Override]:
     if "=" not in text and not text.startswith("~"):
-        raise ValueError(f"'{text}' is not an override: write key=value")
+        preset = text if text in group_choices(loader, "config") else ""
+        raise ValueError(f"'{text}' is not an override: write {f'config={preset}' if preset else 'key=value'}")
     parser = OverridesParser.create(config_loader=loader)
     try:
         return text, parser.parse_override(text)
@@ -65,6 +65,12 @@ def _parse(text: str, loader: ConfigLoader) -> tuple[str, Override]:
         return quoted(text), parser.parse_override(quoted(text))
     except HydraException:
         raise ValueError(f"'{text}' is not an override: write key=value") from None
+
+
+def quoted(override: str) -> str:
+    """The override `key=value` with its value quoted, so that Hydra takes any characters in it as they are."""
+    key, _, value = override.partition("=")
+    return f"{key}={QuotedString(value, Quote.single).with_quotes()}"
 
 
 def _checked_choice(text: str, override: Override, choices: list[str], command: Command) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 
 from hydra import version
 from hydra._internal.hydra import Hydra
-from hydra._internal.utils import create_config_search_path
+from hydra._internal.utils import create_config_search_path, get_args_parser
 from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
@@ -75,6 +75,11 @@ class Session:
         """Print Hydra's own information: its search path, defaults list, plugins."""
         with self._explaining():
             self.hydra.show_info(what, config_name=self.config_name, overrides=self._checked(overrides))
+
+    def show_hydra_help(self) -> None:
+        """Print Hydra's own help: its options and its config groups."""
+        parser = get_args_parser()
+        self.hydra.hydra_help(config_name=None, args_parser=parser, args=parser.parse_args([]))
 
     def run(self, overrides: Sequence[str], multirun: bool) -> int:
         """Run the job, or each job of a multirun; the highest exit code of them. Raises ValueError."""

@@ -56,10 +56,3 @@ def _check_mode(value: str, mode: str | None) -> None:
     if value != mode:
         command = f"the command's mode '{mode}'" if mode else "a command without modes"
         raise ValueError(f"mode={value} contradicts {command}: leave it out")
-
-
-def quoted(override: str) -> str:
-    """The override `key=value` with its value quoted, so that Hydra takes any characters in it as they are."""
-    key, _, value = override.partition("=")
-    escaped = value.replace("\\", "\\\\").replace("'", "\\'")
-    return f"{key}='{escaped}'"

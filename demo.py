@@ -1,0 +1,94 @@
+"""`python run.py demo`: from nothing to a picture, by ordinary commands that it prints before it runs them."""
+
+import argparse
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+DATASET = "retro_act_v0.0.0_demo"
+TOKENIZER_DPATH = Path("checkpoints/tokenizer/demo_tokenizer")
+MODEL_DPATH = Path("checkpoints/genie_redux_guided/demo")
+EVALUATION_DPATH = Path("outputs/evaluation/genie_redux_guided") / DATASET
+
+_ABOUT = """\
+A small world model of a game, from nothing: plays the game that comes with Stable-Retro, trains a tokenizer and a
+guided world model on what it saw, and lets the model predict. Takes about 10 minutes on two CPU cores. Everything
+lands below the current folder. Run it again and it goes on where it stopped."""
+
+
+@dataclass
+class Step:
+    """One command of the demo; `arguments` are known when its turn comes."""
+
+    title: str
+    arguments: Callable[[], list[str]]
+
+
+STEPS = (
+    Step("Play the game, record it", lambda: ["generate", "config=retro_act/demo"]),
+    Step("Train the tokenizer", lambda: ["genie_redux", "train", "config=demo_tokenizer"]),
+    Step(
+        "Train the world model on its tokens",
+        lambda: ["genie_redux", "train", "config=demo", f"tokenizer_fpath={_newest(TOKENIZER_DPATH)}"],
+    ),
+    Step(
+        "Predict recorded play",
+        lambda: ["genie_redux", "eval", "config=demo", f"eval.model_fpath={_newest(MODEL_DPATH)}"],
+    ),
+    Step(
+        "Steer: hold one action",
+        lambda: [
+            *("genie_redux", "eval", "config=demo", f"eval.model_fpath={_newest(MODEL_DPATH)}"),
+            *("eval.action_to_take=0", "eval.inference_method=autoregressive"),
+        ],
+    ),
+)
+
+
+def main(argv: list[str], run: Callable[[Sequence[str]], int]) -> int:
+    """Run all steps with `run`, the launcher; stops at the first that fails and returns its exit code."""
+    argparse.ArgumentParser(prog="python run.py demo", description=_ABOUT).parse_args(argv)
+    print(_ABOUT)
+    seconds: list[float] = []
+    for number, step in enumerate(STEPS, start=1):
+        arguments = step.arguments()
+        print(f"\n[{number}/{len(STEPS)}] {step.title}\n$ python run.py {' '.join(arguments)}", flush=True)
+        start = time.perf_counter()
+        exit_code = run(arguments)
+        seconds.append(time.perf_counter() - start)
+        if exit_code:
+            print(f"\nStep {number} failed (see above). Run the demo again and it goes on from there.")
+            return exit_code
+    print("\n".join(["", *_times(seconds), "", *_where_to_look()]))
+    return 0
+
+
+def _newest(run_dpath: Path) -> Path:
+    """The run's checkpoint with the most steps."""
+    # Imported here: torch is slow to import, and the first steps do not need it.
+    from training.run_folder import RunFolder
+
+    folder = RunFolder(run_dpath)
+    steps = folder.steps()
+    if not steps:
+        raise FileNotFoundError(f"no checkpoint in {run_dpath}: remove that folder and run the demo again")
+    return folder.checkpoint(steps[-1])
+
+
+def _times(seconds: Sequence[float]) -> Iterator[str]:
+    width = max(len(step.title) for step in STEPS)
+    for step, duration in zip(STEPS, seconds, strict=True):
+        yield f"  {step.title:<{width}}  {duration:6.0f} s"
+    yield f"  {'Total':<{width}}  {sum(seconds):6.0f} s"
+
+
+def _where_to_look() -> Iterator[str]:
+    yield "Where to look:"
+    samples = sorted(TOKENIZER_DPATH.glob("samples/step-*.png"), key=lambda path: path.stat().st_mtime)
+    for path in samples[-1:]:
+        yield f"  {path}  frames of the game over the tokenizer's reconstructions"
+    for folder in sorted(path.parent for path in EVALUATION_DPATH.glob("*/metrics.json")):
+        clips = sorted(folder.glob("clip-*.gif"))
+        for path in [folder / "strips.png", *clips[:1], folder / "metrics.json"]:
+            yield f"  {path}"

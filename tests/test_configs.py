@@ -1,0 +1,130 @@
+"""Every shipped YAML file composes to its dataclasses."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import yaml
+
+from data_generation.config import GenerateConfig
+from launcher.commands import COMMANDS, Command
+from launcher.job import to_dataclasses
+from launcher.keys import comments_of, keys_of
+from launcher.session import open_session
+from models.config import DynamicsConfig
+from training.config import GenieReduxConfig
+
+GENERATE, TRAIN = COMMANDS[0], COMMANDS[1]
+SIZE_GROUPS = ("tokenizer", "lam", "dynamics")
+
+
+def names_in(folder: Path) -> list[str]:
+    return [str(path.relative_to(folder).with_suffix("")) for path in sorted(folder.rglob("*.yaml"))]
+
+
+def composed(command: Command, *overrides: str):
+    with open_session(command) as session:
+        return to_dataclasses(session.compose(overrides)[0])
+
+
+@pytest.mark.parametrize("preset", names_in(TRAIN.config_dpath / "config"))
+def test_genie_redux_preset_composes(preset):
+    config = composed(TRAIN, f"config={preset}")
+    assert isinstance(config, GenieReduxConfig)
+    assert config.train.dataset_name
+    assert config.eval.dataset_name
+    expected = "tokenizer" if "tokenizer" in preset else preset if preset == "genie_redux" else "genie_redux_guided"
+    assert config.model == expected
+
+
+@pytest.mark.parametrize("preset", names_in(GENERATE.config_dpath / "config"))
+def test_generate_preset_composes(preset):
+    config = composed(GENERATE, f"config={preset}")
+    assert isinstance(config, GenerateConfig)
+    assert config.config.connector.name == preset.partition("/")[0]
+
+
+@pytest.mark.parametrize(
+    "choice", [f"{group}={name}" for group in SIZE_GROUPS for name in names_in(TRAIN.config_dpath / group)]
+)
+def test_size_composes(choice):
+    """A size changes its own part of the model, and nothing else."""
+    group = choice.partition("=")[0]
+    config, default = composed(TRAIN, choice), composed(TRAIN)
+    if choice.endswith("=base"):
+        assert getattr(config, group) == type(getattr(config, group))()
+    else:
+        assert getattr(config, group) != getattr(default, group)
+    assert dataclasses.replace(config, **{group: getattr(default, group)}) == default
+
+
+def test_every_yaml_is_a_preset_a_size_or_the_root():
+    known = {TRAIN.config_dpath / "default.yaml"}
+    for group in ("config", *SIZE_GROUPS):
+        known |= {TRAIN.config_dpath / group / f"{name}.yaml" for name in names_in(TRAIN.config_dpath / group)}
+    assert set(TRAIN.config_dpath.rglob("*.*")) == known
+
+
+def test_presets_of_the_published_commands_exist():
+    assert {
+        "tokenizer", "genie_redux", "genie_redux_guided", "genie_redux_guided_pretrain", "genie_redux_guided_50",
+        "tokenizer_ft_smb", "tokenizer_ft_ai2", "genie_redux_guided_ft_smb", "genie_redux_guided_ft_ai2", "demo",
+    } <= set(names_in(TRAIN.config_dpath / "config"))  # fmt: skip
+
+
+def test_training_presets_use_the_datasets_that_generation_makes():
+    made = set()
+    for preset in names_in(GENERATE.config_dpath / "config"):
+        config = composed(GENERATE, f"config={preset}").config
+        name = f"{config.connector.name}_v{config.connector.version}"
+        made.add(f"{name}_{config.dname}" if config.dname else name)
+    for preset in names_in(TRAIN.config_dpath / "config"):
+        config = composed(TRAIN, f"config={preset}")
+        for name in (config.train.dataset_name, config.eval.dataset_name):
+            assert name in made or name.startswith("coinrun_"), f"{preset}: no generate preset makes {name}"
+
+
+def test_a_preset_states_no_default_again():
+    """The dataclasses are the home of the defaults: a preset without a parent says only what differs."""
+    default = dataclasses.asdict(GenieReduxConfig())
+    for path in (TRAIN.config_dpath / "config").glob("*.yaml"):
+        preset = yaml.safe_load(path.read_text())
+        if not any(isinstance(entry, str) and entry != "_self_" for entry in preset.pop("defaults", [])):
+            assert not list(_same_leaves(preset, default, "")), path.name
+
+
+def _same_leaves(values, defaults, prefix):
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from _same_leaves(value, defaults[key], f"{prefix}{key}.")
+        elif value == defaults[key]:
+            yield prefix + key
+
+
+def test_a_typo_in_a_preset_names_file_and_nearest_key(tmp_path):
+    (tmp_path / "config").mkdir()
+    (tmp_path / "config" / "mine.yaml").write_text("# @package _global_\ntrain:\n  batchsize: 3\n")
+    with open_session(TRAIN, extra_dpath=str(tmp_path)) as session, pytest.raises(ValueError) as caught:
+        session.compose(["config=mine"])
+    assert "config/mine.yaml" in str(caught.value)
+    assert "'train.batch_size'" in str(caught.value)
+
+
+@pytest.mark.parametrize("schema", [GenieReduxConfig, GenerateConfig])
+def test_keys_are_those_of_the_composed_configuration(schema):
+    command = TRAIN if schema is GenieReduxConfig else GENERATE
+    with open_session(command) as session:
+        cfg, _ = session.compose([])
+    for name, key in keys_of(schema).items():
+        value = cfg
+        for part in name.split("."):
+            assert part in value, name
+            value = value[part]
+        assert key.is_group == dataclasses.is_dataclass(key.type)
+
+
+def test_comments_above_and_beside_a_field_are_its_documentation():
+    docs = comments_of(GenieReduxConfig)
+    assert docs["device"].startswith("auto | cpu")
+    assert comments_of(DynamicsConfig)["min_mask_rate"].startswith("Mask rate of training inputs")
+    assert comments_of(DynamicsConfig)["gradient_checkpointing"].startswith("Recompute")  # inherited
