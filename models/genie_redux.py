@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.components.maskgit import DecodeSettings, iterative_decode, random_mask, token_distance
+from models.components.maskgit import DecodeSettings, Generators, iterative_decode, random_mask, token_distance
 from models.components.st_transformer import Cache
 from models.dynamics import Dynamics
 from models.lam import LatentActionModel
@@ -125,14 +125,15 @@ class GenieRedux(nn.Module):
         actions: Tensor,
         num_frames: int,
         settings: SampleSettings,
-        generator: torch.Generator | None = None,
+        generators: Generators = None,
     ) -> Tensor:
         """Continue prime frames (B, P, C, H, W) by exactly `num_frames` frames (B, N, C, H, W), not clamped.
 
-        actions (B, P-1+N): ids of all transitions (latent ids for an unguided model).
+        actions (B, P-1+N): ids of all transitions (latent ids for an unguided model). `generators`: one, or one per
+        sample.
         """
         prime_ids = self.tokenizer.encode(prime_frames)
-        chunks = [chunk.ids for chunk in self.sample_chunks(prime_ids, actions, num_frames, settings, generator)]
+        chunks = [chunk.ids for chunk in self.sample_chunks(prime_ids, actions, num_frames, settings, generators)]
         return self.tokenizer.decode(torch.cat([prime_ids, *chunks], dim=1))[:, -num_frames:]
 
     @torch.no_grad()
@@ -142,7 +143,7 @@ class GenieRedux(nn.Module):
         actions: Tensor,
         num_frames: int,
         settings: SampleSettings,
-        generator: torch.Generator | None = None,
+        generators: Generators = None,
     ) -> Iterator[Chunk]:
         """The chunks of new frames after prime ids (B, P, h, w), `num_frames` frames in all."""
         num_prime = prime_ids.shape[1]
@@ -164,7 +165,7 @@ class GenieRedux(nn.Module):
             logits, cache = self._extend(pending, action_input[:, first : first + pending.shape[1]], cache)
             later = action_input[:, cache.num_frames : cache.num_frames + count - 1]
             ids, chunk_logits = iterative_decode(
-                logits[:, -1:], count, self._later_logits(later, cache), decode, generator
+                logits[:, -1:], count, self._later_logits(later, cache), decode, generators
             )
             yield Chunk(ids, chunk_logits)
             pending = ids

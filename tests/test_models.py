@@ -292,6 +292,16 @@ def test_cached_sampling_equals_uncached(name, method, dream_length, num_prime, 
     assert cached.shape == (2, num_frames, 3, 16, 16)  # exactly N, also where dream_length does not divide it
 
 
+@torch.no_grad()
+def test_a_sample_with_its_own_generator_does_not_depend_on_its_neighbours():
+    model, video, actions = tiny_model(), random_video(batch=3), random_actions(7, batch=3)
+    settings = SampleSettings(inference_steps=4)
+    seeds = lambda *rows: [torch.Generator().manual_seed(row) for row in rows]  # noqa: E731
+    together = model.sample(video[:, :2], actions, 6, settings, seeds(0, 1, 2))
+    alone = model.sample(video[1:2, :2], actions[1:2], 6, settings, seeds(1))
+    torch.testing.assert_close(together[1:2], alone, atol=1e-5, rtol=1e-5)
+
+
 def test_sampling_refuses_a_wrong_number_of_actions_and_too_long_windows():
     model, video = tiny_model(), random_video()
     with pytest.raises(ValueError, match="need 6 actions, got 5"):

@@ -1,7 +1,7 @@
 """MaskGIT: masks for training, iterative decoding for sampling (Chang et al. 2022; arXiv 2409.06445, section 3)."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -42,13 +42,28 @@ def mask_fraction(schedule: str, ratio: float) -> float:
     return min(max(fraction, 1e-6), 1.0)
 
 
-def gumbel_sample(logits: Tensor, temperature: float, generator: torch.Generator | None) -> Tensor:
-    """Draw ids (...) from logits (..., V) at a temperature; 0 is the argmax."""
+# One generator for the whole batch, or one per sample, so that a sample does not depend on its neighbours.
+Generators = torch.Generator | Sequence[torch.Generator] | None
+
+
+def uniform_noise(shape: torch.Size, device: torch.device, generators: Generators) -> Tensor:
+    """Uniform numbers (B, ...) in [0, 1) on `device`."""
+    if generators is None:
+        return torch.rand(shape, device=device)
+    if isinstance(generators, torch.Generator):
+        return torch.rand(shape, generator=generators, device=generators.device).to(device)
+    rows = [torch.rand(shape[1:], generator=g, device=g.device) for g in generators]
+    assert len(rows) == shape[0], f"{len(rows)} generators for {shape[0]} samples"
+    return torch.stack(rows).to(device)
+
+
+def gumbel_sample(logits: Tensor, temperature: float, generators: Generators) -> Tensor:
+    """Draw ids (B, ...) from logits (B, ..., V) at a temperature; 0 is the argmax."""
     if temperature <= 0:
         return logits.argmax(dim=-1)
-    noise = torch.rand(logits.shape, generator=generator, device=generator.device if generator else logits.device)
-    gumbel = -torch.log((-torch.log(noise.clamp_min(1e-20))).clamp_min(1e-20))
-    return (logits / temperature + gumbel.to(logits.device)).argmax(dim=-1)
+    noise = uniform_noise(logits.shape, logits.device, generators).clamp_min(1e-20)
+    gumbel = -torch.log((-torch.log(noise)).clamp_min(1e-20))
+    return (logits.float() / temperature + gumbel).argmax(dim=-1)
 
 
 @dataclass(frozen=True)
@@ -65,7 +80,7 @@ def iterative_decode(
     num_frames: int,
     later_logits: Callable[[Tensor, Tensor], Tensor],
     settings: DecodeSettings,
-    generator: torch.Generator | None,
+    generators: Generators,
 ) -> tuple[Tensor, Tensor]:
     """Decode N = `num_frames` frames in `inference_steps` rounds; a pure function of its arguments.
 
@@ -92,7 +107,7 @@ def iterative_decode(
         if step > 0:
             mask = _least_confident(logits, ids, mask_fraction(settings.schedule, (step + 1) / steps))
         logits = torch.cat([first_logits, later_logits(ids[:, :-1], mask[:, :-1])], dim=1)
-        ids = gumbel_sample(logits, settings.temperature * (steps - 1 - step) / steps, generator)
+        ids = gumbel_sample(logits, settings.temperature * (steps - 1 - step) / steps, generators)
     return ids, logits
 
 
