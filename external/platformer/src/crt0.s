@@ -6,7 +6,7 @@
         .export   _ppu_off, _ppu_on, _wait_frame, _flush_column, _load_palette, _read_pad, _random, _flags_at
         .import   _metatile_flags
         .exportzp _probe_x, _random_state, _pad, _scroll_x, _scroll_page, _column_pending, _column_address
-        .exportzp _attribute_address, _erase_pending, _erase_address, _frame_count, _frame_ready, _dot_address
+        .exportzp _attribute_address, _erase_pending, _erase_address, _frame_count, _frame_ready
         .export   _column_tiles, _column_attributes, _palette_buffer
         .export   _oam
 
@@ -29,7 +29,6 @@ _column_address:    .res 2
 _attribute_address: .res 2
 _erase_pending:     .res 1
 _erase_address:     .res 2
-_dot_address:       .res 2
 _frame_count:       .res 1
 _frame_ready:       .res 1
 control:            .res 1
@@ -114,15 +113,6 @@ nmi:    pha
 :       lda _erase_pending
         beq :+
         jsr erase
-:       lda _dot_address+1
-        beq :+
-        sta $2006
-        lda _dot_address
-        sta $2006
-        lda _palette_buffer
-        sta $2007
-        lda #0
-        sta _dot_address+1
 :       lda #0
         sta _frame_ready
 @late:  bit $2002

@@ -42,14 +42,13 @@ enum { WALKER, SLIME, BAT, NUM_ENEMY_TYPES };
 enum { FRAME_STAND, FRAME_WALK1, FRAME_WALK2, FRAME_JUMP, FRAME_CROUCH, FRAME_CLIMB, FRAME_DEAD, FRAME_WIN };
 
 /* crt0.s */
-extern u16 probe_x, random_state, column_address, attribute_address, erase_address, dot_address;
+extern u16 probe_x, random_state, column_address, attribute_address, erase_address;
 extern u8 pad, scroll_x, scroll_page, column_pending, erase_pending, frame_count, frame_ready;
 #pragma zpsym("probe_x")
 #pragma zpsym("random_state")
 #pragma zpsym("column_address")
 #pragma zpsym("attribute_address")
 #pragma zpsym("erase_address")
-#pragma zpsym("dot_address")
 #pragma zpsym("pad")
 #pragma zpsym("scroll_x")
 #pragma zpsym("scroll_page")

@@ -5,9 +5,10 @@
 
 #include "game.h"
 
-#define HIGHEST 5 /* rows of the ground: 5 (high) to 12 (low) */
+#define HIGHEST 6 /* rows of the ground: 6 (high) to 12 (low) */
 #define LOWEST 12
 #define PIT 15
+#define FIRST_ENEMY 24    /* no enemies before this column */
 #define LEVEL_COLUMNS 152 /* after these no stretch begins */
 
 static u8* column_pointer;
@@ -79,7 +80,7 @@ static u8 stretch_walk(void) {
     static u8 count;
     count = 6 + random_below(4);
     flat(count);
-    if (column > 14) enemy(1 + random_below(3), ground);
+    if (column > FIRST_ENEMY) enemy(1 + random_below(3), ground);
     if (random_below(2)) coin_row(count - 2, ground - 1 - random_below(3), 3);
     return 1;
 }
@@ -97,7 +98,7 @@ static u8 stretch_gap(void) {
 
 static u8 stretch_step(void) {
     if (ground < HIGHEST + 3) return 0;
-    ground -= 1 + random_below(3);
+    ground -= 1 + random_below(column < 36 ? 2 : 3);
     flat(4 + random_below(3));
     if (random_below(2)) coin_row(2, ground - 1, 2);
     return 1;
@@ -178,7 +179,7 @@ static u8 stretch_tunnel(void) {
         for (row = ground - 7; row < ground - 4; ++row) put(i, row, M_BLOCK_TOP);
     }
     coin_row(count, ground - 1 - random_below(2), 3);
-    if (column > 14) enemy(1, ground);
+    enemy(1, ground);
     return 1;
 }
 
@@ -223,7 +224,7 @@ static u8 stretch_upper(void) {
     for (i = 1; i < 5; ++i) put(i, ground - 5, M_PLATFORM);
     coin_row(4, ground - 6, 4);
     coin_row(8, ground - 4, 2);
-    if (column > 18) enemy(3, ground);
+    if (column > FIRST_ENEMY) enemy(3, ground);
     return 1;
 }
 
@@ -241,6 +242,8 @@ static u8 (*const stretches[16])(void) = {
     stretch_pillars, stretch_spikes, stretch_tunnel, stretch_upper, stretch_bridge, stretch_shaft,
     stretch_bats,    stretch_gap,    stretch_ladder, stretch_bridge,
 };
+/* The first column at which each kind may begin: nothing deadly at first, no ladders before the second screen. */
+static const u8 first_column[16] = {0, 26, 20, 0, 36, 40, 40, 26, 30, 0, 36, 36, 44, 26, 36, 36};
 
 static void build_gate(void) {
     static u8 i;
@@ -264,12 +267,12 @@ void build_level(void) {
     column = 0;
     tier = 0;
     last = 255;
-    ground = 10 + random_below(3);
+    ground = 8 + random_below(3);
     start_row = ground;
     flat(9);
     while (column < LEVEL_COLUMNS) {
         kind = random() & 15;
-        if (stretches[kind] == stretches[last & 15] && last != 255) continue;
+        if (column < first_column[kind] || (last != 255 && stretches[kind] == stretches[last])) continue;
         tier = column / 44;
         if (stretches[kind]()) last = kind;
     }

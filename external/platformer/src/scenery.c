@@ -87,7 +87,7 @@ static void add_plant(u8 is_tall) {
 static void add_sky(void) {
     static u8 row;
     row = theme == CAVE ? 1 : 1 + random_below(4);
-    if (theme == NIGHT || random_below(2)) {
+    if (theme == NIGHT || theme == RUINS || random_below(2)) {
         if (cells[row] == M_SKY) cells[row] = M_STAR;
     } else if (column + 1 < level_columns && cells[row] == M_SKY && cells[row + 16] == M_SKY) {
         cells[row] = M_CLOUD_LEFT;

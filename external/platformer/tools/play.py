@@ -151,3 +151,12 @@ def solve(game: Game, seed: int, max_actions: int = 1200, max_nodes: int = 3000)
             child = Node(game.env.em.get_state(), actions)
             heapq.heappush(queue, (priority, count * len(MACROS) + index, child))
     return None
+
+
+def replay(game: Game, seed: int, actions: list[int]) -> bool:
+    """Whether the actions lead from the start of a seed's level to its goal."""
+    game.start(seed)
+    for action in actions:
+        if game.act(action):
+            break
+    return bool(game.value("goal"))
