@@ -3,7 +3,6 @@
 Results do not depend on the batch size or on the number of processes.
 """
 
-import logging
 import re
 import time
 from collections.abc import Sequence
@@ -26,8 +25,6 @@ from training.pictures import keep_pictures
 from training.report import Report, write_report
 from training.rollout import Prediction, Rollout, held_action, predict, random_actions, rollout_actions, sample_clips
 from training.runtime import Runtime
-
-logger = logging.getLogger(__name__)
 
 
 class Evaluation:
@@ -153,10 +150,7 @@ class Evaluation:
     def _make_fid(self) -> tuple[Fid | None, str]:
         if self._is_control():
             return None, "no FID: held actions have no recorded frames to compare with"
-        fid, reason = make_fid(self.cfg.eval.fid_weights, self.runtime.accelerator)
-        if reason and self.runtime.is_main:
-            logger.info(reason)
-        return fid, reason
+        return make_fid(self.cfg.eval.fid_weights, self.runtime.accelerator)
 
 
 def checkpoint_fpath(cfg: GenieReduxConfig) -> Path:

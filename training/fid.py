@@ -4,7 +4,6 @@ import hashlib
 import logging
 import os
 import shutil
-import tempfile
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -80,11 +79,11 @@ def _download() -> Path | None:
     """Fetch the weights into torch's hub cache; None where there is no internet."""
     target = _cache_folder() / WEIGHTS_NAME
     target.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
-        with urllib.request.urlopen(WEIGHTS_URL, timeout=_DOWNLOAD_TIMEOUT) as source, os.fdopen(handle, "wb") as sink:
+        with urllib.request.urlopen(WEIGHTS_URL, timeout=_DOWNLOAD_TIMEOUT) as source, temporary.open("wb") as sink:
             shutil.copyfileobj(source, sink)
-        with open(temporary, "rb") as file:
+        with temporary.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         expected = target.stem.rsplit("-", 1)[1]
         if not digest.startswith(expected):
@@ -95,5 +94,5 @@ def _download() -> Path | None:
         logger.info("cannot download %s: %s", WEIGHTS_URL, error)
         return None
     finally:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
     return target
