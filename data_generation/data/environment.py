@@ -55,8 +55,9 @@ class OpenEpisodes:
             if found != header:
                 remedy = "start again; if it is said again, delete index.bin of this environment"
                 raise episode_error(path, "has changed since the dataset was opened", remedy)
-            codec = self._codecs.setdefault(parsed.codec, codec_by_id(parsed.codec))
-            return _OpenEpisode(fd, ChunkTable(path, parsed, sizes, crcs), codec)
+            if parsed.codec not in self._codecs:
+                self._codecs[parsed.codec] = codec_by_id(parsed.codec)
+            return _OpenEpisode(fd, ChunkTable(path, parsed, sizes, crcs), self._codecs[parsed.codec])
         except BaseException:
             os.close(fd)
             raise

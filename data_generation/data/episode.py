@@ -41,7 +41,8 @@ class EpisodeMeta:
 
 def episode_path(env_dpath: Path | str, instance: int, session: int) -> Path:
     """Where an episode of an environment folder lives: `<instance, 6 digits>/<session, 6 digits>.episode`."""
-    return Path(env_dpath) / f"{instance:06d}" / f"{session:06d}{EPISODE_SUFFIX}"
+    # One string: joining Path objects costs as much as reading a chunk, and every clip asks for a path.
+    return Path(f"{os.fspath(env_dpath)}/{instance:06d}/{session:06d}{EPISODE_SUFFIX}")
 
 
 class EpisodeWriter:
