@@ -146,16 +146,18 @@ def current_entries(env_dpath: Path) -> tuple[list[Entry], list[EpisodeError]]:
     quiet = len(keys) - len(known) < _PROGRESS_FROM
     for key in tqdm(keys, f"index {env_dpath.name}", unit="episode", disable=quiet):
         entry = known.get(key)
-        if entry is not None and key[3] > stored_ns - _RACY_NS:
-            entry = entry if read_header(episode_path(env_dpath, key[0], key[1])) == entry.header else None
-        if entry is None:
-            try:
+        try:
+            if entry is not None and key[3] > stored_ns - _RACY_NS:
+                entry = entry if read_header(episode_path(env_dpath, key[0], key[1])) == entry.header else None
+            if entry is None:
                 entry = read_entry(env_dpath, key)
-            except EpisodeError as error:
-                errors.append(error)
-                continue
-            num_read += 1
-        entries.append(entry)
+                num_read += 1
+        except EpisodeError as error:
+            errors.append(error)
+        except FileNotFoundError:
+            logger.info("an episode of '%s' was removed while it was opened", env_dpath)
+        else:
+            entries.append(entry)
     if num_read or len(entries) != len(stored):
         save_entries(env_dpath, entries)
     return entries, errors

@@ -73,7 +73,7 @@ class Header:
     @classmethod
     def unpack(cls, data: bytes, path: Any, file_size: int) -> "Header":
         """Parse and check a header. `EpisodeError` for a foreign, damaged or truncated file or another version."""
-        if data[: len(_MAGIC)] != _MAGIC:
+        if not data.startswith(_MAGIC) and not _MAGIC.startswith(data):
             raise episode_error(path, "is not an episode file of this project", "remove it from the dataset folder")
         if len(data) < HEADER_SIZE:
             raise episode_error(path, f"is truncated ({file_size} bytes)")
