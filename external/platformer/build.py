@@ -1,6 +1,6 @@
 """Builds Cinderfoot with cc65: graphics, program, ROM, and the ROM's checksum. Needs Python and the cc65 tools.
 
-python external/platformer/build.py [--out <folder>]; without --out the ROM goes to the Stable-Retro integration.
+python -m external.platformer.build [--out <folder>]; without --out the ROM goes to the Stable-Retro integration.
 """
 
 import argparse
@@ -10,7 +10,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from tools.graphics import write_graphics
+from external.platformer.tools.graphics import write_graphics
 
 ROOT_DPATH = Path(__file__).parent
 SOURCE_DPATH = ROOT_DPATH / "src"

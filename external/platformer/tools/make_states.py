@@ -1,18 +1,14 @@
 """Writes the start states of the integration: Level00 to Level59 hold the levels of seeds 0 to 59.
 
-python external/platformer/tools/make_states.py; to be called after every build that changes the ROM.
+python -m external.platformer.tools.make_states; to be called after every build that changes the ROM.
 """
 
 import gzip
 import json
-import sys
-from pathlib import Path
 
 import stable_retro
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
-
-from tools.play import GAME, INTEGRATION_DPATH, MAX_BUILD_FRAMES, Game, select_instance
+from external.platformer.tools.play import GAME, INTEGRATION_DPATH, MAX_BUILD_FRAMES, Game, select_instance
 
 NUM_STATES = 60
 
@@ -25,11 +21,12 @@ def main() -> None:
     for _ in range(MAX_BUILD_FRAMES):
         env.em.step()
         env.data.update_ram()
-    env.initial_state = env.em.get_state()
+    first_frame = env.em.get_state()
     folder = INTEGRATION_DPATH / GAME
     for old in folder.glob("*.state"):
         old.unlink()
     for seed in range(NUM_STATES):
+        env.initial_state = first_frame  # so that a state does not depend on those before it
         select_instance(env, seed)
         # Without time stamp or name, so that the same state gives the same file.
         (folder / f"Level{seed:02d}.state").write_bytes(gzip.compress(env.initial_state, 9, mtime=0))

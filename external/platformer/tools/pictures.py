@@ -1,25 +1,23 @@
 """Makes the pictures of Cinderfoot from solutions.json: a contact sheet, and a GIF of a run that reaches a goal.
 
-python external/platformer/tools/pictures.py
+python -m external.platformer.tools.pictures
 """
 
-import sys
 from pathlib import Path
 
 import cv2
 import imageio.v3 as iio
 import numpy as np
+from PIL import Image
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
-
-from tools.graphics import THEMES
-from tools.play import HOLD_FRAMES, Game
-from tools.solve_levels import read_solutions
+from external.platformer.tools.graphics import THEMES
+from external.platformer.tools.play import DOWN, Game
+from external.platformer.tools.solve_levels import read_solutions
 
 PICTURES_DPATH = Path(__file__).parent.parent / "pictures"
 SHEET_MOMENTS = (0.12, 0.32, 0.5, 0.72)  # share of the way to the goal
 GIF_SEED = 7
-GIF_FRAMES_PER_ACTION = 2
+GIF_FRAME_MS = 70  # an action of four frames takes 67
 
 
 def small(picture: np.ndarray, size: int = 64) -> np.ndarray:
@@ -54,29 +52,17 @@ def contact_sheet(game: Game, solutions: dict[int, list[int]], num_seeds: int) -
     return np.concatenate(rows, 0)
 
 
-def run_frames(game: Game, seed: int, actions: list[int]) -> list[np.ndarray]:
-    """Frames of a solution, and of the moment after it, with the 64x64 view beside."""
-    game.start(seed)
-    frames = []
-    emulator = game.env.em
-    for action in [*actions, *[None] * 12]:
-        emulator.set_button_mask(np.zeros_like(game.masks[0]) if action is None else game.masks[action], 0)
-        for i in range(HOLD_FRAMES):
-            emulator.step()
-            if i % (HOLD_FRAMES // GIF_FRAMES_PER_ACTION) == 0:
-                picture = game.screen()
-                view = cv2.resize(small(picture), (224, 224), interpolation=cv2.INTER_NEAREST)
-                frames.append(np.concatenate([picture, np.zeros((224, 8, 3), np.uint8), view], 1))
-    return frames
+def write_gif(fpath: Path, frames: list[np.ndarray]) -> None:
+    """The frames with their own few colours, of which each stores only what has changed."""
+    images = [Image.fromarray(frame).quantize(64, dither=Image.Dither.NONE) for frame in frames]
+    images[0].save(fpath, save_all=True, append_images=images[1:], duration=GIF_FRAME_MS, loop=0, optimize=True)
 
 
 def main() -> None:
     PICTURES_DPATH.mkdir(exist_ok=True)
     game, solutions = Game(), read_solutions()
     iio.imwrite(PICTURES_DPATH / "contact_sheet.png", contact_sheet(game, solutions, 2 * len(THEMES)), optimize=True)
-    frames = run_frames(game, GIF_SEED, solutions[GIF_SEED])
-    iio.imwrite(PICTURES_DPATH / "run.gif", frames, duration=1000 * HOLD_FRAMES / GIF_FRAMES_PER_ACTION / 60, loop=0)
-    print(f"{len(frames)} frames in run.gif")
+    write_gif(PICTURES_DPATH / "run.gif", play(game, GIF_SEED, [*solutions[GIF_SEED], *[DOWN] * 12]))
 
 
 if __name__ == "__main__":

@@ -105,6 +105,7 @@ MACROS = (
     (LEFT,),
     (DOWN,),
 )
+TRIAL_COST = 2  # actions of progress that a macro tried in vain is worth
 MAX_FLIGHT = 16  # actions after which a fall is given up
 IN_AIR, CLIMBING = 1, 2
 
@@ -124,32 +125,32 @@ def _follow(game: Game, macro: tuple[int, ...]) -> tuple[list[int], bool]:
     return actions, False
 
 
-def solve(game: Game, seed: int, max_actions: int = 1200, max_nodes: int = 3000) -> list[int] | None:
+def solve(game: Game, seed: int, max_actions: int = 1200, max_trials: int = 30000) -> list[int] | None:
     """Actions that lead from the start of a seed's level to its goal, or None.
 
     A best-first search over saved states: of the cells (place, speed) that were reached, the one furthest to the right
-    is tried next, and each cell is entered once.
+    is tried next, one macro at a time, and each cell is entered once.
     """
     game.start(seed)
-    queue = [(0.0, 0, Node(game.env.em.get_state(), ()))]
+    queue = [(0.0, 0, Node(game.env.em.get_state(), ()), 0)]
     seen: set[tuple[int, ...]] = set()
-    for count in range(1, max_nodes):
+    for trial in range(1, max_trials):
         if not queue:
             return None
-        node = heapq.heappop(queue)[2]
-        for index, macro in enumerate(MACROS):
-            game.env.em.set_state(node.state)
-            added, is_over = _follow(game, macro)
-            actions = (*node.actions, *added)
-            if game.value("goal"):
-                return list(actions)
-            cell = (game.value("x") // 12, game.value("y") // 16, game.value("speed_x") // 20)
-            if is_over or len(actions) > max_actions or cell in seen:
-                continue
-            seen.add(cell)
-            priority = -game.value("x") / 9 + 0.1 * len(actions)
-            child = Node(game.env.em.get_state(), actions)
-            heapq.heappush(queue, (priority, count * len(MACROS) + index, child))
+        cost, _, node, index = heapq.heappop(queue)
+        if index + 1 < len(MACROS):
+            heapq.heappush(queue, (cost + TRIAL_COST, -trial, node, index + 1))
+        game.env.em.set_state(node.state)
+        added, is_over = _follow(game, MACROS[index])
+        actions = (*node.actions, *added)
+        if game.value("goal"):
+            return list(actions)
+        cell = (game.value("x") // 12, game.value("y") // 16, game.value("speed_x") // 20)
+        if is_over or len(actions) > max_actions or cell in seen:
+            continue
+        seen.add(cell)
+        child_cost = 0.1 * len(actions) - game.value("x") / 9
+        heapq.heappush(queue, (child_cost, -trial, Node(game.env.em.get_state(), actions), 0))
     return None
 
 

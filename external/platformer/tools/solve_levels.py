@@ -1,18 +1,15 @@
 """Finds a way to the goal of many levels and keeps it in solutions.json, seed -> actions as digits.
 
-python external/platformer/tools/solve_levels.py --seeds 30 [--seconds 25]; call it again to go on where it stopped.
+python -m external.platformer.tools.solve_levels --seeds 30 [--seconds 25]; call it again to go on where it stopped.
 Solutions that the present ROM does not accept are looked for anew.
 """
 
 import argparse
 import json
-import sys
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
-
-from tools.play import Game, replay, solve
+from external.platformer.tools.play import Game, replay, solve
 
 SOLUTIONS_FPATH = Path(__file__).parent.parent / "solutions.json"
 
