@@ -1,0 +1,379 @@
+"""Check the RetroAct tables; say what is in them and how far the two readings behind them agree.
+
+    python -m data_generation.annotations.validate                     # the tables beside this file
+    python -m data_generation.annotations.validate --behavior my.csv   # one's own table instead of one of them
+
+Prints the figures as Markdown tables, the ones of docs/retro_act.md. If a table breaks a rule it prints one line per
+error instead, with file, line and game, and exits with 1.
+"""
+
+import argparse
+import csv
+import re
+import sys
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+
+from stable_retro import data as retro_data
+
+from data_generation.annotations.tables import (
+    FLAG_COLUMNS,
+    match_controls,
+    read_behavior,
+    read_controls,
+    table_path,
+)
+from data_generation.config import PLATFORMER_CONTROLS
+
+TAGS = {
+    "view": ("side", "top", "3p", "1p", "multi"),
+    "motion": ("h", "v", "free", "fixed", "tube"),
+    "genre": (
+        *("pl", "pl_fly", "space_shooter", "shooter", "fight", "action", "sport", "race", "maze", "grid", "pong"),
+        *("pinball", "tetris", "sim", "other"),
+    ),
+}
+ACTIONS = ("RIGHT", "LEFT", "UP", "DOWN", "ACTION_JUMP", "ACTION_SECONDARY")
+CONTROLS = (
+    *("right", "left", "up", "down", "jump", "crouch", "climb", "none", "shoot", "strike", "punch", "kick", "fly"),
+    *("throw", "run", "look", "enter", "dash", "whip", "swing", "slide", "roll", "special", "spin", "block"),
+)
+EXTRA = {"source": ("knowledge", "played"), "confidence": ("high", "medium", "low")}
+PLATFORMER = "pl"
+ALL_TAGS = "all three"
+# Games of Stable-Retro's stable set that the table leaves out because they cannot be played. None so far.
+LEFT_OUT: frozenset[str] = frozenset()
+SUBLIST_SIZE = 50  # games of Stable-Retro; this project's own games may come on top
+SUBLIST_REQUIRED = (
+    "AdventureIslandII-Nes",
+    "SuperMarioBros-Nes",
+    "Flintstones-Genesis",
+    "TinyToonAdventuresBustersHiddenTreasure-Genesis",
+    "BronkieTheBronchiasaurus-Snes",
+    "Smurfs-Genesis",
+)
+READINGS_DPATH = Path(__file__).parent / "readings"
+OWN_GAMES_DPATH = Path(__file__).resolve().parents[2] / "external"
+
+
+@dataclass(frozen=True)
+class Tables:
+    """The three tables that are checked together."""
+
+    behavior: Path
+    controls: Path
+    sublist: Path
+
+
+@dataclass(frozen=True)
+class Row:
+    """A table's row as it stands in the file; `where` is "file:line: game"."""
+
+    where: str
+    cells: Mapping[str, str]
+
+    @property
+    def game(self) -> str:
+        return self.cells["game"]
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How far two readings give a column the same value. kappa is None where only one value occurs."""
+
+    column: str
+    num_games: int
+    num_equal: int
+    kappa: float | None
+
+
+def shipped_tables() -> Tables:
+    """The tables beside this file. FileNotFoundError if one is gone."""
+    return Tables(
+        behavior=table_path("RetroAct.csv", "--behavior"),
+        controls=table_path("RetroAct_control.csv", "--controls"),
+        sublist=table_path("RetroAct_control_50_sublist.csv", "--sublist"),
+    )
+
+
+def stable_games() -> set[str]:
+    """Stable-Retro's stable set, without version suffixes."""
+    return {_without_version(game) for game in retro_data.list_games(retro_data.Integrations.STABLE)}
+
+
+def own_games() -> set[str]:
+    """Games that this project brings itself: external/<game>/integration/<id>."""
+    return {_without_version(dpath.name) for dpath in OWN_GAMES_DPATH.glob("*/integration/*") if dpath.is_dir()}
+
+
+def check(tables: Tables) -> list[str]:
+    """Every broken rule of the tables, one line each; empty if all is well."""
+    stable, own = stable_games(), own_games()
+    behavior, controls, sublist = _rows(tables.behavior), _rows(tables.controls), _rows(tables.sublist)
+    errors = check_behavior(behavior, tables.behavior, stable, own)
+    if errors:  # the other tables hang on this one
+        return errors
+    platformers = {row.game for row in read_behavior(tables.behavior) if row.genre == PLATFORMER}
+    errors += check_controls(controls, tables.controls, platformers)
+    return errors + check_sublist(sublist, tables, {row.game: row.cells for row in controls}, platformers - own)
+
+
+def check_behavior(rows: Sequence[Row], path: Path, stable: set[str], own: set[str]) -> list[str]:
+    """Columns, vocabulary, duplicates, unknown ids and games that are missing."""
+    missing = _missing_columns(rows, path, ("game", "tags"))
+    if missing:
+        return missing
+    errors = _duplicates(rows) + _extra_values(rows)
+    for row in rows:
+        if row.game not in stable | own:
+            errors.append(f"{row.where}: unknown to Stable-Retro; ids stand without '-v0', see its list_games()")
+        elif row.game in LEFT_OUT:
+            errors.append(f"{row.where}: listed as not playable in LEFT_OUT; take it out of one of the two")
+        errors += _tag_errors(row)
+    present = {row.game for row in rows}
+    missing = sorted(stable - LEFT_OUT - present)
+    return errors + [f"{path}: {game}: no row; annotate it or name it in LEFT_OUT" for game in missing]
+
+
+def check_controls(rows: Sequence[Row], path: Path, platformers: set[str]) -> list[str]:
+    """Columns, vocabulary, duplicates, and one row for each platformer and none besides."""
+    missing = _missing_columns(rows, path, ("game", *ACTIONS, *FLAG_COLUMNS))
+    if missing:
+        return missing
+    errors = _duplicates(rows) + _extra_values(rows)
+    expected = {game.lower() for game in platformers}
+    for row in rows:
+        if row.game.lower() not in expected:
+            errors.append(f"{row.where}: not tagged {PLATFORMER} in the behaviour table; take the row out or retag it")
+        elif row.game != row.game.lower():
+            errors.append(f"{row.where}: the control table names games in lower case")
+        errors += _value_errors(row, ACTIONS, CONTROLS) + _value_errors(row, FLAG_COLUMNS, ("YES", "NO"))
+    missing = sorted(expected - {row.game.lower() for row in rows})
+    return errors + [f"{path}: {game}: tagged {PLATFORMER} but no controls; add its row" for game in missing]
+
+
+def check_sublist(
+    rows: Sequence[Row], tables: Tables, controls: Mapping[str, Mapping[str, str]], platformers: set[str]
+) -> list[str]:
+    """50 platformers with like controls, scrolling, the required ones among them, each as in the control table."""
+    path = tables.sublist
+    missing = _missing_columns(rows, path, ("game", *ACTIONS, *FLAG_COLUMNS))
+    if missing:
+        return missing
+    errors, listed = _duplicates(rows), read_controls(path)
+    shared = ("game", *ACTIONS, *FLAG_COLUMNS)
+    for row in rows:
+        if row.game not in controls:
+            errors.append(f"{row.where}: not in {tables.controls.name}")
+        elif different := [name for name in shared if row.cells[name] != controls[row.game].get(name)]:
+            errors.append(f"{row.where}: {different[0]} differs from {tables.controls.name}; correct both")
+        if row.game in listed and not match_controls(listed[row.game], PLATFORMER_CONTROLS):
+            errors.append(f"{row.where}: controls do not agree with the others'; see PLATFORMER_CONTROLS in config.py")
+        if row.cells["transition"] != "NO":
+            errors.append(f"{row.where}: transition is {row.cells['transition']}; the sublist's games scroll")
+    for game in SUBLIST_REQUIRED:
+        if game.lower() not in listed:
+            errors.append(f"{path}: {game}: missing; the sublist must contain it")
+    num_stable = len({game.lower() for game in platformers} & set(listed))
+    if num_stable != SUBLIST_SIZE:
+        errors.append(f"{path}: {num_stable} games of Stable-Retro; there must be {SUBLIST_SIZE}")
+    return errors
+
+
+def agreement(
+    first: Mapping[str, Mapping[str, str]],
+    second: Mapping[str, Mapping[str, str]],
+    columns: Iterable[str],
+    leave_out: Collection[str] = (),
+) -> list[Agreement]:
+    """Raw agreement and Cohen's kappa (Cohen 1960) per column, over the games that both readings hold."""
+    games = sorted(first.keys() & second.keys() - set(leave_out))
+    figures = []
+    for column in columns:
+        pairs = [(first[game][column], second[game][column]) for game in games]
+        figures.append(Agreement(column, len(pairs), sum(a == b for a, b in pairs), _kappa(pairs)))
+    return figures
+
+
+def reading_agreement() -> list[Agreement]:
+    """Agreement of the two stored readings: tags over all games, controls where both gave them.
+
+    The controls leave out the games that the sublist must contain: the readers' instructions named those, and said
+    that their controls agree.
+    """
+    behavior = [_reading(name, "behaviour") for name in "ab"]
+    together = [{game: {**row, ALL_TAGS: _tags(row)} for game, row in table.items()} for table in behavior]
+    controls = [_reading(name, "control") for name in "ab"]
+    required = [game.lower() for game in SUBLIST_REQUIRED]
+    return [
+        *agreement(together[0], together[1], (*TAGS, ALL_TAGS)),
+        *agreement(controls[0], controls[1], (*ACTIONS, *FLAG_COLUMNS), required),
+    ]
+
+
+def third_looks(platformers: Iterable[str]) -> tuple[int, int]:
+    """How many games' tags, and how many of these platformers' controls, the two readings left open.
+
+    Controls are left open where they differ in any column, or where not both readers took the game for a platformer.
+    """
+    tags = [_reading(name, "behaviour") for name in "ab"]
+    num_tags = sum(_tags(row) != _tags(tags[1][game]) for game, row in tags[0].items())
+    first, second = (_reading(name, "control") for name in "ab")
+    columns = (*ACTIONS, *FLAG_COLUMNS)
+    settled = [
+        game
+        for game in first.keys() & second.keys()
+        if all(first[game][name] == second[game][name] for name in columns)
+    ]
+    return num_tags, len({game.lower() for game in platformers} - set(settled))
+
+
+def report(tables: Tables) -> str:
+    """Labels per platform, confidence, and agreement of the readings, as Markdown tables."""
+    rows = read_behavior(tables.behavior)
+    platforms = [name for name, _ in Counter(row.platform for row in rows).most_common()]
+    blocks = []
+    for column, values in TAGS.items():
+        counts = Counter((getattr(row, column), row.platform) for row in rows)
+        lines = [
+            [value, *(counts[value, name] for name in platforms), sum(counts[value, name] for name in platforms)]
+            for value in values
+        ]
+        blocks.append(_markdown([column, *platforms, "all"], lines))
+    totals = [sum(row.platform == name for row in rows) for name in platforms]
+    blocks[-1] += "\n" + _markdown_row(["all", *totals, len(rows)])
+    platformers = [row.game for row in rows if row.genre == PLATFORMER]
+    return "\n\n".join([*blocks, _confidence_table(tables), _agreement_table(platformers)])
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print the report and return 0, or the errors, one line each, and return 1."""
+    parser = argparse.ArgumentParser(prog="python -m data_generation.annotations.validate", description=__doc__)
+    for field in fields(Tables):
+        parser.add_argument(f"--{field.name}", metavar="FILE", help="instead of the table of this project")
+    given = vars(parser.parse_args(argv))
+    try:
+        chosen = {name: table_path(fpath, f"--{name}") for name, fpath in given.items() if fpath is not None}
+        tables = replace(shipped_tables(), **chosen)
+        errors = check(tables)
+    except (FileNotFoundError, ValueError) as error:
+        errors = [str(error)]
+    print("\n".join(errors) if errors else report(tables))
+    return 1 if errors else 0
+
+
+def _without_version(game: str) -> str:
+    return re.sub(r"-v\d+$", "", game)
+
+
+def _rows(path: Path) -> list[Row]:
+    """Rows with their place in the file, exactly as they stand: what the reader of the tables would forgive counts."""
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        reader = csv.DictReader(file)
+        found = []
+        for row in reader:
+            cells = {name: value or "" for name, value in row.items() if name is not None}
+            found.append(Row(f"{path}:{reader.line_num}: {cells.get('game', '')}", cells))
+        return found
+
+
+def _missing_columns(rows: Sequence[Row], path: Path, columns: Iterable[str]) -> list[str]:
+    present: Collection[str] = rows[0].cells if rows else ()
+    return [f"{path}: no rows with a column '{name}'" for name in columns if name not in present]
+
+
+def _duplicates(rows: Sequence[Row]) -> list[str]:
+    seen: set[str] = set()
+    errors = []
+    for row in rows:
+        if row.game.lower() in seen:
+            errors.append(f"{row.where}: a second row of this game; keep one")
+        seen.add(row.game.lower())
+    return errors
+
+
+def _tag_errors(row: Row) -> list[str]:
+    tags = row.cells["tags"].split()
+    if len(tags) != len(TAGS):
+        return [f"{row.where}: tags '{row.cells['tags']}' are not '<view> <motion> <genre>'"]
+    return [
+        f"{row.where}: {column} '{tag}' is none of {', '.join(values)}"
+        for tag, (column, values) in zip(tags, TAGS.items(), strict=True)
+        if tag not in values
+    ]
+
+
+def _extra_values(rows: Sequence[Row]) -> list[str]:
+    """Errors in the columns that a table may lack."""
+    present = {name: values for name, values in EXTRA.items() if rows and name in rows[0].cells}
+    return [error for row in rows for name, values in present.items() for error in _value_errors(row, (name,), values)]
+
+
+def _value_errors(row: Row, columns: Iterable[str], values: Collection[str]) -> list[str]:
+    return [
+        f"{row.where}: {name} '{row.cells[name]}' is none of {', '.join(values)}"
+        for name in columns
+        if row.cells[name] not in values
+    ]
+
+
+def _kappa(pairs: Sequence[tuple[str, str]]) -> float | None:
+    """(observed - expected) / (1 - expected) agreement, or None if the readings cannot but agree."""
+    num = len(pairs)
+    first, second = Counter(a for a, _ in pairs), Counter(b for _, b in pairs)
+    by_chance = sum(first[value] * second[value] for value in first)
+    if num == 0 or by_chance == num**2:
+        return None
+    expected = by_chance / num**2
+    return (sum(a == b for a, b in pairs) / num - expected) / (1 - expected)
+
+
+def _reading(reader: str, table: str) -> dict[str, dict[str, str]]:
+    """A reader's rows by game."""
+    rows = _rows(READINGS_DPATH / f"reader_{reader}_{table}.csv")
+    return {row.game: dict(row.cells) for row in rows}
+
+
+def _tags(row: Mapping[str, str]) -> str:
+    return " ".join(row[name] for name in TAGS)
+
+
+def _confidence_table(tables: Tables) -> str:
+    confidences = [
+        ("behaviour", [row.confidence for row in read_behavior(tables.behavior)]),
+        ("controls", [row.confidence for row in read_controls(tables.controls).values()]),
+        ("controls of the sublist", [row.confidence for row in read_controls(tables.sublist).values()]),
+    ]
+    levels = EXTRA["confidence"]
+    lines = [[name, *(found.count(level) for level in levels), len(found)] for name, found in confidences]
+    return _markdown(["confidence", *levels, "all"], lines)
+
+
+def _agreement_table(platformers: Iterable[str]) -> str:
+    lines = [
+        [
+            figure.column,
+            figure.num_games,
+            f"{figure.num_equal / figure.num_games:.1%}",
+            "–" if figure.kappa is None else f"{figure.kappa:.2f}",
+        ]
+        for figure in reading_agreement()
+    ]
+    num_tags, num_controls = third_looks(platformers)
+    table = _markdown(["agreement of the readings", "games", "equal", "kappa"], lines)
+    return f"{table}\n\nThird looks: tags of {num_tags} games, controls of {num_controls} platformers."
+
+
+def _markdown(head: Sequence[object], lines: Iterable[Sequence[object]]) -> str:
+    rule = ["---", *["--:"] * (len(head) - 1)]
+    return "\n".join(_markdown_row(line) for line in (head, rule, *lines))
+
+
+def _markdown_row(cells: Iterable[object]) -> str:
+    return f"| {' | '.join(str(cell) for cell in cells)} |"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
