@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models import streaming
 from models.components.maskgit import DecodeSettings, Generators, iterative_decode, random_mask, token_distance
 from models.components.st_transformer import Cache
 from models.dynamics import Dynamics
@@ -162,7 +163,7 @@ class GenieRedux(nn.Module):
         for start in range(0, num_frames, length):
             count = min(length, num_frames - start)
             first = cache.num_frames
-            logits, cache = self._extend(pending, action_input[:, first : first + pending.shape[1]], cache)
+            logits, cache = self.commit(pending, action_input[:, first : first + pending.shape[1]], cache)
             later = action_input[:, cache.num_frames : cache.num_frames + count - 1]
             ids, chunk_logits = iterative_decode(
                 logits[:, -1:], count, self._later_logits(later, cache), decode, generators
@@ -170,7 +171,31 @@ class GenieRedux(nn.Module):
             yield Chunk(ids, chunk_logits)
             pending = ids
 
-    def _extend(self, ids: Tensor, action_input: Tensor, cache: Cache) -> tuple[Tensor, Cache]:
+    @torch.no_grad()
+    def start(
+        self, prime_frames: Tensor, actions: Tensor | None = None, window: int | None = None
+    ) -> streaming.StreamState:
+        """Begin an interactive rollout after prime frames (B, P, C, H, W); `step` continues it.
+
+        actions (B, P-1): ids of the transitions between the prime frames. None: nothing to tell (P = 1), or, for an
+        unguided model, inferred. `window`: frames of history, None = what `dynamics.max_seq_len` allows.
+        """
+        if actions is None:
+            if self.lam is None and prime_frames.shape[1] > 1:
+                raise ValueError(
+                    f"{prime_frames.shape[1]} prime frames need the {prime_frames.shape[1] - 1} actions between them"
+                )
+            none = torch.zeros(len(prime_frames), 0, dtype=torch.int64, device=prime_frames.device)
+            actions = self.infer_actions(prime_frames) if prime_frames.shape[1] > 1 else none
+        ids = self.tokenizer.encode(prime_frames)
+        return streaming.start(self, ids, self.action_input(actions), min(window or 10**9, self.dynamics.max_frames))
+
+    @torch.no_grad()
+    def step(self, state: streaming.StreamState, action: Tensor) -> tuple[Tensor, streaming.StreamState]:
+        """The next frame (B, C, H, W), not clamped, after action ids (B,), and the state to go on from."""
+        return streaming.step(self, state, self.action_input(action.unsqueeze(1)))
+
+    def commit(self, ids: Tensor, action_input: Tensor, cache: Cache) -> tuple[Tensor, Cache]:
         """Commit frames with known ids (B, T, h, w): logits of the frames after them, and the longer cache."""
         mask = torch.zeros_like(ids, dtype=torch.bool)
         return self.dynamics.extend(ids, mask, action_input, self._token_input(ids), cache)

@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import nn
 
+from models import streaming
 from models.checkpoint import load_model, load_tokenizer, save_model
 from models.components.attention import attend
 from models.components.maskgit import (
@@ -310,6 +311,34 @@ def test_sampling_refuses_a_wrong_number_of_actions_and_too_long_windows():
         model.sample(video[:, :2], random_actions(21), 20, SampleSettings(inference_steps=1))
     with pytest.raises(ValueError, match="use one_go or autoregressive"):
         model.sample(video[:, :2], random_actions(2), 1, SampleSettings("onego"))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["genie_redux_guided", "genie_redux"])
+@pytest.mark.parametrize("num_prime", [1, 3])
+def test_streaming_equals_autoregressive_sampling(name, num_prime):
+    model, video, actions = tiny_model(name), random_video(), random_actions(num_prime - 1 + 6)
+    settings = SampleSettings("autoregressive", dream_length=1)
+    expected = model.sample(video[:, :num_prime], actions, 6, settings)
+    state = model.start(video[:, :num_prime], actions[:, : num_prime - 1])
+    for t in range(6):
+        frame, state = model.step(state, actions[:, num_prime - 1 + t])
+        torch.testing.assert_close(frame, expected[:, t], atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_streaming_beyond_the_window_goes_on_as_if_started_from_its_newer_half():
+    model, actions = tiny_model(), random_actions(30)
+    state = model.start(random_video(1), window=6)
+    for t in range(30):
+        before = state
+        frame, state = model.step(state, actions[:, t])
+        assert state.ids.shape[1] <= 6
+        if before.ids.shape[1] == 6:
+            fresh = streaming.start(model, before.ids[:, -3:], before.actions[:, -2:], 6)
+            torch.testing.assert_close(frame, model.step(fresh, actions[:, t])[0], atol=1e-5, rtol=1e-5)
+    again, _ = model.step(before, actions[:, -1])  # states are values: the same step twice gives the same frame
+    assert torch.equal(again, frame)
 
 
 @pytest.mark.parametrize(("loss", "weight"), [("tdce", 0.0), ("cross_entropy", 1.0)])
