@@ -58,7 +58,7 @@ def main(argv: list[str], run: Callable[[Sequence[str]], int]) -> int:
         exit_code = run(arguments)
         seconds.append(time.perf_counter() - start)
         if exit_code:
-            print(f"\nStep {number} failed (see above). Run the demo again and it goes on from there.")
+            print(f"\nStep {number} did not finish (see above). Run the demo again and it goes on from there.")
             return exit_code
     print("\n".join(["", *_times(seconds), "", *_where_to_look()]))
     return 0
@@ -87,8 +87,9 @@ def _where_to_look() -> Iterator[str]:
     yield "Where to look:"
     samples = sorted(TOKENIZER_DPATH.glob("samples/step-*.png"), key=lambda path: path.stat().st_mtime)
     for path in samples[-1:]:
-        yield f"  {path}  frames of the game over the tokenizer's reconstructions"
+        yield f"  {path}  (frames of the game over the tokenizer's reconstructions)"
     for folder in sorted(path.parent for path in EVALUATION_DPATH.glob("*/metrics.json")):
-        clips = sorted(folder.glob("clip-*.gif"))
-        for path in [folder / "strips.png", *clips[:1], folder / "metrics.json"]:
+        about = "the game over the model's prediction" if "replicate" in folder.name else "the model, one action held"
+        yield f"  {folder / 'strips.png'}  ({about})"
+        for path in [*sorted(folder.glob("clip-*.gif"))[:1], folder / "metrics.json"]:
             yield f"  {path}"
