@@ -2,7 +2,7 @@
 
 import shutil
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -98,9 +98,10 @@ def _wrapped(text: str, indent: int) -> list[str]:
     return textwrap.wrap(text, width, initial_indent=" " * indent, subsequent_indent=" " * indent)
 
 
-def _first_comment(path: Path) -> str:
-    """The first comment of a preset's file that is not one of Hydra's directives."""
-    if not path.is_file():
+def _first_comment(candidates: Iterable[Path]) -> str:
+    """The first comment, other than Hydra's directives, of the first of these files that exists."""
+    path = next((path for path in candidates if path.is_file()), None)
+    if path is None:
         return ""
     comments = [line[1:].strip() for line in path.read_text().splitlines() if line.startswith("#")]
     return next((comment for comment in comments if not comment.startswith("@package")), "")

@@ -41,10 +41,11 @@ _OTHER_RANK_OVERRIDES = ("hydra.run.dir=.", "hydra.output_subdir=null")
 class Session:
     """A command and its configuration; made by `open_session`."""
 
-    def __init__(self, command: Command, hydra: Hydra, config_name: str) -> None:
+    def __init__(self, command: Command, hydra: Hydra, config_name: str, config_dpaths: Sequence[Path]) -> None:
         self.command = command
         self.hydra = hydra
         self.config_name = config_name
+        self.config_dpaths = config_dpaths
         self.keys: dict[str, Key] = keys_of(pkgutil.resolve_name(command.schema))
 
     def choices(self, group: str) -> list[str]:
@@ -121,15 +122,17 @@ def open_session(
     store.store(name=command.schema_name, node=pkgutil.resolve_name(command.schema))
     for name, node in _job_logging().items():
         store.store(group="hydra/job_logging", name=name, node=node)
-    search_path = create_config_search_path(str(Path(config_dpath or command.config_dpath).resolve()))
+    config_dpaths = [Path(config_dpath or command.config_dpath).resolve()]
+    search_path = create_config_search_path(str(config_dpaths[0]))
     if extra_dpath is not None:
         if not Path(extra_dpath).is_dir():
             raise FileNotFoundError(f"--config-dir={extra_dpath}: there is no such folder")
-        path = f"file://{Path(extra_dpath).resolve()}"
-        search_path.prepend(provider="command-line", path=path, anchor=SearchPathQuery(provider="schema"))
+        config_dpaths.insert(0, Path(extra_dpath).resolve())
+        anchor = SearchPathQuery(provider="schema")
+        search_path.prepend(provider="command-line", path=f"file://{config_dpaths[0]}", anchor=anchor)
     with _logging_restored(), _global_hydra_cleared():
         hydra = Hydra.create_main_hydra2(command.title.replace(" ", "_"), search_path)
-        yield Session(command, hydra, config_name or "default")
+        yield Session(command, hydra, config_name or "default", config_dpaths)
 
 
 def _job_logging() -> dict[str, dict[str, Any]]:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+import run
 from data_generation.config import GenerateConfig
 from launcher.commands import COMMANDS, Command
 from launcher.job import to_dataclasses
@@ -108,6 +109,18 @@ def test_a_typo_in_a_preset_names_file_and_nearest_key(tmp_path):
         session.compose(["config=mine"])
     assert "config/mine.yaml" in str(caught.value)
     assert "'train.batch_size'" in str(caught.value)
+
+
+def test_a_preset_of_the_users_own(tmp_path, capsys):
+    """The example of docs/configuration.md."""
+    text = (TRAIN.config_dpath.parent / "docs" / "configuration.md").read_text()
+    (tmp_path / "config").mkdir()
+    (tmp_path / "config" / "mine.yaml").write_text(text.partition("```yaml\n")[2].partition("```")[0])
+    assert run.main(["genie_redux", "train", f"--config-dir={tmp_path}", "config=mine", "--help"]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "mine What it is for: this line appears in --help." in shown
+    assert "train.dataset_name my_dataset" in shown
+    assert "dynamics.dim 256" in shown
 
 
 @pytest.mark.parametrize("schema", [GenieReduxConfig, GenerateConfig])
