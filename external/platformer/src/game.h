@@ -31,7 +31,6 @@ typedef int i16;
 
 /* The level: columns of 16 metatiles, of which 15 are shown. */
 #define MAP ((u8*)0x6000)
-#define MAX_COLUMNS 240
 #define LIQUID_ROW 13
 /* Properties at a pixel. Not an expression in C: cc65 2.18 with -Oirs mistakes one byte for another in it. */
 #define FLAGS_AT(x, y) (probe_x = (x), flags_at(y))

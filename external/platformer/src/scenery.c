@@ -2,7 +2,6 @@
 
 #include "game.h"
 
-#define MEADOW 0
 #define CAVE 1
 #define NIGHT 2
 #define RUINS 5

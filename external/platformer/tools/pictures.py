@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from external.platformer.tools.graphics import THEMES
-from external.platformer.tools.play import DOWN, Game
+from external.platformer.tools.play import DOWN, HOLD_FRAMES, Game
 from external.platformer.tools.solve_levels import read_solutions
 
 PICTURES_DPATH = Path(__file__).parent.parent / "pictures"
@@ -30,11 +30,13 @@ def small(picture: np.ndarray, size: int = 64) -> np.ndarray:
 
 
 def play(game: Game, seed: int, actions: list[int]) -> list[np.ndarray]:
-    """Pictures (224, 240, 3) after each action."""
+    """Pictures (224, 240, 3) after each action, also beyond the goal."""
     game.start(seed)
     pictures = [game.screen()]
     for action in actions:
-        game.act(action)
+        game.env.em.set_button_mask(game.masks[action], 0)
+        for _ in range(HOLD_FRAMES):
+            game.env.em.step()
         pictures.append(game.screen())
     return pictures
 
@@ -62,7 +64,7 @@ def main() -> None:
     PICTURES_DPATH.mkdir(exist_ok=True)
     game, solutions = Game(), read_solutions()
     iio.imwrite(PICTURES_DPATH / "contact_sheet.png", contact_sheet(game, solutions, 2 * len(THEMES)), optimize=True)
-    write_gif(PICTURES_DPATH / "run.gif", play(game, GIF_SEED, [*solutions[GIF_SEED], *[DOWN] * 12]))
+    write_gif(PICTURES_DPATH / "run.gif", play(game, GIF_SEED, [*solutions[GIF_SEED], *[DOWN] * 18]))
 
 
 if __name__ == "__main__":
