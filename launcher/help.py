@@ -51,9 +51,8 @@ def command_help(session: "Session", overrides: Sequence[str]) -> str:
     presets = session.choices("config")
     width = max(map(len, presets), default=0)
     for preset in presets:
-        lines.append(
-            f"  {preset:<{width}}  {_first_comment(command.config_dpath / 'config' / f'{preset}.yaml')}".rstrip()
-        )
+        comment = _first_comment(folder / "config" / f"{preset}.yaml" for folder in session.config_dpaths)
+        lines.append(f"  {preset:<{width}}  {comment}".rstrip())
     for group in ("tokenizer", "lam", "dynamics"):
         if session.choices(group):
             lines.append(f"Sizes ({group}=…): {', '.join(session.choices(group))}")
