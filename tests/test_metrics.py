@@ -10,7 +10,15 @@ from PIL import Image
 
 from training.fid import Fid, make_fid
 from training.inception import FidInception, load_inception, resize_as_tensorflow1
-from training.metrics import SampleTable, evenly_spaced, mean, own_indices, psnr_per_frame, ssim_per_frame
+from training.metrics import (
+    SampleTable,
+    averages,
+    averages_per_frame,
+    evenly_spaced,
+    own_indices,
+    psnr_per_frame,
+    ssim_per_frame,
+)
 from training.pictures import Row, animation, save_gif, save_png, strip, to_pixels
 from training.tracker import MetricsFile, read_metrics
 
@@ -58,14 +66,21 @@ def test_ssim_is_per_frame_and_one_for_equal_frames():
 
 def test_average_does_not_depend_on_batches():
     values = video(0, (7, 3))
-    averages = []
+    measured = []
     for batch_size in (1, 3, 7):
         table = SampleTable()
         for start in range(0, 7, batch_size):
             table.add("x", list(range(start, min(7, start + batch_size))), values[start : start + batch_size])
-        averages.append(mean(table.gather()["x"]))
-    assert averages == [pytest.approx(values.mean().item())] * 3
-    assert len(set(averages)) == 1
+        measured.append(averages(table.gather())["x"])
+    assert measured == [pytest.approx(values.mean().item())] * 3
+    assert len(set(measured)) == 1
+
+
+def test_pooled_psnr_is_that_of_the_mean_error_where_equal_frames_do_not_count_100():
+    errors = np.array([[0.0, 0.01], [0.0, 0.03]])
+    assert averages({"mse": errors})["pooled_psnr"] == pytest.approx(20.0)
+    pooled = averages_per_frame({"copy_last_mse": errors})["copy_last_pooled_psnr"]
+    assert pooled == pytest.approx([100, 16.9897], abs=1e-3)
 
 
 def test_shares_of_processes_hold_every_clip_once():

@@ -20,7 +20,7 @@ from training.clips import Clips, read_clips
 from training.config import GenieReduxConfig
 from training.fid import Fid, make_fid
 from training.loading import WindowChoice, check_actions, check_frames, open_windows
-from training.metrics import SampleTable, evenly_spaced, own_indices, psnr_per_frame, ssim_per_frame
+from training.metrics import SampleTable, add_quality, evenly_spaced, own_indices, psnr_per_frame
 from training.pictures import keep_pictures
 from training.report import Report, write_report
 from training.rollout import Prediction, Rollout, held_action, predict, random_actions, rollout_actions, sample_clips
@@ -91,7 +91,7 @@ class Evaluation:
     def _measure_prediction(self, clips: Clips, table: SampleTable) -> Prediction:
         """Replication or reconstruction: how close the model comes to the recorded frames."""
         prediction = predict(self.model, clips.video, clips.actions, clips.indices, self.rollout)
-        _add_quality(table, "", clips.indices, prediction.frames, prediction.target)
+        add_quality(table, "", clips.indices, prediction.frames, prediction.target)
         if isinstance(self.model, GenieRedux):
             self._measure_bounds(clips, table, prediction)
             if self.cfg.eval.eval_control:
@@ -103,8 +103,8 @@ class Evaluation:
         assert isinstance(self.model, GenieRedux)
         video = clips.video[:, : self.rollout.length]
         reconstruction = self.model.tokenizer.reconstruct(video)[:, prediction.num_given :]
-        _add_quality(table, "copy_last_", clips.indices, _repeat_last_given(clips, prediction), prediction.target)
-        _add_quality(table, "tokenizer_", clips.indices, reconstruction, prediction.target)
+        add_quality(table, "copy_last_", clips.indices, _repeat_last_given(clips, prediction), prediction.target)
+        add_quality(table, "tokenizer_", clips.indices, reconstruction, prediction.target)
 
     def _measure_control(self, clips: Clips, table: SampleTable, prediction: Prediction) -> None:
         """ΔPSNR (Genie, Bruce et al. 2024, section 4): how much worse a rollout with random actions is at step t."""
@@ -112,9 +112,9 @@ class Evaluation:
         video, actions = self._driving_actions(clips)
         drawn = random_actions(self.model, actions, clips.indices, self.rollout)
         frames = sample_clips(self.model, video, drawn, clips.indices, self.rollout)
+        add_quality(table, "random_actions_", clips.indices, frames, prediction.target)
         randomly = psnr_per_frame(frames, prediction.target)
         at = self.cfg.eval.delta_psnr_horizon - 1
-        table.add("random_actions_psnr", clips.indices, randomly)
         difference = psnr_per_frame(prediction.frames, prediction.target)[:, at] - randomly[:, at]
         table.add("delta_psnr", clips.indices, difference)
 
@@ -220,11 +220,6 @@ def _load(cfg: GenieReduxConfig, path: Path, runtime: Runtime) -> LoadedModel:
         loaded.model.dynamics.config.mask_schedule = cfg.dynamics.mask_schedule
     loaded.model.to(runtime.device).eval()
     return loaded
-
-
-def _add_quality(table: SampleTable, prefix: str, indices: list[int], frames: Tensor, target: Tensor) -> None:
-    table.add(f"{prefix}psnr", indices, psnr_per_frame(frames, target))
-    table.add(f"{prefix}ssim", indices, ssim_per_frame(frames, target))
 
 
 def _repeat_last_given(clips: Clips, prediction: Prediction) -> Tensor:

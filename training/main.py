@@ -87,6 +87,8 @@ def _validator(cfg: GenieReduxConfig, runtime: Runtime, folder: RunFolder) -> Va
 
 
 def _start_line(trainer: Trainer, windows: WindowDataset) -> str:
+    if trainer.step >= trainer.cfg.train.num_train_steps:
+        return f"trained already: {trainer.folder.checkpoint(trainer.step)}"
     parameters = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
     runtime, train = trainer.runtime, trainer.cfg.train
     precision = "bf16" if runtime.amp_dtype else "fp32"

@@ -29,6 +29,11 @@ def ssim_per_frame(prediction: Tensor, target: Tensor) -> Tensor:
     return rearrange(ssim.reshape(-1), "(b t) -> b t", b=target.shape[0])
 
 
+def squared_error_per_frame(prediction: Tensor, target: Tensor) -> Tensor:
+    """Mean squared error of each frame, (B, T, C, H, W) twice → (B, T) float32; predictions are clamped to [0, 1]."""
+    return (prediction.float().clamp(0, 1) - target.float()).square().mean(dim=(2, 3, 4))
+
+
 class SampleTable:
     """Values per sample, by the sample's index in its dataset.
 
@@ -53,9 +58,36 @@ class SampleTable:
         return {name: np.stack([rows[i] for i in sorted(rows)]) for name, rows in joined.items()}
 
 
-def mean(values: np.ndarray) -> float:
-    """Average of all entries, accumulated in float64."""
-    return float(np.mean(values, dtype=np.float64))
+def add_quality(table: SampleTable, prefix: str, indices: list[int], frames: Tensor, target: Tensor) -> None:
+    """Store PSNR, SSIM and squared error per frame of frames (B, T, C, H, W) under `<prefix>psnr`, …"""
+    table.add(f"{prefix}psnr", indices, psnr_per_frame(frames, target))
+    table.add(f"{prefix}ssim", indices, ssim_per_frame(frames, target))
+    table.add(f"{prefix}mse", indices, squared_error_per_frame(frames, target))
+
+
+def averages(rows: dict[str, np.ndarray]) -> dict[str, float]:
+    """Average of each of a table's rows, in float64; of a squared error `<…>mse`, the PSNR of it: `<…>pooled_psnr`.
+
+    The two PSNRs answer different questions: equal frames count 100 dB in the mean of PSNRs, so a still scene
+    flatters whatever repeats a frame; the PSNR of the mean error weighs every pixel alike.
+    """
+    return {_averaged(name): float(_average(name, values)) for name, values in rows.items()}
+
+
+def averages_per_frame(rows: dict[str, np.ndarray]) -> dict[str, list[float]]:
+    """As `averages`, for each frame of rows (N, T)."""
+    return {_averaged(n): _average(n, values, axis=0).tolist() for n, values in rows.items() if values.ndim == 2}
+
+
+def _averaged(name: str) -> str:
+    return f"{name.removesuffix('mse')}pooled_psnr" if name.endswith("mse") else name
+
+
+def _average(name: str, values: np.ndarray, axis: int | None = None) -> np.ndarray:
+    average = np.asarray(np.mean(values, axis=axis, dtype=np.float64))
+    if not name.endswith("mse"):
+        return average
+    return np.asarray(-10 * np.log10(np.maximum(average, 10 ** (-PSNR_CAP / 10))))
 
 
 def own_indices(indices: np.ndarray, accelerator: Accelerator) -> list[int]:

@@ -96,16 +96,17 @@ def save_gif(pictures: np.ndarray, path: Path, fps: float = GIF_FPS) -> None:
     write_atomically(path, data)
 
 
-def save_curves(curves: dict[str, Sequence[float]], title: str, path: Path) -> None:
-    """Plot PSNR in dB per predicted frame (1, 2, …), one line per name."""
-    figure = Figure(figsize=(7, 4), layout="constrained")
-    axes = figure.subplots()
-    for name, values in curves.items():
-        axes.plot(range(1, len(values) + 1), values, marker="o", markersize=3, label=name)
-    axes.set(xlabel="predicted frame", ylabel="PSNR [dB]", title=title)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.grid(alpha=0.3)
-    axes.legend()
+def save_curves(panels: dict[str, dict[str, list[float]]], title: str, path: Path) -> None:
+    """Plot PSNR in dB per predicted frame (1, 2, …): curves by name, in panels by title."""
+    figure = Figure(figsize=(6 * len(panels), 4), layout="constrained")
+    figure.suptitle(title)
+    for axes, (heading, curves) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
+        for name, values in curves.items():
+            axes.plot(range(1, len(values) + 1), values, marker="o", markersize=3, label=name)
+        axes.set(xlabel="predicted frame", ylabel="PSNR [dB]", title=heading)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.grid(alpha=0.3)
+        axes.legend()
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=120)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -12,7 +12,7 @@ import numpy as np
 
 from models.config import ModelConfig
 from training.config import GenieReduxConfig
-from training.metrics import mean
+from training.metrics import averages, averages_per_frame
 from training.pictures import (
     PREDICTED,
     RECORDED,
@@ -26,25 +26,22 @@ from training.pictures import (
 )
 
 _CURVES = {
-    "psnr": "prediction",
-    "random_actions_psnr": "random actions",
-    "copy_last_psnr": "last given frame, repeated",
-    "tokenizer_psnr": "tokenizer's reconstruction",
+    "": "prediction",
+    "random_actions_": "random actions",
+    "copy_last_": "last given frame, repeated",
+    "tokenizer_": "tokenizer alone",
+}
+_CONTROL_CURVES = {
     "psnr_to_last_given_frame": "to the last given frame",
     "psnr_to_random_actions": "to random actions",
 }
-_EXPLAINED = {
-    "psnr": "PSNR [dB]",
-    "ssim": "SSIM",
+_PANELS = {"psnr": "mean of the frames' PSNR", "pooled_psnr": "PSNR of the mean squared error"}
+_COLUMNS = {"psnr": "PSNR [dB]", "ssim": "SSIM", "pooled_psnr": "pooled PSNR [dB]"}
+_SINGLE = {
     "fid": "FID",
     "delta_psnr": "ΔPSNR [dB] (true − random actions)",
-    "random_actions_psnr": "PSNR with random actions",
-    "copy_last_psnr": "PSNR of repeating the last given frame",
-    "copy_last_ssim": "SSIM of repeating the last given frame",
-    "tokenizer_psnr": "PSNR of the tokenizer alone (bound)",
-    "tokenizer_ssim": "SSIM of the tokenizer alone (bound)",
-    "psnr_to_last_given_frame": "PSNR to the last given frame (lower = more motion)",
-    "psnr_to_random_actions": "PSNR to random actions (lower = the action matters more)",
+    "psnr_to_last_given_frame": "PSNR [dB] to the last given frame (lower = more motion)",
+    "psnr_to_random_actions": "PSNR [dB] to random actions (lower = the action matters more)",
 }
 _SHEET_CLIPS = 8  # clips on the one sheet of strips
 
@@ -75,8 +72,8 @@ def write_report(folder: Path, report: Report, cfg: GenieReduxConfig, config: Mo
         recorded, predicted = rows.pop(RECORDED, None), rows.pop(PREDICTED, None)
         if recorded is not None and predicted is not None:
             _write_pictures(temporary, report, recorded, predicted)
-        curves = {label: rows[name].mean(axis=0).tolist() for name, label in _CURVES.items() if name in rows}
-        save_curves(curves, f"{config.model}, step {report.step}: {report.mode}", temporary / "psnr_per_frame.png")
+        title = f"{config.model}, step {report.step}: {report.mode}"
+        save_curves(_panels(averages_per_frame(rows)), title, temporary / "psnr_per_frame.png")
         metrics = _metrics(report, rows, cfg, config)
         (temporary / "metrics.json").write_text(json.dumps(metrics, indent=2, ensure_ascii=False) + "\n")
         if folder.exists():
@@ -89,13 +86,29 @@ def write_report(folder: Path, report: Report, cfg: GenieReduxConfig, config: Mo
 def summary(folder: Path) -> str:
     """A small table of a report's metrics, and where to look."""
     content = json.loads((folder / "metrics.json").read_text())
-    names = list(content["metrics"])
-    width = max(len(_EXPLAINED.get(name, name)) for name in names)
+    metrics = content["metrics"]
     lines = [f"{content['model']} step {content['step']}: {content['mode']} on {content['num_clips']} clips"]
-    lines += [f"  {_EXPLAINED.get(name, name):<{width}}  {content['metrics'][name]:.4g}" for name in names]
+    rows = {prefix: label for prefix, label in _CURVES.items() if f"{prefix}psnr" in metrics}
+    if rows:
+        lines.append(f"  {'':<26}" + "".join(f"{column:>18}" for column in _COLUMNS.values()))
+    if content["mode"] == "reconstruct":
+        rows = {"": "reconstruction"}
+    for prefix, label in rows.items():
+        lines.append(f"  {label:<26}" + "".join(f"{metrics[prefix + name]:>18.4g}" for name in _COLUMNS))
+    lines += [f"  {label}: {metrics[name]:.4g}" for name, label in _SINGLE.items() if name in metrics]
     lines += [f"  {note}" for note in content["notes"]]
     lines.append(f"results, strips and animations: {folder}")
     return "\n".join(lines)
+
+
+def _panels(per_frame: dict[str, list[float]]) -> dict[str, dict[str, list[float]]]:
+    """Curves by label, by the title of the panel that they belong to; panels without curves are left out."""
+    panels = {
+        title: {label: per_frame[prefix + name] for prefix, label in _CURVES.items() if prefix + name in per_frame}
+        for name, title in _PANELS.items()
+    }
+    panels[_PANELS["psnr"]] |= {label: per_frame[name] for name, label in _CONTROL_CURVES.items() if name in per_frame}
+    return {title: curves for title, curves in panels.items() if curves}
 
 
 def _metrics(report: Report, rows: dict[str, np.ndarray], cfg: GenieReduxConfig, config: ModelConfig) -> dict[str, Any]:
@@ -109,8 +122,8 @@ def _metrics(report: Report, rows: dict[str, np.ndarray], cfg: GenieReduxConfig,
         "mode": report.mode,
         "num_clips": len(first),
         "num_frames_per_clip": first.shape[1],
-        "metrics": {name: mean(values) for name, values in rows.items()} | report.extra,
-        "per_frame": {name: rows[name].mean(axis=0).tolist() for name in rows if rows[name].ndim == 2},
+        "metrics": averages(rows) | report.extra,
+        "per_frame": averages_per_frame(rows),
         "notes": report.notes,
         "seconds": round(report.seconds, 2),
         "settings": {"eval": asdict(cfg.eval), "seed": cfg.seed, "device": cfg.device, "precision": cfg.precision},

@@ -79,11 +79,7 @@ def held_action(actions: Tensor, action: int, rollout: Rollout) -> Tensor:
 
 def sample_clips(model: GenieRedux, video: Tensor, actions: Tensor, indices: Sequence[int], rollout: Rollout) -> Tensor:
     """Frames (B, N, C, H, W) float32 that follow the clips' prime frames under `actions` (B, P-1+N)."""
-    frames = []
-    # One clip at a time: noise drawn for a batch would make a clip's result depend on its neighbours.
-    for row, index in enumerate(indices):
-        generator = torch.Generator(video.device).manual_seed(seed_of(rollout.seed, SAMPLING, index))
-        prime = video[row : row + 1, : rollout.num_prime]
-        sampled = model.sample(prime, actions[row : row + 1], rollout.num_frames, rollout.settings, generator)
-        frames.append(sampled.float())
-    return torch.cat(frames)
+    # A generator per clip: noise drawn for a batch would make a clip's result depend on its neighbours.
+    generators = [torch.Generator(video.device).manual_seed(seed_of(rollout.seed, SAMPLING, i)) for i in indices]
+    prime = video[:, : rollout.num_prime]
+    return model.sample(prime, actions, rollout.num_frames, rollout.settings, generators).float()

@@ -1,6 +1,7 @@
 """The training loop, the same for tokenizer, LAM and world models."""
 
 import logging
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -99,7 +100,10 @@ class Trainer:
         total = self.cfg.train.num_train_steps
         self._clock, self._logged_step = time.monotonic(), self.step
         quiet = not self.runtime.is_main
-        bar = tqdm(total=total, initial=self.step, unit="step", desc=self.config.model, disable=quiet)
+        often = 0.1 if sys.stderr.isatty() else 10.0  # seconds between two lines; a log file needs few
+        bar = tqdm(
+            total=total, initial=self.step, unit="step", desc=self.config.model, disable=quiet, mininterval=often
+        )
         with closing(tracker), logging_redirect_tqdm(), StopRequest(self.runtime) as stop, bar:
             if self.step and self._due(self.cfg.train.validate_every) and not self._recorded(tracker, "validation"):
                 self._validate(tracker)  # the last run ended between this checkpoint and its validation
@@ -140,7 +144,7 @@ class Trainer:
         """What is due after a step: log, save, validate. Saved first, so that validation cannot cost training."""
         train = self.cfg.train
         if self._due(train.log_every):
-            bar.set_postfix_str(self._log(tracker))
+            bar.set_postfix_str(self._log(tracker), refresh=False)
         if self._due(train.save_model_every):
             self.save()
         if self._due(train.validate_every):

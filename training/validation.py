@@ -13,7 +13,7 @@ from models.output import Output
 from training.clips import read_clips
 from training.config import GenieReduxConfig
 from training.fid import Fid, make_fid
-from training.metrics import SampleTable, evenly_spaced, mean, own_indices, psnr_per_frame, ssim_per_frame
+from training.metrics import SampleTable, add_quality, averages, evenly_spaced, own_indices
 from training.pictures import (
     PREDICTED,
     RECORDED,
@@ -71,7 +71,7 @@ class Validator:
                 output = model_output(model, clips.video, clips.actions, generator)
             for name, value in output.logs.items():
                 table.add(name, clips.indices, value.float().expand(len(clips.indices)))
-        return {name: mean(values) for name, values in table.gather().items()}
+        return averages(table.gather())
 
     def _predict(self, model: nn.Module, step: int) -> dict[str, float]:
         """PSNR and SSIM of reconstructed or sampled frames; for world models also of repeating the last prime frame."""
@@ -82,11 +82,10 @@ class Validator:
         for clips in read_clips(self._dataset, own, config.batch_size, config.n_data_workers, self._runtime.device):
             with self._runtime.autocast():
                 prediction = predict(model, clips.video, clips.actions, clips.indices, self._rollout)
-            table.add("psnr", clips.indices, psnr_per_frame(prediction.frames, prediction.target))
-            table.add("ssim", clips.indices, ssim_per_frame(prediction.frames, prediction.target))
+            add_quality(table, "", clips.indices, prediction.frames, prediction.target)
             if isinstance(model, GenieRedux):
                 last = clips.video[:, prediction.num_given - 1, None].expand_as(prediction.target)
-                table.add("copy_last_psnr", clips.indices, psnr_per_frame(last, prediction.target))
+                add_quality(table, "copy_last_", clips.indices, last, prediction.target)
             given = prediction.num_given
             keep_pictures(table, self._pictured, clips.indices, clips.video, prediction.frames, given)
             if fid is not None:
@@ -96,7 +95,7 @@ class Validator:
         if self._runtime.is_main:
             given = self._rollout.num_prime if isinstance(model, GenieRedux) else 0
             write_samples(self._folder / "samples", step, recorded, predicted, given)
-        values = {name: mean(frames) for name, frames in rows.items()}
+        values = averages(rows)
         if fid is not None:
             values["fid"] = fid.compute()
             fid.metric.reset()
