@@ -227,7 +227,8 @@ def third_looks(platformers: Iterable[str]) -> tuple[int, int]:
         for game in first.keys() & second.keys()
         if all(first[game][name] == second[game][name] for name in columns)
     ]
-    return num_tags, len({game.lower() for game in platformers} - set(settled))
+    read = {game.lower() for game in tags[0]}  # this project's own games were played, not read
+    return num_tags, len(({game.lower() for game in platformers} & read) - set(settled))
 
 
 def report(tables: Tables) -> str:
