@@ -268,6 +268,13 @@ def test_training_learns_and_leaves_the_tokenizer_alone(root):
     assert not torch.equal(weights(path)[embedding], weights(fresh)[embedding])
 
 
+def test_use_decoder_loss_adds_the_pixel_error_of_the_prediction(root):
+    cfg = renamed(world_config(root), "run", use_decoder_loss=True)
+    assert load_model(train(cfg)).config.dynamics.decoder_loss_weight == 1
+    first = rows(cfg, "train")[0]
+    assert first["loss"] == pytest.approx(first["cross_entropy"] + first["decoder_loss"], rel=1e-4)
+
+
 @pytest.mark.parametrize("bad", [float("nan"), 3e38])
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_step(root, monkeypatch, bad):
     cfg = renamed(tiny_config(root), "run", num_train_steps=6, log_every=6, save_model_every=2)

@@ -91,7 +91,7 @@ def _download() -> Path | None:
             return None
         os.replace(temporary, target)
     except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
-        logger.info("cannot download %s: %s", WEIGHTS_URL, error)
+        logger.debug("cannot download %s: %s", WEIGHTS_URL, error)
         return None
     finally:
         temporary.unlink(missing_ok=True)

@@ -48,6 +48,8 @@ def train(cfg: GenieReduxConfig) -> Path:
 
 def evaluate(cfg: GenieReduxConfig) -> Path:
     """Evaluate `eval.model_fpath` (or `model_fpath`) and return the folder with metrics.json, plots and pictures."""
+    if cfg.eval.enable_cache:
+        logger.warning("eval.enable_cache has no effect yet: every clip's frames are encoded anew")
     runtime = make_runtime(cfg.device, cfg.precision)
     folder = Evaluation(cfg, runtime).run()
     if runtime.is_main:

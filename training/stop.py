@@ -1,6 +1,7 @@
 """Stopping on request: Ctrl-C and SIGTERM let the current step finish."""
 
 import logging
+import os
 import signal
 import threading
 from types import FrameType, TracebackType
@@ -19,7 +20,7 @@ class StopRequest:
 
     def __init__(self, runtime: Runtime):
         self._runtime = runtime
-        self._signal = 0
+        self._signal, self._pid = 0, os.getpid()
         self._previous: dict[int, object] = {}
 
     def __enter__(self) -> "StopRequest":
@@ -41,6 +42,8 @@ class StopRequest:
         return int(self._runtime.accelerator.gather(mark).max())
 
     def _mark(self, number: int, frame: FrameType | None) -> None:
+        if os.getpid() != self._pid:
+            return  # a forked data worker, which Ctrl-C reaches too: it goes on until this process ends it
         self._signal = number
         self._restore()
         logger.info("stopping after this step; the same signal again stops at once")
