@@ -30,7 +30,7 @@ class Command:
     @property
     def schema_name(self) -> str:
         """Name under which `default.yaml` finds the dataclass."""
-        return f"{self.name}_schema"
+        return f"{self.name}_import_schema" if self.mode == "import" else f"{self.name}_schema"
 
 
 _GENERATE = Command(
@@ -83,7 +83,22 @@ _EVAL = Command(
     name_key="train.wandb_name",
 )
 
-COMMANDS = (_GENERATE, _TRAIN, _EVAL)
+_IMPORT = Command(
+    name="genie_redux",
+    mode="import",
+    summary="Take over weights of the original GenieRedux, from a file or the model hub.",
+    config_dpath=ROOT_DPATH / "configs" / "import",
+    schema="models.import_checkpoint:ImportConfig",
+    entry="models.import_checkpoint:import_checkpoint",
+    examples=(
+        "python run.py genie_redux import source=<original model-N.pt> target=checkpoints/tokenizer/original",
+        "python run.py genie_redux import source=<original model-N.pt> target=checkpoints/genie_redux_guided/original "
+        "tokenizer_fpath=<tokenizer's .pt>",
+        "python run.py genie_redux import source=hub:<owner>/<repository>/model.pt target=<folder>",
+    ),
+)
+
+COMMANDS = (_GENERATE, _TRAIN, _EVAL, _IMPORT)
 
 # Commands without a Hydra configuration, and what the overview says about them.
 PLAIN_COMMANDS = {
@@ -93,5 +108,4 @@ PLAIN_COMMANDS = {
 NOT_BUILT = {
     ("auto_explore", "train"): "Train the exploring agent.",
     ("auto_explore", "eval"): "Let a trained exploring agent play.",
-    ("genie_redux", "import"): "Take over weights of the original GenieRedux.",
 }

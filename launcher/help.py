@@ -45,10 +45,16 @@ def command_help(session: "Session", overrides: Sequence[str]) -> str:
     """What the command does, examples, presets, and its keys with their values under the chosen preset."""
     command = session.command
     cfg, choices = session.compose(overrides)
-    lines = [f"python run.py {command.title} [config=<preset>] [key=value …]", "", command.summary, "", "Examples:"]
-    lines += [f"  {example}" for example in command.examples]
-    lines += ["", "Presets (config=…):"]
     presets = session.choices("config")
+    lines = [
+        f"python run.py {command.title} {'[config=<preset>] ' if presets else ''}[key=value …]",
+        "",
+        command.summary,
+        "",
+        "Examples:",
+    ]
+    lines += [f"  {example}" for example in command.examples]
+    lines += ["", "Presets (config=…):"] if presets else []
     width = max(map(len, presets), default=0)
     for preset in presets:
         comment = _first_comment(folder / "config" / f"{preset}.yaml" for folder in session.config_dpaths)
@@ -56,7 +62,8 @@ def command_help(session: "Session", overrides: Sequence[str]) -> str:
     for group in ("tokenizer", "lam", "dynamics"):
         if session.choices(group):
             lines.append(f"Sizes ({group}=…): {', '.join(session.choices(group))}")
-    lines += ["", f"Keys, with their values under config={choices.get('config')}:"]
+    under = f", with their values under config={choices['config']}" if presets else ""
+    lines += ["", f"Keys{under}:"]
     lines += _key_lines(session, cfg)
     return "\n".join([*lines, "", _COMMAND_END])
 

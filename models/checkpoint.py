@@ -18,13 +18,14 @@ from torch import Tensor, nn
 from models.config import ModelConfig
 from models.construct_model import WORLD_MODELS, build_model, build_world_model
 from models.genie_redux import GenieRedux
-from models.import_original import is_original, read_original
+from models.import_original import OriginalFacts, is_original, read_original
 from models.tokenizer import Tokenizer
 
 logger = logging.getLogger(__name__)
 
 FORMAT = "genieredux-model"
 FORMAT_VERSION = 1
+NO_FACTS = OriginalFacts()
 
 
 @dataclass
@@ -87,20 +88,18 @@ def model_config(config: ModelConfig) -> dict[str, Any]:
 
 
 def load_model(
-    path: Path, device: str = "cpu", tokenizer_path: Path | None = None, image_size: int | None = None
+    path: Path, device: str = "cpu", tokenizer_path: Path | None = None, facts: OriginalFacts = NO_FACTS
 ) -> LoadedModel:
     """Load a model with everything that it needs.
 
     `path`: a model-<step>.pt, of this project or of the original. `tokenizer_path` replaces the tokenizer beside a
-    world model;
-    `image_size` is for original files that cannot tell it. Raises FileNotFoundError and ValueError with a remedy, in
-    particular
-    where a world model has no trained tokenizer.
+    world model; `facts` are for original files that cannot tell them. Raises FileNotFoundError and ValueError with a
+    remedy, in particular where a world model has no trained tokenizer.
     """
     path = Path(path)
     checkpoint = read_checkpoint(path)
     if is_original(checkpoint):
-        return _load_original(path, checkpoint, device, tokenizer_path, image_size)
+        return _load_original(path, checkpoint, device, tokenizer_path, facts)
     config = parse_config(checkpoint["config"], path)
     if config.model not in WORLD_MODELS:
         model = build_model(config)
@@ -114,10 +113,10 @@ def load_model(
     return LoadedModel(model.to(device).eval(), config, int(checkpoint["step"]))
 
 
-def load_tokenizer(path: Path, image_size: int | None = None) -> Tokenizer:
+def load_tokenizer(path: Path, facts: OriginalFacts = NO_FACTS) -> Tokenizer:
     """Load a tokenizer from a tokenizer's checkpoint, or from the tokenizer.pt beside a world model."""
     path = Path(path)
-    loaded = load_model(path, image_size=image_size)
+    loaded = load_model(path, facts=facts)
     if not isinstance(loaded.model, Tokenizer):
         raise ValueError(
             f"'{path}' holds a {loaded.config.model}, not a tokenizer: give the path of a tokenizer's model-<step>.pt"
@@ -194,19 +193,20 @@ def _check_codes(config: ModelConfig, tokenizer: Tokenizer, path: Path) -> None:
 
 
 def _load_original(
-    path: Path, checkpoint: dict[str, Any], device: str, tokenizer_path: Path | None, image_size: int | None
+    path: Path, checkpoint: dict[str, Any], device: str, tokenizer_path: Path | None, facts: OriginalFacts
 ) -> LoadedModel:
-    original = read_original(path, checkpoint, image_size)
+    original = read_original(path, checkpoint, facts)
     config = original.config
     if original.tokenizer:
         model = build_model(config)
         load_strictly(model, original.tokenizer, path)
         return LoadedModel(model.to(device).eval(), config, original.step)
-    tokenizer = load_tokenizer(_tokenizer_beside(path, tokenizer_path), config.tokenizer.image_size)
+    tokenizer = load_tokenizer(_tokenizer_beside(path, tokenizer_path), OriginalFacts(config.tokenizer.image_size))
     config.tokenizer = tokenizer.config
     if config.model != "genie_redux" and config.dynamics.action_dim is None:
         raise ValueError(
-            f"'{path}' does not tell its number of actions: put its config.yaml (dynamics.action_dim) beside it"
+            f"'{path}' does not tell its number of actions: put its config.yaml beside it, or run "
+            "'python run.py genie_redux import source=… target=… action_dim=<number>'"
         )
     world_model = build_world_model(config, tokenizer)
     state = {f"dynamics.{name}": tensor for name, tensor in original.dynamics.items()}

@@ -9,7 +9,7 @@ for GenieRedux,
 import logging
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,10 @@ _INDEXED = {
     "to_patch_emb": ("patch_embedding.rest", 1),
     "to_action_emb": ("to_action", 1),
 }
+_INFERRED = (
+    *("dim", "num_blocks", "heads", "dim_head", "ff_mult", "patch_size", "temporal_patch_size", "codebook_size"),
+    *("codebook_dim", "num_actions", "max_seq_len", "action_dim", "use_action_embeddings", "use_token"),
+)
 _HALF = re.compile(r"^(encoder|decoder|transformer)\.layers\.(\d+)\.0\.(spatial|temporal)_(.*)$")
 
 
@@ -93,6 +97,14 @@ def convert(state: StateDict) -> StateDict:
     return converted
 
 
+@dataclass(frozen=True)
+class OriginalFacts:
+    """What an original file's tensors cannot tell; None = as in the config.yaml beside it, if there, else a guess."""
+
+    image_size: int | None = None
+    action_dim: int | None = None  # of a guided model with action embeddings
+
+
 @dataclass
 class OriginalCheckpoint:
     """An original file's content under this project's names: `tokenizer` is empty for world models (their tokenizer
@@ -105,19 +117,18 @@ class OriginalCheckpoint:
     lam: StateDict
 
 
-def read_original(path: Path, checkpoint: dict, image_size: int | None) -> OriginalCheckpoint:
-    """Map a loaded original checkpoint. Sizes come from the tensors; `config.yaml` beside it, if there, adds what
-    tensors cannot tell."""
+def read_original(path: Path, checkpoint: dict, facts: OriginalFacts) -> OriginalCheckpoint:
+    """Map a loaded original checkpoint. Sizes come from the tensors; `facts` and the `config.yaml` beside it, if there,
+    add what tensors cannot tell."""
     model = checkpoint["model"]
     config = ModelConfig()
     sidecar = path.parent / "config.yaml"
-    published = OmegaConf.to_container(OmegaConf.load(sidecar)) if sidecar.exists() else {}
-    assert isinstance(published, dict)
-    if image_size is None:
-        image_size = next(
-            (part["image_size"] for part in published.values() if isinstance(part, dict) and "image_size" in part), None
-        )
-    dynamics, lam, tokenizer = {}, {}, {}
+    published: Any = OmegaConf.to_container(OmegaConf.load(sidecar)) if sidecar.exists() else {}
+    parts = [part for part in published.values() if isinstance(part, dict)]
+    image_size = facts.image_size or next((part["image_size"] for part in parts if "image_size" in part), None)
+    dynamics: StateDict = {}
+    lam: StateDict = {}
+    tokenizer: StateDict = {}
     if "dynamics" in model:
         dynamics = convert(model["dynamics"])
         lam = convert(model["latent_action_model"]) if "latent_action_model" in model else {}
@@ -126,18 +137,26 @@ def read_original(path: Path, checkpoint: dict, image_size: int | None) -> Origi
             config.lam = _lam_config(lam)
             image_size = image_size or _image_size_of_lam(lam)
         config.dynamics = _dynamics_config(dynamics, published.get("dynamics", {}), guided=not lam)
+        config.dynamics.action_dim = facts.action_dim or config.dynamics.action_dim
     else:
         tokenizer = convert(model)
         config.model = "tokenizer"
         config.tokenizer = tokenizer_config(tokenizer, image_size or 64)
     config.tokenizer.image_size = image_size or 64
     if not published:
-        logger.info(
-            "%s has no config.yaml beside it: sizes inferred from its tensors, image_size %d",
-            path,
-            config.tokenizer.image_size,
-        )
+        _tell_sizes(path, config)
     return OriginalCheckpoint(config, int(checkpoint.get("step", 0)), tokenizer, dynamics, lam)
+
+
+def _tell_sizes(path: Path, config: ModelConfig) -> None:
+    logger.info("'%s' has no config.yaml beside it; inferred from its tensors:", path)
+    kinds = {"tokenizer": ["tokenizer"], "genie_redux": ["lam", "dynamics"]}.get(config.model, ["dynamics"])
+    for kind in kinds:
+        part = getattr(config, kind)
+        for field in fields(part):
+            if field.name in _INFERRED:
+                logger.info("  %s.%s: %s", kind, field.name, getattr(part, field.name))
+    logger.info("  tokenizer.image_size: %s", config.tokenizer.image_size)
 
 
 def _transformer_sizes(state: StateDict, stack: str) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from einops import rearrange
 
 from models.checkpoint import load_model, load_tokenizer
 from models.genie_redux import GenieRedux, SampleSettings
+from models.import_original import OriginalFacts
 from models.tokenizer import Tokenizer
 
 ROOT = Path(__file__).parent / "fixtures" / "reference"
@@ -26,6 +27,7 @@ FILES = {
     },
 }
 ATOL = 1e-4
+FACTS = OriginalFacts(image_size=16)
 
 
 @pytest.fixture(params=["tiny", "tiny_coinrun"])
@@ -48,10 +50,10 @@ class Case:
         return rearrange(self.expected[key], "b c t h w -> b t c h w")
 
     def tokenizer(self) -> Tokenizer:
-        return load_tokenizer(self.tokenizer_path, image_size=16)
+        return load_tokenizer(self.tokenizer_path, facts=FACTS)
 
     def world_model(self, kind: str) -> GenieRedux:
-        model = load_model(self.folder / self.files[kind], tokenizer_path=self.tokenizer_path, image_size=16).model
+        model = load_model(self.folder / self.files[kind], tokenizer_path=self.tokenizer_path, facts=FACTS).model
         assert isinstance(model, GenieRedux)
         if model.dynamics.action_embedding is not None:
             embeddings = self.expected["guided_action_embeddings"]

@@ -1,0 +1,93 @@
+"""`genie_redux import`: original checkpoints become ones of this project, strictly."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from models.checkpoint import load_model
+from models.import_checkpoint import ImportConfig, import_checkpoint
+from models.import_original import convert
+from run import main
+
+REFERENCE = Path(__file__).parent / "fixtures" / "reference"
+COINRUN = REFERENCE / "tiny_coinrun"
+
+
+def import_guided(target: Path, source: Path = COINRUN / "guided_model.pt", seed: int = 0) -> Path:
+    tokenizer = str(COINRUN / "tokenizer_model.pt")
+    return import_checkpoint(ImportConfig(str(source), str(target), tokenizer, image_size=16, seed=seed))
+
+
+@pytest.mark.parametrize("name", ["tokenizer", "genie_redux_guided", "genie_redux"])
+def test_imported_checkpoint_loads_as_one_of_this_project(tmp_path: Path, name: str) -> None:
+    source = REFERENCE / "tiny" / name / "model-1.pt"
+    torch.manual_seed(0)
+    original = load_model(source)
+    path = import_checkpoint(ImportConfig(str(source), str(tmp_path)))
+    loaded = load_model(path)
+    assert loaded.config == original.config
+    for key, value in original.model.state_dict().items():
+        assert torch.equal(loaded.model.state_dict()[key], value), key
+
+
+def test_sizes_are_inferred_and_told_where_no_config_is_beside(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("INFO"):
+        config = load_model(import_guided(tmp_path)).config
+    assert config.dynamics.action_dim == 7
+    assert not config.dynamics.use_action_embeddings
+    assert not config.dynamics.use_token
+    assert "dynamics.action_dim: 7" in caplog.text
+
+
+def test_missing_action_embeddings_are_told_and_drawn_from_the_seed(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def embeddings(folder: str, seed: int) -> torch.Tensor:
+        source = REFERENCE / "tiny" / "genie_redux_guided" / "model-1.pt"
+        path = import_checkpoint(ImportConfig(str(source), str(tmp_path / folder), seed=seed))
+        return load_model(path).model.dynamics.action_embedding.weight
+
+    first = embeddings("a", 0)
+    assert "no action embeddings" in caplog.text
+    assert torch.equal(first, embeddings("b", 0))
+    assert not torch.equal(first, embeddings("c", 1))
+
+
+@pytest.mark.parametrize("change", ["missing", "unknown", "misshapen"])
+def test_a_tensor_that_does_not_fit_is_named(tmp_path: Path, change: str) -> None:
+    checkpoint = torch.load(COINRUN / "guided_model.pt", weights_only=True)
+    tensors = checkpoint["model"]["dynamics"]
+    name = "maskgit.transformer.layers.1.0.spatial_attention.to_q.weight"
+    if change == "missing":
+        del tensors[name]
+    elif change == "unknown":
+        tensors["maskgit.extra.weight"] = torch.zeros(1)
+    else:
+        tensors[name] = tensors[name][:-1]
+    torch.save(checkpoint, tmp_path / "model.pt")
+    named = "extra.weight" if change == "unknown" else "halves.2.attention.to_q.weight"
+    with pytest.raises(ValueError, match=f"{change} tensors, first '.*{named}"):
+        import_guided(tmp_path / "out", tmp_path / "model.pt")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_buffer_of_zeros_that_is_not_zero_is_refused() -> None:
+    with pytest.raises(ValueError, match="should be a buffer of zeros"):
+        convert({"encoder.norm_out.beta": torch.ones(3)})
+
+
+def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = [f"source={COINRUN / 'guided_model.pt'}", f"target={tmp_path}", "image_size=16"]
+    assert main(["genie_redux", "import", *arguments]) == 2
+    assert "tokenizer" in capsys.readouterr().err
+    assert main(["genie_redux", "import", *arguments, f"tokenizer_fpath={COINRUN / 'tokenizer_model.pt'}"]) == 0
+    assert (tmp_path / "tokenizer.pt").exists()
+    assert main(["genie_redux", "import", *arguments]) == 2
+    assert "holds checkpoints already" in capsys.readouterr().err
+    assert main(["genie_redux", "import", "source=hub:x", f"target={tmp_path / 'n'}"]) == 2
+    assert "hub:<owner>/<repository>/<file>" in capsys.readouterr().err
+    assert main(["genie_redux", "import", "--help"]) == 0
+    assert "action_dim" in capsys.readouterr().out
