@@ -1,5 +1,6 @@
 """Configuration of the models. Sizes default to the published ones (arXiv 2504.02515)."""
 
+import math
 from dataclasses import dataclass, field
 
 
@@ -26,6 +27,10 @@ class TokenizerConfig(TransformerConfig):
     channels: int = 3
     patch_size: int = 4
     temporal_patch_size: int = 1
+    quantizer: str = "vq"  # vq (a learned codebook) | fsq (finite scalar quantisation: a fixed grid)
+    # fsq only: values per channel. Their product is the codebook's size and their number its width, in place of
+    # codebook_size and codebook_dim.
+    fsq_levels: list[int] = field(default_factory=lambda: [8, 5, 5, 5])
     codebook_size: int = 1024
     codebook_dim: int = 32
     commitment_weight: float = 0.25
@@ -35,6 +40,10 @@ class TokenizerConfig(TransformerConfig):
     vq_loss_weight: float = 1.0
     recons_loss_weight: float = 1.0
 
+    def __post_init__(self) -> None:
+        if self.quantizer == "fsq":
+            self.codebook_size, self.codebook_dim = math.prod(self.fsq_levels), len(self.fsq_levels)
+
 
 @dataclass
 class LamConfig(TransformerConfig):
@@ -43,6 +52,7 @@ class LamConfig(TransformerConfig):
     num_actions: int = 7
     codebook_dim: int = 32
     commitment_weight: float = 0.25
+    dead_code_threshold: float = 0.0  # as the tokenizer's
     vq_loss_weight: float = 1.0
     reconstruction_weight: float = 1.0
 

@@ -52,17 +52,36 @@ class GenieRedux(nn.Module):
 
     # ---- training -----------------------------------------------------------------------------------------------
 
-    def forward(self, video: Tensor, actions: Tensor, generator: torch.Generator | None = None) -> Output:
-        """Training loss of frames (B, T, C, H, W) in [0, 1] and actions (B, T-1), which an unguided model ignores."""
-        return self.loss(video, self.tokenizer.encode(video), actions, generator)
+    @property
+    def needs_video(self) -> bool:
+        """Whether the training loss takes frames besides their token ids."""
+        return self.lam is not None or self.dynamics.config.decoder_loss_weight > 0
 
-    def loss(self, video: Tensor, ids: Tensor, actions: Tensor, generator: torch.Generator | None) -> Output:
+    def forward(
+        self,
+        video: Tensor | None,
+        actions: Tensor,
+        generator: torch.Generator | None = None,
+        ids: Tensor | None = None,
+    ) -> Output:
+        """Training loss of frames (B, T, C, H, W) in [0, 1] and actions (B, T-1), which an unguided model ignores.
+
+        ids: the frames' token ids (B, T, h, w) where they are known; `video` may then be None unless `needs_video`.
+        """
+        if ids is None:
+            if video is None:
+                raise ValueError("the training loss needs frames or their token ids")
+            ids = self.tokenizer.encode(video)
+        return self.loss(video, ids, actions, generator)
+
+    def loss(self, video: Tensor | None, ids: Tensor, actions: Tensor, generator: torch.Generator | None) -> Output:
         """As `forward`, with the frames' token ids (B, T, h, w) given. Cross-entropy at the masked positions only."""
         inputs, targets = ids[:, :-1], ids[:, 1:]
         mask = random_mask(tuple(inputs.shape), self.dynamics.config.min_mask_rate, inputs.device, generator)
         logs: dict[str, Tensor] = {}
-        extra = torch.zeros((), device=video.device)
+        extra = torch.zeros((), device=ids.device)
         if self.lam is not None:
+            assert video is not None
             latent = self.lam.infer(video)
             lam_output = self.lam.loss(video, latent)
             actions, extra = latent.quantized.output, lam_output.loss
@@ -71,6 +90,7 @@ class GenieRedux(nn.Module):
         token_loss, token_logs = self.token_loss(logits, targets, mask)
         loss = token_loss + extra
         if self.dynamics.config.decoder_loss_weight > 0:
+            assert video is not None
             decoder_loss = self._decoder_loss(logits, ids[:, :1], video)
             loss = loss + self.dynamics.config.decoder_loss_weight * decoder_loss
             logs["decoder_loss"] = decoder_loss.detach()
@@ -85,7 +105,7 @@ class GenieRedux(nn.Module):
         correct = (logits.argmax(dim=-1) == targets).float()
         logs = {"cross_entropy": cross_entropy.detach(), "token_accuracy": (correct * weight).sum()}
         if config.loss == "tdce":
-            distance = (token_distance(logits, targets, self.tokenizer.quantizer.codebook) * weight).sum()
+            distance = (token_distance(logits, targets, self.tokenizer.quantizer.directions) * weight).sum()
             loss = loss + config.tdce_weight * distance
             logs["token_distance"] = distance.detach()
         return loss, logs

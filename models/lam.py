@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from models.components.patch_embedding import PatchEmbedding, PixelHead
 from models.components.position import ContinuousPositionBias
 from models.components.st_transformer import STTransformer
-from models.components.vector_quantize import Quantized, VectorQuantizer, perplexity
+from models.components.vector_quantize import Quantized, VectorQuantizer, perplexity, used_share
 from models.config import LamConfig, TokenizerConfig
 from models.output import Output
 
@@ -36,7 +36,9 @@ class LatentActionModel(nn.Module):
         self.position_bias = ContinuousPositionBias(config.dim, config.heads)  # shared by encoder and decoder
         self.encoder = STTransformer(config, "st")
         self.to_action = nn.Sequential(nn.Linear(self.grid**2 * config.dim, config.dim), nn.LayerNorm(config.dim))
-        self.quantizer = VectorQuantizer(config.dim, config.num_actions, config.codebook_dim, config.commitment_weight)
+        self.quantizer = VectorQuantizer(
+            config.dim, config.num_actions, config.codebook_dim, config.commitment_weight, config.dead_code_threshold
+        )
         self.decoder = STTransformer(config, "ts")
         self.to_pixels = PixelHead(frames, config.dim)
 
@@ -65,6 +67,7 @@ class LatentActionModel(nn.Module):
         logs = {
             "lam_vq_loss": latent.quantized.loss.detach(),
             "lam_perplexity": perplexity(latent.quantized.ids, config.num_actions),
+            "lam_used": used_share(latent.quantized.ids, config.num_actions),
         }
         if config.reconstruction_weight > 0:
             prediction = self.predict(latent, latent.quantized.output)

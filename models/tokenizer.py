@@ -6,12 +6,24 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.components.finite_scalar_quantize import FiniteScalarQuantizer
 from models.components.patch_embedding import PatchEmbedding, PixelHead
 from models.components.position import ContinuousPositionBias
 from models.components.st_transformer import Cache, STTransformer
-from models.components.vector_quantize import VectorQuantizer, perplexity
+from models.components.vector_quantize import Quantized, VectorQuantizer, perplexity, used_share
 from models.config import TokenizerConfig
 from models.output import Output
+
+
+def make_quantizer(config: TokenizerConfig) -> VectorQuantizer | FiniteScalarQuantizer:
+    """The quantiser that `config.quantizer` names; ValueError for an unknown one."""
+    if config.quantizer == "fsq":
+        return FiniteScalarQuantizer(config.dim, config.fsq_levels)
+    if config.quantizer == "vq":
+        return VectorQuantizer(
+            config.dim, config.codebook_size, config.codebook_dim, config.commitment_weight, config.dead_code_threshold
+        )
+    raise ValueError(f"tokenizer.quantizer={config.quantizer} is unknown: use vq or fsq")
 
 
 @dataclass
@@ -35,11 +47,10 @@ class Tokenizer(nn.Module):
         self.patch_embedding = PatchEmbedding(config, config.dim)
         self.position_bias = ContinuousPositionBias(config.dim, config.heads)  # shared by encoder and decoder
         self.encoder = STTransformer(config, "st")
-        self.quantizer = VectorQuantizer(
-            config.dim, config.codebook_size, config.codebook_dim, config.commitment_weight, config.dead_code_threshold
-        )
+        self.quantizer = make_quantizer(config)
         self.decoder = STTransformer(config, "ts")
         self.to_pixels = PixelHead(config, config.dim)
+        self.decoder_only = False
 
     @property
     def grid(self) -> int:
@@ -60,11 +71,31 @@ class Tokenizer(nn.Module):
                 f"num_frames - 1 must be a multiple of temporal_patch_size {pt}, got {video.shape[1]} frames"
             )
 
+    def train_decoder_only(self) -> None:
+        """From now on only decoder and pixel heads learn: all that a world model sees of the tokenizer stays.
+
+        The position bias is frozen, since the encoder uses it too: learning it would change the ids. So is the
+        quantiser's output projection: with `dynamics.use_token` it is an input of the dynamics.
+        """
+        self.decoder_only = True
+        self.requires_grad_(False)
+        self.decoder.requires_grad_(True)
+        self.to_pixels.requires_grad_(True)
+
+    def _quantize(self, video: Tensor, bias: Tensor) -> Quantized:
+        if not self.decoder_only:
+            return self.quantizer(self.encoder(self.patch_embedding(video), bias))
+        ids = self.encode(video)  # without a gradient, and without moving codes
+        return Quantized(self.quantizer.decode(ids), ids, torch.zeros((), device=video.device))
+
     def forward(self, video: Tensor) -> Output:
-        """Training loss of frames (B, T, C, H, W) in [0, 1]: vq_loss_weight * vq + recons_loss_weight * mse."""
+        """Training loss of frames (B, T, C, H, W) in [0, 1]: vq_loss_weight * vq + recons_loss_weight * mse.
+
+        There is no vq loss with fsq nor after `train_decoder_only`.
+        """
         self._check(video)
         bias = self._bias()
-        quantized = self.quantizer(self.encoder(self.patch_embedding(video), bias))
+        quantized = self._quantize(video, bias)
         reconstruction = self.to_pixels(self.decoder(quantized.output, bias))
         recons_loss = F.mse_loss(reconstruction.float(), video.float())
         loss = self.config.vq_loss_weight * quantized.loss + self.config.recons_loss_weight * recons_loss
@@ -73,6 +104,7 @@ class Tokenizer(nn.Module):
             "recons_loss": recons_loss.detach(),
             "vq_loss": quantized.loss.detach(),
             "codebook_perplexity": perplexity(quantized.ids, self.config.codebook_size),
+            "codebook_used": used_share(quantized.ids, self.config.codebook_size),
         }
         return Output(loss, logs)
 

@@ -44,6 +44,11 @@ class VectorQuantizer(nn.Module):
     def codebook_size(self) -> int:
         return self.codebook.shape[0]
 
+    @property
+    def directions(self) -> Tensor:
+        """Vectors (V, codebook_dim) for comparing codes by cosine."""
+        return self.codebook
+
     def _direction(self, x: Tensor) -> Tensor:
         # float32 also under autocast: the nearest code must not depend on the compute precision of 32 channels
         return F.normalize(self.project_in(x).float(), dim=-1)
@@ -100,6 +105,15 @@ class VectorQuantizer(nn.Module):
 
 def perplexity(ids: Tensor, codebook_size: int) -> Tensor:
     """Effective number of codes in use: exp of the entropy of the ids' histogram (scalar)."""
-    count = torch.zeros(codebook_size, device=ids.device)  # not bincount, which waits for the GPU
-    share = count.scatter_add_(0, ids.flatten(), torch.ones(ids.numel(), device=ids.device)) / ids.numel()
+    share = _histogram(ids, codebook_size)
     return torch.exp(-(share * torch.log(share.clamp_min(1e-12))).sum())
+
+
+def used_share(ids: Tensor, codebook_size: int) -> Tensor:
+    """Share of the codes that occur in ids at least once (scalar)."""
+    return (_histogram(ids, codebook_size) > 0).float().mean()
+
+
+def _histogram(ids: Tensor, codebook_size: int) -> Tensor:
+    count = torch.zeros(codebook_size, device=ids.device)  # not bincount, which waits for the GPU
+    return count.scatter_add_(0, ids.flatten(), torch.ones(ids.numel(), device=ids.device)) / ids.numel()
