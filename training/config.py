@@ -29,13 +29,15 @@ class TrainConfig:
     resume_ckpt: str = "no"  # no | latest | a step | a checkpoint's path
     save_root_dpath: str = "./checkpoints"
     keep_checkpoints: int = 0  # newest checkpoints to keep; 0 = all
-    enable_cache: bool = False  # cache token ids for dynamics training
-    cache_dpath: str | None = None
+    enable_cache: bool = False  # world models: token ids of clips are kept on disk, not computed every time
+    cache_dpath: str | None = None  # where; any number of runs may share it; None = <save_root_dpath>/token_ids
+    cache_max_gb: float = 50.0  # of all files in that folder together; 0 = no limit
     n_data_workers: int = 0
     n_envs: int = 0  # 0 = all
     max_valid_size: int = 0  # validation clips for the loss; 0 = all
     n_total_samples: int = 64  # validation clips that are reconstructed or continued (PSNR, SSIM, FID); 0 = all
     use_decoder_loss: bool = False
+    train_decoder_only: bool = False  # tokenizer only: learn to draw better what the codes say, token ids stay
     fid_num_samples: int = 0  # of them, clips for FID; 0 = no FID
     wandb_mode: str = "auto"  # auto | online | offline | disabled
     wandb_project: str = "genie_redux"
@@ -71,7 +73,7 @@ class EvalConfig:
     delta_psnr_horizon: int = 4
     seq_step: int = 16
     eval_control: bool = True  # also measure controllability (delta PSNR)
-    enable_cache: bool = False
+    enable_cache: bool = False  # no effect: an evaluation encodes each clip once
     n_total_samples: int = 0  # clips to evaluate; 0 = all
     n_gifs: int = 8
     save_root_dpath: str = "./outputs/evaluation/"

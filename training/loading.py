@@ -12,6 +12,7 @@ from models.checkpoint import LoadedModel, load_model, load_strictly, load_token
 from models.config import ModelConfig
 from models.construct_model import GUIDED, WORLD_MODELS, build_model, build_world_model
 from models.genie_redux import GenieRedux
+from models.tokenizer import Tokenizer
 from training.config import DataConfig, EvalConfig, GenieReduxConfig, TrainConfig
 
 logger = logging.getLogger(__name__)
@@ -74,6 +75,10 @@ def prepare_model(cfg: GenieReduxConfig, dataset: WindowDataset, resumed: Path |
     would train on an untrained tokenizer.
     """
     config = own_model_config(cfg)
+    if cfg.train.train_decoder_only and config.model != "tokenizer":
+        raise ValueError(
+            f"train.train_decoder_only=true is for a tokenizer, not for model={config.model}: leave it out"
+        )
     if cfg.train.use_decoder_loss and config.dynamics.decoder_loss_weight == 0:
         config.dynamics.decoder_loss_weight = 1.0
     if config.model in WORLD_MODELS:
@@ -145,12 +150,19 @@ def _plain_model(cfg: GenieReduxConfig, config: ModelConfig, resumed: Path | Non
     given = (cfg.tokenizer_fpath if config.model == "tokenizer" else None) or cfg.model_fpath
     source = resumed or (Path(given) if given else None)
     if source is None:
+        if cfg.train.train_decoder_only:
+            raise ValueError(
+                "train.train_decoder_only=true needs a trained tokenizer: set model_fpath=<…/model-<step>.pt>"
+            )
         return Prepared(build_model(config), config)
     loaded = load_model(source)
     _check_kind(config, loaded, source)
     _adopt_sizes(config, loaded.config)
     model = build_model(config)
     load_strictly(model, loaded.model.state_dict(), source)
+    if cfg.train.train_decoder_only:
+        assert isinstance(model, Tokenizer)
+        model.train_decoder_only()
     return Prepared(model, config)
 
 
