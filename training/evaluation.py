@@ -19,6 +19,7 @@ from models.genie_redux import GenieRedux, SampleSettings
 from training.clips import Clips, read_clips
 from training.config import GenieReduxConfig
 from training.fid import Fid, make_fid
+from training.latent_actions import LATENT, RECORDED_ACTIONS, keep_actions, latent_action_model, score_latent_actions
 from training.loading import WindowChoice, check_actions, check_frames, open_windows
 from training.metrics import SampleTable, add_quality, evenly_spaced, own_indices, psnr_per_frame
 from training.pictures import keep_pictures
@@ -51,6 +52,7 @@ class Evaluation:
         folder = Path(self.cfg.eval.save_root_dpath) / config.model / self.cfg.eval.dataset_name / self.mode
         fid, no_fid = self._make_fid()
         rows = self._measure(fid)
+        scores, no_scores = self._score_actions(rows)
         report = Report(
             mode=self.mode,
             label=self._label(),
@@ -58,8 +60,8 @@ class Evaluation:
             step=self.loaded.step,
             num_given=self.rollout.num_prime if isinstance(self.model, GenieRedux) else 0,
             rows=rows,
-            extra={"fid": fid.compute()} if fid else {},
-            notes=[no_fid] if no_fid else [],
+            extra=scores | ({"fid": fid.compute()} if fid else {}),
+            notes=[note for note in (no_scores, no_fid) if note],
             seconds=time.monotonic() - started,
         )
         if self.runtime.is_main:
@@ -96,7 +98,20 @@ class Evaluation:
             self._measure_bounds(clips, table, prediction)
             if self.cfg.eval.eval_control:
                 self._measure_control(clips, table, prediction)
+        if (lam := latent_action_model(self.model)) is not None:
+            keep_actions(table, clips.indices, lam, clips.video, clips.actions)
         return prediction
+
+    def _score_actions(self, rows: dict[str, np.ndarray]) -> tuple[dict[str, float], str]:
+        """Take the actions out of `rows`: scores of latent against recorded ones, or why there are none."""
+        latent, recorded = rows.pop(LATENT, None), rows.pop(RECORDED_ACTIONS, None)
+        lam = latent_action_model(self.model)
+        if latent is None or recorded is None or lam is None:
+            return {}, ""
+        if len(latent) < 2 or np.ptp(recorded) == 0:
+            return {}, "no scores of latent actions: they need two clips and two different recorded actions"
+        codes = lam.quantizer.codebook.detach().float().cpu().numpy()
+        return score_latent_actions(latent, recorded, codes), ""
 
     def _measure_bounds(self, clips: Clips, table: SampleTable, prediction: Prediction) -> None:
         """What a model reaches that repeats the last given frame, and one that knows the true tokens."""

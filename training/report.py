@@ -42,6 +42,13 @@ _SINGLE = {
     "delta_psnr": "ΔPSNR [dB] (true − random actions)",
     "psnr_to_last_given_frame": "PSNR [dB] to the last given frame (lower = more motion)",
     "psnr_to_random_actions": "PSNR [dB] to random actions (lower = the action matters more)",
+    "latent_perplexity": "latent actions in use, effectively (perplexity)",
+    "latent_used": "share of latent actions that occur",
+    "latent_nmi": "latent and recorded actions: normalised mutual information",
+    "latent_nmi_chance": "  the same of clips that do not belong together",
+    "latent_probe_id_accuracy": "recorded action told from the latent action's number: accuracy",
+    "latent_probe_code_accuracy": "  from its code",
+    "latent_probe_majority_accuracy": "  always naming the commonest action",
 }
 _SHEET_CLIPS = 8  # clips on the one sheet of strips
 

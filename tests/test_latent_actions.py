@@ -1,0 +1,131 @@
+"""Scores of latent actions against recorded ones, and a LAM by itself."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from models.checkpoint import load_model
+from tests.training_helpers import save_fresh, tiny_config, write_dataset
+from training.clips import read_clips
+from training.latent_actions import normalised_mutual_information, probe_accuracy, score_latent_actions
+from training.loading import WindowChoice, open_windows
+from training.main import evaluate, run_dpath, train
+from training.tracker import read_metrics
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    torch.set_num_threads(1)
+
+
+def draw(num_ids: int, seed: int = 0, shape: tuple[int, int] = (400, 15)) -> np.ndarray:
+    return np.random.default_rng(seed).integers(num_ids, size=shape)
+
+
+def codes(num_codes: int) -> np.ndarray:
+    return np.random.default_rng(5).normal(size=(num_codes, 32)).astype(np.float32)
+
+
+def test_a_permutation_tells_all():
+    recorded = draw(7)
+    latent = np.random.default_rng(1).permutation(7)[recorded]
+    scores = score_latent_actions(latent, recorded, codes(7))
+    assert scores["latent_nmi"] == pytest.approx(1)
+    assert scores["latent_probe_id_accuracy"] == scores["latent_probe_code_accuracy"] == 1
+    assert scores["latent_used"] == 1
+    assert scores["latent_perplexity"] == pytest.approx(7, rel=0.01)
+    assert scores["latent_probe_majority_accuracy"] == pytest.approx(1 / 7, abs=0.02)
+
+
+def test_independent_actions_tell_nothing():
+    recorded = np.random.default_rng(0).choice(5, p=[0.4, 0.15, 0.15, 0.15, 0.15], size=(400, 15))
+    scores = score_latent_actions(draw(7, seed=1), recorded, codes(7))
+    assert scores["latent_nmi"] < 0.005
+    assert scores["latent_nmi"] == pytest.approx(scores["latent_nmi_chance"], abs=0.002)
+    for probe in ("id", "code"):
+        assert scores[f"latent_probe_{probe}_accuracy"] == scores["latent_probe_majority_accuracy"]
+
+
+def test_mutual_information_by_hand():
+    first, second = np.array([0, 0, 1, 1]), np.array([0, 0, 1, 2])
+    # I = H(first) = ln 2; H(second) = 1.5 ln 2
+    assert normalised_mutual_information(first, second) == pytest.approx(2 / 2.5)
+    assert normalised_mutual_information(second, first) == pytest.approx(2 / 2.5)
+    assert normalised_mutual_information(np.zeros(4, int), second) == 0
+    assert normalised_mutual_information(first, np.array([0, 1, 0, 1])) == pytest.approx(0, abs=1e-12)
+
+
+def test_merged_actions_are_told_as_well_as_they_can_be():
+    """A latent action that stands for two of four recorded ones is right half of the time."""
+    recorded = draw(4)
+    latent = np.minimum(recorded, 2)
+    scores = score_latent_actions(latent, recorded, codes(3))
+    assert scores["latent_probe_id_accuracy"] == pytest.approx(0.75, abs=0.02)
+    assert 0.7 < scores["latent_nmi"] < 0.95
+
+
+def test_a_probe_from_the_id_names_each_latent_actions_commonest_action():
+    train_counts = np.random.default_rng(0).integers(1, 100, size=(6, 4)).astype(float)
+    test_counts = np.random.default_rng(1).integers(1, 100, size=(6, 4)).astype(float)
+    best = train_counts.argmax(axis=1)
+    expected = test_counts[np.arange(6), best].sum() / test_counts.sum()
+    assert probe_accuracy(np.eye(6), train_counts, test_counts) == pytest.approx(expected)
+
+
+def test_a_probe_is_linear():
+    """Three codes on a line cannot give the two ends one action and the middle another."""
+    counts = np.array([[100.0, 0], [0, 100], [100, 0]])
+    assert probe_accuracy(np.array([[-1.0], [0], [1]]), counts, counts) < 0.7
+    assert probe_accuracy(np.eye(3), counts, counts) == 1
+
+
+# ---- in evaluation and training -------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory) -> Path:
+    return write_dataset(tmp_path_factory.mktemp("latent"), sessions=6)
+
+
+@pytest.mark.parametrize("model", ["lam", "genie_redux"])
+def test_evaluation_reports_scores_of_the_latent_actions(root, tmp_path, model, capsys):
+    cfg = tiny_config(root, model)
+    cfg.eval.model_fpath = str(save_fresh(tmp_path / "model-7.pt", cfg))
+    cfg.eval.save_root_dpath, cfg.eval.n_total_samples = str(tmp_path / "results"), 0
+    folder = evaluate(cfg)
+    found = json.loads((folder / "metrics.json").read_text())
+    loaded = load_model(tmp_path / "model-7.pt").model
+    lam = loaded.lam if model == "genie_redux" else loaded
+    windows = open_windows(cfg.eval, "eval", WindowChoice("all", 6, 6), cfg.data)
+    clips = next(read_clips(windows, list(range(len(windows))), len(windows), 0, torch.device("cpu")))
+    latent = lam.infer_actions(clips.video).numpy()
+    expected = score_latent_actions(latent, clips.actions.numpy(), lam.quantizer.codebook.detach().numpy())
+    for name, value in expected.items():
+        assert found["metrics"][name] == pytest.approx(value), name
+    printed = capsys.readouterr().out
+    assert "normalised mutual information" in printed
+    assert "always naming the commonest action" in printed
+    assert found["num_clips"] == len(windows)
+
+
+def test_one_clip_gives_no_scores_and_says_why(root, tmp_path, capsys):
+    cfg = tiny_config(root, "lam")
+    cfg.eval.model_fpath = str(save_fresh(tmp_path / "model-7.pt", cfg))
+    cfg.eval.save_root_dpath, cfg.eval.n_total_samples = str(tmp_path / "results"), 1
+    evaluate(cfg)
+    assert "no scores of latent actions" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("threshold", [0.0, 0.1])
+def test_a_lam_trains_by_itself_and_logs_the_use_of_its_codes(root, threshold):
+    cfg = tiny_config(root, "lam")
+    cfg.lam.dead_code_threshold = threshold
+    cfg.train.wandb_name, cfg.train.num_train_steps = f"run{threshold}", 30
+    load_model(train(cfg))
+    rows = read_metrics(run_dpath(cfg) / "metrics.jsonl")
+    assert rows[-1]["lam_recons_loss"] < rows[0]["lam_recons_loss"]
+    assert 1 <= rows[-1]["lam_perplexity"] <= 3
+    assert 1 / 3 <= rows[-1]["lam_used"] <= 1.001
