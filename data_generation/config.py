@@ -41,7 +41,7 @@ class ConnectorConfig:
     name: str = "retro_act"
     version: str = "0.0.0"
     variant: str = "random"  # random | sticky_random | scripted | auto_explore | agent57
-    game: Any = "all"  # a game id, a list of them, or "all" (of what the filters leave)
+    game: Any = "all"  # a game id, a list of them, or "all" (of what the filters leave); gymnasium: environment ids
     image_size: Any = 64  # pixels: one number, or [height, width]
     n_skip_frames: int = 4  # emulator frames for which an action is held
     n_skip_start_frames: int = 0  # emulator frames without buttons before the first recorded frame
@@ -58,6 +58,10 @@ class ConnectorConfig:
     annotation_behavior_fpath: str | None = "RetroAct.csv"
     annotation_control_fpath: str | None = None
     roi_annotation_fpath: str | None = None
+    # coinrun: instance k is level start_level + k, made with this difficulty (easy | hard).
+    start_level: int = 0
+    distribution_mode: str = "hard"
+    paint_vel_info: bool = False  # coinrun: show the hero's speed as two grey squares in the picture's corner
     agent: AgentConfig = field(default_factory=AgentConfig)
     generator_config: GeneratorConfig = field(default_factory=GeneratorConfig)
 

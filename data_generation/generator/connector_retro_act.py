@@ -19,7 +19,6 @@ from data_generation.annotations.tables import (
     select_by_controls,
     table_path,
 )
-from data_generation.config import ConnectorConfig
 from data_generation.generator.connector_base import Connector, Selection
 from data_generation.generator.retro_env import RetroActEnv, RetroSettings, action_buttons
 
@@ -50,17 +49,6 @@ class RetroActConnector(Connector):
     """
 
     packages = (*Connector.packages, "stable-retro")
-
-    def __init__(self, config: ConnectorConfig):
-        super().__init__(config)
-        for name, least in (("n_skip_frames", 1), ("n_skip_start_frames", 0), ("limit_games", 0)):
-            if getattr(config, name) < least:
-                raise ValueError(f"{_KEY}.{name}={getattr(config, name)}: must be at least {least}")
-        if config.roi_annotation_fpath is not None:
-            raise ValueError(
-                f"{_KEY}.roi_annotation_fpath={config.roi_annotation_fpath}: recording a region around a tracked "
-                "character is not supported; leave the key out to record the whole picture"
-            )
 
     @cached_property
     def retro_ids(self) -> dict[str, str]:
