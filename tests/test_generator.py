@@ -415,7 +415,7 @@ def test_presets_compose(name: str) -> None:
 
 
 def test_presets_are_those_promised() -> None:
-    names = {"pretrain", "control", "control_test", "g200", "airstriker", "demo"}
+    names = {"pretrain", "control", "control_test", "g200", "airstriker", "cinderfoot", "demo"}
     agents = {f"{agent}_{game}" for agent in ("auto_explore", "agent57") for game in ("smb", "ai2")}
     assert names | agents == set(PRESETS)
     sessions = {name: preset(name).config.connector.generator_config.n_sessions for name in PRESETS}
