@@ -6,7 +6,7 @@ strides are those of (B, T, H, W, C). Turning them into patches is faster from t
 """
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from data_generation.data.data import (
     split_episodes,
 )
 
-__all__ = ["Batch", "WindowDataset", "WindowSampler", "iterate_epochs", "make_loader"]
+__all__ = ["Batch", "WindowDataset", "WindowLoader", "WindowSampler", "Windows", "iterate_epochs", "make_loader"]
 
 logger = logging.getLogger(__name__)
 
@@ -52,11 +52,35 @@ class Batch:
         return len(self.frames)
 
 
-class WindowDataset(Dataset[tuple[Tensor, Tensor, Tensor]]):
+class Windows(Dataset[Any]):
+    """What `make_loader` takes: a dataset that gives whole batches, with `num_windows` windows per environment."""
+
+    num_windows: list[int]
+
+    def __len__(self) -> int:
+        return sum(self.num_windows)
+
+    def __getitems__(self, indices: list[int]) -> Any:
+        """The batch of these windows (what DataLoader asks for). In a worker, a damaged file's error is the result:
+        torch would wrap an exception in a page of the worker's traceback. `WindowLoader` raises it."""
+        try:
+            return self.read(indices)
+        except EpisodeError as error:
+            if get_worker_info() is None:
+                raise
+            return error
+
+    def read(self, indices: list[int]) -> Any:
+        """The batch of these windows."""
+        raise NotImplementedError
+
+
+class WindowDataset(Windows):
     """Windows of `num_frames` consecutive frames, `seq_step` frames apart, never across an episode's end.
 
     Attributes: `action_names`, `frame_shape` (C, H, W), `environments` (names; the `env` of an item indexes them),
-    `num_windows` (per environment, all positive). Windows are ordered by environment, instance, session and time.
+    `num_windows` (per environment, all positive), `num_frames`, `seq_step`. Windows are ordered by environment,
+    instance, session and time.
     `on_bad_episode="skip"` leaves unreadable episodes out; one that proves damaged while reading is replaced by the
     same place in the next episode of its environment, with a warning.
     """
@@ -78,7 +102,7 @@ class WindowDataset(Dataset[tuple[Tensor, Tensor, Tensor]]):
         if num_frames < 1 or seq_step < 1:
             raise ValueError(f"num_frames={num_frames}, seq_step={seq_step}: both must be at least 1")
         self.dataset_dpath, self.split = Path(dataset_dpath), split
-        self._num_frames, self._seq_step, self._skip = num_frames, seq_step, on_bad_episode == "skip"
+        self.num_frames, self.seq_step, self._skip = num_frames, seq_step, on_bad_episode == "skip"
         files = OpenEpisodes()
         paths = list_environments(self.dataset_dpath)
         opened = [Environment(path, on_bad_episode, files) for path in paths[: n_envs or None]]
@@ -125,36 +149,52 @@ class WindowDataset(Dataset[tuple[Tensor, Tensor, Tensor]]):
         batch = self.read([index])
         return batch.frames[0], batch.actions[0], batch.env[0]
 
-    def __getitems__(self, indices: list[int]) -> Batch | EpisodeError:
-        """The batch of these windows (what DataLoader asks for). In a worker, a damaged file's error is the result."""
-        try:
-            return self.read(indices)
-        except EpisodeError as error:
-            # Raised in the main process by WindowLoader: torch would wrap it in a page of the worker's traceback.
-            if get_worker_info() is None:
-                raise
-            return error
-
     def read(self, indices: list[int]) -> Batch:
         """The batch of these windows; every chunk that is read is checked."""
+        rows, starts = self.locate(indices)
+        frames, actions = self.empty_clips(len(rows))
+        for i, (row, start) in enumerate(zip(rows.tolist(), starts.tolist(), strict=True)):
+            self.read_clip(row, start, frames[i], actions[i])
+        env = torch.from_numpy(self.environment_of(rows))
+        return Batch(frames_first(frames), torch.from_numpy(actions), env)
+
+    def empty_clips(self, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """Room for `count` clips: frames (n, T, H, W, C) uint8 and actions (n, T-1) int64."""
+        channels, height, width = self.frame_shape
+        frames = np.empty((count, self.num_frames, height, width, channels), np.uint8)
+        return frames, np.empty((count, self.num_frames - 1), np.int64)
+
+    # ---- where windows lie: episodes of the split, counted over all environments, are rows ------------------------
+
+    def locate(self, indices: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+        """Rows (n,) and first frames (n,) of windows."""
         index = np.asarray(indices, np.int64)
         rows = np.searchsorted(self._window_ends, index, side="right")
-        starts = (index - (self._window_ends[rows] - self._window_counts[rows])) * self._seq_step
-        channels, height, width = self.frame_shape
-        frames = np.empty((len(index), self._num_frames, height, width, channels), np.uint8)
-        actions = np.empty((len(index), self._num_frames - 1), np.int64)
-        for i, (row, start) in enumerate(zip(rows.tolist(), starts.tolist(), strict=True)):
-            self._read_window(row, start, frames[i], actions[i])
-        env = torch.from_numpy(self._env_of_row[rows])
-        return Batch(torch.from_numpy(frames).permute(0, 1, 4, 2, 3), torch.from_numpy(actions), env)
+        return rows, (index - (self._window_ends[rows] - self._window_counts[rows])) * self.seq_step
 
-    def _read_window(self, row: int, start: int, frames: np.ndarray, actions: np.ndarray) -> None:
+    def environment_of(self, rows: np.ndarray) -> np.ndarray:
+        """Index of the environment (n,) of rows (n,)."""
+        return self._env_of_row[rows]
+
+    def fingerprint(self, row: int) -> str:
+        """The fingerprint of a row's episode."""
+        environment, episode = self._episode(row)
+        return environment.fingerprint(episode)
+
+    def read_actions(self, row: int, start: int, actions: np.ndarray) -> None:
+        """Fill actions (T-1,) of one clip, from memory."""
+        environment, episode = self._episode(row)
+        actions[:] = environment.actions(episode)[start : start + self.num_frames - 1]
+
+    def read_clip(self, row: int, start: int, frames: np.ndarray, actions: np.ndarray) -> bool:
+        """Fill frames (T, H, W, C) and actions (T-1,) of one clip. False where a clip of another episode stands in for
+        a damaged one."""
         env = int(self._env_of_row[row])
         environment, episodes = self._environments[env], self._episodes[env]
         place = row - int(self._first_row[env])
         for attempt in range(len(episodes)):
             episode = int(episodes[(place + attempt) % len(episodes)])
-            begin = min(start, int(environment.num_frames[episode]) - self._num_frames)
+            begin = min(start, int(environment.num_frames[episode]) - self.num_frames)
             if begin < 0:
                 continue
             try:
@@ -162,9 +202,13 @@ class WindowDataset(Dataset[tuple[Tensor, Tensor, Tensor]]):
             except EpisodeError as error:
                 self._note_bad(environment.episode_path(episode), error)
                 continue
-            actions[:] = environment.actions(episode)[begin : begin + self._num_frames - 1]
-            return
+            actions[:] = environment.actions(episode)[begin : begin + self.num_frames - 1]
+            return attempt == 0
         raise EpisodeError(f"no readable '{self.split}' episode in '{environment.env_dpath}': generate it again")
+
+    def _episode(self, row: int) -> tuple[Environment, int]:
+        env = int(self._env_of_row[row])
+        return self._environments[env], int(self._episodes[env][row - int(self._first_row[env])])
 
     def _note_bad(self, path: Path, error: EpisodeError) -> None:
         if not self._skip:
@@ -179,6 +223,11 @@ class WindowDataset(Dataset[tuple[Tensor, Tensor, Tensor]]):
             environment.name: environment.statistics(episodes) | {"windows": windows}
             for environment, episodes, windows in zip(self._environments, self._episodes, self.num_windows, strict=True)
         }
+
+
+def frames_first(frames: np.ndarray) -> Tensor:
+    """Interleaved frames (n, T, H, W, C) as a strided (n, T, C, H, W) tensor of the same memory."""
+    return torch.from_numpy(frames).permute(0, 1, 4, 2, 3)
 
 
 def _check_agreement(environments: list[Environment]) -> None:
@@ -207,9 +256,9 @@ def _no_windows(
 
 
 class WindowLoader(DataLoader):
-    """A DataLoader of `Batch` whose errors about damaged files are one line, with workers too."""
+    """A DataLoader of a dataset's batches whose errors about damaged files are one line, with workers too."""
 
-    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         for batch in super().__iter__():
             if isinstance(batch, EpisodeError):
                 raise batch
@@ -221,7 +270,7 @@ def _as_is(batch: Any) -> Any:
 
 
 def make_loader(
-    dataset: WindowDataset,
+    dataset: Windows,
     batch_size: int,
     seed: int = 0,
     shuffle: bool = True,
@@ -234,8 +283,8 @@ def make_loader(
     max_samples: int = 0,
     mixing: str = "environment",
 ) -> WindowLoader:
-    """A loader of `Batch`. It shards by rank itself: don't let Accelerate prepare it. See `WindowSampler` for the
-    order.
+    """A loader of the dataset's batches. It shards by rank itself: don't let Accelerate prepare it. See
+    `WindowSampler` for the order.
 
     `start_sample`: samples that all ranks together have consumed since training began. `max_samples`: 0 = all windows.
     """
@@ -252,7 +301,7 @@ def make_loader(
     )
 
 
-def iterate_epochs(loader: WindowLoader) -> Iterator[Batch]:
+def iterate_epochs(loader: WindowLoader) -> Iterator[Any]:
     """Batches without end, epoch after epoch, from the loader's `start_sample` on."""
     sampler = loader.batch_sampler
     assert isinstance(sampler, WindowSampler)

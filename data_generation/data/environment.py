@@ -1,5 +1,6 @@
 """Environment folders: the complete episodes of one game or level family, and a dataset's folders of them."""
 
+import hashlib
 import logging
 import os
 from collections import OrderedDict
@@ -130,6 +131,14 @@ class Environment:
     def actions(self, i: int) -> np.ndarray:
         """Actions (T,) of episode `i`, from memory."""
         return self._entries[i].actions
+
+    def fingerprint(self, i: int) -> str:
+        """32 hexadecimal digits that are equal only for equal episodes: a hash of header and chunk checksums."""
+        entry = self._entries[i]
+        digest = hashlib.blake2b(entry.header, digest_size=16)
+        digest.update(entry.chunk_sizes.astype("<u4").tobytes())
+        digest.update(entry.chunk_crcs.astype("<u4").tobytes())
+        return digest.hexdigest()
 
     def statistics(self, episodes: np.ndarray | None = None) -> dict[str, Any]:
         """Summary of some episodes (indices; None = all): counts, lengths, rewards, actions by name, bytes."""
