@@ -2,30 +2,64 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from data.data import Batch, WindowDataset, WindowLoader, iterate_epochs, make_loader
+from data.data import Batch, WindowDataset, WindowLoader, Windows, iterate_epochs, make_loader
 from training.config import TrainConfig
 from training.runtime import Runtime
+
+
+@dataclass
+class Inputs:
+    """What a training loss takes: frames (B, T, C, H, W) float in [0, 1], actions (B, T-1), token ids (B, T, h, w).
+
+    `ids` is None where the model shall compute them, `video` where ids are enough.
+    """
+
+    video: Tensor | None
+    actions: Tensor
+    ids: Tensor | None = None
+
+
+class ClipSource(Protocol):
+    """Windows to load, and how to turn a loaded batch into a model's inputs in the main process."""
+
+    @property
+    def windows(self) -> Windows: ...
+
+    def inputs(self, batch: Any) -> Inputs: ...
+
+
+class FrameSource:
+    """Frames, which the model itself encodes."""
+
+    def __init__(self, windows: WindowDataset, device: torch.device):
+        self.windows: Windows = windows
+        self._device = device
+
+    def inputs(self, batch: Batch) -> Inputs:
+        """The batch on the device."""
+        batch = batch.to(self._device, non_blocking=True)
+        return Inputs(frames_to_float(batch.frames), batch.actions)
 
 
 class TrainingBatches:
     """Shuffled batches without end. `samples`, consumed by all processes since training began, says where it stands;
     set it before iterating to go on from there."""
 
-    def __init__(self, dataset: WindowDataset, config: TrainConfig, seed: int, runtime: Runtime):
-        self._dataset, self._config, self._seed, self._runtime = dataset, config, seed, runtime
+    def __init__(self, source: ClipSource, config: TrainConfig, seed: int, runtime: Runtime):
+        self._source, self._config, self._seed, self._runtime = source, config, seed, runtime
         self.per_batch = config.batch_size * runtime.num_processes
         self.samples = 0
 
-    def __iter__(self) -> Iterator[Batch]:
-        """Batches on the device. `samples` counts what was taken, not what worker processes have read ahead."""
+    def __iter__(self) -> Iterator[Inputs]:
+        """Inputs on the device. `samples` counts what was taken, not what worker processes have read ahead."""
         accelerator = self._runtime.accelerator
         loader = make_loader(
-            self._dataset,
+            self._source.windows,
             batch_size=self._config.batch_size,
             seed=self._seed,
             n_workers=self._config.n_data_workers,
@@ -37,7 +71,7 @@ class TrainingBatches:
         )
         for batch in iterate_epochs(loader):
             self.samples += self.per_batch
-            yield batch.to(self._runtime.device, non_blocking=True)
+            yield self._source.inputs(batch)
 
 
 @dataclass
@@ -53,11 +87,23 @@ def read_clips(
     dataset: WindowDataset, indices: list[int], batch_size: int, n_workers: int, device: torch.device
 ) -> Iterator[Clips]:
     """The dataset's windows `indices` in this order, in batches."""
-    batches = [indices[start : start + batch_size] for start in range(0, len(indices), batch_size)]
-    loader = WindowLoader(dataset, batch_sampler=batches, num_workers=n_workers, collate_fn=_whole_batch)
-    for chunk, batch in zip(batches, loader, strict=True):
+    for chunk, batch in _read(dataset, indices, batch_size, n_workers):
         batch = batch.to(device)
         yield Clips(chunk, frames_to_float(batch.frames), batch.actions)
+
+
+def read_inputs(
+    source: ClipSource, indices: list[int], batch_size: int, n_workers: int
+) -> Iterator[tuple[list[int], Inputs]]:
+    """As `read_clips`, for a loss: the windows' indices and the inputs made of them."""
+    for chunk, batch in _read(source.windows, indices, batch_size, n_workers):
+        yield chunk, source.inputs(batch)
+
+
+def _read(windows: Windows, indices: list[int], batch_size: int, n_workers: int) -> Iterator[tuple[list[int], Any]]:
+    batches = [indices[start : start + batch_size] for start in range(0, len(indices), batch_size)]
+    loader = WindowLoader(windows, batch_sampler=batches, num_workers=n_workers, collate_fn=_whole_batch)
+    yield from zip(batches, loader, strict=True)
 
 
 def frames_to_float(frames: Tensor) -> Tensor:

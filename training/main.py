@@ -1,19 +1,23 @@
 """Entry points of `python run.py genie_redux train|eval`."""
 
 import logging
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from data.data import WindowDataset
-from training.clips import TrainingBatches
+from models.genie_redux import GenieRedux
+from training.clips import ClipSource, FrameSource, TrainingBatches
 from training.config import GenieReduxConfig
 from training.evaluation import Evaluation
 from training.loading import WindowChoice, open_windows, prepare_model
 from training.report import summary
 from training.run_folder import RunFolder
 from training.runtime import Runtime, make_runtime
+from training.token_cache import TokenCache, check_cache
 from training.tracker import Tracker
 from training.trainer import Trainer
 from training.validation import Validator
@@ -34,10 +38,12 @@ def train(cfg: GenieReduxConfig) -> Path:
     windows = open_windows(cfg.train, "train", _choice(cfg, "train"), cfg.data)
     torch.manual_seed(cfg.seed)
     prepared = prepare_model(cfg, windows, point.model if point else None)
-    trainer = Trainer(cfg, runtime, prepared, TrainingBatches(windows, cfg.train, cfg.seed, runtime), folder)
+    source_of = _clip_sources(cfg, prepared.model, runtime)
+    batches = TrainingBatches(source_of(windows), cfg.train, cfg.seed, runtime)
+    trainer = Trainer(cfg, runtime, prepared, batches, folder)
     if point:
         trainer.load_state(point.state)
-    trainer.validator = _validator(cfg, runtime, folder)
+    trainer.validator = _validator(cfg, runtime, folder, source_of)
     if runtime.is_main:
         logger.info("%s", _start_line(trainer, windows))
     tracker = Tracker(folder.path, cfg.train, asdict(cfg), trainer.step, runtime.is_main)
@@ -49,7 +55,7 @@ def train(cfg: GenieReduxConfig) -> Path:
 def evaluate(cfg: GenieReduxConfig) -> Path:
     """Evaluate `eval.model_fpath` (or `model_fpath`) and return the folder with metrics.json, plots and pictures."""
     if cfg.eval.enable_cache:
-        logger.warning("eval.enable_cache has no effect yet: every clip's frames are encoded anew")
+        logger.warning("eval.enable_cache has no effect: an evaluation encodes each clip once, so nothing is kept")
     runtime = make_runtime(cfg.device, cfg.precision)
     folder = Evaluation(cfg, runtime).run()
     if runtime.is_main:
@@ -67,8 +73,7 @@ def check_train_config(cfg: GenieReduxConfig) -> None:
     for name in ("batch_size", "grad_accum", "num_train_steps", "num_frames", "log_every"):
         if (value := getattr(cfg.train, name)) < 1:
             raise ValueError(f"train.{name}={value} must be at least 1")
-    if cfg.train.enable_cache and cfg.model != "tokenizer":
-        logger.warning("train.enable_cache has no effect yet: every batch's frames are encoded anew")
+    check_cache(cfg)
 
 
 def _choice(cfg: GenieReduxConfig, split: str) -> WindowChoice:
@@ -78,14 +83,23 @@ def _choice(cfg: GenieReduxConfig, split: str) -> WindowChoice:
     return WindowChoice(split, train.num_frames, seq_step, train.n_envs)
 
 
-def _validator(cfg: GenieReduxConfig, runtime: Runtime, folder: RunFolder) -> Validator | None:
+def _clip_sources(cfg: GenieReduxConfig, model: nn.Module, runtime: Runtime) -> Callable[[WindowDataset], ClipSource]:
+    """How windows become a model's inputs: with cached token ids under `train.enable_cache`, else as frames."""
+    if cfg.train.enable_cache and isinstance(model, GenieRedux):
+        return TokenCache(cfg, model, runtime).source
+    return lambda windows: FrameSource(windows, runtime.device)
+
+
+def _validator(
+    cfg: GenieReduxConfig, runtime: Runtime, folder: RunFolder, source_of: Callable[[WindowDataset], ClipSource]
+) -> Validator | None:
     if cfg.train.validate_every <= 0:
         return None
     try:
         windows = open_windows(cfg.train, "train", _choice(cfg, "validation"), cfg.data)
     except ValueError as error:
         raise ValueError(f"{error}; or train without validation: train.validate_every=0") from error
-    return Validator(cfg, runtime, windows, folder.path)
+    return Validator(cfg, runtime, windows, folder.path, source_of(windows))
 
 
 def _start_line(trainer: Trainer, windows: WindowDataset) -> str:

@@ -14,9 +14,8 @@ from torch import Tensor, nn
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from data.data import Batch
 from models.genie_redux import GenieRedux
-from training.clips import TrainingBatches, frames_to_float
+from training.clips import Inputs, TrainingBatches
 from training.config import GenieReduxConfig
 from training.loading import Prepared
 from training.optimizer import learning_rate, make_optimizer
@@ -115,7 +114,7 @@ class Trainer:
                 if number := stop.agreed(self.step):
                     self._stop(number)
 
-    def _train_step(self, batches: Iterator[Batch]) -> None:
+    def _train_step(self, batches: Iterator[Inputs]) -> None:
         """One optimiser step over `grad_accum` micro-batches."""
         accelerator = self.runtime.accelerator
         lr = learning_rate(self.cfg.optimizer, self.step)
@@ -126,8 +125,7 @@ class Trainer:
             seed = seed_of(self.cfg.seed, TRAINING, self.step, micro, accelerator.process_index)
             with accelerator.accumulate(self._parallel):
                 with self.runtime.autocast():
-                    video = frames_to_float(batch.frames)
-                    output = model_output(self._parallel, video, batch.actions, torch.Generator().manual_seed(seed))
+                    output = model_output(self._parallel, batch, torch.Generator().manual_seed(seed))
                 accelerator.backward(output.loss)
                 self._note_finite(output.loss)
                 self._meter.add(output.logs)

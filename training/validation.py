@@ -10,7 +10,7 @@ from torch import nn
 from data.data import WindowDataset
 from models.genie_redux import GenieRedux, SampleSettings
 from models.output import Output
-from training.clips import read_clips
+from training.clips import ClipSource, FrameSource, Inputs, read_clips, read_inputs
 from training.config import GenieReduxConfig
 from training.fid import Fid, make_fid
 from training.metrics import SampleTable, add_quality, averages, evenly_spaced, own_indices
@@ -37,8 +37,17 @@ NUM_PICTURED = 4  # clips in the sample strip and animation
 class Validator:
     """Measures a model on the same clips with the same random numbers each time, so that steps can be compared."""
 
-    def __init__(self, cfg: GenieReduxConfig, runtime: Runtime, dataset: WindowDataset, folder: Path):
+    def __init__(
+        self,
+        cfg: GenieReduxConfig,
+        runtime: Runtime,
+        dataset: WindowDataset,
+        folder: Path,
+        source: ClipSource | None = None,
+    ):
+        """`source`: the dataset's windows for the loss, with token ids perhaps; None = their frames."""
         self._cfg, self._runtime, self._dataset, self._folder = cfg, runtime, dataset, folder
+        self._source = source or FrameSource(dataset, runtime.device)
         train = cfg.train
         self._rollout = validation_rollout(cfg)
         self._loss_clips = evenly_spaced(len(dataset), train.max_valid_size)
@@ -65,12 +74,12 @@ class Validator:
         table = SampleTable()
         config = self._cfg.train
         own = own_indices(self._loss_clips, self._runtime.accelerator)
-        for clips in read_clips(self._dataset, own, config.batch_size, config.n_data_workers, self._runtime.device):
-            generator = torch.Generator().manual_seed(seed_of(self._cfg.seed, VALIDATION, clips.indices[0]))
+        for indices, inputs in read_inputs(self._source, own, config.batch_size, config.n_data_workers):
+            generator = torch.Generator().manual_seed(seed_of(self._cfg.seed, VALIDATION, indices[0]))
             with self._runtime.autocast():
-                output = model_output(model, clips.video, clips.actions, generator)
+                output = model_output(model, inputs, generator)
             for name, value in output.logs.items():
-                table.add(name, clips.indices, value.float().expand(len(clips.indices)))
+                table.add(name, indices, value.float().expand(len(indices)))
         return averages(table.gather())
 
     def _predict(self, model: nn.Module, step: int) -> dict[str, float]:
@@ -123,10 +132,12 @@ def validation_rollout(cfg: GenieReduxConfig) -> Rollout:
     return Rollout(prime, num_frames, SampleSettings("one_go", cfg.eval.inference_steps), cfg.seed)
 
 
-def model_output(model: nn.Module, video: torch.Tensor, actions: torch.Tensor, generator: torch.Generator) -> Output:
-    """Forward pass of any of the models; only world models take actions and draw masks."""
+def model_output(model: nn.Module, inputs: Inputs, generator: torch.Generator) -> Output:
+    """Forward pass of any of the models; only world models take actions and ids, and draw masks."""
     inner = getattr(model, "module", model)  # what DistributedDataParallel wraps
-    return model(video, actions, generator) if isinstance(inner, GenieRedux) else model(video)
+    if isinstance(inner, GenieRedux):
+        return model(inputs.video, inputs.actions, generator, inputs.ids)
+    return model(inputs.video)
 
 
 def write_samples(folder: Path, step: int, recorded: np.ndarray, predicted: np.ndarray, num_given: int) -> None:
