@@ -118,9 +118,11 @@ CASES = (
 )
 
 
-def measure(name: str, size: str, precision: str, repeats: int) -> dict[str, float]:
+def measure(name: str, size: str, precision: str, repeats: int, checkpointing: bool) -> dict[str, float]:
     """Seconds (median), operations, floor in seconds and peak memory of one case, in this process."""
     config = SIZES[size]
+    for part in (config.tokenizer, config.lam, config.dynamics):
+        part.gradient_checkpointing = checkpointing
     autocast = torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16")
     rate = matmul_rate(torch.bfloat16 if precision == "bf16" else torch.float32, config.tokenizer.dim)
     case = make_case(name, config, autocast)
@@ -143,16 +145,20 @@ def main() -> None:
     parser.add_argument("--precision", choices=("fp32", "bf16"), nargs="+", default=["fp32", "bf16"])
     parser.add_argument("--only", choices=CASES, nargs="+", default=list(CASES))
     parser.add_argument("--repeats", type=int, default=1)
+    parser.add_argument("--gradient-checkpointing", action="store_true", help="less memory, more time")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.child:
-        print(json.dumps(measure(args.only[0], args.size, args.precision[0], args.repeats)))
+        print(
+            json.dumps(measure(args.only[0], args.size, args.precision[0], args.repeats, args.gradient_checkpointing))
+        )
         return
     print(f"{'case':24} {'precision':9} {'seconds':>9} {'floor s':>9} {'ratio':>6} {'TFLOP/s':>8} {'peak GB':>8}")
     for name in args.only:
         for precision in args.precision:
             command = [sys.executable, "-m", "benchmarks.models", "--child", "--only", name, "--size", args.size]
             command += ["--precision", precision, "--repeats", str(args.repeats)]
+            command += ["--gradient-checkpointing"] * args.gradient_checkpointing
             result = subprocess.run(command, capture_output=True, text=True)
             if result.returncode:
                 print(f"{name:24} {precision:9} failed: {result.stderr.strip().splitlines()[-1]}")

@@ -29,6 +29,8 @@ class PEG(nn.Module):
         batch = x.shape[0]
         if past is not None:
             x = torch.cat([past.to(x.dtype), x], dim=1)
+        if torch.is_autocast_enabled(x.device.type):  # once, not in each of the three convolutions
+            x = x.to(torch.get_autocast_dtype(x.device.type))
         images = rearrange(x, "b t h w d -> (b t) d h w")  # channels-last in memory: no copy
         newest, middle, oldest = (
             rearrange(
