@@ -43,7 +43,7 @@ def generate(cfg: GenerateConfig) -> Generated:
     policy_spec(config.connector)  # a missing agent is told before anything is written
     plan = make_plan(config, connector)
     if plan.skipped:
-        logger.info("skipped games: %s", ", ".join(f"{game} ({reason})" for game, reason in plan.skipped.items()))
+        logger.debug("skipped games: %s", ", ".join(f"{game} ({reason})" for game, reason in plan.skipped.items()))
     outcome = run(config, connector, plan.missing)
     generated = _summarise(plan, outcome)
     _print_summary(generated, plan)
@@ -87,10 +87,9 @@ def _print_summary(generated: Generated, plan: Plan) -> None:
         f"episodes      {generated.num_made} made{speed}, {generated.num_kept} kept",
         f"frames        {generated.num_frames}, {generated.num_bytes / 1e6:.1f} MB on disk",
     ]
-    if plan.skipped:
-        lines.append(
-            f"skipped       {len(plan.skipped)} games: {_listing([f'{g} ({r})' for g, r in plan.skipped.items()])}"
-        )
+    for reason in sorted(set(plan.skipped.values())):
+        games = [game for game, why in plan.skipped.items() if why == reason]
+        lines.append(f"skipped       {len(games)} games, {reason}: {_listing(games)}")
     print("\n".join([*lines, f"next          python run.py data view {generated.dataset_dpath}"]))
 
 

@@ -308,7 +308,7 @@ def test_games_without_rom_are_skipped_and_counted(tmp_path: Path, capsys: pytes
     cfg.config.connector.game, cfg.config.connector.genre = "all", ["pl"]
     cfg.config.connector.annotation_behavior_fpath = str(table)
     assert generate(cfg).num_skipped_games == 2
-    assert "2 games: Smurfs-Genesis (no ROM), SuperMarioBros-Nes (no ROM)" in capsys.readouterr().out
+    assert "2 games, no ROM: Smurfs-Genesis, SuperMarioBros-Nes" in capsys.readouterr().out
     cfg.config.connector.platform = "Nes"
     with pytest.raises(FileNotFoundError, match="no ROM of the game SuperMarioBros-Nes"):
         generate(cfg)

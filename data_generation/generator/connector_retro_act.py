@@ -67,7 +67,12 @@ class RetroActConnector(Connector):
             what = f"the game {games[0]}" if len(games) == 1 else f"any of the {len(games)} games, such as {games[0]}"
             raise FileNotFoundError(f"no ROM of {what}: import the ROMs that you own with '{IMPORT_COMMAND}'")
         if skipped:
-            logger.warning("%d of %d games have no ROM: skipped", len(skipped), len(games))
+            logger.warning(
+                "%d of %d games have no ROM: skipped; import those that you own with '%s'",
+                len(skipped),
+                len(games),
+                IMPORT_COMMAND,
+            )
         for platform in sorted({platform_of(game) for game in playable}):
             core = stable_retro.get_system_info(self._system(next(g for g in playable if platform_of(g) == platform)))
             for action in self.action_names:
