@@ -1,6 +1,7 @@
 """The gymnasium connector: any environment that shows pictures and takes discrete actions."""
 
 import importlib.util
+from importlib import metadata
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -140,6 +141,12 @@ def test_held_actions_add_up_and_stop_at_the_end() -> None:
     assert env.step(0)[1:4] == (4.0, False, True)  # two of its steps are left of 30
     assert (env.render() == start + 60).all()
     env.close()
+
+
+def test_the_package_of_an_environment_is_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "pytest" not in make_connector(config(RGB)).versions()
+    monkeypatch.setattr(metadata, "packages_distributions", lambda: {__name__: ["pytest"]})
+    assert make_connector(config(RGB)).versions()["pytest"] == pytest.__version__
 
 
 @pytest.mark.parametrize(

@@ -91,6 +91,7 @@ class CoinRunLevel(gym.Env[np.ndarray, Any]):
         self.action_space = gym.spaces.Discrete(15)
         self.observation_space = gym.spaces.Box(0, 255, (size, size, 3), np.uint8)
         self._is_large = is_large
+        self._level: int = options["start_level"]
         self._game = ProcgenGym3Env(
             num=1,
             env_name=GAME,
@@ -115,17 +116,20 @@ class CoinRunLevel(gym.Env[np.ndarray, Any]):
         """Ends at the coin (reward 10, `level_complete` 1), with the hero's death, or, truncated, after 1000 steps."""
         self._game.act(np.array([action]))
         self._num_steps += 1
-        reward, _, is_first = self._game.observe()
-        info = self._game.get_info()[0]
-        is_end, is_complete = bool(is_first[0]), bool(info["prev_level_complete"])
+        reward, observation, is_first = self._game.observe()
+        is_end = bool(is_first[0])
+        is_complete = is_end and bool(self._game.get_info()[0]["prev_level_complete"])
         truncated = is_end and not is_complete and self._num_steps >= TIMEOUT
         if not is_end:
-            self._picture = self._look()
-        numbers = {"level_seed": int(info["prev_level_seed"]), "level_complete": int(is_complete)}
+            self._picture = self._picture_of(observation)
+        numbers = {"level_seed": self._level, "level_complete": int(is_complete)}
         return self._picture, float(reward[0]), is_end and not truncated, truncated, numbers
 
     def _look(self) -> np.ndarray:
-        picture: np.ndarray = self._game.get_info()[0]["rgb"] if self._is_large else self._game.observe()[1]["rgb"][0]
+        return self._picture_of(self._game.observe()[1])
+
+    def _picture_of(self, observation: dict[str, np.ndarray]) -> np.ndarray:
+        picture: np.ndarray = self._game.get_info()[0]["rgb"] if self._is_large else observation["rgb"][0]
         return picture
 
     def close(self) -> None:

@@ -1,6 +1,7 @@
 """Any Gymnasium environment with discrete actions that shows RGB pictures."""
 
 from collections.abc import Callable
+from importlib import metadata
 from typing import Any
 
 import gymnasium as gym
@@ -24,7 +25,11 @@ class GymnasiumConnector(Connector):
     def name_actions(self) -> list[str]:
         """All actions, or those of `valid_action_combos`. Several environments need the same number of actions."""
         games = self._games()
-        counts = {game: _num_actions(game) for game in games}
+        looks = {game: _look_at(game) for game in games}
+        distributions = metadata.packages_distributions()
+        own = {name for _, package in looks.values() for name in distributions.get(package, [])}
+        self.packages = tuple(sorted({*type(self).packages, *own}))
+        counts = {game: count for game, (count, _) in looks.items()}
         if len(set(counts.values())) > 1:
             raise ValueError(f"{_KEY}.game: the environments differ in their number of actions, {counts}: name one")
         known = [f"action_{index}" for index in range(counts[games[0]])]
@@ -67,12 +72,13 @@ class GymnasiumConnector(Connector):
         return games
 
 
-def _num_actions(game: str) -> int:
+def _look_at(game: str) -> tuple[int, str]:
+    """Number of actions of an environment, and the top-level package of its class."""
     env = _make(game)
     env.close()
     if not isinstance(env.action_space, gym.spaces.Discrete):
         raise ValueError(f"{_KEY}.game={game}: its actions are {env.action_space}; only discrete ones can be recorded")
-    return int(env.action_space.n)
+    return int(env.action_space.n), type(env.unwrapped).__module__.partition(".")[0]
 
 
 def _open(game: str) -> tuple[gym.Env[Any, Any], Callable[[Any], np.ndarray]]:
