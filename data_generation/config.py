@@ -45,8 +45,8 @@ class ConnectorConfig:
     image_size: Any = 64  # pixels: one number, or [height, width]
     n_skip_frames: int = 4  # emulator frames for which an action is held
     n_skip_start_frames: int = 0  # emulator frames without buttons before the first recorded frame
-    # Names of the actions, in index order; each connector says which names it knows. "+" holds buttons together. [] means
-    # all that there are, for gymnasium.
+    # Names of the actions, in index order; each connector says which it knows. "+" holds buttons together; [] means all
+    # that there are (gymnasium only).
     valid_action_combos: list[str] = field(default_factory=lambda: ["RIGHT", "LEFT", "UP", "DOWN", "ACTION_JUMP"])
     view: Any = None  # filters over the tables: a value, a list of them, or null for any
     motion: Any = None
