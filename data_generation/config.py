@@ -59,9 +59,8 @@ class ConnectorConfig:
     annotation_behavior_fpath: str | None = "RetroAct.csv"
     annotation_control_fpath: str | None = None
     roi_annotation_fpath: str | None = None
-    # coinrun: instance k is level start_level + k, made with this difficulty (easy | hard).
-    start_level: int = 0
-    distribution_mode: str = "hard"
+    start_level: int = 0  # coinrun: instance k is level start_level + k
+    distribution_mode: str = "hard"  # coinrun: easy | hard
     paint_vel_info: bool = False  # coinrun: show the hero's speed as two grey squares in the picture's corner
     agent: AgentConfig = field(default_factory=AgentConfig)
     generator_config: GeneratorConfig = field(default_factory=GeneratorConfig)
