@@ -1,6 +1,7 @@
 """Scores of latent actions against recorded ones, and a LAM by itself."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 import torch
 
 from models.checkpoint import load_model
+from models.config import LamConfig
 from tests.training_helpers import save_fresh, tiny_config, write_dataset
 from training.clips import read_clips
 from training.latent_actions import normalised_mutual_information, probe_accuracy, score_latent_actions
@@ -117,6 +119,19 @@ def test_one_clip_gives_no_scores_and_says_why(root, tmp_path, capsys):
     cfg.eval.save_root_dpath, cfg.eval.n_total_samples = str(tmp_path / "results"), 1
     evaluate(cfg)
     assert "no scores of latent actions" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_a_lam_finds_the_actions_of_a_simple_world_by_itself(tmp_path):
+    cfg = tiny_config(write_dataset(tmp_path, sessions=40), "lam")
+    sizes = {"dim": 32, "num_blocks": 1, "heads": 2, "dim_head": 16, "codebook_dim": 8}
+    cfg.lam = LamConfig(**sizes, num_actions=3, dead_code_threshold=0.3, reconstruction_weight=100)
+    cfg.train = replace(cfg.train, batch_size=8, num_train_steps=1200)
+    cfg.optimizer = replace(cfg.optimizer, learning_rate=2e-3, cosine_annealing_t_max=1200)
+    cfg.eval = replace(cfg.eval, model_fpath=str(train(cfg)), n_total_samples=0, n_gifs=0)
+    scores = json.loads((evaluate(cfg) / "metrics.json").read_text())["metrics"]
+    assert scores["latent_nmi"] > 0.3
+    assert scores["latent_probe_id_accuracy"] > scores["latent_probe_majority_accuracy"] + 0.2
 
 
 @pytest.mark.parametrize("threshold", [0.0, 0.1])
