@@ -186,7 +186,7 @@ def _tokenizer_beside(path: Path, tokenizer_path: Path | None) -> Path:
 
 
 def _check_codes(config: ModelConfig, tokenizer: Tokenizer, path: Path) -> None:
-    for name in ("codebook_size", "image_size", "patch_size"):
+    for name in ("quantizer", "codebook_size", "image_size", "patch_size"):
         ours, theirs = getattr(config.tokenizer, name), getattr(tokenizer.config, name)
         if ours != theirs:
             raise ValueError(f"'{path}' was trained with tokenizer.{name} {ours}, the tokenizer given has {theirs}")
