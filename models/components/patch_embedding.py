@@ -22,16 +22,11 @@ class PatchEmbedding(nn.Module):
     def _layers(pixels: int, dim: int) -> nn.Sequential:
         return nn.Sequential(nn.LayerNorm(pixels), nn.Linear(pixels, dim), nn.LayerNorm(dim))
 
-    def forward(self, video: Tensor, continued: bool = False) -> Tensor:
-        """Embed frames (B, T, C, H, W) as tokens (B, t, h, w, D); T - 1 must be a multiple of the temporal patch size.
-
-        `continued`: the frames follow others, so none of them is a first frame.
-        """
+    def forward(self, video: Tensor) -> Tensor:
+        """Tokens (B, t, h, w, D) of frames (B, T, C, H, W); T - 1 must be a multiple of the temporal patch size."""
         patch = self.patch
-        first, rest = video[:, : 0 if continued else 1], video[:, 0 if continued else 1 :]
-        parts = []
-        if first.shape[1]:
-            parts.append(self.first(rearrange(first, "b t c (h p1) (w p2) -> b t h w (c p1 p2)", p1=patch, p2=patch)))
+        first, rest = video[:, :1], video[:, 1:]
+        parts = [self.first(rearrange(first, "b t c (h p1) (w p2) -> b t h w (c p1 p2)", p1=patch, p2=patch))]
         if rest.shape[1]:
             pattern = "b (t pt) c (h p1) (w p2) -> b t h w (c pt p1 p2)"
             parts.append(self.rest(rearrange(rest, pattern, pt=self.temporal_patch, p1=patch, p2=patch)))
@@ -50,7 +45,10 @@ class PixelHead(nn.Module):
         self.rest = nn.Linear(dim, pixels * self.temporal_patch)
 
     def forward(self, tokens: Tensor, continued: bool = False) -> Tensor:
-        """Pixels (B, T, C, H, W) of tokens (B, t, h, w, D); see `PatchEmbedding.forward` for `continued`."""
+        """Pixels (B, T, C, H, W) of tokens (B, t, h, w, D).
+
+        `continued`: the tokens follow others, so none of them is of a first frame.
+        """
         patch = self.patch
         first, rest = tokens[:, : 0 if continued else 1], tokens[:, 0 if continued else 1 :]
         parts = []
