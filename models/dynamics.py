@@ -81,8 +81,12 @@ class Dynamics(nn.Module):
 
     def forward(self, ids: Tensor, mask: Tensor, actions: Tensor, token_input: Tensor | None = None) -> Tensor:
         """Logits (B, T, h, w, V); those at frame t are of the tokens of frame t + 1."""
+        return self.to_logits(self.features(ids, mask, actions, token_input))
+
+    def features(self, ids: Tensor, mask: Tensor, actions: Tensor, token_input: Tensor | None = None) -> Tensor:
+        """The hidden tokens (B, T, h, w, width) from which `forward` makes its logits."""
         bias = self.position_bias(self.grid, self.grid)
-        return self.to_logits(self.transformer(self.embed(ids, mask, actions, token_input), bias))
+        return self.transformer(self.embed(ids, mask, actions, token_input), bias)
 
     def extend(
         self, ids: Tensor, mask: Tensor, actions: Tensor, token_input: Tensor | None, cache: Cache

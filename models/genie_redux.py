@@ -192,6 +192,20 @@ class GenieRedux(nn.Module):
             pending = ids
 
     @torch.no_grad()
+    def masked_features(self, prime_ids: Tensor, actions: Tensor, num_frames: int) -> Tensor:
+        """Hidden tokens (B, N, h, w, width) for N = `num_frames` frames after prime ids (B, P, h, w), in one pass.
+
+        All tokens of the new frames are masked: what the model expects before it has settled any. actions (B, P-1+N):
+        ids, latent ones for an unguided model. `dynamics.to_logits` makes the new frames' logits of it.
+        """
+        num_prime = prime_ids.shape[1]
+        masked = prime_ids.new_zeros(prime_ids.shape[0], num_frames - 1, *prime_ids.shape[2:])
+        ids = torch.cat([prime_ids, masked], dim=1)
+        mask = torch.zeros_like(ids, dtype=torch.bool)
+        mask[:, num_prime:] = True
+        return self.dynamics.features(ids, mask, self.action_input(actions), self._token_input(ids))[:, num_prime - 1 :]
+
+    @torch.no_grad()
     def start(
         self, prime_frames: Tensor, actions: Tensor | None = None, window: int | None = None
     ) -> streaming.StreamState:
