@@ -22,6 +22,8 @@ class Command:
     # Key with the number of processes to start, and key that takes the preset's name when it is empty.
     num_processes_key: str | None = None
     name_key: str | None = None
+    # The root of the configuration, `<root>.yaml` in `config_dpath`.
+    root: str = "default"
 
     @property
     def title(self) -> str:
@@ -98,14 +100,55 @@ _IMPORT = Command(
     ),
 )
 
-COMMANDS = (_GENERATE, _TRAIN, _EVAL, _IMPORT)
+# What `collection.connector` shares with `generate` and this command does not read.
+_UNREAD_OF_CONNECTOR = tuple(
+    f"collection.connector.{key}"
+    for key in (
+        *("variant", "game", "agent", "view", "motion", "genre", "platform", "limit_games", "action_map"),
+        *("annotation_behavior_fpath", "annotation_control_fpath", "roi_annotation_fpath"),
+        *("generator_config.n_sessions", "generator_config.n_workers", "generator_config.output_mode"),
+    )
+)
+
+_EXPLORE = Command(
+    name="auto_explore",
+    mode="train",
+    summary="Train an agent that explores a game, paid by the world model's uncertainty.",
+    config_dpath=ROOT_DPATH / "auto_explore" / "configs",
+    schema="auto_explore.config:AutoExploreConfig",
+    entry="auto_explore.main:train",
+    examples=(
+        "python run.py auto_explore train world_model.model_dname=demo",
+        "python run.py auto_explore train common.root_dpath=checkpoints/auto_explore "
+        "world_model.model_dname=genie_redux_guided world_model.model_fname=model-100000.pt "
+        "'collection.games=[SuperMarioBros-Nes]'",
+        "python run.py auto_explore train common.resume=true common.resume_id=1",
+    ),
+    unread=_UNREAD_OF_CONNECTOR,
+    num_processes_key="common.num_processes",
+    root="trainer",
+)
+
+_EXPLORE_EVAL = Command(
+    name="auto_explore",
+    mode="eval",
+    summary="Let a trained agent play: returns, what it covers, and a GIF of each episode.",
+    config_dpath=ROOT_DPATH / "auto_explore" / "configs",
+    schema="auto_explore.config:AutoExploreConfig",
+    entry="auto_explore.main:evaluate",
+    examples=(
+        "python run.py auto_explore eval common.resume_id=1 common.resume_ckpt_id=model_best_reward",
+        "python run.py auto_explore eval common.epochs=3 collection.test.config.temperature=1",
+    ),
+    unread=(*_UNREAD_OF_CONNECTOR, "training", "wandb", "collection.train"),
+    num_processes_key="common.num_processes",
+    root="evaluate",
+)
+
+COMMANDS = (_GENERATE, _TRAIN, _EVAL, _IMPORT, _EXPLORE, _EXPLORE_EVAL)
 
 # Commands without a Hydra configuration, and what the overview says about them.
 PLAIN_COMMANDS = {
     "data": "Look after datasets: `data info|check|view <path>`; `data --help` lists all.",
     "demo": "From nothing to a picture in some minutes: every step is a command that it prints.",
-}
-NOT_BUILT = {
-    ("auto_explore", "train"): "Train the exploring agent.",
-    ("auto_explore", "eval"): "Let a trained exploring agent play.",
 }

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import OmegaConf
 
-from launcher.commands import COMMANDS, NOT_BUILT, PLAIN_COMMANDS, Command
+from launcher.commands import COMMANDS, PLAIN_COMMANDS, Command
 
 if TYPE_CHECKING:
     from launcher.session import Session
@@ -35,9 +35,6 @@ def overview(name: str | None = None) -> str:
     for plain_name, summary in PLAIN_COMMANDS.items():
         if name is None:
             lines += [f"  {plain_name}", *_wrapped(summary, 6), ""]
-    for (other, mode), summary in NOT_BUILT.items():
-        if name in (None, other):
-            lines += [f"  {other} {mode}", f"      {summary} Not built yet.", ""]
     return "\n".join([*lines, _OVERVIEW_END])
 
 
@@ -86,7 +83,7 @@ def _key_lines(session: "Session", cfg: Any) -> Iterator[str]:
 
 
 def _is_unread(command: Command, key: str) -> bool:
-    return key.partition(".")[0] in command.unread
+    return any(key == unread or key.startswith(f"{unread}.") for unread in command.unread)
 
 
 def _value_text(value: Any) -> str:

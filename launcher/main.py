@@ -5,7 +5,7 @@ import pkgutil
 import sys
 from collections.abc import Callable, Sequence
 
-from launcher.commands import COMMANDS, NOT_BUILT, PLAIN_COMMANDS, Command
+from launcher.commands import COMMANDS, PLAIN_COMMANDS, Command
 from launcher.errors import INTERRUPTED, SUCCESS, USER_ERROR, code_of_exit, exit_code_of
 from launcher.help import command_help, overview
 from launcher.keys import nearest_name
@@ -40,22 +40,19 @@ def _dispatch(argv: list[str]) -> int:
         data: Callable[[list[str]], int] = pkgutil.resolve_name("data_generation.cli:main")
         return data(rest)
     mode, rest = _take_mode(name, rest)
-    if (name, mode) in NOT_BUILT:
-        print(f"'{name} {mode}' is not built yet", file=sys.stderr)
-        return USER_ERROR
     command = next(c for c in COMMANDS if (c.name, c.mode) == (name, mode))
     return _run_command(command, rest)
 
 
 def _modes_of(name: str) -> list[str | None]:
-    return [c.mode for c in COMMANDS if c.name == name] + [mode for other, mode in NOT_BUILT if other == name]
+    return [c.mode for c in COMMANDS if c.name == name]
 
 
 def _take_mode(name: str, arguments: list[str]) -> tuple[str | None, list[str]]:
     """The command's mode, and the arguments after it. Raises ValueError for an unknown command or mode."""
     modes = _modes_of(name)
     if not modes:
-        names = sorted({c.name for c in COMMANDS} | {other for other, _ in NOT_BUILT} | set(PLAIN_COMMANDS))
+        names = sorted({c.name for c in COMMANDS} | set(PLAIN_COMMANDS))
         near = nearest_name(name, names)
         hint = f"did you mean '{near}'? " if near else ""
         raise ValueError(f"unknown command '{name}': {hint}There are {', '.join(names)}")

@@ -132,7 +132,7 @@ def open_session(
         search_path.prepend(provider="command-line", path=f"file://{config_dpaths[0]}", anchor=anchor)
     with _logging_restored(), _global_hydra_cleared():
         hydra = Hydra.create_main_hydra2(command.title.replace(" ", "_"), search_path)
-        yield Session(command, hydra, config_name or "default", config_dpaths)
+        yield Session(command, hydra, config_name or command.root, config_dpaths)
 
 
 def _job_logging() -> dict[str, dict[str, Any]]:

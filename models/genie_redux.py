@@ -206,6 +206,13 @@ class GenieRedux(nn.Module):
         return self.dynamics.features(ids, mask, self.action_input(actions), self._token_input(ids))[:, num_prime - 1 :]
 
     @torch.no_grad()
+    def known_features(self, ids: Tensor, actions: Tensor) -> Tensor:
+        """Hidden tokens (B, T, h, w, width) of frames with known ids (B, T, h, w) and action ids (B, T), no token
+        masked; those at frame t are about frame t + 1."""
+        mask = torch.zeros_like(ids, dtype=torch.bool)
+        return self.dynamics.features(ids, mask, self.action_input(actions), self._token_input(ids))
+
+    @torch.no_grad()
     def start(
         self, prime_frames: Tensor, actions: Tensor | None = None, window: int | None = None
     ) -> streaming.StreamState:

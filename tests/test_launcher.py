@@ -175,10 +175,10 @@ def test_keys_that_a_mapping_makes_up_are_accepted(entries):
     assert entries.configs[0].config.connector.action_map["DASH"] == "run"
 
 
-@pytest.mark.parametrize("arguments", [["auto_explore", "train", "common.epochs=1"], ["auto_explore", "eval"]])
-def test_what_is_not_built_says_so(capsys, arguments):
-    assert run.main(arguments) == 2
-    assert capsys.readouterr().err == f"'{' '.join(arguments[:2])}' is not built yet\n"
+def test_auto_explore_without_a_world_model_says_what_to_do(capsys, tmp_path):
+    assert run.main(["auto_explore", "train", f"world_model.root_dpath={tmp_path}"]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "world_model.root_dpath" in error and str(tmp_path / "demo") in error
 
 
 def test_a_users_mistake_in_the_job_is_one_line(entries, capsys, monkeypatch):

@@ -23,7 +23,7 @@ from training.loading import WindowChoice, open_windows
 from training.main import run_dpath, train
 from training.optimizer import learning_rate, make_optimizer
 from training.runtime import choose_device, choose_precision, make_runtime
-from training.tracker import Tracker, read_metrics, wandb_login_present
+from training.tracker import Tracker, WandbSettings, read_metrics, wandb_login_present
 from training.trainer import Trainer
 from training.validation import Validator
 
@@ -409,9 +409,9 @@ def test_wandb_auto_is_off_without_a_login_and_says_so(root, monkeypatch, caplog
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     monkeypatch.setenv("NETRC", str(tmp_path / "none"))
     assert not wandb_login_present()
-    cfg = replace(tiny_config(root).train, wandb_mode="auto")
+    settings = WandbSettings("auto", "project", None, None, mode_key="train.wandb_mode")
     with caplog.at_level(logging.INFO):
-        Tracker(tmp_path / "run", cfg, {}, 0, is_main=True).close()
+        Tracker(tmp_path / "run", settings, {}, 0, is_main=True).close()
     assert "wandb is off" in caplog.text
     (tmp_path / "netrc").write_text("machine api.wandb.ai login user password 0000\n")
     os.chmod(tmp_path / "netrc", 0o600)

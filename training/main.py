@@ -11,14 +11,14 @@ from torch import nn
 from data.data import WindowDataset
 from models.genie_redux import GenieRedux
 from training.clips import ClipSource, FrameSource, TrainingBatches
-from training.config import GenieReduxConfig
+from training.config import GenieReduxConfig, TrainConfig
 from training.evaluation import Evaluation
 from training.loading import WindowChoice, open_windows, prepare_model
 from training.report import summary
 from training.run_folder import RunFolder
 from training.runtime import Runtime, make_runtime
 from training.token_cache import TokenCache, check_cache
-from training.tracker import Tracker
+from training.tracker import Tracker, WandbSettings
 from training.trainer import Trainer
 from training.validation import Validator
 
@@ -46,7 +46,7 @@ def train(cfg: GenieReduxConfig) -> Path:
     trainer.validator = _validator(cfg, runtime, folder, source_of)
     if runtime.is_main:
         logger.info("%s", _start_line(trainer, windows))
-    tracker = Tracker(folder.path, cfg.train, asdict(cfg), trainer.step, runtime.is_main)
+    tracker = Tracker(folder.path, _wandb_settings(cfg.train), asdict(cfg), trainer.step, runtime.is_main)
     runtime.accelerator.wait_for_everyone()
     trainer.run(tracker)
     return folder.checkpoint(trainer.step)
@@ -61,6 +61,11 @@ def evaluate(cfg: GenieReduxConfig) -> Path:
     if runtime.is_main:
         print(summary(folder))
     return folder
+
+
+def _wandb_settings(train: TrainConfig) -> WandbSettings:
+    names = (train.wandb_mode, train.wandb_project, train.wandb_name, train.wandb_dpath)
+    return WandbSettings(*names, mode_key="train.wandb_mode")
 
 
 def run_dpath(cfg: GenieReduxConfig) -> Path:

@@ -8,12 +8,12 @@ import netrc
 import os
 import time
 import uuid
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
 from data_generation.data.data import write_atomically
-from training.config import TrainConfig
 
 logger = logging.getLogger(__name__)
 
@@ -53,12 +53,25 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
+@dataclass(frozen=True)
+class WandbSettings:
+    """How Weights & Biases is used; `mode_key` is what the user calls the mode."""
+
+    mode: str  # auto | online | offline | disabled
+    project: str
+    name: str | None
+    dpath: str | None
+    mode_key: str
+
+
 class Tracker:
     """Logs metrics on the main process; on the others it does nothing."""
 
-    def __init__(self, folder: Path, config: TrainConfig, run_config: dict[str, Any], resume_step: int, is_main: bool):
-        if config.wandb_mode not in _WANDB_MODES:
-            raise ValueError(f"train.wandb_mode={config.wandb_mode} is unknown: use one of {', '.join(_WANDB_MODES)}")
+    def __init__(
+        self, folder: Path, config: WandbSettings, run_config: dict[str, Any], resume_step: int, is_main: bool
+    ):
+        if config.mode not in _WANDB_MODES:
+            raise ValueError(f"{config.mode_key}={config.mode} is unknown: use one of {', '.join(_WANDB_MODES)}")
         self.file = MetricsFile(folder / "metrics.jsonl", resume_step) if is_main else None
         self._wandb = _start_wandb(folder, config, run_config) if is_main else None
 
@@ -89,8 +102,8 @@ def wandb_login_present() -> bool:
         return False
 
 
-def _start_wandb(folder: Path, config: TrainConfig, run_config: dict[str, Any]) -> Any | None:
-    mode = config.wandb_mode
+def _start_wandb(folder: Path, config: WandbSettings, run_config: dict[str, Any]) -> Any | None:
+    mode = config.mode
     if mode == "disabled":
         return None
     if mode == "auto" and not wandb_login_present():
@@ -99,13 +112,13 @@ def _start_wandb(folder: Path, config: TrainConfig, run_config: dict[str, Any]) 
     try:
         wandb = importlib.import_module("wandb")  # here, because importing it takes a second and few runs use it
     except ImportError as error:
-        raise ValueError(f"train.wandb_mode={mode} needs the package wandb: install it or set disabled") from error
-    directory = Path(config.wandb_dpath) if config.wandb_dpath else folder
+        raise ValueError(f"{config.mode_key}={mode} needs the package wandb: install it or set disabled") from error
+    directory = Path(config.dpath) if config.dpath else folder
     directory.mkdir(parents=True, exist_ok=True)
     try:
         return wandb.init(
-            project=config.wandb_project,
-            name=config.wandb_name or folder.name,
+            project=config.project,
+            name=config.name or folder.name,
             dir=str(directory),
             config=run_config,
             id=_wandb_id(folder),
@@ -114,7 +127,7 @@ def _start_wandb(folder: Path, config: TrainConfig, run_config: dict[str, Any]) 
         )
     except wandb.errors.Error as error:
         if mode != "auto":
-            raise ValueError(f"train.wandb_mode={mode} failed ({error}): set train.wandb_mode=disabled") from error
+            raise ValueError(f"{config.mode_key}={mode} failed ({error}): set {config.mode_key}=disabled") from error
         logger.warning("wandb is off (%s): metrics go to %s", error, folder / "metrics.jsonl")
         return None
 

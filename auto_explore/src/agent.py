@@ -1,0 +1,148 @@
+"""The agent: its checkpoint, how it draws actions, and the policy that `generate` plays with."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from auto_explore.src.models.actor_critic import ActorCritic, PolicyOutput, State
+from data_generation.generator.policy import PolicyContext
+from models.checkpoint import save_atomically
+
+FORMAT = "genieredux-agent"
+FORMAT_VERSION = 1
+
+
+@dataclass
+class AgentInfo:
+    """What an agent's checkpoint says beside its weights."""
+
+    action_names: list[str]
+    frame_shape: tuple[int, int, int]  # (C, H, W)
+    encoder: str
+    epoch: int
+    mean_return: float | None = None  # of its evaluation
+
+    def build(self) -> ActorCritic:
+        """The network, with fresh weights."""
+        return ActorCritic(len(self.action_names), self.frame_shape, self.encoder)
+
+
+@dataclass
+class Draw:
+    """Actions (B,) int64 and the log-probabilities (B,) with which they were drawn."""
+
+    actions: Tensor
+    log_probabilities: Tensor
+
+
+def draw_actions(
+    output: PolicyOutput, temperature: float, epsilon: float, should_sample: bool, uniform: Tensor
+) -> Draw:
+    """Actions for logits (B, A): the policy's at `temperature` (its likeliest without `should_sample`), each replaced
+    by a uniformly random one with probability `epsilon`.
+
+    `uniform` (B,) in [0, 1) is all the randomness. The log-probability is that of the whole procedure.
+    """
+    probabilities = mixture(output.logits, temperature, epsilon, should_sample)
+    thresholds = probabilities.cumsum(dim=1)
+    drawn = uniform.unsqueeze(1) * thresholds[:, -1:]
+    actions = (drawn >= thresholds).sum(dim=1).clamp(max=probabilities.shape[1] - 1)
+    return Draw(actions, probabilities.gather(1, actions.unsqueeze(1)).squeeze(1).log())
+
+
+def mixture(logits: Tensor, temperature: float, epsilon: float, should_sample: bool) -> Tensor:
+    """Probabilities (B, A) with which `draw_actions` chooses."""
+    if should_sample:
+        policy = (logits / temperature).softmax(dim=-1)
+    else:
+        policy = torch.nn.functional.one_hot(logits.argmax(dim=-1), logits.shape[-1]).to(logits.dtype)
+    return (1 - epsilon) * policy + epsilon / logits.shape[-1]
+
+
+def save_agent(path: Path, network: ActorCritic, info: AgentInfo, extra: dict[str, Any] | None = None) -> None:
+    """Write an agent's checkpoint whole; `extra` is a training state beside the weights."""
+    content = {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "info": {**vars(info), "frame_shape": list(info.frame_shape)},
+        "model": network.state_dict(),
+        **(extra or {}),
+    }
+    save_atomically(content, path)
+
+
+def read_agent(path: Path) -> dict[str, Any]:
+    """The content of a checkpoint. FileNotFoundError lists what there is; ValueError for a foreign or cut file."""
+    if not path.is_file():
+        there = sorted(other.stem for other in path.parent.glob("*.pt")) if path.parent.is_dir() else []
+        hint = f"there are {', '.join(there)}" if there else "no checkpoint is in that folder"
+        raise FileNotFoundError(f"agent checkpoint '{path}' not found: {hint}")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch.load raises many kinds: a foreign or cut file is one user error
+        raise ValueError(
+            f"agent checkpoint '{path}' cannot be read ({type(error).__name__}): it is cut, or not a checkpoint"
+        ) from error
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise ValueError(f"'{path}' is not a checkpoint of an AutoExplore agent")
+    if content["format_version"] > FORMAT_VERSION:
+        raise ValueError(
+            f"'{path}' has format version {content['format_version']}; this code reads up to {FORMAT_VERSION}"
+        )
+    return content
+
+
+def agent_of(content: dict[str, Any]) -> tuple[ActorCritic, AgentInfo]:
+    """The network with its weights, in eval mode, and what is known of it."""
+    info = AgentInfo(**{**content["info"], "frame_shape": tuple(content["info"]["frame_shape"])})
+    network = info.build()
+    network.load_state_dict(content["model"])
+    return network.eval(), info
+
+
+class AutoExplorePolicy:
+    """A trained agent as a policy of the generator; its carry is the recurrent state."""
+
+    def __init__(self, network: ActorCritic, info: AgentInfo, path: Path, temperature: float):
+        self.network = network
+        self.temperature = temperature
+        self.parameters: dict[str, Any] = {
+            "checkpoint": path.name,
+            "epoch": info.epoch,
+            "temperature": temperature,
+        }
+
+    @classmethod
+    def from_context(cls, context: PolicyContext) -> Self:
+        """Loads `agent.checkpoint_fpath`. ValueError if it was trained on other actions or frames."""
+        key = "config.connector"
+        assert context.agent.checkpoint_fpath is not None
+        if context.agent.temperature <= 0:
+            raise ValueError(f"{key}.agent.temperature={context.agent.temperature}: must be positive")
+        path = Path(context.agent.checkpoint_fpath)
+        network, info = agent_of(read_agent(path))
+        if info.action_names != context.action_names:
+            raise ValueError(
+                f"'{path}' was trained on the actions {', '.join(info.action_names)}, these are "
+                f"{', '.join(context.action_names)}: set {key}.valid_action_combos"
+            )
+        if info.frame_shape != context.frame_shape:
+            raise ValueError(
+                f"'{path}' was trained on frames {info.frame_shape}, these are {context.frame_shape}: "
+                f"set {key}.image_size"
+            )
+        return cls(network, info, path, context.agent.temperature)
+
+    def initial_carry(self) -> State:
+        return self.network.initial_state(1)
+
+    @torch.inference_mode()
+    def __call__(self, carry: State, observation: np.ndarray, rng: np.random.Generator) -> tuple[State, int]:
+        frame = torch.from_numpy(np.ascontiguousarray(observation)).unsqueeze(0)
+        output, carry = self.network.step(frame, carry)
+        uniform = torch.from_numpy(rng.random(1, np.float32))
+        return carry, int(draw_actions(output, self.temperature, 0.0, True, uniform).actions)

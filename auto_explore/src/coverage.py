@@ -1,0 +1,96 @@
+"""What play has covered: how far exploration went, whatever it was paid for."""
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+
+# Go-Explore's cells (Ecoffet et al. 2021): 11×8 pixels of 8 grey levels.
+CELL_SIZE, NUM_GREYS = (11, 8), 8
+_POSITION_SIZE = 16  # pixels of the level
+_ENDS = ("goal", "level_complete")  # info values that are 1 where a level was finished
+
+
+@dataclass
+class Coverage:
+    """Sets of what was seen. Cells are frames shrunk to 11×8 pixels of 8 grey levels; positions are squares of 16
+    pixels in a level (games that tell x and y); levels are those that were entered, goals those that were finished."""
+
+    num_steps: int = 0
+    cells: set[int] = field(default_factory=set)
+    positions: set[int] = field(default_factory=set)
+    levels: set[int] = field(default_factory=set)
+    goals: set[int] = field(default_factory=set)
+    max_x: list[float] = field(default_factory=list)  # of each episode
+    actions: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+
+    def add(
+        self, world: int, frames: Iterable[np.ndarray], infos: Mapping[str, np.ndarray], actions: np.ndarray
+    ) -> None:
+        """Take an episode in: frames (C, H, W) uint8, the environment's numbers by name (T,), actions (T,).
+
+        `world` tells start states apart, since equal positions of two levels are two positions.
+        """
+        self.num_steps += len(actions)
+        self.cells.update(cell_of(frame) for frame in frames)
+        counts = np.bincount(actions, minlength=len(self.actions))
+        self.actions = counts + np.pad(self.actions, (0, len(counts) - len(self.actions)))
+        level = infos.get("level", np.zeros(len(actions)))
+        self.levels.update(_numbers(world, np.unique(level)))
+        for name in _ENDS:
+            if name in infos:
+                self.goals.update(_numbers(world, np.unique(level[infos[name] > 0])))
+        if "x" in infos:
+            self.max_x.append(float(np.nanmax(infos["x"])))
+        if "x" in infos and "y" in infos:
+            places = np.stack([level, infos["x"] // _POSITION_SIZE, infos["y"] // _POSITION_SIZE], axis=1)
+            self.positions.update(_numbers(world, np.unique(places, axis=0)))
+
+    @property
+    def action_entropy(self) -> float:
+        """Entropy in nats of how often the actions were taken."""
+        share = self.actions[self.actions > 0] / max(self.actions.sum(), 1)
+        return float(-(share * np.log(share)).sum())
+
+    def summary(self) -> dict[str, float]:
+        """The measures by name; those that the game cannot tell are left out."""
+        values: dict[str, float] = {"steps": self.num_steps, "cells": len(self.cells), "levels": len(self.levels)}
+        values |= {"goals": len(self.goals), "action_entropy": self.action_entropy}
+        if self.positions:
+            values["positions"] = len(self.positions)
+        if self.max_x:
+            values |= {"max_x": max(self.max_x), "mean_max_x": float(np.mean(self.max_x))}
+        return values
+
+    def state_dict(self) -> dict[str, Any]:
+        sets = {name: torch.tensor(sorted(getattr(self, name)), dtype=torch.int64) for name in _SETS}
+        return {**sets, "num_steps": self.num_steps, "max_x": list(self.max_x), "actions": self.actions.tolist()}
+
+    @classmethod
+    def from_state(cls, state: dict[str, Any]) -> "Coverage":
+        sets = {name: set(state[name].tolist()) for name in _SETS}
+        actions = np.array(state["actions"], np.int64)
+        return cls(num_steps=state["num_steps"], max_x=list(state["max_x"]), actions=actions, **sets)
+
+
+_SETS = ("cells", "positions", "levels", "goals")
+
+
+def cell_of(frame: np.ndarray) -> int:
+    """A number for the cell of a frame (C, H, W) uint8."""
+    small = cv2.resize(np.ascontiguousarray(frame.transpose(1, 2, 0)), CELL_SIZE, interpolation=cv2.INTER_AREA)
+    grey = small.reshape(*CELL_SIZE[::-1], -1).mean(axis=2)
+    return _number((grey // (256 // NUM_GREYS)).astype(np.uint8).tobytes())
+
+
+def _numbers(world: int, rows: np.ndarray) -> list[int]:
+    return [_number(np.append(world, row).astype(np.float64).tobytes()) for row in rows]
+
+
+def _number(data: bytes) -> int:
+    """63 bits that are equal for equal bytes, and for others hardly ever."""
+    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little") >> 1

@@ -1,0 +1,148 @@
+"""The actor-critic's update (arXiv 2504.02515, section A.3), corrected for data that an older policy has played."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from lightning.fabric import Fabric
+from lightning.fabric.wrappers import _FabricModule
+from torch import Tensor
+
+from auto_explore.config import ActorCriticConfig
+from auto_explore.src.dataset import Segments
+from auto_explore.src.models.actor_critic import ActorCritic, PolicyOutput
+from auto_explore.src.returns import Targets, Trajectories, vtrace
+
+_MOMENTS_RATE = 0.05  # of the running moments
+
+
+@dataclass
+class Losses:
+    """The loss with its gradient, and what to log of it (detached scalars by name)."""
+
+    total: Tensor
+    logs: dict[str, Tensor]
+
+
+class RunningMoments:
+    """Running mean and mean square of a batch's valid entries, the same on all processes; nothing waits for it."""
+
+    def __init__(self, device: torch.device):
+        self.moments = torch.zeros(3, device=device)  # weight of what was seen, mean, mean square
+
+    def take_in(self, values: Tensor, valid: Tensor, fabric: Fabric) -> None:
+        """Entries (B, T) of a batch."""
+        count = valid.sum()
+        seen = torch.stack([count / count, (values * valid).sum() / count, (values.square() * valid).sum() / count])
+        if fabric.world_size > 1:
+            reduced = fabric.all_reduce(seen, reduce_op="mean")
+            assert isinstance(reduced, Tensor)
+            seen = reduced
+        self.moments = self.moments.lerp(seen, _MOMENTS_RATE)
+
+    @property
+    def mean(self) -> Tensor:
+        return self.moments[1] / self.moments[0]
+
+    @property
+    def mean_square(self) -> Tensor:
+        return self.moments[2] / self.moments[0]
+
+    @property
+    def std(self) -> Tensor:
+        return (self.mean_square - self.mean.square()).clamp_min(1e-8).sqrt()
+
+
+class Learner:
+    """Updates the network from segments of the replay."""
+
+    def __init__(
+        self,
+        fabric: Fabric,
+        network: ActorCritic,
+        module: _FabricModule,
+        optimizer: Any,
+        config: ActorCriticConfig,
+    ):
+        """`module` and `optimizer` as `fabric.setup` returns them for `network`."""
+        self.fabric, self.network, self.module, self.optimizer = fabric, network, module, optimizer
+        self.config = config
+        self.returns, self.advantages = RunningMoments(fabric.device), RunningMoments(fabric.device)
+
+    def update(self, segments: Segments) -> dict[str, Tensor]:
+        """One optimiser step on a batch; its logs, on the device."""
+        config = self.config
+        size = -(-len(segments.valid) // config.grad_acc_steps)
+        starts = range(0, len(segments.valid), size)
+        total = segments.valid.sum()
+        logs: dict[str, Tensor] = {}
+        for start in starts:
+            part = segments.part(start, start + size).to(self.fabric.device)
+            share = part.valid.sum() / total.to(self.fabric.device, non_blocking=True)
+            with self.fabric.no_backward_sync(self.module, enabled=start != starts[-1]):
+                losses = self.losses(part)
+                self.fabric.backward(losses.total * share)
+            for name, value in losses.logs.items():
+                logs[name] = logs.get(name, torch.zeros((), device=value.device)) + value * share
+        norm = self.fabric.clip_gradients(
+            self.module, self.optimizer, max_norm=config.max_grad_norm, error_if_nonfinite=False
+        )
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        if config.normalize_returns:
+            self.network.rescale_values(self.returns.mean, self.returns.std.clamp_min(1e-4))
+        assert norm is not None
+        return {**logs, "gradient_norm": norm.detach()}
+
+    def losses(self, batch: Segments) -> Losses:
+        """Policy gradient + squared error of the values - entropy bonus, means over the valid steps."""
+        config = self.config
+        output: PolicyOutput = self.module(batch.frames, batch.burn_in_valid, batch.burn_in)
+        log_policy = output.logits[:, :-1].log_softmax(dim=-1)
+        log_chosen = log_policy.gather(-1, batch.actions.unsqueeze(-1)).squeeze(-1)
+        values, valid = output.values[:, :-1], batch.valid.float()
+        log_ratios = (log_chosen - batch.log_probabilities).detach()
+        targets = self._targets(batch, output.values.detach(), log_ratios)
+        advantages = targets.advantages
+        if config.normalize_returns:
+            self.advantages.take_in(advantages, valid, self.fabric)
+            self.returns.take_in(targets.values, valid, self.fabric)
+            advantages = advantages / self.advantages.mean_square.clamp_min(1e-16).sqrt()
+
+        def mean(x: Tensor) -> Tensor:
+            return (x * valid).sum() / valid.sum()
+
+        policy_loss = -mean(advantages * log_chosen)
+        value_error = mean((values - targets.values).square())
+        # In the head's own units, so that neither loss drowns the other in the common trunk.
+        value_loss = value_error / self.network.value_std.square()
+        entropy = mean(-(log_policy.exp() * log_policy).sum(dim=-1))
+        total = policy_loss + value_loss - config.entropy_weight * entropy
+        variance = mean((targets.values - mean(targets.values)).square())
+        logs = {
+            "loss": total,
+            "policy_loss": policy_loss,
+            "value_loss": value_loss,
+            "policy_entropy": entropy,
+            "value_mean": mean(values),
+            "explained_variance": 1 - value_error / variance.clamp_min(1e-12),
+            "importance_ratio": mean(log_ratios.exp().clamp(max=config.importance_clip)),
+        }
+        return Losses(total, {name: value.detach() for name, value in logs.items()})
+
+    def _targets(self, batch: Segments, values: Tensor, log_ratios: Tensor) -> Targets:
+        discounts = self.config.gamma * (~batch.ended).float()
+        steps = Trajectories(batch.rewards, discounts, log_ratios, batch.valid.float())
+        return vtrace(steps, values, self.config.lambda_, self.config.importance_clip)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "optimizer": self.optimizer.state_dict(),
+            "returns": self.returns.moments,
+            "advantages": self.advantages.moments,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.returns.moments = state["returns"].to(self.fabric.device)
+        self.advantages.moments = state["advantages"].to(self.fabric.device)

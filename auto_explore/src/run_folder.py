@@ -1,0 +1,63 @@
+"""A run's folder: `<root_dpath>/<NNN>_<name>/` with config/, checkpoints/, episodes/, outputs/ and metrics.jsonl."""
+
+import re
+from pathlib import Path
+
+from auto_explore.config import CommonConfig
+
+
+class AgentFolder:
+    """Where everything of one run is."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    @property
+    def episodes(self) -> Path:
+        """A dataset as any other: `python run.py data view`, `train.dataset_root_dpath=<run> dataset_name=episodes`."""
+        return self.path / "episodes"
+
+    @property
+    def gifs(self) -> Path:
+        return self.path / "outputs" / "gifs"
+
+    @property
+    def last(self) -> Path:
+        """The newest checkpoint, with the state that training goes on from."""
+        return self.checkpoint("last")
+
+    @property
+    def best(self) -> Path:
+        """The agent with the best mean return in an evaluation."""
+        return self.checkpoint("model_best_reward")
+
+    def checkpoint(self, name: str) -> Path:
+        return self.path / "checkpoints" / f"{name}.pt"
+
+
+def new_folder(common: CommonConfig) -> AgentFolder:
+    """The folder after the last one that is there."""
+    runs = _runs(Path(common.root_dpath))
+    return AgentFolder(Path(common.root_dpath) / f"{max(runs, default=0) + 1:03d}_{common.name}")
+
+
+def find_folder(common: CommonConfig) -> AgentFolder:
+    """The run that `common.resume_id` names, or the newest one. FileNotFoundError lists those that there are."""
+    root = Path(common.root_dpath)
+    runs = _runs(root)
+    if not runs:
+        raise FileNotFoundError(
+            f"common.root_dpath={root}: there is no run; start one with 'python run.py auto_explore train'"
+        )
+    number = max(runs) if common.resume_id is None else common.resume_id
+    if number not in runs:
+        there = ", ".join(path.name for _, path in sorted(runs.items()))
+        raise FileNotFoundError(f"common.resume_id={number}: there is no such run in '{root}'; there are {there}")
+    return AgentFolder(runs[number])
+
+
+def _runs(root: Path) -> dict[int, Path]:
+    """Runs by number; of two with one number the first by name."""
+    folders = sorted(root.iterdir(), reverse=True) if root.is_dir() else []
+    matches = ((re.match(r"(\d{3,})_", path.name), path) for path in folders if path.is_dir())
+    return {int(match[1]): path for match, path in matches if match}
