@@ -1,0 +1,143 @@
+"""A toy game, a tiny world model and a quick configuration for the tests of AutoExplore."""
+
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+
+from auto_explore.config import (
+    ActorCriticConfig,
+    AutoExploreConfig,
+    CollectionConfig,
+    CommonConfig,
+    EvaluationConfig,
+    RewardConfig,
+    TestCollectionConfig,
+    TestPlayConfig,
+    TrainCollectionConfig,
+    TrainingConfig,
+    TrainPlayConfig,
+    WandbConfig,
+    WorldModelConfig,
+)
+from auto_explore.src.dataset import Episode, Place, Step
+from data_generation.config import ConnectorConfig, GeneratorConfig
+from data_generation.data.data import EpisodeMeta
+from models.checkpoint import save_model
+from models.config import DynamicsConfig, LamConfig, ModelConfig, TokenizerConfig
+from models.construct_model import build_model
+from models.genie_redux import GenieRedux
+
+SIZE = 16
+FRAME_SHAPE = (3, SIZE, SIZE)
+ACTIONS = ["action_0", "action_1", "action_2"]
+SIZES = {"dim": 16, "num_blocks": 2, "heads": 2, "dim_head": 8}
+# "module:id", so that worker processes find them, too.
+WALK, SHORT_WALK = f"{__name__}:AutoExploreWalk-v0", f"{__name__}:AutoExploreShortWalk-v0"
+
+
+class Walk(gym.Env[np.ndarray, int]):
+    """A square that the actions move right, left, or not; the episode ends at the right edge, `width` steps away.
+
+    Where it starts depends on the seed; the red channel shows the seed, the green one the number of steps.
+    """
+
+    width = 9
+    observation_space: gym.Space = gym.spaces.Box(0, 255, (SIZE, SIZE, 3), np.uint8)
+    action_space: gym.Space = gym.spaces.Discrete(3)
+
+    def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[np.ndarray, dict]:
+        super().reset(seed=seed)
+        self.place, self.steps = int(self.np_random.integers(3)), 0
+        self.colour = (seed or 0) % 256
+        return self.observe(), {}
+
+    def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict]:
+        self.place, self.steps = max(0, self.place + (1, -1, 0)[int(action)]), self.steps + 1
+        return self.observe(), self.place / 10, self.place >= self.width, False, {"x": self.place, "y": 3}
+
+    def observe(self) -> np.ndarray:
+        frame = np.zeros((SIZE, SIZE, 3), np.uint8)
+        frame[..., 0], frame[..., 1] = self.colour, min(8 * self.steps, 255)
+        frame[4:9, self.place : self.place + 4, 2] = 255
+        return frame
+
+
+class ShortWalk(Walk):
+    """Ends after three steps to the right."""
+
+    width = 3
+
+
+gym.register("AutoExploreWalk-v0", entry_point=Walk)
+gym.register("AutoExploreShortWalk-v0", entry_point=ShortWalk)
+
+
+def model_config(guided: bool = True, names: list[str] | None = None) -> ModelConfig:
+    config = ModelConfig(
+        model="genie_redux_guided" if guided else "genie_redux",
+        tokenizer=TokenizerConfig(**SIZES, image_size=SIZE, patch_size=4, codebook_size=16, codebook_dim=8),
+        lam=LamConfig(**SIZES, num_actions=3, codebook_dim=8),
+        dynamics=DynamicsConfig(**SIZES, max_seq_len=16 * 8),
+        action_names=ACTIONS if names is None else names,
+    )
+    config.dynamics.action_dim = len(config.action_names) or 3
+    return config
+
+
+def world_model(guided: bool = True, seed: int = 1) -> GenieRedux:
+    """A frozen world model with random weights, which are large enough for its logits to differ."""
+    torch.manual_seed(seed)
+    model = build_model(model_config(guided)).eval().requires_grad_(False)
+    assert isinstance(model, GenieRedux)
+    model.dynamics.to_logits.weight.mul_(4)
+    return model
+
+
+def save_world_model(root: Path, guided: bool = True, names: list[str] | None = None) -> Path:
+    """`<root>/demo/model-7.pt`."""
+    path = root / "demo" / "model-7.pt"
+    save_model(path, world_model(guided), model_config(guided, names), 7)
+    return path
+
+
+def quick_config(root: Path, reward: str = "entropy", **common: Any) -> AutoExploreConfig:
+    """Two epochs of twenty steps in two environments; the world model is `save_world_model(root / "models")`'s."""
+    connector = ConnectorConfig(
+        name="gymnasium",
+        n_skip_frames=1,
+        valid_action_combos=[],
+        image_size=SIZE,
+        generator_config=GeneratorConfig(n_instances=1, n_steps_max=11),
+    )
+    actor_critic = ActorCriticConfig(batch_num_samples=4, steps_per_epoch=2, burn_in=3, num_steps=4)
+    return AutoExploreConfig(
+        common=CommonConfig(
+            **{"epochs": 2, "device": "cpu", "precision": "fp32", "root_dpath": str(root / "agents"), **common}
+        ),
+        world_model=WorldModelConfig(root_dpath=str(root / "models")),
+        collection=CollectionConfig(
+            games=[WALK],
+            connector=connector,
+            reward=RewardConfig(type=reward, batch_size=4),
+            train=TrainCollectionConfig(num_envs=2, config=TrainPlayConfig(num_steps=20)),
+            test=TestCollectionConfig(num_envs=1, config=TestPlayConfig(num_episodes=2)),
+        ),
+        training=TrainingConfig(replay_steps=60, actor_critic=actor_critic),
+        evaluation=EvaluationConfig(every=2, n_gifs=1),
+        wandb=WandbConfig(mode="disabled"),
+    )
+
+
+def make_episode(num_steps: int, root: Path = Path("nowhere"), session: int = 0, is_over: str = "") -> Episode:
+    """Frame t is filled with t, step t has action t % 3, reward t + 0.5; `is_over`: "", "terminated", "truncated"."""
+    place = Place(root, EpisodeMeta(instance=0, session=session, game="toy"))
+    episode = Episode(place, np.zeros(FRAME_SHAPE, np.uint8))
+    for t in range(num_steps):
+        ends = {name: is_over == name and t == num_steps - 1 for name in ("terminated", "truncated")}
+        frame = np.full(FRAME_SHAPE, t + 1, np.uint8)
+        episode.append(Step(t % 3, -0.1 * t - 0.1, float(t), info={"x": t / 3}, frame=frame, **ends))
+        episode.rewards[t] = t + 0.5
+    return episode
