@@ -96,8 +96,8 @@ class ActorCriticConfig:
     lambda_: float = 0.95
     entropy_weight: float = 0.01
     importance_clip: float = 1.0  # V-trace's rho and c
-    # Values in units of the returns' running deviation (PopArt), advantages divided by their running root mean square;
-    # false = plain returns.
+    # Values in units of the returns' running deviation (PopArt), advantages in units of their own, around their running
+    # mean; false = plain returns.
     normalize_returns: bool = True
 
 

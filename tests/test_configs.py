@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 import run
+from auto_explore.config import AutoExploreConfig
 from data_generation.config import GenerateConfig
 from launcher.commands import COMMANDS, Command
 from launcher.job import to_dataclasses
@@ -16,6 +17,7 @@ from models.config import DynamicsConfig
 from training.config import GenieReduxConfig
 
 GENERATE, TRAIN = COMMANDS[0], COMMANDS[1]
+EXPLORE, EXPLORE_EVAL = (command for command in COMMANDS if command.name == "auto_explore")
 SIZE_GROUPS = ("tokenizer", "lam", "dynamics")
 
 
@@ -44,6 +46,16 @@ def test_generate_preset_composes(preset):
     config = composed(GENERATE, f"config={preset}")
     assert isinstance(config, GenerateConfig)
     assert config.config.connector.name == preset.partition("/")[0]
+
+
+@pytest.mark.parametrize("preset", names_in(EXPLORE.config_dpath / "config"))
+def test_auto_explore_preset_composes(preset):
+    config = composed(EXPLORE, f"config={preset}")
+    assert isinstance(config, AutoExploreConfig)
+    assert config.training.should
+    evaluation = composed(EXPLORE_EVAL, f"config={preset}")
+    assert not evaluation.training.should
+    assert (evaluation.common.epochs, evaluation.collection.test.config.num_episodes) == (20, 1)
 
 
 @pytest.mark.parametrize(

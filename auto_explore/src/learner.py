@@ -50,7 +50,7 @@ class RunningMoments:
 
     @property
     def std(self) -> Tensor:
-        return (self.mean_square - self.mean.square()).clamp_min(1e-8).sqrt()
+        return (self.mean_square - self.mean.square()).clamp_min(1e-12).sqrt()
 
 
 class Learner:
@@ -107,7 +107,8 @@ class Learner:
         if config.normalize_returns:
             self.advantages.take_in(advantages, valid, self.fabric)
             self.returns.take_in(targets.values, valid, self.fabric)
-            advantages = advantages / self.advantages.mean_square.clamp_min(1e-16).sqrt()
+            # Without their mean: a critic that still lags behind would praise (or blame) whatever was done.
+            advantages = (advantages - self.advantages.mean) / self.advantages.std
 
         def mean(x: Tensor) -> Tensor:
             return (x * valid).sum() / valid.sum()

@@ -1,0 +1,74 @@
+"""What each agent has covered after the same number of steps, from the episodes on disk."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from auto_explore.src.coverage import Coverage
+from benchmarks.exploration.commands import Experiment
+from benchmarks.exploration.settings import LEARNING_AGENTS
+from data_generation.data.data import EpisodeReader, list_environments
+
+NUM_POINTS = 16  # of a curve
+
+
+@dataclass
+class Curve:
+    """Measures by name at equal numbers of steps (NUM_POINTS,), and `late`: those of the last quarter's steps alone."""
+
+    steps: np.ndarray
+    values: dict[str, np.ndarray]
+    late: dict[str, float]
+
+
+def curve_of(experiment: Experiment, agent: str, seed: int) -> Curve:
+    """Coverage of one agent's play with one seed."""
+    num_steps = _common_steps(experiment)
+    points = np.linspace(num_steps / NUM_POINTS, num_steps, NUM_POINTS).astype(int)
+    total, late = Coverage(), Coverage()
+    rows: list[dict[str, float]] = []
+    for reader in _episodes(experiment, agent, seed):
+        with reader as episode:
+            count = min(episode.num_actions, num_steps - total.num_steps)
+            world, before = episode.meta.instance, total.num_steps
+            arguments = _cut(episode, count)
+            total.add(world, *arguments)
+            if before >= num_steps * 3 // 4:
+                late.add(world, *arguments)
+            while len(rows) < NUM_POINTS and total.num_steps >= points[len(rows)]:
+                rows.append(total.summary())
+        if total.num_steps >= num_steps:
+            break
+    if len(rows) < NUM_POINTS:
+        raise ValueError(f"{agent} seed {seed}: {total.num_steps} steps on disk, {num_steps} wanted")
+    names = rows[-1]
+    return Curve(points, {name: np.array([row.get(name, 0.0) for row in rows]) for name in names}, late.summary())
+
+
+def _common_steps(experiment: Experiment) -> int:
+    """Steps that every agent has on disk: episodes that were not over at the end of a run are not."""
+    scale = experiment.scale
+    return scale.num_steps - 4 * experiment.game.n_steps_max
+
+
+def _cut(episode: EpisodeReader, count: int) -> tuple[np.ndarray, dict[str, np.ndarray], np.ndarray]:
+    frames = episode.frames(0, count + 1)
+    return frames, {name: column[:count] for name, column in episode.infos.items()}, episode.actions[:count]
+
+
+def _episodes(experiment: Experiment, agent: str, seed: int) -> list[EpisodeReader]:
+    """Episodes in the order in which they were played: levels in turn."""
+    if agent in LEARNING_AGENTS:
+        folder = experiment.agent(agent, seed)
+        assert folder is not None
+        dataset = folder / "episodes"
+        paths = sorted(_paths(dataset), key=lambda path: int(path.stem))
+    else:
+        dataset = experiment.dataset(f"{agent}_play{seed}")
+        paths = sorted(_paths(dataset), key=lambda path: (int(path.stem), int(path.parent.name)))
+    return [EpisodeReader(path) for path in paths]
+
+
+def _paths(dataset: Path) -> list[Path]:
+    return [path for environment in list_environments(dataset) for path in environment.glob("*/*.episode")]

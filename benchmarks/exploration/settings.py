@@ -1,0 +1,92 @@
+"""What the exploration experiment plays, trains and compares."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+ROOT_DPATH = Path("outputs/experiments/exploration")
+LEARNING_AGENTS = {"auto_explore": "entropy", "rnd": "rnd", "none": "none"}  # agent -> collection.reward.type
+RANDOM_AGENTS = ("random", "sticky_random")
+AGENTS = (*LEARNING_AGENTS, *RANDOM_AGENTS)
+FINE_TUNED_ON = ("auto_explore", "random")  # whose data the world model is fine-tuned on
+
+
+@dataclass(frozen=True)
+class Game:
+    """One game of the experiment; overrides are command-line keys of `generate` without `config.`."""
+
+    name: str
+    preset: str  # of `generate`, for its actions and frame skip
+    dataset: str  # name of its datasets without dname
+    games: str  # collection.games
+    connector: tuple[str, ...]  # keys of the connector beyond the preset's, the same for every command
+    agent_connector: tuple[str, ...]  # what the preset says, as keys of `auto_explore`
+    n_instances: int  # levels that are explored, in turn
+    n_pretrain_instances: int
+    n_pretrain_sessions: int
+    n_steps_max: int
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How much of everything. The defaults take about three hours on two idle cores."""
+
+    seeds: int = 5
+    num_steps: int = 12_000  # environment steps of every agent
+    epoch_steps: int = 1000
+    tokenizer_steps: int = 900
+    world_model_steps: int = 1300
+    data_seeds: int = 3  # seeds whose data the world model is fine-tuned on
+    data_episodes: int = 32  # of each agent, for fine-tuning
+    test_episodes: int = 12
+    fine_tune_tokenizer_steps: int = 200
+    fine_tune_steps: int = 400
+    # Keys of `auto_explore train`: small updates, so that playing and learning take about the same time.
+    agent: tuple[str, ...] = field(
+        default=(
+            "collection.train.num_envs=4",
+            "collection.train.config.epsilon=0.05",
+            "training.learning_rate=3e-4",
+            "training.replay_steps=4000",
+            "training.actor_critic.gamma=0.98",
+            "training.actor_critic.batch_num_samples=20",
+            "training.actor_critic.burn_in=4",
+            "training.actor_critic.num_steps=16",
+            "training.actor_critic.steps_per_epoch=10",
+            "evaluation.should=false",
+            "wandb.mode=disabled",
+        )
+    )
+
+
+_COINRUN = (
+    "name=coinrun",
+    "version=2.0.0",
+    "n_skip_frames=1",
+    "valid_action_combos=[NOOP,RIGHT,LEFT,ACTION_JUMP,RIGHT+ACTION_JUMP,LEFT+ACTION_JUMP,DOWN]",
+)
+GAMES = {
+    "cinderfoot": Game(
+        name="cinderfoot",
+        preset="retro_act/cinderfoot",
+        dataset="retro_act_v0.0.0",
+        games="[Cinderfoot-Nes]",
+        connector=(),
+        agent_connector=(),
+        n_instances=4,
+        n_pretrain_instances=12,
+        n_pretrain_sessions=6,
+        n_steps_max=400,
+    ),
+    "coinrun": Game(
+        name="coinrun",
+        preset="coinrun/random",
+        dataset="coinrun_v2.0.0",
+        games="[coinrun]",
+        connector=("distribution_mode=hard",),
+        agent_connector=_COINRUN,
+        n_instances=4,
+        n_pretrain_instances=24,
+        n_pretrain_sessions=3,
+        n_steps_max=400,
+    ),
+}

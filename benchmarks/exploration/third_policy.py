@@ -1,0 +1,60 @@
+"""Test data of a policy that is neither random nor trained here, so that it favours no data for fine-tuning."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.exploration.commands import Experiment
+from data_generation.config import ConnectorConfig
+from data_generation.data.data import DatasetInfo, EpisodeMeta, EpisodeWriter, episode_path
+from data_generation.generator.connector_base import Connector, make_connector
+from data_generation.generator.policy import EpsilonPolicy, ScriptedPolicy
+from data_generation.generator.worker import play_episode
+
+_SOLUTIONS = Path(__file__).parents[2] / "external" / "platformer" / "solutions.json"
+_RANDOM_SHARE = {"cinderfoot": 0.05, "coinrun": 0.3}
+
+
+def write_test_data(experiment: Experiment) -> Path:
+    """Play the explored levels: Cinderfoot by the known ways to its gates, CoinRun by running and jumping to the right.
+
+    Some actions are replaced by random ones, so that no two episodes are alike.
+    """
+    game = experiment.game
+    dataset = experiment.dataset("test")
+    if len(list(dataset.rglob("*.episode"))) >= experiment.scale.test_episodes:
+        return dataset
+    connector = make_connector(_connector_config(game.name))
+    name = connector.select().games[0]
+    env_dpath = dataset / f"{connector.environment_name(name)}_v{connector.config.version}_test"
+    info = DatasetInfo(connector.environment_name(name), name, connector.action_names, connector.frame_shape)
+    info.save(env_dpath)
+    sessions = -(-experiment.scale.test_episodes // game.n_instances)
+    for instance in range(game.n_instances):
+        env = connector.make_env(name, instance)
+        script = _script(connector, game.name, instance)
+        policy = EpsilonPolicy(ScriptedPolicy(script, []), len(connector.action_names), _RANDOM_SHARE[game.name])
+        for session in range(sessions):
+            meta = EpisodeMeta(session, instance, session, "scripted", {"random": policy.gamma}, name)
+            path = episode_path(env_dpath, instance, session)
+            with EpisodeWriter(path, meta, connector.frame_shape) as writer:
+                seeds = np.random.SeedSequence([3000, instance, session])
+                play_episode(env, policy, writer, seeds, game.n_steps_max)
+                writer.commit()
+        env.close()
+    return dataset
+
+
+def _connector_config(game: str) -> ConnectorConfig:
+    if game == "cinderfoot":
+        return ConnectorConfig(game=["Cinderfoot-Nes"])
+    actions = ["NOOP", "RIGHT", "LEFT", "ACTION_JUMP", "RIGHT+ACTION_JUMP", "LEFT+ACTION_JUMP", "DOWN"]
+    return ConnectorConfig(name="coinrun", version="2.0.0", n_skip_frames=1, valid_action_combos=actions)
+
+
+def _script(connector: Connector, game: str, instance: int) -> list[int]:
+    if game == "cinderfoot":
+        return [int(action) for action in json.loads(_SOLUTIONS.read_text())[str(instance)]]
+    right, jump = (connector.action_names.index(name) for name in ("RIGHT", "RIGHT+ACTION_JUMP"))
+    return [right] * 6 + [jump] * 8
