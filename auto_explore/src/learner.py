@@ -18,22 +18,23 @@ _MOMENTS_RATE = 0.05  # of the running moments
 
 @dataclass
 class Losses:
-    """The loss with its gradient, and what to log of it (detached scalars by name)."""
+    """The loss with its gradient, what to log of it (detached scalars by name), and the targets behind it."""
 
     total: Tensor
     logs: dict[str, Tensor]
+    targets: Targets
 
 
 class RunningMoments:
-    """Running mean and mean square of a batch's valid entries, the same on all processes; nothing waits for it."""
+    """Running mean and deviation over updates, the same on all processes; reading them waits for nothing."""
 
     def __init__(self, device: torch.device):
         self.moments = torch.zeros(3, device=device)  # weight of what was seen, mean, mean square
 
-    def take_in(self, values: Tensor, valid: Tensor, fabric: Fabric) -> None:
-        """Entries (B, T) of a batch."""
-        count = valid.sum()
-        seen = torch.stack([count / count, (values * valid).sum() / count, (values.square() * valid).sum() / count])
+    def take_in(self, values: Tensor, weights: Tensor, fabric: Fabric) -> None:
+        """A batch's values with their weights (0 in padding), both (B, T)."""
+        total = weights.sum()
+        seen = torch.stack([total / total, (values * weights).sum() / total, (values.square() * weights).sum() / total])
         if fabric.world_size > 1:
             reduced = fabric.all_reduce(seen, reduce_op="mean")
             assert isinstance(reduced, Tensor)
@@ -42,15 +43,15 @@ class RunningMoments:
 
     @property
     def mean(self) -> Tensor:
-        return self.moments[1] / self.moments[0]
-
-    @property
-    def mean_square(self) -> Tensor:
-        return self.moments[2] / self.moments[0]
+        """0 before anything was seen."""
+        return self.moments[1] / self.moments[0].clamp_min(1e-12)
 
     @property
     def std(self) -> Tensor:
-        return (self.mean_square - self.mean.square()).clamp_min(1e-12).sqrt()
+        """1 before anything was seen."""
+        weight, _, square = self.moments
+        variance = square / weight.clamp_min(1e-12) - self.mean.square()
+        return torch.where(weight > 0, variance.clamp_min(1e-12), 1.0).sqrt()
 
 
 class Learner:
@@ -76,12 +77,14 @@ class Learner:
         starts = range(0, len(segments.valid), size)
         total = segments.valid.sum()
         logs: dict[str, Tensor] = {}
+        parts: list[Losses] = []
         for start in starts:
             part = segments.part(start, start + size).to(self.fabric.device)
             share = part.valid.sum() / total.to(self.fabric.device, non_blocking=True)
             with self.fabric.no_backward_sync(self.module, enabled=start != starts[-1]):
                 losses = self.losses(part)
                 self.fabric.backward(losses.total * share)
+            parts.append(losses)
             for name, value in losses.logs.items():
                 logs[name] = logs.get(name, torch.zeros((), device=value.device)) + value * share
         norm = self.fabric.clip_gradients(
@@ -90,9 +93,19 @@ class Learner:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         if config.normalize_returns:
-            self.network.rescale_values(self.returns.mean, self.returns.std.clamp_min(1e-4))
+            self._note_moments([part.targets for part in parts], segments.valid)
         assert norm is not None
         return {**logs, "gradient_norm": norm.detach()}
+
+    def _note_moments(self, parts: list[Targets], valid: Tensor) -> None:
+        """The next update's units, so that this one is the same in however many parts it is computed."""
+        mask = valid.to(self.fabric.device, non_blocking=True).float()
+        values, advantages, weights = (
+            torch.cat([getattr(part, name) for part in parts]) for name in ("values", "advantages", "weights")
+        )
+        self.returns.take_in(values, mask, self.fabric)
+        self.advantages.take_in(advantages, mask * weights, self.fabric)
+        self.network.rescale_values(self.returns.mean, self.returns.std.clamp_min(1e-4))
 
     def losses(self, batch: Segments) -> Losses:
         """Policy gradient + squared error of the values - entropy bonus, means over the valid steps."""
@@ -105,15 +118,13 @@ class Learner:
         targets = self._targets(batch, output.values.detach(), log_ratios)
         advantages = targets.advantages
         if config.normalize_returns:
-            self.advantages.take_in(advantages, valid, self.fabric)
-            self.returns.take_in(targets.values, valid, self.fabric)
             # Without their mean: a critic that still lags behind would praise (or blame) whatever was done.
             advantages = (advantages - self.advantages.mean) / self.advantages.std
 
         def mean(x: Tensor) -> Tensor:
             return (x * valid).sum() / valid.sum()
 
-        policy_loss = -mean(advantages * log_chosen)
+        policy_loss = -mean(targets.weights * advantages * log_chosen)
         value_error = mean((values - targets.values).square())
         # In the head's own units, so that neither loss drowns the other in the common trunk.
         value_loss = value_error / self.network.value_std.square()
@@ -127,9 +138,9 @@ class Learner:
             "policy_entropy": entropy,
             "value_mean": mean(values),
             "explained_variance": 1 - value_error / variance.clamp_min(1e-12),
-            "importance_ratio": mean(log_ratios.exp().clamp(max=config.importance_clip)),
+            "importance_ratio": mean(targets.weights),
         }
-        return Losses(total, {name: value.detach() for name, value in logs.items()})
+        return Losses(total, {name: value.detach() for name, value in logs.items()}, targets)
 
     def _targets(self, batch: Segments, values: Tensor, log_ratios: Tensor) -> Targets:
         discounts = self.config.gamma * (~batch.ended).float()

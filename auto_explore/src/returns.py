@@ -8,10 +8,11 @@ from torch import Tensor
 
 @dataclass
 class Targets:
-    """Value targets and policy advantages (B, T); advantages carry the importance weight rho already."""
+    """Value targets, advantages, and the clipped importance weights ρ of the policy gradient, (B, T) each."""
 
     values: Tensor
     advantages: Tensor
+    weights: Tensor
 
 
 @dataclass
@@ -44,4 +45,4 @@ def vtrace(steps: Trajectories, values: Tensor, lambda_: float, clip: float = 1.
     next_targets = torch.cat([targets[:, 1:], values[:, -1:]], dim=1)
     # The bootstrapped part of a λ-return: with λ = 1 the next target alone.
     following = lambda_ * next_targets + (1 - lambda_) * values[:, 1:]
-    return Targets(targets, ratios * (rewards + discounts * following - values[:, :-1]))
+    return Targets(targets, rewards + discounts * following - values[:, :-1], ratios)
