@@ -1,0 +1,186 @@
+"""What AutoExplore pays: the world model's uncertainty, and the other signs of novelty."""
+
+import copy
+import math
+from contextlib import nullcontext
+from typing import Any
+
+import pytest
+import torch
+from auto_explore_helpers import FRAME_SHAPE, world_model
+from torch import Tensor
+
+from auto_explore.config import RewardConfig
+from auto_explore.src.reward import REWARDS, Reward, Tools, Windows, make_reward, top_entropy
+from models.genie_redux import SampleSettings
+
+
+def windows_of(batch: int, num_frames: int = 5, seed: int = 0) -> Windows:
+    generator = torch.Generator().manual_seed(seed)
+    frames = torch.randint(256, (batch, num_frames, *FRAME_SHAPE), generator=generator, dtype=torch.uint8)
+    actions = torch.randint(3, (batch, num_frames - 1), generator=generator)
+    return Windows(frames, actions, torch.rand(batch, generator=generator))
+
+
+def reward_of(kind: str, guided: bool = True, n_preds: int = 3, **settings: Any) -> Reward:
+    config = RewardConfig(type=kind, **settings)
+    tools = Tools(config, n_preds, torch.device("cpu"), nullcontext, world_model(guided))
+    return make_reward(tools, FRAME_SHAPE, seed=3)
+
+
+def rows(windows: Windows, start: int, stop: int) -> Windows:
+    return Windows(*(value[start:stop] for value in (windows.frames, windows.actions, windows.paid)))
+
+
+def test_uniform_logits_pay_two_and_certain_ones_nothing() -> None:
+    assert top_entropy(torch.zeros(2, 4, 4, 16), 0.25).tolist() == pytest.approx([2.0, 2.0])
+    certain = torch.zeros(1, 4, 4, 16)
+    certain[..., 3] = 1e4
+    assert top_entropy(certain, 0.25).tolist() == [0.0]
+
+
+def test_the_least_sure_tokens_count_alone() -> None:
+    logits = torch.zeros(1, 4, 4, 16)
+    logits[:, 1:, :, 0] = 1e4
+    assert float(top_entropy(logits, 0.25)) == pytest.approx(2.0)
+    assert float(top_entropy(logits, 0.5)) == pytest.approx(1.0)
+    assert float(top_entropy(logits, 1.0)) == pytest.approx(0.5)
+    assert float(top_entropy(logits, 1e-6)) == pytest.approx(2.0)  # one token at least
+
+
+def test_two_equally_likely_tokens_pay_their_entropy() -> None:
+    logits = torch.full((1, 1, 1, 16), -1e4)
+    logits[..., :2] = 0
+    assert float(top_entropy(logits, 1.0)) == pytest.approx(2 * math.log(2) / math.log(16))
+
+
+@pytest.mark.parametrize("guided", [True, False])
+def test_entropy_equals_a_plain_computation_from_the_models_first_guess(guided: bool) -> None:
+    """The first round of the model's own decoding sees all tokens of the new frames masked."""
+    windows, model = windows_of(3), world_model(guided)
+    video = windows.frames.float() / 255
+    actions = windows.actions if guided else model.infer_actions(video)
+    prime_ids = model.tokenizer.encode(video[:, :2])
+    (chunk,) = model.sample_chunks(prime_ids, actions, 3, SampleSettings("one_go", inference_steps=1))
+    probabilities = chunk.logits[:, -1].double().softmax(dim=-1)
+    entropies = 2 * -(probabilities * probabilities.log()).sum(dim=-1) / math.log(16)
+    expected = entropies.flatten(1).sort(dim=1).values[:, -4:].mean(dim=1)
+    found = reward_of("entropy", guided)(windows, learn=False)
+    assert torch.allclose(found, expected.float(), atol=1e-5)
+    assert found.dtype == torch.float32 and found.std() > 1e-4
+
+
+def test_entropy_sees_the_actions_and_the_two_first_frames_only() -> None:
+    windows, reward = windows_of(2), reward_of("entropy")
+    before = reward(windows, learn=False)
+    others = copy.deepcopy(windows)
+    others.frames[:, 2:] = 0
+    assert torch.equal(reward(others, learn=False), before)
+    for changed in ("frame", "action"):
+        others = copy.deepcopy(windows)
+        if changed == "frame":
+            others.frames[:, 1] = 255 - others.frames[:, 1]
+        else:
+            others.actions[:, -1] = (others.actions[:, -1] + 1) % 3
+        assert not torch.allclose(reward(others, learn=False), before, atol=1e-6), changed
+
+
+@pytest.mark.parametrize("kind", ["entropy", "cnn-mse", "vae-mse", "disagreement", "rnd"])
+def test_a_reward_does_not_depend_on_what_is_beside_it_in_the_batch(kind: str) -> None:
+    windows, reward = windows_of(5), reward_of(kind)
+    whole = reward(windows, learn=False)
+    parts = torch.cat([reward(rows(windows, start, start + 1), learn=False) for start in range(5)])
+    assert torch.allclose(whole, parts, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("n_preds", [1, 2, 4])
+def test_any_number_of_predicted_frames_works(n_preds: int) -> None:
+    reward = reward_of("entropy", n_preds=n_preds)
+    assert reward.num_frames == 2 + n_preds
+    assert reward(windows_of(2, reward.num_frames), learn=False).shape == (2,)
+
+
+@pytest.mark.parametrize("guided", [True, False])
+@pytest.mark.parametrize("kind", REWARDS)
+def test_every_reward_pays_finite_amounts_and_trains_only_when_it_may(kind: str, guided: bool) -> None:
+    reward = reward_of(kind, guided, learning_rate=1e-2)
+    windows = windows_of(4, reward.num_frames)
+    before = copy.deepcopy(reward.networks.state_dict())
+    first = reward(windows, learn=False)
+    assert first.shape == (4,) and first.isfinite().all() and (first >= 0).all() and not first.requires_grad
+    assert torch.equal(reward(windows, learn=False), first)
+    assert all(torch.equal(value, before[name]) for name, value in reward.networks.state_dict().items())
+    paid = reward(windows, learn=True)
+    assert torch.equal(paid, first)  # what was known before this step
+    changed = [name for name, value in reward.networks.state_dict().items() if not torch.equal(value, before[name])]
+    assert bool(changed) == (kind in ("vae-mse", "disagreement", "rnd"))
+
+
+@pytest.mark.parametrize("kind", ["disagreement", "rnd"])
+def test_novelty_wears_off_where_one_has_been(kind: str) -> None:
+    reward = reward_of(kind, learning_rate=3e-3)
+    known, new = windows_of(4), windows_of(4, seed=9)
+    first = reward(known, learn=False)
+    for _ in range(40):
+        reward(known, learn=True)
+    assert (reward(known, learn=False) / first).mean() < 0.6
+    assert reward(known, learn=False).mean() < reward(new, learn=False).mean()
+
+
+@pytest.mark.parametrize("normalize", [False, True])
+@pytest.mark.parametrize("kind", REWARDS)
+def test_a_reward_goes_on_exactly_from_its_state(kind: str, normalize: bool) -> None:
+    first, second = (reward_of(kind, normalize=normalize) for _ in range(2))
+    size = first.num_frames
+    for seed in range(3):
+        first(windows_of(4, size, seed), learn=True)
+    second.load_state_dict(copy.deepcopy(first.state_dict()))
+    for seed in range(3, 6):
+        assert torch.equal(first(windows_of(4, size, seed), learn=True), second(windows_of(4, size, seed), learn=True))
+
+
+def test_a_normalised_reward_has_a_root_mean_square_of_one() -> None:
+    plain, reward = reward_of("none"), reward_of("none", normalize=True)
+    windows = windows_of(8, 2)
+    paid = reward(windows, learn=True)
+    assert float(paid.square().mean()) == pytest.approx(1.0)
+    scale = float(plain(windows, learn=False).square().mean().sqrt())
+    later = windows_of(8, 2, seed=1)
+    assert torch.allclose(reward(later, learn=False), later.paid / scale)
+
+
+def test_features_that_stay_are_the_same_in_every_run() -> None:
+    windows = windows_of(3)
+    torch.manual_seed(5)
+    first = reward_of("cnn-mse")(windows, learn=False)
+    torch.manual_seed(6)
+    assert torch.equal(reward_of("cnn-mse")(windows, learn=False), first)
+
+
+def test_frame_errors_are_zero_for_the_frame_that_was_expected() -> None:
+    model, windows = world_model(), windows_of(2)
+    video = windows.frames.float() / 255
+    chunks = model.sample_chunks(
+        model.tokenizer.encode(video[:, :2]), windows.actions, 3, SampleSettings("one_go", inference_steps=1)
+    )
+    ids = torch.cat([model.tokenizer.encode(video[:, :2]), *(chunk.logits.argmax(dim=-1) for chunk in chunks)], dim=1)
+    expected: Tensor = model.tokenizer.decode(ids)[:, -1].clamp(0, 1)
+    reward = reward_of("cnn-mse")
+    paid = reward(windows, learn=False)
+    windows.frames[:, -1] = (expected * 255).round().byte()
+    assert (reward(windows, learn=False) < 1e-3 * paid).all()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"kind": "entropi"}, r"type=entropi is unknown: use one of entropy, cnn-mse"),
+        ({"entropy_top_fraction": 0.0}, r"entropy_top_fraction=0.0: must be in \(0, 1\]"),
+        ({"entropy_top_fraction": 1.5}, "entropy_top_fraction=1.5"),
+        ({"batch_size": 0}, "batch_size=0"),
+        ({"num_heads": 1}, "num_heads=1"),
+    ],
+)
+def test_mistakes_are_told_with_their_key(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=r"^collection\.reward\." + message):
+        reward_of(**{"kind": "entropy", **changes})
