@@ -76,7 +76,8 @@ class RewardThread:
 
     def __init__(self, reward: Reward, device: torch.device, learn: bool):
         self._reward, self._device, self._learn = reward, device, learn
-        self._first_paid = NUM_UNPAID if reward.tools.config.type != "none" else 0
+        # A window of many predicted frames may need more steps than those.
+        self._first_paid = max(NUM_UNPAID, reward.num_frames - 2) if reward.tools.config.type != "none" else 0
         self._pending = _Pending()
         self._futures: list[Future[None]] = []
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="reward")
@@ -148,16 +149,21 @@ class Collector:
         return self.load_state_dict(state)
 
     def state_dict(self) -> dict[str, Any]:
-        """Where play stands, as plain values and tensors; frames are not in it, since they can be played again."""
+        """Where play stands, as plain values and tensors; frames are not in it, since they can be played again, but for
+        the last ones, which tell whether they were."""
         assert self._state is not None
         return {
             "numbers": list(self._episode_numbers),
             "episodes": [episode.columns() for episode in self.episodes],
+            "frames": torch.from_numpy(self._frames),
             "state": list(self._state),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> list[Episode]:
-        """Go on from there: plays the episodes in progress again, whose frames are the same. Returns these episodes."""
+        """Go on from there: plays the episodes in progress again, whose frames are the same. Returns these episodes.
+
+        ValueError if the frames are others.
+        """
         resumed = [
             Resumed(number, columns["actions"])
             for number, columns in zip(state["numbers"], state["episodes"], strict=True)
@@ -165,6 +171,11 @@ class Collector:
         frames = self.envs.call("restore", resumed)
         self._episode_numbers = list(state["numbers"])
         self._frames = np.stack([film[-1] for film in frames])
+        if "frames" in state and not np.array_equal(self._frames, state["frames"].numpy()):
+            raise ValueError(
+                "the environments do not show the frames of the run: go on with its games, seed, number of processes "
+                "and connector settings"
+            )
         self._state = State(*(part.to(self._device) for part in state["state"]))
         places = [self._place_of(i, number) for i, number in enumerate(self._episode_numbers)]
         self.episodes = [Episode.from_columns(*item) for item in zip(places, state["episodes"], frames, strict=True)]

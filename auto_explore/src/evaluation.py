@@ -1,5 +1,6 @@
 """Test episodes: how the agent plays without learning."""
 
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,7 +62,9 @@ def add_episode(coverage: Coverage, episode: Episode) -> None:
     """Take a complete episode into the measures of coverage."""
     names = {name for info in episode.infos for name in info}
     infos = {name: np.array([info.get(name, np.nan) for info in episode.infos]) for name in names}
-    coverage.add(episode.place.meta.instance, episode.frames, infos, np.array(episode.actions, np.int64))
+    meta = episode.place.meta
+    world = zlib.crc32(f"{meta.game}/{meta.instance}".encode())  # instances of two games are two worlds
+    coverage.add(world, episode.frames, infos, np.array(episode.actions, np.int64))
 
 
 def save_gifs(

@@ -237,10 +237,12 @@ class Trainer:
         """Go on from `last` exactly."""
         content = read_agent(self.folder.last)
         state, rank = content.get("state"), self.setting.fabric.global_rank
-        if state is None or rank >= len(state["ranks"]):
+        if state is None:
+            raise ValueError(f"'{self.folder.last}' holds no training state to go on from")
+        if len(state["ranks"]) != self.setting.fabric.world_size:
             raise ValueError(
-                f"'{self.folder.last}' holds no training state for process {rank}: "
-                "go on with as many processes as before"
+                f"common.num_processes={self.setting.fabric.world_size}: the run in '{self.folder.path}' has "
+                f"{len(state['ranks'])}; go on with as many"
             )
         own = state["ranks"][rank]
         if len(own["collector"]["numbers"]) != self.collector.envs.num_envs:
