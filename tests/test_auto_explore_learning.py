@@ -258,7 +258,7 @@ def test_padding_never_enters_the_loss_nor_its_gradient(normalize_returns: bool)
     assert all(torch.allclose(a, b, rtol=1e-4, atol=1e-6) for a, b in zip(grads, changed_grads, strict=True))
 
 
-@pytest.mark.parametrize("normalize_returns", [False])
+@pytest.mark.parametrize("normalize_returns", [False, True])
 def test_a_batch_in_parts_makes_the_same_update(normalize_returns: bool) -> None:
     segments = segments_of(batch=10)
     whole = learner_of(normalize_returns=normalize_returns)

@@ -374,7 +374,7 @@ def test_resuming_in_environments_that_show_other_frames_is_refused() -> None:
         play(collector, network, 3, seed=1)
         state = collector.state_dict()
         state["numbers"] = [5]  # another episode of the schedule, which has another seed
-        with pytest.raises(ValueError, match="do not show the frames of the run.*go on with its games, seed"):
+        with pytest.raises(ValueError, match=r"do not show the frames of the run.*go on with its games, seed"):
             collector.load_state_dict(state)
 
 
