@@ -21,9 +21,9 @@ import stable_retro
 
 from data_generation.config import ConnectorConfig, DatasetConfig, GeneratorConfig
 from data_generation.generator.connector_base import make_connector
-from data_generation.generator.connector_retro_act import integrations
 from data_generation.generator.generator import run
 from data_generation.generator.plan import make_plan
+from data_generation.generator.retro_games import integrations
 
 GAMES = {
     "Airstriker-Genesis": ConnectorConfig(valid_action_combos=["RIGHT", "LEFT", "UP", "DOWN", "ACTION_SECONDARY"]),

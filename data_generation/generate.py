@@ -9,7 +9,7 @@ from data_generation.config import DatasetConfig, GenerateConfig
 from data_generation.data.data import Environment
 from data_generation.generator.connector_base import make_connector
 from data_generation.generator.generator import GenerationFailed, Outcome, run
-from data_generation.generator.plan import Plan, make_plan
+from data_generation.generator.plan import Plan, make_plan, remove_if_empty
 from data_generation.generator.policy import policy_spec
 
 logger = logging.getLogger(__name__)
@@ -29,6 +29,8 @@ class Generated:
     num_bytes: int
     num_skipped_games: int
     frames_per_second: float  # recorded by this run
+    num_workers: int
+    idle_seconds: float  # the longest that one of them had nothing to do before the last one was through
 
 
 def generate(cfg: GenerateConfig) -> Generated:
@@ -45,6 +47,7 @@ def generate(cfg: GenerateConfig) -> Generated:
     if plan.skipped:
         logger.debug("skipped games: %s", ", ".join(f"{game} ({reason})" for game, reason in plan.skipped.items()))
     outcome = run(config, connector, plan.missing)
+    _leave_out(plan, outcome)
     generated = _summarise(plan, outcome)
     _print_summary(generated, plan)
     if outcome.failures:
@@ -64,6 +67,15 @@ def _check(config: DatasetConfig) -> None:
         raise ValueError(f"config.seed={config.seed}: must be at least 0")
 
 
+def _leave_out(plan: Plan, outcome: Outcome) -> None:
+    """Games that could not be opened count as skipped; those without an episode get no folder."""
+    env_dpaths = {task.game: task.env_dpath for task in plan.missing}
+    for game, reason in outcome.unplayable.items():
+        plan.skipped[game] = reason
+        remove_if_empty(env_dpaths[game])
+    plan.env_dpaths = [env_dpath for env_dpath in plan.env_dpaths if env_dpath.is_dir()]
+
+
 def _summarise(plan: Plan, outcome: Outcome) -> Generated:
     """Totals over the dataset's environments; reading them also leaves a fresh index for the next reader."""
     environments = [Environment(env_dpath) for env_dpath in plan.env_dpaths]
@@ -76,11 +88,15 @@ def _summarise(plan: Plan, outcome: Outcome) -> Generated:
         num_bytes=sum(int(environment.num_bytes.sum()) for environment in environments),
         num_skipped_games=len(plan.skipped),
         frames_per_second=outcome.num_frames / outcome.seconds if outcome.seconds else 0.0,
+        num_workers=outcome.num_workers,
+        idle_seconds=outcome.idle_seconds,
     )
 
 
 def _print_summary(generated: Generated, plan: Plan) -> None:
     speed = f", {generated.frames_per_second:.0f} frames/s" if generated.num_made else ""
+    if generated.num_made and generated.num_workers > 1:
+        speed += f" by {generated.num_workers} workers (idle at the end: at most {generated.idle_seconds:.1f} s)"
     lines = [
         f"dataset       {generated.dataset_dpath}",
         f"environments  {generated.num_environments}: {_listing([path.name for path in plan.env_dpaths])}",
@@ -89,7 +105,9 @@ def _print_summary(generated: Generated, plan: Plan) -> None:
     ]
     for reason in sorted(set(plan.skipped.values())):
         games = [game for game, why in plan.skipped.items() if why == reason]
-        lines.append(f"skipped       {len(games)} games, {reason}: {_listing(games)}")
+        lines.append(
+            f"skipped       {len(games)} {'game' if len(games) == 1 else 'games'}, {reason}: {_listing(games)}"
+        )
     print("\n".join([*lines, f"next          python run.py data view {generated.dataset_dpath}"]))
 
 

@@ -149,6 +149,7 @@ COMMANDS = (_GENERATE, _TRAIN, _EVAL, _IMPORT, _EXPLORE, _EXPLORE_EVAL)
 
 # Commands without a Hydra configuration, and what the overview says about them.
 PLAIN_COMMANDS = {
+    "annotate": "Watch what a game's actions do, and write its tags into the RetroAct tables: `annotate <game>`.",
     "data": "Look after datasets: `data info|check|view <path>`; `data --help` lists all.",
     "demo": "From nothing to a picture in some minutes: every step is a command that it prints.",
 }

@@ -36,9 +36,10 @@ def _dispatch(argv: list[str]) -> int:
     if name == "demo":
         demo: Callable[[list[str], Callable[[Sequence[str]], int]], int] = pkgutil.resolve_name("demo:main")
         return demo(rest, launch)
-    if name == "data":
-        data: Callable[[list[str]], int] = pkgutil.resolve_name("data_generation.cli:main")
-        return data(rest)
+    if name in ("data", "annotate"):
+        module = {"data": "data_generation.cli", "annotate": "data_generation.annotate"}[name]
+        plain: Callable[[list[str]], int] = pkgutil.resolve_name(f"{module}:main")
+        return plain(rest)
     mode, rest = _take_mode(name, rest)
     command = next(c for c in COMMANDS if (c.name, c.mode) == (name, mode))
     return _run_command(command, rest)

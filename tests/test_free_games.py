@@ -9,15 +9,14 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
-from stable_retro.data import Integrations
 
 import data_generation
 from data_generation.annotations.tables import read_behavior
-from data_generation.config import GenerateConfig
+from data_generation.config import ConnectorConfig, GenerateConfig
 from data_generation.data.data import Environment, list_environments
 from data_generation.generate import generate
-from data_generation.generator import connector_retro_act
-from data_generation.generator.connector_retro_act import OWN_GAMES_DPATH, RetroActConnector
+from data_generation.generator.connector_retro_act import RetroActConnector
+from data_generation.generator.retro_games import NO_ROM, OWN_GAMES_DPATH, RetroGames
 
 PACKAGE = Path(data_generation.__file__).parent
 FREE = ("Airstriker-Genesis", "Cinderfoot-Nes")
@@ -38,22 +37,18 @@ def preset(name: str, dpath: Path, n_steps_max: int) -> GenerateConfig:
 @pytest.fixture
 def only_free_roms(monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a machine without imported ROMs, whatever this one has."""
-    has_rom = RetroActConnector._has_rom
+    obstacle = RetroGames.obstacle
     monkeypatch.setattr(
-        RetroActConnector, "_has_rom", lambda self, game: game in (*FREE, OWNED) and has_rom(self, game)
+        RetroGames, "obstacle", lambda self, game: obstacle(self, game) if game in (*FREE, OWNED) else NO_ROM
     )
 
 
 @pytest.fixture
-def one_more_rom(only_free_roms: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """As if the user had imported the ROM of one more platformer: an integration of its id, with Cinderfoot's ROM."""
-    games = tmp_path / "games"
-    games.mkdir()
-    (games / "platformer").symlink_to(OWN_GAMES_DPATH / "platformer")
-    cinderfoot = OWN_GAMES_DPATH / "platformer" / "integration" / "Cinderfoot-Nes-v0"
-    shutil.copytree(cinderfoot, games / "imported" / "integration" / f"{OWNED}-v0")
-    monkeypatch.setattr(connector_retro_act, "OWN_GAMES_DPATH", games)
-    monkeypatch.setattr(Integrations, "CUSTOM_PATHS", [], raising=False)
+def rom_dpath(tmp_path: Path) -> Path:
+    """A user's folder with the ROM of one more platformer: an integration of its id, with Cinderfoot's ROM."""
+    dpath = tmp_path / "roms"
+    shutil.copytree(OWN_GAMES_DPATH / "platformer" / "integration" / "Cinderfoot-Nes-v0", dpath / f"{OWNED}-v0")
+    return dpath
 
 
 def names(dpath: Path, dataset: str) -> list[str]:
@@ -80,21 +75,60 @@ def test_pretrain_with_the_free_roms_only(
     assert line.endswith(f"and {num_others - 10} more")
 
 
-def test_pretrain_with_one_more_rom(one_more_rom: None, tmp_path: Path) -> None:
-    made = generate(preset("retro_act/pretrain", tmp_path, n_steps_max=4))
+def test_pretrain_with_one_more_rom(only_free_roms: None, rom_dpath: Path, tmp_path: Path) -> None:
+    cfg = preset("retro_act/pretrain", tmp_path, n_steps_max=4)
+    cfg.config.connector.rom_dpath = str(rom_dpath)
+    made = generate(cfg)
     expected = ["retro_adventureislandii-nes_v0.0.0", "retro_cinderfoot-nes_v0.0.0"]
     assert names(tmp_path, "retro_act_v0.0.0") == expected
     assert made.num_skipped_games == num_platformers() - 2
 
 
-def test_one_more_rom_joins_the_dataset_that_is_there(
-    only_free_roms: None, tmp_path: Path, request: pytest.FixtureRequest
-) -> None:
+def test_one_more_rom_joins_the_dataset_that_is_there(only_free_roms: None, rom_dpath: Path, tmp_path: Path) -> None:
     cfg = preset("retro_act/control", tmp_path, n_steps_max=4)
     assert generate(cfg).num_made == 1
-    request.getfixturevalue("one_more_rom")
+    cfg.config.connector.rom_dpath = str(rom_dpath)
     made = generate(cfg)
     assert (made.num_made, made.num_kept, made.num_environments) == (1, 1, 2)
+
+
+def test_rom_folder_is_checked(rom_dpath: Path, tmp_path: Path) -> None:
+    def selecting(dpath: Path) -> None:
+        RetroActConnector(ConnectorConfig(game=OWNED, rom_dpath=str(dpath))).select()
+
+    selecting(rom_dpath)
+    with pytest.raises(FileNotFoundError, match=r"rom_dpath=.*nowhere: no such folder; expected one folder per game"):
+        selecting(tmp_path / "nowhere")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match=r"rom_dpath=.*empty: no ROM in it"):
+        selecting(tmp_path / "empty")
+    (rom_dpath / f"{OWNED}-v0").rename(rom_dpath / OWNED)
+    with pytest.raises(ValueError, match=f"Stable-Retro calls {OWNED} '{OWNED}-v0'; rename the folder"):
+        selecting(rom_dpath)
+
+
+def damage(rom_dpath: Path, keep_checksum: bool) -> None:
+    """Cut the ROM short."""
+    folder = rom_dpath / f"{OWNED}-v0"
+    (folder / "rom.nes").write_bytes(b"NES")
+    if not keep_checksum:
+        (folder / "rom.sha").unlink()
+
+
+@pytest.mark.parametrize("keep_checksum", [True, False])
+def test_broken_rom_is_skipped_with_its_reason(
+    only_free_roms: None, rom_dpath: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], keep_checksum: bool
+) -> None:
+    damage(rom_dpath, keep_checksum)
+    cfg = preset("retro_act/control", tmp_path, n_steps_max=4)
+    cfg.config.connector.rom_dpath = str(rom_dpath)
+    assert generate(cfg).num_environments == 1
+    assert names(tmp_path, "retro_act_v0.0.0_g50") == ["retro_cinderfoot-nes_v0.0.0_g50"]
+    reason = "its ROM is damaged, or another version" if keep_checksum else "RuntimeError: Could not load ROM"
+    assert f"1 game, {reason}: {OWNED}" in capsys.readouterr().out
+    cfg.config.connector.game = OWNED
+    with pytest.raises((ValueError, FileNotFoundError), match=f"{OWNED}: {reason}"):
+        generate(cfg)
 
 
 def test_cinderfoots_instances_are_levels_of_their_own(tmp_path: Path) -> None:

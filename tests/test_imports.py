@@ -27,6 +27,8 @@ LAYERS = {
     "play": (3, "play"),
     "data_generation.generate": (4, "generate"),
     "data_generation.cli": (4, "data cli"),
+    "data_generation.annotate": (4, "annotate"),
+    "data_generation.annotate_pictures": (4, "annotate"),
     "training.main": (4, "training.main"),
     "demo": (4, "demo"),
     "launcher": (5, "launcher"),

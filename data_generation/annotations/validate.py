@@ -131,7 +131,7 @@ def check_behavior(rows: Sequence[Row], path: Path, stable: set[str], own: set[s
             errors.append(f"{row.where}: unknown to Stable-Retro; ids stand without '-v0', see its list_games()")
         elif row.game in LEFT_OUT:
             errors.append(f"{row.where}: listed as not playable in LEFT_OUT; take it out of one of the two")
-        errors += _tag_errors(row)
+        errors += tag_errors(row)
     present = {row.game for row in rows}
     missing = sorted(stable - LEFT_OUT - present)
     return errors + [f"{path}: {game}: no row; annotate it or name it in LEFT_OUT" for game in missing]
@@ -149,7 +149,7 @@ def check_controls(rows: Sequence[Row], path: Path, platformers: set[str]) -> li
             errors.append(f"{row.where}: not tagged {PLATFORMER} in the behaviour table; take the row out or retag it")
         elif row.game != row.game.lower():
             errors.append(f"{row.where}: the control table names games in lower case")
-        errors += _value_errors(row, ACTIONS, CONTROLS) + _value_errors(row, FLAG_COLUMNS, ("YES", "NO"))
+        errors += value_errors(row, ACTIONS, CONTROLS) + value_errors(row, FLAG_COLUMNS, ("YES", "NO"))
     missing = sorted(expected - {row.game.lower() for row in rows})
     return errors + [f"{path}: {game}: tagged {PLATFORMER} but no controls; add its row" for game in missing]
 
@@ -295,7 +295,7 @@ def _duplicates(rows: Sequence[Row]) -> list[str]:
     return errors
 
 
-def _tag_errors(row: Row) -> list[str]:
+def tag_errors(row: Row) -> list[str]:
     tags = row.cells["tags"].split()
     if len(tags) != len(TAGS):
         return [f"{row.where}: tags '{row.cells['tags']}' are not '<view> <motion> <genre>'"]
@@ -309,10 +309,10 @@ def _tag_errors(row: Row) -> list[str]:
 def _extra_values(rows: Sequence[Row]) -> list[str]:
     """Errors in the columns that a table may lack."""
     present = {name: values for name, values in EXTRA.items() if rows and name in rows[0].cells}
-    return [error for row in rows for name, values in present.items() for error in _value_errors(row, (name,), values)]
+    return [error for row in rows for name, values in present.items() for error in value_errors(row, (name,), values)]
 
 
-def _value_errors(row: Row, columns: Iterable[str], values: Collection[str]) -> list[str]:
+def value_errors(row: Row, columns: Iterable[str], values: Collection[str]) -> list[str]:
     return [
         f"{row.where}: {name} '{row.cells[name]}' is none of {', '.join(values)}"
         for name in columns

@@ -4,6 +4,7 @@ import contextlib
 import logging
 import os
 import time
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from multiprocessing import get_context
@@ -20,8 +21,10 @@ from data_generation.generator.worker import Player, Report, report_of, worker_m
 
 logger = logging.getLogger(__name__)
 
-# This many failed episodes without a complete one between them: the fault is not in single episodes.
-MAX_FAILURES_IN_A_ROW = 3
+# This many failed episodes without a complete one between them: the fault is not in single episodes of a game, or not
+# in single games.
+MAX_FAILURES_OF_A_GAME = 3
+MAX_FAILURES_IN_A_ROW = 9
 _PATIENCE = 10.0  # seconds for a worker to end
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
@@ -38,23 +41,28 @@ class Outcome:
     num_frames: int = 0
     seconds: float = 0.0
     failures: list[tuple[EpisodeTask, str]] = field(default_factory=list)
+    unplayable: dict[str, str] = field(default_factory=dict)  # game that could not be opened -> why
+    num_workers: int = 1
+    idle_seconds: float = 0.0  # the longest that a worker had nothing to do before the last one was through
 
 
 def run(config: DatasetConfig, connector: Connector, tasks: list[EpisodeTask]) -> Outcome:
     """Make the episodes of `tasks`, each visible as soon as it is complete.
 
-    An episode that fails (its worker died, the emulator raised) is reported and left out, the others go on.
-    ValueError / FileNotFoundError if the configuration is at fault, GenerationFailed if nothing works any more.
+    An episode that fails (its worker died, the emulator raised) is reported and left out, the others go on. So do the
+    other games where one cannot be opened, or fails again and again.
+    GenerationFailed if the configuration is at fault or nothing works any more.
     """
     if not tasks:
         return Outcome()
     n_workers = min(config.connector.generator_config.n_workers or _num_cores(), len(tasks))
-    progress = _Progress(len(tasks))
+    progress = _Progress(EpisodeQueue(tasks), n_workers)
     try:
-        if n_workers == 1:
-            _run_here(config, connector, tasks, progress)
+        # An emulator may take its process with it, which shall not end the other games.
+        if n_workers == 1 and len({task.game for task in tasks}) == 1:
+            _run_here(config, connector, progress)
         else:
-            _Pool(config, connector, tasks, progress).run(n_workers)
+            _Pool(config, connector, progress).run(n_workers)
     except KeyboardInterrupt:
         done = progress.outcome.num_episodes
         logger.warning("stopped: %d of %d episodes made; the same command goes on from there", done, len(tasks))
@@ -70,20 +78,22 @@ def _num_cores() -> int:
 
 
 class _Progress:
-    """Counts what is made, shows it, and decides when failures are too many."""
+    """What is still to be played and what is made; shows it, and decides when failures are too many."""
 
-    def __init__(self, total: int):
-        self.outcome = Outcome()
+    def __init__(self, queue: EpisodeQueue, n_workers: int):
+        self.queue = queue
+        self.outcome = Outcome(num_workers=n_workers)
         self._start = time.perf_counter()
         self._in_a_row = 0
-        self._bar = tqdm(total=total, desc="generate", unit="episode")
+        self._of_game: Counter[str] = Counter()  # failures of a game since its last complete episode
+        self._bar = tqdm(total=len(queue), desc="generate", unit="episode")
 
     def add(self, task: EpisodeTask, report: Report) -> None:
         """Count an episode. Raises as `run` says."""
         outcome = self.outcome
         outcome.seconds = time.perf_counter() - self._start
         if not report.error:
-            self._in_a_row = 0
+            self._in_a_row = self._of_game[task.game] = 0
             outcome.num_episodes += 1
             outcome.num_frames += report.num_frames
             self._bar.set_postfix_str(f"{outcome.num_frames / outcome.seconds:.0f} frames/s", refresh=False)
@@ -92,25 +102,43 @@ class _Progress:
         logger.debug("%s: %s", task, report.details)
         if report.is_user_error:
             raise GenerationFailed(report.error)
-        self._in_a_row += 1
+        if report.is_unplayable:
+            outcome.unplayable[task.game] = report.error
+            self._give_up(task.game, f"{task.game}: {report.error}")
+            return
         outcome.failures.append((task, report.error))
         logger.warning("episode failed (%s): %s", task, report.error)
+        self._in_a_row += 1
+        self._of_game[task.game] += 1
+        last = f"episodes in a row failed, the last ({task}): {report.error}"
         if self._in_a_row == MAX_FAILURES_IN_A_ROW:
-            raise GenerationFailed(f"{self._in_a_row} episodes in a row failed, the last ({task}): {report.error}")
+            raise GenerationFailed(f"{self._in_a_row} {last}")
+        if self._of_game[task.game] == MAX_FAILURES_OF_A_GAME:
+            self._give_up(task.game, f"{MAX_FAILURES_OF_A_GAME} {last}")
+
+    def _give_up(self, game: str, reason: str) -> None:
+        """Play a game no more. GenerationFailed if it was the last one, and nothing has been made."""
+        if dropped := self.queue.drop(game):
+            self._bar.total -= dropped
+            logger.warning("%s: given up (%s)", game, reason)
+        if not self.queue and not self.outcome.num_episodes:
+            raise GenerationFailed(reason)
 
     def close(self) -> None:
         self.outcome.seconds = time.perf_counter() - self._start
         self._bar.close()
 
 
-def _run_here(config: DatasetConfig, connector: Connector, tasks: list[EpisodeTask], progress: _Progress) -> None:
+def _run_here(config: DatasetConfig, connector: Connector, progress: _Progress) -> None:
     """One worker needs no process of its own."""
     threads = cv2.getNumThreads()
     cv2.setNumThreads(1)
     player = Player(config, connector)
+    task = progress.queue.next(None)
     try:
-        for task in tasks:
+        while task is not None:
             progress.add(task, report_of(player, task))
+            task = progress.queue.next(task.world)
     finally:
         player.close()
         cv2.setNumThreads(threads)
@@ -121,15 +149,16 @@ class _Worker:
     process: BaseProcess
     connection: Connection
     task: EpisodeTask | None = None
+    time_through: float = 0.0  # when there was nothing left for it
 
 
 class _Pool:
     """Worker processes, each with a pipe of its own, so that one that dies cannot take a shared queue with it."""
 
-    def __init__(self, config: DatasetConfig, connector: Connector, tasks: list[EpisodeTask], progress: _Progress):
+    def __init__(self, config: DatasetConfig, connector: Connector, progress: _Progress):
         self._config = config
         self._connector = connector
-        self._queue = EpisodeQueue(tasks)
+        self._queue = progress.queue
         self._progress = progress
         self._workers: list[_Worker] = []
         self._through: list[_Worker] = []  # they have no more to do and end by themselves
@@ -143,6 +172,9 @@ class _Pool:
                 ready = wait([worker.connection for worker in self._workers])
                 for worker in [worker for worker in self._workers if worker.connection in ready]:
                     self._serve(worker)
+            if self._through:
+                waiting = time.perf_counter() - min(worker.time_through for worker in self._through)
+                self._progress.outcome.idle_seconds = waiting
         finally:
             self._end_workers()
 
@@ -178,6 +210,7 @@ class _Pool:
         self._progress.add(task, report)
         _send(worker, self._queue.next(task.world))
         if worker.task is None:
+            worker.time_through = time.perf_counter()
             self._workers.remove(worker)
             self._through.append(worker)
 

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+import shutil
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -110,6 +111,17 @@ class EpisodeQueue:
         if not tasks:
             del self._worlds[world]
         return task
+
+    def drop(self, game: str) -> int:
+        """Hand out no further episode of a game; returns how many are dropped."""
+        worlds = [world for world in self._worlds if world[0] == game]
+        return sum(len(self._worlds.pop(world)) for world in worlds)
+
+
+def remove_if_empty(env_dpath: Path) -> None:
+    """Remove the folder that `make_plan` made for a game, unless there is an episode in it."""
+    if next(env_dpath.glob(f"*/*{EPISODE_SUFFIX}"), None) is None:
+        shutil.rmtree(env_dpath, ignore_errors=True)
 
 
 def _suffix(config: DatasetConfig) -> str:

@@ -32,7 +32,12 @@ class Report:
     num_frames: int = 0
     error: str = ""  # one line; empty = the episode is complete
     is_user_error: bool = False  # the configuration is at fault: no other episode would fare better
+    is_unplayable: bool = False  # the game cannot be opened: none of its episodes would fare better
     details: str = ""  # traceback
+
+
+class Unplayable(Exception):
+    """A game's environment cannot be opened."""
 
 
 def play_episode(
@@ -74,14 +79,15 @@ class Player:
         return make_policy(self._config.connector, self._connector.action_names, self._connector.frame_shape)
 
     def play(self, task: EpisodeTask) -> int:
-        """Make one episode's file; returns its number of frames."""
+        """Make one episode's file; returns its number of frames. Raises Unplayable if the game cannot be opened."""
+        policy = self._policy  # first: what is wrong with it is wrong with every game
         env = self._open(task)
         generator = self._config.connector.generator_config
         seeds = episode_seed(self._config.seed, task.game, task.instance, task.session)
         path = episode_path(task.env_dpath, task.instance, task.session)
         shape = self._connector.frame_shape
         with EpisodeWriter(path, self._meta(task), shape, output_mode=generator.output_mode) as writer:
-            num_frames = play_episode(env, self._policy, writer, seeds, generator.n_steps_max)
+            num_frames = play_episode(env, policy, writer, seeds, generator.n_steps_max)
             writer.commit()
         return num_frames
 
@@ -94,7 +100,10 @@ class Player:
     def _open(self, task: EpisodeTask) -> gym.Env[np.ndarray, Any]:
         if self._env is None or self._world != task.world:
             self.close()  # before the next: an emulator wants the process for itself
-            self._env = self._connector.make_env(task.game, task.instance)
+            try:
+                self._env = self._connector.make_env(task.game, task.instance)
+            except Exception as error:  # a broken ROM may raise anything
+                raise Unplayable(_one_line(error)) from error
             self._world = task.world
         return self._env
 
@@ -121,9 +130,15 @@ def report_of(player: Player, task: EpisodeTask) -> Report:
 
 def _failure(error: Exception) -> Report:
     """The report of an exception that is being handled."""
+    details = traceback.format_exc()
+    if isinstance(error, Unplayable):
+        return Report(0, str(error), is_unplayable=True, details=details)
+    return Report(0, _one_line(error), is_user_error=isinstance(error, USER_ERRORS), details=details)
+
+
+def _one_line(error: Exception) -> str:
     line = " ".join(str(error).split()) or type(error).__name__
-    text = line if isinstance(error, USER_ERRORS) else f"{type(error).__name__}: {line}"
-    return Report(0, text, isinstance(error, USER_ERRORS), traceback.format_exc())
+    return line if isinstance(error, USER_ERRORS) else f"{type(error).__name__}: {line}"
 
 
 def worker_main(connection: Connection, config: DatasetConfig, connector: Connector) -> None:

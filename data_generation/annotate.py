@@ -1,0 +1,216 @@
+"""`python run.py annotate <game> …`: watch what a game's actions do, and write down what they are."""
+
+import argparse
+import difflib
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from data_generation.annotate_pictures import caption, write_pictures
+from data_generation.annotations.edit import (
+    CONTROL_COLUMNS,
+    VOCABULARY,
+    Annotation,
+    mistakes_in,
+    present,
+    tables_in,
+    write,
+)
+from data_generation.annotations.tables import read_behavior
+from data_generation.annotations.validate import ACTIONS, EXTRA, TAGS, Tables, check
+from data_generation.generator.action_clips import play_clips
+from data_generation.generator.retro_games import IMPORT_COMMAND, NO_ROM, RetroGames
+
+_ABOUT = """\
+Plays a short clip of each action from a game's start state and shows them: a GIF per action, a sheet, a page for the
+browser. Then asks for the tags and writes them into the RetroAct tables with `source` played (Enter keeps what stands
+there, ? lists the words, s skips the game, q quits). Without games: those that have a ROM and that nobody has played
+for the tables, the least certain first."""
+_KEYS = f"""\
+keys, as key=value:
+  tags="side h pl" RIGHT=right … transition=NO confidence=high
+                  the answers, for one game; nothing is asked then. What is left out stays as it is
+                  columns: tags, {", ".join(CONTROL_COLUMNS)}, confidence
+  tables=<folder> write into the three tables of this folder, copied from the project's where missing
+  rom_dpath=<folder>      ROMs of your own, <id>/rom.<ext>, beside those that were imported
+  to=<folder>     where the pictures go (default: outputs/annotate)
+  start_frames=0  emulator frames to wait before a clip
+  before=RIGHT*30,UP*4    actions to play before each clip, of four emulator frames each
+
+example: python run.py annotate Cinderfoot-Nes Airstriker-Genesis tables=my_tables"""
+_ANSWERS = ("tags", *CONTROL_COLUMNS, "confidence")
+
+
+class _Quit(Exception):
+    """The annotator has had enough."""
+
+
+class _Skip(Exception):
+    """No annotation of this game."""
+
+
+@dataclass
+class _Request:
+    """The command line."""
+
+    games: list[str] = field(default_factory=list)
+    answers: dict[str, str] = field(default_factory=dict)
+    tables: str | None = None
+    rom_dpath: str | None = None
+    to: str = "outputs/annotate"
+    start_frames: int = 0
+    before: list[str] = field(default_factory=list)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Annotate games; returns the exit code. ValueError / FileNotFoundError with one line for the user's mistakes."""
+    parser = argparse.ArgumentParser(
+        "python run.py annotate", description=_ABOUT, epilog=_KEYS, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("words", nargs="*", metavar="game | key=value", help="ids, with or without -v0")
+    options = [word.removeprefix("--") if "=" in word else word for word in argv]
+    request = _parse(parser.parse_args(options).words)
+    games = RetroGames(request.rom_dpath, "rom_dpath")
+    tables = tables_in(None if request.tables is None else Path(request.tables))
+    chosen = [_playable(games, name) for name in request.games] or _unplayed(games, tables)
+    for name, value in request.answers.items():
+        if mistake := mistakes_in(name, value):
+            raise ValueError(f"{name}={value}: {mistake}")
+    for number, game in enumerate(chosen, start=1):
+        print(f"\n[{number}/{len(chosen)}] {game}")
+        try:
+            _annotate(games, tables, game, request)
+        except _Skip:
+            print(f"skipped  nothing written for {game}")
+        except (_Quit, KeyboardInterrupt):
+            print(f"\nstopped: nothing written for {game}; what was written before stays")
+            break
+    return 0
+
+
+def _parse(words: Sequence[str]) -> _Request:
+    request = _Request()
+    options = [name for name in vars(request) if name not in ("games", "answers")]
+    for word in words:
+        key, separator, value = word.partition("=")
+        if not separator:
+            request.games.append(word)
+        elif key in _ANSWERS:
+            request.answers[key] = value
+        elif key == "start_frames":
+            if not value.isdecimal():
+                raise ValueError(f"start_frames={value}: must be a number of frames, at least 0")
+            request.start_frames = int(value)
+        elif key == "before":
+            request.before = list(_script(value))
+        elif key in options:
+            setattr(request, key, value)
+        else:
+            known = [*_ANSWERS, *options]
+            near = difflib.get_close_matches(key, known, n=1, cutoff=0.4)
+            raise ValueError(f"unknown key '{key}': {f'did you mean {near[0]!r}?' if near else ''} see --help")
+    if request.answers and len(request.games) != 1:
+        raise ValueError(f"{next(iter(request.answers))}=… is the answer for one game: name one, not {request.games}")
+    return request
+
+
+def _script(value: str) -> Iterator[str]:
+    """ "RIGHT*30,UP" as thirty times RIGHT and one UP."""
+    for entry in value.split(","):
+        name, _, count = entry.partition("*")
+        if not (count or "1").isdecimal():
+            raise ValueError(f"before={value}: '{entry}' is not an action or <action>*<count>")
+        yield from [name] * int(count or 1)
+
+
+def _playable(games: RetroGames, name: str) -> str:
+    game = games.known(name, "game")
+    if obstacle := games.obstacle(game):
+        remedy = f"import the ROM that you own with '{IMPORT_COMMAND}', or name its folder by rom_dpath=<folder>"
+        raise FileNotFoundError(
+            f"{game}: {obstacle}; {remedy}" if obstacle != NO_ROM else f"no ROM of {game}: {remedy}"
+        )
+    return game
+
+
+def _unplayed(games: RetroGames, tables: Tables) -> list[str]:
+    """Games of the table with a ROM that were annotated from knowledge only, the least certain first."""
+    levels = list(reversed(EXTRA["confidence"]))
+    rows = [row for row in read_behavior(tables.behavior) if row.source != "played" and row.game in games.ids]
+    rows.sort(key=lambda row: levels.index(row.confidence) if row.confidence in levels else -1)
+    chosen = [row.game for row in rows if not games.obstacle(row.game)]
+    if not chosen:
+        raise FileNotFoundError(
+            f"no game is left that has a ROM and was not played: name one, or import ROMs with '{IMPORT_COMMAND}'"
+        )
+    return chosen
+
+
+def _annotate(games: RetroGames, tables: Tables, game: str, request: _Request) -> None:
+    """Show one game's actions, take its tags and write them."""
+    known = present(tables, game)
+    clips = play_clips(games, game, list(ACTIONS), request.before, request.start_frames)
+    page = write_pictures(Path(request.to) / game, game, clips, known)
+    print(f"look at  {page} (or {page.with_name('sheet.png')})")
+    for clip in clips:
+        print(f"  {caption(clip, known)}")
+    annotation = _given(game, request.answers, known) if request.answers else _asked(game, known)
+    remarks = write(tables, annotation)
+    said = " ".join(f"{name}={value}" for name, value in annotation.controls.items())
+    print(f"written  {game}: {annotation.tags}{f', {said}' if said else ''} (played, {annotation.confidence})")
+    errors = check(tables)
+    for line in [*remarks, *(f"validator: {error}" for error in errors[:3])]:
+        print(f"note     {line}")
+    print("next     python -m data_generation.annotations.validate checks all rows and prints the figures")
+
+
+def _given(game: str, answers: Mapping[str, str], known: Mapping[str, str]) -> Annotation:
+    """The annotation by keys; what they leave out stays as the tables have it."""
+    merged = {**known, **answers}
+    if "tags" not in merged:
+        raise ValueError(f'{game} has no row yet: give its tags=…, such as tags="side h pl"')
+    annotation = Annotation(game, merged["tags"], answers.get("confidence", "high"))
+    if not annotation.is_platformer:
+        if extra := [name for name in answers if name in CONTROL_COLUMNS]:
+            raise ValueError(
+                f"{extra[0]}={answers[extra[0]]}: controls are for platformers, not for '{merged['tags']}'"
+            )
+        return annotation
+    if missing := [name for name in CONTROL_COLUMNS if name not in merged]:
+        raise ValueError(f"{game} is tagged pl and has no {missing[0]} yet: give {' '.join(f'{n}=…' for n in missing)}")
+    return Annotation(game, merged["tags"], annotation.confidence, {name: merged[name] for name in CONTROL_COLUMNS})
+
+
+def _asked(game: str, known: Mapping[str, str]) -> Annotation:
+    """The annotation by questions in the terminal."""
+    tags = _ask("tags", known.get("tags", ""))
+    controls = {}
+    if Annotation(game, tags).is_platformer:
+        controls = {name: _ask(name, known.get(name, "")) for name in CONTROL_COLUMNS}
+    return Annotation(game, tags, _ask("confidence", "high"), controls)
+
+
+def _ask(column: str, default: str) -> str:
+    while True:
+        try:
+            answer = input(f"{column}{f' [{default}]' if default else ''}: ").strip() or default
+        except EOFError:
+            print()
+            raise (_Quit if sys.stdin.isatty() else _Skip) from None  # no terminal: the pictures of all games, at least
+        if answer == "q":
+            raise _Quit
+        if answer == "s":
+            raise _Skip
+        if answer == "?":
+            print(_words(column))
+        elif mistake := mistakes_in(column, answer):
+            print(f"  {mistake}")
+        else:
+            return answer
+
+
+def _words(column: str) -> str:
+    if column == "tags":
+        return "\n".join(f"  {name}: {' '.join(values)}" for name, values in TAGS.items())
+    return f"  {' '.join(VOCABULARY[column])}"

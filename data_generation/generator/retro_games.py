@@ -1,0 +1,122 @@
+"""Which retro games are here: Stable-Retro's stable set, this project's own, and those of a user's folder."""
+
+import difflib
+import json
+import re
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import stable_retro
+from stable_retro import data as retro_data
+
+# Free games of this project bring their Stable-Retro integration with them: external/<game>/integration/<id>.
+OWN_GAMES_DPATH = Path(__file__).resolve().parents[2] / "external"
+IMPORT_COMMAND = "python -m stable_retro.import <folder with your ROMs>"
+NO_ROM = "no ROM"
+_ARCHIVES = (".zip", ".7z")  # arcade games: their parts have checksums, not the file
+
+
+def integrations(rom_dpath: Path | None = None) -> retro_data.Integrations:
+    """The games to choose from: those of `rom_dpath` first, this project's own, then Stable-Retro's stable set.
+
+    Stable-Retro keeps the folders of custom games in a list of its process; it is set anew with each call.
+    """
+    retro_data.Integrations._init()
+    mine = [] if rom_dpath is None else [rom_dpath.resolve()]
+    retro_data.Integrations.CUSTOM_PATHS[:] = map(str, [*mine, *sorted(OWN_GAMES_DPATH.glob("*/integration"))])
+    return retro_data.Integrations.CUSTOM
+
+
+def without_version(game: str) -> str:
+    """A game's id without the suffix that newer versions of Stable-Retro add."""
+    return re.sub(r"-v\d+$", "", game)
+
+
+class RetroGames:
+    """Looks games up by their ids, with or without version suffix; holds no emulator, can be pickled."""
+
+    def __init__(self, rom_dpath: str | None, key: str):
+        """`rom_dpath`: a folder with one folder per game, `<id>/rom.<ext>`, in which further files of the game's
+        integration (`data.json`, states, …) replace Stable-Retro's. `key` names it in errors.
+        """
+        self.rom_dpath = None if rom_dpath is None else Path(rom_dpath)
+        if self.rom_dpath is not None:
+            _check_folder(self.rom_dpath, key)
+
+    @property
+    def integrations(self) -> retro_data.Integrations:
+        return integrations(self.rom_dpath)
+
+    @cached_property
+    def ids(self) -> dict[str, str]:
+        """Game without version suffix -> Stable-Retro's id."""
+        listed = retro_data.list_games(self.integrations)
+        mine = [] if self.rom_dpath is None else [path.parent.name for path in self.rom_dpath.glob("*/rom.*")]
+        return {without_version(game): game for game in [*listed, *mine]}
+
+    def known(self, name: str, key: str) -> str:
+        """A game's id without version suffix. ValueError names `key` and the nearest ones."""
+        game = without_version(name)
+        if game in self.ids:
+            return game
+        by_lower = {known.lower(): known for known in self.ids}
+        near = difflib.get_close_matches(game.lower(), by_lower, n=3, cutoff=0.4)
+        names = ", ".join(by_lower[match] for match in near)
+        hint = f"did you mean {names}?" if near else "see stable_retro.data.list_games()"
+        raise ValueError(f"{key}={name}: Stable-Retro knows no such game; {hint}")
+
+    def obstacle(self, game: str) -> str:
+        """Why a game cannot be played here, as far as its files tell; empty = nothing."""
+        try:
+            rom = Path(retro_data.get_original_romfile_path(self.ids[game], self.integrations))
+        except FileNotFoundError:
+            return NO_ROM
+        # What stands beside the ROM: a user's own version of a game needs no checksum.
+        checksums = rom.with_name("rom.sha")
+        if rom.suffix in _ARCHIVES or not checksums.is_file():
+            return ""
+        with rom.open("rb") as file:
+            _, checksum = retro_data.groom_rom(rom.name, file)
+        return "" if checksum in checksums.read_text().split() else "its ROM is damaged, or another version"
+
+    def buttons(self, game: str) -> list[str | None]:
+        """Buttons of the game's console, as its core names them."""
+        path = retro_data.get_original_romfile_path(self.ids[game], self.integrations)
+        names: list[str | None] = stable_retro.get_system_info(stable_retro.get_romfile_system(path))["buttons"]
+        return names
+
+    def start_states(self, game: str) -> list[Any]:
+        """Default start state first, then the others by name."""
+        path = retro_data.get_file_path(self.ids[game], "metadata.json", self.integrations)
+        default = _default_state_of(path) if path else None
+        others = [state for state in retro_data.list_states(self.ids[game], self.integrations) if state != default]
+        return [stable_retro.State.DEFAULT, *others]
+
+    def open(self, game: str, instance: int = 0) -> stable_retro.RetroEnv:
+        """The game at its instance's start state; one can be open in a process."""
+        state = self.start_states(game)[instance]
+        return stable_retro.make(self.ids[game], state=state, inttype=self.integrations, render_mode="rgb_array")
+
+
+def _check_folder(rom_dpath: Path, key: str) -> None:
+    """FileNotFoundError / ValueError for a folder that is missing or holds no game."""
+    layout = "expected one folder per game, <id>/rom.<ext>, such as SuperMarioBros-Nes-v0/rom.nes"
+    if not rom_dpath.is_dir():
+        raise FileNotFoundError(f"{key}={rom_dpath}: no such folder; {layout}")
+    found = [path.parent.name for path in rom_dpath.glob("*/rom.*")]
+    if not found:
+        raise ValueError(f"{key}={rom_dpath}: no ROM in it; {layout}, or import the files with '{IMPORT_COMMAND}'")
+    # The rest of the game's integration is found under the same name only.
+    stable = set(retro_data.list_games(retro_data.Integrations.STABLE))
+    for name in found:
+        if name not in stable and f"{name}-v0" in stable:
+            raise ValueError(f"{key}={rom_dpath}: Stable-Retro calls {name} '{name}-v0'; rename the folder to that")
+
+
+def _default_state_of(metadata_path: str) -> str | None:
+    """Name of the state that Stable-Retro starts a game of one player at, or None for power-on."""
+    metadata = json.loads(Path(metadata_path).read_text())
+    per_players = metadata.get("default_player_state")
+    name = per_players[0] if per_players else metadata.get("default_state")
+    return str(name) if name is not None else None
