@@ -58,7 +58,7 @@ class ConnectorConfig:
     # A path, or the name of a table in data_generation/annotations.
     annotation_behavior_fpath: str | None = "RetroAct.csv"
     annotation_control_fpath: str | None = None
-    roi_annotation_fpath: str | None = None
+    roi_annotation_fpath: str | None = None  # retro_act: record around a character; boxes that mark it at the start
     # retro_act: a folder of your own with <id>/rom.<ext>, beside the ROMs that were imported.
     rom_dpath: str | None = None
     start_level: int = 0  # coinrun: instance k is level start_level + k

@@ -257,7 +257,7 @@ def test_missing_table_names_file_and_key() -> None:
         candidates(game=GAME, annotation_control_fpath="nothing.csv")
     with pytest.raises(FileNotFoundError, match=r"annotation_behavior_fpath=nothing\.csv"):
         candidates(genre=["pl"], annotation_behavior_fpath="nothing.csv")
-    with pytest.raises(ValueError, match="roi_annotation_fpath"):
+    with pytest.raises(FileNotFoundError, match=r"roi_annotation_fpath=roi\.csv: no such table"):
         candidates(roi_annotation_fpath="roi.csv")
 
 

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+ANNOTATIONS_DPATH = Path(__file__).parent
 FLAG_COLUMNS = ("transition", "Background_Changes")
 EXTRA_COLUMNS = ("source", "confidence")
 
@@ -71,7 +72,7 @@ def platform_of(game: str) -> str:
 
 def table_path(fpath: str, key: str) -> Path:
     """A table by path, or by its name among the tables beside this file. FileNotFoundError names `key`."""
-    beside = Path(__file__).parent / fpath
+    beside = ANNOTATIONS_DPATH / fpath
     for candidate in (Path(fpath), beside):
         if candidate.is_file():
             return candidate

@@ -113,10 +113,10 @@ def _check_common_keys(config: ConnectorConfig, skips_start_frames: bool) -> Non
             raise ValueError(f"{_KEY}.{name}={getattr(config, name)}: must be at least {least}")
     if config.n_skip_start_frames and not skips_start_frames:
         raise ValueError(f"{_KEY}.n_skip_start_frames={config.n_skip_start_frames}: must be 0 with {config.name}")
-    if config.roi_annotation_fpath is not None:
+    if config.roi_annotation_fpath is not None and config.name != "retro_act":
         raise ValueError(
-            f"{_KEY}.roi_annotation_fpath={config.roi_annotation_fpath}: nothing here can track a character, so only "
-            "the whole picture can be recorded; leave the key out"
+            f"{_KEY}.roi_annotation_fpath={config.roi_annotation_fpath}: characters are followed in retro games only; "
+            f"leave the key out with {config.name}"
         )
 
 

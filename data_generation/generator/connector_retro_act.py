@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from data_generation.annotations.tables import (
+    ANNOTATIONS_DPATH,
     Behavior,
     Filters,
     platform_of,
@@ -15,7 +16,8 @@ from data_generation.annotations.tables import (
 from data_generation.config import ConnectorConfig
 from data_generation.generator.connector_base import Connector, Selection
 from data_generation.generator.retro_env import RetroActEnv, RetroSettings, action_buttons
-from data_generation.generator.retro_games import IMPORT_COMMAND, NO_ROM, RetroGames
+from data_generation.generator.retro_games import IMPORT_COMMAND, NO_ROM, RetroGames, without_version
+from data_generation.generator.tracking import Box, TrackedEnv, read_boxes
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +35,7 @@ class RetroActConnector(Connector):
     def __init__(self, config: ConnectorConfig):
         super().__init__(config)
         self.games = RetroGames(config.rom_dpath, f"{_KEY}.rom_dpath")
+        self._boxes = None if config.roi_annotation_fpath is None else self._read_boxes(config.roi_annotation_fpath)
 
     def select(self) -> Selection:
         """Games that are named, or all that the filters leave, split into those that can be played and the others.
@@ -40,7 +43,7 @@ class RetroActConnector(Connector):
         One game that is named and has no ROM is an error, as is a selection of several without a single ROM.
         """
         games = self._candidates()
-        skipped = {game: obstacle for game in games if (obstacle := self.games.obstacle(game))}
+        skipped = {game: obstacle for game in games if (obstacle := self.games.obstacle(game) or self._unmarked(game))}
         playable = [game for game in games if game not in skipped]
         if not playable:
             raise FileNotFoundError(_nothing_to_play(skipped))
@@ -54,20 +57,46 @@ class RetroActConnector(Connector):
                 action_buttons(action, platform, buttons)
         return Selection(playable, skipped)
 
-    def make_env(self, game: str, instance: int) -> RetroActEnv:
+    def make_env(self, game: str, instance: int) -> RetroActEnv | TrackedEnv:
         """The game at its instance's start state; one such environment can be open in a process."""
+        box = None if self._boxes is None else self._box_of(game, self.games.state_name(game, instance))
         env = self.games.open(game, instance)
         platform = platform_of(game)
         actions = {action: action_buttons(action, platform, env.buttons) for action in self.action_names}
         height, width = self.frame_shape[1:]
         settings = RetroSettings(actions, self.config.n_skip_frames, self.config.n_skip_start_frames, height, width)
-        return RetroActEnv(env, settings)
+        retro_env = RetroActEnv(env, settings)
+        return retro_env if box is None else TrackedEnv(retro_env, box, (height, width))
+
+    def recipe(self) -> dict[str, Any]:
+        if self._boxes is None:
+            return super().recipe()
+        return {**super().recipe(), "roi_annotation_fpath": Path(str(self.config.roi_annotation_fpath)).name}
 
     def num_instances(self, game: str) -> int:
         return len(self.games.start_states(game))
 
     def environment_name(self, game: str) -> str:
         return f"retro_{game.lower()}"
+
+    def _read_boxes(self, fpath: str) -> dict[tuple[str, str], Box]:
+        key = f"{_KEY}.roi_annotation_fpath"
+        beside = ANNOTATIONS_DPATH / fpath
+        boxes = read_boxes(beside if beside.is_file() else Path(fpath), key)
+        return {(without_version(game), state.removesuffix(".state")): box for (game, state), box in boxes.items()}
+
+    def _box_of(self, game: str, state: str) -> Box:
+        """The box at a start state: that of its own row, or of the one for all other states."""
+        for key in ((game, state), (game, "")):
+            if self._boxes and key in self._boxes:
+                return self._boxes[key]
+        raise ValueError(f"{_KEY}.roi_annotation_fpath={self.config.roi_annotation_fpath}: no row for state '{state}'")
+
+    def _unmarked(self, game: str) -> str:
+        """Why a character cannot be followed in a game; empty = it can, or shall not be."""
+        if self._boxes is None or any(marked == game for marked, _ in self._boxes):
+            return ""
+        return f"no row in {self.config.roi_annotation_fpath}"
 
     def _candidates(self) -> list[str]:
         """Games that the configuration means, with or without ROM, before anything is opened."""

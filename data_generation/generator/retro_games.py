@@ -88,10 +88,17 @@ class RetroGames:
 
     def start_states(self, game: str) -> list[Any]:
         """Default start state first, then the others by name."""
-        path = retro_data.get_file_path(self.ids[game], "metadata.json", self.integrations)
-        default = _default_state_of(path) if path else None
+        default = self._default_state(game)
         others = [state for state in retro_data.list_states(self.ids[game], self.integrations) if state != default]
         return [stable_retro.State.DEFAULT, *others]
+
+    def state_name(self, game: str, instance: int) -> str:
+        """Name of an instance's start state; empty for power-on."""
+        return str(self.start_states(game)[instance]) if instance else self._default_state(game) or ""
+
+    def _default_state(self, game: str) -> str | None:
+        path = retro_data.get_file_path(self.ids[game], "metadata.json", self.integrations)
+        return _default_state_of(path) if path else None
 
     def open(self, game: str, instance: int = 0) -> stable_retro.RetroEnv:
         """The game at its instance's start state; one can be open in a process."""

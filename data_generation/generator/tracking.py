@@ -1,0 +1,191 @@
+"""Recording the surroundings of one character instead of the whole picture.
+
+The character is marked once per game by a box at its start, in a table; from there it is followed by its looks. What a
+recorded frame shows is told by the info numbers `NUMBERS`, and `foreground_mask` draws the mask.
+"""
+
+import csv
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import cv2
+import gymnasium as gym
+import numpy as np
+
+from data_generation.generator.frames import FrameFitter
+
+SIZE_IN_HEIGHTS = 5  # side of the part that is recorded, in heights of the character
+# The character's middle in the game's picture, and the part of the recorded frame that shows the game, in its pixels:
+# beyond the picture's edge a frame is black.
+NUMBERS = ("roi_x", "roi_y", "roi_left", "roi_top", "roi_right", "roi_bottom")
+_COLUMNS = ("game", "x", "y", "w", "h")
+_RADIUS = 24  # pixels by which a character moves at most between two looks at it
+_WIDER = 6  # pixels more for each look in which it was not found
+_PATIENCE = 8  # looks without finding it after which it is lost
+# Likeness: 1 = the same pixels, 0.5 = what a plain patch of the mean colour would reach, 0 = unlike.
+_SURE, _CHANGED, _LEAST = 0.85, 0.75, 0.4
+_MAX_LOOKS = 8  # looks of the character kept besides the first one, mirrored ones included
+
+
+class Box(NamedTuple):
+    """A rectangle in a game's picture: left, top, width, height in pixels."""
+
+    x: int
+    y: int
+    w: int
+    h: int
+
+
+def read_boxes(path: Path, key: str) -> dict[tuple[str, str], Box]:
+    """(game, start state) -> box, from a table with the columns game, x, y, w, h and perhaps `state`.
+
+    State "" stands for all that have no row of their own. FileNotFoundError / ValueError name `key` and the line.
+    """
+    if not path.is_file():
+        columns = ",".join(_COLUMNS)
+        raise FileNotFoundError(
+            f"{key}={path}: no such table; it has the columns {columns}: a box around the character"
+        )
+    boxes = {}
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        reader = csv.DictReader(file)
+        if missing := [name for name in _COLUMNS if name not in (reader.fieldnames or [])]:
+            raise ValueError(f"{key}={path}: no column '{missing[0]}'; it needs {', '.join(_COLUMNS)}")
+        for row in reader:
+            try:
+                box = Box(*(int(row[name]) for name in _COLUMNS[1:]))
+            except (TypeError, ValueError):
+                box = Box(0, 0, 0, 0)
+            if box.w < 1 or box.h < 1:
+                raise ValueError(f"{path}:{reader.line_num}: the box of {row['game']} is not four numbers of pixels")
+            boxes[row["game"], row.get("state") or ""] = box
+    return boxes
+
+
+class Tracker:
+    """Follows a character by comparing its surroundings with how it has looked (sum of squared differences)."""
+
+    def __init__(self, picture: np.ndarray, box: Box):
+        """ValueError if the box is not inside the picture (h, w, 3)."""
+        height, width = picture.shape[:2]
+        if box.x < 0 or box.y < 0 or box.x + box.w > width or box.y + box.h > height:
+            raise ValueError(f"the box {tuple(box)} is not inside the picture of {width}x{height} pixels")
+        self.box = box
+        self._first = _with_mirrored(_cut(picture, box))
+        self._recent: list[np.ndarray] = []
+        # Twice what the mean colour of the character would differ from it, which makes likeness free of contrast.
+        self._scale = 2 * max(1.0, float(self._first[0].reshape(-1, 3).astype(np.float64).var(0).sum())) * box.w * box.h
+        self._num_missed = 0
+
+    def update(self, picture: np.ndarray) -> bool:
+        """Find the character in the next picture; `box` says where. False = it is lost."""
+        likeness, box = self._search(picture)
+        if likeness < _LEAST:
+            self._num_missed += 1
+            return self._num_missed <= _PATIENCE
+        self._num_missed, self.box = 0, box
+        height, width = picture.shape[:2]
+        is_whole = box.x >= 0 and box.y >= 0 and box.x + box.w <= width and box.y + box.h <= height
+        if likeness < _CHANGED and is_whole:  # it moves its limbs: remember this look, too
+            self._recent = [*_with_mirrored(_cut(picture, box)), *self._recent][:_MAX_LOOKS]
+        return True
+
+    def _search(self, picture: np.ndarray) -> tuple[float, Box]:
+        """The likest place near the last one, beyond the picture's edges too, and how alike it is."""
+        _, _, width, height = box = self.box
+        radius = _RADIUS + _WIDER * self._num_missed
+        padded = cv2.copyMakeBorder(picture, height, height, width, width, cv2.BORDER_REPLICATE)
+        left, top = max(0, box.x + width - radius), max(0, box.y + height - radius)
+        window = padded[top : box.y + 2 * height + radius, left : box.x + 2 * width + radius]
+        best, place = -np.inf, (box.x, box.y)
+        for look in [*self._recent, *self._first]:
+            difference, _, (x, y), _ = cv2.minMaxLoc(cv2.matchTemplate(window, look, cv2.TM_SQDIFF))
+            if 1 - difference / self._scale > best:
+                best, place = 1 - difference / self._scale, (x + left - width, y + top - height)
+            if best > _SURE:
+                break
+        return best, Box(*place, width, height)
+
+
+class TrackedEnv(gym.Env[np.ndarray, Any]):
+    """An environment whose frames show a square around a character; an episode ends, truncated, when it is lost."""
+
+    metadata = {"render_modes": ["rgb_array"]}  # noqa: RUF012 (Gymnasium's interface)
+    render_mode = "rgb_array"
+
+    def __init__(self, env: gym.Env[np.ndarray, Any], start: Box, frame_size: tuple[int, int]):
+        """`env.render()` gives the game's picture (h, w, 3) uint8; `start`: the character after a reset."""
+        self._env = env
+        self._start = start
+        self._fit = FrameFitter(*frame_size)
+        self._frame_size = frame_size
+        self._tracker: Tracker | None = None
+        self.action_space = env.action_space
+        self.observation_space = env.observation_space
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict]:
+        """Start an episode, and mark the character."""
+        _, info = self._env.reset(seed=seed, options=options)
+        picture = self.render()
+        self._tracker = Tracker(picture, self._start)
+        frame, numbers = self._look(picture)
+        return frame, {**info, **numbers}
+
+    def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        """As the environment's own, with the frame around the character and `NUMBERS` in the info."""
+        assert self._tracker is not None
+        _, reward, terminated, truncated, info = self._env.step(action)
+        picture = self.render()
+        is_found = self._tracker.update(picture)
+        frame, numbers = self._look(picture)
+        return frame, float(reward), terminated, truncated or (not is_found and not terminated), {**info, **numbers}
+
+    def _look(self, picture: np.ndarray) -> tuple[np.ndarray, dict[str, int]]:
+        assert self._tracker is not None
+        x, y, w, h = self._tracker.box
+        height, width = picture.shape[:2]
+        side = min(SIZE_IN_HEIGHTS * h, height, width)
+        left, top = x + w // 2 - side // 2, y + h // 2 - side // 2
+        part = np.zeros((side, side, 3), np.uint8)
+        inside = max(0, left), max(0, top), min(width, left + side), min(height, top + side)
+        if inside[0] < inside[2] and inside[1] < inside[3]:
+            part[inside[1] - top : inside[3] - top, inside[0] - left : inside[2] - left] = picture[
+                inside[1] : inside[3], inside[0] : inside[2]
+            ]
+        edges = self._in_frame([inside[0] - left, inside[1] - top, inside[2] - left, inside[3] - top], side)
+        return self._fit(part), dict(zip(NUMBERS, (x + w // 2, y + h // 2, *edges), strict=True))
+
+    def _in_frame(self, edges: list[int], side: int) -> list[int]:
+        """Left, top, right, bottom within the square of `side` pixels, in pixels of the padded and resized frame."""
+        height, width = self._frame_size
+        scale = min(height, width) / side
+        left, top = (width - side * scale) / 2, (height - side * scale) / 2
+        # A pixel that shows a little of the game belongs to it.
+        starts = [math.floor(edges[0] * scale + left), math.floor(edges[1] * scale + top)]
+        return [*starts, math.ceil(edges[2] * scale + left), math.ceil(edges[3] * scale + top)]
+
+    def render(self) -> np.ndarray:
+        """The game's own, whole picture (h, w, 3) uint8."""
+        picture: np.ndarray = self._env.render()  # type: ignore[assignment]
+        return picture
+
+    def close(self) -> None:
+        self._env.close()
+
+
+def foreground_mask(numbers: Mapping[str, float], frame_size: tuple[int, int]) -> np.ndarray:
+    """Mask (height, width) bool of a recorded frame: True where it shows the game, False in the black beyond it."""
+    left, top, right, bottom = (int(numbers[name]) for name in NUMBERS[2:])
+    mask = np.zeros(frame_size, bool)
+    mask[top:bottom, left:right] = True
+    return mask
+
+
+def _cut(picture: np.ndarray, box: Box) -> np.ndarray:
+    return picture[box.y : box.y + box.h, box.x : box.x + box.w].copy()
+
+
+def _with_mirrored(look: np.ndarray) -> list[np.ndarray]:
+    return [look, np.ascontiguousarray(look[:, ::-1])]
