@@ -68,7 +68,7 @@ class Learner:
         """`module` and `optimizer` as `fabric.setup` returns them for `network`."""
         self.fabric, self.network, self.module, self.optimizer = fabric, network, module, optimizer
         self.config = config
-        self.returns, self.advantages = RunningMoments(fabric.device), RunningMoments(fabric.device)
+        self.rewards, self.returns, self.advantages = (RunningMoments(fabric.device) for _ in range(3))
 
     def update(self, segments: Segments) -> dict[str, Tensor]:
         """One optimiser step on a batch; its logs, on the device."""
@@ -92,14 +92,16 @@ class Learner:
         )
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        if config.normalize_returns:
-            self._note_moments([part.targets for part in parts], segments.valid)
+        self._note_moments(segments, [part.targets for part in parts])
         assert norm is not None
         return {**logs, "gradient_norm": norm.detach()}
 
-    def _note_moments(self, parts: list[Targets], valid: Tensor) -> None:
+    def _note_moments(self, segments: Segments, parts: list[Targets]) -> None:
         """The next update's units, so that this one is the same in however many parts it is computed."""
-        mask = valid.to(self.fabric.device, non_blocking=True).float()
+        mask = segments.valid.to(self.fabric.device, non_blocking=True).float()
+        self.rewards.take_in(segments.rewards.to(self.fabric.device, non_blocking=True), mask, self.fabric)
+        if not self.config.normalize_returns:
+            return
         values, advantages, weights = (
             torch.cat([getattr(part, name) for part in parts]) for name in ("values", "advantages", "weights")
         )
@@ -144,17 +146,20 @@ class Learner:
 
     def _targets(self, batch: Segments, values: Tensor, log_ratios: Tensor) -> Targets:
         discounts = self.config.gamma * (~batch.ended).float()
-        steps = Trajectories(batch.rewards, discounts, log_ratios, batch.valid.float())
+        rewards = batch.rewards - self.rewards.mean if self.config.center_rewards else batch.rewards
+        steps = Trajectories(rewards, discounts, log_ratios, batch.valid.float())
         return vtrace(steps, values, self.config.lambda_, self.config.importance_clip)
 
     def state_dict(self) -> dict[str, Any]:
         return {
             "optimizer": self.optimizer.state_dict(),
+            "rewards": self.rewards.moments,
             "returns": self.returns.moments,
             "advantages": self.advantages.moments,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.optimizer.load_state_dict(state["optimizer"])
+        self.rewards.moments = state["rewards"].to(self.fabric.device)
         self.returns.moments = state["returns"].to(self.fabric.device)
         self.advantages.moments = state["advantages"].to(self.fabric.device)

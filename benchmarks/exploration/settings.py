@@ -45,7 +45,8 @@ class Scale:
         default=(
             "collection.train.num_envs=4",
             "collection.train.config.epsilon=0.05",
-            "training.learning_rate=3e-4",
+            "training.learning_rate=2e-4",
+            "training.actor_critic.entropy_weight=0.1",
             "training.replay_steps=4000",
             "training.actor_critic.gamma=0.98",
             "training.actor_critic.batch_num_samples=20",
