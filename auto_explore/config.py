@@ -99,8 +99,8 @@ class ActorCriticConfig:
     # Values in units of the returns' running deviation (PopArt), advantages in units of their own, around their running
     # mean; false = plain returns.
     normalize_returns: bool = True
-    # Rewards minus their running mean: an ended episode then counts as average play, not as nothing. Without it, rewards
-    # that are never negative pay for staying alive where it is dull.
+    # Rewards minus their running mean: an ended episode then counts as average play, not as nothing. Without it,
+    # rewards that are never negative pay for staying alive where it is dull.
     center_rewards: bool = True
 
 
