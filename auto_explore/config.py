@@ -84,7 +84,7 @@ class CollectionConfig:
 
 @dataclass
 class ActorCriticConfig:
-    encoder: str = "conv"  # conv (the paper's) | impala
+    encoder: str = "conv"  # conv (the paper's) | impala | nature (the fastest)
     batch_num_samples: int = 32  # segments per update and process
     grad_acc_steps: int = 1  # parts in which a batch is computed: less memory, the same update
     max_grad_norm: float = 10.0

@@ -64,7 +64,18 @@ class ImpalaEncoder(nn.Sequential):
         super().__init__(*layers, nn.ReLU(), nn.Flatten())
 
 
-ENCODERS: dict[str, type[nn.Module]] = {"conv": ConvEncoder, "impala": ImpalaEncoder}
+class NatureEncoder(nn.Sequential):
+    """The three strided convolutions of DQN (Mnih et al. 2015): a twelfth of the paper's encoder's operations."""
+
+    def __init__(self, channels: int):
+        layers: list[nn.Module] = []
+        for width, kernel, stride in ((32, 8, 4), (64, 4, 2), (64, 3, 1)):
+            layers += [nn.Conv2d(channels, width, kernel, stride), nn.ReLU()]
+            channels = width
+        super().__init__(*layers, nn.Flatten())
+
+
+ENCODERS: dict[str, type[nn.Module]] = {"conv": ConvEncoder, "impala": ImpalaEncoder, "nature": NatureEncoder}
 
 
 class ActorCritic(nn.Module):
@@ -93,6 +104,12 @@ class ActorCritic(nn.Module):
         for head in (self.to_logits, self.to_value):
             nn.init.normal_(head.weight, std=1e-3)
             nn.init.zeros_(head.bias)
+        # torch's own initialisation halves what frames differ in with each layer, until only their colour is left.
+        for module in self.encoder.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.orthogonal_(module.weight, gain=nn.init.calculate_gain("relu"))
+                assert module.bias is not None
+                nn.init.zeros_(module.bias)
         # Convolutions are two to three times faster so, on CPUs too.
         self.encoder = self.encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
