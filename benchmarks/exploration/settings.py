@@ -31,7 +31,7 @@ class Scale:
     """How much of everything. The defaults take about three hours on two idle cores."""
 
     seeds: int = 5
-    num_steps: int = 12_000  # environment steps of every agent
+    num_steps: int = 16_000  # environment steps of every agent
     epoch_steps: int = 1000
     tokenizer_steps: int = 900
     world_model_steps: int = 1300
@@ -45,14 +45,15 @@ class Scale:
         default=(
             "collection.train.num_envs=4",
             "collection.train.config.epsilon=0.05",
-            "training.learning_rate=2e-4",
-            "training.actor_critic.entropy_weight=0.1",
+            "training.learning_rate=3e-4",
+            "training.actor_critic.encoder=nature",
+            "training.actor_critic.entropy_weight=0.03",
             "training.replay_steps=4000",
             "training.actor_critic.gamma=0.98",
-            "training.actor_critic.batch_num_samples=20",
+            "training.actor_critic.batch_num_samples=16",
             "training.actor_critic.burn_in=4",
             "training.actor_critic.num_steps=16",
-            "training.actor_critic.steps_per_epoch=10",
+            "training.actor_critic.steps_per_epoch=40",
             "evaluation.should=false",
             "wandb.mode=disabled",
         )
