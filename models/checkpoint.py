@@ -19,6 +19,7 @@ from models.config import ModelConfig
 from models.construct_model import WORLD_MODELS, build_model, build_world_model
 from models.genie_redux import GenieRedux
 from models.import_original import OriginalFacts, is_original, read_original
+from models.lam import LatentActionModel
 from models.tokenizer import Tokenizer
 
 logger = logging.getLogger(__name__)
@@ -122,6 +123,27 @@ def load_tokenizer(path: Path, facts: OriginalFacts = NO_FACTS) -> Tokenizer:
             f"'{path}' holds a {loaded.config.model}, not a tokenizer: give the path of a tokenizer's model-<step>.pt"
         )
     return loaded.model
+
+
+def load_lam(path: Path, facts: OriginalFacts = NO_FACTS) -> LatentActionModel:
+    """Load a latent action model from its own checkpoint, or the one within a world model's."""
+    path = Path(path)
+    checkpoint = read_checkpoint(path)
+    if is_original(checkpoint):
+        original = read_original(path, checkpoint, facts)
+        config, state = original.config, original.lam
+    else:
+        config = parse_config(checkpoint["config"], path)
+        prefix = "" if config.model == "lam" else "lam."
+        state = {n.removeprefix(prefix): t for n, t in checkpoint["model"].items() if n.startswith(prefix)}
+    if config.model not in ("lam", "genie_redux"):
+        raise ValueError(
+            f"'{path}' holds a {config.model}, which has no latent action model: give a checkpoint of config=lam or "
+            "config=genie_redux"
+        )
+    lam = LatentActionModel(config.lam, config.tokenizer)
+    load_strictly(lam, state, path)
+    return lam.eval()
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:

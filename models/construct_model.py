@@ -41,6 +41,7 @@ def build_world_model(config: ModelConfig, tokenizer: Tokenizer) -> GenieRedux:
     lam = None if guided else LatentActionModel(config.lam, frames)
     if lam is not None and config.lam.dim != config.dynamics.dim:
         raise ValueError(
-            f"lam.dim {config.lam.dim} must equal dynamics.dim {config.dynamics.dim}: actions are added to tokens"
+            f"lam.dim {config.lam.dim} must equal dynamics.dim {config.dynamics.dim}, since actions are added to "
+            "tokens: set both to the same"
         )
     return GenieRedux(tokenizer, Dynamics(config.dynamics, frames, guided), lam)

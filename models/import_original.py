@@ -135,7 +135,10 @@ def read_original(path: Path, checkpoint: dict, facts: OriginalFacts) -> Origina
         config.model = "genie_redux" if lam else "genie_redux_guided"
         if lam:
             config.lam = _lam_config(lam)
-            image_size = image_size or _image_size_of_lam(lam)
+            first, rest = (lam[f"to_pixels.{name}.bias"].shape[0] for name in ("first", "rest"))
+            config.tokenizer.patch_size = math.isqrt(first // 3)
+            config.tokenizer.temporal_patch_size = rest // first
+            image_size = image_size or _image_size_of_lam(lam, config.tokenizer.patch_size)
         config.dynamics = _dynamics_config(dynamics, published.get("dynamics", {}), guided=not lam)
         config.dynamics.action_dim = facts.action_dim or config.dynamics.action_dim
     else:
@@ -202,10 +205,9 @@ def _lam_config(state: StateDict) -> LamConfig:
     )
 
 
-def _image_size_of_lam(state: StateDict) -> int:
-    width = state["to_action.0.weight"].shape
-    patch = math.isqrt(state["to_pixels.first.bias"].shape[0] // 3)
-    return math.isqrt(width[1] // width[0]) * patch
+def _image_size_of_lam(state: StateDict, patch_size: int) -> int:
+    dim, grid_dim = state["to_action.0.weight"].shape
+    return math.isqrt(grid_dim // dim) * patch_size
 
 
 def _dynamics_config(state: StateDict, published: dict, guided: bool) -> DynamicsConfig:

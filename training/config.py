@@ -88,6 +88,7 @@ class GenieReduxConfig(ModelConfig):
     """Root of the `genie_redux` command."""
 
     tokenizer_fpath: str | None = None
+    lam_fpath: str | None = None  # genie_redux only: start with this LAM, of config=lam or of another genie_redux
     model_fpath: str | None = None
     seed: int = 0
     device: str = "auto"  # auto | cpu | cuda | cuda:k | mps

@@ -171,6 +171,11 @@ class Evaluation:
 def checkpoint_fpath(cfg: GenieReduxConfig) -> Path:
     """The checkpoint to evaluate; for a tokenizer `tokenizer_fpath` will do."""
     given = cfg.eval.model_fpath or cfg.model_fpath or (cfg.tokenizer_fpath if cfg.model == "tokenizer" else None)
+    if cfg.lam_fpath:
+        raise ValueError(
+            f"lam_fpath={cfg.lam_fpath} is for training: a world model's checkpoint has its LAM; evaluate a LAM by "
+            "itself with model=lam eval.model_fpath=…"
+        )
     if not given:
         raise ValueError("eval.model_fpath is not set: give the checkpoint to evaluate (…/model-<step>.pt)")
     return Path(given)

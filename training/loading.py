@@ -8,10 +8,11 @@ from pathlib import Path
 from torch import nn
 
 from data.data import WindowDataset
-from models.checkpoint import LoadedModel, load_model, load_strictly, load_tokenizer
+from models.checkpoint import LoadedModel, load_lam, load_model, load_strictly, load_tokenizer
 from models.config import ModelConfig
 from models.construct_model import GUIDED, WORLD_MODELS, build_model, build_world_model
 from models.genie_redux import GenieRedux
+from models.lam import LatentActionModel
 from models.tokenizer import Tokenizer
 from training.config import DataConfig, EvalConfig, GenieReduxConfig, TrainConfig
 
@@ -69,7 +70,8 @@ def open_windows(
 
 
 def prepare_model(cfg: GenieReduxConfig, dataset: WindowDataset, resumed: Path | None) -> Prepared:
-    """The model that `cfg` asks for: resumed, loaded (`model_fpath`, then `tokenizer_fpath`) or fresh.
+    """The model that `cfg` asks for: resumed, loaded (`model_fpath`, then `tokenizer_fpath` and `lam_fpath`) or
+    fresh.
 
     Weights bring their sizes; the dataset brings the actions. ValueError if they do not agree, or if a world model
     would train on an untrained tokenizer.
@@ -79,6 +81,9 @@ def prepare_model(cfg: GenieReduxConfig, dataset: WindowDataset, resumed: Path |
         raise ValueError(
             f"train.train_decoder_only=true is for a tokenizer, not for model={config.model}: leave it out"
         )
+    if cfg.lam_fpath and config.model != "genie_redux":
+        remedy = "set model_fpath" if config.model == "lam" else "leave it out"
+        raise ValueError(f"lam_fpath={cfg.lam_fpath} is for genie_redux, not for model={config.model}: {remedy}")
     if cfg.train.use_decoder_loss and config.dynamics.decoder_loss_weight == 0:
         config.dynamics.decoder_loss_weight = 1.0
     if config.model in WORLD_MODELS:
@@ -134,15 +139,43 @@ def _world_model(cfg: GenieReduxConfig, config: ModelConfig, dataset: WindowData
         tokenizer = load_tokenizer(tokenizer_path)
         _keep_sizes(config, tokenizer.config, "tokenizer")
         config.tokenizer = tokenizer.config
-        return Prepared(build_world_model(config, tokenizer), config)
-    loaded = load_model(source, tokenizer_path=tokenizer_path)
-    _check_kind(config, loaded, source)
-    _adopt_sizes(config, loaded.config)
-    check_actions(config, dataset, f"'{source}'")
-    assert isinstance(loaded.model, GenieRedux)
-    model = build_world_model(config, loaded.model.tokenizer)
-    load_strictly(model, loaded.model.state_dict(), source)
+    else:
+        loaded = load_model(source, tokenizer_path=tokenizer_path)
+        _check_kind(config, loaded, source)
+        _adopt_sizes(config, loaded.config)
+        check_actions(config, dataset, f"'{source}'")
+        assert isinstance(loaded.model, GenieRedux)
+        tokenizer = loaded.model.tokenizer
+    lam = _given_lam(Path(cfg.lam_fpath), config) if cfg.lam_fpath and not resumed else None
+    model = build_world_model(config, tokenizer)
+    if source is not None:
+        state = loaded.model.state_dict()
+        if lam is not None:
+            state = {name: tensor for name, tensor in state.items() if not name.startswith("lam.")}
+        load_strictly(model, state, source, optional=None if lam is None else "lam.")
+    if lam is not None:
+        assert model.lam is not None
+        model.lam.load_state_dict(lam.state_dict())
     return Prepared(model, config)
+
+
+def _given_lam(path: Path, config: ModelConfig) -> LatentActionModel:
+    """The latent action model in `path`, which must fit the tokenizer and the dynamics; its sizes go into `config`."""
+    lam = load_lam(path)
+    for name in ("image_size", "channels", "patch_size", "temporal_patch_size"):
+        ours, theirs = getattr(config.tokenizer, name), getattr(lam.frames, name)
+        if ours != theirs:
+            raise ValueError(
+                f"lam_fpath='{path}' was trained with tokenizer.{name}={theirs}, the tokenizer has {ours}: train a LAM "
+                f"with tokenizer.{name}={ours} or give another tokenizer_fpath"
+            )
+    if lam.config.dim != config.dynamics.dim:
+        raise ValueError(
+            f"lam_fpath='{path}' has lam.dim={lam.config.dim}, which must equal dynamics.dim={config.dynamics.dim}: set "
+            f"dynamics.dim={lam.config.dim} for new dynamics, or train a LAM with lam.dim={config.dynamics.dim}"
+        )
+    _keep_sizes(config, lam.config, "lam")
+    return lam
 
 
 def _plain_model(cfg: GenieReduxConfig, config: ModelConfig, resumed: Path | None) -> Prepared:
