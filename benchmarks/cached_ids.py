@@ -21,7 +21,7 @@ import torch
 from torch import nn
 
 from benchmarks.loader import write_sprites
-from benchmarks.models import SIZES
+from benchmarks.models_cases import SIZES
 from data.data import WindowDataset
 from data.data_cached import used_bytes
 from models.construct_model import build_model

@@ -15,8 +15,13 @@ class TransformerConfig:
     ff_mult: float = 4.0
     # The published models take keys and values from the un-normalised input; True is the usual pre-norm form.
     normalize_kv: bool = False
-    # Recompute activations in the backward pass: less memory, more time.
-    gradient_checkpointing: bool = False
+    # Recompute activations in the backward pass, for less memory: none | selective | full.
+    gradient_checkpointing: str = "none"
+
+    def __post_init__(self) -> None:
+        old = {"true": "full", "false": "none"}  # older checkpoints and commands have a truth value
+        mode = str(self.gradient_checkpointing)
+        self.gradient_checkpointing = old.get(mode.lower(), mode)
 
 
 @dataclass
@@ -41,6 +46,7 @@ class TokenizerConfig(TransformerConfig):
     recons_loss_weight: float = 1.0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.quantizer == "fsq":
             self.codebook_size, self.codebook_dim = math.prod(self.fsq_levels), len(self.fsq_levels)
 

@@ -8,6 +8,8 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState
 
+from training.allocator import keep_freed_memory
+
 
 @dataclass
 class Runtime:
@@ -41,6 +43,8 @@ def make_runtime(device: str, precision: str, grad_accum: int = 1) -> Runtime:
     GradientState._reset_state()
     if kind.type == "cuda" and kind.index is not None:
         torch.cuda.set_device(kind)
+    if kind.type == "cpu":
+        keep_freed_memory()
     # Mixed precision is `Runtime.autocast`: Accelerate's own would patch the model's forward and its checkpoints.
     accelerator = Accelerator(cpu=kind.type == "cpu", mixed_precision="no", gradient_accumulation_steps=grad_accum)
     return Runtime(accelerator, choose_precision(precision, accelerator.device))

@@ -1,5 +1,7 @@
 """Cosine-similarity attention of the ST-transformer."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -16,9 +18,33 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
     everywhere else it is SDPA.
     """
     if q.device.type == "cpu" and q.dtype == torch.bfloat16:
-        scores = (q @ k.transpose(-2, -1)).float() * SCALE + bias
+        scores = (q * SCALE) @ k.transpose(-2, -1) + bias.float()  # a power of two rounds nothing; sum in float32
         return scores.softmax(dim=-1).to(v.dtype) @ v
     return F.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype), scale=SCALE)
+
+
+class _UnitVectors(torch.autograd.Function):
+    """x / |x| * scale along the last axis, in float32, with x alone kept for the backward pass.
+
+    What autograd makes of `F.normalize` keeps four float32 tensors of x's size and passes over them eight times.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, scale: Tensor) -> Tensor:
+        wide = x.float()
+        inverse = wide.norm(dim=-1, keepdim=True).clamp_min(1e-12).reciprocal_()
+        ctx.save_for_backward(x, scale, inverse)
+        return (wide * inverse).mul_(scale).to(x.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor]:
+        x, scale, inverse = ctx.saved_tensors
+        unit = x.float() * inverse
+        along = gradients[0].float() * unit
+        of_scale = along.flatten(0, -2).sum(dim=0)
+        projection = along.mul_(scale).sum(dim=-1, keepdim=True)
+        of_x = (gradients[0] * scale).sub_(unit.mul_(projection)).mul_(inverse)
+        return of_x.to(x.dtype), of_scale
 
 
 class Attention(nn.Module):
@@ -45,6 +71,4 @@ class Attention(nn.Module):
         q = self.to_q(normed)
         k, v = self.to_kv(normed if self.normalize_kv else x).chunk(2, dim=-1)
         q, k, v = (part.unflatten(-1, (self.heads, -1)) for part in (q, k, v))
-        q = (F.normalize(q, dim=-1) * self.q_scale).to(v.dtype)
-        k = (F.normalize(k, dim=-1) * self.k_scale).to(v.dtype)
-        return q, k, v
+        return _UnitVectors.apply(q, self.q_scale), _UnitVectors.apply(k, self.k_scale), v

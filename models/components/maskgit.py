@@ -105,13 +105,13 @@ def iterative_decode(
     logits = first_logits
     for step in range(steps):
         if step > 0:
-            mask = _least_confident(logits, ids, mask_fraction(settings.schedule, (step + 1) / steps))
+            mask = least_confident(logits, ids, mask_fraction(settings.schedule, (step + 1) / steps))
         logits = torch.cat([first_logits, later_logits(ids[:, :-1], mask[:, :-1])], dim=1)
         ids = gumbel_sample(logits, settings.temperature * (steps - 1 - step) / steps, generators)
     return ids, logits
 
 
-def _least_confident(logits: Tensor, ids: Tensor, fraction: float) -> Tensor:
+def least_confident(logits: Tensor, ids: Tensor, fraction: float) -> Tensor:
     """Mask (B, N, h, w) of the `fraction` of tokens whose softmax probability is lowest, at least one."""
     log_probability = logits.float().gather(-1, ids.unsqueeze(-1)).squeeze(-1) - logits.float().logsumexp(dim=-1)
     confidence = log_probability.flatten(1)

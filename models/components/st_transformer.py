@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
+
+from models.components.recompute import CHECKPOINTING, recompute
 
 from models.components.attention import Attention, attend
 from models.components.position import PEG, causal_alibi
@@ -107,6 +108,10 @@ class STTransformer(nn.Module):
         dim = config.dim if dim is None else dim
         self.heads = config.heads
         self.gradient_checkpointing = config.gradient_checkpointing
+        if self.gradient_checkpointing not in CHECKPOINTING:
+            raise ValueError(
+                f"gradient_checkpointing={config.gradient_checkpointing} is unknown: use {', '.join(CHECKPOINTING)}"
+            )
         kinds = [SpatialHalf if letter == "s" else TemporalHalf for letter in order] * config.num_blocks
         self.halves = nn.ModuleList([kind(config, dim) for kind in kinds])
         self.norm = nn.LayerNorm(dim, bias=False)
@@ -114,10 +119,9 @@ class STTransformer(nn.Module):
     def forward(self, x: Tensor, spatial_bias: Tensor) -> Tensor:
         """Transform tokens (B, T, h, w, D) with the spatial bias (heads, hw, hw)."""
         temporal_bias = causal_alibi(self.heads, x.shape[1], x.shape[1], x.device)
-        recompute = self.gradient_checkpointing and torch.is_grad_enabled()
+        run = recompute(_without_cache, self.gradient_checkpointing if torch.is_grad_enabled() else "none")
         for half in self.halves:
-            bias = spatial_bias if isinstance(half, SpatialHalf) else temporal_bias
-            x = checkpoint(_without_cache, half, x, bias, use_reentrant=False) if recompute else half(x, bias)[0]
+            x = run(half, x, spatial_bias if isinstance(half, SpatialHalf) else temporal_bias)
         return self.norm(x)
 
     def extend(self, x: Tensor, spatial_bias: Tensor, cache: Cache) -> tuple[Tensor, Cache]:

@@ -1,0 +1,159 @@
+"""What `benchmarks.models` measures: one callable per case, for models of this project or computed plainly."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from copy import deepcopy
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.models_plain import make_plain, plain_sample
+from models.config import DynamicsConfig, LamConfig, ModelConfig, TokenizerConfig
+from models.construct_model import build_model
+from models.genie_redux import GenieRedux, SampleSettings
+from models.precision import cast_products
+
+SIZES = {
+    "default": ModelConfig(dynamics=DynamicsConfig(action_dim=5)),
+    "demo": ModelConfig(
+        tokenizer=TokenizerConfig(dim=96, num_blocks=1, heads=3, dim_head=32, patch_size=8, codebook_size=512),
+        lam=LamConfig(dim=96, num_blocks=1, heads=3, dim_head=32),
+        dynamics=DynamicsConfig(dim=96, num_blocks=3, heads=4, dim_head=32, ff_mult=2, action_dim=5),
+    ),
+}
+NUM_FRAMES = 16
+ROUNDS = 25
+# Training steps: model and batch size.
+TRAINED = {
+    "tokenizer_train": ("tokenizer", 2),
+    "guided_train": ("genie_redux_guided", 2),
+    "genie_redux_train": ("genie_redux", 1),
+}
+SAMPLED = {
+    "one_go": (14, SampleSettings("one_go", ROUNDS)),
+    "autoregressive_dream1": (10, SampleSettings("autoregressive", ROUNDS, 1)),
+    "autoregressive_dream2": (10, SampleSettings("autoregressive", ROUNDS, 2)),
+}
+CASES = (*TRAINED, "dynamics_forward2", "dynamics_forward15", "encode2", "decode16", *SAMPLED, "streaming")
+STREAMED = 10
+
+
+@dataclass(frozen=True)
+class Variant:
+    """How to compute: `plain`, or as this project does, with weights cast once for inference where autocast is on."""
+
+    plain: bool
+    precision: AbstractContextManager
+    dtype: torch.dtype
+
+    def build(self, config: ModelConfig) -> nn.Module:
+        """The model with fresh weights."""
+        torch.manual_seed(0)
+        model = build_model(config)
+        return make_plain(model) if self.plain else model
+
+    def for_inference(self, config: ModelConfig) -> nn.Module:
+        """The model to sample with."""
+        model = self.build(config).eval()
+        return model if self.plain or self.dtype == torch.float32 else cast_products(model, self.dtype)
+
+    def video(self, batch: int, num_frames: int) -> Tensor:
+        """Random frames."""
+        shape = (batch, num_frames, 3, 64, 64)
+        return torch.rand(shape, generator=torch.Generator().manual_seed(0))
+
+    def ids(self, high: int, *shape: int) -> Tensor:
+        """Random tokens or actions."""
+        return torch.randint(high, shape, generator=torch.Generator().manual_seed(1))
+
+
+# Runs the case once. Returns seconds to add for what was left out and measured in part (rounds of plain sampling).
+Run = Callable[[], float]
+
+
+def make_case(name: str, config: ModelConfig, variant: Variant) -> Run:
+    """The case `name`."""
+    config = deepcopy(config)
+    config.model = TRAINED[name][0] if name in TRAINED else "genie_redux_guided"
+    if name in TRAINED:
+        return _training(config, variant, TRAINED[name][1])
+    model = variant.for_inference(config)
+    assert isinstance(model, GenieRedux)
+    if name in SAMPLED:
+        return _sampling(model, variant, *SAMPLED[name])
+    if name == "streaming":
+        return _streaming(model, variant)
+    return _forward(name, model, variant)
+
+
+def _training(config: ModelConfig, variant: Variant, batch: int) -> Run:
+    """Optimiser steps on random clips."""
+    model = variant.build(config).train()
+    trained = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=1e-4, fused=not variant.plain)
+    clips, actions = variant.video(batch, NUM_FRAMES), variant.ids(5, batch, NUM_FRAMES - 1)
+
+    def step() -> float:
+        with variant.precision:
+            output = model(clips, actions) if isinstance(model, GenieRedux) else model(clips)
+        output.loss.backward()
+        nn.utils.clip_grad_norm_(trained, 10.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        return 0.0
+
+    return step
+
+
+@torch.no_grad()
+def _forward(name: str, model: GenieRedux, variant: Variant) -> Run:
+    """One pass of a part, batch 1."""
+    count = int(name.lstrip("abcdefghijklmnopqrstuvwxyz_"))
+    grid, tokenizer = model.tokenizer.grid, model.tokenizer
+    ids = variant.ids(tokenizer.config.codebook_size, 1, count, grid, grid)
+    video, actions, mask = variant.video(1, count), variant.ids(5, 1, count), ids % 2 == 0
+
+    @torch.no_grad()
+    def run() -> float:
+        with variant.precision:
+            if name.startswith("encode"):
+                tokenizer.encode(video)
+            elif name.startswith("decode"):
+                tokenizer.decode(ids)
+            else:
+                model.dynamics(ids, mask, actions, tokenizer.quantizer.decode(ids))
+        return 0.0
+
+    return run
+
+
+def _sampling(model: GenieRedux, variant: Variant, num_frames: int, settings: SampleSettings) -> Run:
+    """New frames after two prime frames, batch 1."""
+    prime, actions = variant.video(1, 2), variant.ids(5, 1, 1 + num_frames)
+
+    def run() -> float:
+        with variant.precision:
+            if not variant.plain:
+                model.sample(prime, actions, num_frames, settings)
+                return 0.0
+            measured = 1  # of the rounds of each chunk; all of them cost the same
+            sample = plain_sample(model, prime, actions, num_frames, settings, rounds=measured)
+            return sample.round_seconds * (settings.inference_steps - measured) / measured
+
+    return run
+
+
+def _streaming(model: GenieRedux, variant: Variant) -> Run:
+    """Frames of the interactive interface, batch 1, from a primed state on."""
+    with variant.precision:
+        primed = model.start(variant.video(1, 2), variant.ids(5, 1, 1))
+
+    def run() -> float:
+        state = primed
+        for _ in range(STREAMED):  # autocast is entered for each frame, as a player does
+            with variant.precision:
+                _, state = model.step(state, variant.ids(5, 1))
+        return 0.0
+
+    return run
