@@ -1,5 +1,6 @@
 """What `benchmarks.models` measures: one callable per case, for models of this project or computed plainly."""
 
+import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from copy import deepcopy
@@ -16,6 +17,12 @@ from models.precision import cast_products
 
 SIZES = {
     "default": ModelConfig(dynamics=DynamicsConfig(action_dim=5)),
+    # A quarter of the blocks at full width and length: what a block costs is the same, and it fits into a coffee break.
+    "quarter": ModelConfig(
+        tokenizer=TokenizerConfig(num_blocks=2),
+        lam=LamConfig(num_blocks=2),
+        dynamics=DynamicsConfig(num_blocks=3, action_dim=5),
+    ),
     "demo": ModelConfig(
         tokenizer=TokenizerConfig(dim=96, num_blocks=1, heads=3, dim_head=32, patch_size=8, codebook_size=512),
         lam=LamConfig(dim=96, num_blocks=1, heads=3, dim_head=32),
@@ -46,6 +53,7 @@ class Variant:
     plain: bool
     precision: AbstractContextManager
     dtype: torch.dtype
+    clock: Callable[[], float] = time.perf_counter
 
     def build(self, config: ModelConfig) -> nn.Module:
         """The model with fresh weights."""
@@ -92,6 +100,10 @@ def _training(config: ModelConfig, variant: Variant, batch: int) -> Run:
     model = variant.build(config).train()
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=1e-4, fused=not variant.plain)
+    for parameter in trained:  # the optimiser's state, so that the first step has all that a later one has
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
     clips, actions = variant.video(batch, NUM_FRAMES), variant.ids(5, batch, NUM_FRAMES - 1)
 
     def step() -> float:
@@ -138,7 +150,7 @@ def _sampling(model: GenieRedux, variant: Variant, num_frames: int, settings: Sa
                 model.sample(prime, actions, num_frames, settings)
                 return 0.0
             measured = 1  # of the rounds of each chunk; all of them cost the same
-            sample = plain_sample(model, prime, actions, num_frames, settings, rounds=measured)
+            sample = plain_sample(model, prime, actions, num_frames, settings, rounds=measured, clock=variant.clock)
             return sample.round_seconds * (settings.inference_steps - measured) / measured
 
     return run

@@ -6,6 +6,7 @@ runs every round over the whole window, also rounds that cannot change a result,
 """
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -24,7 +25,7 @@ from models.tokenizer import Tokenizer
 
 
 def make_plain(model: nn.Module) -> nn.Module:
-    """Let `model`, in place, compute plainly. Its caches (`extend`) are left as they are: plain code calls `forward`."""
+    """Let `model`, in place, compute plainly. `extend` is left as it is: plain code calls `forward`."""
     for module in model.modules():
         if isinstance(module, (Tokenizer, LatentActionModel)):
             _replace(module.encoder, module.position_bias)
@@ -93,6 +94,7 @@ def plain_sample(
     settings: SampleSettings,
     generators: Generators = None,
     rounds: int | None = None,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> PlainSample:
     """What `GenieRedux.sample` draws, by a model from `make_plain`. `rounds`: end after so many of each chunk's rounds,
     to measure what one costs."""
@@ -100,11 +102,11 @@ def plain_sample(
     num_prime, seconds = ids.shape[1], 0.0
     length = num_frames if settings.method == "one_go" else settings.dream_length
     while ids.shape[1] < num_prime + num_frames:
-        start = time.perf_counter()
+        start = clock()
         count = min(length, num_prime + num_frames - ids.shape[1])
         inputs = model.action_input(actions[:, : ids.shape[1] + count - 1])
         ids = torch.cat([ids, _chunk(model, ids, inputs, count, settings, generators, rounds)], dim=1)
-        seconds += time.perf_counter() - start
+        seconds += clock() - start
     return PlainSample(model.tokenizer.decode(ids)[:, num_prime:], ids, seconds)
 
 

@@ -60,6 +60,7 @@ _TRAIN = Command(
         "python run.py genie_redux train config=tokenizer train.batch_size=7 train.grad_accum=2 train.num_processes=6",
         "python run.py genie_redux train config=genie_redux_guided_pretrain "
         "tokenizer_fpath=checkpoints/tokenizer/tokenizer/model-150000.pt",
+        "python run.py genie_redux train config=genie_redux tokenizer_fpath=<path> lam_fpath=<path>",
         "python run.py genie_redux train config=tokenizer tokenizer=small train.resume_ckpt=latest",
     ),
     unread=("eval",),

@@ -61,8 +61,6 @@ class LamConfig(TransformerConfig):
     dead_code_threshold: float = 0.0  # as the tokenizer's
     vq_loss_weight: float = 1.0
     reconstruction_weight: float = 1.0
-    # Encode and predict what changes from frame to frame, in place of whole frames (not in the published model).
-    difference: bool = False
 
 
 @dataclass

@@ -18,10 +18,9 @@ from models.output import Output
 @dataclass
 class LatentActions:
     """Quantised actions of T - 1 transitions (output (B, T-1, D), ids (B, T-1), loss), and what decoding needs:
-    frames 0..T-2 (B, T-1, C, H, W), their patch embeddings (B, T-1, h, w, D) and the spatial bias."""
+    the patch embeddings of frames 0..T-2 (B, T-1, h, w, D) and the spatial bias."""
 
     quantized: Quantized
-    frames: Tensor
     patches: Tensor
     bias: Tensor
 
@@ -48,16 +47,13 @@ class LatentActionModel(nn.Module):
         bias = self.position_bias(self.grid, self.grid)
         patches = self.patch_embedding(video)
         encoded = self.encoder(patches, bias)
-        if self.config.difference:
-            encoded = torch.cat([encoded[:, :1], encoded[:, 1:] - encoded[:, :-1]], dim=1)
         vectors = self.to_action(rearrange(encoded, "b t h w d -> b t (h w d)"))
-        return LatentActions(self.quantizer(vectors[:, 1:]), video[:, :-1], patches[:, :-1], bias)
+        return LatentActions(self.quantizer(vectors[:, 1:]), patches[:, :-1], bias)
 
     def predict(self, latent: LatentActions, actions: Tensor) -> Tensor:
         """Frames 1..T-1 (B, T-1, C, H, W) from the frames before them and action vectors (B, T-1, D)."""
         tokens = latent.patches + rearrange(actions, "b t d -> b t 1 1 d")
-        pixels = self.to_pixels(self.decoder(tokens, latent.bias))
-        return latent.frames + pixels if self.config.difference else pixels
+        return self.to_pixels(self.decoder(tokens, latent.bias))
 
     def reconstruct(self, video: Tensor, actions: Tensor | None = None) -> Tensor:
         """Predict frames 1..T-1 of video (B, T, C, H, W) with its own latent actions or given ids (B, T-1)."""

@@ -36,7 +36,7 @@ def test_genie_redux_preset_composes(preset):
     assert isinstance(config, GenieReduxConfig)
     assert config.train.dataset_name
     assert config.eval.dataset_name
-    names = {"lam": "lam", "genie_redux": "genie_redux"}
+    names = {"lam": "lam", "demo_lam": "lam", "genie_redux": "genie_redux"}
     expected = "tokenizer" if "tokenizer" in preset else names.get(preset, "genie_redux_guided")
     assert config.model == expected
 

@@ -108,17 +108,6 @@ def test_transformer_is_causal_and_extending_it_equals_running_it_whole(order):
             torch.testing.assert_close(torch.cat(outputs, dim=1), whole, atol=1e-5, rtol=1e-5)
 
 
-def test_gradient_checkpointing_gives_the_same_gradients():
-    gradients = []
-    for checkpointing in (False, True):
-        torch.manual_seed(0)
-        transformer = STTransformer(TransformerConfig(**SIZES, gradient_checkpointing=checkpointing), "st")
-        transformer(torch.ones(1, 3, 2, 2, 16).cumsum(1), torch.zeros(2, 4, 4)).square().sum().backward()
-        gradients.append([p.grad for p in transformer.parameters()])
-    for a, b in zip(*gradients, strict=True):
-        torch.testing.assert_close(a, b)
-
-
 # ---- masks and decoding ---------------------------------------------------------------------------------------------
 
 

@@ -17,4 +17,4 @@ def keep_freed_memory() -> bool:
     if mallopt is None:
         return False
     settings = {_MMAP_THRESHOLD: 2**30, _TRIM_THRESHOLD: 2**31 - 1, _TOP_PAD: 2**26}
-    return all([mallopt(name, value) == 1 for name, value in settings.items()])
+    return min(mallopt(name, value) for name, value in settings.items()) == 1

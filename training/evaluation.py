@@ -16,6 +16,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from models.checkpoint import LoadedModel, load_model
 from models.genie_redux import GenieRedux, SampleSettings
+from models.precision import cast_products
 from training.clips import Clips, read_clips
 from training.config import GenieReduxConfig
 from training.fid import Fid, make_fid
@@ -239,6 +240,8 @@ def _load(cfg: GenieReduxConfig, path: Path, runtime: Runtime) -> LoadedModel:
     if isinstance(loaded.model, GenieRedux):
         loaded.model.dynamics.config.mask_schedule = cfg.dynamics.mask_schedule
     loaded.model.to(runtime.device).eval()
+    if runtime.amp_dtype is not None:
+        cast_products(loaded.model, runtime.amp_dtype)
     return loaded
 
 

@@ -171,8 +171,8 @@ def _given_lam(path: Path, config: ModelConfig) -> LatentActionModel:
             )
     if lam.config.dim != config.dynamics.dim:
         raise ValueError(
-            f"lam_fpath='{path}' has lam.dim={lam.config.dim}, which must equal dynamics.dim={config.dynamics.dim}: set "
-            f"dynamics.dim={lam.config.dim} for new dynamics, or train a LAM with lam.dim={config.dynamics.dim}"
+            f"lam_fpath='{path}' has lam.dim={lam.config.dim}, which must equal dynamics.dim={config.dynamics.dim}: "
+            f"set dynamics.dim={lam.config.dim} for new dynamics, or train a LAM with lam.dim={config.dynamics.dim}"
         )
     _keep_sizes(config, lam.config, "lam")
     return lam

@@ -14,10 +14,10 @@ SCALE = 8.0  # of the cosine similarities
 def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
     """Softmax attention over (..., heads, n, d) with an additive bias (heads, n, m).
 
-    The one place that chooses the kernel: on CPU in bf16, plain products are faster than the fused kernel;
-    everywhere else it is SDPA.
+    The one place that chooses the kernel: on CPU plain products are faster than the fused kernel, at these lengths and
+    above all in bf16 (docs/benchmarks.md); everywhere else it is SDPA.
     """
-    if q.device.type == "cpu" and q.dtype == torch.bfloat16:
+    if q.device.type == "cpu":
         scores = (q * SCALE) @ k.transpose(-2, -1) + bias.float()  # a power of two rounds nothing; sum in float32
         return scores.softmax(dim=-1).to(v.dtype) @ v
     return F.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype), scale=SCALE)

@@ -7,10 +7,9 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from models.components.recompute import CHECKPOINTING, recompute
-
 from models.components.attention import Attention, attend
 from models.components.position import PEG, causal_alibi
+from models.components.recompute import CHECKPOINTING, recompute
 from models.config import TransformerConfig
 
 

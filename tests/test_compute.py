@@ -1,0 +1,171 @@
+"""Ways of computing: what is kept, recomputed, cast or fused changes speed and memory, not results."""
+
+from copy import deepcopy
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from benchmarks.models_plain import make_plain, plain_sample
+from models.checkpoint import parse_config
+from models.components.attention import _UnitVectors
+from models.components.st_transformer import STTransformer
+from models.config import DynamicsConfig, LamConfig, ModelConfig, TokenizerConfig, TransformerConfig
+from models.construct_model import build_model
+from models.genie_redux import SampleSettings
+from models.precision import cast_products
+from training.allocator import keep_freed_memory
+
+SIZES = {"dim": 32, "num_blocks": 2, "heads": 2, "dim_head": 16}
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    torch.set_num_threads(1)
+
+
+def tiny_model(model: str = "genie_redux_guided"):
+    torch.manual_seed(0)
+    config = ModelConfig(
+        model=model,
+        tokenizer=TokenizerConfig(**SIZES, image_size=16, codebook_size=32),
+        lam=LamConfig(**SIZES, num_actions=4),
+        dynamics=DynamicsConfig(**SIZES, max_seq_len=16 * 12, action_dim=4),
+    )
+    return build_model(config).eval()
+
+
+def video(num_frames: int = 6) -> torch.Tensor:
+    return torch.rand(2, num_frames, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+
+
+def actions(count: int = 5) -> torch.Tensor:
+    return torch.randint(4, (2, count), generator=torch.Generator().manual_seed(2))
+
+
+# ---- gradient checkpointing -----------------------------------------------------------------------------------------
+
+
+def gradients(mode: str, bf16: bool) -> tuple[list[torch.Tensor], int]:
+    """Gradients of a transformer and its inputs, and bytes that its forward pass kept for the backward pass."""
+    torch.manual_seed(0)
+    transformer = STTransformer(TransformerConfig(**SIZES, gradient_checkpointing=mode), "st")
+    x, bias = torch.randn(1, 5, 4, 4, 32, requires_grad=True), torch.randn(2, 16, 16, requires_grad=True)
+    kept: dict[int, int] = {}
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t), torch.autocast("cpu", enabled=bf16):
+        loss = transformer(x, bias).square().sum()
+    loss.backward()
+    found = [p.grad for p in transformer.parameters()] + [x.grad, bias.grad]
+    return [g for g in found if g is not None], sum(kept.values())
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+@pytest.mark.parametrize("mode", ["selective", "full"])
+def test_gradient_checkpointing_gives_the_same_gradients(mode, bf16):
+    expected, kept = gradients("none", bf16)
+    found, kept_less = gradients(mode, bf16)
+    assert len(found) == len(expected)
+    for ours, theirs in zip(found, expected, strict=True):
+        assert torch.equal(ours, theirs)
+    assert kept_less < kept
+
+
+@pytest.mark.parametrize(
+    ("old", "new"), [(True, "full"), (False, "none"), ("true", "full"), ("selective", "selective")]
+)
+def test_a_truth_value_of_older_checkpoints_is_understood(old, new, tmp_path):
+    config = parse_config({"dynamics": {"gradient_checkpointing": old}}, tmp_path)
+    assert config.dynamics.gradient_checkpointing == new
+
+
+def test_an_unknown_mode_is_named():
+    with pytest.raises(ValueError, match="gradient_checkpointing=some is unknown: use none, selective, full"):
+        STTransformer(TransformerConfig(**SIZES, gradient_checkpointing="some"), "st")
+
+
+# ---- fused and cast forms -------------------------------------------------------------------------------------------
+
+
+def test_unit_vectors_equal_normalise_and_scale():
+    x, scale = torch.randn(3, 4, 5, dtype=torch.float64), torch.randn(5, dtype=torch.float64)
+    torch.testing.assert_close(
+        _UnitVectors.apply(x.float(), scale.float()), F.normalize(x.float(), dim=-1) * scale.float()
+    )
+    ours = [t.float().requires_grad_() for t in (x, scale)]
+    theirs = [t.float().requires_grad_() for t in (x, scale)]
+    weight = torch.randn(3, 4, 5)
+    (_UnitVectors.apply(*ours) * weight).sum().backward()
+    (F.normalize(theirs[0], dim=-1) * theirs[1] * weight).sum().backward()
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a.grad, b.grad, atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["genie_redux_guided", "genie_redux"])
+def test_weights_cast_once_give_what_autocast_gives(name):
+    model = tiny_model(name)
+    cast = cast_products(deepcopy(model), torch.bfloat16)
+    settings = SampleSettings("one_go", inference_steps=3)
+    with torch.autocast("cpu", torch.bfloat16):
+        draw = lambda m: m.sample(video(2), actions(5), 4, settings, torch.Generator().manual_seed(0))  # noqa: E731
+        assert torch.equal(draw(cast), draw(model))
+        assert torch.equal(cast.tokenizer.encode(video()), model.tokenizer.encode(video()))
+        if name == "genie_redux":
+            assert torch.equal(cast.infer_actions(video()), model.infer_actions(video()))
+    size = lambda m: sum(p.numel() * p.element_size() for p in m.parameters())  # noqa: E731
+    assert size(cast) < 0.7 * size(model)
+
+
+def test_keeping_freed_memory_is_harmless_twice():
+    assert keep_freed_memory() == keep_freed_memory()
+    assert torch.ones(2**24).sum() == 2**24
+
+
+# ---- the plain form that benchmarks compare with --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["tokenizer", "lam", "genie_redux_guided", "genie_redux"])
+def test_plain_training_gives_the_same_loss_and_gradients(name):
+    losses, found = [], []
+    for plain in (False, True):
+        model = tiny_model(name).train()
+        if plain:
+            make_plain(model)
+        output = (
+            model(video(), actions(), torch.Generator().manual_seed(3)) if name.startswith("genie") else model(video())
+        )
+        output.loss.backward()
+        losses.append(output.loss)
+        found.append({n: p.grad for n, p in model.named_parameters() if p.grad is not None})
+    torch.testing.assert_close(losses[0], losses[1], atol=1e-5, rtol=1e-5)
+    assert found[0].keys() == found[1].keys()
+    for key, gradient in found[0].items():
+        torch.testing.assert_close(gradient, found[1][key], atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["genie_redux_guided", "genie_redux"])
+@pytest.mark.parametrize(
+    "settings",
+    [SampleSettings("one_go", 4), SampleSettings("autoregressive", 4, 1), SampleSettings("autoregressive", 4, 2)],
+)
+def test_plain_sampling_draws_the_same_ids(name, settings):
+    model, seed = tiny_model(name), 5
+    prime, taken = video(2), actions(5)
+    ours = torch.cat(
+        [
+            chunk.ids
+            for chunk in model.sample_chunks(
+                model.tokenizer.encode(prime), taken, 4, settings, torch.Generator().manual_seed(seed)
+            )
+        ],
+        dim=1,
+    )
+    frames = model.sample(prime, taken, 4, settings, torch.Generator().manual_seed(seed))
+    plain = plain_sample(make_plain(model), prime, taken, 4, settings, torch.Generator().manual_seed(seed))
+    assert torch.equal(plain.ids[:, 2:], ours)
+    torch.testing.assert_close(plain.video, frames, atol=1e-5, rtol=1e-5)
