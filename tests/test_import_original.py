@@ -9,6 +9,7 @@ from models.checkpoint import load_model
 from models.import_checkpoint import ImportConfig, import_checkpoint
 from models.import_original import convert
 from run import main
+from tests.training_helpers import DATASET, write_dataset
 
 REFERENCE = Path(__file__).parent / "fixtures" / "reference"
 COINRUN = REFERENCE / "tiny_coinrun"
@@ -91,3 +92,54 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert "hub:<owner>/<repository>/<file>" in capsys.readouterr().err
     assert main(["genie_redux", "import", "--help"]) == 0
     assert "action_dim" in capsys.readouterr().out
+
+
+# ---- an original file wherever a checkpoint's path is taken ---------------------------------------------------------
+
+
+def toy_arguments(root: Path, model: str) -> list[str]:
+    """A command line for the toy dataset of `training_helpers`, whose frames have the reference models' size."""
+    data = [
+        f"{part}.{key}"
+        for part in ("train", "eval")
+        for key in (f"dataset_root_dpath={root}", f"dataset_name={DATASET}")
+    ]
+    train = [
+        "num_train_steps=1",
+        "num_frames=5",
+        "validate_every=0",
+        "wandb_mode=disabled",
+        "batch_size=2",
+        "n_data_workers=0",
+    ]
+    evaluation = ["num_frames=5", "sample_num_frames=3", "n_total_samples=2", "inference_steps=2", "fid_weights=none"]
+    return [
+        *("config=genie_redux", f"model={model}", "device=cpu", "precision=fp32", "eval.delta_psnr_horizon=2", *data),
+        *(f"train.{key}" for key in (*train, f"save_root_dpath={root / 'checkpoints'}")),
+        *(f"eval.{key}" for key in (*evaluation, f"save_root_dpath={root / 'results'}")),
+    ]
+
+
+def test_training_starts_from_original_files(tmp_path: Path) -> None:
+    write_dataset(tmp_path, sessions=6)
+    folder = REFERENCE / "tiny"
+    tokenizer = f"tokenizer_fpath={folder / 'tokenizer' / 'model-1.pt'}"
+    lam = folder / "genie_redux" / "model-1.pt"
+
+    def train(model: str, name: str, *arguments: str) -> None:
+        run = [*toy_arguments(tmp_path, model), f"train.wandb_name={name}", *arguments]
+        assert main(["genie_redux", "train", *run]) == 0
+        assert (tmp_path / "checkpoints" / model / name / "model-1.pt").exists()
+
+    train("tokenizer", "tokenizer", tokenizer)
+    train("genie_redux", "whole", f"model_fpath={lam}")  # its tokenizer.pt is beside it
+    width = load_model(lam).config.dynamics.dim
+    train("genie_redux", "parts", tokenizer, f"lam_fpath={lam}", f"dynamics.dim={width}", "dynamics.num_blocks=1")
+
+
+@pytest.mark.parametrize(("model", "name"), [("tokenizer", "tokenizer"), ("genie_redux", "genie_redux")])
+def test_evaluation_takes_an_original_file(tmp_path: Path, model: str, name: str) -> None:
+    write_dataset(tmp_path, sessions=2)
+    source = REFERENCE / "tiny" / name / "model-1.pt"
+    assert main(["genie_redux", "eval", *toy_arguments(tmp_path, model), f"eval.model_fpath={source}"]) == 0
+    assert list((tmp_path / "results").rglob("metrics.json"))
