@@ -48,11 +48,13 @@ def generate(cfg: GenerateConfig) -> Generated:
         logger.debug("skipped games: %s", ", ".join(f"{game} ({reason})" for game, reason in plan.skipped.items()))
     outcome = run(config, connector, plan.missing)
     _leave_out(plan, outcome)
+    if not plan.env_dpaths:
+        raise GenerationFailed("; ".join(f"{game}: {reason}" for game, reason in outcome.unplayable.items()))
     generated = _summarise(plan, outcome)
     _print_summary(generated, plan)
     if outcome.failures:
         task, error = outcome.failures[0]
-        count = f"{len(outcome.failures)} of {len(plan.missing)} episodes"
+        count = f"{len(outcome.failures) + outcome.num_dropped} of {len(plan.missing)} episodes"
         raise GenerationFailed(f"not made: {count}, first {task}: {error}; the same command tries again")
     return generated
 

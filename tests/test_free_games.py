@@ -2,6 +2,10 @@
 
 import logging
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +13,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
+from stable_retro import data as retro_data
 
 import data_generation
 from data_generation.annotations.tables import read_behavior
@@ -123,6 +128,8 @@ def test_broken_rom_is_skipped_with_its_reason(
     cfg = preset("retro_act/control", tmp_path, n_steps_max=4)
     cfg.config.connector.rom_dpath = str(rom_dpath)
     assert generate(cfg).num_environments == 1
+    again = generate(cfg)  # the broken game is all that is left to do: no reason to fail
+    assert (again.num_kept, again.num_environments) == (1, 1)
     assert names(tmp_path, "retro_act_v0.0.0_g50") == ["retro_cinderfoot-nes_v0.0.0_g50"]
     reason = "its ROM is damaged, or another version" if keep_checksum else "RuntimeError: Could not load ROM"
     assert f"1 game, {reason}: {OWNED}" in capsys.readouterr().out
@@ -152,3 +159,58 @@ def test_cinderfoots_instances_are_levels_of_their_own(tmp_path: Path) -> None:
             starts.append(episode.frames(0, 1))
     assert all(np.array_equal(starts[i], starts[i + 1]) for i in (0, 2, 4, 6))
     assert len({start.tobytes() for start in starts}) == 4
+
+
+MANY_GAMES = """
+import sys
+sys.path[:0] = {paths}
+from pathlib import Path
+from data_generation.generate import generate
+from test_free_games import many_games
+if __name__ == "__main__":
+    generate(many_games(Path({dpath!r}), Path({roms!r}), n_workers=2))
+"""
+
+
+def many_games(dpath: Path, rom_dpath: Path, n_workers: int) -> GenerateConfig:
+    cfg = preset("retro_act/pretrain", dpath, n_steps_max=60)
+    cfg.config.connector.rom_dpath = str(rom_dpath)
+    sizes = cfg.config.connector.generator_config
+    sizes.n_sessions, sizes.n_workers = 2, n_workers
+    return cfg
+
+
+@pytest.mark.slow
+def test_killed_run_over_many_games_goes_on_where_it_stopped(tmp_path: Path) -> None:
+    """A dozen games of two consoles, one of them broken, made in part, then again by another number of workers."""
+    roms, dpath = tmp_path / "roms", tmp_path / "data"
+    cinderfoot = OWN_GAMES_DPATH / "platformer" / "integration" / "Cinderfoot-Nes-v0"
+    airstriker = Path(retro_data.get_romfile_path("Airstriker-Genesis-v0")).parent
+    rows = read_behavior(PACKAGE / "annotations" / "RetroAct.csv")
+    for platform, source in (("Nes", cinderfoot), ("Genesis", airstriker)):
+        for row in [row for row in rows if row.genre == "pl" and row.platform == platform and row.game not in FREE][:6]:
+            shutil.copytree(source, roms / f"{row.game}-v0")
+    (min(roms.iterdir()) / "data.json").write_text("{")  # one of them cannot be opened
+    script = tmp_path / "run_generator.py"
+    paths = [str(PACKAGE.parent), str(Path(__file__).parent)]
+    script.write_text(MANY_GAMES.format(paths=paths, dpath=str(dpath), roms=str(roms)))
+    process = subprocess.Popen([sys.executable, str(script)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while len(list(dpath.rglob("*.episode"))) < 8 and time.monotonic() < deadline:
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    time.sleep(0.5)  # its workers notice
+    num_complete = len(list(dpath.rglob("*.episode")))
+    resumed = generate(many_games(dpath, roms, n_workers=2))
+    assert 8 <= num_complete < 24
+    assert (resumed.num_kept, resumed.num_made) == (num_complete, 24 - num_complete)
+    assert resumed.idle_seconds < 5
+    for n_workers in (1, 3):
+        generate(many_games(tmp_path / str(n_workers), roms, n_workers))
+        assert contents(tmp_path / str(n_workers)) == contents(dpath)
+
+
+def contents(dpath: Path) -> dict[str, bytes]:
+    paths = [path for path in dpath.rglob("*") if path.is_file() and path.name != "index.bin"]
+    return {str(path.relative_to(dpath)): path.read_bytes() for path in paths}

@@ -103,7 +103,7 @@ class EpisodeWriter:
         """Append an action, what came of it, and the frame (C, H, W) uint8 after it. `info` values are numbers."""
         if not self._num_frames:
             raise ValueError(f"episode '{self._path}' has no first frame yet: call start(frame) before step()")
-        numbers = {key: _as_number(key, value) for key, value in info.items()}
+        numbers = _as_numbers(info)
         self._append_frame(frame)
         self._actions.append(int(action))
         self._rewards.append(float(reward))
@@ -112,11 +112,13 @@ class EpisodeWriter:
         self._append_info(numbers)
 
     def _append_info(self, numbers: Mapping[str, float]) -> None:
-        missing_before = len(self._actions) - 1
-        for key in numbers.keys() - self._infos.keys():
-            self._infos[key] = array("d", [np.nan]) * missing_before
+        if numbers.keys() != self._infos.keys():
+            missing_before = len(self._actions) - 1
+            for key in numbers.keys() - self._infos.keys():
+                self._infos[key] = array("d", [np.nan]) * missing_before
+            numbers = {key: numbers.get(key, np.nan) for key in self._infos}
         for key, column in self._infos.items():
-            column.append(numbers.get(key, np.nan))
+            column.append(numbers[key])
 
     def _append_frame(self, frame: np.ndarray) -> None:
         if frame.dtype != np.uint8 or frame.shape != self._frame_shape:
@@ -192,11 +194,20 @@ class EpisodeWriter:
             self._temporary.unlink(missing_ok=True)
 
 
-def _as_number(key: str, value: Any) -> float:
+def _as_numbers(info: Mapping[str, Any]) -> dict[str, float]:
     try:
-        return float(value)
+        return {key: float(value) for key, value in info.items()}
     except (TypeError, ValueError):
+        key, value = next((key, value) for key, value in info.items() if not _is_number(value))
         raise ValueError(f"info['{key}'] is {value!r}, not a number: leave it out of the recorded info") from None
+
+
+def _is_number(value: Any) -> bool:
+    try:
+        float(value)
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
 class ChunkTable:

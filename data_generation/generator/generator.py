@@ -41,6 +41,7 @@ class Outcome:
     num_frames: int = 0
     seconds: float = 0.0
     failures: list[tuple[EpisodeTask, str]] = field(default_factory=list)
+    num_dropped: int = 0  # episodes that were not tried any more, of games that failed again and again
     unplayable: dict[str, str] = field(default_factory=dict)  # game that could not be opened -> why
     num_workers: int = 1
     idle_seconds: float = 0.0  # the longest that a worker had nothing to do before the last one was through
@@ -104,25 +105,23 @@ class _Progress:
             raise GenerationFailed(report.error)
         if report.is_unplayable:
             outcome.unplayable[task.game] = report.error
-            self._give_up(task.game, f"{task.game}: {report.error}")
+            self._give_up(task.game, report.error)
             return
         outcome.failures.append((task, report.error))
         logger.warning("episode failed (%s): %s", task, report.error)
         self._in_a_row += 1
         self._of_game[task.game] += 1
-        last = f"episodes in a row failed, the last ({task}): {report.error}"
         if self._in_a_row == MAX_FAILURES_IN_A_ROW:
-            raise GenerationFailed(f"{self._in_a_row} {last}")
+            raise GenerationFailed(f"{self._in_a_row} episodes in a row failed, the last ({task}): {report.error}")
         if self._of_game[task.game] == MAX_FAILURES_OF_A_GAME:
-            self._give_up(task.game, f"{MAX_FAILURES_OF_A_GAME} {last}")
+            outcome.num_dropped += self._give_up(task.game, f"{MAX_FAILURES_OF_A_GAME} episodes in a row failed")
 
-    def _give_up(self, game: str, reason: str) -> None:
-        """Play a game no more. GenerationFailed if it was the last one, and nothing has been made."""
+    def _give_up(self, game: str, reason: str) -> int:
+        """Play a game no more; returns how many of its episodes are dropped."""
         if dropped := self.queue.drop(game):
             self._bar.total -= dropped
-            logger.warning("%s: given up (%s)", game, reason)
-        if not self.queue and not self.outcome.num_episodes:
-            raise GenerationFailed(reason)
+            logger.warning("%s: given up: %s", game, reason)
+        return dropped
 
     def close(self) -> None:
         self.outcome.seconds = time.perf_counter() - self._start

@@ -23,6 +23,8 @@ from data_generation.generator.plan import EpisodeTask, episode_seed
 from data_generation.generator.policy import Policy, make_policy
 
 USER_ERRORS = (ValueError, FileNotFoundError)
+_NUMBERS = (Number, np.generic)
+_PLAIN = {int, float, bool}  # asked first: an abstract class such as Number takes its time to say who belongs to it
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,7 @@ def play_episode(
         carry, action = policy(carry, observation, rng)
         observation, reward, terminated, truncated, info = env.step(action)
         truncated = truncated or (step == n_steps_max and not terminated)
-        numbers = {key: value for key, value in info.items() if isinstance(value, Number | np.generic)}
+        numbers = {key: value for key, value in info.items() if type(value) in _PLAIN or isinstance(value, _NUMBERS)}
         writer.step(action, float(reward), terminated, truncated, numbers, observation)
         if terminated or truncated:
             break
