@@ -12,8 +12,8 @@ MODEL_DPATH = Path("checkpoints/genie_redux_guided/demo")
 EVALUATION_DPATH = Path("outputs/evaluation/genie_redux_guided") / DATASET
 
 _ABOUT = """\
-A small world model of a game, from nothing: plays the game that comes with Stable-Retro, trains a tokenizer and a
-guided world model on what it saw, and lets the model predict. Takes about 10 minutes on two CPU cores. Everything
+A small world model of a game, from nothing: plays Cinderfoot, a free platformer, trains a tokenizer and a guided
+world model on what it saw, and lets the model predict. Takes about 10 minutes on two CPU cores. Everything
 lands below the current folder. Run it again and it goes on where it stopped."""
 
 
