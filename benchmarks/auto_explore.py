@@ -1,0 +1,221 @@
+"""Speed of AutoExplore: collecting steps with the entropy reward, the reward alone, and an update of the agent.
+
+    python -m benchmarks.auto_explore                         # all cases at both sizes: takes half an hour on two cores
+    python -m benchmarks.auto_explore --size demo --only collect
+    python -m benchmarks.auto_explore --size default --precision bf16 --only reward --batches 1 4
+
+World models have fresh weights, whose speed is that of trained ones. The floor of a reward is its floating-point
+operations divided by the rate of a matrix product of the model's shape, measured in the same process just before.
+"plain" is the straightforward way: one window at a time, all five frames encoded, the logits of all frames.
+"""
+
+import os
+
+os.environ.setdefault("GOMP_SPINCOUNT", "2000")  # as run.py does, before torch loads its threads
+
+import argparse
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from auto_explore.config import ActorCriticConfig, AutoExploreConfig, RewardConfig
+from auto_explore.src.agent import AgentInfo
+from auto_explore.src.collector import Collected, PlayStyle
+from auto_explore.src.dataset import Segments
+from auto_explore.src.envs import list_worlds, open_connector
+from auto_explore.src.learner import Learner
+from auto_explore.src.reward import Tools, Windows, make_reward, top_entropy
+from auto_explore.src.setting import Setting, make_fabric
+from benchmarks.models import SIZES, matmul_rate
+from models.checkpoint import LoadedModel
+from models.construct_model import build_model
+from models.genie_redux import GenieRedux
+
+Autocast = Callable[[], AbstractContextManager]
+NUM_PREDS = 3
+
+
+def say(case: str, *parts: str) -> None:
+    print("  ".join([f"{case:42}", *parts]), flush=True)
+
+
+def seconds_of(run: Callable[[], object], repeats: int) -> float:
+    """Median duration after one warm-up."""
+    run()
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        run()
+        times.append(time.perf_counter() - start)
+    return float(np.median(times))
+
+
+def autocast_of(precision: str) -> Autocast:
+    return partial(torch.autocast, "cpu", torch.bfloat16, enabled=precision == "bf16")
+
+
+def dtype_of(precision: str) -> torch.dtype:
+    return torch.bfloat16 if precision == "bf16" else torch.float32
+
+
+def world_model(size: str) -> GenieRedux:
+    torch.manual_seed(0)
+    model = build_model(replace(SIZES[size], model="genie_redux_guided")).eval().requires_grad_(False)
+    assert isinstance(model, GenieRedux)
+    return model
+
+
+def windows_of(batch: int) -> Windows:
+    generator = torch.Generator().manual_seed(0)
+    frames = torch.randint(256, (batch, 2 + NUM_PREDS, 3, 64, 64), generator=generator, dtype=torch.uint8)
+    actions = torch.randint(5, (batch, 1 + NUM_PREDS), generator=generator)
+    return Windows(frames, actions, torch.zeros(batch))
+
+
+# ---- the reward alone -------------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def plain_reward(model: GenieRedux, autocast: Autocast, windows: Windows) -> Tensor:
+    """Rewards (B,), the straightforward way."""
+    rewards = []
+    for frames, actions in zip(windows.frames, windows.actions, strict=True):
+        with autocast():
+            ids = model.tokenizer.encode(frames.unsqueeze(0).float() / 255)[:, :-1]
+            mask = torch.zeros_like(ids, dtype=torch.bool)
+            mask[:, 2:] = True
+            logits = model.dynamics(ids, mask, actions.unsqueeze(0), model.tokenizer.quantizer.decode(ids))
+        rewards.append(top_entropy(logits[:, -1], 0.25))
+    return torch.cat(rewards)
+
+
+def reward_case(size: str, precision: str, batches: list[int], repeats: int) -> None:
+    model, autocast = world_model(size), autocast_of(precision)
+    width = model.dynamics.to_logits.in_features
+    reward = make_reward(Tools(RewardConfig(), NUM_PREDS, torch.device("cpu"), autocast, model), (3, 64, 64), 0)
+    windows = windows_of(1)
+    with FlopCounterMode(display=False) as counter:
+        reward(windows, learn=False)
+    flops = counter.get_total_flops()
+    difference = (reward(windows, learn=False) - plain_reward(model, autocast, windows)).abs().max()
+    say(f"reward {size} {precision}", f"{flops / 1e12:.4f} TFLOP a window", f"differs from plain by {difference:.1e}")
+    cases: list[tuple[str, int, Callable[[Windows], Tensor]]] = [("plain", 1, partial(plain_reward, model, autocast))]
+    cases += [(f"batch {batch}", batch, partial(reward, learn=False)) for batch in batches]
+    for name, batch, run in cases:
+        rate = matmul_rate(dtype_of(precision), width)
+        seconds = seconds_of(partial(run, windows_of(batch)), repeats) / batch
+        say(
+            f"reward {size} {precision} {name}",
+            f"{1 / seconds:8.3f} windows/s",
+            f"product {rate / 1e12:.3f} TFLOP/s",
+            f"{seconds * rate / flops:.2f} × the floor",
+        )
+
+
+# ---- collecting -------------------------------------------------------------------------------------------------------
+
+
+def make_setting(size: str, precision: str) -> Setting:
+    """Cinderfoot with a fresh world model."""
+    cfg = AutoExploreConfig()
+    cfg.common.device, cfg.common.precision = "cpu", precision
+    connector = open_connector(cfg.collection, 64)
+    loaded = LoadedModel(world_model(size), SIZES[size], 0)
+    fabric, _ = make_fabric(cfg)
+    return Setting(cfg, fabric, connector, tuple(list_worlds(connector, 1)), loaded, autocast_of(precision))
+
+
+def collect_case(size: str, precision: str, num_envs: int, num_steps: int) -> None:
+    setting = make_setting(size, precision)
+    network = AgentInfo(setting.connector.action_names, setting.frame_shape, "conv", epoch=0).build().eval()
+    model = setting.world_model
+    assert model is not None and isinstance(model.model, GenieRedux)
+    rate = matmul_rate(dtype_of(precision), model.model.dynamics.to_logits.in_features)
+    with tempfile.TemporaryDirectory() as folder:
+        collector = setting.collector(num_envs, setting.make_reward(NUM_PREDS), Path(folder), is_test=False)
+        try:
+            collector.start(network)
+
+            def play(count: int) -> Collected:
+                uniform = torch.Generator().manual_seed(0)
+                return collector.collect(network, PlayStyle(1.0, 0.1, True), uniform, lambda steps, _: steps >= count)
+
+            play(5 * num_envs)  # from here on every step is paid
+            played = play(num_steps)
+        finally:
+            collector.close()
+    clock = played.clock
+    per_second = played.num_steps / clock.total
+    say(
+        f"collect {size} {precision} {num_envs} environments",
+        f"{per_second:8.2f} env-steps/s",
+        f"product {rate / 1e12:.3f} TFLOP/s, {per_second / rate * 1e12:.2f} steps/TFLOP",
+        f"reward {clock.reward / clock.total:.0%} (in its thread)",
+        f"emulators {clock.emulators / clock.total:.0%}",
+        f"policy {clock.policy / clock.total:.0%}",
+    )
+
+
+# ---- the update -------------------------------------------------------------------------------------------------------
+
+
+def update_case(precision: str, repeats: int, batch: int = 128) -> None:
+    """One optimiser step on 128 × 21 frames: 8 of burn-in, 12 learned steps, and the frame after them."""
+    cfg = AutoExploreConfig()
+    cfg.common.device, cfg.common.precision = "cpu", precision
+    fabric, _ = make_fabric(cfg)
+    network = AgentInfo([f"action_{k}" for k in range(5)], (3, 64, 64), "conv", epoch=0).build()
+    module, optimizer = fabric.setup(network, torch.optim.Adam(network.parameters(), lr=1e-4, fused=True))
+    config = ActorCriticConfig()
+    learner = Learner(fabric, network, module, optimizer, config)
+    generator = torch.Generator().manual_seed(0)
+    shape = (batch, config.num_steps)
+    segments = Segments(
+        frames=torch.randint(
+            256, (batch, config.burn_in + config.num_steps + 1, 3, 64, 64), generator=generator, dtype=torch.uint8
+        ),
+        burn_in_valid=torch.ones(batch, config.burn_in, dtype=torch.bool),
+        actions=torch.randint(5, shape, generator=generator),
+        rewards=torch.rand(shape, generator=generator),
+        log_probabilities=torch.full(shape, -1.6),
+        ended=torch.zeros(shape, dtype=torch.bool),
+        valid=torch.ones(shape, dtype=torch.bool),
+    )
+    seconds = seconds_of(partial(learner.update, segments), repeats)
+    say(f"update {precision} {batch} × {segments.frames.shape[1]} frames", f"{seconds:8.2f} s")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", choices=SIZES, nargs="+", default=["demo", "default"])
+    parser.add_argument("--precision", choices=("fp32", "bf16"), nargs="+", default=["fp32", "bf16"])
+    parser.add_argument("--only", choices=("reward", "collect", "update"), nargs="+")
+    parser.add_argument("--batches", type=int, nargs="+", default=[1, 4, 16])
+    parser.add_argument("--envs", type=int, nargs="+", default=[1, 2, 8])
+    parser.add_argument("--steps", type=int, help="of each collecting case; 400 at demo size, 32 at default size")
+    parser.add_argument("--repeats", type=int, default=3)
+    args = parser.parse_args()
+    wanted = args.only or ("update", "reward", "collect")
+    print(f"{torch.get_num_threads()} threads, torch {torch.__version__}")
+    for precision in args.precision:
+        if "update" in wanted:
+            update_case(precision, args.repeats)
+    for size in args.size:
+        for precision in args.precision:
+            if "reward" in wanted:
+                reward_case(size, precision, args.batches, args.repeats if size == "demo" else 1)
+            for num_envs in args.envs if "collect" in wanted else ():
+                collect_case(size, precision, num_envs, args.steps or {"demo": 400}.get(size, 32))
+
+
+if __name__ == "__main__":
+    main()
