@@ -13,6 +13,7 @@ from auto_explore.config import AutoExploreConfig
 from auto_explore.src.agent import AgentInfo, agent_of, read_agent
 from auto_explore.src.evaluation import save_gifs, test_episodes
 from auto_explore.src.models.actor_critic import ActorCritic
+from auto_explore.src.reward import load_reward
 from auto_explore.src.run_folder import AgentFolder, find_folder, new_folder
 from auto_explore.src.setting import Setting, make_setting
 from auto_explore.src.trainer import Trainer
@@ -38,10 +39,6 @@ def train(cfg: AutoExploreConfig) -> Path:
     setting = make_setting(cfg)
     fabric = setting.fabric
     folder = AgentFolder(fabric.broadcast((folder or new_folder(cfg.common)).path))
-    if fabric.is_global_zero:
-        _write_config(folder, cfg)
-        setting.write_infos(folder.episodes)
-    fabric.barrier()
     trainer = Trainer(setting, folder)
     try:
         if cfg.common.resume:
@@ -50,6 +47,10 @@ def train(cfg: AutoExploreConfig) -> Path:
         names = (cfg.wandb.mode, cfg.wandb.project, cfg.wandb.name, cfg.wandb.dpath)
         settings = WandbSettings(*names, mode_key="wandb.mode")
         tracker = Tracker(folder.path, settings, asdict(cfg), trainer.epoch, fabric.is_global_zero)
+        if fabric.is_global_zero:  # not before: a run that cannot start leaves nothing, or the folder as it was
+            _write_config(folder, cfg)
+            setting.write_infos(folder.episodes)
+        fabric.barrier()
     except BaseException:
         trainer.close()
         raise
@@ -70,7 +71,7 @@ def evaluate(cfg: AutoExploreConfig) -> Path:
     setting = make_setting(cfg)
     if setting.fabric.world_size > 1:
         raise ValueError("common.num_processes: an evaluation takes one process; use collection.test.num_envs")
-    _check_agent(info, setting, path)
+    setting.check_agent(info, path)
     result = _play_epochs(setting, folder, network.to(setting.fabric.device), info)
     target = folder.path / "outputs" / f"evaluation_{path.stem}.json"
     content = {"checkpoint": str(path), "epoch": info.epoch, **result}
@@ -85,8 +86,8 @@ def _play_epochs(setting: Setting, folder: AgentFolder, network: ActorCritic, in
     config = cfg.collection.test
     reward = setting.make_reward(config.config.n_preds)
     state = read_agent(folder.last).get("state") if folder.last.is_file() else None
-    if state is not None and cfg.collection.reward.type not in ("entropy", "none"):
-        _load_reward(reward, state, cfg.collection.reward.type)
+    if state is not None and (cfg.collection.reward.type not in ("entropy", "none") or cfg.collection.reward.normalize):
+        load_reward(reward, state["ranks"][0]["reward"], cfg.collection.reward)
     collector = setting.collector(config.num_envs, reward, folder.episodes, is_test=True)
     rows = []
     try:
@@ -102,30 +103,9 @@ def _play_epochs(setting: Setting, folder: AgentFolder, network: ActorCritic, in
     return {"mean": means, "epochs": rows}
 
 
-def _load_reward(reward, state: dict, kind: str) -> None:  # type: ignore[no-untyped-def]
-    """The networks of the training's reward; without them a learned novelty would be that of the first moment."""
-    try:
-        reward.load_state_dict(state["ranks"][0]["reward"])
-    except (KeyError, RuntimeError, TypeError) as error:
-        raise ValueError(
-            f"collection.reward.type={kind}: the run was trained with another reward, whose networks do not fit"
-        ) from error
-
-
 def _checkpoint_name(name: str) -> str:
     """An epoch may be written with or without its leading zeros."""
     return f"{int(name):06d}" if name.isdecimal() else name
-
-
-def _check_agent(info: AgentInfo, setting: Setting, path: Path) -> None:
-    own = setting.connector.action_names
-    if info.action_names != own:
-        raise ValueError(
-            f"'{path}' was trained on the actions {', '.join(info.action_names)}, the environment has "
-            f"{', '.join(own)}: set collection.connector.valid_action_combos"
-        )
-    if info.frame_shape != setting.frame_shape:
-        raise ValueError(f"'{path}' was trained on frames {info.frame_shape}, these are {setting.frame_shape}")
 
 
 def _write_config(folder: AgentFolder, cfg: AutoExploreConfig) -> None:

@@ -81,7 +81,7 @@ def windows_of(batch: int) -> Windows:
     return Windows(frames, actions, torch.zeros(batch))
 
 
-# ---- the reward alone -------------------------------------------------------------------------------------------------
+# ---- the reward alone ----------------------------------------------------------------------------------------------
 
 
 @torch.no_grad()
@@ -121,7 +121,7 @@ def reward_case(size: str, precision: str, batches: list[int], repeats: int) -> 
         )
 
 
-# ---- collecting -------------------------------------------------------------------------------------------------------
+# ---- collecting ----------------------------------------------------------------------------------------------------
 
 
 def make_setting(size: str, precision: str) -> Setting:
@@ -165,7 +165,7 @@ def collect_case(size: str, precision: str, num_envs: int, num_steps: int) -> No
     )
 
 
-# ---- the update -------------------------------------------------------------------------------------------------------
+# ---- the update ----------------------------------------------------------------------------------------------------
 
 
 def update_case(precision: str, repeats: int, batch: int = 128) -> None:

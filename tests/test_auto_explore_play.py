@@ -373,9 +373,9 @@ def test_resuming_in_environments_that_show_other_frames_is_refused() -> None:
         collector.start(network)
         play(collector, network, 3, seed=1)
         state = collector.state_dict()
-        state["numbers"] = [5]  # another episode of the schedule, which has another seed
-        with pytest.raises(ValueError, match=r"do not show the frames of the run.*go on with its games, seed"):
-            collector.load_state_dict(state)
+        for changes in ({"numbers": [5]}, {"frames": state["frames"] + 1}):  # another episode; other pictures
+            with pytest.raises(ValueError, match=r"do not play the episodes of the run on: go on with its coll"):
+                collector.load_state_dict({**state, **changes})
 
 
 # Coverage

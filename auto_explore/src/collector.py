@@ -19,6 +19,10 @@ from auto_explore.src.reward import Reward, Windows
 
 # No reward for an episode's first steps: the world model has seen too little of it (arXiv 2504.02515, section A.3).
 NUM_UNPAID = 4
+_OTHER_RUN = (
+    "the environments do not play the episodes of the run on: go on with its collection.games, common.seed and "
+    "collection.connector"
+)
 
 
 @dataclass(frozen=True)
@@ -155,6 +159,7 @@ class Collector:
         return {
             "numbers": list(self._episode_numbers),
             "episodes": [episode.columns() for episode in self.episodes],
+            "worlds": [_world(episode.place) for episode in self.episodes],
             "frames": torch.from_numpy(self._frames),
             "state": list(self._state),
         }
@@ -162,8 +167,11 @@ class Collector:
     def load_state_dict(self, state: dict[str, Any]) -> list[Episode]:
         """Go on from there: plays the episodes in progress again, whose frames are the same. Returns these episodes.
 
-        ValueError if the frames are others.
+        ValueError if they are other episodes, or show other frames.
         """
+        places = [self._place_of(i, number) for i, number in enumerate(state["numbers"])]
+        if "worlds" in state and state["worlds"] != [_world(place) for place in places]:
+            raise ValueError(_OTHER_RUN)
         resumed = [
             Resumed(number, columns["actions"])
             for number, columns in zip(state["numbers"], state["episodes"], strict=True)
@@ -172,12 +180,8 @@ class Collector:
         self._episode_numbers = list(state["numbers"])
         self._frames = np.stack([film[-1] for film in frames])
         if "frames" in state and not np.array_equal(self._frames, state["frames"].numpy()):
-            raise ValueError(
-                "the environments do not show the frames of the run: go on with its games, seed, number of processes "
-                "and connector settings"
-            )
+            raise ValueError(_OTHER_RUN)
         self._state = State(*(part.to(self._device) for part in state["state"]))
-        places = [self._place_of(i, number) for i, number in enumerate(self._episode_numbers)]
         self.episodes = [Episode.from_columns(*item) for item in zip(places, state["episodes"], frames, strict=True)]
         return self.episodes
 
@@ -268,3 +272,8 @@ class Collector:
         """End the environments' processes and the thread."""
         self._rewards.close()
         self.envs.close()
+
+
+def _world(place: Place) -> list[Any]:
+    """What an episode is played in."""
+    return [place.meta.game, place.meta.instance, place.meta.seed]

@@ -242,6 +242,16 @@ def make_reward(tools: Tools, frame_shape: tuple[int, int, int], seed: int) -> R
     return NormalizedReward(reward) if tools.config.normalize else reward
 
 
+def load_reward(reward: Reward, state: dict[str, Any], config: RewardConfig) -> None:
+    """Give a reward the networks of a run; without them a learned novelty would be that of the first moment."""
+    try:
+        reward.load_state_dict(state)
+    except (KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"collection.reward.type={config.type}: the run was trained with another reward, whose networks do not fit"
+        ) from error
+
+
 def check_reward(config: RewardConfig) -> None:
     """ValueError for a reward that there is not, or numbers that cannot work."""
     key = "collection.reward"

@@ -12,9 +12,11 @@ import torch
 from lightning.fabric import Fabric
 
 from auto_explore.config import AutoExploreConfig
+from auto_explore.src.agent import AgentInfo
 from auto_explore.src.collector import Collector
 from auto_explore.src.dataset import Place
 from auto_explore.src.envs import Schedule, World, list_worlds, make_vector_env, open_connector
+from auto_explore.src.models.actor_critic import ENCODERS
 from auto_explore.src.reward import WORLD_MODEL_REWARDS, Reward, Tools, check_reward, make_reward
 from auto_explore.src.world_model import check_actions, load_world_model
 from data_generation.data.data import DatasetInfo, EpisodeMeta
@@ -89,6 +91,17 @@ class Setting:
             )
             info.save(env_dpath(self.connector, game, episodes_dpath))
 
+    def check_agent(self, info: AgentInfo, path: Path) -> None:
+        """ValueError if the agent of a checkpoint cannot play here."""
+        own = self.connector.action_names
+        if info.action_names != own:
+            raise ValueError(
+                f"'{path}' was trained on the actions {', '.join(info.action_names)}, the environment has "
+                f"{', '.join(own)}: set collection.connector.valid_action_combos"
+            )
+        if info.frame_shape != self.frame_shape:
+            raise ValueError(f"'{path}' was trained on frames {info.frame_shape}, these are {self.frame_shape}")
+
     def gather(self, value: Any) -> list[Any]:
         """One value of every process, on all of them."""
         if self.fabric.world_size == 1:
@@ -161,14 +174,27 @@ def check_config(cfg: AutoExploreConfig) -> None:
         "collection.test.config.num_episodes": test.config.num_episodes,
         "collection.connector.generator_config.n_steps_max": cfg.collection.connector.generator_config.n_steps_max,
         "collection.connector.generator_config.n_instances": cfg.collection.connector.generator_config.n_instances,
+        "collection.train.config.n_preds": train.config.n_preds,
+        "collection.test.config.n_preds": test.config.n_preds,
         "training.replay_steps": cfg.training.replay_steps,
         "training.actor_critic.batch_num_samples": actor_critic.batch_num_samples,
         "training.actor_critic.grad_acc_steps": actor_critic.grad_acc_steps,
         "training.actor_critic.num_steps": actor_critic.num_steps,
     }
-    for key, value in least_one.items():
-        if value < 1:
-            raise ValueError(f"{key}={value}: must be at least 1")
+    least_zero = {
+        "common.save_every": cfg.common.save_every,
+        "common.keep_every": cfg.common.keep_every,
+        "training.actor_critic.start_after_epochs": actor_critic.start_after_epochs,
+        "training.actor_critic.steps_per_epoch": actor_critic.steps_per_epoch,
+        "training.actor_critic.burn_in": actor_critic.burn_in,
+        "evaluation.every": cfg.evaluation.every,
+        "evaluation.n_gifs": cfg.evaluation.n_gifs,
+    }
+    for least, values in enumerate((least_zero, least_one)):
+        for key, value in values.items():
+            if value < least:
+                raise ValueError(f"{key}={value}: must be at least {least}")
+    _check_learning(cfg)
     for mode, config in (("train", train.config), ("test", test.config)):
         if config.temperature <= 0:
             raise ValueError(f"collection.{mode}.config.temperature={config.temperature}: must be positive")
@@ -181,3 +207,21 @@ def check_config(cfg: AutoExploreConfig) -> None:
         )
     if not train.config.should_sample and train.config.epsilon == 0:
         raise ValueError("collection.train.config: should_sample=false with epsilon=0 plays one episode over and over")
+
+
+def _check_learning(cfg: AutoExploreConfig) -> None:
+    key, actor_critic = "training.actor_critic", cfg.training.actor_critic
+    positive = {
+        "training.learning_rate": cfg.training.learning_rate,
+        "collection.reward.learning_rate": cfg.collection.reward.learning_rate,
+        f"{key}.max_grad_norm": actor_critic.max_grad_norm,
+        f"{key}.importance_clip": actor_critic.importance_clip,
+    }
+    for name, value in positive.items():
+        if not value > 0:
+            raise ValueError(f"{name}={value}: must be positive")
+    for name, value in ((f"{key}.gamma", actor_critic.gamma), (f"{key}.lambda_", actor_critic.lambda_)):
+        if not 0 <= value <= 1:
+            raise ValueError(f"{name}={value}: must be in [0, 1]")
+    if actor_critic.encoder not in ENCODERS:
+        raise ValueError(f"{key}.encoder={actor_critic.encoder} is unknown: use one of {', '.join(sorted(ENCODERS))}")

@@ -12,12 +12,13 @@ import torch
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from auto_explore.src.agent import AgentInfo, read_agent, save_agent
+from auto_explore.src.agent import AgentInfo, agent_of, read_agent, save_agent
 from auto_explore.src.collector import Collected, PlayStyle
 from auto_explore.src.coverage import Coverage
 from auto_explore.src.dataset import Episode, Replay
 from auto_explore.src.evaluation import add_episode, save_gifs, test_episodes
 from auto_explore.src.learner import Learner
+from auto_explore.src.reward import load_reward
 from auto_explore.src.run_folder import AgentFolder
 from auto_explore.src.setting import Setting
 from training.rollout import seed_of
@@ -236,6 +237,12 @@ class Trainer:
     def load(self) -> None:
         """Go on from `last` exactly."""
         content = read_agent(self.folder.last)
+        _, info = agent_of(content)
+        self.setting.check_agent(info, self.folder.last)
+        if info.encoder != self.info.encoder:
+            raise ValueError(
+                f"training.actor_critic.encoder={self.info.encoder}: the run in '{self.folder.path}' has {info.encoder}"
+            )
         state, rank = content.get("state"), self.setting.fabric.global_rank
         if state is None:
             raise ValueError(f"'{self.folder.last}' holds no training state to go on from")
@@ -252,7 +259,7 @@ class Trainer:
             )
         self.network.load_state_dict(content["model"])
         self.learner.load_state_dict(state["learner"])
-        self.reward.load_state_dict(own["reward"])
+        load_reward(self.reward, own["reward"], self.setting.cfg.collection.reward)
         self.coverage = Coverage.from_state(own["coverage"])
         self.epoch, self.num_steps, self.best_return = state["epoch"], state["num_steps"], state["best_return"]
         growing = self.collector.load_state_dict(own["collector"])
