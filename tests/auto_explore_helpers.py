@@ -1,11 +1,15 @@
 """A toy game, a tiny world model and a quick configuration for the tests of AutoExplore."""
 
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import torch
+from omegaconf import OmegaConf
 
 from auto_explore.config import (
     ActorCriticConfig,
@@ -22,6 +26,7 @@ from auto_explore.config import (
     WandbConfig,
     WorldModelConfig,
 )
+from auto_explore.main import train
 from auto_explore.src.dataset import Episode, Place, Step
 from data_generation.config import ConnectorConfig, GeneratorConfig
 from data_generation.data.data import EpisodeMeta
@@ -141,3 +146,25 @@ def make_episode(num_steps: int, root: Path = Path("nowhere"), session: int = 0,
         episode.append(Step(t % 3, -0.1 * t - 0.1, float(t), info={"x": t / 3}, frame=frame, **ends))
         episode.rewards[t] = t + 0.5
     return episode
+
+
+def run_at(root: Path, change: Callable[[AutoExploreConfig], None] = lambda cfg: None, **changes: Any) -> Path:
+    cfg = quick_config(root, **changes)
+    change(cfg)
+    return train(cfg)
+
+
+def copy_of(trained: Path, tmp_path: Path) -> Path:
+    """The run's root with all that belongs to it, to change."""
+    shutil.copytree(trained.parent.parent, tmp_path / "copy")
+    return tmp_path / "copy"
+
+
+def config_file(root: Path, cfg: AutoExploreConfig) -> list[str]:
+    """Arguments of the command that make this configuration."""
+    content = asdict(cfg)
+    content.pop("wandb")
+    path = root / "presets" / "config" / "quick.yaml"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("# @package _global_\n" + OmegaConf.to_yaml(OmegaConf.create(content)))
+    return ["config=quick", "--config-dir", str(root / "presets"), "wandb.mode=disabled"]

@@ -1,32 +1,38 @@
-"""AutoExplore's loop: resume = uninterrupted, evaluation, the agent as a policy of the generator, commands."""
+"""AutoExplore's loop: resume = uninterrupted, evaluation."""
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from auto_explore_helpers import ACTIONS, SHORT_WALK, SIZE, WALK, quick_config, save_world_model
+from auto_explore_helpers import (
+    ACTIONS,
+    SHORT_WALK,
+    SIZE,
+    WALK,
+    config_file,
+    copy_of,
+    quick_config,
+    run_at,
+    save_world_model,
+)
 from omegaconf import OmegaConf
 
 import run
 from auto_explore.config import AutoExploreConfig
-from auto_explore.main import evaluate, train
+from auto_explore.main import evaluate
 from auto_explore.src.agent import read_agent
 from auto_explore.src.trainer import Trainer
 from data.data import WindowDataset
-from data_generation.config import ConnectorConfig, DatasetConfig, GenerateConfig, GeneratorConfig
 from data_generation.data.data import Environment, list_environments
-from data_generation.generate import generate
 
 ROOT = Path(run.__file__).parent
 TIMES = ("time", "steps_per_second", "share_emulators", "share_policy", "share_reward", "epoch_seconds")
@@ -63,24 +69,12 @@ def assert_same_run(a: Path, b: Path, checkpoints: tuple[str, ...] = ("last", "m
     assert metrics_of(a) == metrics_of(b)
 
 
-def run_at(root: Path, change: Callable[[AutoExploreConfig], None] = lambda cfg: None, **changes: Any) -> Path:
-    cfg = quick_config(root, **changes)
-    change(cfg)
-    return train(cfg)
-
-
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of four epochs with the entropy reward, in `<root>/agents/001_auto_explore`."""
     root = tmp_path_factory.mktemp("trained")
     save_world_model(root / "models")
     return run_at(root, epochs=4)
-
-
-def copy_of(trained: Path, tmp_path: Path) -> Path:
-    """The run's root with all that belongs to it, to change."""
-    shutil.copytree(trained.parent.parent, tmp_path / "copy")
-    return tmp_path / "copy"
 
 
 # What a run leaves
@@ -196,16 +190,6 @@ def test_resuming_with_other_settings_is_refused_in_one_line(
     assert "\n" not in str(raised.value)
 
 
-def _config_file(root: Path, cfg: AutoExploreConfig) -> list[str]:
-    """Arguments of the command that make this configuration."""
-    content = asdict(cfg)
-    content.pop("wandb")
-    path = root / "presets" / "config" / "quick.yaml"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("# @package _global_\n" + OmegaConf.to_yaml(OmegaConf.create(content)))
-    return ["config=quick", "--config-dir", str(root / "presets"), "wandb.mode=disabled"]
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("reward", ["entropy", "rnd"])
 def test_a_killed_run_goes_on_exactly(tmp_path: Path, reward: str) -> None:
@@ -215,7 +199,7 @@ def test_a_killed_run_goes_on_exactly(tmp_path: Path, reward: str) -> None:
     cfg = quick_config(tmp_path / "killed", reward, epochs=6)
     _models(tmp_path)(cfg)
     folder = tmp_path / "killed" / "agents" / "001_auto_explore"
-    arguments = _config_file(tmp_path, cfg)
+    arguments = config_file(tmp_path, cfg)
     for epoch in (2, 4):
         process = _start(arguments, resume=epoch > 2)
         deadline = time.time() + 240
@@ -259,7 +243,7 @@ def test_two_processes_train_one_agent_and_resume(tmp_path: Path) -> None:
     """Each has environments of its own; gradients are averaged, so both end with the same weights."""
     save_world_model(tmp_path / "models")
     cfg = quick_config(tmp_path, epochs=3)
-    arguments = _config_file(tmp_path, cfg)
+    arguments = config_file(tmp_path, cfg)
     folder = tmp_path / "agents" / "001_auto_explore"
     assert _start(arguments, False, "common.num_processes=2", "common.epochs=2").wait(300) == 0
     last = read_agent(folder / "checkpoints" / "last.pt")
@@ -314,164 +298,3 @@ def test_the_best_model_is_that_of_the_best_test(trained: Path) -> None:
     best = read_agent(trained / "checkpoints" / "model_best_reward.pt")["info"]
     assert best["mean_return"] == max(tests.values()) == tests[best["epoch"]]
     assert read_agent(trained / "checkpoints" / "last.pt")["state"]["best_return"] == max(tests.values())
-
-
-# The agent as a policy of the generator
-
-
-def generate_config(dpath: Path, checkpoint: Path | str, n_workers: int = 1, **changes: Any) -> GenerateConfig:
-    sizes = GeneratorConfig(n_sessions=3, n_steps_max=11, n_workers=n_workers)
-    settings = {"image_size": SIZE, "n_skip_frames": 1, "valid_action_combos": [], "game": WALK, **changes}
-    connector = ConnectorConfig(name="gymnasium", variant="auto_explore", generator_config=sizes, **settings)
-    connector.agent.checkpoint_fpath = str(checkpoint)
-    return GenerateConfig(DatasetConfig(connector, data_dpath=str(dpath)))
-
-
-def test_generate_plays_the_agent_alike_for_any_number_of_workers(trained: Path, tmp_path: Path) -> None:
-    made = []
-    for n_workers in (1, 2):
-        checkpoint = trained / "checkpoints" / "last.pt"
-        generate(generate_config(tmp_path / str(n_workers), checkpoint, n_workers))
-        paths = sorted((tmp_path / str(n_workers)).rglob("*.episode"))
-        made.append([path.read_bytes() for path in paths])
-    assert made[0] == made[1] and len(made[0]) == 3
-    (env_dpath,) = list_environments(tmp_path / "1" / "gymnasium_v0.0.0")
-    with Environment(env_dpath).open(0) as episode:
-        assert episode.meta.policy_parameters["epoch"] == 4
-        assert episode.meta.policy_parameters["checkpoint"] == "last.pt"
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        (
-            {"valid_action_combos": ["action_0", "action_1"]},
-            r"trained on the actions action_0, action_1, action_2, these",
-        ),
-        ({"image_size": 32}, r"trained on frames \(3, 16, 16\), these are \(3, 32, 32\): set .*image_size"),
-    ],
-)
-def test_generating_with_an_agent_of_other_actions_or_frames_is_refused(
-    trained: Path, tmp_path: Path, changes: dict[str, Any], message: str
-) -> None:
-    with pytest.raises(ValueError, match=message) as raised:
-        generate(generate_config(tmp_path, trained / "checkpoints" / "last.pt", **changes))
-    assert "\n" not in str(raised.value)
-
-
-def test_generating_with_something_that_is_no_agent_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "cut.pt").write_bytes(b"PK\x03\x04 not really")
-    for path, message in (
-        (tmp_path / "cut.pt", "cut, or not a checkpoint"),
-        (save_world_model(tmp_path), "AutoExplore"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            generate(generate_config(tmp_path / "data", path))
-
-
-# Mistakes, by command
-
-
-def command(root: Path, *arguments: str, mode: str = "train") -> list[str]:
-    return ["auto_explore", mode, *_config_file(root, quick_config(root)), *arguments]
-
-
-def error_line(capsys: pytest.CaptureFixture[str]) -> str:
-    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
-    assert len(lines) == 1, lines
-    return lines[0]
-
-
-def _cut_last(root: Path) -> None:
-    path = root / "agents" / "001_auto_explore" / "checkpoints" / "last.pt"
-    path.write_bytes(path.read_bytes()[:5000])
-
-
-@pytest.fixture(scope="module")
-def shared_root(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The run's root with other models beside it."""
-    root = copy_of(trained, tmp_path_factory.mktemp("mistakes"))
-    (root / "models" / "empty").mkdir()
-    save_world_model(root / "others", names=["a", "b", "c"])
-    save_world_model(root / "unnamed", names=[])
-    from models.checkpoint import load_model, save_model
-
-    loaded = load_model(root / "models" / "demo" / "model-7.pt")
-    loaded.config.model = "tokenizer"
-    save_model(root / "models" / "tokenizer" / "model-3.pt", loaded.model.tokenizer, loaded.config, 3)  # type: ignore[arg-type,union-attr]
-    return root
-
-
-@pytest.mark.parametrize(
-    ("mode", "arguments", "expected"),
-    [
-        ("train", ["world_model.root_dpath={root}/nothing"], "there is no folder '{root}/nothing/demo'"),
-        ("train", ["world_model.model_dname=empty"], "no model-<step>.pt in '{root}/models/empty'"),
-        ("train", ["world_model.model_fname=model-9.pt"], "model-9.pt"),
-        ("train", ["world_model.model_dname=tokenizer"], "needs a genie_redux or genie_redux_guided"),
-        ("train", ["world_model.root_dpath={root}/others"], "valid_action_combos=[a,b,c]"),
-        ("train", ["collection.games=[CartPool-v1]"], "collection.games=CartPool-v1"),
-        ("train", ["collection.connector.name=retro_act", "collection.games=[Cinderfood-Nes]",
-                   "collection.connector.valid_action_combos=[RIGHT,LEFT,UP]", "collection.reward.type=rnd"],
-         "collection.games"),
-        ("train", ["collection.connector.name=retro_act", "collection.games=[SuperMarioBros-Nes]",
-                   "collection.connector.valid_action_combos=[RIGHT,LEFT,UP]", "collection.reward.type=rnd"],
-         "ROM"),
-        ("train", ["collection.connector.valid_action_combos=[action_0]"], "the environment has 1 (action_0)"),
-        ("train", ["common.resume=true", "common.resume_id=9"], "common.resume_id=9: there is no such run"),
-        ("train", ["common.resume=true", "common.resume_ckpt_id=2"], "training goes on from 'last' only"),
-        ("train", ["common.resume=true", "common.root_dpath={root}/none"], "there is no run; start one"),
-        ("eval", ["common.resume_id=9"], "there are 001_auto_explore"),
-        ("eval", ["common.resume_ckpt_id=77"], "000077.pt' not found: there are last, model_best_reward"),
-        ("eval", ["collection.connector.valid_action_combos=[action_0,action_2,action_1]",
-                  "collection.reward.type=rnd"],
-         "was trained on the actions action_0, action_1, action_2"),
-        ("eval", ["collection.reward.type=rnd"], "type=rnd: the run was trained with another reward"),
-        ("train", ["collection.reward.type=entrpy"], "type=entrpy is unknown: use one of entropy"),
-        ("train", ["training.actor_critic.encoder=resnet"], "encoder=resnet is unknown: use one of conv, impala"),
-        ("train", ["training.actor_critic.burn_in=-1"], "training.actor_critic.burn_in=-1: must be at least 0"),
-        ("train", ["training.learning_rate=0"], "training.learning_rate=0"),
-        ("train", ["training.actor_critic.gamma=1.5"], "training.actor_critic.gamma=1.5"),
-        ("train", ["collection.train.config.n_preds=0"], "n_preds=0"),
-        ("train", ["collection.train.config.n_preds=8"], "n_preds=8: "),
-        ("train", ["collection.train.config.temperature=0"], "temperature=0"),
-        ("train", ["training.actor_critic.batch_nun_samples=3"], "did you mean 'training.actor_critic.batch_num_sam"),
-        ("train", ["wandb.mode=sometimes"], "wandb.mode=sometimes"),
-        ("train", ["common.device=tpu"], "common.device=tpu"),
-    ],
-)  # fmt: skip
-def test_a_mistake_is_one_line_that_helps(
-    shared_root: Path, capsys: pytest.CaptureFixture[str], mode: str, arguments: list[str], expected: str,
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
-) -> None:  # fmt: skip
-    monkeypatch.chdir(tmp_path)
-    before = sorted(path.name for path in (shared_root / "agents").iterdir())
-    filled = [argument.format(root=shared_root) for argument in arguments]
-    assert run.main(command(shared_root, *filled, mode=mode)) == 2
-    assert expected.format(root=shared_root) in error_line(capsys)
-    assert sorted(path.name for path in (shared_root / "agents").iterdir()) == before
-
-
-def test_a_cut_checkpoint_is_told_in_one_line(trained: Path, tmp_path: Path, capsys, monkeypatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    root = copy_of(trained, tmp_path)
-    _cut_last(root)
-    for arguments in (command(root, mode="eval"), command(root, "common.resume=true")):
-        assert run.main(arguments) == 2
-        assert "last.pt' cannot be read" in error_line(capsys)
-
-
-@pytest.mark.parametrize(
-    ("old", "new"),
-    [
-        ("training.actor_critic.start_after=3", "training.actor_critic.start_after_epochs"),
-        ("collection.train.config.episilon=0.2", "collection.train.config.epsilon"),
-    ],
-)
-def test_published_spellings_of_keys_work_with_a_note(tmp_path, capsys, monkeypatch, old: str, new: str) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert run.main([*command(tmp_path, old), "--cfg", "job"]) == 0
-    captured = capsys.readouterr()
-    assert captured.err == f"note: '{old.partition('=')[0]}' is now called '{new}'\n"
-    value = OmegaConf.select(OmegaConf.create(captured.out), new)
-    assert value == float(old.partition("=")[2])
