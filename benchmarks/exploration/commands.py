@@ -77,8 +77,8 @@ class Experiment:
         sizes = (f"n_instances={game.n_pretrain_instances}", f"n_sessions={game.n_pretrain_sessions}")
         yield self._generate("pretrain", ("variant=random",), (*sizes, "n_steps_max=500"), seed=0)
         tokenizer, model = self.pretrained
-        yield self._train("demo_tokenizer", "pretrain", "pretrain", tokenizer)
-        yield self._train("demo", "pretrain", "pretrain", model, f"tokenizer_fpath={tokenizer}")
+        yield self._train("exploration_tokenizer", "pretrain", "pretrain", tokenizer)
+        yield self._train("exploration", "pretrain", "pretrain", model, f"tokenizer_fpath={tokenizer}")
 
     def exploring(self) -> Iterator[Job]:
         """Every agent with every seed, the same number of environment steps."""
@@ -100,9 +100,9 @@ class Experiment:
                 model = self.model("genie_redux_guided", run, scale.fine_tune_steps)
                 before = self.pretrained
                 rate = ("optimizer.learning_rate=5e-4", "optimizer.cosine_annealing_min_lr=1e-4")
-                yield self._train("demo_tokenizer", run, run, tokenizer, f"model_fpath={before[0]}", *rate)
+                yield self._train("exploration_tokenizer", run, run, tokenizer, f"model_fpath={before[0]}", *rate)
                 sources = (f"model_fpath={before[1]}", f"tokenizer_fpath={tokenizer}")
-                yield self._train("demo", run, run, model, *sources, *rate)
+                yield self._train("exploration", run, run, model, *sources, *rate)
                 yield from self._evaluate(run, model)
 
     def _generate(self, dname: str, policy: tuple[str, ...], sizes: tuple[str, ...], seed: int) -> Job:
@@ -188,7 +188,7 @@ class Experiment:
             "eval.n_total_samples=128",
             f"eval.save_root_dpath={self.root / 'evaluations' / run}",
         )
-        yield Job(f"{run}: test", ("genie_redux", "eval", "config=demo", *keys), target.exists())
+        yield Job(f"{run}: test", ("genie_redux", "eval", "config=exploration", *keys), target.exists())
 
 
 def _epochs_done(folder: Path | None) -> int:
