@@ -1,5 +1,6 @@
 """What train and eval share: devices, the world model, the environments, the reward."""
 
+import logging
 import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -151,6 +152,7 @@ def make_fabric(cfg: AutoExploreConfig) -> tuple[Fabric, torch.dtype | None]:
     precision = choose_precision(cfg.common.precision, device)
     num_processes = int(os.environ.get("WORLD_SIZE", "1"))
     local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)  # it announces every choice, twice
     fabric = Fabric(
         accelerator=device.type,
         devices=local if device.index is None else [device.index],
