@@ -35,7 +35,8 @@ from auto_explore.src.envs import list_worlds, open_connector
 from auto_explore.src.learner import Learner
 from auto_explore.src.reward import Tools, Windows, make_reward, top_entropy
 from auto_explore.src.setting import Setting, make_fabric
-from benchmarks.models import SIZES, matmul_rate
+from benchmarks.models import matmul_rates
+from benchmarks.models_cases import SIZES
 from models.checkpoint import LoadedModel
 from models.construct_model import build_model
 from models.genie_redux import GenieRedux
@@ -65,6 +66,11 @@ def autocast_of(precision: str) -> Autocast:
 
 def dtype_of(precision: str) -> torch.dtype:
     return torch.bfloat16 if precision == "bf16" else torch.float32
+
+
+def matmul_rate(precision: str, width: int) -> float:
+    """Floating-point operations per second of a matrix product of the model's shape."""
+    return float(np.median(matmul_rates(dtype_of(precision), width, time.perf_counter)))
 
 
 def world_model(size: str) -> GenieRedux:
@@ -111,7 +117,7 @@ def reward_case(size: str, precision: str, batches: list[int], repeats: int) -> 
     cases: list[tuple[str, int, Callable[[Windows], Tensor]]] = [("plain", 1, partial(plain_reward, model, autocast))]
     cases += [(f"batch {batch}", batch, partial(reward, learn=False)) for batch in batches]
     for name, batch, run in cases:
-        rate = matmul_rate(dtype_of(precision), width)
+        rate = matmul_rate(precision, width)
         seconds = seconds_of(partial(run, windows_of(batch)), repeats) / batch
         say(
             f"reward {size} {precision} {name}",
@@ -139,7 +145,7 @@ def collect_case(size: str, precision: str, num_envs: int, num_steps: int) -> No
     network = AgentInfo(setting.connector.action_names, setting.frame_shape, "conv", epoch=0).build().eval()
     model = setting.world_model
     assert model is not None and isinstance(model.model, GenieRedux)
-    rate = matmul_rate(dtype_of(precision), model.model.dynamics.to_logits.in_features)
+    rate = matmul_rate(precision, model.model.dynamics.to_logits.in_features)
     with tempfile.TemporaryDirectory() as folder:
         collector = setting.collector(num_envs, setting.make_reward(NUM_PREDS), Path(folder), is_test=False)
         try:
@@ -205,7 +211,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     args = parser.parse_args()
     wanted = args.only or ("update", "reward", "collect")
-    print(f"{torch.get_num_threads()} threads, torch {torch.__version__}")
+    print(f"{torch.get_num_threads()} threads, torch {torch.__version__}", flush=True)
     for precision in args.precision:
         if "update" in wanted:
             update_case(precision, args.repeats)
