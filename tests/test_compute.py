@@ -6,6 +6,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from benchmarks.models import operations
+from benchmarks.models_cases import NUM_FRAMES
+from benchmarks.models_cases import SIZES as BENCHMARK_SIZES
 from benchmarks.models_plain import make_plain, plain_sample
 from models.checkpoint import parse_config
 from models.components.attention import _UnitVectors
@@ -169,3 +172,12 @@ def test_plain_sampling_draws_the_same_ids(name, settings):
     plain = plain_sample(make_plain(model), prime, taken, 4, settings, torch.Generator().manual_seed(seed))
     assert torch.equal(plain.ids[:, 2:], ours)
     torch.testing.assert_close(plain.video, frames, atol=1e-5, rtol=1e-5)
+
+
+def test_a_training_step_counts_three_times_its_forward_products():
+    """Once a depthwise convolution's gradient was counted as a full one's, and floors came out twice too high."""
+    width, tokens = BENCHMARK_SIZES["demo"].tokenizer.dim, 2 * NUM_FRAMES * 64
+    inner, hidden = 3 * 32, int(4 * 2 / 3 * width)
+    half = 4 * width * inner + 3 * width * hidden
+    linear = 4 * half * 2 * tokens * 3  # four halves; a product forward, two backward
+    assert linear < operations("tokenizer_train", "demo") < 1.35 * linear
