@@ -153,8 +153,8 @@ class Trainer:
         if finished:
             values["mean_return"] = float(np.mean([np.sum(episode.rewards) for episode in finished]))
             values["mean_length"] = float(np.mean([episode.num_steps for episode in finished]))
-            reached = [max(info["x"] for info in episode.infos) for episode in finished if "x" in episode.infos[0]]
-            if reached:
+            reached = [max(info.get("x", -math.inf) for info in episode.infos) for episode in finished]
+            if max(reached) > -math.inf:
                 values["epoch_mean_max_x"] = float(np.mean(reached))
             paid = [np.sum(episode.environment_rewards) for episode in finished]
             values["mean_environment_return"] = float(np.mean(paid))
