@@ -98,7 +98,10 @@ def test_missing_package_is_one_line_with_the_command(monkeypatch: pytest.Monkey
         ({"game": "maze"}, r"game=maze: the connector coinrun has one game"),
         ({"valid_action_combos": ["RIGHT", "FIRE"]}, r"'FIRE' is unknown in CoinRun; known are RIGHT, LEFT, "),
         ({"n_skip_start_frames": 3}, r"n_skip_start_frames=3: must be 0 with coinrun"),
-        ({"roi_annotation_fpath": "roi.csv"}, r"roi_annotation_fpath=roi.csv: nothing here can track a character, "),
+        (
+            {"roi_annotation_fpath": "roi.csv"},
+            r"roi_annotation_fpath=roi.csv: characters are followed in retro games only",
+        ),
     ],
 )
 def test_mistakes_are_one_line_with_the_key(changes: dict[str, Any], message: str) -> None:
