@@ -27,7 +27,14 @@ _PANELS = {
     "action_entropy": "action entropy",
 }
 _LATE = {"cells": "cells", "mean_max_x": "mean max x", "max_x": "max x", "action_entropy": "action entropy"}
-_TESTS = {"psnr": "PSNR", "pooled_psnr": "pooled PSNR", "ssim": "SSIM", "delta_psnr": "ΔPSNR", "fid": "FID"}
+_TESTS = {
+    "psnr": "PSNR",
+    "pooled_psnr": "pooled PSNR",
+    "ssim": "SSIM",
+    "delta_psnr": "ΔPSNR",
+    "tokenizer_psnr": "tokenizer alone, PSNR",
+    "fid": "FID",
+}
 
 
 def report_coverage(experiment: Experiment) -> str:
@@ -75,9 +82,8 @@ def report_fine_tuning(experiment: Experiment) -> str:
 
 
 def _read_test(path: Path) -> dict[str, float]:
-    values = json.loads(path.read_text())
-    flat = {name: value for name, value in values.items() if isinstance(value, int | float)}
-    return flat
+    metrics: dict[str, float] = json.loads(path.read_text())["metrics"]
+    return metrics
 
 
 def _coverage_figure(curves: dict[str, list[Curve]], names: list[str], title: str) -> Figure:
