@@ -146,18 +146,21 @@ def load_lam(path: Path, facts: OriginalFacts = NO_FACTS) -> LatentActionModel:
     return lam.eval()
 
 
+def load_plain(path: Path, name: str, remedy: str) -> Any:
+    """What torch.save wrote, without executing anything in it; ValueError with `name` and `remedy` if unreadable."""
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch.load raises many kinds: a foreign or cut file is one user error
+        raise ValueError(f"{name} cannot be read ({type(error).__name__}): {remedy}") from error
+
+
 def read_checkpoint(path: Path) -> dict[str, Any]:
     """Read a checkpoint's content, tensors mapped from the file, without executing anything in it."""
     if not path.is_file():
         there = sorted(entry.name for entry in path.parent.glob("model-*.pt")) if path.parent.is_dir() else []
         hint = f"the folder has {', '.join(there)}" if there else "no checkpoint is in that folder"
         raise FileNotFoundError(f"checkpoint '{path}' not found: {hint}")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch.load raises many kinds: a foreign or cut file is one user error
-        raise ValueError(
-            f"checkpoint '{path}' cannot be read ({type(error).__name__}): it is cut, or not a checkpoint"
-        ) from error
+    content = load_plain(path, f"checkpoint '{path}'", "it is cut, or not a checkpoint")
     if is_original(content):
         return content
     if not isinstance(content, dict) or content.get("format") != FORMAT:

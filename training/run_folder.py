@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from models.checkpoint import save_atomically, save_model
+from models.checkpoint import load_plain, save_atomically, save_model
 from models.config import ModelConfig
 
 _STATE_FORMAT = "genieredux-training-state"
@@ -103,12 +103,7 @@ class RunFolder:
 
 def read_state(path: Path) -> dict[str, Any]:
     """A training state as `RunFolder.save` wrote it; ValueError for another or a damaged file."""
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch.load raises many kinds: a foreign or cut file is one user error
-        raise ValueError(
-            f"'{path}' cannot be read ({type(error).__name__}): remove it and resume from another"
-        ) from error
+    state = load_plain(path, f"'{path}'", "remove it and resume from another")
     if not isinstance(state, dict) or state.get("format") != _STATE_FORMAT:
         raise ValueError(f"'{path}' is not a training state of this project")
     return state

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from auto_explore.src.models.actor_critic import ActorCritic, PolicyOutput, State
 from data_generation.generator.policy import PolicyContext
-from models.checkpoint import save_atomically
+from models.checkpoint import load_plain, save_atomically
 
 FORMAT = "genieredux-agent"
 FORMAT_VERSION = 1
@@ -81,12 +81,7 @@ def read_agent(path: Path) -> dict[str, Any]:
         there = sorted(other.stem for other in path.parent.glob("*.pt")) if path.parent.is_dir() else []
         hint = f"there are {', '.join(there)}" if there else "no checkpoint is in that folder"
         raise FileNotFoundError(f"agent checkpoint '{path}' not found: {hint}")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch.load raises many kinds: a foreign or cut file is one user error
-        raise ValueError(
-            f"agent checkpoint '{path}' cannot be read ({type(error).__name__}): it is cut, or not a checkpoint"
-        ) from error
+    content = load_plain(path, f"agent checkpoint '{path}'", "it is cut, or not a checkpoint")
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise ValueError(f"'{path}' is not a checkpoint of an AutoExplore agent")
     if content["format_version"] > FORMAT_VERSION:
