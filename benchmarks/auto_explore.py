@@ -1,6 +1,6 @@
 """Speed of AutoExplore: collecting steps with the entropy reward, the reward alone, and an update of the agent.
 
-    python -m benchmarks.auto_explore                         # all cases at both sizes: takes half an hour on two cores
+    python -m benchmarks.auto_explore                         # all cases and sizes: takes half an hour on two cores
     python -m benchmarks.auto_explore --size demo --only collect
     python -m benchmarks.auto_explore --size default --precision bf16 --only reward --batches 1 4
 
@@ -40,6 +40,8 @@ from benchmarks.models_cases import SIZES
 from models.checkpoint import LoadedModel
 from models.construct_model import build_model
 from models.genie_redux import GenieRedux
+from models.precision import cast_products
+from training.allocator import keep_freed_memory
 
 Autocast = Callable[[], AbstractContextManager]
 NUM_PREDS = 3
@@ -73,11 +75,12 @@ def matmul_rate(precision: str, width: int) -> float:
     return float(np.median(matmul_rates(dtype_of(precision), width, time.perf_counter)))
 
 
-def world_model(size: str) -> GenieRedux:
+def world_model(size: str, precision: str) -> GenieRedux:
+    """Frozen, its weights in the precision of the computation, as a run has it."""
     torch.manual_seed(0)
     model = build_model(replace(SIZES[size], model="genie_redux_guided")).eval().requires_grad_(False)
     assert isinstance(model, GenieRedux)
-    return model
+    return cast_products(model, torch.bfloat16) if precision == "bf16" else model
 
 
 def windows_of(batch: int) -> Windows:
@@ -105,7 +108,7 @@ def plain_reward(model: GenieRedux, autocast: Autocast, windows: Windows) -> Ten
 
 
 def reward_case(size: str, precision: str, batches: list[int], repeats: int) -> None:
-    model, autocast = world_model(size), autocast_of(precision)
+    model, autocast = world_model(size, precision), autocast_of(precision)
     width = model.dynamics.to_logits.in_features
     reward = make_reward(Tools(RewardConfig(), NUM_PREDS, torch.device("cpu"), autocast, model), (3, 64, 64), 0)
     windows = windows_of(1)
@@ -134,8 +137,8 @@ def make_setting(size: str, precision: str) -> Setting:
     """Cinderfoot with a fresh world model."""
     cfg = AutoExploreConfig()
     cfg.common.device, cfg.common.precision = "cpu", precision
-    connector = open_connector(cfg.collection, 64)
-    loaded = LoadedModel(world_model(size), SIZES[size], 0)
+    connector = open_connector(cfg.collection, SIZES[size])
+    loaded = LoadedModel(world_model(size, precision), SIZES[size], 0)
     fabric, _ = make_fabric(cfg)
     return Setting(cfg, fabric, connector, tuple(list_worlds(connector, 1)), loaded, autocast_of(precision))
 
@@ -202,14 +205,15 @@ def update_case(precision: str, repeats: int, batch: int = 128) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", choices=SIZES, nargs="+", default=["demo", "default"])
+    parser.add_argument("--size", choices=SIZES, nargs="+", default=["exploration", "demo", "default"])
     parser.add_argument("--precision", choices=("fp32", "bf16"), nargs="+", default=["fp32", "bf16"])
     parser.add_argument("--only", choices=("reward", "collect", "update"), nargs="+")
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 4, 16])
     parser.add_argument("--envs", type=int, nargs="+", default=[1, 2, 8])
-    parser.add_argument("--steps", type=int, help="of each collecting case; 400 at demo size, 32 at default size")
+    parser.add_argument("--steps", type=int, help="of each collecting case; 32 at default size, 400 otherwise")
     parser.add_argument("--repeats", type=int, default=3)
     args = parser.parse_args()
+    keep_freed_memory()
     wanted = args.only or ("update", "reward", "collect")
     print(f"{torch.get_num_threads()} threads, torch {torch.__version__}", flush=True)
     for precision in args.precision:
@@ -218,9 +222,9 @@ def main() -> None:
     for size in args.size:
         for precision in args.precision:
             if "reward" in wanted:
-                reward_case(size, precision, args.batches, args.repeats if size == "demo" else 1)
+                reward_case(size, precision, args.batches, 1 if size == "default" else args.repeats)
             for num_envs in args.envs if "collect" in wanted else ():
-                collect_case(size, precision, num_envs, args.steps or {"demo": 400}.get(size, 32))
+                collect_case(size, precision, num_envs, args.steps or (32 if size == "default" else 400))
 
 
 if __name__ == "__main__":

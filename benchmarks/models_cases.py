@@ -15,6 +15,16 @@ from models.construct_model import build_model
 from models.genie_redux import GenieRedux, SampleSettings
 from models.precision import cast_products
 
+
+def _small(**tokenizer: int) -> ModelConfig:
+    """The sizes of `configs/*/demo.yaml`."""
+    return ModelConfig(
+        tokenizer=TokenizerConfig(dim=96, num_blocks=1, heads=3, dim_head=32, **tokenizer),
+        lam=LamConfig(dim=96, num_blocks=1, heads=3, dim_head=32),
+        dynamics=DynamicsConfig(dim=96, num_blocks=3, heads=4, dim_head=32, ff_mult=2, max_seq_len=4096, action_dim=5),
+    )
+
+
 SIZES = {
     "default": ModelConfig(dynamics=DynamicsConfig(action_dim=5)),
     # A quarter of the blocks at full width and length: what a block costs is the same, and it fits into a coffee break.
@@ -23,11 +33,8 @@ SIZES = {
         lam=LamConfig(num_blocks=2),
         dynamics=DynamicsConfig(num_blocks=3, action_dim=5),
     ),
-    "demo": ModelConfig(
-        tokenizer=TokenizerConfig(dim=96, num_blocks=1, heads=3, dim_head=32, patch_size=8, codebook_size=512),
-        lam=LamConfig(dim=96, num_blocks=1, heads=3, dim_head=32),
-        dynamics=DynamicsConfig(dim=96, num_blocks=3, heads=4, dim_head=32, ff_mult=2, action_dim=5),
-    ),
+    "exploration": _small(patch_size=8, codebook_size=512),
+    "demo": _small(patch_size=4, codebook_size=256),
 }
 NUM_FRAMES = 16
 ROUNDS = 25

@@ -78,9 +78,9 @@ class Windows(Dataset[Any]):
 class WindowDataset(Windows):
     """Windows of `num_frames` consecutive frames, `seq_step` frames apart, never across an episode's end.
 
-    Attributes: `action_names`, `frame_shape` (C, H, W), `environments` (names; the `env` of an item indexes them),
-    `num_windows` (per environment, all positive), `num_frames`, `seq_step`. Windows are ordered by environment,
-    instance, session and time.
+    Attributes: `action_names`, `frame_shape` (C, H, W), `recorded_around` (as in `DatasetInfo`), `environments`
+    (names; the `env` of an item indexes them), `num_windows` (per environment, all positive), `num_frames`, `seq_step`.
+    Windows are ordered by environment, instance, session and time.
     `on_bad_episode="skip"` leaves unreadable episodes out; one that proves damaged while reading is replaced by the
     same place in the next episode of its environment, with a warning.
     """
@@ -134,6 +134,10 @@ class WindowDataset(Windows):
     @property
     def frame_shape(self) -> tuple[int, int, int]:
         return self._environments[0].info.frame_shape
+
+    @property
+    def recorded_around(self) -> str:
+        return self._environments[0].info.recorded_around
 
     @property
     def environments(self) -> list[str]:
@@ -233,7 +237,7 @@ def frames_first(frames: np.ndarray) -> Tensor:
 def _check_agreement(environments: list[Environment]) -> None:
     first = environments[0]
     for other in environments[1:]:
-        for fact in ("action_names", "frame_shape"):
+        for fact in ("action_names", "frame_shape", "recorded_around"):
             mine, theirs = getattr(first.info, fact), getattr(other.info, fact)
             if mine != theirs:
                 raise ValueError(

@@ -85,7 +85,7 @@ def _content(kind: str, config: dict, step: int, state: dict[str, Tensor]) -> di
 def model_config(config: ModelConfig) -> dict[str, Any]:
     """The model's part of a configuration, as plain values."""
     plain = asdict(config)
-    return {name: plain[name] for name in ("model", "tokenizer", "lam", "dynamics", "action_names")}
+    return {name: plain[name] for name in ("model", "tokenizer", "lam", "dynamics", "action_names", "recorded_around")}
 
 
 def load_model(

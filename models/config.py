@@ -98,3 +98,5 @@ class ModelConfig:
     dynamics: DynamicsConfig = field(default_factory=DynamicsConfig)
     # Names of the actions that the model was trained with; empty until a dataset is known.
     action_names: list[str] = field(default_factory=list)
+    # The table around whose characters that dataset was recorded (its `roi_annotation_fpath`); "": whole pictures.
+    recorded_around: str = ""

@@ -176,8 +176,8 @@ def test_plain_sampling_draws_the_same_ids(name, settings):
 
 def test_a_training_step_counts_three_times_its_forward_products():
     """Once a depthwise convolution's gradient was counted as a full one's, and floors came out twice too high."""
-    width, tokens = BENCHMARK_SIZES["demo"].tokenizer.dim, 2 * NUM_FRAMES * 64
+    width, tokens = BENCHMARK_SIZES["exploration"].tokenizer.dim, 2 * NUM_FRAMES * 64
     inner, hidden = 3 * 32, int(4 * 2 / 3 * width)
     half = 4 * width * inner + 3 * width * hidden
     linear = 4 * half * 2 * tokens * 3  # four halves; a product forward, two backward
-    assert linear < operations("tokenizer_train", "demo") < 1.35 * linear
+    assert linear < operations("tokenizer_train", "exploration") < 1.35 * linear

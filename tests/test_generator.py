@@ -347,7 +347,9 @@ def test_unknown_family_names_the_known_ones(tmp_path: Path) -> None:
 
 def test_scripted_policy_plays_its_script() -> None:
     agent = AgentConfig(script=["LEFT*2", "RIGHT"], gamma=0.0)
-    policy = make_policy(ConnectorConfig(variant="scripted", agent=agent), ACTIONS, FRAME.shape)
+    policy = make_policy(
+        CountingConnector(ConnectorConfig(variant="scripted", agent=agent, valid_action_combos=list(ACTIONS)))
+    )
     assert rollout(policy, 6) == [1, 1, 0, 1, 1, 0]
     with pytest.raises(ValueError, match=r"'UP\*2' is not an action"):
         ScriptedPolicy.from_context(PolicyContext(AgentConfig(script=["UP*2"]), ACTIONS, FRAME.shape))

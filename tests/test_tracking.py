@@ -6,12 +6,17 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
+from auto_explore.config import CollectionConfig
+from auto_explore.src.agent import AgentInfo, save_agent
+from auto_explore.src.envs import open_connector
 from data_generation.config import ConnectorConfig, DatasetConfig, GenerateConfig, GeneratorConfig
 from data_generation.data.data import Environment, list_environments
 from data_generation.generate import generate
 from data_generation.generator.connector_base import make_connector
 from data_generation.generator.connector_retro_act import RetroActConnector
+from data_generation.generator.policy import make_policy
 from data_generation.generator.tracking import Box, TrackedEnv, Tracker, foreground_mask, read_boxes
+from models.config import ModelConfig
 
 GAME = "Cinderfoot-Nes"
 BOXES = "RetroAct_roi.csv"
@@ -139,6 +144,30 @@ def test_boxes_are_checked(tmp_path: Path) -> None:
     assert list(connector.select().skipped) == [GAME]
     with pytest.raises(ValueError, match="characters are followed in retro games only"):
         make_connector(ConnectorConfig(name="gymnasium", game="CartPole-v1", roi_annotation_fpath=BOXES))
+
+
+def test_an_agent_sees_what_its_world_model_knows() -> None:
+    cfg = CollectionConfig(games=[GAME])
+    for table, seen in (("", ""), (BOXES, BOXES)):
+        connector = open_connector(cfg, ModelConfig(recorded_around=table))
+        assert connector.recorded_around == seen
+    assert open_connector(cfg, None).recorded_around == ""
+    with pytest.raises(FileNotFoundError, match=r"collection.connector.roi_annotation_fpath=heroes.csv: no such table"):
+        open_connector(cfg, ModelConfig(recorded_around="heroes.csv"))
+
+
+@pytest.mark.parametrize(("table", "other"), [("", BOXES), (BOXES, "")])
+def test_an_agent_plays_what_it_was_trained_on(tmp_path: Path, table: str, other: str) -> None:
+    settings = {"variant": "auto_explore", "game": GAME, "roi_annotation_fpath": other or None}
+    connector = RetroActConnector(ConnectorConfig(**settings))  # type: ignore[arg-type]
+    info = AgentInfo(connector.action_names, connector.frame_shape, "nature", epoch=1, recorded_around=table)
+    checkpoint = tmp_path / "agent.pt"
+    save_agent(checkpoint, info.build(), info)
+    connector.config.agent.checkpoint_fpath = str(checkpoint)
+    with pytest.raises(ValueError, match=rf"set config.connector.roi_annotation_fpath={table or 'null'}"):
+        make_policy(connector)
+    connector.config.roi_annotation_fpath = table or None
+    make_policy(connector)
 
 
 def test_own_states_have_boxes_of_their_own(tmp_path: Path) -> None:

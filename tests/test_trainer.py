@@ -1,5 +1,6 @@
 """Training: resuming equals never having stopped, nothing is lost or doubled, and user errors are one line."""
 
+import json
 import logging
 import os
 import signal
@@ -320,6 +321,18 @@ def test_a_world_model_never_trains_on_an_untrained_tokenizer(root):
 def test_action_count_and_names_come_from_the_dataset(root):
     config = load_model(train(world_config(root))).config
     assert (config.dynamics.action_dim, config.action_names) == (len(ACTIONS), ACTIONS)
+
+
+def test_a_model_knows_what_part_of_the_picture_it_was_trained_on(root, tmp_path, caplog):
+    info = next((write_dataset(tmp_path / "around") / tiny_config(tmp_path).train.dataset_name).glob("*/info.json"))
+    info.write_text(json.dumps(json.loads(info.read_text()) | {"connector": {"roi_annotation_fpath": "heroes.csv"}}))
+    checkpoint = train(tiny_config(tmp_path / "around"))
+    assert load_model(checkpoint).config.recorded_around == "heroes.csv"
+    cfg = renamed(tiny_config(root), "whole")
+    cfg.model_fpath = str(checkpoint)
+    assert load_model(train(cfg)).config.recorded_around == ""
+    warning = "the model was trained on pictures around a character (heroes.csv), the dataset has whole pictures"
+    assert caplog.text.count(warning) == 1
 
 
 def test_actions_that_do_not_fit_are_one_line(root):

@@ -92,6 +92,7 @@ def prepare_model(cfg: GenieReduxConfig, dataset: WindowDataset, resumed: Path |
         prepared = _plain_model(cfg, config, resumed)
     check_frames(prepared.config, dataset)
     prepared.config.action_names = list(dataset.action_names)
+    prepared.config.recorded_around = dataset.recorded_around
     return prepared
 
 
@@ -101,7 +102,7 @@ def own_model_config(cfg: GenieReduxConfig) -> ModelConfig:
 
 
 def check_frames(config: ModelConfig, dataset: WindowDataset) -> None:
-    """ValueError if the dataset's frames are not what the tokenizer takes."""
+    """ValueError if the dataset's frames are not what the tokenizer takes; a warning if they show another part."""
     channels, height, width = dataset.frame_shape
     size = config.tokenizer.image_size
     if (channels, height, width) != (config.tokenizer.channels, size, size):
@@ -110,6 +111,12 @@ def check_frames(config: ModelConfig, dataset: WindowDataset) -> None:
             f"{config.tokenizer.channels}: set tokenizer.image_size for a new tokenizer, or generate with "
             f"config.connector.image_size={size}"
         )
+    if config.action_names and config.recorded_around != dataset.recorded_around:  # a trained model
+        ours, theirs = (
+            f"pictures around a character ({table})" if table else "whole pictures"
+            for table in (config.recorded_around, dataset.recorded_around)
+        )
+        logger.warning("the model was trained on %s, the dataset has %s", ours, theirs)
 
 
 def check_actions(config: ModelConfig, dataset: WindowDataset, source: str) -> None:
@@ -223,7 +230,7 @@ def _adopt_sizes(config: ModelConfig, loaded: ModelConfig) -> None:
     """Put the sizes of loaded weights into `config`, whose free settings stay."""
     for part in ("tokenizer", "lam", "dynamics"):
         _keep_sizes(config, getattr(loaded, part), part)
-    config.action_names = list(loaded.action_names)
+    config.action_names, config.recorded_around = list(loaded.action_names), loaded.recorded_around
 
 
 def _keep_sizes(config: ModelConfig, loaded: object, part: str) -> None:

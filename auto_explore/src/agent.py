@@ -25,6 +25,7 @@ class AgentInfo:
     encoder: str
     epoch: int
     mean_return: float | None = None  # of its evaluation
+    recorded_around: str = ""  # as in `DatasetInfo`
 
     def build(self) -> ActorCritic:
         """The network, with fresh weights."""
@@ -99,6 +100,12 @@ def agent_of(content: dict[str, Any]) -> tuple[ActorCritic, AgentInfo]:
     return network.eval(), info
 
 
+def different_part(path: Path, table: str, key: str) -> str:
+    """What to say of an agent that knows another part of the picture than is shown."""
+    seen = "pictures around a character" if table else "whole pictures"
+    return f"'{path}' was trained on {seen}: set {key}.roi_annotation_fpath={table or 'null'}"
+
+
 class AutoExplorePolicy:
     """A trained agent as a policy of the generator; its carry is the recurrent state."""
 
@@ -130,6 +137,8 @@ class AutoExplorePolicy:
                 f"'{path}' was trained on frames {info.frame_shape}, these are {context.frame_shape}: "
                 f"set {key}.image_size"
             )
+        if info.recorded_around != context.recorded_around:
+            raise ValueError(different_part(path, info.recorded_around, key))
         return cls(network, info, path, context.agent.temperature)
 
     def initial_carry(self) -> State:

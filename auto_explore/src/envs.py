@@ -17,6 +17,7 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode
 
 from auto_explore.config import CollectionConfig
 from data_generation.generator.connector_base import Connector, make_connector
+from models.config import ModelConfig
 
 _KEY = "collection.connector"
 
@@ -37,15 +38,18 @@ class Resumed:
     actions: list[int]
 
 
-def open_connector(config: CollectionConfig, image_size: int | None) -> Connector:
-    """The environment family of `collection.connector` for `collection.games`; `image_size` wins over its own.
+def open_connector(config: CollectionConfig, world_model: ModelConfig | None) -> Connector:
+    """The environment family of `collection.connector` for `collection.games`, with frames as the world model knows
+    them: of its size, and around a character if its dataset was recorded so.
 
     ValueError / FileNotFoundError in one line for a game that cannot be played here.
     """
-    games: Any = list(config.games) if config.connector.name != "coinrun" else "all"
-    size = config.connector.image_size if image_size is None else image_size
+    own = replace(config.connector, game=list(config.games) if config.connector.name != "coinrun" else "all")
+    if world_model is not None:
+        own.image_size = world_model.tokenizer.image_size
+        own.roi_annotation_fpath = own.roi_annotation_fpath or world_model.recorded_around or None
     try:
-        connector = make_connector(replace(config.connector, game=games, image_size=size))
+        connector = make_connector(own)
         skipped = connector.select().skipped
     except (ValueError, FileNotFoundError) as error:
         raise type(error)(_own_keys(str(error))) from error

@@ -13,7 +13,7 @@ import torch
 from lightning.fabric import Fabric
 
 from auto_explore.config import AutoExploreConfig
-from auto_explore.src.agent import AgentInfo
+from auto_explore.src.agent import AgentInfo, different_part
 from auto_explore.src.collector import Collector
 from auto_explore.src.dataset import Place
 from auto_explore.src.envs import Schedule, World, list_worlds, make_vector_env, open_connector
@@ -24,6 +24,8 @@ from data_generation.data.data import DatasetInfo, EpisodeMeta
 from data_generation.generator.connector_base import Connector
 from models.checkpoint import LoadedModel
 from models.genie_redux import GenieRedux
+from models.precision import cast_products
+from training.allocator import keep_freed_memory
 from training.runtime import choose_device, choose_precision
 
 _TEST_SEED = 1_000_003  # added to the seed of test episodes, so that they are not those of training
@@ -102,6 +104,8 @@ class Setting:
             )
         if info.frame_shape != self.frame_shape:
             raise ValueError(f"'{path}' was trained on frames {info.frame_shape}, these are {self.frame_shape}")
+        if info.recorded_around != self.connector.recorded_around:
+            raise ValueError(different_part(path, info.recorded_around, "collection.connector"))
 
     def gather(self, value: Any) -> list[Any]:
         """One value of every process, on all of them."""
@@ -124,13 +128,14 @@ def make_setting(cfg: AutoExploreConfig) -> Setting:
     if cfg.collection.reward.type in WORLD_MODEL_REWARDS:
         preds = max(cfg.collection.train.config.n_preds, cfg.collection.test.config.n_preds)
         world_model = load_world_model(cfg.world_model, preds)
-    image_size = world_model.config.tokenizer.image_size if world_model else None
-    connector = open_connector(cfg.collection, image_size)
+    connector = open_connector(cfg.collection, world_model.config if world_model else None)
     if world_model is not None:
         check_actions(world_model, connector)
     fabric, precision = make_fabric(cfg)
     if world_model is not None:
         world_model.model.to(fabric.device)
+        if precision is not None:
+            cast_products(world_model.model, precision)
     worlds = list_worlds(connector, cfg.collection.connector.generator_config.n_instances)
     return Setting(
         cfg,
@@ -150,6 +155,8 @@ def make_fabric(cfg: AutoExploreConfig) -> tuple[Fabric, torch.dtype | None]:
     except ValueError as error:
         raise ValueError(f"common.{str(error).replace('device=cuda', f'device={cfg.common.device}')}") from error
     precision = choose_precision(cfg.common.precision, device)
+    if device.type == "cpu":
+        keep_freed_memory()
     num_processes = int(os.environ.get("WORLD_SIZE", "1"))
     local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)  # it announces every choice, twice

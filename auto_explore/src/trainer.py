@@ -5,6 +5,7 @@ import math
 import sys
 import time
 from collections import deque
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -38,7 +39,14 @@ class Trainer:
         cfg, fabric = setting.cfg, setting.fabric
         torch.manual_seed(cfg.common.seed)
         actor_critic = cfg.training.actor_critic
-        self.info = AgentInfo(setting.connector.action_names, setting.frame_shape, actor_critic.encoder, epoch=0)
+        connector = setting.connector
+        self.info = AgentInfo(
+            connector.action_names,
+            setting.frame_shape,
+            actor_critic.encoder,
+            epoch=0,
+            recorded_around=connector.recorded_around,
+        )
         self.network = self.info.build().to(fabric.device)
         optimizer = torch.optim.Adam(self.network.parameters(), lr=cfg.training.learning_rate, fused=True)
         module, optimizer = fabric.setup(self.network, optimizer)
@@ -199,7 +207,7 @@ class Trainer:
         return self._test_collector
 
     def _info_now(self, mean_return: float | None = None) -> AgentInfo:
-        return AgentInfo(self.info.action_names, self.info.frame_shape, self.info.encoder, self.epoch, mean_return)
+        return replace(self.info, epoch=self.epoch, mean_return=mean_return)
 
     # ---- checkpoints ------------------------------------------------------------------------------------------------
 

@@ -7,7 +7,8 @@ import numpy as np
 
 from auto_explore.src.coverage import Coverage
 from benchmarks.exploration.commands import Experiment
-from benchmarks.exploration.settings import LEARNING_AGENTS
+from benchmarks.exploration.places import hero_places
+from benchmarks.exploration.settings import COINRUN_ACTIONS, LEARNING_AGENTS
 from data_generation.data.data import EpisodeReader, list_environments
 
 NUM_POINTS = 16  # of a curve
@@ -32,10 +33,12 @@ def curve_of(experiment: Experiment, agent: str, seed: int) -> Curve:
         with reader as episode:
             count = min(episode.num_actions, num_steps - total.num_steps)
             world, before = episode.meta.instance, total.num_steps
-            arguments = _cut(episode, count)
-            total.add(world, *arguments)
+            frames, infos, actions = episode.frames(0, count + 1), _numbers(episode, count), episode.actions[:count]
+            if experiment.game.name == "coinrun":
+                infos |= hero_places(world, [COINRUN_ACTIONS[action] for action in actions])
+            total.add(world, frames, infos, actions)
             if before >= num_steps * 3 // 4:
-                late.add(world, *arguments)
+                late.add(world, frames, infos, actions)
             while len(rows) < NUM_POINTS and total.num_steps >= points[len(rows)]:
                 rows.append(total.summary())
         if total.num_steps >= num_steps:
@@ -52,9 +55,8 @@ def _common_steps(experiment: Experiment) -> int:
     return scale.num_steps - 4 * experiment.game.n_steps_max
 
 
-def _cut(episode: EpisodeReader, count: int) -> tuple[np.ndarray, dict[str, np.ndarray], np.ndarray]:
-    frames = episode.frames(0, count + 1)
-    return frames, {name: column[:count] for name, column in episode.infos.items()}, episode.actions[:count]
+def _numbers(episode: EpisodeReader, count: int) -> dict[str, np.ndarray]:
+    return {name: column[:count] for name, column in episode.infos.items()}
 
 
 def _episodes(experiment: Experiment, agent: str, seed: int) -> list[EpisodeReader]:

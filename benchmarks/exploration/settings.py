@@ -60,11 +60,12 @@ class Scale:
     )
 
 
+COINRUN_ACTIONS = ("NOOP", "RIGHT", "LEFT", "ACTION_JUMP", "RIGHT+ACTION_JUMP", "LEFT+ACTION_JUMP", "DOWN")
 _COINRUN = (
     "name=coinrun",
     "version=2.0.0",
     "n_skip_frames=1",
-    "valid_action_combos=[NOOP,RIGHT,LEFT,ACTION_JUMP,RIGHT+ACTION_JUMP,LEFT+ACTION_JUMP,DOWN]",
+    f"valid_action_combos=[{','.join(COINRUN_ACTIONS)}]",
 )
 GAMES = {
     "cinderfoot": Game(

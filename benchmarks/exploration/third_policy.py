@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.exploration.commands import Experiment
+from benchmarks.exploration.settings import COINRUN_ACTIONS
 from data_generation.config import ConnectorConfig
 from data_generation.data.data import DatasetInfo, EpisodeMeta, EpisodeWriter, episode_path
 from data_generation.generator.connector_base import Connector, make_connector
@@ -49,7 +50,7 @@ def write_test_data(experiment: Experiment) -> Path:
 def _connector_config(game: str) -> ConnectorConfig:
     if game == "cinderfoot":
         return ConnectorConfig(game=["Cinderfoot-Nes"])
-    actions = ["NOOP", "RIGHT", "LEFT", "ACTION_JUMP", "RIGHT+ACTION_JUMP", "LEFT+ACTION_JUMP", "DOWN"]
+    actions = list(COINRUN_ACTIONS)
     return ConnectorConfig(name="coinrun", version="2.0.0", n_skip_frames=1, valid_action_combos=actions)
 
 

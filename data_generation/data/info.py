@@ -35,6 +35,11 @@ class DatasetInfo:
     versions: dict[str, str] = field(default_factory=dict)
     format_version: int = FORMAT_VERSION
 
+    @property
+    def recorded_around(self) -> str:
+        """The table around whose characters it was recorded; "" = whole pictures."""
+        return str(self.connector.get("roi_annotation_fpath") or "")
+
     def save(self, env_dpath: Path | str) -> Path:
         """Write `<env_dpath>/info.json`."""
         path = Path(env_dpath) / INFO_FNAME

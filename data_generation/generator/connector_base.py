@@ -18,6 +18,7 @@ import re
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -61,6 +62,11 @@ class Connector(ABC):
     def name_actions(self) -> list[str]:
         """Names of the actions in index order: what the configuration says, unless a family has names of its own."""
         return [str(name) for name in self.config.valid_action_combos]
+
+    @property
+    def recorded_around(self) -> str:
+        """Name of the table around whose characters it records; "" = whole pictures."""
+        return Path(self.config.roi_annotation_fpath or "").name
 
     @abstractmethod
     def select(self) -> Selection:

@@ -132,6 +132,11 @@ class CoinRunLevel(gym.Env[np.ndarray, Any]):
         picture: np.ndarray = self._game.get_info()[0]["rgb"] if self._is_large else observation["rgb"][0]
         return picture
 
+    def saved_state(self) -> bytes:
+        """All that the game is, in Procgen's own form."""
+        state: bytes = self._game.get_state()[0]
+        return state
+
     def close(self) -> None:
         """Free the game."""
         self._game.close()

@@ -71,7 +71,7 @@ class RetroActConnector(Connector):
     def recipe(self) -> dict[str, Any]:
         if self._boxes is None:
             return super().recipe()
-        return {**super().recipe(), "roi_annotation_fpath": Path(str(self.config.roi_annotation_fpath)).name}
+        return {**super().recipe(), "roi_annotation_fpath": self.recorded_around}
 
     def num_instances(self, game: str) -> int:
         return len(self.games.start_states(game))

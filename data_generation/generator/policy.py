@@ -12,6 +12,7 @@ from typing import Any, Protocol, Self
 import numpy as np
 
 from data_generation.config import AgentConfig, ConnectorConfig
+from data_generation.generator.connector_base import Connector
 from data_generation.generator.resolve import check_importable, load_class
 
 _KEY = "config.connector"
@@ -34,6 +35,7 @@ class PolicyContext:
     agent: AgentConfig
     action_names: list[str]
     frame_shape: tuple[int, int, int]  # (C, H, W) of the observations
+    recorded_around: str = ""  # as in `DatasetInfo`
 
 
 class Policy(Protocol):
@@ -175,9 +177,10 @@ def policy_spec(config: ConnectorConfig) -> str:
     return spec
 
 
-def make_policy(config: ConnectorConfig, action_names: list[str], frame_shape: tuple[int, int, int]) -> Policy:
+def make_policy(connector: Connector) -> Policy:
     """The configured policy, with its weights, and with `gamma` random actions if it is an agent or a script."""
-    context = PolicyContext(config.agent, action_names, frame_shape)
+    config, action_names = connector.config, connector.action_names
+    context = PolicyContext(config.agent, action_names, connector.frame_shape, connector.recorded_around)
     policy: Policy = load_class(policy_spec(config), f"{_KEY}.agent.policy").from_context(context)  # type: ignore[attr-defined]
     if config.agent.policy is None and config.variant in _RANDOM:
         return policy

@@ -78,7 +78,7 @@ class Player:
 
     @cached_property
     def _policy(self) -> Policy:
-        return make_policy(self._config.connector, self._connector.action_names, self._connector.frame_shape)
+        return make_policy(self._connector)
 
     def play(self, task: EpisodeTask) -> int:
         """Make one episode's file; returns its number of frames. Raises Unplayable if the game cannot be opened."""
