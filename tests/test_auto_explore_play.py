@@ -394,6 +394,18 @@ def test_coverage_counts_what_is_new() -> None:
     assert Coverage.from_state(coverage.state_dict()).summary() == coverage.summary()
 
 
+def test_what_processes_cover_is_counted_once() -> None:
+    frames = [np.full(FRAME_SHAPE, 60 * i, np.uint8) for i in range(4)]
+    infos = {name: np.array([0.0, 20.0, 40.0]) for name in ("x", "y")}
+    whole, parts = Coverage(), [Coverage(), Coverage()]
+    for part, last, action in ((parts[0], 4, 1), (parts[1], 3, 2)):
+        for coverage in (part, whole):
+            some = {name: column[: last - 1] for name, column in infos.items()}
+            coverage.add(0, frames[:last], some, np.full(last - 1, action))
+    assert Coverage.united(parts).summary() == whole.summary()
+    assert whole.summary()["cells"] == 4 and Coverage.united([]).summary()["cells"] == 0
+
+
 def test_equal_positions_of_two_games_are_two_positions() -> None:
     coverage = Coverage()
     for game in ("a", "b"):

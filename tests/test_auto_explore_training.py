@@ -28,8 +28,9 @@ from omegaconf import OmegaConf
 
 import run
 from auto_explore.config import AutoExploreConfig
-from auto_explore.main import evaluate
+from auto_explore.main import evaluate, train
 from auto_explore.src.agent import read_agent
+from auto_explore.src.coverage import Coverage
 from auto_explore.src.trainer import Trainer
 from data.data import WindowDataset
 from data_generation.data.data import Environment, list_environments
@@ -252,6 +253,10 @@ def test_two_processes_train_one_agent_and_resume(tmp_path: Path) -> None:
     assert len(sessions) == len(set(sessions)) > 3
     growing = [rank["collector"]["episodes"] for rank in last["state"]["ranks"]]
     assert growing[0] != growing[1]
+    shares = [Coverage.from_state(rank["coverage"]) for rank in last["state"]["ranks"]]
+    logged = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    cells = [row["cells"] for row in logged if row["split"] == "play"][-1]
+    assert cells == len(shares[0].cells | shares[1].cells) > len(shares[0].cells)
     assert _start(arguments, True, "common.num_processes=2").wait(300) == 0
     assert read_agent(folder / "checkpoints" / "last.pt")["info"]["epoch"] == 3
     with pytest.raises(ValueError, match=r"common.num_processes=1: the run in .* has 2; go on with as many"):
@@ -259,6 +264,20 @@ def test_two_processes_train_one_agent_and_resume(tmp_path: Path) -> None:
 
 
 # Evaluation
+
+
+def test_tests_predict_as_many_frames_as_they_are_told(tmp_path: Path) -> None:
+    """The reward of the last epoch's test, by the numbers of predicted frames in training and in the test."""
+    returns = {}
+    for n_preds in ((3, 3), (3, 1), (2, 1)):
+        root = tmp_path / str(n_preds)
+        save_world_model(root / "models")
+        cfg = quick_config(root)
+        cfg.training.should = False
+        cfg.collection.train.config.n_preds, cfg.collection.test.config.n_preds = n_preds
+        rows = [json.loads(line) for line in (train(cfg) / "metrics.jsonl").read_text().splitlines()]
+        returns[n_preds] = [row["mean_return"] for row in rows if row["split"] == "test"]
+    assert returns[3, 1] == returns[2, 1] != returns[3, 3]
 
 
 def test_evaluation_plays_the_same_worlds_and_writes_its_measures(trained: Path, tmp_path: Path, capsys) -> None:

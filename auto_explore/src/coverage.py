@@ -1,7 +1,7 @@
 """What play has covered: how far exploration went, whatever it was paid for."""
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -49,6 +49,16 @@ class Coverage:
         if "x" in infos and "y" in infos:
             places = np.stack([level, infos["x"] // _POSITION_SIZE, infos["y"] // _POSITION_SIZE], axis=1)
             self.positions.update(_numbers(world, np.unique(places, axis=0)))
+
+    @classmethod
+    def united(cls, parts: Sequence["Coverage"]) -> "Coverage":
+        """What several have covered together."""
+        actions = np.zeros(max((len(part.actions) for part in parts), default=0), np.int64)
+        for part in parts:
+            actions[: len(part.actions)] += part.actions
+        sets = {name: set[int]().union(*(getattr(part, name) for part in parts)) for name in _SETS}
+        max_x = [x for part in parts for x in part.max_x]
+        return cls(num_steps=sum(part.num_steps for part in parts), max_x=max_x, actions=actions, **sets)
 
     @property
     def action_entropy(self) -> float:

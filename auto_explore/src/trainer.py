@@ -52,6 +52,7 @@ class Trainer:
         module, optimizer = fabric.setup(self.network, optimizer)
         self.learner = Learner(fabric, self.network, module, optimizer, actor_critic)
         self.reward = setting.make_reward(cfg.collection.train.config.n_preds)
+        self._test_reward = setting.make_reward(cfg.collection.test.config.n_preds)
         self.collector = setting.collector(cfg.collection.train.num_envs, self.reward, folder.episodes, is_test=False)
         self.replay = Replay(cfg.training.replay_steps)
         self.coverage = Coverage()
@@ -145,7 +146,7 @@ class Trainer:
         return {**dict(zip(names, means, strict=True)), "seconds_per_update": seconds}
 
     def _describe(self, played: Collected, seconds: float) -> dict[str, float]:
-        """What to log of an epoch's play, over all processes where that is cheap, else of this one."""
+        """What to log of an epoch's play: what was covered and the steps over all processes, the rest of this one."""
         clock, finished = played.clock, played.finished
         values = {
             "reward": played.reward_mean,
@@ -166,7 +167,7 @@ class Trainer:
                 values["epoch_mean_max_x"] = float(np.mean(reached))
             paid = [np.sum(episode.environment_rewards) for episode in finished]
             values["mean_environment_return"] = float(np.mean(paid))
-        covered = self.coverage.summary()
+        covered = Coverage.united(self.setting.gather(self.coverage)).summary()
         return values | {name: value for name, value in covered.items() if name != "steps"}
 
     def _checked(self, values: dict[str, float]) -> dict[str, float]:
@@ -198,12 +199,13 @@ class Trainer:
         fabric.barrier()
 
     def _tester(self) -> Any:
-        """The test's own environments, made at the first test; its reward has the training reward's networks."""
+        """The test's own environments and reward, made at the first test; the networks are the training reward's."""
         if self._test_collector is None:
             config = self.setting.cfg.collection.test
             self._test_collector = self.setting.collector(
-                config.num_envs, self.reward, self.folder.episodes, is_test=True
+                config.num_envs, self._test_reward, self.folder.episodes, is_test=True
             )
+        self._test_reward.load_state_dict(self.reward.state_dict())
         return self._test_collector
 
     def _info_now(self, mean_return: float | None = None) -> AgentInfo:
