@@ -2,6 +2,7 @@
 
 import json
 import logging
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from auto_explore.src.agent import AgentInfo, agent_of, read_agent
 from auto_explore.src.evaluation import save_gifs, test_episodes
 from auto_explore.src.models.actor_critic import ActorCritic
 from auto_explore.src.reward import load_reward
-from auto_explore.src.run_folder import AgentFolder, find_folder, new_folder
+from auto_explore.src.run_folder import AgentFolder, find_folder, make_folder
 from auto_explore.src.setting import Setting, make_setting
 from auto_explore.src.trainer import Trainer
 from data_generation.data.data import write_atomically
@@ -38,9 +39,12 @@ def train(cfg: AutoExploreConfig) -> Path:
         read_agent(folder.last)  # a missing checkpoint is told before anything is loaded
     setting = make_setting(cfg)
     fabric = setting.fabric
-    folder = AgentFolder(fabric.broadcast((folder or new_folder(cfg.common)).path))
-    trainer = Trainer(setting, folder)
+    if folder is None and fabric.is_global_zero:
+        folder = make_folder(cfg.common)
+    folder = AgentFolder(fabric.broadcast(folder.path if folder else Path()))
+    trainer = None
     try:
+        trainer = Trainer(setting, folder)
         if cfg.common.resume:
             trainer.load()
         _say_start(trainer)
@@ -52,7 +56,9 @@ def train(cfg: AutoExploreConfig) -> Path:
             setting.write_infos(folder.episodes)
         fabric.barrier()
     except BaseException:
-        trainer.close()
+        if trainer is not None:
+            trainer.close()
+        _remove_empty(folder)
         raise
     trainer.run(tracker)
     if fabric.is_global_zero:
@@ -78,6 +84,12 @@ def evaluate(cfg: AutoExploreConfig) -> Path:
     write_atomically(target, (json.dumps(content, indent=2) + "\n").encode())
     print(_summary(content, folder, target))
     return target
+
+
+def _remove_empty(folder: AgentFolder) -> None:
+    """A run that cannot start leaves nothing."""
+    with suppress(OSError):
+        folder.path.rmdir()
 
 
 def _play_epochs(setting: Setting, folder: AgentFolder, network: ActorCritic, info: AgentInfo) -> dict:

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 import torch
 from auto_explore_helpers import ACTIONS, FRAME_SHAPE, SHORT_WALK, WALK, make_episode, quick_config, world_model
 
-from auto_explore.config import RewardConfig
+from auto_explore.config import CommonConfig, RewardConfig
 from auto_explore.src.agent import mixture
 from auto_explore.src.collector import Collected, Collector, PlayStyle, RewardThread
 from auto_explore.src.coverage import Coverage, cell_of
@@ -21,6 +22,7 @@ from auto_explore.src.envs import Resumed, Schedule, World, WorldEnv, list_world
 from auto_explore.src.evaluation import add_episode
 from auto_explore.src.models.actor_critic import ActorCritic
 from auto_explore.src.reward import Reward, Tools, Windows, make_reward
+from auto_explore.src.run_folder import make_folder
 from data_generation.data.data import DatasetInfo, Environment, EpisodeMeta, EpisodeWriter
 
 STYLE = PlayStyle(temperature=1.0, epsilon=0.1, should_sample=True)
@@ -404,6 +406,16 @@ def test_what_processes_cover_is_counted_once() -> None:
             coverage.add(0, frames[:last], some, np.full(last - 1, action))
     assert Coverage.united(parts).summary() == whole.summary()
     assert whole.summary()["cells"] == 4 and Coverage.united([]).summary()["cells"] == 0
+
+
+def test_runs_that_start_at_one_moment_have_different_numbers(tmp_path: Path) -> None:
+    (tmp_path / "004_old").mkdir()
+    commons = [CommonConfig(root_dpath=str(tmp_path), name=f"run{i % 3}") for i in range(60)]
+    with ThreadPoolExecutor(12) as pool:
+        folders = list(pool.map(make_folder, commons))
+    numbers = sorted(int(folder.path.name[:3]) for folder in folders)
+    assert len(set(numbers)) == 60 and numbers[0] == 5
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["004_old", *(f.path.name for f in folders)])
 
 
 def test_equal_positions_of_two_games_are_two_positions() -> None:

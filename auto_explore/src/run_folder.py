@@ -35,10 +35,26 @@ class AgentFolder:
         return self.path / "checkpoints" / f"{name}.pt"
 
 
-def new_folder(common: CommonConfig) -> AgentFolder:
-    """The folder after the last one that is there."""
-    runs = _runs(Path(common.root_dpath))
-    return AgentFolder(Path(common.root_dpath) / f"{max(runs, default=0) + 1:03d}_{common.name}")
+def make_folder(common: CommonConfig) -> AgentFolder:
+    """A new folder after the last one that is there; no two runs get one number, also if they start at one moment."""
+    root = Path(common.root_dpath)
+    root.mkdir(parents=True, exist_ok=True)
+    number = max(_runs(root), default=0) + 1
+    while True:
+        claim = root / f".{number:03d}"  # held while the folder is made: only one can make a folder of that name
+        try:
+            claim.mkdir()
+        except FileExistsError:
+            number += 1
+            continue
+        try:
+            if number not in _runs(root):
+                folder = AgentFolder(root / f"{number:03d}_{common.name}")
+                folder.path.mkdir()
+                return folder
+        finally:
+            claim.rmdir()
+        number += 1
 
 
 def find_folder(common: CommonConfig) -> AgentFolder:
