@@ -17,6 +17,7 @@ from training.metrics import (
     evenly_spaced,
     own_indices,
     psnr_per_frame,
+    squared_error_per_frame,
     ssim_per_frame,
 )
 from training.pictures import Row, animation, save_gif, save_png, strip, to_pixels
@@ -51,6 +52,16 @@ def test_predictions_outside_the_range_are_clamped():
     target = torch.ones(1, 1, 3, 16, 16)
     assert psnr_per_frame(target + 5, target).item() == 100.0
     assert ssim_per_frame(target + 5, target).item() == pytest.approx(1.0)
+
+
+def test_autocast_changes_no_metric():
+    still = torch.rand(2, 1, 3, 8, 8).repeat_interleave(8, -1).repeat_interleave(8, -2)
+    target = still + 0.002 * torch.randn(2, 3, 3, 64, 64)  # flat areas: variances far below squared means
+    prediction = still + 0.002 * torch.randn(2, 3, 3, 64, 64)
+    for metric in (psnr_per_frame, ssim_per_frame, squared_error_per_frame):
+        plain = metric(prediction, target)
+        with torch.autocast("cpu", torch.bfloat16):
+            torch.testing.assert_close(metric(prediction, target), plain, rtol=0, atol=0)
 
 
 def test_ssim_is_per_frame_and_one_for_equal_frames():

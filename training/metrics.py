@@ -1,6 +1,7 @@
 """Picture metrics per frame, and their exact average over samples, batches and processes."""
 
 import numpy as np
+import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 from einops import rearrange
@@ -22,9 +23,13 @@ def psnr_per_frame(prediction: Tensor, target: Tensor) -> Tensor:
 
 
 def ssim_per_frame(prediction: Tensor, target: Tensor) -> Tensor:
-    """SSIM of each frame (Wang et al. 2004, Gaussian window), (B, T, C, H, W) twice → (B, T) float32."""
+    """SSIM of each frame (Wang et al. 2004, Gaussian window), (B, T, C, H, W) twice → (B, T) float32.
+
+    In float32 also under autocast: variances as differences of large means are lost in bf16.
+    """
     pair = [rearrange(x.float().clamp(0, 1), "b t c h w -> (b t) c h w") for x in (prediction, target)]
-    ssim = structural_similarity_index_measure(pair[0], pair[1], data_range=1.0, reduction="none")
+    with torch.autocast(target.device.type, enabled=False):
+        ssim = structural_similarity_index_measure(pair[0], pair[1], data_range=1.0, reduction="none")
     assert isinstance(ssim, Tensor)
     return rearrange(ssim.reshape(-1), "(b t) -> b t", b=target.shape[0])
 
