@@ -49,7 +49,8 @@ def main() -> None:
         _show(experiment, "coverage", report_coverage(experiment))
     if arguments.only != "coverage":
         write_test_data(experiment)
-        run_in_turn(experiment.fine_tuning(), arguments.jobs)
+        with ThreadPoolExecutor(arguments.jobs) as pool:
+            list(pool.map(lambda jobs: run_in_turn(jobs, threads=1), experiment.fine_tuning()))
         _show(experiment, "fine_tuning", report_fine_tuning(experiment))
 
 

@@ -62,23 +62,31 @@ class Experiment:
         return self.root / "evaluations" / run / "genie_redux_guided" / name / "replicate_one_go" / "metrics.json"
 
     @property
-    def pretrained(self) -> tuple[Path, Path]:
-        """The tokenizer and the world model that everything starts from."""
+    def paying(self) -> tuple[Path, Path]:
+        """The tokenizer and the world model that pay the agents: coarse, as every step of play asks them."""
         return (
             self.model("tokenizer", "pretrain", self.scale.tokenizer_steps),
             self.model("genie_redux_guided", "pretrain", self.scale.world_model_steps),
         )
 
+    @property
+    def tested(self) -> tuple[Path, Path]:
+        """The tokenizer and the world model that are fine-tuned and tested: fine enough to show what an action does."""
+        return (
+            self.model("tokenizer", "before", self.scale.tested_tokenizer_steps),
+            self.model("genie_redux_guided", "before", self.scale.tested_steps),
+        )
+
     # ---- jobs -------------------------------------------------------------------------------------------------------
 
     def pretraining(self) -> Iterator[Job]:
-        """Random play, a tokenizer and a world model on it."""
+        """Random play, and on it a coarse and a fine tokenizer and world model."""
         game = self.game
         sizes = (f"n_instances={game.n_pretrain_instances}", f"n_sessions={game.n_pretrain_sessions}")
         yield self._generate("pretrain", ("variant=random",), (*sizes, "n_steps_max=500"), seed=0)
-        tokenizer, model = self.pretrained
-        yield self._train("exploration_tokenizer", "pretrain", "pretrain", tokenizer)
-        yield self._train("exploration", "pretrain", "pretrain", model, f"tokenizer_fpath={tokenizer}")
+        for config, (tokenizer, model) in (("exploration", self.paying), ("demo", self.tested)):
+            yield self._train(f"{config}_tokenizer", tokenizer.parent.name, "pretrain", tokenizer)
+            yield self._train(config, model.parent.name, "pretrain", model, f"tokenizer_fpath={tokenizer}")
 
     def exploring(self) -> Iterator[Job]:
         """Every agent with every seed, the same number of environment steps."""
@@ -88,22 +96,25 @@ class Experiment:
             for agent in RANDOM_AGENTS:
                 yield self._play_randomly(agent, seed)
 
-    def fine_tuning(self) -> Iterator[Job]:
-        """Data of the same size from the agent and at random; the world model fine-tuned on each; both tested."""
-        scale = self.scale
-        yield from self._evaluate("pretrain", self.pretrained[1])
-        for seed in range(scale.data_seeds):
-            for agent in FINE_TUNED_ON:
-                run = f"{agent}_seed{seed}"
-                yield self._data(agent, seed, run)
-                tokenizer = self.model("tokenizer", run, scale.fine_tune_tokenizer_steps)
-                model = self.model("genie_redux_guided", run, scale.fine_tune_steps)
-                before = self.pretrained
-                rate = ("optimizer.learning_rate=5e-4", "optimizer.cosine_annealing_min_lr=1e-4")
-                yield self._train("exploration_tokenizer", run, run, tokenizer, f"model_fpath={before[0]}", *rate)
-                sources = (f"model_fpath={before[1]}", f"tokenizer_fpath={tokenizer}")
-                yield self._train("exploration", run, run, model, *sources, *rate)
-                yield from self._evaluate(run, model)
+    def fine_tuning(self) -> list[Iterator[Job]]:
+        """Data of the same size from the agent and at random; the world model fine-tuned on each; all tested.
+
+        Each iterator's jobs follow from one another; those of different iterators can run side by side.
+        """
+        runs = [self._fine_tuning(agent, seed) for seed in range(self.scale.data_seeds) for agent in FINE_TUNED_ON]
+        return [iter([self._evaluate("before", self.tested[1])]), *runs]
+
+    def _fine_tuning(self, agent: str, seed: int) -> Iterator[Job]:
+        run = f"{agent}_seed{seed}"
+        yield self._data(agent, seed, run)
+        before = self.tested
+        tokenizer = self.model("tokenizer", run, self.scale.fine_tune_tokenizer_steps)
+        model = self.model("genie_redux_guided", run, self.scale.fine_tune_steps)
+        rate = ("optimizer.learning_rate=5e-4", "optimizer.cosine_annealing_min_lr=1e-4")
+        yield self._train("demo_tokenizer", run, run, tokenizer, f"model_fpath={before[0]}", *rate)
+        sources = (f"model_fpath={before[1]}", f"tokenizer_fpath={tokenizer}")
+        yield self._train("demo", run, run, model, *sources, *rate)
+        yield self._evaluate(run, model)
 
     def _generate(self, dname: str, policy: tuple[str, ...], sizes: tuple[str, ...], seed: int) -> Job:
         dataset = self.dataset(dname)
@@ -138,7 +149,7 @@ class Experiment:
     def _explore(self, agent: str, seed: int) -> Job:
         game, scale = self.game, self.scale
         epochs = -(-scale.num_steps // scale.epoch_steps)
-        model = self.pretrained[1]
+        model = self.paying[1]
         folder = self.agent(agent, seed)
         resume = () if folder is None else ("common.resume=true", f"common.resume_id={int(folder.name[:3])}")
         keys = (
@@ -177,7 +188,7 @@ class Experiment:
             policy = (*policy, f"agent.checkpoint_fpath={checkpoint}", f"agent.gamma={GAMMA}")
         return self._generate(run, policy, sizes, seed=2000 + seed)
 
-    def _evaluate(self, run: str, model: Path) -> Iterator[Job]:
+    def _evaluate(self, run: str, model: Path) -> Job:
         test = self.dataset("test")
         target = self.evaluation(run)
         keys = (
@@ -188,7 +199,7 @@ class Experiment:
             "eval.n_total_samples=128",
             f"eval.save_root_dpath={self.root / 'evaluations' / run}",
         )
-        yield Job(f"{run}: test", ("genie_redux", "eval", "config=exploration", *keys), target.exists())
+        return Job(f"{run}: test", ("genie_redux", "eval", "config=demo", *keys), target.exists())
 
 
 def _epochs_done(folder: Path | None) -> int:

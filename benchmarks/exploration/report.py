@@ -64,7 +64,7 @@ def report_coverage(experiment: Experiment) -> str:
 
 def report_fine_tuning(experiment: Experiment) -> str:
     """Write fine_tuning.png and fine_tuning.json; returns the table."""
-    results = {"before": [_read_test(experiment.evaluation("pretrain"))]}
+    results = {"before": [_read_test(experiment.evaluation("before"))]}
     for agent in FINE_TUNED_ON:
         runs = [f"{agent}_seed{seed}" for seed in range(experiment.scale.data_seeds)]
         results[agent] = [_read_test(experiment.evaluation(run)) for run in runs]

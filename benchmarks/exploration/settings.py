@@ -33,11 +33,13 @@ class Scale:
     seeds: int = 5
     num_steps: int = 16_000  # environment steps of every agent
     epoch_steps: int = 1000
-    tokenizer_steps: int = 900
+    tokenizer_steps: int = 900  # of the world model that pays the agents, `config=exploration`
     world_model_steps: int = 1300
+    tested_tokenizer_steps: int = 600  # of the finer one that is fine-tuned and tested, `config=demo`
+    tested_steps: int = 1000
     data_seeds: int = 3  # seeds whose data the world model is fine-tuned on
     data_episodes: int = 32  # of each agent, for fine-tuning
-    test_episodes: int = 12
+    test_episodes: int = 24
     fine_tune_tokenizer_steps: int = 200
     fine_tune_steps: int = 400
     # Keys of `auto_explore train`: small updates, so that playing and learning take about the same time.
@@ -73,7 +75,7 @@ GAMES = {
         preset="retro_act/cinderfoot",
         dataset="retro_act_v0.0.0",
         games="[Cinderfoot-Nes]",
-        connector=(),
+        connector=("roi_annotation_fpath=RetroAct_roi.csv",),  # pictures around the hero
         agent_connector=(),
         n_instances=4,
         n_pretrain_instances=12,

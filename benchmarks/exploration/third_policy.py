@@ -29,7 +29,8 @@ def write_test_data(experiment: Experiment) -> Path:
     connector = make_connector(_connector_config(game.name))
     name = connector.select().games[0]
     env_dpath = dataset / f"{connector.environment_name(name)}_v{connector.config.version}_test"
-    info = DatasetInfo(connector.environment_name(name), name, connector.action_names, connector.frame_shape)
+    names, shape = connector.action_names, connector.frame_shape
+    info = DatasetInfo(connector.environment_name(name), name, names, shape, connector.recipe())
     info.save(env_dpath)
     sessions = -(-experiment.scale.test_episodes // game.n_instances)
     for instance in range(game.n_instances):
@@ -49,7 +50,7 @@ def write_test_data(experiment: Experiment) -> Path:
 
 def _connector_config(game: str) -> ConnectorConfig:
     if game == "cinderfoot":
-        return ConnectorConfig(game=["Cinderfoot-Nes"])
+        return ConnectorConfig(game=["Cinderfoot-Nes"], roi_annotation_fpath="RetroAct_roi.csv")
     actions = list(COINRUN_ACTIONS)
     return ConnectorConfig(name="coinrun", version="2.0.0", n_skip_frames=1, valid_action_combos=actions)
 
