@@ -435,6 +435,13 @@ def test_wandb_auto_is_off_without_a_login_and_says_so(root, monkeypatch, caplog
 # ---- validation -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("model", ["tokenizer", "lam"])
+def test_models_that_predict_nothing_validate_on_clips_of_two_frames(root, model):
+    cfg = renamed(tiny_config(root, model), "pairs", validate_every=4, num_frames=2)
+    train(cfg)
+    assert rows(cfg, "validation")[-1]["step"] == 4
+
+
 @pytest.mark.parametrize("model", ["tokenizer", "lam", "genie_redux_guided", "genie_redux"])
 def test_validation_measures_draws_and_changes_nothing(root, model):
     cfg = world_config(root, model) if model.startswith("genie") else tiny_config(root, model)

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from data.data import WindowDataset
+from models.construct_model import WORLD_MODELS
 from models.genie_redux import GenieRedux, SampleSettings
 from models.output import Output
 from training.clips import ClipSource, FrameSource, Inputs, read_clips, read_inputs
@@ -121,10 +122,13 @@ class Validator:
 
 
 def validation_rollout(cfg: GenieReduxConfig) -> Rollout:
-    """What world models sample in validation: one go, as evaluation does it, within `train.num_frames` frames."""
+    """What world models sample in validation: one go, as evaluation does it, within `train.num_frames` frames.
+
+    ValueError if a world model's clips are too short; the others reconstruct clips of any length.
+    """
     prime = cfg.eval.num_first_frames
     num_frames = min(cfg.train.sample_num_frames, cfg.train.num_frames - prime)
-    if prime < 1 or num_frames < 1:
+    if cfg.model in WORLD_MODELS and (prime < 1 or num_frames < 1):
         raise ValueError(
             f"eval.num_first_frames={prime} prime frames leave nothing to predict of train.num_frames="
             f"{cfg.train.num_frames} and train.sample_num_frames={cfg.train.sample_num_frames}: use longer clips"
