@@ -16,10 +16,12 @@ from models.genie_redux import GenieRedux, SampleSettings
 from models.precision import cast_products
 
 
-def _small(**tokenizer: int) -> ModelConfig:
+def _small(patch_size: int, codebook_size: int) -> ModelConfig:
     """The sizes of `configs/*/demo.yaml`."""
     return ModelConfig(
-        tokenizer=TokenizerConfig(dim=96, num_blocks=1, heads=3, dim_head=32, **tokenizer),
+        tokenizer=TokenizerConfig(
+            dim=96, num_blocks=1, heads=3, dim_head=32, patch_size=patch_size, codebook_size=codebook_size
+        ),
         lam=LamConfig(dim=96, num_blocks=1, heads=3, dim_head=32),
         dynamics=DynamicsConfig(dim=96, num_blocks=3, heads=4, dim_head=32, ff_mult=2, max_seq_len=4096, action_dim=5),
     )

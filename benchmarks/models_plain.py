@@ -42,7 +42,7 @@ def _replace(transformer: STTransformer, position_bias: ContinuousPositionBias) 
             x = _half(half, x, position_bias)
         return transformer.norm(x)
 
-    transformer.forward = forward  # type: ignore[method-assign]
+    transformer.forward = forward  # type: ignore[method-assign, assignment]
 
 
 def _half(half: Half, x: Tensor, position_bias: ContinuousPositionBias) -> Tensor:
