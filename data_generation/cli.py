@@ -216,7 +216,7 @@ def _write_film(path: Path, episode: EpisodeReader, fps: int, arguments: argpars
 
 
 def _view(arguments: argparse.Namespace) -> int:
-    target = arguments.to or Path("outputs/data") / f"{arguments.path.resolve().stem}.png"
+    target = arguments.to or Path("outputs/data") / f"{arguments.path.resolve().name.removesuffix(EPISODE_SUFFIX)}.png"
     if arguments.path.suffix == EPISODE_SUFFIX:
         rows = [(str(arguments.path), arguments.path)]
     else:

@@ -86,6 +86,11 @@ def test_presets_of_the_published_commands_exist():
     } <= set(names_in(TRAIN.config_dpath / "config"))  # fmt: skip
 
 
+def test_fine_tuning_presets_refuse_to_start_from_nothing():
+    presets = names_in(TRAIN.config_dpath / "config")
+    assert [p for p in presets if composed(TRAIN, f"config={p}").train.fine_tune] == [p for p in presets if "_ft_" in p]
+
+
 def test_training_presets_use_the_datasets_that_generation_makes():
     made = set()
     for preset in names_in(GENERATE.config_dpath / "config"):

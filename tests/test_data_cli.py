@@ -264,6 +264,15 @@ def test_contact_sheet_has_a_row_per_episode(dataset_dpath, tmp_path, capsys):
     assert np.array_equal(cell, expected[24:, 36:])
 
 
+def test_contact_sheets_are_named_after_the_whole_name_of_what_they_show(dataset_dpath, tmp_path, monkeypatch, capsys):
+    dataset = dataset_dpath.rename(tmp_path / "retro_act_v0.0.0_demo")
+    monkeypatch.chdir(tmp_path)
+    for path, name in ((dataset, dataset.name), (min(dataset.rglob("*.episode")), "000000")):
+        assert main(["view", str(path)]) == 0
+        assert f"outputs/data/{name}.png" in capsys.readouterr().out
+        assert (tmp_path / "outputs" / "data" / f"{name}.png").is_file()
+
+
 def test_a_contact_sheet_of_a_short_episode_repeats_no_frame(tmp_path):
     path = tmp_path / "x.episode"
     with EpisodeWriter(path, EpisodeMeta(), SHAPE) as writer:

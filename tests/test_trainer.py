@@ -318,6 +318,18 @@ def test_a_world_model_never_trains_on_an_untrained_tokenizer(root):
         train(tiny_config(root, "genie_redux_guided"))
 
 
+@pytest.mark.parametrize("model", ["tokenizer", "lam", "genie_redux_guided"])
+def test_fine_tuning_never_starts_from_nothing(root, model):
+    cfg = world_config(root, model) if model.startswith("genie") else tiny_config(root, model)
+    cfg = renamed(cfg, "fine_tuned", fine_tune=True, num_train_steps=2)
+    with pytest.raises(ValueError, match=f"train.fine_tune=true needs a trained {model}: set model_fpath"):
+        train(cfg)
+    cfg.model_fpath = str(train(renamed(cfg, "first", fine_tune=False)))
+    train(cfg)
+    cfg.model_fpath, cfg.train.resume_ckpt, cfg.train.num_train_steps = None, "latest", 3
+    assert train(cfg).name == "model-3.pt"
+
+
 def test_action_count_and_names_come_from_the_dataset(root):
     config = load_model(train(world_config(root))).config
     assert (config.dynamics.action_dim, config.action_names) == (len(ACTIONS), ACTIONS)

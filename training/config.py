@@ -36,6 +36,7 @@ class TrainConfig:
     n_envs: int = 0  # 0 = all
     max_valid_size: int = 0  # validation clips for the loss; 0 = all
     n_total_samples: int = 64  # validation clips that are reconstructed or continued (PSNR, SSIM, FID); 0 = all
+    fine_tune: bool = False  # only from trained weights (model_fpath): refuse to start from nothing
     use_decoder_loss: bool = False
     train_decoder_only: bool = False  # tokenizer only: learn to draw better what the codes say, token ids stay
     fid_num_samples: int = 0  # of them, clips for FID; 0 = no FID

@@ -81,6 +81,9 @@ def prepare_model(cfg: GenieReduxConfig, dataset: WindowDataset, resumed: Path |
         raise ValueError(
             f"train.train_decoder_only=true is for a tokenizer, not for model={config.model}: leave it out"
         )
+    for name in ("fine_tune", "train_decoder_only"):
+        if getattr(cfg.train, name) and not resumed and _given_weights(cfg) is None:
+            raise ValueError(f"train.{name}=true needs a trained {config.model}: set model_fpath=<…/model-<step>.pt>")
     if cfg.lam_fpath and config.model != "genie_redux":
         remedy = "set model_fpath" if config.model == "lam" else "leave it out"
         raise ValueError(f"lam_fpath={cfg.lam_fpath} is for genie_redux, not for model={config.model}: {remedy}")
@@ -94,6 +97,12 @@ def prepare_model(cfg: GenieReduxConfig, dataset: WindowDataset, resumed: Path |
     prepared.config.action_names = list(dataset.action_names)
     prepared.config.recorded_around = dataset.recorded_around
     return prepared
+
+
+def _given_weights(cfg: GenieReduxConfig) -> Path | None:
+    """The model that training starts from. For a tokenizer, `tokenizer_fpath` and `model_fpath` mean the same."""
+    given = (cfg.tokenizer_fpath if cfg.model == "tokenizer" else None) or cfg.model_fpath
+    return Path(given) if given else None
 
 
 def own_model_config(cfg: GenieReduxConfig) -> ModelConfig:
@@ -134,7 +143,7 @@ def check_actions(config: ModelConfig, dataset: WindowDataset, source: str) -> N
 
 
 def _world_model(cfg: GenieReduxConfig, config: ModelConfig, dataset: WindowDataset, resumed: Path | None) -> Prepared:
-    source = resumed or (Path(cfg.model_fpath) if cfg.model_fpath else None)
+    source = resumed or _given_weights(cfg)
     tokenizer_path = Path(cfg.tokenizer_fpath) if cfg.tokenizer_fpath and not resumed else None
     if source is None:
         if tokenizer_path is None:
@@ -186,14 +195,9 @@ def _given_lam(path: Path, config: ModelConfig) -> LatentActionModel:
 
 
 def _plain_model(cfg: GenieReduxConfig, config: ModelConfig, resumed: Path | None) -> Prepared:
-    """A tokenizer or a LAM by itself. For a tokenizer, `tokenizer_fpath` and `model_fpath` mean the same."""
-    given = (cfg.tokenizer_fpath if config.model == "tokenizer" else None) or cfg.model_fpath
-    source = resumed or (Path(given) if given else None)
+    """A tokenizer or a LAM by itself."""
+    source = resumed or _given_weights(cfg)
     if source is None:
-        if cfg.train.train_decoder_only:
-            raise ValueError(
-                "train.train_decoder_only=true needs a trained tokenizer: set model_fpath=<…/model-<step>.pt>"
-            )
         return Prepared(build_model(config), config)
     loaded = load_model(source)
     _check_kind(config, loaded, source)
