@@ -2,11 +2,12 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from benchmarks.exploration.commands import Experiment
-from benchmarks.exploration.settings import COINRUN_ACTIONS
+from benchmarks.exploration.settings import COINRUN_ACTIONS, Game
 from data_generation.config import ConnectorConfig
 from data_generation.data.data import DatasetInfo, EpisodeMeta, EpisodeWriter, episode_path
 from data_generation.generator.connector_base import Connector, make_connector
@@ -26,7 +27,7 @@ def write_test_data(experiment: Experiment) -> Path:
     dataset = experiment.dataset("test")
     if len(list(dataset.rglob("*.episode"))) >= experiment.scale.test_episodes:
         return dataset
-    connector = make_connector(_connector_config(game.name))
+    connector = make_connector(_connector_config(game))
     name = connector.select().games[0]
     env_dpath = dataset / f"{connector.environment_name(name)}_v{connector.config.version}_test"
     names, shape = connector.action_names, connector.frame_shape
@@ -48,11 +49,12 @@ def write_test_data(experiment: Experiment) -> Path:
     return dataset
 
 
-def _connector_config(game: str) -> ConnectorConfig:
-    if game == "cinderfoot":
-        return ConnectorConfig(game=["Cinderfoot-Nes"], roi_annotation_fpath="RetroAct_roi.csv")
+def _connector_config(game: Game) -> ConnectorConfig:
+    keys: dict[str, Any] = dict(key.split("=", 1) for key in game.connector)  # as every command of the experiment
+    if game.name == "cinderfoot":
+        return ConnectorConfig(game=["Cinderfoot-Nes"], **keys)
     actions = list(COINRUN_ACTIONS)
-    return ConnectorConfig(name="coinrun", version="2.0.0", n_skip_frames=1, valid_action_combos=actions)
+    return ConnectorConfig(name="coinrun", version="2.0.0", n_skip_frames=1, valid_action_combos=actions, **keys)
 
 
 def _script(connector: Connector, game: str, instance: int) -> list[int]:
