@@ -1,6 +1,7 @@
 """The experiment's steps as ordinary commands, each skipped where its result is there."""
 
 import json
+import math
 import os
 import re
 import subprocess
@@ -9,7 +10,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from benchmarks.exploration.settings import FINE_TUNED_ON, LEARNING_AGENTS, RANDOM_AGENTS, ROOT_DPATH, Game, Scale
+from data_generation.data.data import Environment, list_environments
 
 REPEAT_PROBABILITY = 0.9  # of sticky-random play
 GAMMA = 0.15  # share of random actions in the data for fine-tuning, as in the paper
@@ -106,12 +110,14 @@ class Experiment:
 
     def _fine_tuning(self, agent: str, seed: int) -> Iterator[Job]:
         run = f"{agent}_seed{seed}"
-        yield self._data(agent, seed, run)
+        yield from self._data(agent, seed, run)
         before = self.tested
         tokenizer = self.model("tokenizer", run, self.scale.fine_tune_tokenizer_steps)
         model = self.model("genie_redux_guided", run, self.scale.fine_tune_steps)
         rate = ("optimizer.learning_rate=5e-4", "optimizer.cosine_annealing_min_lr=1e-4")
-        yield self._train("demo_tokenizer", run, run, tokenizer, f"model_fpath={before[0]}", *rate)
+        # The decoder alone, as in the paper: the world model's tokens keep their meaning.
+        decoder = (f"model_fpath={before[0]}", "train.train_decoder_only=true")
+        yield self._train("demo_tokenizer", run, run, tokenizer, *decoder, *rate)
         sources = (f"model_fpath={before[1]}", f"tokenizer_fpath={tokenizer}")
         yield self._train("demo", run, run, model, *sources, *rate)
         yield self._evaluate(run, model)
@@ -178,15 +184,25 @@ class Experiment:
         policy = (f"variant={agent}", f"agent.repeat_probability={REPEAT_PROBABILITY}")
         return self._generate(f"{agent}_play{seed}", policy, sizes, seed=1000 + seed)
 
-    def _data(self, agent: str, seed: int, run: str) -> Job:
-        game = self.game
-        sessions = -(-self.scale.data_episodes // game.n_instances)
-        sizes = (f"n_instances={game.n_instances}", f"n_sessions={sessions}", f"n_steps_max={game.n_steps_max}")
+    def _data(self, agent: str, seed: int, run: str) -> Iterator[Job]:
+        """Play until there are `data_frames`: one agent's episodes are shorter than another's."""
+        game, wanted = self.game, self.scale.data_frames
         policy: tuple[str, ...] = (f"variant={agent}",)
         if agent not in RANDOM_AGENTS:
             checkpoint = f"{self.agent(agent, seed)}/checkpoints/last.pt"
             policy = (*policy, f"agent.checkpoint_fpath={checkpoint}", f"agent.gamma={GAMMA}")
-        return self._generate(run, policy, sizes, seed=2000 + seed)
+        num_sessions = 0
+        while (lengths := self._lengths(run)).sum() < wanted:
+            length = lengths.mean() if lengths.size else game.n_steps_max + 1
+            num_sessions += math.ceil((wanted - lengths.sum()) / (game.n_instances * length))
+            sizes = (f"n_instances={game.n_instances}", f"n_sessions={num_sessions}", f"n_steps_max={game.n_steps_max}")
+            yield self._generate(run, policy, sizes, seed=2000 + seed)
+
+    def _lengths(self, dname: str) -> np.ndarray:
+        """Frames of each episode."""
+        dataset = self.dataset(dname)
+        environments = list_environments(dataset) if dataset.is_dir() else []
+        return np.concatenate([np.empty(0, np.int64), *(Environment(dpath).num_frames for dpath in environments)])
 
     def _evaluate(self, run: str, model: Path) -> Job:
         test = self.dataset("test")

@@ -38,7 +38,7 @@ class Scale:
     tested_tokenizer_steps: int = 600  # of the finer one that is fine-tuned and tested, `config=demo`
     tested_steps: int = 1000
     data_seeds: int = 3  # seeds whose data the world model is fine-tuned on
-    data_episodes: int = 32  # of each agent, for fine-tuning
+    data_frames: int = 12_000  # of each agent, for fine-tuning
     test_episodes: int = 24
     fine_tune_tokenizer_steps: int = 200
     fine_tune_steps: int = 400
@@ -75,7 +75,7 @@ GAMES = {
         preset="retro_act/cinderfoot",
         dataset="retro_act_v0.0.0",
         games="[Cinderfoot-Nes]",
-        connector=("roi_annotation_fpath=RetroAct_roi.csv",),  # pictures around the hero
+        connector=(),  # whole pictures, as in the paper
         agent_connector=(),
         n_instances=4,
         n_pretrain_instances=12,
