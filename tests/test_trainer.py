@@ -295,8 +295,9 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_step(root, monkey
 
 
 @pytest.mark.slow
-def test_compiled_training_equals_eager(root):
-    cfg = tiny_config(root)
+@pytest.mark.parametrize("model", ["tokenizer", "genie_redux_guided", "genie_redux"])
+def test_compiled_training_equals_eager(root, model):
+    cfg = world_config(root, model) if model.startswith("genie") else tiny_config(root, model)
     eager = weights(train(renamed(cfg, "eager", num_train_steps=2)))
     cfg.compile = True
     compiled = weights(train(renamed(cfg, "compiled", num_train_steps=2)))

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from models.components.st_transformer import Half
 from models.genie_redux import GenieRedux
 from training.clips import Inputs, TrainingBatches
 from training.config import GenieReduxConfig
@@ -81,7 +82,10 @@ class Trainer:
 
     def _distribute(self) -> nn.Module:
         if self.cfg.compile:
-            self.model.compile()
+            # Half blocks, not the whole: one graph for all of a kind, and no grad mode changes inside of it.
+            for module in self.model.modules():
+                if isinstance(module, Half) and any(p.requires_grad for p in module.parameters()):
+                    module.compile()
         # Heads that a short clip or a LAM without reconstruction loss leaves out get no gradient.
         lam_decoder_idle = isinstance(self.model, GenieRedux) and self.config.lam.reconstruction_weight <= 0
         unused = self.cfg.train.num_frames <= 2 or (self.config.model == "genie_redux" and lam_decoder_idle)
