@@ -8,15 +8,15 @@ from data_generation.data.errors import UNSET, FieldError, MissingPathError, Use
 
 
 def test_each_caller_adds_the_name_under_which_it_holds_the_config() -> None:
-    with pytest.raises(UserError, match=r"^collection\.connector\.fps=0: must be positive; see collection\.games$"):
-        with under("collection"), under("connector", game="games"):
-            raise FieldError("fps", 0, "must be positive", "see {game}")
+    message = r"^collection\.connector\.fps=0: must be positive; see collection\.games$"
+    with pytest.raises(UserError, match=message), under("collection"), under("connector", game="games"):
+        raise FieldError("fps", 0, "must be positive", "see {game}")
 
 
 def test_a_renamed_field_is_spelled_as_the_caller_names_it() -> None:
-    with pytest.raises(FieldError, match=r"^games: no game left by collection\.connector\.view$"):
-        with under("collection.connector", game="games"):
-            raise FieldError("game", UNSET, "no game left by {view}")
+    message = r"^games: no game left by collection\.connector\.view$"
+    with pytest.raises(FieldError, match=message), under("collection.connector", game="games"):
+        raise FieldError("game", UNSET, "no game left by {view}")
 
 
 def test_a_missing_path_is_also_a_file_not_found_error() -> None:

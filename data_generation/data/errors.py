@@ -1,6 +1,6 @@
 """Errors that name a setting without knowing how the command line spells it.
 
-A component is given its own config and names a field of that. Each caller that holds the config under a field of its own
+A component is given its own config and names a field of that. Each caller that holds the config in a field of its own
 adds that name with `under`, so the complete key is spelled where it is known:
 
     def open_camera(config: CameraConfig):
