@@ -18,7 +18,7 @@ from auto_explore.src.reward import load_reward
 from auto_explore.src.run_folder import AgentFolder, find_folder, make_folder
 from auto_explore.src.setting import Setting, make_setting
 from auto_explore.src.trainer import Trainer
-from data_generation.data.data import write_atomically
+from data_generation.data.files import write_atomically
 from training.tracker import Tracker, WandbSettings
 
 logger = logging.getLogger(__name__)
@@ -81,7 +81,7 @@ def evaluate(cfg: AutoExploreConfig) -> Path:
     result = _play_epochs(setting, folder, network.to(setting.fabric.device), info)
     target = folder.path / "outputs" / f"evaluation_{path.stem}.json"
     content = {"checkpoint": str(path), "epoch": info.epoch, **result}
-    write_atomically(target, (json.dumps(content, indent=2) + "\n").encode())
+    write_atomically(target, json.dumps(content, indent=2) + "\n")
     print(_summary(content, folder, target))
     return target
 
@@ -123,7 +123,7 @@ def _checkpoint_name(name: str) -> str:
 def _write_config(folder: AgentFolder, cfg: AutoExploreConfig) -> None:
     path = folder.path / "config" / "trainer.yaml"
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, OmegaConf.to_yaml(OmegaConf.create(asdict(cfg))).encode())
+    write_atomically(path, OmegaConf.to_yaml(OmegaConf.create(asdict(cfg))))
 
 
 def _say_start(trainer: Trainer) -> None:

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from data.data import WindowDataset, Windows, frames_first
-from data_generation.data.data import write_atomically
+from data_generation.data.files import write_atomically
 
 logger = logging.getLogger(__name__)
 
@@ -78,7 +78,7 @@ class IdStore:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             # Says to people what the folder holds, and shows here and not in mid-training that it can be written.
-            write_atomically(self.folder / "source.json", (json.dumps(asdict(source), indent=2) + "\n").encode())
+            write_atomically(self.folder / "source.json", json.dumps(asdict(source), indent=2) + "\n")
         except OSError as error:
             raise ValueError(
                 f"train.cache_dpath='{cache_dpath}' cannot be written ({error.strerror}): "

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from data_generation.data.pictures import whole_file
+from data_generation.data.files import atomic_path, write_atomically
 from data_generation.generator.action_clips import HOLD_FRAMES, Clip
 
 _COLUMNS = 8  # pictures per action on the sheet
@@ -30,8 +30,7 @@ def write_pictures(dpath: Path, game: str, clips: Sequence[Clip], present: Mappi
         _write_gif(gifs[clip.action], clip)
     _write_sheet(dpath / "sheet.png", game, clips, present)
     page = dpath / "index.html"
-    with whole_file(page) as temporary:
-        temporary.write_text(_page(game, clips, gifs, present), encoding="utf-8")
+    write_atomically(page, _page(game, clips, gifs, present))
     return page
 
 
@@ -45,7 +44,7 @@ def caption(clip: Clip, present: Mapping[str, str]) -> str:
 def _write_gif(path: Path, clip: Clip) -> None:
     first, *others = (Image.fromarray(picture) for picture in clip.pictures)
     duration = round(100 * HOLD_FRAMES / 60) * 10  # GIF times are multiples of 10 ms
-    with whole_file(path) as temporary:
+    with atomic_path(path) as temporary:
         first.save(temporary, "GIF", save_all=True, append_images=others, duration=duration, loop=0)
 
 
@@ -63,7 +62,7 @@ def _write_sheet(path: Path, game: str, clips: Sequence[Clip], present: Mapping[
         for column, time in enumerate(times):
             place = (column * (width + _GAP), top + _LABEL_HEIGHT)
             sheet.paste(Image.fromarray(clip.pictures[time]), place)
-    with whole_file(path) as temporary:
+    with atomic_path(path) as temporary:
         sheet.save(temporary, "PNG")
 
 

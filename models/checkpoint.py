@@ -6,7 +6,6 @@ people; `tokenizer.pt` beside a world model holds the tokenizer that it was trai
 """
 
 import logging
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import torch
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
+from data_generation.data.files import atomic_path, write_atomically
 from models.config import ModelConfig
 from models.construct_model import WORLD_MODELS, build_model, build_world_model
 from models.genie_redux import GenieRedux
@@ -40,13 +40,8 @@ class LoadedModel:
 
 def save_atomically(content: Any, path: Path) -> None:
     """torch.save to a temporary name, then rename: a killed run leaves no half file under `path`."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with atomic_path(path) as temporary:
         torch.save(content, temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def save_model(path: Path, model: nn.Module, config: ModelConfig, step: int) -> None:
@@ -63,11 +58,7 @@ def save_model(path: Path, model: nn.Module, config: ModelConfig, step: int) -> 
         state = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith("tokenizer.")}
     else:
         state = model.state_dict()
-    yaml = path.parent / "config.yaml"
-    yaml.parent.mkdir(parents=True, exist_ok=True)
-    temporary = yaml.with_name(f".config.{os.getpid()}.tmp")
-    temporary.write_text(OmegaConf.to_yaml(OmegaConf.create(plain)))
-    os.replace(temporary, yaml)
+    write_atomically(path.parent / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(plain)))
     save_atomically(_content(config.model, plain, step, state), path)
 
 

@@ -125,7 +125,7 @@ def test_tables_without_the_trailing_columns_keep_their_columns(tmp_path: Path) 
 
 def test_a_killed_write_leaves_the_old_table(tables: Tables, monkeypatch: pytest.MonkeyPatch) -> None:
     before = tables.behavior.read_text()
-    monkeypatch.setattr(Path, "write_text", lambda *arguments, **options: (_ for _ in ()).throw(KeyboardInterrupt()))
+    monkeypatch.setattr("os.replace", lambda *arguments, **options: (_ for _ in ()).throw(KeyboardInterrupt()))
     with pytest.raises(KeyboardInterrupt):
         write(tables, Annotation(AIRSTRIKER, "side h fight"))
     assert tables.behavior.read_text() == before

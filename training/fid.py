@@ -2,7 +2,6 @@
 
 import hashlib
 import logging
-import os
 import shutil
 import urllib.error
 import urllib.request
@@ -13,6 +12,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torchmetrics.image.fid import FrechetInceptionDistance
 
+from data_generation.data.files import atomic_path
 from training.inception import load_inception
 
 logger = logging.getLogger(__name__)
@@ -78,21 +78,17 @@ def _cached_weights() -> Path | None:
 def _download() -> Path | None:
     """Fetch the weights into torch's hub cache; None where there is no internet."""
     target = _cache_folder() / WEIGHTS_NAME
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    expected = target.stem.rsplit("-", 1)[1]
     try:
-        with urllib.request.urlopen(WEIGHTS_URL, timeout=_DOWNLOAD_TIMEOUT) as source, temporary.open("wb") as sink:
-            shutil.copyfileobj(source, sink)
-        with temporary.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        expected = target.stem.rsplit("-", 1)[1]
-        if not digest.startswith(expected):
-            logger.warning("download of %s is damaged (SHA-256 %s…, not %s…)", WEIGHTS_URL, digest[:8], expected)
-            return None
-        os.replace(temporary, target)
+        with atomic_path(target) as temporary:
+            with urllib.request.urlopen(WEIGHTS_URL, timeout=_DOWNLOAD_TIMEOUT) as source, temporary.open("wb") as sink:
+                shutil.copyfileobj(source, sink)
+            with temporary.open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            if not digest.startswith(expected):
+                logger.warning("download of %s is damaged (SHA-256 %s…, not %s…)", WEIGHTS_URL, digest[:8], expected)
+                raise ConnectionError("damaged")
     except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
         logger.debug("cannot download %s: %s", WEIGHTS_URL, error)
         return None
-    finally:
-        temporary.unlink(missing_ok=True)
     return target

@@ -14,7 +14,7 @@ from matplotlib.ticker import MaxNLocator
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from data_generation.data.data import write_atomically
+from data_generation.data.files import write_atomically
 from training.metrics import SampleTable
 
 SCALE = 4  # frames are small; enlarged by whole pixels

@@ -1,8 +1,6 @@
 """What an evaluation leaves behind: metrics.json, a plot, strips and animations."""
 
 import json
-import os
-import shutil
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -10,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from data_generation.data.files import atomic_path
 from models.config import ModelConfig
 from training.config import GenieReduxConfig
 from training.metrics import averages, averages_per_frame
@@ -72,9 +71,8 @@ def write_report(folder: Path, report: Report, cfg: GenieReduxConfig, config: Mo
     """Write everything under a temporary name, then put it in the place of an earlier report."""
     if folder.exists() and not (folder / "metrics.json").is_file():
         raise ValueError(f"'{folder}' is not an evaluation's folder: move it away or set eval.save_root_dpath")
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-    temporary.mkdir(parents=True)
-    try:
+    with atomic_path(folder) as temporary:
+        temporary.mkdir()
         rows = dict(report.rows)
         recorded, predicted = rows.pop(RECORDED, None), rows.pop(PREDICTED, None)
         if recorded is not None and predicted is not None:
@@ -83,11 +81,6 @@ def write_report(folder: Path, report: Report, cfg: GenieReduxConfig, config: Mo
         save_curves(_panels(averages_per_frame(rows)), title, temporary / "psnr_per_frame.png")
         metrics = _metrics(report, rows, cfg, config)
         (temporary / "metrics.json").write_text(json.dumps(metrics, indent=2, ensure_ascii=False) + "\n")
-        if folder.exists():
-            shutil.rmtree(folder)
-        os.replace(temporary, folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def summary(folder: Path) -> str:

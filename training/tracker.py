@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
-from data_generation.data.data import write_atomically
+from data_generation.data.files import write_atomically
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +28,7 @@ class MetricsFile:
         self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
         self.rows = [row for row in read_metrics(path) if row["step"] <= resume_step]
-        write_atomically(path, "".join(json.dumps(row) + "\n" for row in self.rows).encode())
+        write_atomically(path, "".join(json.dumps(row) + "\n" for row in self.rows))
 
     def log(self, step: int, split: str, values: dict[str, float]) -> None:
         # JSON has no NaN; null is what other readers understand.
@@ -136,5 +136,5 @@ def _wandb_id(folder: Path) -> str:
     """The id under which this folder's run is known, so that a resumed run goes on in the same curves."""
     path = folder / "wandb-id.txt"
     if not path.is_file():
-        write_atomically(path, uuid.uuid4().hex[:12].encode())
+        write_atomically(path, uuid.uuid4().hex[:12])
     return path.read_text().strip()

@@ -15,7 +15,7 @@ from benchmarks.exploration.commands import Experiment, Job
 from benchmarks.exploration.report import report_coverage, report_fine_tuning
 from benchmarks.exploration.settings import GAMES, Scale
 from benchmarks.exploration.third_policy import write_test_data
-from data_generation.data.data import write_atomically
+from data_generation.data.files import write_atomically
 
 
 def run_all(jobs: Iterable[Job], num_jobs: int) -> None:
@@ -56,7 +56,7 @@ def main() -> None:
 
 def _show(experiment: Experiment, name: str, table: str) -> None:
     path = experiment.root / f"{name}.md"
-    write_atomically(path, (table + "\n").encode())
+    write_atomically(path, table + "\n")
     print(f"{table}\n{path}, {path.with_suffix('.png')}", flush=True)
 
 

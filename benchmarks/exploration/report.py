@@ -11,7 +11,7 @@ from benchmarks.exploration.commands import Experiment
 from benchmarks.exploration.coverage import Curve, curve_of
 from benchmarks.exploration.settings import AGENTS, FINE_TUNED_ON
 from benchmarks.exploration.statistics import interval
-from data_generation.data.data import write_atomically
+from data_generation.data.files import write_atomically
 
 _LABELS = {
     "auto_explore": "AutoExplore (entropy)",
@@ -52,7 +52,7 @@ def report_coverage(experiment: Experiment) -> str:
         agent: {"whole": {n: vars(v) for n, v in whole.items()}, "late": {n: vars(v) for n, v in late.items()}}
         for agent, whole, late in rows
     }
-    write_atomically(experiment.root / "coverage.json", (json.dumps(content, indent=2) + "\n").encode())
+    write_atomically(experiment.root / "coverage.json", json.dumps(content, indent=2) + "\n")
     shown = [
         name for name in ("cells", "positions", "levels", "goals", "max_x", "action_entropy") if name in rows[0][1]
     ]
@@ -74,7 +74,7 @@ def report_fine_tuning(experiment: Experiment) -> str:
         for agent, rows in results.items()
     }
     content = {agent: {name: vars(value) for name, value in row.items()} for agent, row in intervals.items()}
-    write_atomically(experiment.root / "fine_tuning.json", (json.dumps(content, indent=2) + "\n").encode())
+    write_atomically(experiment.root / "fine_tuning.json", json.dumps(content, indent=2) + "\n")
     _save_figure(_fine_tuning_figure(results, names, experiment.game.name), experiment.root / "fine_tuning.png")
     labels = {"before": "not fine-tuned", "auto_explore": "AutoExplore's data", "random": "random data"}
     body = [[labels[agent], *(str(row[name]) for name in names)] for agent, row in intervals.items()]

@@ -20,7 +20,7 @@ from data_generation.annotations.validate import (
     value_errors,
 )
 from data_generation.config import PLATFORMER_CONTROLS
-from data_generation.data.pictures import whole_file
+from data_generation.data.files import atomic_path, write_atomically
 
 CONTROL_COLUMNS = (*ACTIONS, *FLAG_COLUMNS)
 VOCABULARY: dict[str, tuple[str, ...]] = {
@@ -59,7 +59,7 @@ def tables_in(dpath: Path | None) -> Tables:
     paths = {name: dpath / path.name for name, path in vars(shipped).items()}
     for name, path in paths.items():
         if not path.exists():
-            with whole_file(path) as temporary:
+            with atomic_path(path) as temporary:
                 shutil.copyfile(getattr(shipped, name), temporary)
     return Tables(**paths)
 
@@ -127,5 +127,4 @@ def _update(path: Path, game: str, cells: Mapping[str, str] | None, add: bool) -
     writer.writeheader()
     writer.writerows(rows)
     if text.getvalue() != path.read_text(encoding="utf-8-sig"):
-        with whole_file(path) as temporary:
-            temporary.write_text(text.getvalue(), encoding="utf-8")
+        write_atomically(path, text.getvalue())

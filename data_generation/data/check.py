@@ -7,6 +7,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from data_generation.data.episode import EpisodeReader, episode_path
+from data_generation.data.files import is_temporary
 from data_generation.data.index import scan
 from data_generation.data.info import DatasetInfo
 
@@ -36,7 +37,7 @@ def check_environments(env_dpaths: list[Path]) -> Checked:
         if (info.action_names, info.frame_shape) != (infos[0].action_names, infos[0].frame_shape):
             result.problems.append(f"'{env_dpath}' has other actions or frames than '{infos[0].name}': keep them apart")
         for _, _, names in os.walk(env_dpath):
-            result.num_leftovers += sum(name.startswith(".") and name.endswith(".tmp") for name in names)
+            result.num_leftovers += sum(map(is_temporary, names))
     for job in tqdm(jobs, "check", unit="episode"):
         result.num_episodes += 1
         try:

@@ -12,7 +12,7 @@ from data_generation.data.environment import (
     split_sessions,
 )
 from data_generation.data.episode import EpisodeMeta, EpisodeReader, EpisodeWriter, episode_path
-from data_generation.data.info import DatasetInfo, write_atomically
+from data_generation.data.info import DatasetInfo
 from data_generation.data.layout import EPISODE_SUFFIX, FORMAT_VERSION, EpisodeError
 
 __all__ = [
@@ -30,5 +30,4 @@ __all__ = [
     "list_environments",
     "split_episodes",
     "split_sessions",
-    "write_atomically",
 ]

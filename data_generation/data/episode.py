@@ -1,7 +1,6 @@
 """Writing and reading one episode file."""
 
 import os
-import secrets
 import zlib
 from array import array
 from collections.abc import Mapping
@@ -14,6 +13,7 @@ import numpy as np
 import zstandard
 
 from data_generation.data.codec import Codec, codec_by_id, codec_by_mode
+from data_generation.data.files import remove_temporaries, replace, temporary_path
 from data_generation.data.layout import (
     EPISODE_SUFFIX,
     HEADER_SIZE,
@@ -76,11 +76,9 @@ class EpisodeWriter:
         self._file, self._temporary = self._open_temporary()
 
     def _open_temporary(self) -> tuple[BinaryIO, Path]:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
         # What a killed writer of the same episode left behind.
-        for stale in self._path.parent.glob(f".{self._path.name}.*.tmp"):
-            stale.unlink(missing_ok=True)
-        temporary = self._path.with_name(f".{self._path.name}.{secrets.token_hex(4)}.tmp")
+        remove_temporaries(self._path)
+        temporary = temporary_path(self._path)
         file = open(temporary, "xb")  # noqa: SIM115 (closed by commit or by leaving the context)
         file.write(bytes(HEADER_SIZE))  # the place of the header, which is known at the end
         return file, temporary
@@ -166,7 +164,7 @@ class EpisodeWriter:
             os.fsync(self._file.fileno())
         self._file.close()
         try:
-            os.replace(self._temporary, self._path)
+            replace(self._temporary, self._path)
         except FileNotFoundError:
             message = f"episode '{self._path}' is being written by another process too: run one generator per dataset"
             raise ValueError(message) from None

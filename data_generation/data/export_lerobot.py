@@ -5,9 +5,6 @@ is only in the mp4. Source of the layout: the LeRobot documentation, "LeRobotDat
 """
 
 import json
-import os
-import secrets
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +15,7 @@ from tqdm import tqdm
 
 from data_generation.data.environment import Environment
 from data_generation.data.episode import EpisodeReader
+from data_generation.data.files import atomic_path
 from data_generation.data.pictures import write_mp4
 
 _VIDEO_KEY = "observation.images.screen"
@@ -81,14 +79,8 @@ def export_lerobot(env_dpaths: list[Path], target_dpath: Path, fps: int) -> int:
             environments[0].info.frame_shape,
         ):
             raise ValueError(f"'{other.env_dpath}' has other actions or frames than the first: export it on its own")
-    target_dpath.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target_dpath.with_name(f".{target_dpath.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        num_episodes = _write(environments, temporary, fps)
-        os.replace(temporary, target_dpath)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    return num_episodes
+    with atomic_path(target_dpath) as temporary:
+        return _write(environments, temporary, fps)
 
 
 def _episodes(environments: list[Environment]) -> Iterator[tuple[Environment, EpisodeReader]]:

@@ -11,20 +11,26 @@ from contextlib import contextmanager
 from pathlib import Path
 
 
+def temporary_path(path: Path) -> Path:
+    """Where to write a file or folder that `replace` turns into `path`. Missing parent folders are made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+
+
+def replace(temporary: Path, path: Path) -> None:
+    """Turn a complete temporary into `path`: in one step for a file, just after removing an older folder."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    os.replace(temporary, path)
+
+
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """A temporary path to write a file or folder to; it becomes `path` when the block ends without an exception.
-
-    An existing file at `path` is replaced in one step, an existing folder is removed just before. Missing parent
-    folders are made.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    """A temporary path to write a file or folder to; it becomes `path` when the block ends without an exception."""
+    temporary = temporary_path(path)
     try:
         yield temporary
-        if path.is_dir():
-            shutil.rmtree(path)
-        os.replace(temporary, path)
+        replace(temporary, path)
     finally:
         remove(temporary)
 

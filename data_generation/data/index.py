@@ -16,7 +16,7 @@ import numpy as np
 from tqdm import tqdm
 
 from data_generation.data.episode import EpisodeReader, episode_path
-from data_generation.data.info import write_atomically
+from data_generation.data.files import write_atomically
 from data_generation.data.layout import EPISODE_SUFFIX, HEADER_SIZE, EpisodeError, pack_columns, unpack_columns
 
 logger = logging.getLogger(__name__)

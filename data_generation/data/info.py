@@ -1,25 +1,14 @@
 """`info.json`: what all episodes of one environment folder share."""
 
 import json
-import os
-import secrets
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from data_generation.data.files import write_atomically
 from data_generation.data.layout import FORMAT_VERSION
 
 INFO_FNAME = "info.json"
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write a whole file: a temporary name in the same folder, then `os.replace`."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        temporary.write_bytes(data)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 @dataclass
@@ -43,8 +32,7 @@ class DatasetInfo:
     def save(self, env_dpath: Path | str) -> Path:
         """Write `<env_dpath>/info.json`."""
         path = Path(env_dpath) / INFO_FNAME
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, (json.dumps(asdict(self), indent=2) + "\n").encode())
+        write_atomically(path, json.dumps(asdict(self), indent=2) + "\n")
         return path
 
     @classmethod

@@ -1,26 +1,12 @@
 """Episodes to look at: contact sheets (PNG), and one film (mp4 or GIF) per episode."""
 
-import os
-import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 
 from data_generation.data.episode import EpisodeReader
-
-
-@contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path`, which becomes `path` when the block ends well."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}.{secrets.token_hex(4)}{path.suffix}")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+from data_generation.data.files import atomic_path
 
 
 def rgb_frames(episode: EpisodeReader, scale: int = 1) -> Iterator[np.ndarray]:
@@ -41,7 +27,7 @@ def write_mp4(
     """One episode as H.264. yuv420p plays everywhere, and loses no colour detail when `scale` is even."""
     import av  # only exports need it
 
-    with whole_file(path) as temporary, av.open(str(temporary), "w", format="mp4") as container:
+    with atomic_path(path) as temporary, av.open(str(temporary), "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=fps, options={"crf": str(crf), "preset": "medium"})
         stream.pix_fmt = pix_fmt
         for position, frame in enumerate(rgb_frames(episode, scale)):
@@ -60,7 +46,7 @@ def write_gif(path: Path, episode: EpisodeReader, fps: int, scale: int) -> None:
 
     images = (Image.fromarray(frame) for frame in rgb_frames(episode, scale))
     first = next(images)
-    with whole_file(path) as temporary:
+    with atomic_path(path) as temporary:
         duration = max(20, round(100 / fps) * 10)
         first.save(temporary, "GIF", save_all=True, append_images=images, duration=duration, loop=0)
 
@@ -85,7 +71,7 @@ def write_contact_sheet(path: Path, rows: list[tuple[str, Path]], columns: int, 
             draw.text((x + 2, y + 1), str(time), fill="white", stroke_width=1, stroke_fill="black")
             x += image.shape[1] + gap
         y += strip[0][0].shape[0] + gap
-    with whole_file(path) as temporary:
+    with atomic_path(path) as temporary:
         sheet.save(temporary, "PNG")
 
 
