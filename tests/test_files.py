@@ -28,18 +28,21 @@ def test_a_folder_replaces_an_older_one_with_its_content(tmp_path):
     assert names(tmp_path / "folder") == ["new"]
 
 
+def interrupted_write(path: Path, as_folder: bool) -> None:
+    with atomic_path(path) as temporary:
+        assert is_temporary(temporary.name)
+        if as_folder:
+            temporary.mkdir()
+        (temporary / "part" if as_folder else temporary).write_text("half")
+        raise KeyboardInterrupt
+
+
 @pytest.mark.parametrize("as_folder", [False, True])
 def test_an_interrupted_write_keeps_the_old_file_and_leaves_nothing_else(tmp_path, as_folder):
     path = tmp_path / "file"
     path.write_text("old")
-    with pytest.raises(KeyboardInterrupt), atomic_path(path) as temporary:
-        if as_folder:
-            temporary.mkdir()
-            (temporary / "part").touch()
-        else:
-            temporary.write_text("half")
-        assert is_temporary(temporary.name)
-        raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt):
+        interrupted_write(path, as_folder)
     assert path.read_text() == "old"
     assert names(tmp_path) == ["file"]
 
