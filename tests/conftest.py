@@ -1,9 +1,57 @@
 """What holds for all tests: no network, no login."""
 
 import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from tests.launcher_helpers import Entries
 
 os.environ["WANDB_MODE"] = "disabled"
 os.environ["HF_HUB_OFFLINE"] = "1"
 # Set where the tests themselves were started by a launcher; the launcher's tests start processes of their own.
 for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK"):
     os.environ.pop(name, None)
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """One thread for PyTorch: tiny models are fastest so, and sums have one order."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A tiny dataset to train on."""
+    from tests.training_helpers import write_dataset
+
+    return write_dataset(tmp_path)
+
+
+@pytest.fixture
+def entries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> "Entries":
+    """Entry points that only record, called from an empty folder."""
+    from tests.launcher_helpers import Entries
+
+    module = Entries()
+    for name in ("training.main", "data_generation.generate"):
+        monkeypatch.setitem(sys.modules, name, module)
+    monkeypatch.chdir(tmp_path)
+    return module
+
+
+@pytest.fixture
+def counting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A connector "counting", whose episodes count their steps."""
+    from data_generation.generator import connector_base
+
+    monkeypatch.setitem(connector_base.CONNECTORS, "counting", "tests.generator_helpers:CountingConnector")

@@ -1,178 +1,28 @@
-"""AutoExplore's play: the replay, episodes on disk, schedules, environments in processes, rewards in a thread."""
+"""AutoExplore's play: schedules, environments in processes, rewards in a thread."""
 
 from collections import Counter
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
-from functools import partial
-from pathlib import Path
-from typing import Any
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
 import torch
-from auto_explore_helpers import ACTIONS, FRAME_SHAPE, SHORT_WALK, WALK, make_episode, quick_config, world_model
+from auto_explore_helpers import FRAME_SHAPE, SHORT_WALK, WALK, make_episode, world_model
+from auto_explore_play_helpers import (
+    CountingReward,
+    assert_same,
+    collector_of,
+    connector_of,
+    network_of,
+    play,
+    schedules_of,
+)
 
-from auto_explore.config import CommonConfig, RewardConfig
+from auto_explore.config import RewardConfig
 from auto_explore.src.agent import mixture
-from auto_explore.src.collector import Collected, Collector, PlayStyle, RewardThread
-from auto_explore.src.coverage import Coverage, cell_of
-from auto_explore.src.dataset import Episode, Place, Replay, Step, load_replay
-from auto_explore.src.envs import Resumed, Schedule, World, WorldEnv, list_worlds, make_vector_env, open_connector
-from auto_explore.src.evaluation import add_episode
-from auto_explore.src.models.actor_critic import ActorCritic
+from auto_explore.src.collector import Collected, Collector, RewardThread
+from auto_explore.src.dataset import Episode, Replay, Step
+from auto_explore.src.envs import Resumed, Schedule, World, WorldEnv, list_worlds
 from auto_explore.src.reward import Reward, Tools, Windows, make_reward
-from auto_explore.src.run_folder import make_folder
-from data_generation.data.data import DatasetInfo, Environment, EpisodeMeta, EpisodeWriter
-
-STYLE = PlayStyle(temperature=1.0, epsilon=0.1, should_sample=True)
-COLUMNS = ("actions", "rewards", "log_probabilities", "environment_rewards", "infos", "terminated", "truncated")
-
-
-def connector_of(games: list[str], n_steps_max: int = 11):
-    config = quick_config(Path("nowhere")).collection
-    config.games, config.connector.generator_config.n_steps_max = games, n_steps_max
-    return open_connector(config, None)
-
-
-def schedules_of(count: int, games: tuple[str, ...] = (WALK,), seed: int = 0) -> list[Schedule]:
-    return [Schedule(tuple(World(game, 0) for game in games), seed, i, count) for i in range(count)]
-
-
-class CountingReward(Reward):
-    """Pays the green channel of the newest frame: the number of steps so far (times 8). Remembers its batches."""
-
-    def __init__(self, n_preds: int = 3, kind: str = "entropy"):
-        super().__init__(Tools(RewardConfig(type=kind), n_preds, torch.device("cpu"), nullcontext, None))
-        self.batches: list[Windows] = []
-
-    def __call__(self, windows: Windows, learn: bool) -> torch.Tensor:
-        self.batches.append(windows)
-        return windows.frames[:, -1, 1, 0, 0].float()
-
-
-def place_of(schedules: list[Schedule], env: int, episode: int) -> Place:
-    schedule = schedules[env]
-    meta = EpisodeMeta(seed=schedule.env_seed(episode), session=schedule.session(episode))
-    return Place(Path("nowhere") / schedule.world(episode).game, meta)
-
-
-@contextmanager
-def collector_of(
-    count: int, reward: Reward, games: tuple[str, ...] = (WALK,), n_steps_max: int = 11, batch: int = 4
-) -> Iterator[Collector]:
-    schedules = schedules_of(count, games)
-    envs = make_vector_env(connector_of(list(games)), schedules, n_steps_max)
-    collector = Collector(envs, partial(place_of, schedules), reward, batch, learn_reward=True)
-    try:
-        yield collector
-    finally:
-        collector.close()
-
-
-def play(collector: Collector, network: ActorCritic, num_steps: int, seed: int, replay: Replay | None = None):
-    uniform = torch.Generator().manual_seed(seed)
-    return collector.collect(network, STYLE, uniform, lambda count, _: count >= num_steps, replay)
-
-
-def network_of() -> ActorCritic:
-    torch.manual_seed(0)
-    return ActorCritic(len(ACTIONS), FRAME_SHAPE)
-
-
-def assert_same(a: Episode, b: Episode) -> None:
-    assert np.array_equal(a.frames, b.frames)
-    for name in COLUMNS:
-        assert getattr(a, name) == getattr(b, name), name
-
-
-# Replay and files
-
-
-@pytest.mark.parametrize("is_over", ["terminated", "truncated"])
-def test_an_episode_comes_back_from_its_file_exactly(tmp_path: Path, is_over: str) -> None:
-    episode = make_episode(70, tmp_path, session=3, is_over=is_over)
-    path = episode.save()
-    assert path == episode.place.path
-    loaded = Episode.load(path)
-    assert_same(loaded, episode)
-    assert loaded.place == episode.place
-    assert [len(item.frames) for item in load_replay([path], 10).episodes] == [71]
-
-
-def test_an_episode_in_progress_comes_back_from_its_columns_exactly() -> None:
-    episode = make_episode(9)
-    assert_same(Episode.from_columns(episode.place, episode.columns(), episode.frames.copy()), episode)
-
-
-def test_an_episode_of_another_policy_is_refused(tmp_path: Path) -> None:
-    with EpisodeWriter(tmp_path / "0.episode", EpisodeMeta(), FRAME_SHAPE) as writer:
-        writer.start(np.zeros(FRAME_SHAPE, np.uint8))
-        path = writer.commit()
-    with pytest.raises(ValueError, match="is not an episode of this agent's replay"):
-        Episode.load(path)
-
-
-def test_every_step_is_sampled_equally_often_and_no_segment_crosses_an_episode() -> None:
-    replay, lengths = Replay(1000), (1, 9, 3)
-    for session, length in enumerate(lengths):
-        episode = make_episode(length, session=session, is_over="terminated")
-        episode.infos = [{"number": float(session)}] * length
-        episode._frames[: length + 1, 1] = session
-        replay.add(episode)
-    segments = replay.sample(24_000, burn_in=2, num_steps=4, rng=np.random.default_rng(0))
-    counts: Counter[tuple[int, int]] = Counter()
-    for frames, valid, rewards, ended in zip(
-        segments.frames.numpy(), segments.valid.numpy(), segments.rewards.numpy(), segments.ended.numpy(), strict=True
-    ):
-        steps, session = rewards[valid] - 0.5, int(frames[2, 1, 0, 0])
-        assert np.array_equal(np.diff(steps), np.ones(len(steps) - 1))
-        shown = frames[2 : 3 + valid.sum()]
-        assert (shown[:, 1] == session).all() and (shown[:, 0, 0, 0] == np.append(steps, steps[-1] + 1)).all()
-        assert ended.any() == (steps[-1] == lengths[session] - 1)
-        counts.update((session, int(step)) for step in steps)
-    assert len(counts) == sum(lengths)
-    expected = 24_000 * 4 / (4 + 12 + 6)  # starts: each length + 3
-    assert all(count == pytest.approx(expected, rel=0.06) for count in counts.values())
-
-
-def test_burn_in_shows_the_frames_before_a_segment_and_stops_at_the_episodes_start() -> None:
-    replay = Replay(1000)
-    replay.add(make_episode(6))
-    segments = replay.sample(200, burn_in=3, num_steps=2, rng=np.random.default_rng(0))
-    for frames, known, rewards in zip(segments.frames, segments.burn_in_valid, segments.rewards, strict=True):
-        first = int(rewards[0] - 0.5)
-        assert known.tolist() == [first >= 3, first >= 2, first >= 1]
-        assert frames[:3, 0, 0, 0][known].tolist() == [first - k for k in (3, 2, 1) if first >= k]
-
-
-@pytest.mark.parametrize(("is_over", "ended"), [("terminated", True), ("truncated", False), ("", False)])
-def test_only_an_end_for_good_cuts_the_return(is_over: str, ended: bool) -> None:
-    """Otherwise the frame after the last step is there to bootstrap from."""
-    replay = Replay(1000)
-    replay.add(make_episode(3, is_over=is_over))
-    segments = replay.sample(100, burn_in=0, num_steps=5, rng=np.random.default_rng(0))
-    last = segments.valid.sum(dim=1) - 1
-    whole = segments.rewards.gather(1, last.unsqueeze(1)).squeeze(1) == 2.5
-    assert whole.any()
-    assert (segments.ended.gather(1, last.unsqueeze(1)).squeeze(1)[whole] == ended).all()
-    assert int(segments.ended.sum()) == (int(whole.sum()) if ended else 0)
-    assert (segments.frames[whole, (last + 1)[whole], 0, 0, 0] == 3).all()
-
-
-def test_old_episodes_leave_the_replay_and_growing_ones_stay() -> None:
-    replay = Replay(capacity=10)
-    for session, length in enumerate((4, 5, 6)):
-        replay.add(make_episode(length, session=session, is_over="truncated"))
-    replay.add(make_episode(2, session=3))
-    replay.trim()
-    assert [episode.place.meta.session for episode in replay.episodes] == [2, 3]
-    growing = Replay(capacity=1)
-    growing.add(make_episode(8))
-    growing.add(make_episode(8, session=1, is_over="terminated"))
-    growing.trim()
-    assert growing.num_steps == 16
-
 
 # Rewards in their thread
 
@@ -378,68 +228,3 @@ def test_resuming_in_environments_that_show_other_frames_is_refused() -> None:
         for changes in ({"numbers": [5]}, {"frames": state["frames"] + 1}):  # another episode; other pictures
             with pytest.raises(ValueError, match=r"do not play the episodes of the run on: go on with its coll"):
                 collector.load_state_dict({**state, **changes})
-
-
-# Coverage
-
-
-def test_coverage_counts_what_is_new() -> None:
-    coverage = Coverage()
-    episode = make_episode(6, is_over="terminated")
-    for k, info in enumerate(episode.infos):
-        info |= {"x": 20.0 * k, "y": 3.0, "level": float(k // 3), "goal": float(k == 5)}
-    add_episode(coverage, episode)
-    once = coverage.summary()
-    assert (once["positions"], once["levels"], once["goals"], once["max_x"]) == (6, 2, 1, 100)
-    add_episode(coverage, episode)
-    assert coverage.summary() == once | {"steps": 12}
-    assert Coverage.from_state(coverage.state_dict()).summary() == coverage.summary()
-
-
-def test_what_processes_cover_is_counted_once() -> None:
-    frames = [np.full(FRAME_SHAPE, 60 * i, np.uint8) for i in range(4)]
-    infos = {name: np.array([0.0, 20.0, 40.0]) for name in ("x", "y")}
-    whole, parts = Coverage(), [Coverage(), Coverage()]
-    for part, last, action in ((parts[0], 4, 1), (parts[1], 3, 2)):
-        for coverage in (part, whole):
-            some = {name: column[: last - 1] for name, column in infos.items()}
-            coverage.add(0, frames[:last], some, np.full(last - 1, action))
-    assert Coverage.united(parts).summary() == whole.summary()
-    assert whole.summary()["cells"] == 4 and Coverage.united([]).summary()["cells"] == 0
-
-
-def test_runs_that_start_at_one_moment_have_different_numbers(tmp_path: Path) -> None:
-    (tmp_path / "004_old").mkdir()
-    commons = [CommonConfig(root_dpath=str(tmp_path), name=f"run{i % 3}") for i in range(60)]
-    with ThreadPoolExecutor(12) as pool:
-        folders = list(pool.map(make_folder, commons))
-    numbers = sorted(int(folder.path.name[:3]) for folder in folders)
-    assert len(set(numbers)) == 60 and numbers[0] == 5
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["004_old", *(f.path.name for f in folders)])
-
-
-def test_equal_positions_of_two_games_are_two_positions() -> None:
-    coverage = Coverage()
-    for game in ("a", "b"):
-        episode = make_episode(2, is_over="terminated")
-        episode.place.meta.game = game
-        for info in episode.infos:
-            info |= {"x": 1.0, "y": 1.0}
-        add_episode(coverage, episode)
-    assert coverage.summary()["positions"] == coverage.summary()["levels"] == 2
-
-
-def test_cells_are_coarse() -> None:
-    frame = np.full((3, 64, 64), 100, np.uint8)
-    other = frame.copy()
-    other[:, 3, 3] = 120  # one pixel
-    brighter = np.full((3, 64, 64), 200, np.uint8)
-    assert cell_of(frame) == cell_of(other) != cell_of(brighter)
-
-
-def test_an_environment_folder_lists_the_episodes(tmp_path: Path) -> None:
-    DatasetInfo("toy", "toy", ACTIONS, FRAME_SHAPE).save(tmp_path)
-    for session in range(2):
-        make_episode(5, tmp_path, session, "terminated").save()
-    environment: Any = Environment(tmp_path)
-    assert environment.num_frames.tolist() == [6, 6]

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +28,11 @@ from auto_explore_helpers import (
 from omegaconf import OmegaConf
 
 import run
-from auto_explore.config import AutoExploreConfig
+from auto_explore.config import AutoExploreConfig, CommonConfig
 from auto_explore.main import evaluate, train
 from auto_explore.src.agent import read_agent
 from auto_explore.src.coverage import Coverage
+from auto_explore.src.run_folder import make_folder
 from auto_explore.src.trainer import Trainer
 from data.data import WindowDataset
 from data_generation.data.data import Environment, list_environments
@@ -317,3 +319,13 @@ def test_the_best_model_is_that_of_the_best_test(trained: Path) -> None:
     best = read_agent(trained / "checkpoints" / "model_best_reward.pt")["info"]
     assert best["mean_return"] == max(tests.values()) == tests[best["epoch"]]
     assert read_agent(trained / "checkpoints" / "last.pt")["state"]["best_return"] == max(tests.values())
+
+
+def test_runs_that_start_at_one_moment_have_different_numbers(tmp_path: Path) -> None:
+    (tmp_path / "004_old").mkdir()
+    commons = [CommonConfig(root_dpath=str(tmp_path), name=f"run{i % 3}") for i in range(60)]
+    with ThreadPoolExecutor(12) as pool:
+        folders = list(pool.map(make_folder, commons))
+    numbers = sorted(int(folder.path.name[:3]) for folder in folders)
+    assert len(set(numbers)) == 60 and numbers[0] == 5
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["004_old", *(f.path.name for f in folders)])

@@ -25,14 +25,7 @@ from training.tracker import read_metrics
 SOURCE = IdSource("tokenizer", "cpu float32", 16, (4, 4), 5, 3)
 
 
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    return write_dataset(tmp_path)
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    torch.set_num_threads(1)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def world_config(root: Path, model: str = "genie_redux_guided", **changes) -> GenieReduxConfig:

@@ -28,9 +28,7 @@ def root(tmp_path_factory) -> Path:
     return write_dataset(tmp_path_factory.mktemp("evaluation"), sessions=4)
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    torch.set_num_threads(1)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def config(root: Path, tmp_path: Path, model: str = "genie_redux_guided", **changes) -> GenieReduxConfig:

@@ -16,9 +16,7 @@ from training.main import evaluate, train
 REFERENCE = Path(__file__).parent / "fixtures" / "reference"
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    torch.set_num_threads(1)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture

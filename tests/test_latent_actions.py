@@ -17,10 +17,7 @@ from training.loading import WindowChoice, open_windows
 from training.main import evaluate, run_dpath, train
 from training.tracker import read_metrics
 
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    torch.set_num_threads(1)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def draw(num_ids: int, seed: int = 0, shape: tuple[int, int] = (400, 15)) -> np.ndarray:

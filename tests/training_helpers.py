@@ -1,15 +1,18 @@
 """A tiny dataset and tiny models for the tests of training and evaluation."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from data_generation.data.data import DatasetInfo, EpisodeMeta, EpisodeWriter, episode_path
-from models.checkpoint import save_model
+from models.checkpoint import load_model, save_model
 from models.config import DynamicsConfig, LamConfig, ModelConfig, TokenizerConfig
 from models.construct_model import build_model
 from training.config import EvalConfig, GenieReduxConfig, OptimizerConfig, TrainConfig
+from training.main import run_dpath
+from training.tracker import read_metrics
 
 SIZE = 16
 ACTIONS = ["RIGHT", "LEFT", "STAY"]
@@ -93,3 +96,36 @@ def save_fresh(path: Path, cfg: GenieReduxConfig, seed: int = 1) -> Path:
     torch.manual_seed(seed)
     save_model(path, build_model(config), config, 7)
     return path
+
+
+def weights(path: Path) -> dict[str, torch.Tensor]:
+    return load_model(path).model.state_dict()
+
+
+def assert_equal(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> None:
+    assert ours.keys() == theirs.keys()
+    for name in ours:
+        assert torch.equal(ours[name], theirs[name]), name
+
+
+def world_config(root: Path, model: str = "genie_redux_guided") -> GenieReduxConfig:
+    cfg = tiny_config(root, model)
+    tokenizer = tiny_config(root)
+    cfg.tokenizer_fpath = str(save_fresh(root / "tokenizer" / "model-7.pt", tokenizer))
+    return cfg
+
+
+def renamed(cfg: GenieReduxConfig, name: str, **changes) -> GenieReduxConfig:
+    return replace(cfg, train=replace(cfg.train, wandb_name=name, **changes))
+
+
+def rows(cfg: GenieReduxConfig, split: str) -> list[dict]:
+    return [row for row in read_metrics(run_dpath(cfg) / "metrics.jsonl") if row["split"] == split]
+
+
+def untimed_rows(cfg: GenieReduxConfig) -> list[dict]:
+    timing = {"time", "steps_per_second", "clips_per_second"}
+    return [{k: v for k, v in row.items() if k not in timing} for row in rows(cfg, "train")]
+
+
+# ---- resuming -------------------------------------------------------------------------------------------------------

@@ -1,0 +1,78 @@
+"""Collectors of the toy game, and a reward that counts, for the tests of AutoExplore's play."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from auto_explore_helpers import ACTIONS, FRAME_SHAPE, WALK, quick_config
+
+from auto_explore.config import RewardConfig
+from auto_explore.src.collector import Collector, PlayStyle
+from auto_explore.src.dataset import Episode, Place, Replay
+from auto_explore.src.envs import Schedule, World, make_vector_env, open_connector
+from auto_explore.src.models.actor_critic import ActorCritic
+from auto_explore.src.reward import Reward, Tools, Windows
+from data_generation.data.data import EpisodeMeta
+
+STYLE = PlayStyle(temperature=1.0, epsilon=0.1, should_sample=True)
+COLUMNS = ("actions", "rewards", "log_probabilities", "environment_rewards", "infos", "terminated", "truncated")
+
+
+def connector_of(games: list[str], n_steps_max: int = 11):
+    config = quick_config(Path("nowhere")).collection
+    config.games, config.connector.generator_config.n_steps_max = games, n_steps_max
+    return open_connector(config, None)
+
+
+def schedules_of(count: int, games: tuple[str, ...] = (WALK,), seed: int = 0) -> list[Schedule]:
+    return [Schedule(tuple(World(game, 0) for game in games), seed, i, count) for i in range(count)]
+
+
+class CountingReward(Reward):
+    """Pays the green channel of the newest frame: the number of steps so far (times 8). Remembers its batches."""
+
+    def __init__(self, n_preds: int = 3, kind: str = "entropy"):
+        super().__init__(Tools(RewardConfig(type=kind), n_preds, torch.device("cpu"), nullcontext, None))
+        self.batches: list[Windows] = []
+
+    def __call__(self, windows: Windows, learn: bool) -> torch.Tensor:
+        self.batches.append(windows)
+        return windows.frames[:, -1, 1, 0, 0].float()
+
+
+def place_of(schedules: list[Schedule], env: int, episode: int) -> Place:
+    schedule = schedules[env]
+    meta = EpisodeMeta(seed=schedule.env_seed(episode), session=schedule.session(episode))
+    return Place(Path("nowhere") / schedule.world(episode).game, meta)
+
+
+@contextmanager
+def collector_of(
+    count: int, reward: Reward, games: tuple[str, ...] = (WALK,), n_steps_max: int = 11, batch: int = 4
+) -> Iterator[Collector]:
+    schedules = schedules_of(count, games)
+    envs = make_vector_env(connector_of(list(games)), schedules, n_steps_max)
+    collector = Collector(envs, partial(place_of, schedules), reward, batch, learn_reward=True)
+    try:
+        yield collector
+    finally:
+        collector.close()
+
+
+def play(collector: Collector, network: ActorCritic, num_steps: int, seed: int, replay: Replay | None = None):
+    uniform = torch.Generator().manual_seed(seed)
+    return collector.collect(network, STYLE, uniform, lambda count, _: count >= num_steps, replay)
+
+
+def network_of() -> ActorCritic:
+    torch.manual_seed(0)
+    return ActorCritic(len(ACTIONS), FRAME_SHAPE)
+
+
+def assert_same(a: Episode, b: Episode) -> None:
+    assert np.array_equal(a.frames, b.frames)
+    for name in COLUMNS:
+        assert getattr(a, name) == getattr(b, name), name

@@ -1,0 +1,75 @@
+"""Checkpoints of models: what is saved is loaded, and errors are one line."""
+
+import pytest
+import torch
+from torch import nn
+
+from models.checkpoint import load_model, load_tokenizer, save_model
+from tests.model_helpers import tiny_config, tiny_model
+
+
+@pytest.mark.parametrize("name", ["tokenizer", "lam", "genie_redux", "genie_redux_guided"])
+def test_saved_and_loaded_gives_the_same_outputs(tmp_path, name):
+    model, config = tiny_model(name), tiny_config(name)
+    save_model(tmp_path / "model-7.pt", model, config, 7)
+    torch.manual_seed(99)
+    loaded = load_model(tmp_path / "model-7.pt")
+    assert loaded.step == 7
+    assert loaded.config == config
+    for key, value in model.state_dict().items():
+        assert torch.equal(loaded.model.state_dict()[key], value), key
+    assert (tmp_path / "config.yaml").exists()
+
+
+def test_reloaded_guided_model_keeps_its_action_embeddings(tmp_path):
+    model = tiny_model()
+    embedding = model.dynamics.action_embedding
+    assert embedding.weight.requires_grad
+    assert any(p is embedding.weight for p in model.parameters())
+    save_model(tmp_path / "model-1.pt", model, tiny_config(), 1)
+    loaded = load_model(tmp_path / "model-1.pt").model
+    assert torch.equal(loaded.dynamics.action_embedding.weight, embedding.weight)
+
+
+def test_world_model_without_its_tokenizer_is_an_error(tmp_path):
+    save_model(tmp_path / "model-1.pt", tiny_model(), tiny_config(), 1)
+    (tmp_path / "tokenizer.pt").unlink()
+    with pytest.raises(FileNotFoundError, match="tokenizer_fpath"):
+        load_model(tmp_path / "model-1.pt")
+
+
+def test_checkpoint_errors_are_one_line_and_name_the_file(tmp_path):
+    path = tmp_path / "model-1.pt"
+    with pytest.raises(FileNotFoundError, match="no checkpoint"):
+        load_model(path)
+    save_model(path, tiny_model("tokenizer"), tiny_config("tokenizer"), 1)
+    with pytest.raises(FileNotFoundError, match=r"the folder has model-1\.pt"):
+        load_model(tmp_path / "model-2.pt")
+    content = torch.load(path, weights_only=True)
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(ValueError, match="cannot be read"):
+        load_model(path)
+    torch.save({"something": 1}, path)
+    with pytest.raises(ValueError, match="not a model checkpoint"):
+        load_model(path)
+    renamed = {f"x.{k}" if k == "quantizer.codebook" else k: v for k, v in content["model"].items()}
+    torch.save({**content, "model": renamed}, path)
+    with pytest.raises(ValueError, match=r"unknown tensors, first 'x\.quantizer\.codebook'"):
+        load_model(path)
+
+
+def test_a_tokenizer_path_that_is_a_world_model_is_an_error(tmp_path):
+    save_model(tmp_path / "model-1.pt", tiny_model(), tiny_config(), 1)
+    with pytest.raises(ValueError, match="not a tokenizer"):
+        load_tokenizer(tmp_path / "model-1.pt")
+    assert isinstance(load_tokenizer(tmp_path / "tokenizer.pt"), nn.Module)
+
+
+def test_a_file_never_executes_code(tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return (print, ("executed",))
+
+    torch.save({"model": Evil(), "optim": {}}, tmp_path / "model-1.pt")
+    with pytest.raises(ValueError, match="cannot be read"):
+        load_model(tmp_path / "model-1.pt")

@@ -1,0 +1,148 @@
+"""The index of an environment: opened without reading episodes, never out of date."""
+
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from data_generation.data import index as index_module
+from data_generation.data.data import (
+    Environment,
+    EpisodeError,
+    EpisodeReader,
+    EpisodeWriter,
+    episode_path,
+)
+from tests.episode_helpers import SHAPE, age, count_reads, make_environment, make_frames, write_episode
+
+
+def test_an_unchanged_environment_is_opened_without_reading_its_episodes(tmp_path, monkeypatch):
+    make_environment(tmp_path, 5)
+    age(tmp_path)
+    first = Environment(tmp_path)
+    reads = count_reads(monkeypatch)
+    monkeypatch.setattr(index_module, "read_header", lambda path: pytest.fail("header read"))
+    second = Environment(tmp_path)
+    assert reads == []
+    assert np.array_equal(first.num_frames, second.num_frames)
+    assert all(np.array_equal(first.actions(i), second.actions(i)) for i in range(5))
+
+
+def test_added_removed_and_rewritten_episodes_are_noticed(tmp_path, monkeypatch):
+    make_environment(tmp_path, 4)
+    age(tmp_path)
+    Environment(tmp_path)
+    reads = count_reads(monkeypatch)
+    write_episode(tmp_path, 9, num_frames=33)
+    assert Environment(tmp_path).num_frames.tolist() == [40, 40, 40, 40, 33]
+    assert [key[1] for key in reads] == [9], "only the new one is read"
+    episode_path(tmp_path, 0, 1).unlink()
+    assert Environment(tmp_path).sessions.tolist() == [0, 2, 3, 9]
+    assert Environment(tmp_path).sessions.tolist() == [0, 2, 3, 9]
+    write_episode(tmp_path, 2, num_frames=17)
+    assert Environment(tmp_path).num_frames.tolist() == [40, 17, 40, 33]
+
+
+def write_other_frames(path: Path, size: int) -> None:
+    """The episode with other frames, in a file of exactly `size` bytes (random pixels do not compress)."""
+    with EpisodeReader(path) as episode:
+        meta, actions = episode.meta, episode.actions
+    for seed in range(1000, 1100):
+        frames = make_frames(len(actions) + 1, seed)
+        with EpisodeWriter(path, meta, SHAPE) as writer:
+            writer.start(frames[0])
+            for t, action in enumerate(actions, 1):
+                writer.step(action, 0.25 * t, False, t == len(actions), {"x": t}, frames[t])
+            writer.commit()
+        if path.stat().st_size == size:
+            return
+    raise AssertionError("no file of this size")
+
+
+def test_an_episode_rewritten_at_once_with_the_same_size_and_time_is_noticed(tmp_path):
+    make_environment(tmp_path, 1)
+    old = Environment(tmp_path)
+    path = episode_path(tmp_path, 0, 0)
+    status = path.stat()
+    write_other_frames(path, status.st_size)
+    os.utime(path, ns=(status.st_mtime_ns, status.st_mtime_ns))
+    out = np.empty((40, 8, 10, 3), np.uint8)
+    with pytest.raises(EpisodeError, match="has changed since the dataset was opened"):
+        old.read(0, 0, out)
+    Environment(tmp_path).read(0, 0, out)
+    assert np.array_equal(out.transpose(0, 3, 1, 2), EpisodeReader(path).frames())
+
+
+def test_regenerated_dataset_is_not_read_by_its_old_index(tmp_path):
+    env_dpath = make_environment(tmp_path / "env", 3)
+    age(env_dpath)
+    Environment(env_dpath)
+    for session in range(3):
+        write_episode(env_dpath, session, num_frames=40, seed=100 + session)
+    environment = Environment(env_dpath)
+    for i in range(3):
+        assert np.array_equal(environment.actions(i), EpisodeReader(environment.episode_path(i)).actions)
+        out = np.empty((40, 8, 10, 3), np.uint8)
+        environment.read(i, 0, out)
+        assert np.array_equal(out.transpose(0, 3, 1, 2), make_frames(40, 100 + i))
+
+
+def test_a_renamed_dataset_keeps_its_index_and_a_damaged_index_is_replaced(tmp_path, monkeypatch):
+    make_environment(tmp_path / "old", 3)
+    age(tmp_path)
+    Environment(tmp_path / "old")
+    (tmp_path / "old").rename(tmp_path / "new")
+    reads = count_reads(monkeypatch)
+    assert Environment(tmp_path / "new").num_episodes == 3
+    assert reads == []
+    index = tmp_path / "new" / index_module.INDEX_FNAME
+    good = index.read_bytes()
+    for bad in (b"", good[:50], good[:-9], b"\0" * len(good), good[:100] + b"\xff" + good[101:]):
+        index.write_bytes(bad)
+        assert Environment(tmp_path / "new").num_frames.tolist() == [40, 40, 40]
+        assert index.read_bytes() == good
+
+
+def test_a_read_only_dataset_works_without_a_stored_index(tmp_path, monkeypatch):
+    make_environment(tmp_path, 2)
+
+    def refuse(path, data):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(index_module, "write_atomically", refuse)
+    assert Environment(tmp_path).num_episodes == 2
+    assert not (tmp_path / index_module.INDEX_FNAME).exists()
+
+
+def test_one_bad_episode_is_an_error_or_counted(tmp_path, caplog):
+    make_environment(tmp_path, 3)
+    path = episode_path(tmp_path, 0, 1)
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(ValueError, match=r"000001\.episode' is truncated.*on_bad_episode=skip") as error:
+        Environment(tmp_path)
+    assert "\n" not in str(error.value)
+    for _ in range(2):
+        caplog.clear()
+        environment = Environment(tmp_path, on_bad_episode="skip")
+        assert environment.sessions.tolist() == [0, 2]
+        assert len(environment.bad_episodes) == 1
+        assert "1 bad episodes" in caplog.text
+    write_episode(tmp_path, 1)
+    assert Environment(tmp_path).num_episodes == 3
+    with pytest.raises(ValueError, match="on_bad_episode='maybe'"):
+        Environment(tmp_path, on_bad_episode="maybe")
+
+
+def test_opening_ten_thousand_episodes_takes_less_than_a_second(tmp_path):
+    """The scan and the index of 10 000 episodes; the files here are links to one, as only names and headers matter."""
+    make_environment(tmp_path, 0)
+    source = write_episode(tmp_path, 0, num_frames=17)
+    age(tmp_path)
+    for session in range(1, 10_000):
+        os.link(source, source.with_name(f"{session:06d}.episode"))
+    Environment(tmp_path)
+    start = time.perf_counter()
+    assert Environment(tmp_path).num_episodes == 10_000
+    assert time.perf_counter() - start < 1.0

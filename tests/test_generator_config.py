@@ -1,0 +1,80 @@
+"""The generator's configuration: presets compose, mistakes are found before anything is written."""
+
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from omegaconf import OmegaConf
+
+from data_generation.config import AgentConfig, GenerateConfig
+from data_generation.generate import generate
+from tests.generator_helpers import ROOT, retro_config
+
+CONFIGS = ROOT / "data_generation" / "configs"
+PRESETS = sorted(path.stem for path in (CONFIGS / "config" / "retro_act").glob("*.yaml"))
+
+
+def test_games_without_rom_are_skipped_and_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table = tmp_path / "table.csv"
+    table.write_text("game,tags\nSuperMarioBros-Nes,side h pl\nAirstriker-Genesis,top v pl\nSmurfs-Genesis,side h pl\n")
+    cfg = retro_config(tmp_path, n_sessions=1, n_steps_max=4)
+    cfg.config.connector.game, cfg.config.connector.genre = "all", ["pl"]
+    cfg.config.connector.annotation_behavior_fpath = str(table)
+    assert generate(cfg).num_skipped_games == 2
+    assert "2 games, no ROM: Smurfs-Genesis, SuperMarioBros-Nes" in capsys.readouterr().out
+    cfg.config.connector.platform = "Nes"
+    with pytest.raises(FileNotFoundError, match="no ROM of the game SuperMarioBros-Nes"):
+        generate(cfg)
+
+
+@pytest.mark.parametrize("key", ["n_instances", "n_sessions", "n_steps_max"])
+def test_bad_numbers_are_refused(tmp_path: Path, key: str) -> None:
+    cfg = retro_config(tmp_path)
+    setattr(cfg.config.connector.generator_config, key, 0)
+    with pytest.raises(ValueError, match=f"generator_config.{key}=0: must be at least 1"):
+        generate(cfg)
+
+
+def test_missing_agent_is_told_before_anything_is_written(tmp_path: Path) -> None:
+    cfg = retro_config(tmp_path)
+    cfg.config.connector.agent = AgentConfig(policy="no_such_package.agent:Agent")
+    with pytest.raises(ValueError, match=r"agent.policy=no_such_package.agent:Agent: there is no module"):
+        generate(cfg)
+    cfg.config.connector.agent = AgentConfig(policy=f"{__name__}:NoSuchAgent")
+    with pytest.raises(ValueError, match=r"has no class 'NoSuchAgent'"):
+        generate(cfg)
+    cfg.config.connector.agent, cfg.config.connector.variant = AgentConfig(), "clever"
+    with pytest.raises(ValueError, match=r"variant=clever: unknown; one of random, "):
+        generate(cfg)
+    assert not list(tmp_path.rglob("*.episode"))
+
+
+def test_unknown_family_names_the_known_ones(tmp_path: Path) -> None:
+    cfg = retro_config(tmp_path)
+    cfg.config.connector.name = "retroact"
+    with pytest.raises(ValueError, match=r"config.connector.name=retroact: unknown; one of .*retro_act"):
+        generate(cfg)
+
+
+def preset(name: str) -> GenerateConfig:
+    ConfigStore.instance().store(name="generate_schema", node=GenerateConfig)
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        cfg = OmegaConf.to_object(compose("default", overrides=[f"config=retro_act/{name}"]))
+    assert isinstance(cfg, GenerateConfig)
+    return cfg
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_compose(name: str) -> None:
+    preset(name)
+
+
+def test_presets_are_those_promised() -> None:
+    names = {"pretrain", "control", "control_test", "g200", "airstriker", "cinderfoot", "demo"}
+    agents = {f"{agent}_{game}" for agent in ("auto_explore", "agent57") for game in ("smb", "ai2")}
+    assert names | agents | {"auto_explore_cinderfoot"} == set(PRESETS)
+    sessions = {name: preset(name).config.connector.generator_config.n_sessions for name in PRESETS}
+    assert (sessions["pretrain"], sessions["g200"], sessions["control"], sessions["control_test"]) == (20, 50, 100, 20)
+    assert all(sessions[name] == 10_000 for name in agents)
+    assert preset("control").config.seed != preset("control_test").config.seed  # or the test set is in the training set

@@ -1,0 +1,100 @@
+"""Sampling: caches, generators and streaming change nothing about the frames."""
+
+import pytest
+import torch
+
+from models import streaming
+from models.components.maskgit import (
+    DecodeSettings,
+    iterative_decode,
+)
+from models.genie_redux import GenieRedux, SampleSettings
+from tests.model_helpers import random_actions, random_video, tiny_model
+
+
+def uncached_sample(model: GenieRedux, prime_ids, actions, num_frames, settings, generator):
+    """The sampler without caches: every round runs the dynamics over the whole window."""
+    ids, total = prime_ids, prime_ids.shape[1] + num_frames
+    length = num_frames if settings.method == "one_go" else settings.dream_length
+    while ids.shape[1] < total:
+        known, count = ids, min(length, total - ids.shape[1])
+
+        def logits_of(later_ids, later_mask, known=known, count=count):
+            window = torch.cat([known, later_ids], dim=1)
+            mask = torch.cat([torch.zeros_like(known, dtype=torch.bool), later_mask], dim=1)
+            inputs = model.action_input(actions)[:, : window.shape[1]]
+            return model.dynamics(window, mask, inputs, model._token_input(window))[:, -count:]
+
+        blank = torch.zeros(ids.shape[0], count - 1, *ids.shape[2:], dtype=torch.int64)
+        first = logits_of(blank, torch.ones_like(blank, dtype=torch.bool))[:, :1]
+        decode = DecodeSettings(settings.inference_steps, model.dynamics.config.sample_temperature, "cosine")
+        new, _ = iterative_decode(first, count, lambda i, m: logits_of(i, m)[:, 1:], decode, generator)
+        ids = torch.cat([ids, new], dim=1)
+    return model.tokenizer.decode(ids)[:, -num_frames:]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["genie_redux_guided", "genie_redux"])
+@pytest.mark.parametrize(("method", "dream_length", "num_prime", "num_frames"), [
+    ("one_go", 2, 2, 6), ("one_go", 2, 1, 3), ("autoregressive", 1, 2, 5), ("autoregressive", 2, 2, 5),
+    ("autoregressive", 3, 1, 7),
+])  # fmt: skip
+def test_cached_sampling_equals_uncached(name, method, dream_length, num_prime, num_frames):
+    model, video = tiny_model(name), random_video()
+    actions = random_actions(num_prime - 1 + num_frames)
+    settings = SampleSettings(method, inference_steps=4, dream_length=dream_length)
+    seed = lambda: torch.Generator().manual_seed(9)  # noqa: E731
+    cached = model.sample(video[:, :num_prime], actions, num_frames, settings, seed())
+    prime_ids = model.tokenizer.encode(video[:, :num_prime])
+    torch.testing.assert_close(
+        cached, uncached_sample(model, prime_ids, actions, num_frames, settings, seed()), atol=1e-5, rtol=1e-5
+    )
+    assert cached.shape == (2, num_frames, 3, 16, 16)  # exactly N, also where dream_length does not divide it
+
+
+@torch.no_grad()
+def test_a_sample_with_its_own_generator_does_not_depend_on_its_neighbours():
+    model, video, actions = tiny_model(), random_video(batch=3), random_actions(7, batch=3)
+    settings = SampleSettings(inference_steps=4)
+    seeds = lambda *rows: [torch.Generator().manual_seed(row) for row in rows]  # noqa: E731
+    together = model.sample(video[:, :2], actions, 6, settings, seeds(0, 1, 2))
+    alone = model.sample(video[1:2, :2], actions[1:2], 6, settings, seeds(1))
+    torch.testing.assert_close(together[1:2], alone, atol=1e-5, rtol=1e-5)
+
+
+def test_sampling_refuses_a_wrong_number_of_actions_and_too_long_windows():
+    model, video = tiny_model(), random_video()
+    with pytest.raises(ValueError, match="need 6 actions, got 5"):
+        model.sample(video[:, :2], random_actions(5), 5, SampleSettings())
+    with pytest.raises(ValueError, match="max_seq_len"):
+        model.sample(video[:, :2], random_actions(21), 20, SampleSettings(inference_steps=1))
+    with pytest.raises(ValueError, match="use one_go or autoregressive"):
+        model.sample(video[:, :2], random_actions(2), 1, SampleSettings("onego"))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["genie_redux_guided", "genie_redux"])
+@pytest.mark.parametrize("num_prime", [1, 3])
+def test_streaming_equals_autoregressive_sampling(name, num_prime):
+    model, video, actions = tiny_model(name), random_video(), random_actions(num_prime - 1 + 6)
+    settings = SampleSettings("autoregressive", dream_length=1)
+    expected = model.sample(video[:, :num_prime], actions, 6, settings)
+    state = model.start(video[:, :num_prime], actions[:, : num_prime - 1])
+    for t in range(6):
+        frame, state = model.step(state, actions[:, num_prime - 1 + t])
+        torch.testing.assert_close(frame, expected[:, t], atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_streaming_beyond_the_window_goes_on_as_if_started_from_its_newer_half():
+    model, actions = tiny_model(), random_actions(30)
+    state = model.start(random_video(1), window=6)
+    for t in range(30):
+        before = state
+        frame, state = model.step(state, actions[:, t])
+        assert state.ids.shape[1] <= 6
+        if before.ids.shape[1] == 6:
+            fresh = streaming.start(model, before.ids[:, -3:], before.actions[:, -2:], 6)
+            torch.testing.assert_close(frame, model.step(fresh, actions[:, t])[0], atol=1e-5, rtol=1e-5)
+    again, _ = model.step(before, actions[:, -1])  # states are values: the same step twice gives the same frame
+    assert torch.equal(again, frame)

@@ -1,0 +1,177 @@
+"""Resuming equals never having stopped; nothing is lost or doubled."""
+
+import logging
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.training_helpers import (
+    assert_equal,
+    renamed,
+    rows,
+    tiny_config,
+    untimed_rows,
+    weights,
+    world_config,
+)
+from training import run_folder
+from training.main import run_dpath, train
+from training.trainer import Trainer
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.mark.parametrize("model", ["tokenizer", "lam", "genie_redux_guided", "genie_redux"])
+def test_resuming_equals_never_having_stopped(root, model):
+    cfg = world_config(root, model) if model.startswith("genie") else tiny_config(root, model)
+    cfg.tokenizer.dead_code_threshold = 0.5  # draws from the global generator
+    cfg.train.grad_accum, cfg.train.log_every = 2, 2
+    once = train(renamed(cfg, "once", num_train_steps=6, save_model_every=0))
+    stopped = renamed(cfg, "twice", num_train_steps=3)
+    train(stopped)
+    torch.manual_seed(12345)
+    resumed = renamed(cfg, "twice", num_train_steps=6, resume_ckpt="latest")
+    assert_equal(weights(train(resumed)), weights(once))
+    # The first run logs its last step too, in mid-interval; every other row is the same.
+    ours, theirs = untimed_rows(resumed), untimed_rows(renamed(cfg, "once"))
+    assert [row["step"] for row in theirs] == [2, 4, 6]
+    assert [row["step"] for row in ours] == [2, 3, 4, 6]
+    assert (ours[0], ours[-1]) == (theirs[0], theirs[-1])
+
+
+def test_resuming_with_worker_processes_counts_what_was_trained_not_what_was_read_ahead(root):
+    cfg = tiny_config(root)
+    once = train(renamed(cfg, "once", num_train_steps=3))
+    train(renamed(cfg, "twice", num_train_steps=2, n_data_workers=1))
+    assert_equal(weights(train(renamed(cfg, "twice", num_train_steps=3, resume_ckpt="2"))), weights(once))
+
+
+def test_a_fresh_run_never_overwrites_one(root):
+    cfg = tiny_config(root)
+    last = train(cfg)
+    before = last.read_bytes()
+    with pytest.raises(ValueError, match=r"train\.resume_ckpt=latest.*train\.wandb_name"):
+        train(cfg)
+    assert last.read_bytes() == before
+    assert train(renamed(cfg, cfg.model, resume_ckpt="latest")) == last  # nothing left to do
+
+
+def test_latest_without_a_checkpoint_starts_from_scratch(root):
+    assert train(renamed(tiny_config(root), "new", resume_ckpt="latest")).name == "model-4.pt"
+
+
+@pytest.mark.parametrize(
+    ("resume", "message"), [("3", "has steps 4"), ("model-9.pt", "not found"), ("yes", "no, latest, a step")]
+)
+def test_resuming_from_what_is_not_there_names_what_is(root, resume, message):
+    cfg = tiny_config(root)
+    train(cfg)
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        train(renamed(cfg, cfg.model, resume_ckpt=resume.replace("model", str(run_dpath(cfg) / "model"))))
+
+
+def test_a_run_may_branch_off_another_runs_checkpoint(root):
+    cfg = tiny_config(root)
+    once = train(renamed(cfg, "once", num_train_steps=4))
+    start = train(renamed(cfg, "start", num_train_steps=2))
+    branch = train(renamed(cfg, "branch", num_train_steps=4, resume_ckpt=str(start)))
+    assert branch.parent.name == "branch"
+    assert_equal(weights(branch), weights(once))
+
+
+def test_a_run_killed_between_state_and_checkpoint_resumes_from_the_pair_before(root, monkeypatch):
+    cfg = renamed(tiny_config(root), "run", num_train_steps=4, save_model_every=2)
+    real = run_folder.save_model
+
+    def killed(path, model, config, step):
+        if step == 4:
+            raise KeyboardInterrupt
+        real(path, model, config, step)
+
+    monkeypatch.setattr(run_folder, "save_model", killed)
+    with pytest.raises(KeyboardInterrupt):
+        train(cfg)
+    monkeypatch.undo()
+    folder = run_folder.RunFolder(run_dpath(cfg))
+    assert (folder.steps(), folder.steps("state")) == ([2], [2, 4])
+    last = train(renamed(cfg, "run", resume_ckpt="latest"))
+    assert (folder.steps(), folder.steps("state")) == ([2, 4], [4])
+    assert_equal(weights(last), weights(train(renamed(cfg, "once"))))
+    assert [row["step"] for row in rows(cfg, "train")] == [1, 2, 3, 4]
+
+
+def test_a_validation_that_a_stop_cut_off_is_made_up_for(root, monkeypatch):
+    cfg = renamed(tiny_config(root), "run", validate_every=2, save_model_every=2)
+    monkeypatch.setattr("training.validation.Validator.run", lambda *_: exec("raise KeyboardInterrupt"))
+    with pytest.raises(KeyboardInterrupt):
+        train(cfg)
+    monkeypatch.undo()
+    train(renamed(cfg, "run", resume_ckpt="latest"))
+    assert [row["step"] for row in rows(cfg, "validation")] == [2, 4]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stop_signal_saves_and_the_run_goes_on_from_there(root, monkeypatch, caplog, number):
+    cfg = renamed(tiny_config(root), "run", num_train_steps=5)
+    before = signal.getsignal(number)
+    real = Trainer._train_step
+
+    def step(self, batches):
+        if self.step == 1:
+            signal.raise_signal(number)
+        real(self, batches)
+
+    monkeypatch.setattr(Trainer, "_train_step", step)
+    with caplog.at_level(logging.INFO), pytest.raises(SystemExit) as stop:
+        train(cfg)
+    assert stop.value.code == 128 + number
+    assert signal.getsignal(number) is before
+    assert "train.resume_ckpt=latest" in caplog.text
+    monkeypatch.undo()
+    assert_equal(weights(train(renamed(cfg, "run", resume_ckpt="2"))), weights(train(renamed(cfg, "once"))))
+
+
+def test_only_the_newest_checkpoints_and_the_newest_state_are_kept(root):
+    cfg = renamed(tiny_config(root), "run", num_train_steps=5, save_model_every=1, keep_checkpoints=2)
+    train(cfg)
+    names = sorted(path.name for path in run_dpath(cfg).iterdir())
+    assert names == ["config.yaml", "metrics.jsonl", "model-4.pt", "model-5.pt", "state-5.pt"]
+
+
+KILLED = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from pathlib import Path
+import torch
+torch.set_num_threads(1)
+from tests.training_helpers import renamed, tiny_config
+from training.main import train
+settings = {"num_train_steps": int(sys.argv[3]), "save_model_every": 3, "resume_ckpt": "latest"}
+cfg = renamed(tiny_config(Path(sys.argv[2])), "killed", **settings)
+train(cfg)
+"""
+
+
+@pytest.mark.slow
+def test_a_run_killed_by_sigkill_goes_on_from_its_last_complete_checkpoint(root):
+    arguments = [sys.executable, "-c", KILLED, str(Path(__file__).parents[1]), str(root)]
+    folder = root / "checkpoints" / "tokenizer" / "killed"
+    process = subprocess.Popen([*arguments, "100000"], stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not (folder / "model-6.pt").exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    reached = run_folder.RunFolder(folder).steps()[-1]
+    total = reached + 5
+    subprocess.run([*arguments, str(total)], check=True, stderr=subprocess.DEVNULL)
+    cfg = renamed(tiny_config(root), "killed")
+    assert [row["step"] for row in rows(cfg, "train")] == list(range(1, total + 1))
+    assert not list(folder.glob(".*"))
+    once = train(renamed(tiny_config(root), "once", num_train_steps=total))
+    assert_equal(weights(folder / f"model-{total}.pt"), weights(once))

@@ -1,0 +1,77 @@
+"""Validation during training: it measures the whole set and changes nothing."""
+
+import pytest
+import torch
+from PIL import Image
+
+from models.checkpoint import load_model
+from tests.training_helpers import (
+    assert_equal,
+    renamed,
+    rows,
+    save_fresh,
+    tiny_config,
+    weights,
+    world_config,
+    write_dataset,
+)
+from training.loading import WindowChoice, open_windows
+from training.main import run_dpath, train
+from training.runtime import make_runtime
+from training.validation import Validator
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.mark.parametrize("model", ["tokenizer", "lam"])
+def test_models_that_predict_nothing_validate_on_clips_of_two_frames(root, model):
+    cfg = renamed(tiny_config(root, model), "pairs", validate_every=4, num_frames=2)
+    train(cfg)
+    assert rows(cfg, "validation")[-1]["step"] == 4
+
+
+@pytest.mark.parametrize("model", ["tokenizer", "lam", "genie_redux_guided", "genie_redux"])
+def test_validation_measures_draws_and_changes_nothing(root, model):
+    cfg = world_config(root, model) if model.startswith("genie") else tiny_config(root, model)
+    plain = train(renamed(cfg, "plain"))
+    cfg = renamed(cfg, "validated", validate_every=3)
+    assert_equal(weights(train(cfg)), weights(plain))
+    values = rows(cfg, "validation")
+    assert [row["step"] for row in values] == [3, 4]
+    assert values[0]["psnr"] > 3
+    assert -1 <= values[0]["ssim"] <= 1
+    assert ("copy_last_psnr" in values[0]) == model.startswith("genie")
+    samples = run_dpath(cfg) / "samples"
+    assert sorted(p.name for p in samples.iterdir()) == ["step-3.gif", "step-3.png", "step-4.gif", "step-4.png"]
+    assert Image.open(samples / "step-4.gif").n_frames == {"tokenizer": 5, "lam": 5}.get(model, 4)
+
+
+def test_validation_loss_is_the_mean_of_the_whole_set_not_the_last_batch(root):
+    measured = []
+    for batch_size in (1, 2, 4):
+        cfg = renamed(tiny_config(root), f"b{batch_size}", batch_size=4, validate_every=1, num_train_steps=1)
+        cfg.train.max_valid_size = cfg.train.n_total_samples = 0
+        runtime = make_runtime("cpu", "fp32")
+        model = load_model(save_fresh(root / "fixed" / "model-7.pt", cfg)).model
+        windows = open_windows(cfg.train, "train", WindowChoice("validation", 5, 5), cfg.data)
+        cfg.train.batch_size = batch_size
+        measured.append(Validator(cfg, runtime, windows, root).run(model, 1))
+    whole = torch.stack([windows[i][0] for i in range(len(windows))]).float() / 255
+    with torch.no_grad():
+        expected = model(whole).logs["recons_loss"].item()
+    for values in measured:
+        assert values["recons_loss"] == pytest.approx(expected, rel=1e-5)
+        assert values["psnr"] == pytest.approx(measured[0]["psnr"], rel=1e-5)
+
+
+def test_a_validation_set_smaller_than_the_number_of_samples_works(root):
+    cfg = renamed(tiny_config(root), "run", validate_every=4, n_total_samples=1000, max_valid_size=1000)
+    train(cfg)
+    assert rows(cfg, "validation")[0]["psnr"] > 0
+
+
+def test_a_dataset_without_validation_sessions_says_what_to_do(tmp_path):
+    cfg = renamed(tiny_config(write_dataset(tmp_path, sessions=1)), "run", validate_every=2)
+    with pytest.raises(ValueError, match=r"train\.validate_every=0"):
+        train(cfg)
+    train(renamed(cfg, "run", validate_every=0))
