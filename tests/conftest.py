@@ -1,8 +1,7 @@
-"""What holds for all tests: no network, no login."""
+"""What holds for all tests: no network, no login, one thread."""
 
 import os
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,20 +12,11 @@ if TYPE_CHECKING:
 
 os.environ["WANDB_MODE"] = "disabled"
 os.environ["HF_HUB_OFFLINE"] = "1"
+# PyTorch reads it when it is imported. More threads make tiny models slower, on a busy machine several times.
+os.environ["OMP_NUM_THREADS"] = "1"
 # Set where the tests themselves were started by a launcher; the launcher's tests start processes of their own.
 for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK"):
     os.environ.pop(name, None)
-
-
-@pytest.fixture(scope="module")
-def one_thread() -> Iterator[None]:
-    """One thread for PyTorch: tiny models are fastest so, and sums have one order."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture

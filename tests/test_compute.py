@@ -22,9 +22,6 @@ from training.allocator import keep_freed_memory
 SIZES = {"dim": 32, "num_blocks": 2, "heads": 2, "dim_head": 16}
 
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
-
 def tiny_model(model: str = "genie_redux_guided"):
     torch.manual_seed(0)
     config = ModelConfig(

@@ -25,9 +25,6 @@ from training.tracker import read_metrics
 SOURCE = IdSource("tokenizer", "cpu float32", 16, (4, 4), 5, 3)
 
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
-
 def world_config(root: Path, model: str = "genie_redux_guided", **changes) -> GenieReduxConfig:
     """A world model on 56 clips (14 steps an epoch) with a cache, and a tokenizer with random weights."""
     cfg = tiny_config(root, model)
@@ -280,7 +277,6 @@ def test_several_processes_share_a_cache(tmp_path):
 
 
 def trained_by_two(cfg: GenieReduxConfig) -> str:
-    torch.set_num_threads(1)
     return str(train(cfg))
 
 

@@ -16,7 +16,6 @@ LEARNING = ("decoder.", "to_pixels.")
 
 @pytest.fixture
 def cfg(tmp_path: Path) -> GenieReduxConfig:
-    torch.set_num_threads(1)
     cfg = tiny_config(write_dataset(tmp_path))
     cfg.train.train_decoder_only = True
     return cfg

@@ -28,9 +28,6 @@ def root(tmp_path_factory) -> Path:
     return write_dataset(tmp_path_factory.mktemp("evaluation"), sessions=4)
 
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
-
 def config(root: Path, tmp_path: Path, model: str = "genie_redux_guided", **changes) -> GenieReduxConfig:
     cfg = tiny_config(root, model)
     fpath = save_fresh(tmp_path / "run" / "model-7.pt", cfg)
@@ -286,7 +283,6 @@ def test_a_model_with_other_actions_or_frames_is_one_line(root, tmp_path):
 
 
 def run_in_process(cfg: GenieReduxConfig) -> None:
-    torch.set_num_threads(1)
     main.evaluate(cfg)
 
 

@@ -16,9 +16,6 @@ from training.main import evaluate, train
 REFERENCE = Path(__file__).parent / "fixtures" / "reference"
 
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
-
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     return write_dataset(tmp_path, sessions=6)

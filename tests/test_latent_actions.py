@@ -17,8 +17,6 @@ from training.loading import WindowChoice, open_windows
 from training.main import evaluate, run_dpath, train
 from training.tracker import read_metrics
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def draw(num_ids: int, seed: int = 0, shape: tuple[int, int] = (400, 15)) -> np.ndarray:
     return np.random.default_rng(seed).integers(num_ids, size=shape)

@@ -14,9 +14,6 @@ from training.main import run_dpath, train
 from training.optimizer import learning_rate, make_optimizer
 from training.trainer import Trainer
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
-
 # ---- one step -------------------------------------------------------------------------------------------------------
 
 
@@ -115,7 +112,6 @@ def launch(cfg: GenieReduxConfig, entry: str, processes: int = 2) -> None:
 
 
 def run_in_process(cfg: GenieReduxConfig, entry: str) -> None:
-    torch.set_num_threads(1)
     getattr(main, entry)(cfg)
 
 

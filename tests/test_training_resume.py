@@ -23,8 +23,6 @@ from training import run_folder
 from training.main import run_dpath, train
 from training.trainer import Trainer
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 @pytest.mark.parametrize("model", ["tokenizer", "lam", "genie_redux_guided", "genie_redux"])
 def test_resuming_equals_never_having_stopped(root, model):
@@ -147,8 +145,6 @@ KILLED = """
 import sys
 sys.path.insert(0, sys.argv[1])
 from pathlib import Path
-import torch
-torch.set_num_threads(1)
 from tests.training_helpers import renamed, tiny_config
 from training.main import train
 settings = {"num_train_steps": int(sys.argv[3]), "save_model_every": 3, "resume_ckpt": "latest"}

@@ -25,8 +25,6 @@ from training.main import train
 from training.runtime import choose_device, choose_precision
 from training.tracker import Tracker, WandbSettings, wandb_login_present
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def test_a_world_model_never_trains_on_an_untrained_tokenizer(root):
     with pytest.raises(ValueError, match=r"needs a trained tokenizer: set tokenizer_fpath"):

@@ -20,8 +20,6 @@ from training.main import run_dpath, train
 from training.runtime import make_runtime
 from training.validation import Validator
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 @pytest.mark.parametrize("model", ["tokenizer", "lam"])
 def test_models_that_predict_nothing_validate_on_clips_of_two_frames(root, model):
