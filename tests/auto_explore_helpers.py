@@ -1,4 +1,4 @@
-"""A toy game, a tiny world model and a quick configuration for the tests of AutoExplore."""
+"""A tiny world model and a quick configuration for the tests of AutoExplore."""
 
 import shutil
 from collections.abc import Callable
@@ -6,7 +6,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 import torch
 from omegaconf import OmegaConf
@@ -34,50 +33,11 @@ from models.checkpoint import save_model
 from models.config import DynamicsConfig, LamConfig, ModelConfig, TokenizerConfig
 from models.construct_model import build_model
 from models.genie_redux import GenieRedux
+from tests.toy_game import SIZE, WALK
 
-SIZE = 16
 FRAME_SHAPE = (3, SIZE, SIZE)
 ACTIONS = ["action_0", "action_1", "action_2"]
 SIZES = {"dim": 16, "num_blocks": 2, "heads": 2, "dim_head": 8}
-# "module:id", so that worker processes find them, too.
-WALK, SHORT_WALK = f"{__name__}:AutoExploreWalk-v0", f"{__name__}:AutoExploreShortWalk-v0"
-
-
-class Walk(gym.Env[np.ndarray, int]):
-    """A square that the actions move right, left, or not; the episode ends at the right edge, `width` steps away.
-
-    Where it starts depends on the seed; the red channel shows the seed, the green one the number of steps.
-    """
-
-    width = 9
-    observation_space: gym.Space = gym.spaces.Box(0, 255, (SIZE, SIZE, 3), np.uint8)
-    action_space: gym.Space = gym.spaces.Discrete(3)
-
-    def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[np.ndarray, dict]:
-        super().reset(seed=seed)
-        self.place, self.steps = int(self.np_random.integers(3)), 0
-        self.colour = (seed or 0) % 256
-        return self.observe(), {}
-
-    def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict]:
-        self.place, self.steps = max(0, self.place + (1, -1, 0)[int(action)]), self.steps + 1
-        return self.observe(), self.place / 10, self.place >= self.width, False, {"x": self.place, "y": 3}
-
-    def observe(self) -> np.ndarray:
-        frame = np.zeros((SIZE, SIZE, 3), np.uint8)
-        frame[..., 0], frame[..., 1] = self.colour, min(8 * self.steps, 255)
-        frame[4:9, self.place : self.place + 4, 2] = 255
-        return frame
-
-
-class ShortWalk(Walk):
-    """Ends after three steps to the right."""
-
-    width = 3
-
-
-gym.register("AutoExploreWalk-v0", entry_point=Walk)
-gym.register("AutoExploreShortWalk-v0", entry_point=ShortWalk)
 
 
 def model_config(guided: bool = True, names: list[str] | None = None) -> ModelConfig:

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from auto_explore_helpers import ACTIONS, FRAME_SHAPE, WALK, quick_config
 
 from auto_explore.config import RewardConfig
 from auto_explore.src.collector import Collector, PlayStyle
@@ -16,6 +15,8 @@ from auto_explore.src.envs import Schedule, World, make_vector_env, open_connect
 from auto_explore.src.models.actor_critic import ActorCritic
 from auto_explore.src.reward import Reward, Tools, Windows
 from data_generation.data.data import EpisodeMeta
+from tests.auto_explore_helpers import ACTIONS, FRAME_SHAPE, quick_config
+from tests.toy_game import WALK
 
 STYLE = PlayStyle(temperature=1.0, epsilon=0.1, should_sample=True)
 COLUMNS = ("actions", "rewards", "log_probabilities", "environment_rewards", "infos", "terminated", "truncated")

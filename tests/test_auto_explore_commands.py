@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from auto_explore_helpers import SIZE, WALK, config_file, copy_of, quick_config, run_at, save_world_model
 from omegaconf import OmegaConf
 
 import run
@@ -13,6 +12,8 @@ from data_generation.data.data import Environment, list_environments
 from data_generation.generate import generate
 from models.checkpoint import load_model, save_model
 from models.genie_redux import GenieRedux
+from tests.auto_explore_helpers import config_file, copy_of, quick_config, run_at, save_world_model
+from tests.toy_game import SIZE, WALK
 
 
 @pytest.fixture(scope="module")

@@ -1,10 +1,10 @@
 """Coverage: what is new is counted, once."""
 
 import numpy as np
-from auto_explore_helpers import FRAME_SHAPE, make_episode
 
 from auto_explore.src.coverage import Coverage, cell_of
 from auto_explore.src.evaluation import add_episode
+from tests.auto_explore_helpers import FRAME_SHAPE, make_episode
 
 
 def test_coverage_counts_what_is_new() -> None:

@@ -5,7 +5,6 @@ import math
 import numpy as np
 import pytest
 import torch
-from auto_explore_helpers import FRAME_SHAPE, make_episode
 from lightning.fabric import Fabric
 from torch import Tensor
 
@@ -15,6 +14,7 @@ from auto_explore.src.dataset import Replay, Segments
 from auto_explore.src.learner import Learner, RunningMoments
 from auto_explore.src.models.actor_critic import ActorCritic, PolicyOutput, State
 from auto_explore.src.returns import Targets, Trajectories, vtrace
+from tests.auto_explore_helpers import FRAME_SHAPE, make_episode
 
 
 def trajectories(rewards: list[list[float]], discount: float = 0.9, **changes: Tensor) -> Trajectories:

@@ -6,8 +6,15 @@ from contextlib import nullcontext
 import numpy as np
 import pytest
 import torch
-from auto_explore_helpers import FRAME_SHAPE, SHORT_WALK, WALK, make_episode, world_model
-from auto_explore_play_helpers import (
+
+from auto_explore.config import RewardConfig
+from auto_explore.src.agent import mixture
+from auto_explore.src.collector import Collected, Collector, RewardThread
+from auto_explore.src.dataset import Episode, Replay, Step
+from auto_explore.src.envs import Resumed, Schedule, World, WorldEnv, list_worlds
+from auto_explore.src.reward import Reward, Tools, Windows, make_reward
+from tests.auto_explore_helpers import FRAME_SHAPE, make_episode, world_model
+from tests.auto_explore_play_helpers import (
     CountingReward,
     assert_same,
     collector_of,
@@ -16,13 +23,7 @@ from auto_explore_play_helpers import (
     play,
     schedules_of,
 )
-
-from auto_explore.config import RewardConfig
-from auto_explore.src.agent import mixture
-from auto_explore.src.collector import Collected, Collector, RewardThread
-from auto_explore.src.dataset import Episode, Replay, Step
-from auto_explore.src.envs import Resumed, Schedule, World, WorldEnv, list_worlds
-from auto_explore.src.reward import Reward, Tools, Windows, make_reward
+from tests.toy_game import SHORT_WALK, WALK
 
 # Rewards in their thread
 

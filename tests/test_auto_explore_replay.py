@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from auto_explore_helpers import ACTIONS, FRAME_SHAPE, make_episode
-from auto_explore_play_helpers import (
-    assert_same,
-)
 
 from auto_explore.src.dataset import Episode, Replay, load_replay
 from data_generation.data.data import DatasetInfo, Environment, EpisodeMeta, EpisodeWriter
+from tests.auto_explore_helpers import ACTIONS, FRAME_SHAPE, make_episode
+from tests.auto_explore_play_helpers import (
+    assert_same,
+)
 
 # Replay and files
 

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 import torch
-from auto_explore_helpers import FRAME_SHAPE, world_model
 from torch import Tensor
 
 from auto_explore.config import RewardConfig
 from auto_explore.src.reward import REWARDS, Reward, Tools, Windows, make_reward, top_entropy
 from models.genie_redux import SampleSettings
+from tests.auto_explore_helpers import FRAME_SHAPE, world_model
 
 
 def windows_of(batch: int, num_frames: int = 5, seed: int = 0) -> Windows:

@@ -14,17 +14,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from auto_explore_helpers import (
-    ACTIONS,
-    SHORT_WALK,
-    SIZE,
-    WALK,
-    config_file,
-    copy_of,
-    quick_config,
-    run_at,
-    save_world_model,
-)
 from omegaconf import OmegaConf
 
 import run
@@ -36,6 +25,8 @@ from auto_explore.src.run_folder import make_folder
 from auto_explore.src.trainer import Trainer
 from data.data import WindowDataset
 from data_generation.data.data import Environment, list_environments
+from tests.auto_explore_helpers import ACTIONS, config_file, copy_of, quick_config, run_at, save_world_model
+from tests.toy_game import SHORT_WALK, SIZE, WALK
 
 ROOT = Path(run.__file__).parent
 TIMES = ("time", "steps_per_second", "share_emulators", "share_policy", "share_reward", "epoch_seconds")
@@ -222,7 +213,7 @@ def test_a_killed_run_goes_on_exactly(tmp_path: Path, reward: str) -> None:
 
 def _start(arguments: list[str], resume: bool, *extra: str) -> subprocess.Popen:
     command = [sys.executable, str(ROOT / "run.py"), "auto_explore", "train", *arguments, *extra]
-    environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     return subprocess.Popen([*command, f"common.resume={str(resume).lower()}"], env=environment)
 
 
