@@ -8,8 +8,9 @@ def main(argv: list[str]) -> int:
     """Run one command; returns its exit code. May be called any number of times in one process."""
     from launcher.main import launch
 
-    # Before torch loads its threads: those that wait for each other shall sleep soon. Their default, spinning, makes
-    # training several times slower wherever something else runs on the machine, too (docs/benchmarks.md).
+    # OpenMP threads that wait at a barrier go to sleep after 2000 iterations instead of spinning for long, which makes
+    # training several times slower on a machine that runs anything else (docs/benchmarks.md). libgomp reads the
+    # variable when torch loads it.
     os.environ.setdefault("GOMP_SPINCOUNT", "2000")
     return launch(argv)
 

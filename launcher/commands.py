@@ -1,6 +1,6 @@
-"""The commands that go through Hydra: what each is for, where its configuration lives, what it calls."""
+"""The commands: what each is for, where its configuration lives, what it calls."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 ROOT_DPATH = Path(__file__).resolve().parent.parent
@@ -8,7 +8,7 @@ ROOT_DPATH = Path(__file__).resolve().parent.parent
 
 @dataclass(frozen=True)
 class Command:
-    """One `python run.py <name> [<mode>]`. `schema` and `entry` are "module:name" strings, resolved when needed."""
+    """One `python run.py <name> [<mode>]`. `schema` and `entry` are "module:name" strings, imported when needed."""
 
     name: str
     mode: str | None
@@ -17,9 +17,9 @@ class Command:
     schema: str
     entry: str
     examples: tuple[str, ...]
-    # Keys whose first part is one of these are not read in this mode: the help leaves them out.
+    # Keys, and groups of keys, that this command does not read: its help omits them.
     unread: tuple[str, ...] = ()
-    # Key with the number of processes to start, and key that takes the preset's name when it is empty.
+    # Key with the number of processes to start, and key that is set to the preset's name when it is empty.
     num_processes_key: str | None = None
     name_key: str | None = None
     # The root of the configuration, `<root>.yaml` in `config_dpath`.
@@ -31,14 +31,26 @@ class Command:
 
     @property
     def schema_name(self) -> str:
-        """Name under which `default.yaml` finds the dataclass."""
+        """Name under which the root YAML file finds the dataclass."""
         return f"{self.name}_import_schema" if self.mode == "import" else f"{self.name}_schema"
+
+    def reads(self, key: str) -> bool:
+        """Whether this command reads a key, so that its help shows it."""
+        return not any(f"{key}.".startswith(f"{unread}.") for unread in self.unread)
+
+
+@dataclass(frozen=True)
+class PlainCommand:
+    """A command without a Hydra configuration: `entry` gets the arguments and returns the exit code."""
+
+    summary: str
+    entry: str
 
 
 _GENERATE = Command(
     name="generate",
     mode=None,
-    summary="Play games and write their frames and actions as a dataset. A second run goes on where the first stopped.",
+    summary="Play games and write their frames and actions as a dataset. A second run resumes an interrupted one.",
     config_dpath=ROOT_DPATH / "data_generation" / "configs",
     schema="data_generation.config:GenerateConfig",
     entry="data_generation.generate:generate",
@@ -68,12 +80,10 @@ _TRAIN = Command(
     name_key="train.wandb_name",
 )
 
-_EVAL = Command(
-    name="genie_redux",
+_EVAL = replace(
+    _TRAIN,
     mode="eval",
     summary="Let a trained world model predict recorded episodes, or follow one action, and measure how well it does.",
-    config_dpath=ROOT_DPATH / "configs",
-    schema="training.config:GenieReduxConfig",
     entry="training.main:evaluate",
     examples=(
         "python run.py genie_redux eval config=genie_redux_guided_50 eval.model_fpath=<path to model-N.pt>",
@@ -83,13 +93,12 @@ _EVAL = Command(
     ),
     unread=("train", "optimizer"),
     num_processes_key="eval.num_processes",
-    name_key="train.wandb_name",
 )
 
 _IMPORT = Command(
     name="genie_redux",
     mode="import",
-    summary="Take over weights of the original GenieRedux, from a file or the model hub.",
+    summary="Convert weights of the original GenieRedux, from a file or the model hub.",
     config_dpath=ROOT_DPATH / "configs" / "import",
     schema="models.import_checkpoint:ImportConfig",
     entry="models.import_checkpoint:import_checkpoint",
@@ -101,7 +110,7 @@ _IMPORT = Command(
     ),
 )
 
-# What `collection.connector` shares with `generate` and this command does not read.
+# What `collection.connector` shares with `generate` and AutoExplore does not read.
 _UNREAD_OF_CONNECTOR = tuple(
     f"collection.connector.{key}"
     for key in (
@@ -114,7 +123,7 @@ _UNREAD_OF_CONNECTOR = tuple(
 _EXPLORE = Command(
     name="auto_explore",
     mode="train",
-    summary="Train an agent that explores a game, paid by the world model's uncertainty.",
+    summary="Train an agent that explores a game; its reward is the world model's uncertainty.",
     config_dpath=ROOT_DPATH / "auto_explore" / "configs",
     schema="auto_explore.config:AutoExploreConfig",
     entry="auto_explore.main:train",
@@ -130,27 +139,32 @@ _EXPLORE = Command(
     root="trainer",
 )
 
-_EXPLORE_EVAL = Command(
-    name="auto_explore",
+_EXPLORE_EVAL = replace(
+    _EXPLORE,
     mode="eval",
-    summary="Let a trained agent play: returns, what it covers, and a GIF of each episode.",
-    config_dpath=ROOT_DPATH / "auto_explore" / "configs",
-    schema="auto_explore.config:AutoExploreConfig",
+    summary="Let a trained agent play: returns, coverage, and a GIF of each episode.",
     entry="auto_explore.main:evaluate",
     examples=(
         "python run.py auto_explore eval common.resume_id=1 common.resume_ckpt_id=model_best_reward",
         "python run.py auto_explore eval common.epochs=3 collection.test.config.temperature=1",
     ),
     unread=(*_UNREAD_OF_CONNECTOR, "training", "wandb", "collection.train"),
-    num_processes_key="common.num_processes",
     root="evaluate",
 )
 
 COMMANDS = (_GENERATE, _TRAIN, _EVAL, _IMPORT, _EXPLORE, _EXPLORE_EVAL)
 
-# Commands without a Hydra configuration, and what the overview says about them.
 PLAIN_COMMANDS = {
-    "annotate": "Watch what a game's actions do, and write its tags into the RetroAct tables: `annotate <game>`.",
-    "data": "Look after datasets: `data info|check|view <path>`; `data --help` lists all.",
-    "demo": "From nothing to a picture in some minutes: every step is a command that it prints.",
+    "annotate": PlainCommand(
+        "Watch what a game's actions do, and write its tags into the RetroAct tables: `annotate <game>`.",
+        "data_generation.annotate:main",
+    ),
+    "data": PlainCommand(
+        "Inspect, check, convert and export datasets: `data info|check|view <path>`; `data --help` lists all.",
+        "data_generation.cli:main",
+    ),
+    "demo": PlainCommand(
+        "From nothing to images of a world model in some minutes: prints each command that it runs.",
+        "launcher.demo:main",
+    ),
 }

@@ -5,8 +5,11 @@ import sys
 import traceback
 from collections.abc import Callable
 
-# Mistakes of the user: one line is printed, no traceback.
-USER_ERRORS = (ValueError, FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError)
+from data_generation.data.errors import UserError
+
+# One line is printed for these, no traceback. UserError is the type for mistakes of the user; the others are read as
+# such wherever code does not raise it yet.
+USER_ERRORS = (UserError, ValueError, FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError)
 SUCCESS, FAILURE, USER_ERROR, INTERRUPTED = 0, 1, 2, 130
 
 

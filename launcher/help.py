@@ -3,25 +3,27 @@
 import shutil
 import textwrap
 from collections.abc import Iterable, Iterator, Sequence
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
-from launcher.commands import COMMANDS, PLAIN_COMMANDS, Command
+from launcher.commands import COMMANDS, PLAIN_COMMANDS
 
 if TYPE_CHECKING:
     from launcher.session import Session
 
 _MAX_VALUE_WIDTH = 34
 _OVERVIEW_END = """\
-Every command takes overrides, key=value or --key=value; relative paths start where you stand.
+Every command takes overrides, key=value or --key=value; relative paths start at the current folder.
 `python run.py <command> [<mode>] --help` shows its presets and keys."""
 _COMMAND_END = """\
-Any number of overrides, key=value or --key=value; relative paths start where you stand.
+Any number of overrides, key=value or --key=value; relative paths start at the current folder.
 --cfg job   print the configuration instead of running
 -m          run one job per value: train.batch_size=2,4 (in parallel: hydra/launcher=joblib)
---config-dir=<folder>   look for presets in <folder>/config first
+--config-dir=<folder>   presets of your own, in <folder>/config
 --hydra-help            all that Hydra offers
 HYDRA_FULL_ERROR=1 in the environment shows the traceback of an error."""
 
@@ -32,9 +34,9 @@ def overview(name: str | None = None) -> str:
     for command in COMMANDS:
         if name in (None, command.name):
             lines += [f"  {command.title}", *_wrapped(command.summary, 6), f"      $ {command.examples[0]}", ""]
-    for plain_name, summary in PLAIN_COMMANDS.items():
+    for plain_name, plain in PLAIN_COMMANDS.items():
         if name is None:
-            lines += [f"  {plain_name}", *_wrapped(summary, 6), ""]
+            lines += [f"  {plain_name}", *_wrapped(plain.summary, 6), ""]
     return "\n".join([*lines, _OVERVIEW_END])
 
 
@@ -65,25 +67,17 @@ def command_help(session: "Session", overrides: Sequence[str]) -> str:
     return "\n".join([*lines, "", _COMMAND_END])
 
 
-def _key_lines(session: "Session", cfg: Any) -> Iterator[str]:
-    rows = []
-    for key in session.keys.values():
-        if not key.is_group and not _is_unread(session.command, key.name):
-            value = OmegaConf.to_container(cfg, resolve=False)
-            for part in key.name.split("."):
-                value = value[part]  # type: ignore[index,call-overload]
-            rows.append((key.name, _value_text(value), key.doc))
-    name_width = max(len(name) for name, _, _ in rows)
-    value_width = min(_MAX_VALUE_WIDTH, max(len(value) for _, value, _ in rows))
-    for name, value, doc in rows:
-        head = f"  {name:<{name_width}}  {value:<{value_width}}"
-        doc_lines = _wrapped(doc, len(head) + 2) or [""]
+def _key_lines(session: "Session", cfg: DictConfig) -> Iterator[str]:
+    keys = [key for key in session.keys.values() if not key.is_group and session.command.reads(key.name)]
+    tree: Any = OmegaConf.to_container(cfg)
+    values = [_value_text(reduce(getitem, key.name.split("."), tree)) for key in keys]
+    name_width = max(len(key.name) for key in keys)
+    value_width = min(_MAX_VALUE_WIDTH, max(map(len, values)))
+    for key, value in zip(keys, values, strict=True):
+        head = f"  {key.name:<{name_width}}  {value:<{value_width}}"
+        doc_lines = _wrapped(key.doc, len(head) + 2) or [""]
         yield (head + doc_lines[0][len(head) :]).rstrip()
         yield from doc_lines[1:]
-
-
-def _is_unread(command: Command, key: str) -> bool:
-    return any(key == unread or key.startswith(f"{unread}.") for unread in command.unread)
 
 
 def _value_text(value: Any) -> str:

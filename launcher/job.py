@@ -10,9 +10,11 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from data_generation.data.errors import FieldError, UserError, under
 from launcher.commands import Command
-from launcher.errors import SUCCESS, exit_code_of, one_line
+from launcher.errors import SUCCESS, exit_code_of
 from launcher.keys import type_words
+from launcher.overrides import omegaconf_line
 from launcher.processes import start
 
 
@@ -23,35 +25,42 @@ def run_job(command: Command, cfg: DictConfig) -> int:
         config = to_dataclasses(cfg)
         if command.name_key is not None:
             _name_run(config, command.name_key)
-        num_processes = attrgetter(command.num_processes_key)(config) if command.num_processes_key else 1
-        start(command.entry, config, num_processes)
+        start(command.entry, config, _num_processes(config, command.num_processes_key))
         return SUCCESS
 
     return exit_code_of(run)
 
 
 def to_dataclasses(cfg: DictConfig) -> Any:
-    """The configuration as an instance of its dataclass, interpolations resolved. Raises ValueError."""
+    """The configuration as an instance of its dataclass, interpolations resolved. Raises UserError."""
     try:
         config = OmegaConf.to_object(cfg)
     except OmegaConfBaseException as error:
-        raise ValueError(f"{error.full_key}: {one_line(error).partition(' full_key:')[0]}") from error
-    assert dataclasses.is_dataclass(config), "the defaults list of default.yaml starts with the schema"
-    _restore_tuples(config, "")
+        raise UserError(omegaconf_line(error)) from error
+    assert dataclasses.is_dataclass(config), "the defaults list of the root YAML file starts with the schema"
+    _restore_tuples(config)
     return config
 
 
-def _restore_tuples(config: Any, prefix: str) -> None:
+def _restore_tuples(config: Any) -> None:
     """OmegaConf knows lists only: turn the values of tuple fields back into tuples, and check their length."""
     hints = typing.get_type_hints(type(config))
     for field in dataclasses.fields(config):
         value, hint = getattr(config, field.name), hints[field.name]
         if dataclasses.is_dataclass(value):
-            _restore_tuples(value, f"{prefix}{field.name}.")
+            with under(field.name):
+                _restore_tuples(value)
         elif typing.get_origin(hint) is tuple:
             if len(value) != len(typing.get_args(hint)):
-                raise ValueError(f"{prefix}{field.name}={list(value)}: expected {type_words(hint)}")
+                raise FieldError(field.name, list(value), f"expected {type_words(hint)}")
             setattr(config, field.name, tuple(value))
+
+
+def _num_processes(config: Any, key: str | None) -> int:
+    count = attrgetter(key)(config) if key else 1
+    if count < 1:
+        raise FieldError(str(key), count, "must be 1 or more")
+    return int(count)
 
 
 def _name_run(config: Any, key: str) -> None:

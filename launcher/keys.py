@@ -3,15 +3,14 @@
 import ast
 import dataclasses
 import inspect
-import io
 import textwrap
-import tokenize
 import types
 import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 from functools import cache
+from itertools import takewhile
 from typing import Any
 
 _TYPE_WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
@@ -21,7 +20,7 @@ _MIN_LIKENESS = 0.6
 
 @dataclass(frozen=True)
 class Key:
-    """One key: its dotted name, its type, and the comment beside its definition."""
+    """One key: its dotted name, its type, and the comment at its definition."""
 
     name: str
     type: Any
@@ -58,33 +57,22 @@ def is_known(name: str, keys: Mapping[str, Key]) -> bool:
 
 @cache
 def comments_of(schema: type) -> Mapping[str, str]:
-    """Field name → the comments above its definition and beside it, those of inherited dataclasses included."""
+    """Field name → the comment above its definition or at the end of its line, those of inherited fields included."""
     docs: dict[str, str] = {}
-    for cls in reversed(schema.__mro__):
-        if dataclasses.is_dataclass(cls):
-            docs |= _comments_in(textwrap.dedent(inspect.getsource(cls)))
+    for cls in filter(dataclasses.is_dataclass, reversed(schema.__mro__)):
+        source = textwrap.dedent(inspect.getsource(cls))
+        lines = source.splitlines()
+        (class_node,) = ast.parse(source).body
+        assert isinstance(class_node, ast.ClassDef)
+        for node in class_node.body:
+            if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+                assert node.end_lineno is not None
+                before = reversed(lines[: node.lineno - 1])
+                comments = [*takewhile(lambda line: line.lstrip().startswith("#"), before)][::-1]
+                # The syntax tree counts columns in bytes.
+                comments.append(lines[node.end_lineno - 1].encode()[node.end_col_offset :].decode())
+                docs[node.target.id] = " ".join(comment.strip().lstrip("# ") for comment in comments).strip()
     return types.MappingProxyType(docs)
-
-
-def _comments_in(source: str) -> dict[str, str]:
-    above: dict[int, str] = {}
-    beside: dict[int, str] = {}
-    for token in tokenize.generate_tokens(io.StringIO(source).readline):
-        if token.type == tokenize.COMMENT:
-            line, column = token.start
-            own_line = not token.line[:column].strip()
-            (above if own_line else beside)[line] = token.string.lstrip("# ")
-    docs: dict[str, str] = {}
-    class_node = ast.parse(source).body[0]
-    assert isinstance(class_node, ast.ClassDef)
-    for node in class_node.body:
-        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
-            first = node.lineno
-            while first - 1 in above:
-                first -= 1
-            lines = [above[line] for line in range(first, node.lineno)] + [beside.get(node.end_lineno or 0, "")]
-            docs[node.target.id] = " ".join(line for line in lines if line)
-    return docs
 
 
 def type_words(hint: Any) -> str:
@@ -103,29 +91,27 @@ def type_words(hint: Any) -> str:
     return _TYPE_WORDS.get(hint, "another type")
 
 
-def nearest_name(name: str, candidates: Iterable[str]) -> str | None:
-    """The candidate most like `name`, or None if none is like it."""
-    scored = [(_likeness(name, candidate), candidate) for candidate in candidates]
-    score, best = max(scored, key=lambda pair: pair[0], default=(0.0, ""))
-    return best if score >= _MIN_LIKENESS else None
+def did_you_mean(name: str, known: Iterable[str], otherwise: str, preferred: str = "") -> str:
+    """What an error message suggests for `name`: the nearest of the known names, or something else if none is near."""
+    near = nearest(name, known, preferred)
+    return f"did you mean '{near}'?" if near else otherwise
 
 
-def nearest_key(name: str, keys: Iterable[str], preferred: str = "") -> str | None:
-    """The key that was probably meant by `name`, misspelt or without its group; None if nothing is like it.
+def nearest(name: str, known: Iterable[str], preferred: str = "") -> str | None:
+    """The name that was probably meant by `name`, misspelt or without its group; None if nothing is like it.
 
     Of keys equally like it (`train.batch_size`, `eval.batch_size`), one below `preferred` wins.
     """
     group, _, leaf = name.rpartition(".")
 
-    def score(key: str) -> float:
-        key_group, _, key_leaf = key.rpartition(".")
-        leaf_score = _likeness(leaf, key_leaf)
-        in_preferred = 0.01 if preferred and key.startswith(f"{preferred}.") else 0.0
-        if not group:
-            return leaf_score + in_preferred
-        return max(0.7 * leaf_score + 0.3 * _likeness(group, key_group), _likeness(name, key)) + in_preferred
+    def score(candidate: str) -> float:
+        known_group, _, known_leaf = candidate.rpartition(".")
+        likeness = _likeness(leaf, known_leaf)
+        if group:
+            likeness = max(0.7 * likeness + 0.3 * _likeness(group, known_group), _likeness(name, candidate))
+        return likeness + (0.01 if preferred and candidate.startswith(f"{preferred}.") else 0.0)
 
-    best = max(keys, key=score, default=None)
+    best = max(known, key=score, default=None)
     return best if best is not None and score(best) >= _MIN_LIKENESS else None
 
 

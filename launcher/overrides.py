@@ -1,70 +1,117 @@
 """Checks overrides before Hydra composes the configuration, and explains in one line what Hydra refuses."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import PurePath
 from typing import Any
 
-from hydra.core.config_loader import ConfigLoader
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, Quote, QuotedString, ValueType
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException, ValidationError
 
+from data_generation.data.errors import UserError
 from launcher.commands import Command
 from launcher.errors import one_line
-from launcher.keys import Key, is_known, nearest_key, nearest_name, type_words
+from launcher.keys import Key, did_you_mean, is_known, type_words
 
 
-def group_choices(loader: ConfigLoader, group: str) -> list[str]:
-    """All choices of a config group, those in its folders included (`retro_act/pretrain`); empty: no such group."""
-    return sorted(_walk_group(loader, group, ""))
+@dataclass(frozen=True)
+class OverrideChecker:
+    """What an override may say: the keys of a command, and the choices of its config groups."""
 
+    command: Command
+    keys: Mapping[str, Key]
+    # Overrides that say where else Hydra looks for config groups.
+    search_path: tuple[str, ...] = ()
 
-def _walk_group(loader: ConfigLoader, group: str, prefix: str) -> Iterator[str]:
-    for name in loader.get_group_options(group, ObjectType.CONFIG):
-        yield prefix + name
-    for name in loader.get_group_options(group, ObjectType.GROUP):
-        yield from _walk_group(loader, f"{group}/{name}", f"{prefix}{name}/")
+    def choices(self, group: str) -> list[str]:
+        """All choices of a config group, those in its folders included (`retro_act/pretrain`); empty: no such group."""
+        return sorted(self._walk_group(group, ""))
 
+    def _walk_group(self, group: str, prefix: str) -> Iterator[str]:
+        loader, search_path = GlobalHydra.instance().config_loader(), list(self.search_path)
+        for name in loader.get_group_options(group, ObjectType.CONFIG, overrides=search_path):
+            yield prefix + name
+        for name in loader.get_group_options(group, ObjectType.GROUP, overrides=search_path):
+            yield from self._walk_group(f"{group}/{name}", f"{prefix}{name}/")
 
-def checked(
-    overrides: Sequence[str], loader: ConfigLoader, command: Command, keys: Mapping[str, Key], is_multirun: bool
-) -> list[str]:
-    """The overrides as Hydra should get them. ValueError names the nearest key or preset for one that is unknown."""
-    return [_checked(text, loader, command, keys, is_multirun) for text in overrides]
-
-
-def _checked(text: str, loader: ConfigLoader, command: Command, keys: Mapping[str, Key], is_multirun: bool) -> str:
-    text, override = _parse(text, loader)
-    key = override.key_or_group
-    if key == "hydra" or key.startswith(("hydra.", "hydra/")):
+    def check(self, text: str, is_multirun: bool) -> str:
+        """The override as Hydra should get it. UserError names the nearest key or preset for one that is unknown."""
+        text, override = self._parse(text)
+        key = override.key_or_group
+        if key == "hydra" or key.startswith(("hydra.", "hydra/")):
+            return text
+        if override.is_sweep_override() and not is_multirun:
+            raise UserError(
+                f"{text}: several values need -m; a list is written {key}=[…], text with a comma '{key}=\"…\"'"
+            )
+        if choices := self.choices(key):
+            return self._with_full_choices(text, override, choices)
+        if not is_known(key, self.keys):
+            raise UserError(self._unknown_key(key))
         return text
-    if override.is_sweep_override() and not is_multirun:
-        raise ValueError(
-            f"{text}: several values need -m; a list is written {key}=[…], text with a comma '{key}=\"…\"'"
-        )
-    choices = group_choices(loader, key)
-    if choices:
-        return _checked_choice(text, override, choices, command)
-    if not is_known(key, keys):
-        raise ValueError(unknown_key(key, command, keys))
-    return text
 
+    def _parse(self, text: str) -> tuple[str, Override]:
+        if "=" not in text and not text.startswith("~"):
+            preset = text if text in self.choices("config") else ""
+            raise UserError(f"'{text}' is not an override: write {f'config={preset}' if preset else 'key=value'}")
+        parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
+        # Paths may hold spaces, brackets or `=`: take such a value as it is.
+        for spelling in (text, quoted(text)):
+            try:
+                return spelling, parser.parse_override(spelling)
+            except HydraException:
+                continue
+        raise UserError(f"'{text}' is not an override: write key=value")
 
-def _parse(text: str, loader: ConfigLoader) -> tuple[str, Override]:
-    if "=" not in text and not text.startswith("~"):
-        preset = text if text in group_choices(loader, "config") else ""
-        raise ValueError(f"'{text}' is not an override: write {f'config={preset}' if preset else 'key=value'}")
-    parser = OverridesParser.create(config_loader=loader)
-    try:
-        return text, parser.parse_override(text)
-    except HydraException:
-        pass
-    # Paths may hold spaces, brackets or `=`: take such a value as it is.
-    try:
-        return quoted(text), parser.parse_override(quoted(text))
-    except HydraException:
-        raise ValueError(f"'{text}' is not an override: write key=value") from None
+    def _with_full_choices(self, text: str, override: Override, choices: list[str]) -> str:
+        if override.value_type in (ValueType.CHOICE_SWEEP, ValueType.SIMPLE_CHOICE_SWEEP):
+            values = list(override.sweep_string_iterator())
+        elif override.value_type == ValueType.ELEMENT and isinstance(override.value(), str):
+            values = [str(override.value())]
+        else:
+            return text  # a deletion, `null`, or a glob over the choices
+        found = [self._choice(override.key_or_group, value, choices) for value in values]
+        return text if found == values else f"{text.partition('=')[0]}={','.join(found)}"
+
+    def _choice(self, group: str, value: str, choices: list[str]) -> str:
+        """The choice that `value` names, with or without file suffix.
+
+        `demo` is enough for `retro_act/demo` where only one preset ends so.
+        """
+        path = PurePath(value)
+        name = str(path.with_suffix("")) if path.suffix in (".yaml", ".yml", ".json") else value
+        matches = [choice for choice in choices if choice.rpartition("/")[2] == name]
+        if name in choices or len(matches) == 1:
+            return name if name in choices else matches[0]
+        hint = did_you_mean(name, choices, f"there are {', '.join(choices)}")
+        help_command = f"python run.py {self.command.title} --help"
+        raise UserError(f"{group}={value}: there is no such preset: {hint} (`{help_command}`)")
+
+    def _unknown_key(self, name: str) -> str:
+        """One line on a key that no dataclass has."""
+        leaves = [key.name for key in self.keys.values() if not key.is_group]
+        hint = did_you_mean(name, leaves, "nothing is called like it.", preferred=self.command.mode or "")
+        return f"unknown key '{name}': {hint} `python run.py {self.command.title} --help` lists the keys"
+
+    def explain(self, error: Exception) -> UserError:
+        """What Hydra or OmegaConf refused, as one line with key, value and what was expected."""
+        cause = _find(error, OmegaConfBaseException)
+        source = _preset_of(error)
+        key = str(cause.full_key) if cause is not None else ""
+        if isinstance(cause, ConfigKeyError | ConfigAttributeError) and key and key not in self.keys:
+            return UserError(source + self._unknown_key(key))
+        if isinstance(cause, ValidationError) and key in self.keys:
+            value = "null" if cause.value is None else cause.value
+            return UserError(f"{source}{key}={value}: expected {type_words(self.keys[key].type)}")
+        missing = _find(error, MissingConfigException)
+        if isinstance(missing, MissingConfigException) and missing.missing_cfg_file:
+            options = ", ".join(missing.options or []) or "none"
+            return UserError(f"there is no configuration '{missing.missing_cfg_file}'; available: {options}")
+        return UserError(source + omegaconf_line(cause) if cause is not None else one_line(error))
 
 
 def quoted(override: str) -> str:
@@ -73,52 +120,9 @@ def quoted(override: str) -> str:
     return f"{key}={QuotedString(value, Quote.single).with_quotes()}"
 
 
-def _checked_choice(text: str, override: Override, choices: list[str], command: Command) -> str:
-    if override.value_type in (ValueType.CHOICE_SWEEP, ValueType.SIMPLE_CHOICE_SWEEP):
-        values = list(override.sweep_string_iterator())
-    elif override.value_type == ValueType.ELEMENT and isinstance(override.value(), str):
-        values = [str(override.value())]
-    else:
-        return text  # a deletion, `null`, or a glob over the choices
-    found = [_choice(override.key_or_group, value, choices, command) for value in values]
-    return text if found == values else f"{override.key_or_group}={','.join(found)}"
-
-
-def _choice(group: str, value: str, choices: list[str], command: Command) -> str:
-    """The choice that `value` names: `demo` is enough for `retro_act/demo` where only one preset ends so."""
-    matches = [choice for choice in choices if choice.rpartition("/")[2] == value]
-    if value in choices or len(matches) == 1:
-        return value if value in choices else matches[0]
-    near = nearest_name(value, choices)
-    hint = f"did you mean '{near}'?" if near else f"there are {', '.join(choices)}"
-    raise ValueError(f"{group}={value}: there is no such preset: {hint} (`python run.py {command.title} --help`)")
-
-
-def unknown_key(name: str, command: Command, keys: Mapping[str, Key]) -> str:
-    """One line on a key that no dataclass has."""
-    leaves = [key.name for key in keys.values() if not key.is_group]
-    near = nearest_key(name, leaves, preferred=command.mode or "")
-    hint = f"did you mean '{near}'?" if near else "nothing is called like it."
-    return f"unknown key '{name}': {hint} `python run.py {command.title} --help` lists the keys"
-
-
-def explained(error: Exception, command: Command, keys: Mapping[str, Key]) -> ValueError:
-    """What Hydra or OmegaConf refused, as one line with key, value and what was expected."""
-    cause = _find(error, OmegaConfBaseException)
-    source = _preset_of(error)
-    key = str(cause.full_key) if cause is not None else ""
-    if isinstance(cause, ConfigKeyError | ConfigAttributeError) and key and key not in keys:
-        return ValueError(source + unknown_key(key, command, keys))
-    if isinstance(cause, ValidationError) and key in keys:
-        value = "null" if cause.value is None else cause.value
-        return ValueError(f"{source}{key}={value}: expected {type_words(keys[key].type)}")
-    missing = _find(error, MissingConfigException)
-    if isinstance(missing, MissingConfigException) and missing.missing_cfg_file:
-        options = ", ".join(missing.options or []) or "none"
-        return ValueError(f"there is no configuration '{missing.missing_cfg_file}'; available: {options}")
-    if cause is not None:
-        return ValueError(f"{source}{key}: {one_line(cause).partition(' full_key:')[0]}")
-    return ValueError(one_line(error))
+def omegaconf_line(error: OmegaConfBaseException) -> str:
+    """`key: what is wrong` in one line, without the context that OmegaConf appends."""
+    return f"{error.full_key}: {one_line(error).partition(' full_key:')[0]}"
 
 
 def _find(error: BaseException | None, kind: type) -> Any:
@@ -134,8 +138,8 @@ def _find(error: BaseException | None, kind: type) -> Any:
 
 
 def _preset_of(error: Exception) -> str:
-    """`in config/tokenizer: ` if Hydra says that the mistake is in that file."""
+    """`in config/tokenizer.yaml: ` if Hydra says that the mistake is in that file."""
     text = one_line(error)
     if isinstance(error, HydraException) and text.startswith("In '"):
-        return f"in {text[4:].partition(chr(39))[0]}.yaml: "
+        return f"in {text.split(chr(39))[1]}.yaml: "
     return ""

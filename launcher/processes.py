@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from data_generation.data.errors import UserError
 from launcher.errors import INTERRUPTED, SUCCESS, USER_ERRORS, code_of_exit, one_line
 
 
@@ -19,11 +20,9 @@ def start(entry: str, config: object, num_processes: int = 1) -> None:
 
     With more than one, each process gets RANK, WORLD_SIZE and the rest of torch's environment variables. Where
     these are set already (`accelerate launch run.py …`), this process is one of several and calls the entry itself.
-    Raises ValueError for a user's mistake in any of the processes, RuntimeError for other failures, and SystemExit
+    Raises UserError for a user's mistake in any of several processes, RuntimeError for other failures, and SystemExit
     where the entry point did (a training that was asked to stop).
     """
-    if num_processes < 1:
-        raise ValueError(f"num_processes={num_processes}: expected 1 or more")
     if num_processes > 1 and "WORLD_SIZE" not in os.environ:
         _start_elastic(entry, config, num_processes)
         return
@@ -44,7 +43,8 @@ def _start_elastic(entry: str, config: object, num_processes: int) -> None:
         nproc_per_node=num_processes,
         run_id=uuid.uuid4().hex,
         rdzv_backend="c10d",
-        rdzv_endpoint="localhost:0",  # 0: a free port
+        # Port 0: any free port.
+        rdzv_endpoint="localhost:0",
         local_addr="localhost",
         max_restarts=0,
         monitor_interval=0.2,
@@ -57,8 +57,8 @@ def _start_elastic(entry: str, config: object, num_processes: int) -> None:
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
         message, trace = _reason(failure.message)
-        if message.startswith("ValueError: "):
-            raise ValueError(message.removeprefix("ValueError: ")) from None
+        if message.startswith("UserError: "):
+            raise UserError(message.removeprefix("UserError: ")) from None
         raise RuntimeError(f"process {rank} of {num_processes} failed: {message}\n{trace}") from None
     except SignalException as error:
         raise SystemExit(128 + error.sigval) from None
@@ -90,7 +90,8 @@ def _silenced(*names: str) -> Iterator[None]:
 @contextmanager
 def _interrupts_left_to_children() -> Iterator[None]:
     """Ctrl-C reaches the started processes directly; passing it on would be the second one, which stops at once."""
-    if threading.current_thread() is not threading.main_thread():  # Python allows handlers there only
+    # Python allows signal handlers in the main thread only.
+    if threading.current_thread() is not threading.main_thread():
         yield
         return
     previous = signal.signal(signal.SIGINT, lambda number, frame: None)
@@ -113,7 +114,8 @@ def _work(entry: str, config: object) -> int:
     try:
         pkgutil.resolve_name(entry)(config)
     except USER_ERRORS as error:
-        raise ValueError(one_line(error)) from error
+        # Torch reports type and message as text.
+        raise UserError(one_line(error)) from error
     except KeyboardInterrupt:
         return INTERRUPTED
     except SystemExit as error:
@@ -122,7 +124,7 @@ def _work(entry: str, config: object) -> int:
 
 
 def _let_accelerate_use_cpus() -> None:
-    """Without a GPU, Accelerate joins the processes only if told so; else each would train alone, unnoticed."""
+    """Without a GPU, Accelerate joins the processes only if ACCELERATE_USE_CPU is set; else each trains alone."""
     import torch
 
     if not torch.accelerator.is_available():

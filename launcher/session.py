@@ -1,8 +1,4 @@
-"""One use of Hydra: composes a command's configuration and runs its jobs in this process.
-
-Builds on Hydra's own application object (`hydra._internal`) rather than on `@hydra.main`, which reads `sys.argv`,
-ends the process on errors, and prints its own reports of them.
-"""
+"""A command's configuration: composed by Hydra, shown, or run as a job in this process."""
 
 import logging
 import os
@@ -13,23 +9,21 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from hydra import version
-from hydra._internal.hydra import Hydra
-from hydra._internal.utils import create_config_search_path, get_args_parser
-from hydra.core.config_search_path import SearchPathQuery
+from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
-from hydra.core.utils import JobReturn
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
-from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
+from data_generation.data.errors import MissingPathError, UserError
+from launcher import hydra_app
 from launcher.commands import Command
 from launcher.errors import SUCCESS
 from launcher.job import run_job
-from launcher.keys import Key, keys_of
-from launcher.overrides import checked, explained, group_choices
+from launcher.keys import keys_of
+from launcher.overrides import OverrideChecker
 
 _RUN_DPATH = "outputs/hydra/${now:%Y-%m-%d}/${now:%H-%M-%S}"
 # Hydra's record of a run: below outputs/, and never the working directory.
@@ -39,28 +33,25 @@ _OTHER_RANK_OVERRIDES = ("hydra.run.dir=.", "hydra.output_subdir=null")
 
 
 class Session:
-    """A command and its configuration; made by `open_session`."""
+    """A command and its configuration; made by `open_session`. Methods raise UserError for what Hydra refuses."""
 
-    def __init__(self, command: Command, hydra: Hydra, config_name: str, config_dpaths: Sequence[Path]) -> None:
+    def __init__(self, command: Command, config_name: str, config_dpaths: Sequence[Path]) -> None:
         self.command = command
-        self.hydra = hydra
         self.config_name = config_name
+        # The command's own folder, and one of the user's.
         self.config_dpaths = config_dpaths
-        self.keys: dict[str, Key] = keys_of(pkgutil.resolve_name(command.schema))
+        self.keys = keys_of(pkgutil.resolve_name(command.schema))
+        others = ",".join(f"'file://{dpath}'" for dpath in config_dpaths[1:])
+        self._search_path = (f"hydra.searchpath=[{others}]",) if others else ()
+        self._checker = OverrideChecker(command, self.keys, self._search_path)
 
     def choices(self, group: str) -> list[str]:
         """The choices of a config group."""
-        return group_choices(self.hydra.config_loader, group)
+        return self._checker.choices(group)
 
     def compose(self, overrides: Sequence[str]) -> tuple[DictConfig, dict[str, Any]]:
-        """The configuration without Hydra's own part, and the choices made in its defaults list. Raises ValueError."""
-        with self._explaining():
-            cfg = self.hydra.compose_config(
-                config_name=self.config_name,
-                overrides=self._checked(overrides),
-                run_mode=RunMode.RUN,
-                with_log_configuration=False,
-            )
+        """The configuration without Hydra's own part, and the choices made in its defaults list."""
+        cfg = self._compose(overrides)
         choices = OmegaConf.to_container(cfg.hydra.runtime.choices)
         assert isinstance(choices, dict)
         with open_dict(cfg):
@@ -68,71 +59,82 @@ class Session:
         return cfg, {str(group): choice for group, choice in choices.items()}
 
     def show(self, overrides: Sequence[str], part: str, package: str | None, resolve: bool) -> None:
-        """Print the configuration: part "job", "hydra" or "all"."""
-        with self._explaining():
-            self.hydra.show_cfg(self.config_name, self._checked(overrides), part, package, resolve)
+        """Print the configuration: part "job", "hydra" or "all", or what stands below the key `package` of it."""
+        cfg = self._compose(overrides)
+        # For interpolations such as ${hydra:job.name}.
+        HydraConfig.instance().set_config(cfg)
+        keys = [str(key) for key in cfg if part in ("all", "hydra" if key == "hydra" else "job")]
+        cfg = OmegaConf.masked_copy(cfg, keys)
+        shown = cfg if package in (None, "_global_") else OmegaConf.select(cfg, package)
+        if shown is None:
+            raise UserError(f"--package={package}: there is no such key")
+        if not OmegaConf.is_config(shown):
+            print(shown)
+            return
+        if shown is not cfg:
+            print(f"# @package {package}")
+        print(OmegaConf.to_yaml(shown, resolve=resolve), end="")
 
     def show_info(self, overrides: Sequence[str], what: str) -> None:
         """Print Hydra's own information: its search path, defaults list, plugins."""
         with self._explaining():
-            self.hydra.show_info(what, config_name=self.config_name, overrides=self._checked(overrides))
+            hydra_app.show_info(what, self.config_name, self._checked(overrides))
 
     def show_hydra_help(self) -> None:
         """Print Hydra's own help: its options and its config groups."""
-        parser = get_args_parser()
-        self.hydra.hydra_help(config_name=None, args_parser=parser, args=parser.parse_args([]))
+        hydra_app.show_help()
 
     def run(self, overrides: Sequence[str], multirun: bool) -> int:
-        """Run the job, or each job of a multirun; the highest exit code of them. Raises ValueError."""
+        """Run the job, or each job of a multirun; the highest exit code of them."""
         multirun = multirun or "hydra.mode=MULTIRUN" in overrides
         mode = "MULTIRUN" if multirun else "RUN"
-        arguments = [*self._own(overrides), *self._checked(overrides, multirun), f"hydra.mode={mode}"]
-        run = self.hydra.multirun if multirun else self.hydra.run
-        task = partial(run_job, self.command)
+        arguments = [*_own_overrides(overrides), *self._checked(overrides, multirun), f"hydra.mode={mode}"]
         with self._explaining():
-            results = run(config_name=self.config_name, task_function=task, overrides=arguments)
-        return max((result.return_value for result in _flat(results)), default=SUCCESS)
+            results = hydra_app.run_jobs(partial(run_job, self.command), self.config_name, arguments, multirun)
+        return max((result.return_value for result in results), default=SUCCESS)
+
+    def _compose(self, overrides: Sequence[str]) -> DictConfig:
+        with self._explaining():
+            return compose(self.config_name, self._checked(overrides), return_hydra_config=True)
 
     def _checked(self, overrides: Sequence[str], multirun: bool = False) -> list[str]:
-        return checked(overrides, self.hydra.config_loader, self.command, self.keys, multirun)
-
-    def _own(self, overrides: Sequence[str]) -> list[str]:
-        """Overrides of this project's making; they stand before the user's, who can so override them."""
-        is_first = os.environ.get("RANK", "0") == "0"
-        own = [*_OWN_OVERRIDES, *(() if is_first else _OTHER_RANK_OVERRIDES)]
-        if not any(override.startswith("hydra/job_logging=") for override in overrides):
-            own.append(f"hydra/job_logging={'launcher' if is_first else 'launcher_other_rank'}")
-        return own
+        return [*self._search_path, *(self._checker.check(text, multirun) for text in overrides)]
 
     @contextmanager
     def _explaining(self) -> Iterator[None]:
         try:
             yield
         except (HydraException, OmegaConfBaseException) as error:
-            raise explained(error, self.command, self.keys) from error
+            raise self._checker.explain(error) from error
 
 
 @contextmanager
 def open_session(
     command: Command, config_dpath: str | None = None, config_name: str | None = None, extra_dpath: str | None = None
 ) -> Iterator[Session]:
-    """A session on the command's configuration root; presets are looked for in the folder `extra_dpath` first."""
-    version.setbase("1.3")
+    """A session on the command's configuration root; `extra_dpath`: a folder with further presets."""
     store = ConfigStore.instance()
     store.store(name=command.schema_name, node=pkgutil.resolve_name(command.schema))
     for name, node in _job_logging().items():
         store.store(group="hydra/job_logging", name=name, node=node)
     config_dpaths = [Path(config_dpath or command.config_dpath).resolve()]
-    search_path = create_config_search_path(str(config_dpaths[0]))
     if extra_dpath is not None:
         if not Path(extra_dpath).is_dir():
-            raise FileNotFoundError(f"--config-dir={extra_dpath}: there is no such folder")
-        config_dpaths.insert(0, Path(extra_dpath).resolve())
-        anchor = SearchPathQuery(provider="schema")
-        search_path.prepend(provider="command-line", path=f"file://{config_dpaths[0]}", anchor=anchor)
-    with _logging_restored(), _global_hydra_cleared():
-        hydra = Hydra.create_main_hydra2(command.title.replace(" ", "_"), search_path)
-        yield Session(command, hydra, config_name or command.root, config_dpaths)
+            raise MissingPathError("--config-dir", extra_dpath, "there is no such folder")
+        config_dpaths.append(Path(extra_dpath).resolve())
+    GlobalHydra.instance().clear()
+    job_name = command.title.replace(" ", "_")
+    with _logging_restored(), initialize_config_dir(str(config_dpaths[0]), job_name, version_base="1.3"):
+        yield Session(command, config_name or command.root, config_dpaths)
+
+
+def _own_overrides(overrides: Sequence[str]) -> list[str]:
+    """Overrides of this project's making; they precede the user's, which win."""
+    is_first = os.environ.get("RANK", "0") == "0"
+    own = [*_OWN_OVERRIDES, *(() if is_first else _OTHER_RANK_OVERRIDES)]
+    if not any(override.startswith("hydra/job_logging=") for override in overrides):
+        own.append(f"hydra/job_logging={'launcher' if is_first else 'launcher_other_rank'}")
+    return own
 
 
 def _job_logging() -> dict[str, dict[str, Any]]:
@@ -151,15 +153,6 @@ def _job_logging() -> dict[str, dict[str, Any]]:
 
 
 @contextmanager
-def _global_hydra_cleared() -> Iterator[None]:
-    GlobalHydra.instance().clear()
-    try:
-        yield
-    finally:
-        GlobalHydra.instance().clear()
-
-
-@contextmanager
 def _logging_restored() -> Iterator[None]:
     """Hydra sets up the root logger for each job; leave it as it was found."""
     root = logging.getLogger()
@@ -172,12 +165,3 @@ def _logging_restored() -> Iterator[None]:
                 handler.close()
         root.handlers[:] = handlers
         root.setLevel(level)
-
-
-def _flat(results: Any) -> Iterator[JobReturn]:
-    """The jobs' results: one from a run, a list of lists from Hydra's sweeper."""
-    if isinstance(results, JobReturn):
-        yield results
-    elif isinstance(results, Sequence):
-        for result in results:
-            yield from _flat(result)

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-import demo
 import run
+from launcher import demo
 from tests.launcher_helpers import EVAL, TRAIN
 
 

@@ -30,7 +30,6 @@ LAYERS = {
     "data_generation.annotate": (4, "annotate"),
     "data_generation.annotate_pictures": (4, "annotate"),
     "training.main": (4, "training.main"),
-    "demo": (4, "demo"),
     "launcher": (5, "launcher"),
     "run": (5, "launcher"),
 }
@@ -71,7 +70,7 @@ def place_of(module: str) -> tuple[int, str] | None:
 def source_paths() -> list[Path]:
     folders = ["data", "data_generation", "models", "training", "auto_explore", "external", "play", "launcher"]
     paths = [path for folder in folders for path in sorted((ROOT_DPATH / folder).rglob("*.py"))]
-    return [ROOT_DPATH / "run.py", ROOT_DPATH / "demo.py", *paths]
+    return [ROOT_DPATH / "run.py", *paths]
 
 
 def imports_of(path: Path) -> Iterator[Import]:
@@ -124,7 +123,7 @@ def test_imports_go_down_only():
         ("data_generation.annotations.table", "data_generation.generator.policy", True),
         ("data_generation.generator.generator", "data_generation.annotations.table", False),
         ("training.trainer", "training.main", True),
-        ("demo", "run", True),
+        ("play.page", "launcher.main", True),
         ("data_generation.generator.policy", "auto_explore.src.agent", True),
         ("models.components.attention", "models.config", False),
         ("training.config", "models.tokenizer", True),

@@ -3,7 +3,7 @@
 import pytest
 
 import run
-from launcher.keys import nearest_key, nearest_name, type_words
+from launcher.keys import nearest, type_words
 from launcher.spelling import RENAMED_KEYS, respell
 from tests.launcher_helpers import EVAL, TRAIN, error_line
 from training.config import GenieReduxConfig
@@ -42,15 +42,16 @@ def test_published_evaluation_command_works_with_a_note(entries, capsys):
 
 @pytest.mark.parametrize("old", RENAMED_KEYS)
 def test_old_keys_are_renamed_with_a_note(old):
-    spelled = respell([f"{old}=1"], None, [], [])
-    assert spelled.arguments == [f"{RENAMED_KEYS[old]}=1"]
-    assert len(spelled.notes) == 1
+    overrides, notes = respell([f"--{old}=1"], None)
+    assert overrides == [f"{RENAMED_KEYS[old]}=1"]
+    assert len(notes) == 1
 
 
-def test_suffixes_are_dropped_from_presets_only():
-    arguments = ["config=a.yaml,b/c.json", "tokenizer_fpath=x.yaml", "--cfg=job", "-m", "+config=d.yml"]
-    spelled = respell(arguments, "train", ["--cfg"], ["config"])
-    assert spelled.arguments == ["config=a,b/c", "tokenizer_fpath=x.yaml", "--cfg=job", "-m", "+config=d"]
+def test_suffixes_are_dropped_from_presets_only(entries):
+    presets = ["config=tokenizer.yaml,demo.json", "++tokenizer=small.yml"]
+    assert run.main([*TRAIN, *presets, "tokenizer_fpath=x.yaml", "--multirun"]) == 0
+    assert [config.model for config in entries.configs] == ["tokenizer", "genie_redux_guided"]
+    assert {config.tokenizer_fpath for config in entries.configs} == {"x.yaml"}
 
 
 @pytest.mark.parametrize(("text", "value"), [("yes", True), ("no", False), ("true", True), ("False", False)])
@@ -163,10 +164,10 @@ def test_an_exit_code_is_passed_on(entries):
 
 
 def test_nearest_names_are_near_or_none():
-    assert nearest_name("tokeniser", ["tokenizer", "lam"]) == "tokenizer"
-    assert nearest_name("xyz", ["tokenizer", "lam"]) is None
-    assert nearest_key("lr_warmup", ["train.batch_size"]) is None
-    assert nearest_key("warmup_total_iters", ["optimizer.linear_warmup_total_iters", "seed"]) is not None
+    assert nearest("tokeniser", ["tokenizer", "lam"]) == "tokenizer"
+    assert nearest("xyz", ["tokenizer", "lam"]) is None
+    assert nearest("lr_warmup", ["train.batch_size"]) is None
+    assert nearest("warmup_total_iters", ["optimizer.linear_warmup_total_iters", "seed"]) is not None
 
 
 def test_types_are_said_in_words():

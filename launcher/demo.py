@@ -1,10 +1,13 @@
-"""`python run.py demo`: from nothing to a picture, by ordinary commands that it prints before it runs them."""
+"""`python run.py demo`: from nothing to images of a world model, by ordinary commands that it prints and runs."""
 
 import argparse
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from data_generation.data.errors import UserError
+from launcher.main import launch
 
 DATASET = "retro_act_v0.0.0_demo"
 TOKENIZER_DPATH = Path("checkpoints/tokenizer/demo_tokenizer")
@@ -13,13 +16,13 @@ EVALUATION_DPATH = Path("outputs/evaluation/genie_redux_guided") / DATASET
 
 _ABOUT = """\
 A small world model of a game, from nothing: plays Cinderfoot, a free platformer, trains a tokenizer and a guided
-world model on what it saw, and lets the model predict. Takes about 10 minutes on two CPU cores. Everything
-lands below the current folder. Run it again and it goes on where it stopped."""
+world model on the recorded episodes, and lets the model predict. Takes about 10 minutes on two CPU cores. Everything
+lands below the current folder. Run it again to resume where it stopped."""
 
 
 @dataclass
 class Step:
-    """One command of the demo; `arguments` are known when its turn comes."""
+    """One command of the demo; `arguments` is called when the commands before it are done."""
 
     title: str
     arguments: Callable[[], list[str]]
@@ -46,8 +49,8 @@ STEPS = (
 )
 
 
-def main(argv: list[str], run: Callable[[Sequence[str]], int]) -> int:
-    """Run all steps with `run`, the launcher; stops at the first that fails and returns its exit code."""
+def main(argv: list[str], run: Callable[[Sequence[str]], int] = launch) -> int:
+    """Run all steps with `run`; stops at the first that fails and returns its exit code."""
     argparse.ArgumentParser(prog="python run.py demo", description=_ABOUT).parse_args(argv)
     print(_ABOUT)
     seconds: list[float] = []
@@ -58,7 +61,7 @@ def main(argv: list[str], run: Callable[[Sequence[str]], int]) -> int:
         exit_code = run(arguments)
         seconds.append(time.perf_counter() - start)
         if exit_code:
-            print(f"\nStep {number} did not finish (see above). Run the demo again and it goes on from there.")
+            print(f"\nStep {number} did not finish (see above). Run the demo again to resume there.")
             return exit_code
     print("\n".join(["", *_times(seconds), "", *_where_to_look()]))
     return 0
@@ -72,7 +75,7 @@ def _newest(run_dpath: Path) -> Path:
     folder = RunFolder(run_dpath)
     steps = folder.steps()
     if not steps:
-        raise FileNotFoundError(f"no checkpoint in {run_dpath}: remove that folder and run the demo again")
+        raise UserError(f"no checkpoint in {run_dpath}: remove that folder and run the demo again")
     return folder.checkpoint(steps[-1])
 
 
