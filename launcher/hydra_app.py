@@ -6,9 +6,6 @@ object that `hydra.initialize_config_dir` sets up, and so does this module, whic
 methods. They are private, so pyproject.toml bounds hydra-core.
 """
 
-from collections.abc import Iterator, Sequence
-from typing import Any
-
 from hydra._internal.hydra import Hydra
 from hydra._internal.utils import get_args_parser
 from hydra.core.global_hydra import GlobalHydra
@@ -18,8 +15,11 @@ from hydra.types import TaskFunction
 
 def run_jobs(task: TaskFunction, config_name: str, overrides: list[str], multirun: bool) -> list[JobReturn]:
     """Run one job, or each job of a multirun; the last override must say `hydra.mode=RUN` or `MULTIRUN`."""
-    run = _app().multirun if multirun else _app().run
-    return list(_flat(run(config_name=config_name, task_function=task, overrides=overrides)))
+    if not multirun:
+        return [_app().run(config_name, task, overrides)]
+    # Hydra's own sweeper returns a list of batches; some others return nothing.
+    batches = _app().multirun(config_name, task, overrides) or []
+    return [job for batch in batches for job in batch]
 
 
 def show_info(what: str, config_name: str, overrides: list[str]) -> None:
@@ -37,12 +37,3 @@ def _app() -> Hydra:
     app = GlobalHydra.instance().hydra
     assert app is not None, "hydra.initialize_config_dir has been called"
     return app
-
-
-def _flat(results: Any) -> Iterator[JobReturn]:
-    """The jobs' results: one from a run, a list of lists from Hydra's sweeper."""
-    if isinstance(results, JobReturn):
-        yield results
-    elif isinstance(results, Sequence):
-        for result in results:
-            yield from _flat(result)

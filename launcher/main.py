@@ -86,7 +86,7 @@ def _run_command(command: Command, arguments: list[str]) -> int:
     from launcher.session import open_session
 
     options, rest = _option_parser().parse_known_args(arguments)
-    overrides, notes = respell(rest, command.mode)
+    overrides, notes = respell(rest, command)
     for note in notes:
         print(f"note: {note}", file=sys.stderr)
     with open_session(command, options.config_path, options.config_name, options.config_dir) as session:

@@ -29,7 +29,7 @@ _RUN_DPATH = "outputs/hydra/${now:%Y-%m-%d}/${now:%H-%M-%S}"
 # Hydra's record of a run: below outputs/, and never the working directory.
 _OWN_OVERRIDES = (f"hydra.run.dir={_RUN_DPATH}", f"hydra.sweep.dir={_RUN_DPATH}", "hydra.job.chdir=false")
 # Of several processes started from outside, only the first keeps that record.
-_OTHER_RANK_OVERRIDES = ("hydra.run.dir=.", "hydra.output_subdir=null")
+_OTHER_RANK_OVERRIDES = (*_OWN_OVERRIDES, "hydra.run.dir=.", "hydra.output_subdir=null")
 
 
 class Session:
@@ -63,17 +63,22 @@ class Session:
         cfg = self._compose(overrides)
         # For interpolations such as ${hydra:job.name}.
         HydraConfig.instance().set_config(cfg)
-        keys = [str(key) for key in cfg if part in ("all", "hydra" if key == "hydra" else "job")]
-        cfg = OmegaConf.masked_copy(cfg, keys)
-        shown = cfg if package in (None, "_global_") else OmegaConf.select(cfg, package)
+        if part != "all":
+            cfg = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if (key == "hydra") == (part == "hydra")])
+        # Texts of Hydra's own help.
+        if part == "hydra":
+            cfg.hydra = OmegaConf.masked_copy(
+                cfg.hydra, [key for key in cfg.hydra if key not in ("help", "hydra_help")]
+            )
+        shown = cfg if package in (None, "_global_") else OmegaConf.select(cfg, str(package))
         if shown is None:
             raise UserError(f"--package={package}: there is no such key")
         if not OmegaConf.is_config(shown):
             print(shown)
             return
-        if shown is not cfg:
-            print(f"# @package {package}")
-        print(OmegaConf.to_yaml(shown, resolve=resolve), end="")
+        with self._explaining():
+            text = OmegaConf.to_yaml(shown, resolve=resolve)
+        print(text if shown is cfg else f"# @package {package}\n{text}", end="")
 
     def show_info(self, overrides: Sequence[str], what: str) -> None:
         """Print Hydra's own information: its search path, defaults list, plugins."""
@@ -131,10 +136,10 @@ def open_session(
 def _own_overrides(overrides: Sequence[str]) -> list[str]:
     """Overrides of this project's making; they precede the user's, which win."""
     is_first = os.environ.get("RANK", "0") == "0"
-    own = [*_OWN_OVERRIDES, *(() if is_first else _OTHER_RANK_OVERRIDES)]
-    if not any(override.startswith("hydra/job_logging=") for override in overrides):
-        own.append(f"hydra/job_logging={'launcher' if is_first else 'launcher_other_rank'}")
-    return own
+    own = _OWN_OVERRIDES if is_first else _OTHER_RANK_OVERRIDES
+    if any(override.startswith("hydra/job_logging=") for override in overrides):
+        return list(own)
+    return [*own, f"hydra/job_logging={'launcher' if is_first else 'launcher_other_rank'}"]
 
 
 def _job_logging() -> dict[str, dict[str, Any]]:

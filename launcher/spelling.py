@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from data_generation.data.errors import UserError
+from launcher.commands import Command
 
 # Old name of a key → its name now.
 RENAMED_KEYS = {
@@ -13,7 +14,7 @@ RENAMED_KEYS = {
 }
 
 
-def respell(arguments: Sequence[str], mode: str | None) -> tuple[list[str], list[str]]:
+def respell(arguments: Sequence[str], command: Command) -> tuple[list[str], list[str]]:
     """Overrides in Hydra's spelling, and notes for the user on renamed keys.
 
     `--key=value` becomes `key=value`, `--mode=<mode>` is dropped, renamed keys get their new name.
@@ -28,16 +29,11 @@ def respell(arguments: Sequence[str], mode: str | None) -> tuple[list[str], list
         # Hydra's signs for adding and deleting a key.
         key = name.lstrip("+~")
         if key == "mode" and value:
-            _check_mode(value, mode)
+            if value != command.mode:
+                raise UserError(f"mode={value} contradicts the command '{command.title}': omit it")
             continue
         if key in RENAMED_KEYS:
             notes.append(f"'{key}' is now called '{RENAMED_KEYS[key]}'")
             argument = argument.replace(key, RENAMED_KEYS[key], 1)
         overrides.append(argument)
     return overrides, notes
-
-
-def _check_mode(value: str, mode: str | None) -> None:
-    if value != mode:
-        command = f"the command's mode '{mode}'" if mode else "a command without modes"
-        raise UserError(f"mode={value} contradicts {command}: omit it")

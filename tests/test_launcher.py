@@ -3,6 +3,7 @@
 import pytest
 
 import run
+from launcher.commands import COMMANDS
 from launcher.keys import nearest, type_words
 from launcher.spelling import RENAMED_KEYS, respell
 from tests.launcher_helpers import EVAL, TRAIN, error_line
@@ -42,13 +43,13 @@ def test_published_evaluation_command_works_with_a_note(entries, capsys):
 
 @pytest.mark.parametrize("old", RENAMED_KEYS)
 def test_old_keys_are_renamed_with_a_note(old):
-    overrides, notes = respell([f"--{old}=1"], None)
+    overrides, notes = respell([f"--{old}=1"], COMMANDS[0])
     assert overrides == [f"{RENAMED_KEYS[old]}=1"]
     assert len(notes) == 1
 
 
 def test_suffixes_are_dropped_from_presets_only(entries):
-    presets = ["config=tokenizer.yaml,demo.json", "++tokenizer=small.yml"]
+    presets = ["config=tokenizer.yaml,demo.json", "tokenizer=small.yml"]
     assert run.main([*TRAIN, *presets, "tokenizer_fpath=x.yaml", "--multirun"]) == 0
     assert [config.model for config in entries.configs] == ["tokenizer", "genie_redux_guided"]
     assert {config.tokenizer_fpath for config in entries.configs} == {"x.yaml"}

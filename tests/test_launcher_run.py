@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 import run
+from data_generation.data.errors import MissingPathError, UserError, under
 from launcher.commands import ROOT_DPATH
 from launcher.processes import start
 from tests.launcher_helpers import EVAL, TRAIN, error_line
@@ -135,7 +136,8 @@ def count_processes(job: Job) -> None:
 
     accelerator = Accelerator()
     if job.fails and accelerator.process_index == 1:
-        raise FileNotFoundError("dataset 'x'\nnot found")
+        with under("train"):
+            raise MissingPathError("dataset_name", "x", "no such\nfolder", "see {dataset_root_dpath}")
     total = accelerator.reduce(torch.tensor([accelerator.process_index + 1.0]))
     (job.out_dpath / f"{os.environ['RANK']}.txt").write_text(f"{accelerator.num_processes} {total.item()}")
 
@@ -150,7 +152,7 @@ def test_processes_work_together(tmp_path):
 
 
 def test_a_mistake_found_by_one_process_stops_all_with_one_line(tmp_path, capfd):
-    with pytest.raises(ValueError, match=r"^dataset 'x' not found$"):
+    with pytest.raises(UserError, match=r"^train.dataset_name=x: no such folder; see train.dataset_root_dpath$"):
         start("test_launcher_run:count_processes", Job(tmp_path, fails=True), num_processes=2)
     assert "Traceback" not in capfd.readouterr().err
 
