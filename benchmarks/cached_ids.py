@@ -22,7 +22,7 @@ from torch import nn
 
 from benchmarks.loader import write_sprites
 from benchmarks.models_cases import SIZES
-from data.data import WindowDataset
+from data.data import ClipDataset
 from data.data_cached import used_bytes
 from models.construct_model import build_model
 from models.genie_redux import GenieRedux
@@ -65,19 +65,19 @@ def fill(source: ClipSource, count: int, batch_size: int) -> float:
     """Seconds per clip of the first pass, which encodes and stores."""
     start = time.perf_counter()
     for first in range(0, count, batch_size):
-        source.inputs(source.windows.__getitems__(list(range(first, min(first + batch_size, count)))))
+        source.inputs(source.clips.__getitems__(list(range(first, min(first + batch_size, count)))))
     return (time.perf_counter() - start) / count
 
 
 def measure(cfg: GenieReduxConfig, dataset_dpath: Path, repeats: int) -> str:
     """One line of figures."""
     runtime = make_runtime("cpu", cfg.precision)
-    windows = WindowDataset(dataset_dpath, "train", NUM_FRAMES, seq_step=NUM_FRAMES)
+    windows = ClipDataset(dataset_dpath, "train", NUM_FRAMES, seq_step=NUM_FRAMES)
     torch.manual_seed(0)
     model = build_model(cfg)
     assert isinstance(model, GenieRedux)
     model.train()
-    cached = TokenCache(cfg, model, runtime).source(windows)
+    cached = TokenCache(cfg.train, model, runtime).source(windows)
     fill_seconds = fill(cached, len(windows), cfg.train.batch_size)
     cases = [Case(model, source, cfg.train, runtime) for source in (FrameSource(windows, runtime.device), cached)]
     for turn in range(repeats + 1):

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 import zstandard
 
-from data.data import Batch, WindowDataset, make_loader
+from data.data import Batch, ClipDataset, make_loader
 from data_generation.data.data import (
     DatasetInfo,
     Environment,
@@ -75,7 +75,7 @@ def write_sprites(dataset_dpath: Path, num_episodes: int, num_frames: int) -> No
 
 
 class Baseline:
-    """The same episodes as JPEG files or mp4, read by random clips into batches like those of WindowDataset."""
+    """The same episodes as JPEG files or mp4, read by random clips into batches like those of ClipDataset."""
 
     def __init__(self, root: Path, episodes: list[np.ndarray], actions: list[np.ndarray]) -> None:
         self.root, self.lengths, self.actions = root, [len(frames) for frames in episodes], actions
@@ -99,7 +99,7 @@ class Baseline:
                 start = int(rng.integers(self.lengths[e] - CLIP + 1))
                 self.read(self.root / f"{e:06d}", start, clips[i])
                 actions[i] = self.actions[e][start : start + CLIP - 1]
-            Batch(torch.from_numpy(clips), torch.from_numpy(actions), torch.zeros(BATCH, dtype=torch.int64))
+            Batch(torch.from_numpy(clips), torch.from_numpy(actions))
         return count * BATCH
 
     @property
@@ -155,8 +155,8 @@ def clips_per_second(read: Callable[[int], int], seconds: float) -> tuple[float,
     return clips / (time.perf_counter() - start), clips / (time.process_time() - cpu_start)
 
 
-def read_project(dataset: WindowDataset) -> Callable[[int], int]:
-    loader = make_loader(dataset, BATCH, seed=0, drop_last=True)
+def read_project(dataset: ClipDataset) -> Callable[[int], int]:
+    loader = make_loader(dataset, BATCH, seed=0)
     batches = iter(loader)
 
     def read(count: int) -> int:
@@ -186,7 +186,7 @@ def measure_many(root: Path, num_episodes: int, seconds: float) -> None:
     times = []
     for _ in range(3):
         start = time.perf_counter()
-        dataset = WindowDataset(root, "train", CLIP)
+        dataset = ClipDataset(root, "train", CLIP)
         times.append(time.perf_counter() - start)
     print(f"opening {num_episodes} episodes: {min(times[1:]):.3f} s ({times[0]:.2f} s when the index is built)")
     rate, cpu_rate = clips_per_second(read_project(dataset), seconds)
@@ -247,8 +247,8 @@ def main() -> None:
 
 def compare(dataset_dpath: Path, work: Path, arguments: argparse.Namespace) -> None:
     """Print clips per second of the three layouts, and the comparison of byte orders."""
-    dataset = WindowDataset(dataset_dpath, "all", CLIP)
-    statistics = list(dataset.statistics().values())
+    dataset = ClipDataset(dataset_dpath, "all", CLIP)
+    statistics = [Environment(path).statistics() for path in list_environments(dataset_dpath)]
     num_bytes, num_frames = (sum(row[key] for row in statistics) for key in ("bytes", "frames"))
     episodes, actions = load_episodes(dataset_dpath, arguments.episodes)
     own, own_cpu = clips_per_second(read_project(dataset), arguments.seconds)

@@ -1,254 +1,160 @@
-"""The same windows with cached token ids, for dynamics training on large sets.
+"""The same clips with cached token ids, for dynamics training on large sets.
 
 The ids of a clip depend on all frames before them in the clip (the encoder is causal in time and embeds a clip's first
-frame in a way of its own), so they are stored per window, not per frame: a window's ids are those that the model would
-have computed for it. They are stored as they are first computed, in any order, by any number of processes.
+frame differently), so they are stored per clip, not per frame, when they are first computed, by any number of
+processes.
 
-Layout: `<cache>/<source>/<xx>/<episode>.ids`. `<source>` hashes what the ids depend on besides the episode (tokenizer,
-arithmetic, windows), `<episode>` is the episode's fingerprint, so another tokenizer or a regenerated episode never
-meets old ids. A file has a record per window: 4 bytes mark, CRC32, ids. Records are written in place, not by renaming
-whole files: their checksums, seeded with the names, tell whatever a killed writer left half done or never wrote.
+Layout: `<store>/<xx>/<episode>-<frames>-<step>.ids`, one record per clip: a checksum and the ids. The store's folder
+is named after all that the ids depend on besides the clip, the file after the episode's fingerprint, so that another
+tokenizer or a regenerated episode never meets old ids. Records are written in place; their checksums, which cover the
+key, reveal what a killed writer left half done or never wrote. (A memory-mapped array would be shorter by the two
+system calls, and would end the process with SIGBUS on a full disk.)
 """
 
 import hashlib
-import json
 import logging
 import os
-import zlib
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from data.data import WindowDataset, Windows, frames_first
-from data_generation.data.files import write_atomically
+from data.data import Batch, BatchDataset, ClipDataset, frames_first
 
 logger = logging.getLogger(__name__)
 
-_LAYOUT_VERSION = 1
-_MARK = b"GXT1"
-_HEAD_SIZE = 8  # mark and checksum
+_CHECKSUM_SIZE = 8
 
 
-@dataclass(frozen=True)
-class IdSource:
-    """What the ids of a window depend on besides its episode. Equal sources give equal ids."""
+class ClipKey(NamedTuple):
+    """Where a clip's ids are stored: the file (episode and kind of clip) and the number of the clip in it."""
 
-    tokenizer: str  # fingerprint of its weights and configuration
-    arithmetic: str  # device and precision, which decide ties between codes: "cpu float32"
-    codebook_size: int
-    grid: tuple[int, int]  # (h, w) tokens of a frame
-    num_frames: int
-    seq_step: int
-
-    @property
-    def folder_name(self) -> str:
-        text = json.dumps({"layout": _LAYOUT_VERSION, **asdict(self)}, sort_keys=True)
-        return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+    file: str
+    number: int
 
 
-@dataclass(frozen=True)
-class Place:
-    """Where a window's ids are stored: the episode's fingerprint and the number of the window in it."""
+class TokenStore:
+    """Token ids by clip in a folder that any number of processes may share. No file is kept open."""
 
-    episode: str
-    slot: int
+    def __init__(self, dpath: Path, codebook_size: int, max_bytes: float = float("inf")) -> None:
+        """`max_bytes`: what this process may add. OSError where the folder cannot be made."""
+        dpath.mkdir(parents=True, exist_ok=True)
+        self.dpath, self._bytes_left = dpath, max_bytes
+        self._dtype = np.dtype("<u2" if codebook_size <= 1 << 16 else "<u4")
 
+    def record_size(self, num_tokens: int) -> int:
+        """Bytes of a clip of so many tokens."""
+        return _CHECKSUM_SIZE + num_tokens * self._dtype.itemsize
 
-@dataclass
-class Room:
-    """Bytes that this process may still add to a cache folder, over all its stores."""
-
-    left: float = float("inf")
-
-
-class IdStore:
-    """Token ids by window, shared by all processes that name the same folder. Nothing is kept open."""
-
-    def __init__(self, cache_dpath: Path | str, source: IdSource, room: Room | None = None) -> None:
-        """`room`: None = no limit. ValueError where the folder cannot be written."""
-        self.folder = Path(cache_dpath) / source.folder_name
-        self._shape = (source.num_frames, *source.grid)
-        self._dtype = np.dtype("<u2" if source.codebook_size <= 1 << 16 else "<u4")
-        self.record_size = _HEAD_SIZE + int(np.prod(self._shape)) * self._dtype.itemsize
-        self._room, self._writing = room or Room(), True
+    def read(self, key: ClipKey, ids: np.ndarray) -> bool:
+        """Fill ids (T, h, w); False, and nothing filled, where they are not stored completely."""
+        size = self.record_size(ids.size)
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            # Says to people what the folder holds, and shows here and not in mid-training that it can be written.
-            write_atomically(self.folder / "source.json", json.dumps(asdict(source), indent=2) + "\n")
-        except OSError as error:
-            raise ValueError(
-                f"train.cache_dpath='{cache_dpath}' cannot be written ({error.strerror}): "
-                "name a folder that can, or set train.enable_cache=false"
-            ) from None
-
-    @property
-    def clip_shape(self) -> tuple[int, int, int]:
-        """(T, h, w) of a window's ids."""
-        return self._shape
-
-    def read(self, place: Place, ids: np.ndarray) -> bool:
-        """Fill ids (T, h, w); False, and nothing filled, where they are not stored whole."""
-        try:
-            fd = os.open(self._path(place), os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+            with open(self._path(key), "rb", buffering=0) as file:
+                record = os.pread(file.fileno(), size, key.number * size)
         except OSError:
             return False
-        try:
-            record = os.pread(fd, self.record_size, place.slot * self.record_size)
-        except OSError:
+        payload = record[_CHECKSUM_SIZE:]
+        if len(record) < size or record[:_CHECKSUM_SIZE] != _checksum(key, payload):
             return False
-        finally:
-            os.close(fd)
-        payload = record[_HEAD_SIZE:]
-        if len(record) < self.record_size or record[:_HEAD_SIZE] != _head(place, payload):
-            return False
-        ids[:] = np.frombuffer(payload, self._dtype).reshape(self._shape)
+        ids[:] = np.frombuffer(payload, self._dtype).reshape(ids.shape)
         return True
 
-    def write(self, place: Place, ids: np.ndarray) -> None:
-        """Store ids (T, h, w). Where that fails or would exceed the room, says so once and stores nothing more:
-        training goes on without."""
-        if not self._writing:
-            return
-        if self._room.left < self.record_size:
-            self._stop(f"it has reached train.cache_max_gb, with {self.record_size} bytes per window")
+    def write(self, key: ClipKey, ids: np.ndarray) -> None:
+        """Store ids (T, h, w). At the limit or where writing fails: one warning, and nothing more is stored."""
+        size = self.record_size(ids.size)
+        if self._bytes_left < size:
+            self._stop("cache_max_gb is reached")
             return
         payload = ids.astype(self._dtype).tobytes()
         try:
-            self._write(place, _head(place, payload) + payload)
+            os.makedirs(os.path.dirname(self._path(key)), exist_ok=True)
+            with open(os.open(self._path(key), os.O_WRONLY | os.O_CREAT, 0o666), "wb", buffering=0) as file:
+                os.pwrite(file.fileno(), _checksum(key, payload) + payload, key.number * size)
         except OSError as error:
             self._stop(f"writing failed ({error.strerror})")
-
-    def _write(self, place: Place, record: bytes) -> None:
-        path, flags = self._path(place), os.O_WRONLY | os.O_CREAT | getattr(os, "O_CLOEXEC", 0)
-        try:
-            fd = os.open(path, flags, 0o666)
-        except FileNotFoundError:
-            os.makedirs(os.path.dirname(path), exist_ok=True)
-            fd = os.open(path, flags, 0o666)
-        try:
-            os.pwrite(fd, record, place.slot * self.record_size)
-        finally:
-            os.close(fd)
-        self._room.left -= self.record_size
+        else:
+            self._bytes_left -= size
 
     def _stop(self, reason: str) -> None:
-        self._writing = False
-        logger.warning("no more token ids are stored in '%s': %s; what is stored stays in use", self.folder, reason)
+        if self._bytes_left >= 0:
+            logger.warning("no more token ids are stored in '%s': %s; stored ids stay in use", self.dpath, reason)
+        self._bytes_left = -1
 
-    def _path(self, place: Place) -> str:
+    def _path(self, key: ClipKey) -> str:
         # A string: joining Path objects costs as much as the reading.
-        return f"{self.folder}/{place.episode[:2]}/{place.episode}.ids"
+        return f"{self.dpath}/{key.file[:2]}/{key.file}.ids"
 
 
-def _head(place: Place, payload: bytes) -> bytes:
-    seed = zlib.crc32(f"{place.episode} {place.slot}".encode())
-    return _MARK + zlib.crc32(payload, seed).to_bytes(4, "little")
+def _checksum(key: ClipKey, payload: bytes) -> bytes:
+    digest = hashlib.blake2b(f"{key.file} {key.number} ".encode(), digest_size=_CHECKSUM_SIZE)
+    digest.update(payload)
+    return digest.digest()
 
 
-def used_bytes(cache_dpath: Path | str) -> int:
-    """Bytes that all files below a cache folder take on the disk; 0 where there is none."""
-    return sum(status.st_blocks * 512 for status in _files(str(cache_dpath)))
-
-
-def _files(folder: str) -> Iterator[os.stat_result]:
-    try:
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                if entry.is_dir(follow_symlinks=False):
-                    yield from _files(entry.path)
-                else:
-                    yield entry.stat(follow_symlinks=False)
-    except OSError:
-        return  # never there or removed just now; whatever else is wrong, opening a store will say
+def used_bytes(dpath: Path) -> int:
+    """Bytes on the disk of all files below a folder, which other processes may be changing; 0 where there is none."""
+    total = 0
+    for folder, _, names in os.walk(dpath):
+        for name in names:
+            with suppress(OSError):
+                total += os.lstat(os.path.join(folder, name)).st_blocks * 512
+    return total
 
 
 @dataclass
-class CachedBatch:
-    """Clips with their token ids (B, T, h, w) int64, where they are stored; actions (B, T-1), env (B,).
+class CachedBatch(Batch):
+    """Clips with their token ids (B, T, h, w) int64, zeros for the clips `missing`, whose ids are not stored.
 
-    `missing` lists the clips without ids (zeros there), `places` where theirs belong (None: nowhere). `frames`
-    (B or M, T, C, H, W) uint8 are of all clips, or of the M missing ones.
+    `frames` are of all clips, or only of the M missing ones. `keys` (M): where their ids belong, None = nowhere.
     """
 
-    frames: Tensor
     ids: Tensor
     missing: list[int]
-    places: list[Place | None]
-    actions: Tensor
-    env: Tensor
-
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> "CachedBatch":
-        """The batch on `device`."""
-        frames, ids, actions, env = (
-            tensor.to(device, non_blocking=non_blocking) for tensor in (self.frames, self.ids, self.actions, self.env)
-        )
-        return CachedBatch(frames, ids, self.missing, self.places, actions, env)
-
-    def pin_memory(self) -> "CachedBatch":
-        """The batch in page-locked memory."""
-        frames, ids, actions, env = (tensor.pin_memory() for tensor in (self.frames, self.ids, self.actions, self.env))
-        return CachedBatch(frames, ids, self.missing, self.places, actions, env)
+    keys: list[ClipKey | None]
 
     def missing_frames(self) -> Tensor:
         """Frames (M, T, C, H, W) of the clips without ids."""
         return self.frames[self.missing] if len(self.frames) == len(self) else self.frames
 
-    def __len__(self) -> int:
-        return len(self.ids)
 
-
-class CachedWindowDataset(Windows):
-    """The windows of a `WindowDataset`, in the same order, with the ids that a store has of them.
+class CachedClipDataset(BatchDataset):
+    """The clips of a `ClipDataset` in the same order, with the ids that are stored of them.
 
     Frames are read (and decompressed) only of clips without ids, or of all with `all_frames`.
     """
 
-    def __init__(self, windows: WindowDataset, store: IdStore, all_frames: bool) -> None:
-        if store.clip_shape[0] != windows.num_frames:
-            raise ValueError(f"a store of {store.clip_shape[0]} frames per window, windows of {windows.num_frames}")
-        self.windows, self.store, self._all_frames = windows, store, all_frames
-        self.num_windows = windows.num_windows
+    def __init__(self, clips: ClipDataset, store: TokenStore, grid: tuple[int, int], all_frames: bool) -> None:
+        """`grid`: (h, w) tokens of a frame."""
+        self.clips, self.clips_per_env = clips, clips.clips_per_env
+        self._store, self._shape, self._all_frames = store, (clips.num_frames, *grid), all_frames
         self._fingerprints: dict[int, str] = {}
 
-    def __getitem__(self, index: int) -> CachedBatch:
-        """The batch of one window."""
-        if not 0 <= index < len(self):
-            raise IndexError(f"window {index} of {len(self)}")
-        return self.read([index])
-
     def read(self, indices: list[int]) -> CachedBatch:
-        """The batch of these windows."""
-        rows, starts = self.windows.locate(indices)
-        clips = list(zip(rows.tolist(), starts.tolist(), strict=True))
-        ids = np.zeros((len(clips), *self.store.clip_shape), np.int64)
-        places = [self._place(row, start) for row, start in clips]
-        known = [self.store.read(place, ids[i]) for i, place in enumerate(places)]
-        with_frames = [i for i in range(len(clips)) if self._all_frames or not known[i]]
-        frames, _ = self.windows.empty_clips(len(with_frames))
-        actions = np.empty((len(clips), self.windows.num_frames - 1), np.int64)
-        for i, (row, start) in enumerate(clips):
-            self.windows.read_actions(row, start, actions[i])
-        # Another clip may stand in for a damaged one: stored ids are not its own, nor are its ids to be stored.
-        replaced = {
-            i
-            for out, i in zip(frames, with_frames, strict=True)
-            if not self.windows.read_clip(*clips[i], out, actions[i])
-        }
-        missing = [i for i in range(len(clips)) if not known[i] or i in replaced]
-        return CachedBatch(
-            frames_first(frames),
-            torch.from_numpy(ids),
-            missing,
-            [None if i in replaced else places[i] for i in missing],
-            torch.from_numpy(actions),
-            torch.from_numpy(self.windows.environment_of(rows)),
-        )
+        """The batch of these clips."""
+        ids = np.zeros((len(indices), *self._shape), np.int64)
+        frames, actions = self.clips.empty_clips(len(indices))
+        num_read, missing, keys = 0, [], []
+        for i, (row, start) in enumerate(zip(*self.clips.locate(indices), strict=True)):
+            key, own = self._key(row, start), True
+            self.clips.read_actions(row, start, actions[i])
+            known = self._store.read(key, ids[i])
+            if self._all_frames or not known:
+                own = self.clips.read_clip(row, start, frames[num_read], actions[i])
+                num_read += 1
+            # Where another clip replaces a damaged one, stored ids are not its own, nor are its ids to be stored.
+            if not (known and own):
+                missing.append(i)
+                keys.append(key if own else None)
+        tensors = frames_first(frames[:num_read]), torch.from_numpy(actions), torch.from_numpy(ids)
+        return CachedBatch(*tensors, missing, keys)
 
-    def _place(self, row: int, start: int) -> Place:
+    def _key(self, row: int, start: int) -> ClipKey:
         if row not in self._fingerprints:
-            self._fingerprints[row] = self.windows.fingerprint(row)
-        return Place(self._fingerprints[row], start // self.windows.seq_step)
+            self._fingerprints[row] = self.clips.fingerprint(row)
+        clips = self.clips
+        return ClipKey(f"{self._fingerprints[row]}-{clips.num_frames}-{clips.seq_step}", start // clips.seq_step)

@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from data_generation.data.check import check_environments
 from data_generation.data.data import SPLITS, Environment, EpisodeReader, list_environments, split_sessions
+from data_generation.data.errors import UserError, under
 from data_generation.data.export_lerobot import export_lerobot
 from data_generation.data.import_original import import_original
 from data_generation.data.layout import EPISODE_SUFFIX
@@ -22,7 +23,7 @@ _PATH_HELP = "a dataset folder or one environment folder in it"
 def main(argv: Sequence[str]) -> int:
     """Run one `data` command. Returns the exit code: 0, 1 if `check` found something bad, 2 for wrong arguments.
 
-    ValueError / FileNotFoundError with one line for paths and files that are not as they should be.
+    `UserError` with one line for paths and files that are not as they should be.
     """
     try:
         arguments = _parser().parse_args(list(argv))
@@ -167,7 +168,8 @@ def _check(arguments: argparse.Namespace) -> int:
 
 def _import(arguments: argparse.Namespace) -> int:
     names = arguments.action_names.split(",") if arguments.action_names else None
-    result = import_original(arguments.path, arguments.to, names, arguments.on_bad_episode)
+    with under("", on_bad_episode="--on-bad-episode"):
+        result = import_original(arguments.path, arguments.to, names, arguments.on_bad_episode)
     skipped = f", {result.bad} bad ones skipped" if result.bad else ""
     print(f"imported {result.made} episodes into '{arguments.to}' ({result.kept} were there already{skipped})")
     return 0
@@ -224,7 +226,7 @@ def _view(arguments: argparse.Namespace) -> int:
         chosen = [episodes[k] for k in _spread(len(episodes), arguments.rows)]
         rows = [(_label(environment, i), environment.episode_path(i)) for environment, i in chosen]
     if not rows:
-        raise ValueError(f"'{arguments.path}' has no episodes: run 'python run.py generate config=…'")
+        raise UserError(f"'{arguments.path}' has no episodes: run 'python run.py generate config=…'")
     write_contact_sheet(target, rows, arguments.columns, arguments.scale)
     print(f"{len(rows)} episodes: '{target}'")
     return 0

@@ -23,7 +23,7 @@ from auto_explore.src.agent import read_agent
 from auto_explore.src.coverage import Coverage
 from auto_explore.src.run_folder import make_folder
 from auto_explore.src.trainer import Trainer
-from data.data import WindowDataset
+from data.data import ClipDataset
 from data_generation.data.data import Environment, list_environments
 from tests.auto_explore_helpers import ACTIONS, config_file, copy_of, quick_config, run_at, save_world_model
 from tests.toy_game import SHORT_WALK, SIZE, WALK
@@ -103,7 +103,7 @@ def test_collected_episodes_are_an_ordinary_dataset(trained: Path, capsys: pytes
     (env_dpath,) = list_environments(trained / "episodes")
     environment = Environment(env_dpath)
     assert environment.info.action_names == ACTIONS and environment.info.frame_shape == (3, SIZE, SIZE)
-    windows = WindowDataset(trained / "episodes", "all", num_frames=4, seq_step=4)
+    windows = ClipDataset(trained / "episodes", "all", num_frames=4, seq_step=4)
     frames, actions, _ = windows[0]
     assert frames.shape == (4, 3, SIZE, SIZE) and actions.shape == (3,)
     with environment.open(0) as episode:

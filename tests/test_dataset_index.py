@@ -131,7 +131,7 @@ def test_one_bad_episode_is_an_error_or_counted(tmp_path, caplog):
         assert "1 bad episodes" in caplog.text
     write_episode(tmp_path, 1)
     assert Environment(tmp_path).num_episodes == 3
-    with pytest.raises(ValueError, match="on_bad_episode='maybe'"):
+    with pytest.raises(ValueError, match="on_bad_episode=maybe"):
         Environment(tmp_path, on_bad_episode="maybe")
 
 

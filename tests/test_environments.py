@@ -83,7 +83,7 @@ def test_known_splits():
     counts = {n: [len(split_sessions(np.arange(n), s)) for s in ("train", "validation", "test")] for n in (1, 2, 3, 10)}
     assert counts == {1: [1, 0, 0], 2: [1, 1, 0], 3: [1, 1, 1], 10: [8, 1, 1]}
     assert [len(split_sessions(np.arange(100), s)) for s in ("train", "validation", "test")] == [90, 9, 1]
-    with pytest.raises(ValueError, match="split='dev'"):
+    with pytest.raises(ValueError, match="split=dev"):
         split_sessions(np.arange(3), "dev")
 
 

@@ -7,7 +7,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from data.data import Batch, WindowDataset, WindowLoader, Windows, iterate_epochs, make_loader
+from data.data import Batch, BatchDataset, ClipDataset, ClipLoader, iterate_epochs, make_loader
+from data_generation.data.errors import under
 from training.config import TrainConfig
 from training.runtime import Runtime
 
@@ -25,10 +26,10 @@ class Inputs:
 
 
 class ClipSource(Protocol):
-    """Windows to load, and how to turn a loaded batch into a model's inputs in the main process."""
+    """A dataset to load, and how to turn a loaded batch into a model's inputs in the main process."""
 
     @property
-    def windows(self) -> Windows: ...
+    def clips(self) -> BatchDataset: ...
 
     def inputs(self, batch: Any) -> Inputs: ...
 
@@ -36,8 +37,8 @@ class ClipSource(Protocol):
 class FrameSource:
     """Frames, which the model itself encodes."""
 
-    def __init__(self, windows: WindowDataset, device: torch.device):
-        self.windows: Windows = windows
+    def __init__(self, clips: ClipDataset, device: torch.device):
+        self.clips: BatchDataset = clips
         self._device = device
 
     def inputs(self, batch: Batch) -> Inputs:
@@ -47,8 +48,8 @@ class FrameSource:
 
 
 class TrainingBatches:
-    """Shuffled batches without end. `samples`, consumed by all processes since training began, says where it stands;
-    set it before iterating to go on from there."""
+    """Shuffled batches without end. `samples`, consumed by all processes since training began, is the state:
+    set it before iterating to resume."""
 
     def __init__(self, source: ClipSource, config: TrainConfig, seed: int, runtime: Runtime):
         self._source, self._config, self._seed, self._runtime = source, config, seed, runtime
@@ -58,20 +59,20 @@ class TrainingBatches:
     def __iter__(self) -> Iterator[Inputs]:
         """Inputs on the device. `samples` counts what was taken, not what worker processes have read ahead."""
         accelerator = self._runtime.accelerator
-        loader = make_loader(
-            self._source.windows,
-            batch_size=self._config.batch_size,
-            seed=self._seed,
-            n_workers=self._config.n_data_workers,
-            rank=accelerator.process_index,
-            world_size=accelerator.num_processes,
-            start_sample=self.samples,
-            drop_last=True,
-            pin_memory=self._runtime.device.type == "cuda",
-        )
-        for batch in iterate_epochs(loader):
-            self.samples += self.per_batch
-            yield self._source.inputs(batch)
+        with under("train", on_bad_episode="data.on_bad_episode"):
+            loader = make_loader(
+                self._source.clips,
+                batch_size=self._config.batch_size,
+                seed=self._seed,
+                n_workers=self._config.n_data_workers,
+                rank=accelerator.process_index,
+                world_size=accelerator.num_processes,
+                start_sample=self.samples,
+                pin_memory=self._runtime.device.type == "cuda",
+            )
+            for batch in iterate_epochs(loader):
+                self.samples += self.per_batch
+                yield self._source.inputs(batch)
 
 
 @dataclass
@@ -84,9 +85,9 @@ class Clips:
 
 
 def read_clips(
-    dataset: WindowDataset, indices: list[int], batch_size: int, n_workers: int, device: torch.device
+    dataset: ClipDataset, indices: list[int], batch_size: int, n_workers: int, device: torch.device
 ) -> Iterator[Clips]:
-    """The dataset's windows `indices` in this order, in batches."""
+    """The dataset's clips `indices` in this order, in batches."""
     for chunk, batch in _read(dataset, indices, batch_size, n_workers):
         batch = batch.to(device)
         yield Clips(chunk, frames_to_float(batch.frames), batch.actions)
@@ -95,22 +96,18 @@ def read_clips(
 def read_inputs(
     source: ClipSource, indices: list[int], batch_size: int, n_workers: int
 ) -> Iterator[tuple[list[int], Inputs]]:
-    """As `read_clips`, for a loss: the windows' indices and the inputs made of them."""
-    for chunk, batch in _read(source.windows, indices, batch_size, n_workers):
+    """As `read_clips`, for a loss: the clips' indices and the inputs made of them."""
+    for chunk, batch in _read(source.clips, indices, batch_size, n_workers):
         yield chunk, source.inputs(batch)
 
 
-def _read(windows: Windows, indices: list[int], batch_size: int, n_workers: int) -> Iterator[tuple[list[int], Any]]:
+def _read(clips: BatchDataset, indices: list[int], batch_size: int, n_workers: int) -> Iterator[tuple[list[int], Any]]:
     batches = [indices[start : start + batch_size] for start in range(0, len(indices), batch_size)]
-    loader = WindowLoader(windows, batch_sampler=batches, num_workers=n_workers, collate_fn=_whole_batch)
-    yield from zip(batches, loader, strict=True)
+    loader = ClipLoader(clips, batch_sampler=batches, num_workers=n_workers)
+    with under("data"):
+        yield from zip(batches, loader, strict=True)
 
 
 def frames_to_float(frames: Tensor) -> Tensor:
     """Frames as stored, uint8 0..255 → float32 in [0, 1], as models take them."""
     return frames.to(torch.float32) / 255
-
-
-def _whole_batch(batch: Any) -> Any:
-    """What the dataset returns is a batch already."""
-    return batch

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from torch import nn
 
-from data.data import WindowDataset
+from data.data import ClipDataset
+from data_generation.data.errors import under
 from models.checkpoint import LoadedModel, load_lam, load_model, load_strictly, load_tokenizer
 from models.config import ModelConfig
 from models.construct_model import GUIDED, WORLD_MODELS, build_model, build_world_model
@@ -54,7 +55,7 @@ class WindowChoice:
 
 def open_windows(
     source: TrainConfig | EvalConfig, prefix: str, choice: WindowChoice, config: DataConfig
-) -> WindowDataset:
+) -> ClipDataset:
     """Windows of the dataset that `<prefix>.dataset_name` names. ValueError/FileNotFoundError with the remedy."""
     root = Path(source.dataset_root_dpath)
     if not source.dataset_name:
@@ -66,10 +67,12 @@ def open_windows(
             f"dataset '{source.dataset_name}' not found under '{root}': run 'python run.py generate config=…' "
             f"or set {prefix}.dataset_root_dpath"
         )
-    return WindowDataset(path, choice.split, choice.num_frames, choice.seq_step, choice.n_envs, config.on_bad_episode)
+    seq_step = "data.seq_step" if prefix == "train" else "eval.seq_step"
+    with under(prefix, on_bad_episode="data.on_bad_episode", seq_step=seq_step):
+        return ClipDataset(path, choice.split, choice.num_frames, choice.seq_step, choice.n_envs, config.on_bad_episode)
 
 
-def prepare_model(cfg: GenieReduxConfig, dataset: WindowDataset, resumed: Path | None) -> Prepared:
+def prepare_model(cfg: GenieReduxConfig, dataset: ClipDataset, resumed: Path | None) -> Prepared:
     """The model that `cfg` asks for: resumed, loaded (`model_fpath`, then `tokenizer_fpath` and `lam_fpath`) or
     fresh.
 
@@ -95,7 +98,7 @@ def prepare_model(cfg: GenieReduxConfig, dataset: WindowDataset, resumed: Path |
         prepared = _plain_model(cfg, config, resumed)
     check_frames(prepared.config, dataset)
     prepared.config.action_names = list(dataset.action_names)
-    prepared.config.recorded_around = dataset.recorded_around
+    prepared.config.recorded_around = dataset.roi_table
     return prepared
 
 
@@ -110,7 +113,7 @@ def own_model_config(cfg: GenieReduxConfig) -> ModelConfig:
     return ModelConfig(**{field.name: deepcopy(getattr(cfg, field.name)) for field in fields(ModelConfig)})
 
 
-def check_frames(config: ModelConfig, dataset: WindowDataset) -> None:
+def check_frames(config: ModelConfig, dataset: ClipDataset) -> None:
     """ValueError if the dataset's frames are not what the tokenizer takes; a warning if they show another part."""
     channels, height, width = dataset.frame_shape
     size = config.tokenizer.image_size
@@ -120,15 +123,15 @@ def check_frames(config: ModelConfig, dataset: WindowDataset) -> None:
             f"{config.tokenizer.channels}: set tokenizer.image_size for a new tokenizer, or generate with "
             f"config.connector.image_size={size}"
         )
-    if config.action_names and config.recorded_around != dataset.recorded_around:  # a trained model
+    if config.action_names and config.recorded_around != dataset.roi_table:  # a trained model
         ours, theirs = (
             f"pictures around a character ({table})" if table else "whole pictures"
-            for table in (config.recorded_around, dataset.recorded_around)
+            for table in (config.recorded_around, dataset.roi_table)
         )
         logger.warning("the model was trained on %s, the dataset has %s", ours, theirs)
 
 
-def check_actions(config: ModelConfig, dataset: WindowDataset, source: str) -> None:
+def check_actions(config: ModelConfig, dataset: ClipDataset, source: str) -> None:
     """ValueError if a guided model's number of actions is not the dataset's; a warning if only their names differ."""
     if config.model not in GUIDED:
         return
@@ -142,7 +145,7 @@ def check_actions(config: ModelConfig, dataset: WindowDataset, source: str) -> N
         logger.warning("%s names its actions %s, the dataset %s", source, config.action_names, names)
 
 
-def _world_model(cfg: GenieReduxConfig, config: ModelConfig, dataset: WindowDataset, resumed: Path | None) -> Prepared:
+def _world_model(cfg: GenieReduxConfig, config: ModelConfig, dataset: ClipDataset, resumed: Path | None) -> Prepared:
     source = resumed or _given_weights(cfg)
     tokenizer_path = Path(cfg.tokenizer_fpath) if cfg.tokenizer_fpath and not resumed else None
     if source is None:
@@ -210,7 +213,7 @@ def _plain_model(cfg: GenieReduxConfig, config: ModelConfig, resumed: Path | Non
     return Prepared(model, config)
 
 
-def _take_action_count(config: ModelConfig, dataset: WindowDataset) -> None:
+def _take_action_count(config: ModelConfig, dataset: ClipDataset) -> None:
     """The dataset tells the number of actions; a different one in the configuration is an error."""
     if config.model not in GUIDED:
         return

@@ -8,7 +8,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from data.data import WindowDataset
+from data.data import ClipDataset
+from data_generation.data.errors import UserError, under
 from models.genie_redux import GenieRedux
 from training.clips import ClipSource, FrameSource, TrainingBatches
 from training.config import GenieReduxConfig, TrainConfig
@@ -88,26 +89,27 @@ def _choice(cfg: GenieReduxConfig, split: str) -> WindowChoice:
     return WindowChoice(split, train.num_frames, seq_step, train.n_envs)
 
 
-def _clip_sources(cfg: GenieReduxConfig, model: nn.Module, runtime: Runtime) -> Callable[[WindowDataset], ClipSource]:
+def _clip_sources(cfg: GenieReduxConfig, model: nn.Module, runtime: Runtime) -> Callable[[ClipDataset], ClipSource]:
     """How windows become a model's inputs: with cached token ids under `train.enable_cache`, else as frames."""
     if cfg.train.enable_cache and isinstance(model, GenieRedux):
-        return TokenCache(cfg, model, runtime).source
+        with under("train"):
+            return TokenCache(cfg.train, model, runtime).source
     return lambda windows: FrameSource(windows, runtime.device)
 
 
 def _validator(
-    cfg: GenieReduxConfig, runtime: Runtime, folder: RunFolder, source_of: Callable[[WindowDataset], ClipSource]
+    cfg: GenieReduxConfig, runtime: Runtime, folder: RunFolder, source_of: Callable[[ClipDataset], ClipSource]
 ) -> Validator | None:
     if cfg.train.validate_every <= 0:
         return None
     try:
         windows = open_windows(cfg.train, "train", _choice(cfg, "validation"), cfg.data)
     except ValueError as error:
-        raise ValueError(f"{error}; or train without validation: train.validate_every=0") from error
+        raise UserError(f"{error}; or train without validation: train.validate_every=0") from error
     return Validator(cfg, runtime, windows, folder.path, source_of(windows))
 
 
-def _start_line(trainer: Trainer, windows: WindowDataset) -> str:
+def _start_line(trainer: Trainer, windows: ClipDataset) -> str:
     if trainer.step >= trainer.cfg.train.num_train_steps:
         return f"trained already: {trainer.folder.checkpoint(trainer.step)}"
     parameters = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)

@@ -4,7 +4,6 @@ import math
 
 import torch
 from torch import nn
-from torch.optim.lr_scheduler import LambdaLR
 
 from training.config import OptimizerConfig
 
@@ -35,10 +34,3 @@ def learning_rate(config: OptimizerConfig, step: int) -> float:
     progress = min(1.0, (step - warmup) / period)
     low = config.cosine_annealing_min_lr
     return low + (config.learning_rate - low) * (1 + math.cos(math.pi * progress)) / 2
-
-
-def make_scheduler(optimizer: torch.optim.Optimizer, config: OptimizerConfig) -> LambdaLR:
-    """The schedule `learning_rate`; step it once per optimiser step."""
-    if config.learning_rate <= 0:
-        raise ValueError(f"optimizer.learning_rate={config.learning_rate} must be positive")
-    return LambdaLR(optimizer, lambda step: learning_rate(config, step) / config.learning_rate)

@@ -7,101 +7,100 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
-from data.data import WindowDataset, Windows
-from data.data_cached import CachedBatch, CachedWindowDataset, IdSource, IdStore, Room, used_bytes
+from data.data import ClipDataset
+from data.data_cached import CachedBatch, CachedClipDataset, TokenStore, used_bytes
+from data_generation.data.errors import FieldError, MissingPathError
+from data_generation.data.files import write_atomically
 from models.construct_model import WORLD_MODELS
 from models.genie_redux import GenieRedux
 from models.tokenizer import Tokenizer
 from training.clips import Inputs, frames_to_float
-from training.config import GenieReduxConfig
+from training.config import GenieReduxConfig, TrainConfig
 from training.runtime import Runtime
 
 logger = logging.getLogger(__name__)
 
 # Raise it when `Tokenizer.encode` computes other ids from the same weights and configuration.
 ENCODER_VERSION = 1
+_LAYOUT_VERSION = 2
 
 
 class TokenCache:
-    """The token ids that a training run reads and stores, in one folder for all of its windows."""
+    """The token ids that a training run reads and stores, in one folder for all of its clips."""
 
-    def __init__(self, cfg: GenieReduxConfig, model: GenieRedux, runtime: Runtime):
-        """ValueError or FileNotFoundError where `train.cache_dpath` cannot be used."""
-        self._model, self._runtime, self._dpath = model, runtime, cache_dpath(cfg)
-        self._tokenizer = fingerprint(model.tokenizer)
-        limit = cfg.train.cache_max_gb * 1e9 or float("inf")
+    def __init__(self, config: TrainConfig, model: GenieRedux, runtime: Runtime):
+        """`FieldError` where `cache_dpath` cannot be used."""
+        self._model, self._runtime = model, runtime
+        dpath = cache_dpath(config)
         # The limit is on all tokenizers' ids together; processes share what is left of it.
-        self._room = Room(max(0.0, limit - used_bytes(self._dpath)) / runtime.num_processes)
+        limit = config.cache_max_gb * 1e9 or float("inf")
+        left = max(0.0, limit - used_bytes(dpath)) / runtime.num_processes
+        source = {
+            "layout": _LAYOUT_VERSION,
+            "tokenizer": fingerprint(model.tokenizer),
+            # Decides which of two codes wins that are equally near.
+            "arithmetic": f"{runtime.device.type} {'bfloat16' if runtime.amp_dtype else 'float32'}",
+        }
+        text = json.dumps(source, indent=2) + "\n"
+        folder = dpath / hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+        try:
+            self._store = TokenStore(folder, model.tokenizer.quantizer.codebook_size, left)
+            # Says to people what the folder holds, and shows here and not in mid-training that it can be written.
+            write_atomically(folder / "source.json", text)
+        except OSError as error:
+            problem, remedy = f"cannot be written ({error.strerror})", "name another folder or set {enable_cache}=false"
+            raise FieldError("cache_dpath", dpath, problem, remedy) from None
 
-    def source(self, windows: WindowDataset) -> "CachedSource":
-        """The windows with their token ids."""
-        tokenizer, runtime = self._model.tokenizer, self._runtime
-        ids = IdSource(
-            tokenizer=self._tokenizer,
-            arithmetic=f"{runtime.device.type} {'bfloat16' if runtime.amp_dtype else 'float32'}",
-            codebook_size=tokenizer.quantizer.codebook_size,
-            grid=(tokenizer.grid, tokenizer.grid),
-            num_frames=windows.num_frames,
-            seq_step=windows.seq_step,
-        )
-        store = IdStore(self._dpath, ids, self._room)
-        if runtime.is_main:
-            size, count = store.record_size, len(windows)
-            total = f"{size} bytes each, {size * count / 1e9:.2f} GB for all {count}"
-            logger.info("token ids of the '%s' windows in '%s': %s", windows.split, store.folder, total)
-        return CachedSource(windows, store, self._model, runtime)
+    def source(self, clips: ClipDataset) -> "CachedSource":
+        """The clips with their token ids."""
+        if self._runtime.is_main:
+            size = self._store.record_size(clips.num_frames * self._model.tokenizer.grid**2)
+            total = f"{size} bytes each, {size * len(clips) / 1e9:.2f} GB for all {len(clips)}"
+            logger.info("token ids of the '%s' clips in '%s': %s", clips.split, self._store.dpath, total)
+        return CachedSource(clips, self._store, self._model, self._runtime)
 
 
 class CachedSource:
-    """Windows with token ids, for a world model; see `ClipSource`.
+    """Clips with token ids, for a world model; see `ClipSource`.
 
     Losses are those without a cache. Ids are computed in the arithmetic of this run; which of two codes wins that are
     equally near to within rounding may depend on the batch in which they were computed, as it does without a cache.
     """
 
-    def __init__(self, windows: WindowDataset, store: IdStore, model: GenieRedux, runtime: Runtime):
-        self._tokenizer, self._needs_video, self._runtime = model.tokenizer, model.needs_video, runtime
-        self._store = store
-        self.windows: Windows = CachedWindowDataset(windows, store, all_frames=model.needs_video)
+    def __init__(self, clips: ClipDataset, store: TokenStore, model: GenieRedux, runtime: Runtime):
+        self._tokenizer, self._needs_video = model.tokenizer, model.needs_video
+        self._store, self._runtime = store, runtime
+        self.clips = CachedClipDataset(clips, store, (model.tokenizer.grid,) * 2, all_frames=model.needs_video)
 
     def inputs(self, batch: CachedBatch) -> Inputs:
-        """The batch on the device, all ids known."""
+        """The batch on the device, all ids known; stores those that were missing."""
         batch = batch.to(self._runtime.device, non_blocking=True)
         if batch.missing:
-            batch.ids[batch.missing] = self._encode(batch)
-        video = frames_to_float(batch.frames) if self._needs_video else None
-        return Inputs(video, batch.actions, batch.ids)
-
-    def _encode(self, batch: CachedBatch) -> Tensor:
-        """Ids (M, T, h, w) of the clips that have none stored; stores them."""
-        with self._runtime.autocast():
-            ids = self._tokenizer.encode(frames_to_float(batch.missing_frames()))
-        for place, clip in zip(batch.places, ids.cpu().numpy(), strict=True):
-            if place is not None:
-                self._store.write(place, clip)
-        return ids
+            with self._runtime.autocast():
+                ids = self._tokenizer.encode(frames_to_float(batch.missing_frames()))
+            batch.ids[batch.missing] = ids
+            for key, clip in zip(batch.keys, ids.cpu().numpy(), strict=True):
+                if key is not None:
+                    self._store.write(key, clip)
+        return Inputs(frames_to_float(batch.frames) if self._needs_video else None, batch.actions, batch.ids)
 
 
 def check_cache(cfg: GenieReduxConfig) -> None:
-    """ValueError for a size that cannot work; a warning where there is nothing to cache."""
+    """`FieldError` for a size that cannot work; a warning where there is nothing to cache."""
     if cfg.train.cache_max_gb < 0:
-        raise ValueError(f"train.cache_max_gb={cfg.train.cache_max_gb} must not be negative: use 0 for no limit")
+        raise FieldError("train.cache_max_gb", cfg.train.cache_max_gb, "must not be negative", "use 0 for no limit")
     if cfg.train.enable_cache and cfg.model not in WORLD_MODELS:
         logger.warning("train.enable_cache has no effect: a %s trains on frames, not on token ids", cfg.model)
 
 
-def cache_dpath(cfg: GenieReduxConfig) -> Path:
-    """The folder of token ids. FileNotFoundError where a named one lies in no existing folder: a typing error, or a
-    disk that is not there."""
-    if cfg.train.cache_dpath is None:
-        return Path(cfg.train.save_root_dpath) / "token_ids"
-    path = Path(cfg.train.cache_dpath)
+def cache_dpath(config: TrainConfig) -> Path:
+    """The folder of token ids. An unknown parent folder is an error: a typing error, or a disk that is not mounted."""
+    if config.cache_dpath is None:
+        return Path(config.save_root_dpath) / "token_ids"
+    path = Path(config.cache_dpath)
     if not path.parent.is_dir():
-        raise FileNotFoundError(
-            f"train.cache_dpath='{path}' cannot be made: there is no folder '{path.parent}'; make it or name another"
-        )
+        raise MissingPathError("cache_dpath", path, f"there is no folder '{path.parent}'", "make it or name another")
     return path
 
 
@@ -115,8 +114,7 @@ def fingerprint(tokenizer: Tokenizer) -> str:
     config = json.dumps([ENCODER_VERSION, sizes], sort_keys=True)
     digest = hashlib.blake2b(config.encode(), digest_size=16)
     for name, tensor in sorted(tokenizer.state_dict().items()):
-        if name.startswith(("decoder.", "to_pixels.")):
-            continue
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        if not name.startswith(("decoder.", "to_pixels.")):
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from data.data import WindowDataset
+from data.data import ClipDataset
 from models.construct_model import WORLD_MODELS
 from models.genie_redux import GenieRedux, SampleSettings
 from models.output import Output
@@ -42,7 +42,7 @@ class Validator:
         self,
         cfg: GenieReduxConfig,
         runtime: Runtime,
-        dataset: WindowDataset,
+        dataset: ClipDataset,
         folder: Path,
         source: ClipSource | None = None,
     ):

@@ -94,7 +94,7 @@ def _origin(annotation: Annotation) -> dict[str, str]:
 
 def _belongs_to_sublist(annotation: Annotation) -> bool:
     actions = {name: annotation.controls[name] for name in ACTIONS}
-    controls = Controls(annotation.game.lower(), actions, annotation.controls["transition"] == "YES", False)
+    controls = Controls(annotation.game.lower(), actions, annotation.controls["transition"] == "YES")
     return match_controls(controls, PLATFORMER_CONTROLS) and not controls.transition
 
 

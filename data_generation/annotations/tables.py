@@ -39,7 +39,6 @@ class Controls:
     game: str
     actions: Mapping[str, str]
     transition: bool
-    background_changes: bool
     source: str = ""
     confidence: str = ""
 
@@ -101,8 +100,8 @@ def read_controls(path: Path) -> dict[str, Controls]:
     for _, row in _read(path, ("game",)):
         game = row["game"].lower()
         actions = {name: value for name, value in row.items() if name not in ("game", *FLAG_COLUMNS, *EXTRA_COLUMNS)}
-        transition, background = (row.get(name, "").upper() == "YES" for name in FLAG_COLUMNS)
-        table[game] = Controls(game, actions, transition, background, row.get("source", ""), row.get("confidence", ""))
+        transition = row.get("transition", "").upper() == "YES"
+        table[game] = Controls(game, actions, transition, row.get("source", ""), row.get("confidence", ""))
     return table
 
 

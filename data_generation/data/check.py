@@ -7,6 +7,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from data_generation.data.episode import EpisodeReader, episode_path
+from data_generation.data.errors import UserError
 from data_generation.data.files import is_temporary
 from data_generation.data.index import scan
 from data_generation.data.info import DatasetInfo
@@ -14,7 +15,7 @@ from data_generation.data.info import DatasetInfo
 
 @dataclass
 class Checked:
-    """One line per problem, and what was looked at. `num_leftovers`: temporary files of stopped writers."""
+    """One line per problem, and counts. `num_leftovers`: temporary files of running or killed writers."""
 
     problems: list[str] = field(default_factory=list)
     num_episodes: int = 0
@@ -30,7 +31,7 @@ def check_environments(env_dpaths: list[Path]) -> Checked:
         try:
             info = DatasetInfo.load(env_dpath)
             jobs += [(env_dpath, instance, session, info) for instance, session, *_ in scan(env_dpath)]
-        except (ValueError, FileNotFoundError) as error:
+        except UserError as error:
             result.problems.append(str(error))
             continue
         infos.append(info)
@@ -42,7 +43,7 @@ def check_environments(env_dpaths: list[Path]) -> Checked:
         result.num_episodes += 1
         try:
             _check_episode(*job)
-        except (ValueError, OSError) as error:
+        except (UserError, OSError) as error:
             result.problems.append(str(error))
     return result
 
@@ -52,12 +53,10 @@ def _check_episode(env_dpath: Path, instance: int, session: int, info: DatasetIn
     with EpisodeReader(path) as episode:
         episode.verify()
         if episode.frame_shape != info.frame_shape:
-            raise ValueError(
-                f"episode '{path}' has frames {episode.frame_shape}, but info.json says {info.frame_shape}"
-            )
+            raise UserError(f"episode '{path}' has frames {episode.frame_shape}, but info.json says {info.frame_shape}")
         if (episode.meta.instance, episode.meta.session) != (instance, session):
             found = f"{episode.meta.instance}/{episode.meta.session}"
-            raise ValueError(f"episode '{path}' is instance/session {found} by its content: it was renamed or copied")
+            raise UserError(f"episode '{path}' is instance/session {found} by its content: it was renamed or copied")
         low, high = episode.actions.min(initial=0), episode.actions.max(initial=0)
         if low < 0 or high >= len(info.action_names):
-            raise ValueError(f"episode '{path}' has actions {low} to {high}, but {len(info.action_names)} are named")
+            raise UserError(f"episode '{path}' has actions {low} to {high}, but {len(info.action_names)} are named")

@@ -9,6 +9,10 @@ from typing import Any, Protocol
 import numpy as np
 import zstandard
 
+from data_generation.data.errors import FieldError
+
+_LOSSLESS = "use {output_mode}=lossless"
+
 Shape = tuple[int, int, int]
 
 
@@ -27,7 +31,7 @@ class Codec(Protocol):
 
 
 class ZstdCodec:
-    """Lossless: the frames' bytes, compressed. zstd finds the unchanged background of the frame before by itself."""
+    """Lossless: the frames' bytes, compressed. zstd finds the unchanged background of the frame before."""
 
     id = 0
     lossless = True
@@ -55,21 +59,19 @@ class H264Codec:
 
     id = 1
     lossless = False
-    chunk_frames = (
-        32  # a key frame costs as much as many others: a fifth smaller than with 16, and twice as slow to seek
-    )
+    # A key frame costs as much as many others: a fifth smaller than with 16, and twice as slow to seek.
+    chunk_frames = 32
 
     def __init__(self, crf: int = 17) -> None:
         self._crf = crf
-        self._reformatter: Any = None  # kept: setting one up costs more than a frame
+        # Kept: setting one up costs more than a frame.
+        self._reformatter: Any = None
 
     def encode(self, frames: np.ndarray) -> bytes:
         av = _import_av()
         _, height, width, channels = frames.shape
         if channels != 3:
-            raise ValueError(
-                f"output_mode 'video' needs frames with 3 channels, not {channels}: use output_mode=lossless"
-            )
+            raise FieldError("output_mode", "video", f"needs frames with 3 channels, not {channels}", _LOSSLESS)
         context = av.CodecContext.create("libx264", "w")
         # 4:4:4 because halved chroma costs 10 to 16 dB on the small coloured details of games, at the same size.
         context.width, context.height, context.pix_fmt = width, height, "yuv444p"
@@ -78,9 +80,9 @@ class H264Codec:
         context.options = {"crf": str(self._crf), "preset": "medium", "g": str(len(frames)), "sc_threshold": "0"}
         packets = []
         for position, frame in enumerate(frames):
-            picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
-            picture.pts = position
-            packets += [bytes(packet) for packet in context.encode(picture)]
+            image = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
+            image.pts = position
+            packets += [bytes(packet) for packet in context.encode(image)]
         return b"".join(packets + [bytes(packet) for packet in context.encode(None)])
 
     def decode(self, data: bytes, num_frames: int, shape: Shape) -> np.ndarray:
@@ -90,11 +92,11 @@ class H264Codec:
         self._reformatter = self._reformatter or av.video.reformatter.VideoReformatter()
         try:
             packets = [*context.parse(data), *context.parse(b"")]
-            pictures = [picture for packet in [*packets, None] for picture in context.decode(packet)]
+            images = [image for packet in [*packets, None] for image in context.decode(packet)]
         except av.FFmpegError as error:
             raise ValueError(str(error)) from None
         to_rgb = self._reformatter.reformat
-        frames = np.stack([to_rgb(picture, format="rgb24", threads=1).to_ndarray() for picture in pictures])
+        frames = np.stack([to_rgb(image, format="rgb24", threads=1).to_ndarray() for image in images])
         if frames.shape != (num_frames, *shape):
             raise ValueError(f"holds frames {frames.shape}, not {(num_frames, *shape)}")
         return frames
@@ -105,7 +107,7 @@ def _import_av() -> Any:
     try:
         import av
     except ImportError:
-        raise ValueError("output_mode 'video' needs PyAV: pip install av, or use output_mode=lossless") from None
+        raise FieldError("output_mode", "video", "needs PyAV", f"pip install av, or {_LOSSLESS}") from None
     av.logging.set_level(None)
     return av
 
@@ -124,4 +126,4 @@ def codec_by_mode(output_mode: str, compression_level: int) -> Codec:
         return ZstdCodec(compression_level)
     if output_mode == "video":
         return H264Codec()
-    raise ValueError(f"output_mode={output_mode!r} is unknown: use 'lossless' or 'video'")
+    raise FieldError("output_mode", output_mode, "is unknown", "use 'lossless' or 'video'")

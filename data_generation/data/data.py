@@ -13,12 +13,13 @@ from data_generation.data.environment import (
 )
 from data_generation.data.episode import EpisodeMeta, EpisodeReader, EpisodeWriter, episode_path
 from data_generation.data.info import DatasetInfo
-from data_generation.data.layout import EPISODE_SUFFIX, FORMAT_VERSION, EpisodeError
+from data_generation.data.layout import EPISODE_SUFFIX, FORMAT_VERSION, BadEpisodeError, EpisodeError
 
 __all__ = [
     "EPISODE_SUFFIX",
     "FORMAT_VERSION",
     "SPLITS",
+    "BadEpisodeError",
     "DatasetInfo",
     "Environment",
     "EpisodeError",

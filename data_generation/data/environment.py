@@ -12,9 +12,10 @@ import numpy as np
 
 from data_generation.data.codec import Codec, codec_by_id
 from data_generation.data.episode import ChunkTable, EpisodeReader, episode_path
+from data_generation.data.errors import FieldError
 from data_generation.data.index import current_entries
-from data_generation.data.info import INFO_FNAME, DatasetInfo
-from data_generation.data.layout import Header, episode_error
+from data_generation.data.info import INFO_FNAME, DatasetInfo, MissingDatasetError
+from data_generation.data.layout import BadEpisodeError, Header, episode_error
 
 logger = logging.getLogger(__name__)
 
@@ -49,12 +50,12 @@ class OpenEpisodes:
         return episode
 
     def _open(self, path: Path, header: bytes, sizes: np.ndarray, crcs: np.ndarray) -> _OpenEpisode:
-        fd = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+        fd = os.open(path, os.O_RDONLY)
         try:
             found = os.pread(fd, len(header), 0)
             parsed = Header.unpack(found, path, os.fstat(fd).st_size)
             if found != header:
-                remedy = "start again; if it is said again, delete index.bin of this environment"
+                remedy = "start again; if this happens again, delete index.bin of this environment"
                 raise episode_error(path, "has changed since the dataset was opened", remedy)
             if parsed.codec not in self._codecs:
                 self._codecs[parsed.codec] = codec_by_id(parsed.codec)
@@ -80,21 +81,21 @@ class Environment:
     """The complete episodes of one environment folder, sorted by instance and session.
 
     Attributes: `env_dpath`, `info` (DatasetInfo), and per episode the int64 arrays `num_frames`, `instances`,
-    `sessions`, `num_bytes`, and `reward_sums` (float64). `bad_episodes` lists what was left out under
-    `on_bad_episode="skip"`. Raises FileNotFoundError without info.json, and `EpisodeError` (a ValueError) for a bad
-    episode unless it is skipped.
+    `sessions`, `num_bytes`, and `reward_sums` (float64). `bad_episodes` lists what was omitted under
+    `on_bad_episode="skip"`. Raises `MissingDatasetError` without info.json, and `EpisodeError` for a bad episode unless
+    it is skipped.
     """
 
     def __init__(self, env_dpath: Path | str, on_bad_episode: str = "error", files: OpenEpisodes | None = None) -> None:
         if on_bad_episode not in ("error", "skip"):
-            raise ValueError(f"data.on_bad_episode={on_bad_episode!r} is unknown: use 'error' or 'skip'")
+            raise FieldError("on_bad_episode", on_bad_episode, "is unknown", "use 'error' or 'skip'")
         self.env_dpath = Path(env_dpath)
         self.info = DatasetInfo.load(self.env_dpath)
         self._files = files or OpenEpisodes()
         self._entries, errors = current_entries(self.env_dpath)
         if errors and on_bad_episode == "error":
             more = f" (and {len(errors) - 1} more: see 'python run.py data check')" if len(errors) > 1 else ""
-            raise type(errors[0])(f"{errors[0]}, or set data.on_bad_episode=skip{more}")
+            raise BadEpisodeError.of(f"{errors[0]}{more}")
         if errors:
             logger.warning("%d bad episodes of '%s' are skipped, first: %s", len(errors), env_dpath, errors[0])
         self.bad_episodes = [str(error) for error in errors]
@@ -140,26 +141,25 @@ class Environment:
         digest.update(entry.chunk_crcs.astype("<u4").tobytes())
         return digest.hexdigest()
 
-    def statistics(self, episodes: np.ndarray | None = None) -> dict[str, Any]:
-        """Summary of some episodes (indices; None = all): counts, lengths, rewards, actions by name, bytes."""
-        chosen = np.arange(self.num_episodes) if episodes is None else episodes
-        lengths, rewards = self.num_frames[chosen], self.reward_sums[chosen]
-        actions = np.concatenate([np.empty(0, np.int64), *(self._entries[i].actions for i in chosen)])
+    def statistics(self) -> dict[str, Any]:
+        """Summary of the episodes: counts, lengths, rewards, actions by name, bytes."""
+        lengths, rewards = self.num_frames, self.reward_sums
+        actions = np.concatenate([np.empty(0, np.int64), *(entry.actions for entry in self._entries)])
         counts = np.bincount(actions, minlength=len(self.info.action_names)).tolist()
         names = self.info.action_names + [f"unknown {k}" for k in range(len(self.info.action_names), len(counts))]
         return {
-            "episodes": len(chosen),
+            "episodes": self.num_episodes,
             "bad_episodes": len(self.bad_episodes),
-            "instances": len(np.unique(self.instances[chosen])),
-            "sessions": len(np.unique(self.sessions[chosen])),
+            "instances": len(np.unique(self.instances)),
+            "sessions": len(np.unique(self.sessions)),
             "frames": int(lengths.sum()),
-            "mean_length": float(lengths.mean()) if len(chosen) else 0.0,
+            "mean_length": float(lengths.mean()) if self.num_episodes else 0.0,
             "min_length": int(lengths.min(initial=lengths.max(initial=0))),
             "max_length": int(lengths.max(initial=0)),
-            "mean_reward": float(rewards.mean()) if len(chosen) else 0.0,
+            "mean_reward": float(rewards.mean()) if self.num_episodes else 0.0,
             "reward_sum": float(rewards.sum()),
             "actions": dict(zip(names, counts, strict=True)),
-            "bytes": int(self.num_bytes[chosen].sum()),
+            "bytes": int(self.num_bytes.sum()),
         }
 
     def read(self, i: int, start: int, out: np.ndarray) -> None:
@@ -180,12 +180,12 @@ def list_environments(dataset_dpath: Path | str) -> list[Path]:
     """The environment folders of a dataset folder, sorted by name; an environment folder itself counts as a dataset
     of one.
 
-    FileNotFoundError where the folder or every environment is missing, or where a folder of episodes has no info.json.
+    `MissingDatasetError` where the folder or every environment is missing, or a folder of episodes has no info.json.
     """
     dataset_dpath = Path(dataset_dpath)
     if not dataset_dpath.is_dir():
         message = f"dataset '{dataset_dpath.name}' not found under '{dataset_dpath.parent}'"
-        raise FileNotFoundError(f"{message}: run 'python run.py generate config=…' or set train.dataset_root_dpath")
+        raise MissingDatasetError(f"{message}: run 'python run.py generate config=…' or name another folder")
     if (dataset_dpath / INFO_FNAME).is_file():
         return [dataset_dpath]
     folders = [path for path in sorted(dataset_dpath.iterdir()) if path.is_dir() and not path.name.startswith(".")]
@@ -193,9 +193,9 @@ def list_environments(dataset_dpath: Path | str) -> list[Path]:
     for path in folders:
         if path not in environments and any(name.isdigit() for name in os.listdir(path)):
             remedy = "generate it again, or import it with 'python run.py data import'"
-            raise FileNotFoundError(f"environment '{path}' has no {INFO_FNAME}: {remedy}")
+            raise MissingDatasetError(f"environment '{path}' has no {INFO_FNAME}: {remedy}")
     if not environments:
-        raise FileNotFoundError(f"'{dataset_dpath}' holds no environments: run 'python run.py generate config=…'")
+        raise MissingDatasetError(f"'{dataset_dpath}' holds no environments: run 'python run.py generate config=…'")
     return environments
 
 
@@ -205,7 +205,7 @@ def split_sessions(sessions: np.ndarray, split: str) -> np.ndarray:
     With three sessions or more, each split has at least one; two are train and validation, one is train.
     """
     if split not in SPLITS:
-        raise ValueError(f"split={split!r} is unknown: use one of {', '.join(SPLITS)}")
+        raise FieldError("split", split, "is unknown", f"use one of {', '.join(SPLITS)}")
     distinct = np.unique(sessions)
     total = len(distinct)
     num_test = max(1, total // 100) if total >= 3 else 0

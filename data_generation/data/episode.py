@@ -13,11 +13,13 @@ import numpy as np
 import zstandard
 
 from data_generation.data.codec import Codec, codec_by_id, codec_by_mode
+from data_generation.data.errors import UserError
 from data_generation.data.files import remove_temporaries, replace, temporary_path
 from data_generation.data.layout import (
     EPISODE_SUFFIX,
     HEADER_SIZE,
     Header,
+    MissingEpisodeError,
     episode_error,
     pack_columns,
     unpack_columns,
@@ -167,7 +169,7 @@ class EpisodeWriter:
             replace(self._temporary, self._path)
         except FileNotFoundError:
             message = f"episode '{self._path}' is being written by another process too: run one generator per dataset"
-            raise ValueError(message) from None
+            raise UserError(message) from None
 
     def _footer(self) -> bytes:
         columns = {
@@ -236,6 +238,8 @@ class ChunkTable:
         num_frames = min(self.header.chunk_frames, self.header.num_frames - chunk * self.header.chunk_frames)
         try:
             return codec.decode(encoded, num_frames, (height, width, channels))
+        except UserError:  # the codec's library is missing
+            raise
         except ValueError as error:
             raise episode_error(self.path, f"is damaged (chunk {chunk}: {error})") from None
 
@@ -246,13 +250,15 @@ class EpisodeReader:
     Opening checks header and columns, reading frames checks the chunks that it touches; `verify` checks all.
     Attributes: `meta`, `num_frames`, `num_actions`, `frame_shape` (C, H, W), `lossless`, `actions` (T,) int64,
     `rewards` (T,) float32, `terminated` and `truncated` (T,) bool, `infos`: name → (T,) float64, NaN where the
-    environment gave no value. Raises `EpisodeError` (a ValueError) for a damaged or foreign file, FileNotFoundError
-    for none.
+    environment gave no value. Raises `EpisodeError` for a damaged or foreign file, `MissingEpisodeError` for none.
     """
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
-        self._file = open(self.path, "rb", buffering=0)  # noqa: SIM115 (closed by close)
+        try:
+            self._file = open(self.path, "rb", buffering=0)  # noqa: SIM115 (closed by close)
+        except FileNotFoundError:
+            raise MissingEpisodeError(f"episode '{path}' does not exist: check the path") from None
         try:
             self._read_columns()
         except BaseException:
@@ -309,7 +315,7 @@ class EpisodeReader:
         return out.transpose(0, 3, 1, 2)
 
     def verify(self) -> None:
-        """Check every byte of the file and decode every chunk. `EpisodeError` (a ValueError) names what is damaged."""
+        """Check every byte of the file and decode every chunk. `EpisodeError` names what is damaged."""
         size = self.table.header.chunk_frames
         for start in range(0, self.num_frames, size):
             self.frames(start, min(start + size, self.num_frames))

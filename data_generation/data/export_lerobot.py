@@ -15,12 +15,13 @@ from tqdm import tqdm
 
 from data_generation.data.environment import Environment
 from data_generation.data.episode import EpisodeReader
+from data_generation.data.errors import UserError
 from data_generation.data.files import atomic_path
 from data_generation.data.pictures import write_mp4
 
 _VIDEO_KEY = "observation.images.screen"
 _CHUNK_EPISODES = 1000
-_SAMPLED_FRAMES = 16  # per episode, for the picture statistics
+_SAMPLED_FRAMES = 16  # per episode, for the image statistics
 _DATA_PATH = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
 _VIDEO_PATH = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"
 
@@ -62,23 +63,23 @@ class _Progress:
 def export_lerobot(env_dpaths: list[Path], target_dpath: Path, fps: int) -> int:
     """Write all episodes of the environments to `target_dpath`, which must not exist. Returns the number of episodes.
 
-    ValueError without pyarrow, or where environments have other actions or frames than the first.
+    UserError without pyarrow, or where environments have other actions or frames than the first.
     """
     try:
         import pyarrow  # noqa: F401
     except ImportError:
-        raise ValueError("the LeRobot export needs pyarrow: pip install pyarrow") from None
+        raise UserError("the LeRobot export needs pyarrow: pip install pyarrow") from None
     if target_dpath.exists():
-        raise ValueError(f"'{target_dpath}' exists: remove it or export to another folder")
+        raise UserError(f"'{target_dpath}' exists: remove it or export to another folder")
     environments = [Environment(path) for path in env_dpaths]
     if environments[0].info.frame_shape[0] != 3:
-        raise ValueError(f"'{environments[0].env_dpath}' has frames without 3 channels: LeRobot export takes RGB only")
+        raise UserError(f"'{environments[0].env_dpath}' has frames without 3 channels: LeRobot export takes RGB only")
     for other in environments[1:]:
         if (other.info.action_names, other.info.frame_shape) != (
             environments[0].info.action_names,
             environments[0].info.frame_shape,
         ):
-            raise ValueError(f"'{other.env_dpath}' has other actions or frames than the first: export it on its own")
+            raise UserError(f"'{other.env_dpath}' has other actions or frames than the first: export it separately")
     with atomic_path(target_dpath) as temporary:
         return _write(environments, temporary, fps)
 
@@ -115,7 +116,7 @@ def _write(environments: list[Environment], dpath: Path, fps: int) -> int:
         video = dpath / _VIDEO_PATH.format(video_key=_VIDEO_KEY, chunk_index=chunk, file_index=file)
         write_mp4(video, episode, fps, 1, pix_fmt="yuv444p")
     if writer is None:
-        raise ValueError(f"'{environments[0].env_dpath}' has no episodes: generate some first")
+        raise UserError(f"'{environments[0].env_dpath}' has no episodes: generate some first")
     writer.close()
     _write_metadata(dpath, environments[0], progress)
     return len(progress.episodes)

@@ -18,7 +18,9 @@ import numpy as np
 from tqdm import tqdm
 
 from data_generation.data.episode import EpisodeMeta, EpisodeReader, EpisodeWriter, episode_path
-from data_generation.data.info import INFO_FNAME, DatasetInfo
+from data_generation.data.errors import UserError
+from data_generation.data.info import INFO_FNAME, DatasetInfo, MissingDatasetError
+from data_generation.data.layout import BadEpisodeError
 
 logger = logging.getLogger(__name__)
 
@@ -46,13 +48,13 @@ def import_original(
 ) -> Imported:
     """Convert an original dataset or environment folder into environments below `target_dpath`; resumable.
 
-    `action_names` overrides the names found in the source's info.json. ValueError names the bad file.
+    `action_names` overrides the names found in the source's info.json. `UserError` names the bad file.
     """
     result = Imported()
     for env_dpath in _environments(source_dpath):
         sessions = list(_sessions(env_dpath))
         if not sessions:
-            raise ValueError(f"'{env_dpath}' has no <instance>/<session>/actions.json: not an original dataset")
+            raise UserError(f"'{env_dpath}' has no <instance>/<session>/actions.json: not an original dataset")
         info = _info(env_dpath, sessions[0], action_names)
         out_dpath = target_dpath / env_dpath.name
         _check_target(out_dpath, info)
@@ -65,9 +67,9 @@ def import_original(
             try:
                 _import_session(session, path, info)
                 result.made += 1
-            except ValueError as error:
+            except UserError as error:
                 if on_bad_episode == "error":
-                    raise ValueError(f"{error}; or set --on-bad-episode skip") from None
+                    raise BadEpisodeError.of(error) from None
                 result.bad += 1
                 logger.warning("skipped: %s", error)
     return result
@@ -75,12 +77,12 @@ def import_original(
 
 def _environments(source_dpath: Path) -> list[Path]:
     if not source_dpath.is_dir():
-        raise FileNotFoundError(f"'{source_dpath}' is not a folder: give an original dataset or environment folder")
+        raise MissingDatasetError(f"'{source_dpath}' is not a folder: give an original dataset or environment folder")
     if _numbered(source_dpath):
         return [source_dpath]
     found = [path for path in sorted(source_dpath.iterdir()) if path.is_dir() and _numbered(path)]
     if not found:
-        raise ValueError(f"'{source_dpath}' has no folders <instance>/<session>: not an original dataset")
+        raise UserError(f"'{source_dpath}' has no folders <instance>/<session>: not an original dataset")
     return found
 
 
@@ -127,7 +129,7 @@ def _names(connector: Mapping[str, Any], num_actions: int) -> list[str]:
     if len(names) >= num_actions > 0 or (names and not num_actions):
         return names
     if not num_actions:
-        raise ValueError("the actions are not one-hot and info.json has no names for them: give --action-names A,B,…")
+        raise UserError("the actions are not one-hot and info.json has no names for them: give --action-names A,B,…")
     return [f"ACTION_{i}" for i in range(num_actions)]
 
 
@@ -138,14 +140,14 @@ def _check_target(out_dpath: Path, info: DatasetInfo) -> None:
     for fact in ("action_names", "frame_shape"):
         mine, theirs = getattr(info, fact), getattr(present, fact)
         if mine != theirs:
-            raise ValueError(f"'{out_dpath}' exists with {fact} {theirs}, not {mine}: import into another folder")
+            raise UserError(f"'{out_dpath}' exists with {fact} {theirs}, not {mine}: import into another folder")
 
 
 def _read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_bytes())
     except ValueError as error:
-        raise ValueError(f"'{path}' is not valid JSON ({error}): restore or remove it") from None
+        raise UserError(f"'{path}' is not valid JSON ({error}): restore or remove it") from None
 
 
 def _entries(session: _Session) -> list[dict[str, Any]]:
@@ -153,10 +155,10 @@ def _entries(session: _Session) -> list[dict[str, Any]]:
     content = _read_json(path)
     entries = content.get("actions") if isinstance(content, dict) else None
     if not entries or any("tgt_id" not in entry or "action" not in entry for entry in entries):
-        raise ValueError(f"'{path}' has no list 'actions' of tgt_id and action: restore or remove the session")
+        raise UserError(f"'{path}' has no list 'actions' of tgt_id and action: restore or remove the session")
     for before, entry in pairwise(entries):
         if entry.get("src_id", before["tgt_id"]) != before["tgt_id"]:
-            raise ValueError(
+            raise UserError(
                 f"'{path}': step to {entry['tgt_id']} does not start at {before['tgt_id']}: remove the session"
             )
     return entries
@@ -174,13 +176,13 @@ def _frames(session: _Session, entries: list[dict[str, Any]]) -> Iterator[np.nda
     count = 0
     try:
         with av.open(str(video)) as container:
-            for picture in container.decode(video=0):
-                yield picture.to_ndarray(format="rgb24")
+            for image in container.decode(video=0):
+                yield image.to_ndarray(format="rgb24")
                 count += 1
     except av.FFmpegError as error:
-        raise ValueError(f"'{video}' is damaged ({error}): remove the session") from None
+        raise UserError(f"'{video}' is damaged ({error}): remove the session") from None
     if count != len(entries):
-        raise ValueError(f"'{video}' has {count} frames for {len(entries)} actions: remove the session")
+        raise UserError(f"'{video}' has {count} frames for {len(entries)} actions: remove the session")
 
 
 def _read_image(dpath: Path, frame: int) -> np.ndarray:
@@ -191,9 +193,9 @@ def _read_image(dpath: Path, frame: int) -> np.ndarray:
         if path.is_file():
             image = cv2.imread(str(path), cv2.IMREAD_COLOR)
             if image is None:
-                raise ValueError(f"'{path}' is not a readable picture: restore it or remove the session")
+                raise UserError(f"'{path}' is not a readable image: restore it or remove the session")
             return image[:, :, ::-1]
-    raise ValueError(f"'{dpath / f'{frame:06d}.jpg'}' is missing: restore it or remove the session")
+    raise UserError(f"'{dpath / f'{frame:06d}.jpg'}' is missing: restore it or remove the session")
 
 
 def _action(session: _Session, value: Any, num_actions: int) -> int:
@@ -201,7 +203,7 @@ def _action(session: _Session, value: Any, num_actions: int) -> int:
     if isinstance(value, list):
         index = int(np.argmax(value)) if sorted(value) == [0] * (len(value) - 1) + [1] else None
     if not isinstance(index, int) or not 0 <= index < num_actions:
-        raise ValueError(
+        raise UserError(
             f"'{session.dpath / 'actions.json'}': action {value} is not one of {num_actions}: remove the session"
         )
     return index

@@ -16,6 +16,7 @@ import numpy as np
 from tqdm import tqdm
 
 from data_generation.data.episode import EpisodeReader, episode_path
+from data_generation.data.errors import UserError
 from data_generation.data.files import write_atomically
 from data_generation.data.layout import EPISODE_SUFFIX, HEADER_SIZE, EpisodeError, pack_columns, unpack_columns
 
@@ -55,7 +56,7 @@ def scan(env_dpath: Path) -> list[Key]:
                 continue
             session = file.name.removesuffix(EPISODE_SUFFIX)
             if not re.fullmatch(r"\d{6,}", session):
-                raise ValueError(f"'{file.path}' is not named <session, 6 digits>{EPISODE_SUFFIX}: rename or remove it")
+                raise UserError(f"'{file.path}' is not named <session, 6 digits>{EPISODE_SUFFIX}: rename or remove it")
             status = file.stat()
             keys.append((int(folder.name), int(session), status.st_size, status.st_mtime_ns))
     return sorted(keys)
@@ -152,10 +153,10 @@ def current_entries(env_dpath: Path) -> tuple[list[Entry], list[EpisodeError]]:
             if entry is None:
                 entry = read_entry(env_dpath, key)
                 num_read += 1
-        except EpisodeError as error:
-            errors.append(error)
         except FileNotFoundError:
             logger.info("an episode of '%s' was removed while it was opened", env_dpath)
+        except EpisodeError as error:
+            errors.append(error)
         else:
             entries.append(entry)
     if num_read or len(entries) != len(stored):

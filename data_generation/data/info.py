@@ -5,10 +5,15 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from data_generation.data.errors import UserError
 from data_generation.data.files import write_atomically
 from data_generation.data.layout import FORMAT_VERSION
 
 INFO_FNAME = "info.json"
+
+
+class MissingDatasetError(UserError, FileNotFoundError):
+    """A dataset or environment folder that does not exist or is none."""
 
 
 @dataclass
@@ -25,8 +30,8 @@ class DatasetInfo:
     format_version: int = FORMAT_VERSION
 
     @property
-    def recorded_around(self) -> str:
-        """The table around whose characters it was recorded; "" = whole pictures."""
+    def roi_table(self) -> str:
+        """The ROI table around whose characters the frames were cropped; "" = whole frames."""
         return str(self.connector.get("roi_annotation_fpath") or "")
 
     def save(self, env_dpath: Path | str) -> Path:
@@ -37,23 +42,23 @@ class DatasetInfo:
 
     @classmethod
     def load(cls, env_dpath: Path | str) -> "DatasetInfo":
-        """Read `<env_dpath>/info.json`. FileNotFoundError where there is none, ValueError where it is foreign."""
+        """Read `<env_dpath>/info.json`. `MissingDatasetError` where there is none, `UserError` where it is unusable."""
         path = Path(env_dpath) / INFO_FNAME
         try:
             values = json.loads(path.read_bytes())
         except FileNotFoundError:
             message = f"'{env_dpath}' has no {INFO_FNAME}: it is not an environment folder, or generate it again"
-            raise FileNotFoundError(message) from None
+            raise MissingDatasetError(message) from None
         except ValueError as error:
-            raise ValueError(f"'{path}' is not valid JSON ({error}): generate the dataset again") from None
+            raise UserError(f"'{path}' is not valid JSON ({error}): generate the dataset again") from None
         version = values.get("format_version") if isinstance(values, dict) else None
         if version != FORMAT_VERSION:
             remedy = "import it with 'python run.py data import', or generate it again"
-            raise ValueError(f"'{path}' has format_version {version}, not {FORMAT_VERSION}: {remedy}")
+            raise UserError(f"'{path}' has format_version {version}, not {FORMAT_VERSION}: {remedy}")
         known = {item.name for item in fields(cls)}
         missing = {"name", "game", "action_names", "frame_shape"} - values.keys()
         if missing or len(values["frame_shape"]) != 3:
-            raise ValueError(
+            raise UserError(
                 f"'{path}' lacks {sorted(missing) or 'a frame_shape (C, H, W)'}: generate the dataset again"
             )
         values["frame_shape"] = tuple(values["frame_shape"])

@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from data_generation.data.errors import FieldError, UserError
+
 FORMAT_VERSION = 1
 EPISODE_SUFFIX = ".episode"
 
@@ -25,11 +27,22 @@ _HEADER = struct.Struct("<8sIIIIIIIIQQI")
 _CRC = struct.Struct("<I")
 HEADER_SIZE = _HEADER.size + _CRC.size
 
-MAX_FOOTER_SIZE = 1 << 31
 
-
-class EpisodeError(ValueError):
+class EpisodeError(UserError):
     """An episode file is damaged or not an episode file. The message is one line with the path and the remedy."""
+
+
+class MissingEpisodeError(EpisodeError, FileNotFoundError):
+    """There is no such episode file."""
+
+
+class BadEpisodeError(FieldError, EpisodeError):
+    """A bad episode where the field `on_bad_episode` may be set to skip it."""
+
+    @classmethod
+    def of(cls, error: object) -> "BadEpisodeError":
+        """The error about an episode, with that remedy."""
+        return cls("on_bad_episode", "error", str(error), "or set {on_bad_episode}=skip")
 
 
 def episode_error(path: Any, problem: str, remedy: str = "delete it and generate it again") -> EpisodeError:

@@ -1,4 +1,4 @@
-"""Training windows: what a clip holds, splits, mixing, an order that is a pure function of (seed, epoch, position)."""
+"""Training clips: what one holds, splits, mixing, an order that is a pure function of (seed, epoch, position)."""
 
 import itertools
 import logging
@@ -12,9 +12,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data.data import Batch, WindowDataset, WindowSampler, iterate_epochs, make_loader
+from data.data import Batch, ClipDataset, ClipLoader, ClipSampler, iterate_epochs, make_loader
 from data.sampler import permute
 from data_generation.data.data import DatasetInfo, EpisodeError, EpisodeMeta, EpisodeWriter, episode_path
+from data_generation.data.errors import FieldError
 
 SHAPE = (3, 8, 8)
 ACTIONS = ["A", "B", "C"]
@@ -41,7 +42,7 @@ def make_env(dpath: Path, env: int, lengths: list[int], actions: list[str] = ACT
 @pytest.fixture(scope="module")
 def dataset_dpath(tmp_path_factory) -> Path:
     """Three environments of unequal size: 10, 3 and 10 sessions."""
-    root = tmp_path_factory.mktemp("windows") / "retro_act_v0.0.0"
+    root = tmp_path_factory.mktemp("clips") / "retro_act_v0.0.0"
     make_env(root / "a", 0, [40, 50, 7, 33, 40, 40, 40, 40, 40, 40])
     make_env(root / "b", 1, [60, 30, 30])
     make_env(root / "c", 2, [20] * 10)
@@ -54,26 +55,32 @@ def places(batch: Batch) -> list[tuple[int, int, int]]:
     return [tuple(clip) for clip in first.tolist()]
 
 
+def in_order(dataset: ClipDataset, batch_size: int, **options) -> ClipLoader:
+    """A loader of all clips in the dataset's order."""
+    indices = list(range(len(dataset)))
+    batches = [indices[start : start + batch_size] for start in range(0, len(indices), batch_size)]
+    return ClipLoader(dataset, batch_sampler=batches, **options)
+
+
 def draw(loader, count: int) -> list[tuple[int, int, int]]:
     return [place for batch in itertools.islice(loader, count) for place in places(batch)]
 
 
-# --- what a window holds
+# --- what a clip holds
 
 
 @pytest.mark.parametrize(("num_frames", "seq_step"), [(1, 1), (2, 3), (16, 1), (16, 5), (18, 16), (20, 1)])
-def test_windows_never_cross_episodes_and_hold_the_actions_between_their_frames(dataset_dpath, num_frames, seq_step):
-    dataset = WindowDataset(dataset_dpath, "all", num_frames, seq_step)
+def test_clips_never_cross_episodes_and_hold_the_actions_between_their_frames(dataset_dpath, num_frames, seq_step):
+    dataset = ClipDataset(dataset_dpath, "all", num_frames, seq_step)
     starts: dict[tuple[int, int], list[int]] = {}
     for i in range(len(dataset)):
-        frames, actions, env = dataset[i]
+        frames, actions = dataset[i]
         assert frames.dtype == torch.uint8
         assert (frames.shape, actions.shape) == ((num_frames, *SHAPE), (num_frames - 1,))
         env_id, session, time = frames[0, :, 0, 0].tolist()
         expected = np.stack([pixel_of(env_id, session, time + t) for t in range(num_frames)])
         assert np.array_equal(frames.numpy(), expected)
         assert actions.tolist() == [(time + t + session) % 3 for t in range(num_frames - 1)]
-        assert env == env_id
         starts.setdefault((env_id, session), []).append(time)
     lengths = {0: [40, 50, 7, 33, 40, 40, 40, 40, 40, 40], 1: [60, 30, 30], 2: [20] * 10}
     for env_id, sessions in lengths.items():
@@ -83,9 +90,7 @@ def test_windows_never_cross_episodes_and_hold_the_actions_between_their_frames(
 
 def test_splits_share_no_session_and_cover_all(dataset_dpath):
     seen = {
-        split: {
-            place[:2] for batch in make_loader(WindowDataset(dataset_dpath, split, 5), 16) for place in places(batch)
-        }
+        split: {place[:2] for place in draw(in_order(ClipDataset(dataset_dpath, split, 5), 16), 10_000)}
         for split in ("train", "validation", "test", "all")
     }
     parts = [seen[split] for split in ("train", "validation", "test")]
@@ -95,22 +100,11 @@ def test_splits_share_no_session_and_cover_all(dataset_dpath):
 
 
 def test_n_envs_takes_the_first_by_name_and_facts_come_from_the_info(dataset_dpath):
-    dataset = WindowDataset(dataset_dpath, "train", 16, n_envs=2)
+    dataset = ClipDataset(dataset_dpath, "train", 16, n_envs=2)
     assert dataset.environments == ["a", "b"]
     assert dataset.action_names == ACTIONS
     assert dataset.frame_shape == SHAPE
-    assert WindowDataset(dataset_dpath / "c", "train", 16).environments == ["c"]
-
-
-def test_statistics_count_what_the_split_holds(dataset_dpath):
-    statistics = WindowDataset(dataset_dpath, "train", 16).statistics()
-    assert list(statistics) == ["a", "b", "c"]
-    assert statistics["b"]["episodes"] == 1
-    assert statistics["b"]["frames"] == 60
-    assert statistics["b"]["windows"] == 45
-    assert statistics["b"]["reward_sum"] == 59
-    assert statistics["b"]["actions"] == {"A": 20, "B": 20, "C": 19}
-    assert (statistics["a"]["min_length"], statistics["a"]["max_length"]) == (7, 50)
+    assert ClipDataset(dataset_dpath / "c", "train", 16).environments == ["c"]
 
 
 # --- errors
@@ -120,8 +114,8 @@ def test_environments_that_do_not_fit_together_are_named(tmp_path):
     make_env(tmp_path / "a", 0, [20])
     make_env(tmp_path / "b", 1, [20], actions=["A", "X", "C"])
     with pytest.raises(ValueError, match=r"b' has action_names \['A', 'X', 'C'\], but 'a' has"):
-        WindowDataset(tmp_path, "train", 16)
-    assert WindowDataset(tmp_path, "train", 16, n_envs=1).environments == ["a"]
+        ClipDataset(tmp_path, "train", 16)
+    assert ClipDataset(tmp_path, "train", 16, n_envs=1).environments == ["a"]
 
 
 def test_empty_splits_say_what_is_missing(tmp_path, caplog):
@@ -129,17 +123,19 @@ def test_empty_splits_say_what_is_missing(tmp_path, caplog):
     with pytest.raises(
         ValueError, match=r"split 'validation' of dataset '.*' is empty: it needs 2 sessions and has 1.*n_s"
     ):
-        WindowDataset(tmp_path, "validation", 16)
-    with pytest.raises(ValueError, match=r"no window of num_frames=21: its longest episode has 20 frames; lower"):
-        WindowDataset(tmp_path, "train", 21)
-    with pytest.raises(ValueError, match="split='valid'"):
-        WindowDataset(tmp_path, "valid", 16)
+        ClipDataset(tmp_path, "validation", 16)
+    with pytest.raises(
+        ValueError, match=r"^num_frames=21: .*no clip of this length, its longest episode has 20 frames; lower"
+    ):
+        ClipDataset(tmp_path, "train", 21)
+    with pytest.raises(ValueError, match="split=valid: is unknown"):
+        ClipDataset(tmp_path, "valid", 16)
     make_env(tmp_path / "b", 1, [20, 20])
     with caplog.at_level(logging.WARNING):
-        assert WindowDataset(tmp_path, "validation", 16).environments == ["b"]
-    assert "no 'validation' windows in 1 of 2 environments: ['a']" in caplog.text
+        assert ClipDataset(tmp_path, "validation", 16).environments == ["b"]
+    assert "no 'validation' clips in 1 of 2 environments: ['a']" in caplog.text
     with pytest.raises(FileNotFoundError, match=r"run 'python run\.py generate"):
-        WindowDataset(tmp_path / "none", "train", 16)
+        ClipDataset(tmp_path / "none", "train", 16)
 
 
 def damage_chunk(path: Path, offset: int) -> None:
@@ -153,13 +149,13 @@ def test_a_damaged_episode_is_a_one_line_error_or_replaced_with_a_warning(tmp_pa
     make_env(tmp_path / "a", 0, [40] * 4)
     path = episode_path(tmp_path / "a", 0, 1)
     damage_chunk(path, 64 + 4)  # in the pixels: found when the clip is read
-    loader = make_loader(WindowDataset(tmp_path, "all", 16), 8, shuffle=False, n_workers=n_workers)
+    loader = in_order(ClipDataset(tmp_path, "all", 16), 8, num_workers=n_workers)
     with pytest.raises(EpisodeError, match=r"000001\.episode' is damaged.*on_bad_episode=skip") as error:
         list(loader)
     assert "\n" not in str(error.value)
-    dataset = WindowDataset(tmp_path, "all", 16, on_bad_episode="skip")
-    found = draw(make_loader(dataset, 8, shuffle=False, n_workers=n_workers), 100)
-    # Windows that begin in the damaged first chunk come from the next episode instead, at the same time.
+    dataset = ClipDataset(tmp_path, "all", 16, on_bad_episode="skip")
+    found = draw(in_order(dataset, 8, num_workers=n_workers), 100)
+    # Clips that begin in the damaged first chunk come from the next episode instead, at the same time.
     expected = [(0, 2 if session == 1 and time < 16 else session, time) for session in range(4) for time in range(25)]
     assert found == expected
     if n_workers == 0:
@@ -168,7 +164,7 @@ def test_a_damaged_episode_is_a_one_line_error_or_replaced_with_a_warning(tmp_pa
 
 def test_an_episode_that_disappears_is_a_one_line_error(tmp_path):
     make_env(tmp_path / "a", 0, [20] * 2)
-    dataset = WindowDataset(tmp_path, "all", 16)
+    dataset = ClipDataset(tmp_path, "all", 16)
     episode_path(tmp_path / "a", 0, 1).unlink()
     dataset[0]
     with pytest.raises(EpisodeError, match="has disappeared"):
@@ -192,11 +188,11 @@ def test_permutations_look_random():
 
 
 @settings(max_examples=40, deadline=None)
-@given(sizes=st.lists(st.integers(1, 50), min_size=1, max_size=6), seed=st.integers(0, 99), batch=st.integers(1, 9))
+@given(sizes=st.lists(st.integers(9, 50), min_size=1, max_size=6), seed=st.integers(0, 99), batch=st.integers(1, 9))
 def test_environments_are_drawn_equally_often_and_each_without_repetition(sizes, seed, batch):
-    sampler = WindowSampler(sizes, batch, seed)
+    sampler = ClipSampler(sizes, batch, seed)
     order = [index for indices in sampler for index in indices]
-    assert len(order) == sum(sizes)
+    assert len(order) == sum(sizes) // batch * batch
     env = np.repeat(np.arange(len(sizes)), sizes)
     counts = np.bincount(env[order], minlength=len(sizes))
     assert counts.max() - counts.min() <= 1
@@ -207,16 +203,8 @@ def test_environments_are_drawn_equally_often_and_each_without_repetition(sizes,
             assert sorted(drawn[turn : turn + size]) == list(range(size))
 
 
-def test_mixing_by_size_and_one_environment_see_each_window_once():
-    for sizes, mixing in (([70, 5, 12], "size"), ([87], "environment")):
-        order = [index for indices in WindowSampler(sizes, 4, 3, mixing=mixing) for index in indices]
-        assert sorted(order) == list(range(87))
-    with pytest.raises(ValueError, match="mixing='both'"):
-        WindowSampler([3], 1, mixing="both")
-
-
 def test_sampling_is_equal_for_any_number_of_workers(dataset_dpath):
-    dataset = WindowDataset(dataset_dpath, "train", 16)
+    dataset = ClipDataset(dataset_dpath, "train", 16)
     orders = [draw(make_loader(dataset, 4, seed=5, n_workers=n), 30) for n in (0, 1, 2)]
     assert orders[0] == orders[1] == orders[2]
     assert orders[0] != draw(make_loader(dataset, 4, seed=6), 30)
@@ -224,13 +212,13 @@ def test_sampling_is_equal_for_any_number_of_workers(dataset_dpath):
 
 def test_fewer_sessions_than_workers(tmp_path):
     make_env(tmp_path / "a", 0, [17])
-    dataset = WindowDataset(tmp_path, "train", 16)
+    dataset = ClipDataset(tmp_path, "train", 16)
     batches = list(make_loader(dataset, 1, n_workers=3))
     assert sorted(place for batch in batches for place in places(batch)) == [(0, 0, 0), (0, 0, 1)]
 
 
 def test_spawned_workers_read_the_same(dataset_dpath):
-    dataset = WindowDataset(dataset_dpath, "train", 16)
+    dataset = ClipDataset(dataset_dpath, "train", 16)
     dataset[0]  # opens files, which must not travel
     loader = make_loader(dataset, 4, n_workers=1)
     loader.multiprocessing_context = multiprocessing.get_context("spawn")
@@ -240,7 +228,7 @@ def test_spawned_workers_read_the_same(dataset_dpath):
 
 
 def test_epochs_differ_and_repeat_exactly(dataset_dpath):
-    dataset = WindowDataset(dataset_dpath, "train", 16)
+    dataset = ClipDataset(dataset_dpath, "train", 16)
     loader = make_loader(dataset, 8, seed=1)
     first = draw(loader, 1000)
     loader.batch_sampler.set_epoch(1)
@@ -248,19 +236,17 @@ def test_epochs_differ_and_repeat_exactly(dataset_dpath):
     loader.batch_sampler.set_epoch(0)
     assert draw(loader, 1000) == first
     assert first != second
-    assert len(first) == len(second) == len(dataset)
+    assert len(first) == len(second) == len(dataset) // 8 * 8
 
 
 @pytest.mark.parametrize("n_workers", [0, 2])
 @pytest.mark.parametrize("consumed", [1, 7, 36, 37, 50, 80])
 def test_resuming_equals_never_having_stopped(dataset_dpath, n_workers, consumed):
-    dataset = WindowDataset(dataset_dpath, "train", 16)
+    dataset = ClipDataset(dataset_dpath, "train", 16)
     batch_size = 7
-    whole = make_loader(dataset, batch_size, seed=2, drop_last=True)
+    whole = make_loader(dataset, batch_size, seed=2)
     batches = [places(batch) for batch in itertools.islice(iterate_epochs(whole), 90)]
-    resumed = make_loader(
-        dataset, batch_size, seed=2, drop_last=True, start_sample=consumed * batch_size, n_workers=n_workers
-    )
+    resumed = make_loader(dataset, batch_size, seed=2, start_sample=consumed * batch_size, n_workers=n_workers)
     count = min(6, 90 - consumed)
     again = [places(batch) for batch in itertools.islice(iterate_epochs(resumed), count)]
     assert again == batches[consumed : consumed + count]
@@ -272,55 +258,39 @@ def test_resuming_equals_never_having_stopped(dataset_dpath, n_workers, consumed
     batch=st.integers(1, 5),
     world=st.integers(1, 4),
     steps=st.integers(0, 5),
-    drop_last=st.booleans(),
 )
-def test_ranks_share_each_epoch_without_overlap(sizes, batch, world, steps, drop_last):
-    if drop_last and sum(sizes) < batch * world:
-        with pytest.raises(ValueError, match="fewer than one batch"):
-            WindowSampler(sizes, batch, world_size=world, drop_last=True)
+def test_ranks_share_each_epoch_without_overlap(sizes, batch, world, steps):
+    if sum(sizes) < batch * world:
+        with pytest.raises(FieldError, match=r"^batch_size=.*fewer than one batch"):
+            ClipSampler(sizes, batch, world_size=world)
         return
     start = steps * batch * world
-    single = WindowSampler(sizes, batch * world, 4, start_sample=start, drop_last=drop_last)
-    ranks = [
-        WindowSampler(sizes, batch, 4, rank=rank, world_size=world, start_sample=start, drop_last=drop_last)
-        for rank in range(world)
-    ]
+    single = ClipSampler(sizes, batch * world, 4, start_sample=start)
+    ranks = [ClipSampler(sizes, batch, 4, rank, world, start) for rank in range(world)]
     lists = [list(rank) for rank in ranks]
     assert [len(rank) for rank in ranks] == [len(batches) for batches in lists]
-    if drop_last:
-        assert len({len(batches) for batches in lists}) == 1
-    together = [list(itertools.chain(*filter(None, step))) for step in itertools.zip_longest(*lists)]
+    together = [list(itertools.chain(*step)) for step in zip(*lists, strict=True)]
     assert together == list(single)
 
 
-def test_unshuffled_order_is_time_order_and_a_small_sample_is_spread(dataset_dpath):
-    dataset = WindowDataset(dataset_dpath, "all", 16)
-    order = draw(make_loader(dataset, 10, shuffle=False), 10_000)
+def test_clips_are_in_time_order(dataset_dpath):
+    order = draw(in_order(ClipDataset(dataset_dpath, "all", 16), 10), 10_000)
     assert order == sorted(order)
-    assert len(order) == len(dataset)
-    few = draw(make_loader(dataset, 10, shuffle=False, max_samples=9), 100)
-    assert len(few) == 9
-    assert few == [order[k * len(order) // 9] for k in range(9)]
-    assert {place[0] for place in few} == {0, 1, 2}
+    assert {place[0] for place in order} == {0, 1, 2}
 
 
-def test_validation_set_smaller_than_n_total_samples(dataset_dpath):
-    dataset = WindowDataset(dataset_dpath, "validation", 16)
-    assert len(draw(make_loader(dataset, 4, shuffle=False, max_samples=10**6), 10**6)) == len(dataset)
-
-
-def test_million_windows_cost_no_memory_and_no_start():
-    sampler = WindowSampler([10**9, 10**6], 16, seed=1, start_sample=10**8)
+def test_millions_of_clips_cost_no_memory_and_no_start():
+    sampler = ClipSampler([10**9, 10**6], 16, seed=1, start_sample=10**8)
     indices = next(iter(sampler))
     assert len(indices) == 16
     assert all(0 <= index < 10**9 + 10**6 for index in indices)
 
 
 def test_batches_move_and_pin(dataset_dpath):
-    batch = next(iter(make_loader(WindowDataset(dataset_dpath, "train", 16), 3)))
+    batch = next(iter(make_loader(ClipDataset(dataset_dpath, "train", 16), 3)))
     assert len(batch) == 3
     assert batch.frames.shape == (3, 16, *SHAPE)
     assert batch.actions.shape == (3, 15)
     moved = batch.to("cpu", non_blocking=True)
     assert torch.equal(moved.frames, batch.frames)
-    assert batch.env.dtype == batch.actions.dtype == torch.int64
+    assert batch.actions.dtype == torch.int64
