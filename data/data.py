@@ -248,7 +248,7 @@ def _no_clips(
         return UserError(f"{have}; generate more with config.connector.generator_config.n_sessions={max(needed, 3)}")
     longest = max(int(environment.num_frames.max(initial=0)) for environment in environments)
     problem = f"split '{split}' of dataset '{dataset_dpath}' has no clip of this length, its longest episode has"
-    remedy = "lower it or generate longer episodes"
+    remedy = "lower {num_frames} or generate longer episodes"
     return FieldError("num_frames", num_frames, f"{problem} {longest} frames", remedy)
 
 

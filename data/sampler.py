@@ -80,7 +80,7 @@ class ClipSampler(Sampler[list[int]]):
         self.epoch_samples = total - total % global_batch
         if not self.epoch_samples:
             problem = f"{total} clips are fewer than one batch of {global_batch} over all processes"
-            raise FieldError("batch_size", batch_size, problem, "lower it or generate more sessions")
+            raise FieldError("batch_size", batch_size, problem, "lower {batch_size} or generate more sessions")
         self._start_epoch, self._start_position = divmod(start_sample, self.epoch_samples)
         self.epoch = self._start_epoch
 

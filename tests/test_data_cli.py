@@ -180,7 +180,7 @@ def test_bad_sessions_of_an_import_are_named_or_counted(original_dpath, tmp_path
     make_original(sessions / "000004", 12, "mp4")
     (sessions / "000004" / "actions.json").write_text(json.dumps({"actions": content["actions"][:4]}))
     arguments = ["import", str(original_dpath), "--to", str(tmp_path / "new")]
-    with pytest.raises(ValueError, match=r"000001/frames/000004\.jpg' is missing.*--on-bad-episode skip") as error:
+    with pytest.raises(ValueError, match=r"000001/frames/000004\.jpg' is missing.*--on-bad-episode=skip") as error:
         main(arguments)
     assert "\n" not in str(error.value)
     assert main([*arguments, "--on-bad-episode", "skip"]) == 0

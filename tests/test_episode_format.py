@@ -131,7 +131,7 @@ def test_wrong_calls_are_errors_that_say_what_to_do(tmp_path):
             writer.start(frames[0])
         with pytest.raises(ValueError, match=r"info\['name'\]"):
             writer.step(0, 0, False, False, {"name": "Mario"}, frames[1])
-    with pytest.raises(ValueError, match="output_mode='avi'"):
+    with pytest.raises(ValueError, match="output_mode=avi"):
         EpisodeWriter(tmp_path / "e.episode", EpisodeMeta(), SHAPE, output_mode="avi")
     with pytest.raises(IndexError, match="3:99"):
         EpisodeReader(write_episode(tmp_path, 0)).frames(3, 99)
