@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Sets up .venv beside this file, and runs the demo or the tests if asked. `bash install.sh --help` explains.
+# Sets up .venv next to this file, and runs the demo or the tests if asked. `bash install.sh --help` explains.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -10,7 +10,7 @@ usage() {
     cat <<'USAGE'
 bash install.sh [--with <extra>]… [demo|test [<arguments>]]
 
-Makes a virtual environment in .venv (beside this file) with everything that GenieRedux needs, in the tested
+Makes a virtual environment in .venv (next to this file) with everything that GenieRedux needs, in the tested
 versions of constraints.txt. Takes some minutes and 1.5 GB (more with a GPU). Run it again at any time: it does only
 what is missing.
 
@@ -81,14 +81,14 @@ install_torch() {
     if [ -n "$uv" ] && "$uv" pip install --python "$venv/bin/python" --torch-backend=cpu "torch==$torch_version" 2>/dev/null; then
         return
     fi
-    echo "The CPU build is not to be had here: installing the usual build of torch, which is larger and works as well"
+    echo "The CPU build is not available here: installing the usual build of torch, which is larger and works as well"
     pip_install "torch==$torch_version"
 }
 
 install_extra() {
     case $1 in
         coinrun)
-            # Its declared requirements would force an old numpy: without them it works beside the new one.
+            # Its declared requirements would force an old numpy: without them it works with the new one.
             "$venv/bin/python" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' ||
                 fail "CoinRun needs Python 3.11: remove .venv and run PYTHON=python3.11 bash install.sh --with coinrun"
             pip_install --no-deps procgen-mirror==0.10.7 gym3==0.3.3 gym==0.26.2 cffi==2.1.1 pycparser==3.0

@@ -1,4 +1,4 @@
-"""`python run.py annotate <game> …`: watch what a game's actions do, and write down what they are."""
+"""`python run.py annotate <game> …`: watch what a game's actions do, and annotate them."""
 
 import argparse
 import difflib
@@ -19,22 +19,23 @@ from data_generation.annotations.edit import (
 )
 from data_generation.annotations.tables import read_behavior
 from data_generation.annotations.validate import ACTIONS, EXTRA, TAGS, Tables, check
+from data_generation.data.errors import UNSET, FieldError, MissingPathError, UserError
 from data_generation.generator.action_clips import play_clips
-from data_generation.generator.retro_games import IMPORT_COMMAND, NO_ROM, RetroGames
+from data_generation.generator.retro_games import IMPORT_COMMAND, RetroGames
 
 _ABOUT = """\
 Plays a short clip of each action from a game's start state and shows them: a GIF per action, a sheet, a page for the
-browser. Then asks for the tags and writes them into the RetroAct tables with `source` played (Enter keeps what stands
-there, ? lists the words, s skips the game, q quits). Without games: those that have a ROM and that nobody has played
-for the tables, the least certain first."""
+browser. Then asks for the tags and writes them into the RetroAct tables with `source` played (Enter keeps the
+present value, ? lists the words, s skips the game, q quits). Without games: those that have a ROM and were annotated
+without being played, the least certain first."""
 _KEYS = f"""\
 keys, as key=value:
   tags="side h pl" RIGHT=right … transition=NO confidence=high
-                  the answers, for one game; nothing is asked then. What is left out stays as it is
+                  the answers, for one game; nothing is asked then. What is omitted stays as it is
                   columns: tags, {", ".join(CONTROL_COLUMNS)}, confidence
   tables=<folder> write into the three tables of this folder, copied from the project's where missing
-  rom_dpath=<folder>      ROMs of your own, <id>/rom.<ext>, beside those that were imported
-  to=<folder>     where the pictures go (default: outputs/annotate)
+  rom_dpath=<folder>      ROMs of your own, <id>/rom.<ext>, in addition to the imported ones
+  to=<folder>     where the images go (default: outputs/annotate)
   start_frames=0  emulator frames to wait before a clip
   before=RIGHT*30,UP*4    actions to play before each clip, of four emulator frames each
 
@@ -43,7 +44,7 @@ _ANSWERS = ("tags", *CONTROL_COLUMNS, "confidence")
 
 
 class _Quit(Exception):
-    """The annotator has had enough."""
+    """Stop annotating."""
 
 
 class _Skip(Exception):
@@ -64,7 +65,7 @@ class _Request:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Annotate games; returns the exit code. ValueError / FileNotFoundError with one line for the user's mistakes."""
+    """Annotate games; returns the exit code. UserError for the user's mistakes."""
     parser = argparse.ArgumentParser(
         "python run.py annotate", description=_ABOUT, epilog=_KEYS, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -76,7 +77,7 @@ def main(argv: Sequence[str]) -> int:
     chosen = [_playable(games, name) for name in request.games] or _unplayed(games, tables)
     for name, value in request.answers.items():
         if mistake := mistakes_in(name, value):
-            raise ValueError(f"{name}={value}: {mistake}")
+            raise FieldError(name, value, mistake)
     for number, game in enumerate(chosen, start=1):
         print(f"\n[{number}/{len(chosen)}] {game}")
         try:
@@ -100,7 +101,7 @@ def _parse(words: Sequence[str]) -> _Request:
             request.answers[key] = value
         elif key == "start_frames":
             if not value.isdecimal():
-                raise ValueError(f"start_frames={value}: must be a number of frames, at least 0")
+                raise FieldError(key, value, "must be a number of frames, at least 0")
             request.start_frames = int(value)
         elif key == "before":
             request.before = list(_script(value))
@@ -109,9 +110,10 @@ def _parse(words: Sequence[str]) -> _Request:
         else:
             known = [*_ANSWERS, *options]
             near = difflib.get_close_matches(key, known, n=1, cutoff=0.4)
-            raise ValueError(f"unknown key '{key}': {f'did you mean {near[0]!r}?' if near else ''} see --help")
+            raise UserError(f"unknown key '{key}': {f'did you mean {near[0]!r}?' if near else ''} see --help")
     if request.answers and len(request.games) != 1:
-        raise ValueError(f"{next(iter(request.answers))}=… is the answer for one game: name one, not {request.games}")
+        key, value = next(iter(request.answers.items()))
+        raise FieldError(key, value, "is the answer for one game", f"name one game, not {request.games}")
     return request
 
 
@@ -120,7 +122,7 @@ def _script(value: str) -> Iterator[str]:
     for entry in value.split(","):
         name, _, count = entry.partition("*")
         if not (count or "1").isdecimal():
-            raise ValueError(f"before={value}: '{entry}' is not an action or <action>*<count>")
+            raise FieldError("before", value, f"'{entry}' is not an action or <action>*<count>")
         yield from [name] * int(count or 1)
 
 
@@ -128,9 +130,7 @@ def _playable(games: RetroGames, name: str) -> str:
     game = games.known(name, "game")
     if obstacle := games.obstacle(game):
         remedy = f"import the ROM that you own with '{IMPORT_COMMAND}', or name its folder by rom_dpath=<folder>"
-        raise FileNotFoundError(
-            f"{game}: {obstacle}; {remedy}" if obstacle != NO_ROM else f"no ROM of {game}: {remedy}"
-        )
+        raise MissingPathError("game", game, obstacle, remedy)
     return game
 
 
@@ -141,7 +141,7 @@ def _unplayed(games: RetroGames, tables: Tables) -> list[str]:
     rows.sort(key=lambda row: levels.index(row.confidence) if row.confidence in levels else -1)
     chosen = [row.game for row in rows if not games.obstacle(row.game)]
     if not chosen:
-        raise FileNotFoundError(
+        raise UserError(
             f"no game is left that has a ROM and was not played: name one, or import ROMs with '{IMPORT_COMMAND}'"
         )
     return chosen
@@ -166,19 +166,19 @@ def _annotate(games: RetroGames, tables: Tables, game: str, request: _Request) -
 
 
 def _given(game: str, answers: Mapping[str, str], known: Mapping[str, str]) -> Annotation:
-    """The annotation by keys; what they leave out stays as the tables have it."""
+    """The annotation by keys; columns that they omit keep their values in the tables."""
     merged = {**known, **answers}
     if "tags" not in merged:
-        raise ValueError(f'{game} has no row yet: give its tags=…, such as tags="side h pl"')
+        raise FieldError("tags", UNSET, f"{game} has no row yet", 'give them, such as tags="side h pl"')
     annotation = Annotation(game, merged["tags"], answers.get("confidence", "high"))
     if not annotation.is_platformer:
         if extra := [name for name in answers if name in CONTROL_COLUMNS]:
-            raise ValueError(
-                f"{extra[0]}={answers[extra[0]]}: controls are for platformers, not for '{merged['tags']}'"
-            )
+            problem = f"controls are for platformers, not for '{merged['tags']}'"
+            raise FieldError(extra[0], answers[extra[0]], problem, "omit it, or correct the tags")
         return annotation
     if missing := [name for name in CONTROL_COLUMNS if name not in merged]:
-        raise ValueError(f"{game} is tagged pl and has no {missing[0]} yet: give {' '.join(f'{n}=…' for n in missing)}")
+        remedy = f"give {' '.join(f'{name}=…' for name in missing)}"
+        raise FieldError(missing[0], UNSET, f"{game} is tagged pl and has no {missing[0]} yet", remedy)
     return Annotation(game, merged["tags"], annotation.confidence, {name: merged[name] for name in CONTROL_COLUMNS})
 
 
@@ -197,7 +197,8 @@ def _ask(column: str, default: str) -> str:
             answer = input(f"{column}{f' [{default}]' if default else ''}: ").strip() or default
         except EOFError:
             print()
-            raise (_Quit if sys.stdin.isatty() else _Skip) from None  # no terminal: the pictures of all games, at least
+            # Without a terminal the images of all games are still made.
+            raise (_Quit if sys.stdin.isatty() else _Skip) from None
         if answer == "q":
             raise _Quit
         if answer == "s":

@@ -1,4 +1,4 @@
-"""`python run.py data info|check|import|export|view <path>`: look at datasets, check them, bring them in and out."""
+"""`python run.py data info|check|import|export|view <path>`: inspect, check, convert and export datasets."""
 
 import argparse
 import json
@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from data_generation.data.check import check_environments
 from data_generation.data.data import SPLITS, Environment, EpisodeReader, list_environments, split_sessions
-from data_generation.data.errors import UserError, under
+from data_generation.data.errors import FieldError, under
 from data_generation.data.export_lerobot import export_lerobot
 from data_generation.data.import_original import import_original
 from data_generation.data.layout import EPISODE_SUFFIX
@@ -23,11 +23,12 @@ _PATH_HELP = "a dataset folder or one environment folder in it"
 def main(argv: Sequence[str]) -> int:
     """Run one `data` command. Returns the exit code: 0, 1 if `check` found something bad, 2 for wrong arguments.
 
-    `UserError` with one line for paths and files that are not as they should be.
+    UserError for paths and files that are not as they should be.
     """
     try:
         arguments = _parser().parse_args(list(argv))
-    except SystemExit as stop:  # argparse has printed the help or the mistake
+    # Argparse has printed the help or the mistake.
+    except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else 2
     result: int = arguments.run(arguments)
     return result
@@ -36,7 +37,7 @@ def main(argv: Sequence[str]) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python run.py data",
-        description="Look at episode datasets, check them, bring them in and out.",
+        description="Inspect, check, convert and export episode datasets.",
         epilog="example: python run.py data info data_generation/datasets/retro_act_v0.0.0_g50",
     )
     commands = parser.add_subparsers(title="commands", required=True, metavar="info|check|import|export|view")
@@ -67,7 +68,7 @@ def _add_check(commands: Any) -> None:
 
 
 def _add_import(commands: Any) -> None:
-    description = "Sessions that the target has already are kept, so an interrupted import goes on where it stopped."
+    description = "Sessions that the target has already are kept, so an interrupted import can be resumed."
     path_help = (
         "an original dataset or environment: <instance>/<session>/{frames/000123.jpg | frames.mp4, actions.json}"
     )
@@ -78,18 +79,18 @@ def _add_import(commands: Any) -> None:
 
 
 def _add_export(commands: Any) -> None:
-    description = "mp4 and gif: one film per episode. lerobot: one dataset in LeRobot's layout v3.0 (needs pyarrow)."
+    description = "mp4 and gif: one video per episode. lerobot: one dataset in LeRobot's layout v3.0 (needs pyarrow)."
     path_help = f"{_PATH_HELP}, or one {EPISODE_SUFFIX} file"
-    parser = _add(commands, "export", _export, "write films or a LeRobot dataset", description, path_help)
+    parser = _add(commands, "export", _export, "write videos or a LeRobot dataset", description, path_help)
     parser.add_argument("--to", type=Path, required=True, help="folder to write; for lerobot it must not exist")
     parser.add_argument("--format", choices=("mp4", "gif", "lerobot"), default="mp4", help="default: mp4")
-    parser.add_argument("--max-episodes", type=_positive, help="films: per environment, spread evenly (default: all)")
-    parser.add_argument("--scale", type=_positive, default=4, help="films: enlargement (default: 4)")
+    parser.add_argument("--max-episodes", type=_positive, help="videos: per environment, spread evenly (default: all)")
+    parser.add_argument("--scale", type=_positive, default=4, help="videos: enlargement (default: 4)")
     parser.add_argument("--fps", type=_positive, help="default: 60 / n_skip_frames of the environment, or 15")
 
 
 def _add_view(commands: Any) -> None:
-    description = "One row per episode, evenly spaced frames. Prints where the picture is."
+    description = "One row per episode, evenly spaced frames. Prints the path of the image."
     parser = _add(commands, "view", _view, "a contact sheet (PNG)", description, f"{_PATH_HELP}, or an episode file")
     parser.add_argument("--to", type=Path, help="PNG to write (default: outputs/data/<name>.png)")
     parser.add_argument("--rows", type=_positive, default=12, help="episodes to show (default: 12)")
@@ -158,9 +159,7 @@ def _check(arguments: argparse.Namespace) -> int:
     for problem in result.problems:
         print(f"bad: {problem}")
     if result.num_leftovers:
-        print(
-            f"{result.num_leftovers} temporary files of running or stopped writers: no reader takes them for episodes"
-        )
+        print(f"{result.num_leftovers} temporary files of running or stopped writers: readers ignore them")
     verdict = f"{len(result.problems)} bad" if result.problems else "all good"
     print(f"checked {result.num_episodes} episodes in {len(paths)} environments: {verdict}")
     return 1 if result.problems else 0
@@ -171,7 +170,7 @@ def _import(arguments: argparse.Namespace) -> int:
     with under("", on_bad_episode="--on-bad-episode"):
         result = import_original(arguments.path, arguments.to, names, arguments.on_bad_episode)
     skipped = f", {result.bad} bad ones skipped" if result.bad else ""
-    print(f"imported {result.made} episodes into '{arguments.to}' ({result.kept} were there already{skipped})")
+    print(f"imported {result.made} episodes into '{arguments.to}' ({result.kept} existed already{skipped})")
     return 0
 
 
@@ -191,7 +190,7 @@ def _export(arguments: argparse.Namespace) -> int:
         with EpisodeReader(arguments.path) as episode:
             instance, session = episode.meta.instance, episode.meta.session
             path = arguments.to / f"{instance:06d}_{session:06d}.{arguments.format}"
-            _write_film(path, episode, _fps(None, arguments.fps), arguments)
+            _write_video(path, episode, _fps(None, arguments.fps), arguments)
         print(f"wrote '{path}'")
         return 0
     if arguments.format == "lerobot":
@@ -207,12 +206,12 @@ def _export(arguments: argparse.Namespace) -> int:
     for environment, i in tqdm(jobs, "export", unit="episode"):
         with environment.open(i) as episode:
             name = f"{environment.instances[i]:06d}_{environment.sessions[i]:06d}.{arguments.format}"
-            _write_film(arguments.to / environment.name / name, episode, _fps(environment, arguments.fps), arguments)
-    print(f"wrote {len(jobs)} films to '{arguments.to}'")
+            _write_video(arguments.to / environment.name / name, episode, _fps(environment, arguments.fps), arguments)
+    print(f"wrote {len(jobs)} videos to '{arguments.to}'")
     return 0
 
 
-def _write_film(path: Path, episode: EpisodeReader, fps: int, arguments: argparse.Namespace) -> None:
+def _write_video(path: Path, episode: EpisodeReader, fps: int, arguments: argparse.Namespace) -> None:
     write = write_mp4 if arguments.format == "mp4" else write_gif
     write(path, episode, fps, arguments.scale)
 
@@ -226,12 +225,12 @@ def _view(arguments: argparse.Namespace) -> int:
         chosen = [episodes[k] for k in _spread(len(episodes), arguments.rows)]
         rows = [(_label(environment, i), environment.episode_path(i)) for environment, i in chosen]
     if not rows:
-        raise UserError(f"'{arguments.path}' has no episodes: run 'python run.py generate config=…'")
+        raise FieldError("path", arguments.path, "has no episodes", "run 'python run.py generate config=…'")
     write_contact_sheet(target, rows, arguments.columns, arguments.scale)
     print(f"{len(rows)} episodes: '{target}'")
     return 0
 
 
 def _label(environment: Environment, i: int) -> str:
-    place = f"{environment.instances[i]:06d}/{environment.sessions[i]:06d}"
-    return f"{environment.name} {place}: {environment.num_frames[i]} frames, reward {environment.reward_sums[i]:g}"
+    episode = f"{environment.instances[i]:06d}/{environment.sessions[i]:06d}"
+    return f"{environment.name} {episode}: {environment.num_frames[i]} frames, reward {environment.reward_sums[i]:g}"

@@ -21,7 +21,7 @@ lands below the current folder. Run it again to resume where it stopped."""
 
 
 @dataclass
-class Step:
+class DemoStep:
     """One command of the demo; `arguments` is called when the commands before it are done."""
 
     title: str
@@ -29,17 +29,17 @@ class Step:
 
 
 STEPS = (
-    Step("Play the game, record it", lambda: ["generate", "config=retro_act/demo"]),
-    Step("Train the tokenizer", lambda: ["genie_redux", "train", "config=demo_tokenizer"]),
-    Step(
+    DemoStep("Play the game, record it", lambda: ["generate", "config=retro_act/demo"]),
+    DemoStep("Train the tokenizer", lambda: ["genie_redux", "train", "config=demo_tokenizer"]),
+    DemoStep(
         "Train the world model on its tokens",
         lambda: ["genie_redux", "train", "config=demo", f"tokenizer_fpath={_newest(TOKENIZER_DPATH)}"],
     ),
-    Step(
+    DemoStep(
         "Predict recorded play",
         lambda: ["genie_redux", "eval", "config=demo", f"eval.model_fpath={_newest(MODEL_DPATH)}"],
     ),
-    Step(
+    DemoStep(
         "Steer: hold one action",
         lambda: [
             *("genie_redux", "eval", "config=demo", f"eval.model_fpath={_newest(MODEL_DPATH)}"),

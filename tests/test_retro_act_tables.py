@@ -164,7 +164,7 @@ def test_kappa_by_hand() -> None:
     (figure,) = agreement(first, second, ["view"])
     assert (figure.num_games, figure.num_equal) == (4, 3)
     assert figure.kappa == pytest.approx((0.75 - 0.5) / (1 - 0.5))
-    (alike,) = agreement(first, first, ["view"], leave_out=["a", "b"])
+    (alike,) = agreement(first, first, ["view"], omit=["a", "b"])
     assert (alike.num_equal, alike.kappa) == (2, None)
 
 

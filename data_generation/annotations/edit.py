@@ -13,7 +13,7 @@ from data_generation.annotations.validate import (
     CONTROLS,
     EXTRA,
     PLATFORMER,
-    Row,
+    TableRow,
     Tables,
     shipped_tables,
     tag_errors,
@@ -32,7 +32,7 @@ VOCABULARY: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class Annotation:
-    """What somebody who played a game says of it; controls (column -> value) of a platformer only."""
+    """One game's row by a person who played it; controls (column -> value) of a platformer only."""
 
     game: str
     tags: str
@@ -45,14 +45,14 @@ class Annotation:
 
 
 def mistakes_in(column: str, value: str) -> str:
-    """What the validator has against a value of a column (`tags`, an action, …), in one line; empty = nothing."""
-    row = Row(column, {column: value})
+    """What is wrong with a value of a column (`tags`, an action, …), in one line; empty = nothing."""
+    row = TableRow(column, {column: value})
     errors = tag_errors(row) if column == "tags" else value_errors(row, (column,), VOCABULARY[column])
     return "; ".join(error.removeprefix(f"{column}: ") for error in errors)
 
 
 def tables_in(dpath: Path | None) -> Tables:
-    """The three tables of a folder, copied from this project's where it has none; None = this project's own."""
+    """The three tables of a folder, copied from this project's where missing; None = this project's own."""
     shipped = shipped_tables()
     if dpath is None:
         return shipped
@@ -65,16 +65,16 @@ def tables_in(dpath: Path | None) -> Tables:
 
 
 def present(tables: Tables, game: str) -> dict[str, str]:
-    """Column -> value of what the tables say of a game now; empty where they say nothing."""
+    """Column -> value of a game's present rows in the tables; empty without any."""
     behavior = _find(_read(tables.behavior)[1], game) or {}
     controls = _find(_read(tables.controls)[1], game) or {}
     return {**{name: controls[name] for name in CONTROL_COLUMNS if name in controls}, **behavior}
 
 
 def write(tables: Tables, annotation: Annotation) -> list[str]:
-    """Put an annotation into the tables, each replaced as a whole; remarks, one line each.
+    """Put an annotation into the tables, each written atomically; returns remarks, one line each.
 
-    A platformer gets a row of controls, in the sublist too if it stands there and still belongs there; any other game
+    A platformer gets a row of controls, and its row in the sublist is updated if its controls still fit. Any other game
     loses these rows.
     """
     _update(tables.behavior, annotation.game, {"tags": annotation.tags, **_origin(annotation)}, add=True)
@@ -111,8 +111,10 @@ def _find(rows: list[dict[str, str]], game: str) -> dict[str, str] | None:
 
 
 def _update(path: Path, game: str, cells: Mapping[str, str] | None, add: bool) -> None:
-    """Give a game's row these cells, in the columns that the table has; None removes the row. `add`: a missing row is
-    put where the order of names wants it."""
+    """Give a game's row these cells, in the columns that the table has; None removes the row.
+
+    `add`: a missing row is inserted in alphabetical order.
+    """
     columns, rows = _read(path)
     row = _find(rows, game)
     if cells is None:
@@ -120,8 +122,8 @@ def _update(path: Path, game: str, cells: Mapping[str, str] | None, add: bool) -
     elif row is not None:
         row.update({name: value for name, value in cells.items() if name in columns})
     elif add:
-        place = next((i for i, other in enumerate(rows) if other["game"].lower() > game.lower()), len(rows))
-        rows.insert(place, {"game": game, **{name: value for name, value in cells.items() if name in columns}})
+        position = next((i for i, other in enumerate(rows) if other["game"].lower() > game.lower()), len(rows))
+        rows.insert(position, {"game": game, **{name: value for name, value in cells.items() if name in columns}})
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
     writer.writeheader()

@@ -1,7 +1,7 @@
-"""Check the RetroAct tables; say what is in them and how far the two readings behind them agree.
+"""Check the RetroAct tables; report their statistics and how far the two readings behind them agree.
 
-    python -m data_generation.annotations.validate                     # the tables beside this file
-    python -m data_generation.annotations.validate --behavior my.csv   # one's own table instead of one of them
+    python -m data_generation.annotations.validate                     # this project's tables
+    python -m data_generation.annotations.validate --behavior my.csv   # a table of your own instead of one of them
 
 Prints the figures as Markdown tables, the ones of docs/retro_act.md. If a table breaks a rule it prints one line per
 error instead, with file, line and game, and exits with 1.
@@ -43,9 +43,10 @@ CONTROLS = (
 EXTRA = {"source": ("knowledge", "played"), "confidence": ("high", "medium", "low")}
 PLATFORMER = "pl"
 ALL_TAGS = "all three"
-# Games of Stable-Retro's stable set that the table leaves out because they cannot be played. None so far.
-LEFT_OUT: frozenset[str] = frozenset()
-SUBLIST_SIZE = 50  # games of Stable-Retro; this project's own games may come on top
+# Games of Stable-Retro's stable set that the table omits because they cannot be played. None so far.
+OMITTED: frozenset[str] = frozenset()
+# Games of Stable-Retro; this project's own games may be added.
+SUBLIST_SIZE = 50
 SUBLIST_REQUIRED = (
     "AdventureIslandII-Nes",
     "SuperMarioBros-Nes",
@@ -68,8 +69,8 @@ class Tables:
 
 
 @dataclass(frozen=True)
-class Row:
-    """A table's row as it stands in the file; `where` is "file:line: game"."""
+class TableRow:
+    """A table's row exactly as in the file; `where` is "file:line: game"."""
 
     where: str
     cells: Mapping[str, str]
@@ -90,7 +91,7 @@ class Agreement:
 
 
 def shipped_tables() -> Tables:
-    """The tables beside this file. FileNotFoundError if one is gone."""
+    """This project's tables. FileNotFoundError if one is missing."""
     return Tables(
         behavior=table_path("RetroAct.csv", "--behavior"),
         controls=table_path("RetroAct_control.csv", "--controls"),
@@ -104,7 +105,7 @@ def stable_games() -> set[str]:
 
 
 def own_games() -> set[str]:
-    """Games that this project brings itself: external/<game>/integration/<id>."""
+    """Games that are part of this project: external/<game>/integration/<id>."""
     return {_without_version(dpath.name) for dpath in OWN_GAMES_DPATH.glob("*/integration/*") if dpath.is_dir()}
 
 
@@ -113,14 +114,15 @@ def check(tables: Tables) -> list[str]:
     stable, own = stable_games(), own_games()
     behavior, controls, sublist = _rows(tables.behavior), _rows(tables.controls), _rows(tables.sublist)
     errors = check_behavior(behavior, tables.behavior, stable, own)
-    if errors:  # the other tables hang on this one
+    # The other tables are checked against this one.
+    if errors:
         return errors
     platformers = {row.game for row in read_behavior(tables.behavior) if row.genre == PLATFORMER}
     errors += check_controls(controls, tables.controls, platformers)
     return errors + check_sublist(sublist, tables, {row.game: row.cells for row in controls}, platformers - own)
 
 
-def check_behavior(rows: Sequence[Row], path: Path, stable: set[str], own: set[str]) -> list[str]:
+def check_behavior(rows: Sequence[TableRow], path: Path, stable: set[str], own: set[str]) -> list[str]:
     """Columns, vocabulary, duplicates, unknown ids and games that are missing."""
     missing = _missing_columns(rows, path, ("game", "tags"))
     if missing:
@@ -128,17 +130,17 @@ def check_behavior(rows: Sequence[Row], path: Path, stable: set[str], own: set[s
     errors = _duplicates(rows) + _extra_values(rows)
     for row in rows:
         if row.game not in stable | own:
-            errors.append(f"{row.where}: unknown to Stable-Retro; ids stand without '-v0', see its list_games()")
-        elif row.game in LEFT_OUT:
-            errors.append(f"{row.where}: listed as not playable in LEFT_OUT; take it out of one of the two")
+            errors.append(f"{row.where}: unknown to Stable-Retro; write ids without '-v0', see its list_games()")
+        elif row.game in OMITTED:
+            errors.append(f"{row.where}: listed as not playable in OMITTED; remove it from one of the two")
         errors += tag_errors(row)
     present = {row.game for row in rows}
-    missing = sorted(stable - LEFT_OUT - present)
-    return errors + [f"{path}: {game}: no row; annotate it or name it in LEFT_OUT" for game in missing]
+    missing = sorted(stable - OMITTED - present)
+    return errors + [f"{path}: {game}: no row; annotate it or name it in OMITTED" for game in missing]
 
 
-def check_controls(rows: Sequence[Row], path: Path, platformers: set[str]) -> list[str]:
-    """Columns, vocabulary, duplicates, and one row for each platformer and none besides."""
+def check_controls(rows: Sequence[TableRow], path: Path, platformers: set[str]) -> list[str]:
+    """Columns, vocabulary, duplicates, and one row for each platformer and for no other game."""
     missing = _missing_columns(rows, path, ("game", *ACTIONS, *FLAG_COLUMNS))
     if missing:
         return missing
@@ -146,7 +148,7 @@ def check_controls(rows: Sequence[Row], path: Path, platformers: set[str]) -> li
     expected = {game.lower() for game in platformers}
     for row in rows:
         if row.game.lower() not in expected:
-            errors.append(f"{row.where}: not tagged {PLATFORMER} in the behaviour table; take the row out or retag it")
+            errors.append(f"{row.where}: not tagged {PLATFORMER} in the behaviour table; remove the row or retag it")
         elif row.game != row.game.lower():
             errors.append(f"{row.where}: the control table names games in lower case")
         errors += value_errors(row, ACTIONS, CONTROLS) + value_errors(row, FLAG_COLUMNS, ("YES", "NO"))
@@ -155,9 +157,9 @@ def check_controls(rows: Sequence[Row], path: Path, platformers: set[str]) -> li
 
 
 def check_sublist(
-    rows: Sequence[Row], tables: Tables, controls: Mapping[str, Mapping[str, str]], platformers: set[str]
+    rows: Sequence[TableRow], tables: Tables, controls: Mapping[str, Mapping[str, str]], platformers: set[str]
 ) -> list[str]:
-    """50 platformers with like controls, scrolling, the required ones among them, each as in the control table."""
+    """50 scrolling platformers with equal controls, the required ones among them, each as in the control table."""
     path = tables.sublist
     missing = _missing_columns(rows, path, ("game", *ACTIONS, *FLAG_COLUMNS))
     if missing:
@@ -186,10 +188,10 @@ def agreement(
     first: Mapping[str, Mapping[str, str]],
     second: Mapping[str, Mapping[str, str]],
     columns: Iterable[str],
-    leave_out: Collection[str] = (),
+    omit: Collection[str] = (),
 ) -> list[Agreement]:
     """Raw agreement and Cohen's kappa (Cohen 1960) per column, over the games that both readings hold."""
-    games = sorted(first.keys() & second.keys() - set(leave_out))
+    games = sorted(first.keys() & second.keys() - set(omit))
     figures = []
     for column in columns:
         pairs = [(first[game][column], second[game][column]) for game in games]
@@ -200,8 +202,8 @@ def agreement(
 def reading_agreement() -> list[Agreement]:
     """Agreement of the two stored readings: tags over all games, controls where both gave them.
 
-    The controls leave out the games that the sublist must contain: the readers' instructions named those, and said
-    that their controls agree.
+    The controls omit the games that the sublist must contain: the readers' instructions named those, and said that
+    their controls agree.
     """
     behavior = [_reading(name, "behaviour") for name in "ab"]
     together = [{game: {**row, ALL_TAGS: _tags(row)} for game, row in table.items()} for table in behavior]
@@ -227,7 +229,8 @@ def third_looks(platformers: Iterable[str]) -> tuple[int, int]:
         for game in first.keys() & second.keys()
         if all(first[game][name] == second[game][name] for name in columns)
     ]
-    read = {game.lower() for game in tags[0]}  # this project's own games were played, not read
+    # This project's own games were played, not read.
+    read = {game.lower() for game in tags[0]}
     return num_tags, len(({game.lower() for game in platformers} & read) - set(settled))
 
 
@@ -269,23 +272,23 @@ def _without_version(game: str) -> str:
     return re.sub(r"-v\d+$", "", game)
 
 
-def _rows(path: Path) -> list[Row]:
-    """Rows with their place in the file, exactly as they stand: what the reader of the tables would forgive counts."""
+def _rows(path: Path) -> list[TableRow]:
+    """Rows with their line numbers, exactly as in the file: what the tables' reader tolerates counts as an error."""
     with path.open(newline="", encoding="utf-8-sig") as file:
         reader = csv.DictReader(file)
         found = []
         for row in reader:
             cells = {name: value or "" for name, value in row.items() if name is not None}
-            found.append(Row(f"{path}:{reader.line_num}: {cells.get('game', '')}", cells))
+            found.append(TableRow(f"{path}:{reader.line_num}: {cells.get('game', '')}", cells))
         return found
 
 
-def _missing_columns(rows: Sequence[Row], path: Path, columns: Iterable[str]) -> list[str]:
+def _missing_columns(rows: Sequence[TableRow], path: Path, columns: Iterable[str]) -> list[str]:
     present: Collection[str] = rows[0].cells if rows else ()
     return [f"{path}: no rows with a column '{name}'" for name in columns if name not in present]
 
 
-def _duplicates(rows: Sequence[Row]) -> list[str]:
+def _duplicates(rows: Sequence[TableRow]) -> list[str]:
     seen: set[str] = set()
     errors = []
     for row in rows:
@@ -295,7 +298,7 @@ def _duplicates(rows: Sequence[Row]) -> list[str]:
     return errors
 
 
-def tag_errors(row: Row) -> list[str]:
+def tag_errors(row: TableRow) -> list[str]:
     tags = row.cells["tags"].split()
     if len(tags) != len(TAGS):
         return [f"{row.where}: tags '{row.cells['tags']}' are not '<view> <motion> <genre>'"]
@@ -306,13 +309,13 @@ def tag_errors(row: Row) -> list[str]:
     ]
 
 
-def _extra_values(rows: Sequence[Row]) -> list[str]:
+def _extra_values(rows: Sequence[TableRow]) -> list[str]:
     """Errors in the columns that a table may lack."""
     present = {name: values for name, values in EXTRA.items() if rows and name in rows[0].cells}
     return [error for row in rows for name, values in present.items() for error in value_errors(row, (name,), values)]
 
 
-def value_errors(row: Row, columns: Iterable[str], values: Collection[str]) -> list[str]:
+def value_errors(row: TableRow, columns: Iterable[str], values: Collection[str]) -> list[str]:
     return [
         f"{row.where}: {name} '{row.cells[name]}' is none of {', '.join(values)}"
         for name in columns
@@ -321,7 +324,7 @@ def value_errors(row: Row, columns: Iterable[str], values: Collection[str]) -> l
 
 
 def _kappa(pairs: Sequence[tuple[str, str]]) -> float | None:
-    """(observed - expected) / (1 - expected) agreement, or None if the readings cannot but agree."""
+    """(observed - expected) / (1 - expected) agreement, or None if agreement by chance is certain."""
     num = len(pairs)
     first, second = Counter(a for a, _ in pairs), Counter(b for _, b in pairs)
     by_chance = sum(first[value] * second[value] for value in first)
