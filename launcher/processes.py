@@ -94,7 +94,7 @@ def _interrupts_left_to_children() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    previous = signal.signal(signal.SIGINT, lambda number, frame: None)
+    previous = signal.signal(signal.SIGINT, lambda _number, _frame: None)
     try:
         yield
     finally:
