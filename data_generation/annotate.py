@@ -118,7 +118,7 @@ def _parse(words: Sequence[str]) -> _Request:
 
 
 def _script(value: str) -> Iterator[str]:
-    """ "RIGHT*30,UP" as thirty times RIGHT and one UP."""
+    """Action names, one per step: "RIGHT*30,UP" is thirty times RIGHT and one UP."""
     for entry in value.split(","):
         name, _, count = entry.partition("*")
         if not (count or "1").isdecimal():

@@ -167,3 +167,8 @@ def test_no_hidden_state():
             if isinstance(node, ast.Assign | ast.Call) and (match := edit.match(ast.unparse(node))):
                 found.append(f"{path.relative_to(ROOT_DPATH)}:{node.lineno}: {match[0]}")
     assert not found, "\n".join(found)
+
+
+def test_hydras_private_interface_is_used_in_one_module():
+    private = [item for path in source_paths() for item in imports_of(path) if item.imported.startswith("hydra._")]
+    assert {item.module for item in private} == {"launcher.hydra_app"}

@@ -299,6 +299,7 @@ def _duplicates(rows: Sequence[TableRow]) -> list[str]:
 
 
 def tag_errors(row: TableRow) -> list[str]:
+    """Errors in the tags, one line each."""
     tags = row.cells["tags"].split()
     if len(tags) != len(TAGS):
         return [f"{row.where}: tags '{row.cells['tags']}' are not '<view> <motion> <genre>'"]
@@ -316,6 +317,7 @@ def _extra_values(rows: Sequence[TableRow]) -> list[str]:
 
 
 def value_errors(row: TableRow, columns: Iterable[str], values: Collection[str]) -> list[str]:
+    """Errors in columns that take one of these values, one line each."""
     return [
         f"{row.where}: {name} '{row.cells[name]}' is none of {', '.join(values)}"
         for name in columns
