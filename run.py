@@ -9,8 +9,8 @@ def main(argv: list[str]) -> int:
     from launcher.main import launch
 
     # OpenMP threads that wait at a barrier go to sleep after 2000 iterations instead of spinning for long, which makes
-    # training several times slower on a machine that runs anything else (docs/benchmarks.md). libgomp reads the
-    # variable when torch loads it.
+    # training several times slower on a machine that runs anything else (docs/results/benchmarks.md). libgomp reads
+    # the variable when torch loads it.
     os.environ.setdefault("GOMP_SPINCOUNT", "2000")
     return launch(argv)
 

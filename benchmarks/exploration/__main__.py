@@ -3,7 +3,7 @@
     python -m benchmarks.exploration --game cinderfoot [--seeds 5] [--jobs 2]
 
 Every step is an ordinary command that it prints; what is there is kept. Results (tables as Markdown, plots, JSON) land
-in outputs/experiments/exploration/<game>/. `docs/auto_explore.md` says what came out.
+in outputs/experiments/exploration/<game>/. `docs/results/exploration.md` says what came out.
 """
 
 import argparse

@@ -15,7 +15,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
     """Softmax attention over (..., heads, n, d) with an additive bias (heads, n, m).
 
     The one place that chooses the kernel: on CPU plain products are faster than the fused kernel, at these lengths and
-    above all in bf16 (docs/benchmarks.md); everywhere else it is SDPA.
+    above all in bf16 (docs/results/benchmarks.md); everywhere else it is SDPA.
     """
     if q.device.type == "cpu":
         scores = (q * SCALE) @ k.transpose(-2, -1) + bias.float()  # a power of two rounds nothing; sum in float32
