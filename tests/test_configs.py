@@ -131,7 +131,7 @@ def test_a_typo_in_a_preset_names_file_and_nearest_key(tmp_path):
 
 def test_a_preset_of_the_users_own(tmp_path, capsys):
     """The example of docs/reference/configuration.md."""
-    text = (TRAIN.config_dpath.parent / "docs" / "configuration.md").read_text()
+    text = (TRAIN.config_dpath.parent / "docs" / "reference" / "configuration.md").read_text()
     (tmp_path / "config").mkdir()
     (tmp_path / "config" / "mine.yaml").write_text(text.partition("```yaml\n")[2].partition("```")[0])
     assert run.main(["genie_redux", "train", f"--config-dir={tmp_path}", "config=mine", "--help"]) == 0

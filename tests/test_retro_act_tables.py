@@ -12,7 +12,7 @@ from data_generation.annotations.tables import read_behavior, select_by_controls
 from data_generation.annotations.validate import Tables, agreement, check, main, report, shipped_tables
 from data_generation.config import PLATFORMER_CONTROLS
 
-DOCS = Path(__file__).resolve().parents[1] / "docs" / "retro_act.md"
+DOCS = Path(__file__).resolve().parents[1] / "docs" / "results" / "retro_act.md"
 Rows = list[dict[str, str]]
 
 

@@ -2,6 +2,10 @@
 
 It differs from the usual Inception-v3: average pools leave the padding out, and the last block pools by maximum.
 Parameter names follow the published port of the weights, so that its file loads as it is.
+
+Why not torch-fidelity, on which torchmetrics' own FID relies: without torchvision it makes even `import torchmetrics`
+fail, its requirements replace the installed torch by another build, and torchvision cannot be imported next to the
+CPU build of torch that this project is tested with.
 """
 
 from pathlib import Path
