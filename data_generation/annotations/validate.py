@@ -3,7 +3,7 @@
     python -m data_generation.annotations.validate                     # this project's tables
     python -m data_generation.annotations.validate --behavior my.csv   # a table of your own instead of one of them
 
-Prints the figures as Markdown tables, the ones of docs/results/retro_act.md. If a table breaks a rule it prints one line per
+Prints the figures of docs/results/retro_act.md as Markdown tables. If a table breaks a rule it prints one line per
 error instead, with file, line and game, and exits with 1.
 """
 

@@ -1,4 +1,4 @@
-"""THE episode format: everything that reads or writes episodes goes through here. The layout is in `docs/reference/dataset.md`.
+"""THE episode format: everything that reads or writes episodes goes through here. Layout: `docs/reference/dataset.md`.
 
 `frames[t] --actions[t]--> frames[t + 1]`: an episode has T + 1 frames and T actions.
 """
