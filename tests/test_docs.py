@@ -1,0 +1,160 @@
+"""Documentation stays true: links, commands, keys and the functions of the five-minute walk exist, lines are short."""
+
+import functools
+import pkgutil
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import run
+from data_generation.data.data import DatasetInfo, EpisodeMeta, EpisodeWriter, episode_path
+from launcher.commands import COMMANDS
+from launcher.keys import is_known, keys_of
+
+ROOT_DPATH = Path(__file__).resolve().parents[1]
+DOCS_DPATH = ROOT_DPATH / "docs"
+PAGES = sorted(
+    [*ROOT_DPATH.glob("*.md"), *DOCS_DPATH.rglob("*.md"), ROOT_DPATH / "external" / "platformer" / "README.md"]
+)
+MAX_COLUMNS = 120
+FILE_SUFFIXES = ("json", "jsonl", "yaml", "pt", "py", "png", "gif", "md", "csv", "bin", "episode")
+
+
+def name_of(path: Path) -> str:
+    return str(path.relative_to(ROOT_DPATH))
+
+
+def blocks(path: Path) -> Iterator[tuple[int, str, bool]]:
+    """Line number, line, and whether it belongs to a code block."""
+    in_code = False
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        if line.strip().startswith("```"):
+            in_code = not in_code
+            yield number, "", True
+        else:
+            yield number, line, in_code
+
+
+def prose(path: Path) -> str:
+    return "\n".join("" if in_code else line for _, line, in_code in blocks(path))
+
+
+@pytest.mark.parametrize("path", PAGES, ids=name_of)
+def test_lines_are_short(path):
+    """Except in code blocks and tables."""
+    long = [
+        number
+        for number, line, in_code in blocks(path)
+        if not in_code and not line.startswith("|") and len(line) > MAX_COLUMNS
+    ]
+    assert not long
+
+
+@pytest.mark.parametrize("path", PAGES, ids=name_of)
+def test_links_lead_somewhere(path):
+    for target in re.findall(r"\]\(([^)\s]+)\)", prose(path)):
+        if "://" in target:
+            continue
+        file, _, anchor = target.partition("#")
+        linked = (path.parent / file).resolve() if file else path
+        assert linked.exists(), target
+        if anchor:
+            assert anchor in anchors(linked), target
+
+
+@functools.cache
+def anchors(path: Path) -> set[str]:
+    """Anchors of a page's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.*)$", prose(path), flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("path", [path for path in PAGES if DOCS_DPATH in path.parents], ids=name_of)
+def test_a_page_opens_with_its_purpose_and_a_command(path):
+    title, _, rest = path.read_text(encoding="utf-8").partition("\n")
+    assert title.startswith("# ")
+    before, fence, _ = rest.partition("```")
+    assert before.strip()
+    assert fence
+    assert len(before.splitlines()) <= 15
+
+
+def test_every_page_is_in_the_index():
+    index = DOCS_DPATH / "README.md"
+    linked = {(DOCS_DPATH / link).resolve() for link in re.findall(r"\]\(([^)#\s]+)", index.read_text("utf-8"))}
+    pages = {*DOCS_DPATH.rglob("*.md"), *DOCS_DPATH.rglob("*.ipynb")} - {index}
+    assert pages <= linked
+
+
+def commands() -> list[str]:
+    """Every `python run.py …` of the documentation, from code blocks and code spans, without optional parts."""
+    found = set()
+    for path in PAGES:
+        lines = [line for _, line, in_code in blocks(path) if in_code]
+        lines += re.findall(r"`([^`]*)`", prose(path))
+        for line in lines:
+            if match := re.search(r"python run\.py (.*)", line.replace("\n", " ")):
+                found.add(re.sub(r"<[^>]*>", "x", re.split(r"\s+#|\s+\[", match[1])[0].strip()))
+    return sorted(found)
+
+
+@pytest.mark.parametrize("command", commands())
+def test_commands_are_understood(command, capsys):
+    arguments = [word for word in shlex.split(command) if word not in ("…", "--help")]
+    if arguments and arguments[0] in {known.name for known in COMMANDS}:
+        assert run.main([*arguments, "--cfg", "job"]) == 0, capsys.readouterr().err
+    elif arguments != ["x"]:
+        # The other commands: their options are in their help.
+        command_words = arguments[: 2 if arguments[:1] == ["data"] else 1]
+        assert exit_code([*command_words, "--help"]) == 0
+        options = capsys.readouterr().out
+        assert all(word in options for word in arguments if word.startswith("--"))
+
+
+def exit_code(arguments: list[str]) -> int | str | None:
+    try:
+        return run.main(arguments)
+    except SystemExit as stop:
+        return stop.code
+
+
+@pytest.mark.parametrize("path", PAGES, ids=name_of)
+def test_keys_exist(path):
+    """Code spans such as `train.batch_size=8` whose first part is a group of some command's configuration."""
+    schemas = [keys_of(pkgutil.resolve_name(command.schema)) for command in COMMANDS]
+    groups = {name for keys in schemas for name, key in keys.items() if key.is_group and "." not in name}
+    for span in re.findall(r"`([^`]*)`", prose(path)):
+        for name in re.findall(r"(?<![\w./<>-])((?:[a-z_]+\.)+[a-z_]\w*)(?![\w/(])", span):
+            if name.partition(".")[0] in groups and name.rpartition(".")[2] not in FILE_SUFFIXES:
+                assert any(is_known(name, keys) for keys in schemas), name
+
+
+def test_three_lines_read_an_episode(tmp_path, monkeypatch):
+    """The snippet with which the dataset page begins."""
+    text = (DOCS_DPATH / "reference" / "dataset.md").read_text(encoding="utf-8")
+    snippet = text.partition("```python\n")[2].partition("```")[0]
+    env_dpath = Path("data_generation/datasets/retro_act_v0.0.0_demo/retro_cinderfoot-nes_v0.0.0_demo")
+    assert str(env_dpath) in snippet
+    monkeypatch.chdir(tmp_path)
+    DatasetInfo("toy", "toy", ["A", "B"], (3, 8, 8)).save(env_dpath)
+    frame = episode_frame(0)
+    with EpisodeWriter(episode_path(env_dpath, 0, 0), EpisodeMeta(seed=1), (3, 8, 8)) as writer:
+        writer.start(frame)
+        for step in range(1, 4):
+            writer.step(step % 2, 0.5, False, step == 3, {"x": step}, episode_frame(step))
+        writer.commit()
+    names: dict = {}
+    exec(snippet, names)
+    assert names["frames"].shape == (4, 3, 8, 8)
+    assert (names["frames"][2] == episode_frame(2)).all()
+    assert names["actions"].tolist() == [1, 0, 1]
+    assert names["rewards"].tolist() == [0.5, 0.5, 0.5]
+
+
+def episode_frame(step: int):
+    import numpy as np
+
+    return np.full((3, 8, 8), 20 * step, np.uint8)
