@@ -6,13 +6,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw
 
-from data_generation.data.files import atomic_path, write_atomically
+from data_generation.data.files import write_atomically
+from data_generation.data.media import SheetRow, contact_sheet, write_gif, write_png
 from data_generation.generator.action_clips import HOLD_FRAMES, Clip
 
-_COLUMNS = 8  # pictures per action on the sheet
-_LABEL_HEIGHT, _GAP = 16, 2
+_COLUMNS = 8  # images per action on the sheet
 _STYLE = (
     "body{font-family:sans-serif;margin:1.5em;background:#fff;color:#222}figure{display:inline-block;margin:.5em}"
     "img{image-rendering:pixelated;width:20em;display:block}figcaption{max-width:20em}"
@@ -27,8 +26,9 @@ def write_pictures(dpath: Path, game: str, clips: Sequence[Clip], present: Mappi
     """
     gifs = {clip.action: dpath / f"{clip.action}.gif" for clip in clips}
     for clip in clips:
-        _write_gif(gifs[clip.action], clip)
-    _write_sheet(dpath / "sheet.png", game, clips, present)
+        write_gif(gifs[clip.action], clip.pictures, 60 / HOLD_FRAMES)
+    title = f"{game}, table: {present.get('tags', 'no row')}"
+    write_png(dpath / "sheet.png", contact_sheet([_sheet_row(clip, present) for clip in clips], title))
     page = dpath / "index.html"
     write_atomically(page, _page(game, clips, gifs, present))
     return page
@@ -41,29 +41,9 @@ def caption(clip: Clip, present: Mapping[str, str]) -> str:
     return f"{clip.action} ({clip.buttons or 'no button'}){said}{changes}"
 
 
-def _write_gif(path: Path, clip: Clip) -> None:
-    first, *others = (Image.fromarray(picture) for picture in clip.pictures)
-    duration = round(100 * HOLD_FRAMES / 60) * 10  # GIF times are multiples of 10 ms
-    with atomic_path(path) as temporary:
-        first.save(temporary, "GIF", save_all=True, append_images=others, duration=duration, loop=0)
-
-
-def _write_sheet(path: Path, game: str, clips: Sequence[Clip], present: Mapping[str, str]) -> None:
-    height = max(picture.shape[0] for clip in clips for picture in clip.pictures)
-    width = max(picture.shape[1] for clip in clips for picture in clip.pictures)
-    row_height = height + _LABEL_HEIGHT + _GAP
-    sheet = Image.new("RGB", (_COLUMNS * (width + _GAP), _LABEL_HEIGHT + len(clips) * row_height), "white")
-    draw = ImageDraw.Draw(sheet)
-    draw.text((2, 2), f"{game}, table: {present.get('tags', 'no row')}", fill="black")
-    for row, clip in enumerate(clips):
-        top = _LABEL_HEIGHT + row * row_height
-        draw.text((2, top + 2), caption(clip, present), fill="black")
-        times = np.linspace(0, len(clip.pictures) - 1, _COLUMNS).round().astype(int).tolist()
-        for column, time in enumerate(times):
-            place = (column * (width + _GAP), top + _LABEL_HEIGHT)
-            sheet.paste(Image.fromarray(clip.pictures[time]), place)
-    with atomic_path(path) as temporary:
-        sheet.save(temporary, "PNG")
+def _sheet_row(clip: Clip, present: Mapping[str, str]) -> SheetRow:
+    times = np.linspace(0, len(clip.pictures) - 1, _COLUMNS).round().astype(int).tolist()
+    return SheetRow(caption(clip, present), [clip.pictures[time] for time in times])
 
 
 def _page(game: str, clips: Sequence[Clip], gifs: Mapping[str, Path], present: Mapping[str, str]) -> str:

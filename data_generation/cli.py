@@ -15,7 +15,7 @@ from data_generation.data.errors import FieldError, under
 from data_generation.data.export_lerobot import export_lerobot
 from data_generation.data.import_original import import_original
 from data_generation.data.layout import EPISODE_SUFFIX
-from data_generation.data.pictures import write_contact_sheet, write_gif, write_mp4
+from data_generation.data.media import contact_sheet, episode_images, episode_row, write_gif, write_mp4, write_png
 
 _PATH_HELP = "a dataset folder or one environment folder in it"
 
@@ -213,20 +213,24 @@ def _export(arguments: argparse.Namespace) -> int:
 
 def _write_video(path: Path, episode: EpisodeReader, fps: int, arguments: argparse.Namespace) -> None:
     write = write_mp4 if arguments.format == "mp4" else write_gif
-    write(path, episode, fps, arguments.scale)
+    write(path, episode_images(episode, arguments.scale), fps)
 
 
 def _view(arguments: argparse.Namespace) -> int:
     target = arguments.to or Path("outputs/data") / f"{arguments.path.resolve().name.removesuffix(EPISODE_SUFFIX)}.png"
     if arguments.path.suffix == EPISODE_SUFFIX:
-        rows = [(str(arguments.path), arguments.path)]
+        chosen = [(str(arguments.path), arguments.path)]
     else:
         episodes = [(environment, i) for environment in _open(arguments.path) for i in range(environment.num_episodes)]
-        chosen = [episodes[k] for k in _spread(len(episodes), arguments.rows)]
-        rows = [(_label(environment, i), environment.episode_path(i)) for environment, i in chosen]
-    if not rows:
+        shown = [episodes[k] for k in _spread(len(episodes), arguments.rows)]
+        chosen = [(_label(environment, i), environment.episode_path(i)) for environment, i in shown]
+    if not chosen:
         raise FieldError("path", arguments.path, "has no episodes", "run 'python run.py generate config=…'")
-    write_contact_sheet(target, rows, arguments.columns, arguments.scale)
+    rows = []
+    for label, path in chosen:
+        with EpisodeReader(path) as episode:
+            rows.append(episode_row(label, episode, arguments.columns, arguments.scale))
+    write_png(target, contact_sheet(rows))
     print(f"{len(rows)} episodes: '{target}'")
     return 0
 

@@ -55,7 +55,7 @@ def test_replication_equals_metrics_of_sampled_frames_computed_by_hand(root, tmp
     rollout = evaluation.evaluation_rollout(cfg, model)
     psnr, ssim, still = [], [], []
     for index in range(len(windows)):
-        frames, actions, _ = windows[index]
+        frames, actions = windows[index]
         video = frames[None].float() / 255
         generator = torch.Generator().manual_seed(seed_of(cfg.seed, 2, index))
         made = model.sample(video[:, :2], actions[None], 4, rollout.settings, generator)

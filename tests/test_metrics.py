@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
-from PIL import Image
 
 from training.fid import Fid, make_fid
 from training.inception import FidInception, load_inception, resize_as_tensorflow1
@@ -20,7 +19,6 @@ from training.metrics import (
     squared_error_per_frame,
     ssim_per_frame,
 )
-from training.pictures import Row, animation, save_gif, save_png, strip, to_pixels
 from training.tracker import MetricsFile, read_metrics
 
 
@@ -201,24 +199,7 @@ def test_a_damaged_download_is_not_used(monkeypatch, tmp_path):
     assert not list((tmp_path / "hub").rglob("*.pth*"))
 
 
-# ---- pictures and records -----------------------------------------------------------------------------------------
-
-
-def test_pictures_show_the_frames_enlarged_and_mark_given_ones(tmp_path):
-    frames = to_pixels(video(6, (4, 3, 8, 8)))
-    sheet = strip([Row("recorded", frames, 2), Row("predicted", 255 - frames, 2)], scale=3)
-    save_png(sheet, tmp_path / "strip.png")
-    read = np.asarray(Image.open(tmp_path / "strip.png"))
-    np.testing.assert_array_equal(read, sheet)
-    tile = 3 * 8 + 8
-    top = sheet.shape[0] // 2 - tile  # the first row of frames, below its label
-    np.testing.assert_array_equal(sheet[top + 4 : top + 28 : 3, 3 * tile + 4 : 4 * tile - 4 : 3], frames[3])
-    assert (sheet[top, 1] != sheet[top, 3 * tile + 1]).any()
-    moving = animation([Row("recorded", frames), Row("predicted", frames[:3])])
-    assert len(moving) == 3
-    save_gif(moving, tmp_path / "clip.gif")
-    assert Image.open(tmp_path / "clip.gif").n_frames == 3
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["clip.gif", "strip.png"]
+# ---- records -----------------------------------------------------------------------------------------------------
 
 
 def test_metrics_past_the_resumed_step_and_a_cut_line_are_dropped(tmp_path):

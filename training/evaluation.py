@@ -20,10 +20,10 @@ from models.precision import cast_products
 from training.clips import Clips, read_clips
 from training.config import GenieReduxConfig
 from training.fid import Fid, make_fid
+from training.images import keep_frames
 from training.latent_actions import LATENT, RECORDED_ACTIONS, keep_actions, latent_action_model, score_latent_actions
 from training.loading import WindowChoice, check_actions, check_frames, open_windows
 from training.metrics import SampleTable, add_quality, evenly_spaced, own_indices, psnr_per_frame
-from training.pictures import keep_pictures
 from training.report import Report, write_report
 from training.rollout import Prediction, Rollout, held_action, predict, random_actions, rollout_actions, sample_clips
 from training.runtime import Runtime
@@ -85,9 +85,7 @@ class Evaluation:
                 if fid is not None:
                     fid.update(prediction.target, real=True)
                     fid.update(prediction.frames, real=False)
-                keep_pictures(
-                    table, self._pictured, clips.indices, clips.video, prediction.frames, prediction.num_given
-                )
+                keep_frames(table, self._pictured, clips.indices, clips.video, prediction.frames, prediction.num_given)
                 bar.update(len(clips.indices))
         return table.gather()
 

@@ -9,20 +9,11 @@ from typing import Any
 import numpy as np
 
 from data_generation.data.files import atomic_path
+from data_generation.data.media import LabelledVideo, animation, stack_strips, strip, write_gif, write_png
 from models.config import ModelConfig
 from training.config import GenieReduxConfig
+from training.images import GIF_FPS, PREDICTED, RECORDED, save_curves
 from training.metrics import averages, averages_per_frame
-from training.pictures import (
-    PREDICTED,
-    RECORDED,
-    Row,
-    animation,
-    save_curves,
-    save_gif,
-    save_png,
-    stack_strips,
-    strip,
-)
 
 _CURVES = {
     "": "prediction",
@@ -76,7 +67,7 @@ def write_report(folder: Path, report: Report, cfg: GenieReduxConfig, config: Mo
         rows = dict(report.rows)
         recorded, predicted = rows.pop(RECORDED, None), rows.pop(PREDICTED, None)
         if recorded is not None and predicted is not None:
-            _write_pictures(temporary, report, recorded, predicted)
+            _write_images(temporary, report, recorded, predicted)
         title = f"{config.model}, step {report.step}: {report.mode}"
         save_curves(_panels(averages_per_frame(rows)), title, temporary / "psnr_per_frame.png")
         metrics = _metrics(report, rows, cfg, config)
@@ -132,11 +123,12 @@ def _metrics(report: Report, rows: dict[str, np.ndarray], cfg: GenieReduxConfig,
     }
 
 
-def _write_pictures(folder: Path, report: Report, recorded: np.ndarray, predicted: np.ndarray) -> None:
+def _write_images(folder: Path, report: Report, recorded: np.ndarray, predicted: np.ndarray) -> None:
     strips = []
     for i, (real, made) in enumerate(zip(recorded, predicted, strict=True)):
-        rows = (Row("recorded", real, report.num_given), Row(report.label, made, report.num_given))
-        strips.append(strip(rows))
-        save_png(strips[-1], folder / f"clip-{i:03d}.png")
-        save_gif(animation(rows), folder / f"clip-{i:03d}.gif")
-    save_png(stack_strips(strips[:_SHEET_CLIPS]), folder / "strips.png")
+        given = report.num_given
+        videos = (LabelledVideo("recorded", real, given), LabelledVideo(report.label, made, given))
+        strips.append(strip(videos))
+        write_png(folder / f"clip-{i:03d}.png", strips[-1])
+        write_gif(folder / f"clip-{i:03d}.gif", animation(videos), GIF_FPS)
+    write_png(folder / "strips.png", stack_strips(strips[:_SHEET_CLIPS]))

@@ -8,25 +8,23 @@ import torch
 from torch import nn
 
 from data.data import ClipDataset
+from data_generation.data.media import (
+    LabelledVideo,
+    animation,
+    stack_animations,
+    stack_strips,
+    strip,
+    write_gif,
+    write_png,
+)
 from models.construct_model import WORLD_MODELS
 from models.genie_redux import GenieRedux, SampleSettings
 from models.output import Output
 from training.clips import ClipSource, FrameSource, Inputs, read_clips, read_inputs
 from training.config import GenieReduxConfig
 from training.fid import Fid, make_fid
+from training.images import GIF_FPS, PREDICTED, RECORDED, keep_frames
 from training.metrics import SampleTable, add_quality, averages, evenly_spaced, own_indices
-from training.pictures import (
-    PREDICTED,
-    RECORDED,
-    Row,
-    animation,
-    keep_pictures,
-    save_gif,
-    save_png,
-    stack_animations,
-    stack_strips,
-    strip,
-)
 from training.rollout import VALIDATION, Prediction, Rollout, predict, seed_of
 from training.runtime import Runtime
 
@@ -97,7 +95,7 @@ class Validator:
                 last = clips.video[:, prediction.num_given - 1, None].expand_as(prediction.target)
                 add_quality(table, "copy_last_", clips.indices, last, prediction.target)
             given = prediction.num_given
-            keep_pictures(table, self._pictured, clips.indices, clips.video, prediction.frames, given)
+            keep_frames(table, self._pictured, clips.indices, clips.video, prediction.frames, given)
             if fid is not None:
                 _add_to_fid(fid, [i for i, c in enumerate(clips.indices) if c in self._fid_clips], prediction)
         rows = table.gather()
@@ -148,11 +146,11 @@ def write_samples(folder: Path, step: int, recorded: np.ndarray, predicted: np.n
     """Strip (recorded over predicted) and animation (side by side) of clips (N, T, H, W, C) uint8."""
     label = "predicted" if num_given else "reconstruction"
     pairs = [
-        (Row("recorded", real, num_given), Row(label, made, num_given))
+        (LabelledVideo("recorded", real, num_given), LabelledVideo(label, made, num_given))
         for real, made in zip(recorded, predicted, strict=True)
     ]
-    save_png(stack_strips([strip(pair) for pair in pairs]), folder / f"step-{step}.png")
-    save_gif(stack_animations([animation(pair) for pair in pairs]), folder / f"step-{step}.gif")
+    write_png(folder / f"step-{step}.png", stack_strips([strip(pair) for pair in pairs]))
+    write_gif(folder / f"step-{step}.gif", stack_animations([animation(pair) for pair in pairs]), GIF_FPS)
 
 
 def _add_to_fid(fid: Fid, rows: list[int], prediction: Prediction) -> None:

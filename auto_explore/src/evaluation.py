@@ -13,7 +13,7 @@ from auto_explore.src.collector import Collector, PlayStyle
 from auto_explore.src.coverage import Coverage
 from auto_explore.src.dataset import Episode
 from auto_explore.src.models.actor_critic import ActorCritic
-from auto_explore.src.pictures import save_episode_gif
+from auto_explore.src.videos import save_episode_gif
 
 
 @dataclass

@@ -17,7 +17,7 @@ from data_generation.data.environment import Environment
 from data_generation.data.episode import EpisodeReader
 from data_generation.data.errors import UserError
 from data_generation.data.files import atomic_path
-from data_generation.data.pictures import write_mp4
+from data_generation.data.media import episode_images, write_mp4
 
 _VIDEO_KEY = "observation.images.screen"
 _CHUNK_EPISODES = 1000
@@ -114,7 +114,7 @@ def _write(environments: list[Environment], dpath: Path, fps: int) -> int:
         writer = writer or pq.ParquetWriter(str(path), table.schema)
         writer.write_table(table)  # one row group per episode
         video = dpath / _VIDEO_PATH.format(video_key=_VIDEO_KEY, chunk_index=chunk, file_index=file)
-        write_mp4(video, episode, fps, 1, pix_fmt="yuv444p")
+        write_mp4(video, episode_images(episode), fps, pix_fmt="yuv444p")
     if writer is None:
         raise UserError(f"'{environments[0].env_dpath}' has no episodes: generate some first")
     writer.close()
