@@ -16,9 +16,8 @@ from launcher.keys import is_known, keys_of
 
 ROOT_DPATH = Path(__file__).resolve().parents[1]
 DOCS_DPATH = ROOT_DPATH / "docs"
-PAGES = sorted(
-    [*ROOT_DPATH.glob("*.md"), *DOCS_DPATH.rglob("*.md"), ROOT_DPATH / "external" / "platformer" / "README.md"]
-)
+OTHER_PAGES = ("external/platformer/README.md", "tests/fixtures/reference/README.md")
+PAGES = sorted([*ROOT_DPATH.glob("*.md"), *DOCS_DPATH.rglob("*.md"), *(ROOT_DPATH / page for page in OTHER_PAGES)])
 MAX_COLUMNS = 120
 FILE_SUFFIXES = ("json", "jsonl", "yaml", "pt", "py", "png", "gif", "md", "csv", "bin", "episode")
 
