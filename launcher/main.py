@@ -40,11 +40,13 @@ def _dispatch(argv: list[str]) -> int:
     if not modes:
         names = sorted({command.name for command in COMMANDS} | set(PLAIN_COMMANDS))
         raise UserError(f"unknown command '{name}': {did_you_mean(name, names, '')} There are {', '.join(names)}")
-    if None not in modes and arguments[:1] in (["-h"], ["--help"]):
+    if None in modes:
+        return _run_command(modes[None], arguments)
+    if arguments[:1] in (["-h"], ["--help"]):
         print(overview(name))
         return SUCCESS
-    mode = None if None in modes else _mode_in(arguments, name, [str(mode) for mode in modes])
-    return _run_command(modes[mode], arguments[1:] if mode in arguments[:1] else arguments)
+    mode = _mode_in(arguments, name, [str(mode) for mode in modes])
+    return _run_command(modes[mode], arguments[1:] if arguments[0] == mode else arguments)
 
 
 def _mode_in(arguments: list[str], name: str, modes: list[str]) -> str:

@@ -60,7 +60,8 @@ class OverrideChecker:
             raise UserError(f"'{text}' is not an override: write {f'config={preset}' if preset else 'key=value'}")
         parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
         # Paths may hold spaces, brackets or `=`: take such a value as it is.
-        for spelling in (text, quoted(text)):
+        key, _, value = text.partition("=")
+        for spelling in (text, f"{key}={quoted(value)}"):
             try:
                 return spelling, parser.parse_override(spelling)
             except HydraException:
@@ -114,10 +115,9 @@ class OverrideChecker:
         return UserError(source + omegaconf_line(cause) if cause is not None else one_line(error))
 
 
-def quoted(override: str) -> str:
-    """The override `key=value` with its value quoted, so that Hydra takes any characters in it as they are."""
-    key, _, value = override.partition("=")
-    return f"{key}={QuotedString(value, Quote.single).with_quotes()}"
+def quoted(value: str) -> str:
+    """A value in quotes, so that Hydra takes any characters in it as they are."""
+    return QuotedString(value, Quote.single).with_quotes()
 
 
 def omegaconf_line(error: OmegaConfBaseException) -> str:

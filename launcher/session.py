@@ -23,7 +23,7 @@ from launcher.commands import Command
 from launcher.errors import SUCCESS
 from launcher.job import run_job
 from launcher.keys import keys_of
-from launcher.overrides import OverrideChecker
+from launcher.overrides import OverrideChecker, quoted
 
 _RUN_DPATH = "outputs/hydra/${now:%Y-%m-%d}/${now:%H-%M-%S}"
 # Hydra's record of a run: below outputs/, and never the working directory.
@@ -41,7 +41,7 @@ class Session:
         # The command's own folder, and one of the user's.
         self.config_dpaths = config_dpaths
         self.keys = keys_of(pkgutil.resolve_name(command.schema))
-        others = ",".join(f"'file://{dpath}'" for dpath in config_dpaths[1:])
+        others = ",".join(quoted(f"file://{dpath}") for dpath in config_dpaths[1:])
         self._search_path = (f"hydra.searchpath=[{others}]",) if others else ()
         self._checker = OverrideChecker(command, self.keys, self._search_path)
 
@@ -65,11 +65,9 @@ class Session:
         HydraConfig.instance().set_config(cfg)
         if part != "all":
             cfg = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if (key == "hydra") == (part == "hydra")])
-        # Texts of Hydra's own help.
         if part == "hydra":
-            cfg.hydra = OmegaConf.masked_copy(
-                cfg.hydra, [key for key in cfg.hydra if key not in ("help", "hydra_help")]
-            )
+            # Without the texts of Hydra's own help.
+            cfg.hydra = OmegaConf.masked_copy(cfg.hydra, [key for key in cfg.hydra if not key.endswith("help")])
         shown = cfg if package in (None, "_global_") else OmegaConf.select(cfg, str(package))
         if shown is None:
             raise UserError(f"--package={package}: there is no such key")

@@ -50,6 +50,15 @@ def test_cfg_job_prints_what_would_run(entries, capsys):
     assert list(Path.cwd().iterdir()) == []
 
 
+def test_cfg_shows_hydras_part_or_one_key_alone(entries, capsys):
+    assert run.main([*TRAIN, "--cfg", "hydra"]) == 0
+    assert list(yaml.safe_load(capsys.readouterr().out)) == ["hydra"]
+    assert run.main([*TRAIN, "--cfg", "job", "--package", "train.batch_size", "train.batch_size=5"]) == 0
+    assert capsys.readouterr().out == "5\n"
+    assert run.main([*TRAIN, "--cfg", "job", "--package", "nowhere"]) == 2
+    assert "--package=nowhere" in error_line(capsys)
+
+
 def test_hydras_own_help_and_info_work(entries, capsys):
     assert run.main([*TRAIN, "--hydra-help"]) == 0
     assert run.main([*TRAIN, "--info", "defaults"]) == 0
