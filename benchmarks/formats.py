@@ -18,7 +18,8 @@ import cv2
 import numpy as np
 
 from benchmarks.loader import CLIP, Baseline, clips_per_second, load_episodes, measure_many, read_project, write_sprites
-from data.data import WindowDataset
+from data.data import ClipDataset
+from data_generation.data.data import Environment, list_environments
 
 
 class Layout(Baseline):
@@ -165,8 +166,8 @@ def main() -> None:
 
 def compare(dataset_dpath: Path, work: Path, arguments: argparse.Namespace) -> None:
     """Print clips per second and bytes per frame of every layout that can be imported."""
-    dataset = WindowDataset(dataset_dpath, "all", CLIP)
-    statistics = list(dataset.statistics().values())
+    dataset = ClipDataset(dataset_dpath, "all", CLIP)
+    statistics = [Environment(dpath).statistics() for dpath in list_environments(dataset_dpath)]
     num_bytes, num_frames = (sum(row[key] for row in statistics) for key in ("bytes", "frames"))
     episodes, actions = load_episodes(dataset_dpath, arguments.episodes)
     head = f"{'layout':26} {'bytes/frame':>12} {'clips/s':>9} {'per CPU second':>15} {'opened per clip':>16}"
