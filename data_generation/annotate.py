@@ -72,7 +72,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("words", nargs="*", metavar="game | key=value", help="ids, with or without -v0")
     options = [word.removeprefix("--") if "=" in word else word for word in argv]
     request = _parse(parser.parse_args(options).words)
-    games = RetroGames(request.rom_dpath, "rom_dpath")
+    games = RetroGames(request.rom_dpath)
     tables = tables_in(None if request.tables is None else Path(request.tables))
     chosen = [_playable(games, name) for name in request.games] or _unplayed(games, tables)
     for name, value in request.answers.items():
@@ -127,7 +127,7 @@ def _script(value: str) -> Iterator[str]:
 
 
 def _playable(games: RetroGames, name: str) -> str:
-    game = games.known(name, "game")
+    game = games.known(name)
     if obstacle := games.obstacle(game):
         remedy = f"import the ROM that you own with '{IMPORT_COMMAND}', or name its folder by rom_dpath=<folder>"
         raise MissingPathError("game", game, obstacle, remedy)

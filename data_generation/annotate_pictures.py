@@ -9,7 +9,7 @@ import numpy as np
 
 from data_generation.data.files import write_atomically
 from data_generation.data.media import SheetRow, contact_sheet, write_gif, write_png
-from data_generation.generator.action_clips import HOLD_FRAMES, Clip
+from data_generation.generator.action_clips import HOLD_FRAMES, ActionClip
 
 _COLUMNS = 8  # images per action on the sheet
 _STYLE = (
@@ -19,14 +19,14 @@ _STYLE = (
 )
 
 
-def write_pictures(dpath: Path, game: str, clips: Sequence[Clip], present: Mapping[str, str]) -> Path:
+def write_pictures(dpath: Path, game: str, clips: Sequence[ActionClip], present: Mapping[str, str]) -> Path:
     """`<action>.gif`, `sheet.png` and `index.html` in the folder; returns the page's path.
 
     `present`: what the tables say of the game now.
     """
     gifs = {clip.action: dpath / f"{clip.action}.gif" for clip in clips}
     for clip in clips:
-        write_gif(gifs[clip.action], clip.pictures, 60 / HOLD_FRAMES)
+        write_gif(gifs[clip.action], clip.images, 60 / HOLD_FRAMES)
     title = f"{game}, table: {present.get('tags', 'no row')}"
     write_png(dpath / "sheet.png", contact_sheet([_sheet_row(clip, present) for clip in clips], title))
     page = dpath / "index.html"
@@ -34,19 +34,19 @@ def write_pictures(dpath: Path, game: str, clips: Sequence[Clip], present: Mappi
     return page
 
 
-def caption(clip: Clip, present: Mapping[str, str]) -> str:
+def caption(clip: ActionClip, present: Mapping[str, str]) -> str:
     """An action, its button, what the table says of it, and how much it changes the picture."""
     said = f", table: {present[clip.action]}" if clip.action in present else ""
     changes = f", {clip.difference:.2%} of the pixels differ from doing nothing" if clip.buttons else ""
     return f"{clip.action} ({clip.buttons or 'no button'}){said}{changes}"
 
 
-def _sheet_row(clip: Clip, present: Mapping[str, str]) -> SheetRow:
-    times = np.linspace(0, len(clip.pictures) - 1, _COLUMNS).round().astype(int).tolist()
-    return SheetRow(caption(clip, present), [clip.pictures[time] for time in times])
+def _sheet_row(clip: ActionClip, present: Mapping[str, str]) -> SheetRow:
+    times = np.linspace(0, len(clip.images) - 1, _COLUMNS).round().astype(int).tolist()
+    return SheetRow(caption(clip, present), [clip.images[time] for time in times])
 
 
-def _page(game: str, clips: Sequence[Clip], gifs: Mapping[str, Path], present: Mapping[str, str]) -> str:
+def _page(game: str, clips: Sequence[ActionClip], gifs: Mapping[str, Path], present: Mapping[str, str]) -> str:
     """One HTML file that needs no other."""
     figures = []
     for clip in clips:

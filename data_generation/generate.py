@@ -7,14 +7,18 @@ from pathlib import Path
 
 from data_generation.config import DatasetConfig, GenerateConfig
 from data_generation.data.data import Environment
+from data_generation.data.errors import FieldError, under
 from data_generation.generator.connector_base import make_connector
 from data_generation.generator.generator import GenerationFailed, Outcome, run
 from data_generation.generator.plan import Plan, make_plan, remove_if_empty
 from data_generation.generator.policy import policy_spec
+from data_generation.generator.worker import Job
 
 logger = logging.getLogger(__name__)
 
-_SHOWN = 10  # entries of a long list
+# Entries of a long list that are shown.
+_SHOWN = 10
+_CONFIG_KEY = "config"
 
 
 @dataclass
@@ -28,26 +32,31 @@ class Generated:
     num_frames: int
     num_bytes: int
     num_skipped_games: int
-    frames_per_second: float  # recorded by this run
+    # Recorded by this run.
+    frames_per_second: float
     num_workers: int
-    idle_seconds: float  # the longest that one of them had nothing to do before the last one was through
+    # The longest that a worker had nothing to do before the last one had finished.
+    idle_seconds: float
 
 
 def generate(cfg: GenerateConfig) -> Generated:
     """Make the episodes that are missing in the configured dataset and print a summary.
 
-    Raises ValueError / FileNotFoundError with one line for mistakes in the configuration, GenerationFailed (a
-    ValueError) if episodes could not be made; what is complete stays, and the same call makes the rest.
+    Raises UserError for mistakes in the configuration, among them GenerationFailed if episodes could not be made; what
+    is complete stays, and the same call makes the rest.
     """
     config = cfg.config
-    _check(config)
-    connector = make_connector(config.connector)
-    policy_spec(config.connector)  # a missing agent is told before anything is written
-    plan = make_plan(config, connector)
+    with under(_CONFIG_KEY):
+        _check(config)
+        with under("connector"):
+            connector = make_connector(config.connector)
+            # A missing agent is reported before anything is written.
+            policy_spec(config.connector)
+        plan = make_plan(config, connector)
     if plan.skipped:
         logger.debug("skipped games: %s", ", ".join(f"{game} ({reason})" for game, reason in plan.skipped.items()))
-    outcome = run(config, connector, plan.missing)
-    _leave_out(plan, outcome)
+    outcome = run(Job(config, connector, _CONFIG_KEY), plan.missing)
+    _omit_unplayable(plan, outcome)
     if not plan.env_dpaths:
         raise GenerationFailed("; ".join(f"{game}: {reason}" for game, reason in outcome.unplayable.items()))
     generated = _summarise(plan, outcome)
@@ -64,14 +73,14 @@ def _check(config: DatasetConfig) -> None:
     for name, least in (("n_instances", 1), ("n_sessions", 1), ("n_steps_max", 1), ("n_workers", 0)):
         value = getattr(generator, name)
         if value < least:
-            raise ValueError(f"config.connector.generator_config.{name}={value}: must be at least {least}")
+            raise FieldError(f"connector.generator_config.{name}", value, f"must be at least {least}")
     if config.seed < 0:
-        raise ValueError(f"config.seed={config.seed}: must be at least 0")
+        raise FieldError("seed", config.seed, "must be at least 0")
 
 
-def _leave_out(plan: Plan, outcome: Outcome) -> None:
+def _omit_unplayable(plan: Plan, outcome: Outcome) -> None:
     """Games that could not be opened count as skipped; those without an episode get no folder."""
-    env_dpaths = {task.game: task.env_dpath for task in plan.missing}
+    env_dpaths = {task.level.game: task.env_dpath for task in plan.missing}
     for game, reason in outcome.unplayable.items():
         plan.skipped[game] = reason
         remove_if_empty(env_dpaths[game])

@@ -11,6 +11,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from data_generation.data.errors import UNSET, FieldError, MissingPathError, UserError
+
 ANNOTATIONS_DPATH = Path(__file__).parent
 FLAG_COLUMNS = ("transition", "Background_Changes")
 EXTRA_COLUMNS = ("source", "confidence")
@@ -69,33 +71,31 @@ def platform_of(game: str) -> str:
     return game.rsplit("-", 1)[-1]
 
 
-def table_path(fpath: str, key: str) -> Path:
-    """A table by path, or by its name among the tables beside this file. FileNotFoundError names `key`."""
-    beside = ANNOTATIONS_DPATH / fpath
-    for candidate in (Path(fpath), beside):
+def table_path(fpath: str, field: str) -> Path:
+    """A table by path, or by its name among the tables next to this file. MissingPathError names `field`."""
+    for candidate in (Path(fpath), ANNOTATIONS_DPATH / fpath):
         if candidate.is_file():
             return candidate
-    raise FileNotFoundError(
-        f"{key}={fpath}: no such table, here or in data_generation/annotations; give the path of one"
-    )
+    problem = "no such table, here or in data_generation/annotations"
+    raise MissingPathError(field, fpath, problem, "give the path of one")
 
 
 def read_behavior(path: Path) -> list[Behavior]:
-    """The behaviour table, in its order. ValueError names file, line and what is wrong."""
+    """The behaviour table, in its order. UserError names file, line and what is wrong."""
     rows = []
     for line, row in _read(path, ("game", "tags")):
         tags = row["tags"].split()
         if "new" in tags:  # a mark for games that nobody has annotated yet
             continue
         if len(tags) < 3:
-            raise ValueError(f"{path}:{line}: tags '{row['tags']}' of {row['game']} are not '<view> <motion> <genre>'")
+            raise UserError(f"{path}:{line}: tags '{row['tags']}' of {row['game']} are not '<view> <motion> <genre>'")
         view, motion, genre = tags[:3]
         rows.append(Behavior(row["game"], view, motion, genre, row.get("source", ""), row.get("confidence", "")))
     return rows
 
 
 def read_controls(path: Path) -> dict[str, Controls]:
-    """The control table by lower-case game. ValueError names file and column."""
+    """The control table by lower-case game. UserError names file and column."""
     table = {}
     for _, row in _read(path, ("game",)):
         game = row["game"].lower()
@@ -106,13 +106,11 @@ def read_controls(path: Path) -> dict[str, Controls]:
 
 
 def match_controls(controls: Controls, action_map: Mapping[str, str]) -> bool:
-    """Whether each action's annotation holds its regular expression. ValueError if the table lacks an action."""
+    """Whether each action's annotation holds its regular expression. FieldError if the table lacks an action."""
     for action, pattern in action_map.items():
         if action not in controls.actions:
-            raise ValueError(
-                f"config.connector.action_map: the control table has no column '{action}'; "
-                f"it has {', '.join(controls.actions)}"
-            )
+            problem = f"the control table has no column '{action}'"
+            raise FieldError("action_map", UNSET, problem, f"it has {', '.join(controls.actions)}")
         if not re.search(pattern, controls.actions[action], re.IGNORECASE):
             return False
     return True
@@ -131,7 +129,7 @@ def _read(path: Path, required: tuple[str, ...]) -> Iterable[tuple[int, dict[str
         columns = [name.strip() for name in reader.fieldnames or []]
         missing = [name for name in required if name not in columns]
         if missing:
-            raise ValueError(f"{path}: no column '{missing[0]}'; it has {', '.join(columns) or 'none'}")
+            raise UserError(f"{path}: no column '{missing[0]}'; it has {', '.join(columns) or 'none'}")
         reader.fieldnames = columns
         for row in reader:
             cells = {name: (value or "").strip() for name, value in row.items() if name is not None}

@@ -11,12 +11,13 @@ common. A minimal one:
         def make_env(self, game, instance):
             actions = range(len(self.action_names))
             env = MyEnv(level=instance)
-            return PictureEnv(env, np.asarray, actions, self.config.n_skip_frames, self.frame_shape[1:])
+            return ImageEnv(env, np.asarray, actions, self.config.n_skip_frames, self.frame_shape[1:])
 """
 
 import re
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -25,9 +26,8 @@ import gymnasium as gym
 import numpy as np
 
 from data_generation.config import ConnectorConfig
+from data_generation.data.errors import FieldError
 from data_generation.generator.resolve import load_class
-
-_KEY = "config.connector"
 
 CONNECTORS: dict[str, str] = {
     "coinrun": "data_generation.generator.connector_coinrun:CoinRunConnector",
@@ -44,12 +44,43 @@ class Selection:
     skipped: dict[str, str] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class EnvironmentSpec:
+    """What an agent sees and does: names of its actions in index order, and the shape (C, H, W) of its frames."""
+
+    action_names: list[str]
+    frame_shape: tuple[int, int, int]
+    # The table around whose characters is recorded; "" = whole images.
+    roi_table: str = ""
+
+    def check_agent(self, trained_on: "EnvironmentSpec", checkpoint: Path) -> None:
+        """FieldError (of a `ConnectorConfig`) unless an agent that was trained on other environments can play here."""
+        known, own = trained_on.action_names, self.action_names
+        if known != own:
+            problem = f"'{checkpoint}' was trained on the actions {', '.join(known)}, these are {', '.join(own)}"
+            remedy = f"set {{valid_action_combos}}=[{','.join(known)}]"
+            raise FieldError("valid_action_combos", f"[{','.join(own)}]", problem, remedy)
+        if trained_on.frame_shape != self.frame_shape:
+            problem = f"'{checkpoint}' was trained on frames {trained_on.frame_shape}, these are {self.frame_shape}"
+            size = list(trained_on.frame_shape[1:])
+            raise FieldError("image_size", list(self.frame_shape[1:]), problem, f"set {{image_size}}={size}")
+        if trained_on.roi_table != self.roi_table:
+            seen = "images around a character" if trained_on.roi_table else "whole images"
+            remedy = f"set {{roi_annotation_fpath}}={trained_on.roi_table or 'null'}"
+            problem = f"'{checkpoint}' was trained on {seen}"
+            raise FieldError("roi_annotation_fpath", self.roi_table or "null", problem, remedy)
+
+
 class Connector(ABC):
-    """An environment family, made from `config.connector`; cheap to construct, holds no emulator, can be pickled."""
+    """An environment family, made from its configuration; cheap to construct, holds no emulator, can be pickled.
+
+    Errors of the user are FieldErrors of `ConnectorConfig`.
+    """
 
     # Python packages whose version may change what a game shows; recorded with every episode.
     packages: tuple[str, ...] = ("gymnasium", "numpy", "opencv-python-headless")
-    skips_start_frames = True  # whether it knows `n_skip_start_frames`
+    # Whether it knows `n_skip_start_frames`.
+    skips_start_frames = True
 
     def __init__(self, config: ConnectorConfig):
         _check_common_keys(config, self.skips_start_frames)
@@ -57,20 +88,25 @@ class Connector(ABC):
         self.frame_shape: tuple[int, int, int] = (3, *_image_size(config.image_size))
         self.action_names = self.name_actions()
         if not self.action_names or len(set(self.action_names)) < len(self.action_names):
-            raise ValueError(f"{_KEY}.valid_action_combos={self.action_names}: name at least one action, none twice")
+            raise FieldError("valid_action_combos", self.action_names, "name at least one action, none twice")
 
     def name_actions(self) -> list[str]:
         """Names of the actions in index order: what the configuration says, unless a family has names of its own."""
         return [str(name) for name in self.config.valid_action_combos]
 
     @property
-    def recorded_around(self) -> str:
-        """Name of the table around whose characters it records; "" = whole pictures."""
+    def roi_table(self) -> str:
+        """Name of the table around whose characters it records; "" = whole images."""
         return Path(self.config.roi_annotation_fpath or "").name
+
+    @property
+    def spec(self) -> EnvironmentSpec:
+        """What an agent sees and does in the environments."""
+        return EnvironmentSpec(self.action_names, self.frame_shape, self.roi_table)
 
     @abstractmethod
     def select(self) -> Selection:
-        """The games that the configuration means. ValueError / FileNotFoundError if there are none to play."""
+        """The games that the configuration means. UserError if there are none to play."""
 
     @abstractmethod
     def make_env(self, game: str, instance: int) -> gym.Env[np.ndarray, Any]:
@@ -81,7 +117,7 @@ class Connector(ABC):
         """
 
     def num_instances(self, game: str) -> int | None:
-        """How many instances (start states, levels) a game has; None = as many as one likes."""
+        """How many instances (start states, levels) a game has; None = without a limit."""
         return None
 
     def environment_name(self, game: str) -> str:
@@ -101,38 +137,37 @@ class Connector(ABC):
         }
 
     def versions(self) -> dict[str, str]:
-        """Software versions that the pictures depend on."""
+        """Software versions that the frames depend on."""
         return {package: _version(package) for package in self.packages}
 
 
 def make_connector(config: ConnectorConfig) -> Connector:
-    """The connector of `config.name`; ValueError names the known ones."""
+    """The connector of `config.name`. FieldError for an unknown one, and for settings that it cannot use."""
     if config.name not in CONNECTORS:
-        raise ValueError(f"{_KEY}.name={config.name}: unknown; one of {', '.join(sorted(CONNECTORS))}")
-    connector: Connector = load_class(CONNECTORS[config.name], f"{_KEY}.name")(config)
+        raise FieldError("name", config.name, "unknown", f"one of {', '.join(sorted(CONNECTORS))}")
+    connector: Connector = load_class(CONNECTORS[config.name], "name")(config)
     return connector
 
 
 def _check_common_keys(config: ConnectorConfig, skips_start_frames: bool) -> None:
     for name, least in (("n_skip_frames", 1), ("n_skip_start_frames", 0), ("limit_games", 0)):
         if getattr(config, name) < least:
-            raise ValueError(f"{_KEY}.{name}={getattr(config, name)}: must be at least {least}")
+            raise FieldError(name, getattr(config, name), f"must be at least {least}")
     if config.n_skip_start_frames and not skips_start_frames:
-        raise ValueError(f"{_KEY}.n_skip_start_frames={config.n_skip_start_frames}: must be 0 with {config.name}")
+        raise FieldError("n_skip_start_frames", config.n_skip_start_frames, f"must be 0 with {config.name}")
     if config.roi_annotation_fpath is not None and config.name != "retro_act":
-        raise ValueError(
-            f"{_KEY}.roi_annotation_fpath={config.roi_annotation_fpath}: characters are followed in retro games only; "
-            f"leave the key out with {config.name}"
-        )
+        problem, remedy = "characters are followed in retro games only", f"leave the key out with {config.name}"
+        raise FieldError("roi_annotation_fpath", config.roi_annotation_fpath, problem, remedy)
 
 
 def _image_size(value: Any) -> tuple[int, int]:
     sizes = list(value) if isinstance(value, list | tuple) else [value, value]
     if len(sizes) != 2 or not all(isinstance(size, int) and size > 0 for size in sizes):
-        raise ValueError(f"{_KEY}.image_size={value}: expected a number of pixels, or [height, width]")
+        raise FieldError("image_size", value, "expected a number of pixels, or [height, width]")
     return sizes[0], sizes[1]
 
 
+@cache
 def _version(package: str) -> str:
     try:
         return metadata.version(package)

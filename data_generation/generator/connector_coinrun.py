@@ -7,16 +7,19 @@ import gymnasium as gym
 import numpy as np
 
 from data_generation.config import ConnectorConfig
+from data_generation.data.errors import UNSET, FieldError
 from data_generation.generator.connector_base import Connector, Selection
-from data_generation.generator.picture_env import PictureEnv
+from data_generation.generator.image_env import ImageEnv
 
 GAME = "coinrun"
 DISTRIBUTION_MODES = ("easy", "hard")
-NATIVE_SIZE = 64  # pixels of Procgen's observations
-LARGE_SIZE = 512  # pixels of its pictures for people
-TIMEOUT = 1000  # steps after which Procgen ends an episode
+# The actions of the presets.
+ACTIONS = ("NOOP", "RIGHT", "LEFT", "ACTION_JUMP", "RIGHT+ACTION_JUMP", "LEFT+ACTION_JUMP", "DOWN")
+# Pixels of Procgen's observations, and of its images for people.
+NATIVE_SIZE, LARGE_SIZE = 64, 512
+# Steps after which Procgen ends an episode.
+TIMEOUT = 1000
 MAX_LEVEL = 2**31 - 1
-_KEY = "config.connector"
 # Keys of Procgen's two joysticks: (right - left, up - down). Jumping is up.
 _KEYS = {"RIGHT": (1, 0), "LEFT": (-1, 0), "UP": (0, 1), "DOWN": (0, -1), "ACTION_JUMP": (0, 1), "NOOP": (0, 0)}
 
@@ -25,10 +28,8 @@ def native_action(name: str) -> int:
     """Procgen's number of an action: RIGHT 7, LEFT 1, DOWN 3, UP and ACTION_JUMP 5, NOOP 4, RIGHT+ACTION_JUMP 8, …"""
     parts = set(name.split("+"))
     if unknown := sorted(parts - _KEYS.keys()):
-        raise ValueError(
-            f"{_KEY}.valid_action_combos: '{unknown[0]}' is unknown in CoinRun; known are {', '.join(_KEYS)} "
-            "and combinations with '+'"
-        )
+        remedy = f"known are {', '.join(_KEYS)} and combinations with '+'"
+        raise FieldError("valid_action_combos", UNSET, f"'{unknown[0]}' is unknown in CoinRun", remedy)
     horizontal, vertical = (int(np.clip(sum(_KEYS[part][axis] for part in parts), -1, 1)) for axis in (0, 1))
     return 3 * (1 + horizontal) + 1 + vertical
 
@@ -43,21 +44,21 @@ class CoinRunConnector(Connector):
         super().__init__(config)
         if config.distribution_mode not in DISTRIBUTION_MODES:
             one_of = " or ".join(DISTRIBUTION_MODES)
-            raise ValueError(f"{_KEY}.distribution_mode={config.distribution_mode}: expected {one_of}")
+            raise FieldError("distribution_mode", config.distribution_mode, f"expected {one_of}")
         last_level = config.start_level + config.generator_config.n_instances - 1
         if config.start_level < 0 or last_level >= MAX_LEVEL:
-            raise ValueError(f"{_KEY}.start_level={config.start_level}: levels are 0 to {MAX_LEVEL - 1}")
+            raise FieldError("start_level", config.start_level, f"levels are 0 to {MAX_LEVEL - 1}")
         if config.game not in ("all", GAME, [GAME]):
-            raise ValueError(f"{_KEY}.game={config.game}: the connector coinrun has one game; leave the key out")
+            raise FieldError("game", config.game, "the connector coinrun has one game", "leave the key out")
         self._actions = [native_action(name) for name in self.action_names]
 
     def select(self) -> Selection:
-        """The one game. ValueError if Procgen is not installed."""
+        """The one game. FieldError if Procgen is not installed."""
         if importlib.util.find_spec("procgen") is None:
-            raise ValueError(f"{_KEY}.name=coinrun: Procgen is not installed; run 'bash install.sh --with coinrun'")
+            raise FieldError("name", GAME, "Procgen is not installed", "run 'bash install.sh --with coinrun'")
         return Selection([GAME])
 
-    def make_env(self, game: str, instance: int) -> PictureEnv:
+    def make_env(self, game: str, instance: int) -> ImageEnv:
         config = self.config
         options = {
             "start_level": config.start_level + instance,
@@ -66,7 +67,7 @@ class CoinRunConnector(Connector):
         }
         height, width = self.frame_shape[1:]
         env = CoinRunLevel(options, is_large=max(height, width) > NATIVE_SIZE)
-        return PictureEnv(env, np.asarray, self._actions, config.n_skip_frames, (height, width))
+        return ImageEnv(env, np.asarray, self._actions, config.n_skip_frames, (height, width))
 
     def environment_name(self, game: str) -> str:
         return GAME
@@ -80,12 +81,13 @@ class CoinRunConnector(Connector):
 class CoinRunLevel(gym.Env[np.ndarray, Any]):
     """One level with Procgen's 15 actions; observations uint8 (h, w, 3) of 64 pixels, or of 512 if `is_large`.
 
-    At an episode's end Procgen starts the next one by itself, and shows its first picture where the last one of the
-    episode would be: that one cannot be had, so the picture before it is shown once more.
+    At an episode's end Procgen immediately starts the next one, and shows its first image in place of the last one of
+    the episode, which is lost: the image before it is shown once more.
     """
 
     def __init__(self, options: dict[str, Any], is_large: bool):
-        from procgen import ProcgenGym3Env  # an extra: not there in every installation
+        # An extra, which not every installation has.
+        from procgen import ProcgenGym3Env
 
         size = LARGE_SIZE if is_large else NATIVE_SIZE
         self.action_space = gym.spaces.Discrete(15)
@@ -102,15 +104,15 @@ class CoinRunLevel(gym.Env[np.ndarray, Any]):
             **options,
         )
         self._start = self._game.get_state()
-        self._picture = self._look()
+        self._image = self._observe()
         self._num_steps = 0
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict]:
         """Back to the level's start. A level has no randomness of its own: the seed changes nothing."""
         self._game.set_state(self._start)
-        self._picture = self._look()
+        self._image = self._observe()
         self._num_steps = 0
-        return self._picture, {}
+        return self._image, {}
 
     def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """Ends at the coin (reward 10, `level_complete` 1), with the hero's death, or, truncated, after 1000 steps."""
@@ -121,19 +123,19 @@ class CoinRunLevel(gym.Env[np.ndarray, Any]):
         is_complete = is_end and bool(self._game.get_info()[0]["prev_level_complete"])
         truncated = is_end and not is_complete and self._num_steps >= TIMEOUT
         if not is_end:
-            self._picture = self._picture_of(observation)
+            self._image = self._image_of(observation)
         numbers = {"level_seed": self._level, "level_complete": int(is_complete)}
-        return self._picture, float(reward[0]), is_end and not truncated, truncated, numbers
+        return self._image, float(reward[0]), is_end and not truncated, truncated, numbers
 
-    def _look(self) -> np.ndarray:
-        return self._picture_of(self._game.observe()[1])
+    def _observe(self) -> np.ndarray:
+        return self._image_of(self._game.observe()[1])
 
-    def _picture_of(self, observation: dict[str, np.ndarray]) -> np.ndarray:
-        picture: np.ndarray = self._game.get_info()[0]["rgb"] if self._is_large else observation["rgb"][0]
-        return picture
+    def _image_of(self, observation: dict[str, np.ndarray]) -> np.ndarray:
+        image: np.ndarray = self._game.get_info()[0]["rgb"] if self._is_large else observation["rgb"][0]
+        return image
 
     def saved_state(self) -> bytes:
-        """All that the game is, in Procgen's own form."""
+        """The game's complete state, in Procgen's own form."""
         state: bytes = self._game.get_state()[0]
         return state
 

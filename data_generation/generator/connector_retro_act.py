@@ -14,14 +14,13 @@ from data_generation.annotations.tables import (
     table_path,
 )
 from data_generation.config import ConnectorConfig
+from data_generation.data.errors import UNSET, FieldError, MissingPathError
 from data_generation.generator.connector_base import Connector, Selection
 from data_generation.generator.retro_env import RetroActEnv, RetroSettings, action_buttons
 from data_generation.generator.retro_games import IMPORT_COMMAND, NO_ROM, RetroGames, without_version
 from data_generation.generator.tracking import Box, TrackedEnv, read_boxes
 
 logger = logging.getLogger(__name__)
-
-_KEY = "config.connector"
 
 
 class RetroActConnector(Connector):
@@ -34,7 +33,7 @@ class RetroActConnector(Connector):
 
     def __init__(self, config: ConnectorConfig):
         super().__init__(config)
-        self.games = RetroGames(config.rom_dpath, f"{_KEY}.rom_dpath")
+        self.games = RetroGames(config.rom_dpath)
         self._boxes = None if config.roi_annotation_fpath is None else self._read_boxes(config.roi_annotation_fpath)
 
     def select(self) -> Selection:
@@ -46,7 +45,7 @@ class RetroActConnector(Connector):
         skipped = {game: obstacle for game in games if (obstacle := self.games.obstacle(game) or self._unmarked(game))}
         playable = [game for game in games if game not in skipped]
         if not playable:
-            raise FileNotFoundError(_nothing_to_play(skipped))
+            raise _nothing_to_play(skipped)
         num_without = sum(obstacle == NO_ROM for obstacle in skipped.values())
         if num_without:
             text = "%d of %d games have no ROM: skipped; import those that you own with '%s'"
@@ -71,7 +70,7 @@ class RetroActConnector(Connector):
     def recipe(self) -> dict[str, Any]:
         if self._boxes is None:
             return super().recipe()
-        return {**super().recipe(), "roi_annotation_fpath": self.recorded_around}
+        return {**super().recipe(), "roi_annotation_fpath": self.roi_table}
 
     def num_instances(self, game: str) -> int:
         return len(self.games.start_states(game))
@@ -80,9 +79,8 @@ class RetroActConnector(Connector):
         return f"retro_{game.lower()}"
 
     def _read_boxes(self, fpath: str) -> dict[tuple[str, str], Box]:
-        key = f"{_KEY}.roi_annotation_fpath"
-        beside = ANNOTATIONS_DPATH / fpath
-        boxes = read_boxes(beside if beside.is_file() else Path(fpath), key)
+        own = ANNOTATIONS_DPATH / fpath
+        boxes = read_boxes(own if own.is_file() else Path(fpath))
         return {(without_version(game), state.removesuffix(".state")): box for (game, state), box in boxes.items()}
 
     def _box_of(self, game: str, state: str) -> Box:
@@ -90,10 +88,10 @@ class RetroActConnector(Connector):
         for key in ((game, state), (game, "")):
             if self._boxes and key in self._boxes:
                 return self._boxes[key]
-        raise ValueError(f"{_KEY}.roi_annotation_fpath={self.config.roi_annotation_fpath}: no row for state '{state}'")
+        raise FieldError("roi_annotation_fpath", self.config.roi_annotation_fpath, f"no row for state '{state}'")
 
     def _unmarked(self, game: str) -> str:
-        """Why a character cannot be followed in a game; empty = it can, or shall not be."""
+        """Why a character cannot be followed in a game; empty = it can, or need not be."""
         if self._boxes is None or any(marked == game for marked, _ in self._boxes):
             return ""
         return f"no row in {self.config.roi_annotation_fpath}"
@@ -102,18 +100,16 @@ class RetroActConnector(Connector):
         """Games that the configuration means, with or without ROM, before anything is opened."""
         config = self.config
         filters = Filters(*(_as_list(value) for value in (config.view, config.motion, config.genre, config.platform)))
-        named = (
-            [] if config.game == "all" else [self.games.known(name, f"{_KEY}.game") for name in _as_list(config.game)]
-        )
+        named = [] if config.game == "all" else [self.games.known(name) for name in _as_list(config.game)]
         if config.game != "all" and not named:
-            raise ValueError(f'{_KEY}.game={config.game}: name a game, a list of games, or "all"')
+            raise FieldError("game", config.game, 'name a game, a list of games, or "all"')
         games = self._filter(named, filters)
         if config.annotation_control_fpath is not None:
-            key = f"{_KEY}.annotation_control_fpath"
-            path = table_path(config.annotation_control_fpath, key)
+            path = table_path(config.annotation_control_fpath, "annotation_control_fpath")
             games = self._keep(named, games, select_by_controls(games, path, config.action_map), path.name)
         if not games:
-            raise ValueError(f"{_KEY}: no game left by {filters or 'the tables'} and the controls; loosen a filter")
+            problem = f"no game left by {filters or 'the tables'} and the controls"
+            raise FieldError("game", config.game, problem, "loosen a filter")
         return games[: config.limit_games] if config.limit_games else games
 
     def _filter(self, named: list[str], filters: Filters) -> list[str]:
@@ -124,7 +120,7 @@ class RetroActConnector(Connector):
             rows = self._behavior_rows()
             if named:
                 listed = [row.game for row in rows]
-                self._keep(named, named, listed, "config.connector.annotation_behavior_fpath")
+                self._keep(named, named, listed, "{annotation_behavior_fpath}")
                 rows = [row for row in rows if row.game in named]
         games = [row.game for row in rows if filters.match(row)]
         if named:
@@ -132,11 +128,11 @@ class RetroActConnector(Connector):
         return sorted(set(games), key=str.lower)
 
     def _behavior_rows(self) -> list[Behavior]:
-        key = f"{_KEY}.annotation_behavior_fpath"
-        fpath = self.config.annotation_behavior_fpath
+        field, fpath = "annotation_behavior_fpath", self.config.annotation_behavior_fpath
         if fpath is None:
-            raise ValueError(f"{key} is not set: game=all and the filters view, motion and genre need that table")
-        path: Path = table_path(fpath, key)
+            problem = "not set; game=all and the filters view, motion and genre need that table"
+            raise FieldError(field, UNSET, problem)
+        path = table_path(fpath, field)
         rows = read_behavior(path)
         unknown = [row.game for row in rows if row.game not in self.games.ids]
         if unknown:
@@ -144,20 +140,22 @@ class RetroActConnector(Connector):
         return [row for row in rows if row.game in self.games.ids]
 
     def _keep(self, named: list[str], games: list[str], allowed: list[str], by: str) -> list[str]:
-        """The allowed games. Leaving out one that the user named is an error."""
+        """The allowed games. Omitting one that the user named is an error."""
         for game in games:
             if game in named and game not in allowed:
-                raise ValueError(f"{_KEY}.game={game} is left out by {by}: name another game or drop that filter")
+                raise FieldError("game", game, f"omitted by {by}", "name another game, or drop that filter")
         return [game for game in games if game in allowed]
 
 
-def _nothing_to_play(skipped: dict[str, str]) -> str:
+def _nothing_to_play(skipped: dict[str, str]) -> MissingPathError:
     """The error where each of the games is skipped."""
     game, obstacle = next(iter(skipped.items()))
-    remedy = f"import the ROMs that you own with '{IMPORT_COMMAND}', or name their folder by {_KEY}.rom_dpath"
-    if len(skipped) == 1:
-        return f"{NO_ROM} of the game {game}: {remedy}" if obstacle == NO_ROM else f"{game}: {obstacle}; {remedy}"
-    return f"no ROM to play of any of the {len(skipped)} games, such as {game} ({obstacle}): {remedy}"
+    remedy = f"import the ROMs that you own with '{IMPORT_COMMAND}', or name their folder by {{rom_dpath}}"
+    if len(skipped) > 1:
+        problem = f"no ROM to play of any of the {len(skipped)} games, such as {game} ({obstacle})"
+    else:
+        problem = f"{NO_ROM} of the game {game}" if obstacle == NO_ROM else f"{game}: {obstacle}"
+    return MissingPathError("game", UNSET, problem, remedy)
 
 
 def _as_list(value: Any) -> list[str]:

@@ -1,6 +1,5 @@
 """Which episodes a run has to make: the dataset's folders, what is complete in them, and the order of the rest."""
 
-import hashlib
 import json
 import logging
 import shutil
@@ -10,11 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from data_generation.config import DatasetConfig
 from data_generation.data.data import EPISODE_SUFFIX, DatasetInfo, episode_path
+from data_generation.data.errors import FieldError, under
 from data_generation.generator.connector_base import Connector
+from data_generation.generator.episode import dataset_info, environment_dname, with_suffix
+from data_generation.generator.levels import Level, list_levels
 from data_generation.generator.policy import policy_recipe
 
 logger = logging.getLogger(__name__)
@@ -22,20 +22,19 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class EpisodeTask:
-    """One episode to play."""
+    """One episode of a dataset to play, and the environment folder that it belongs to."""
 
-    game: str
-    env_dpath: Path
-    instance: int
+    level: Level
     session: int
+    env_dpath: Path
 
     @property
-    def world(self) -> tuple[str, int]:
-        """What an open environment serves: episodes of one world follow each other without opening another."""
-        return self.game, self.instance
+    def path(self) -> Path:
+        """The episode's file."""
+        return episode_path(self.env_dpath, self.level.instance, self.session)
 
     def __str__(self) -> str:
-        return f"{self.game}, instance {self.instance}, session {self.session}"
+        return f"{self.level.game}, instance {self.level.instance}, session {self.session}"
 
 
 @dataclass
@@ -45,77 +44,75 @@ class Plan:
     dataset_dpath: Path
     env_dpaths: list[Path]
     missing: list[EpisodeTask]
-    num_kept: int  # complete episodes, of those asked for
-    skipped: dict[str, str]  # game -> why it cannot be played here
+    # Complete episodes among those asked for.
+    num_kept: int
+    # Game -> why it cannot be played here.
+    skipped: dict[str, str]
 
 
 def dataset_name(config: DatasetConfig) -> str:
     """`<name>_v<version>[_<dname>]`"""
-    return config.connector.name + _suffix(config)
-
-
-def episode_seed(seed: int, game: str, instance: int, session: int) -> np.random.SeedSequence:
-    """The source of an episode's randomness: the same on every machine and in whatever order episodes are played."""
-    digest = hashlib.sha256(game.encode()).digest()
-    words = [int.from_bytes(digest[i : i + 4], "little") for i in range(0, 16, 4)]
-    return np.random.SeedSequence([seed, *words, instance, session])
+    return with_suffix(config.connector.name, config.connector.version, config.dname)
 
 
 def make_plan(config: DatasetConfig, connector: Connector) -> Plan:
-    """Choose games, make their folders with `info.json`, and list the episodes that are not there yet.
+    """Choose games, make their folders with `info.json`, and list the episodes that are missing.
 
-    ValueError if a folder holds episodes that were made with other settings; nothing is written then.
+    FieldError (of the dataset's config) if a folder holds episodes that were made with other settings; nothing is
+    written then.
     """
-    selection = connector.select()
+    with under("connector"):
+        selection = connector.select()
     dataset_dpath = Path(config.data_dpath) / dataset_name(config)
     infos = {
-        dataset_dpath / _env_name(config, connector, game): _info(config, connector, game) for game in selection.games
+        dataset_dpath / environment_dname(connector, game, config.dname): _info(config, connector, game)
+        for game in selection.games
     }
     for env_dpath, info in infos.items():
-        _check_same_recipe(env_dpath, info)
+        _check_same_recipe(config, env_dpath, info)
     tasks = []
     for env_dpath, info in infos.items():
         if not (env_dpath / "info.json").is_file() or DatasetInfo.load(env_dpath) != info:
             info.save(env_dpath)
         tasks += _tasks(config, connector, info.game, env_dpath)
-    missing = [task for task in tasks if not episode_path(task.env_dpath, task.instance, task.session).exists()]
+    missing = [task for task in tasks if not task.path.exists()]
     return Plan(dataset_dpath, list(infos), missing, len(tasks) - len(missing), selection.skipped)
 
 
 class EpisodeQueue:
-    """Hands out episodes one by one so that a worker stays with its world while others have work of their own.
+    """Hands out episodes one by one so that a worker stays with its level while others have work of their own.
 
-    A worker that is through with its world takes an untouched one, and, when there is none, helps where most is left.
+    A worker that has finished its level takes one that nobody plays, or, when there is none, helps where most is left.
     """
 
     def __init__(self, tasks: Iterable[EpisodeTask]):
-        self._worlds: dict[tuple[str, int], deque[EpisodeTask]] = {}
+        self._levels: dict[Level, deque[EpisodeTask]] = {}
         for task in tasks:
-            self._worlds.setdefault(task.world, deque()).append(task)
-        self._touched: set[tuple[str, int]] = set()
+            self._levels.setdefault(task.level, deque()).append(task)
+        self._started: set[Level] = set()
 
     def __len__(self) -> int:
-        return sum(len(tasks) for tasks in self._worlds.values())
+        return sum(len(tasks) for tasks in self._levels.values())
 
-    def next(self, world: tuple[str, int] | None) -> EpisodeTask | None:
-        """The next episode for a worker whose open environment is `world`; None when all are handed out."""
-        if world not in self._worlds:
-            untouched = [candidate for candidate in self._worlds if candidate not in self._touched]
-            by_length = sorted(self._worlds, key=lambda candidate: -len(self._worlds[candidate]))
-            world = next(iter(untouched or by_length), None)
-        if world is None:
+    def next(self, level: Level | None) -> EpisodeTask | None:
+        """The next episode for a worker whose open environment is `level`; None when all are handed out."""
+        if level not in self._levels:
+            unstarted = [candidate for candidate in self._levels if candidate not in self._started]
+            by_length = sorted(self._levels, key=lambda candidate: -len(self._levels[candidate]))
+            level = next(iter(unstarted or by_length), None)
+        if level is None:
             return None
-        self._touched.add(world)
-        tasks = self._worlds[world]
+        self._started.add(level)
+        tasks = self._levels[level]
         task = tasks.popleft()
         if not tasks:
-            del self._worlds[world]
+            del self._levels[level]
         return task
 
     def drop(self, game: str) -> int:
         """Hand out no further episode of a game; returns how many are dropped."""
-        worlds = [world for world in self._worlds if world[0] == game]
-        return sum(len(self._worlds.pop(world)) for world in worlds)
+        levels = [level for level in self._levels if level.game == game]
+        return sum(len(self._levels.pop(level)) for level in levels)
 
 
 def remove_if_empty(env_dpath: Path) -> None:
@@ -124,78 +121,59 @@ def remove_if_empty(env_dpath: Path) -> None:
         shutil.rmtree(env_dpath, ignore_errors=True)
 
 
-def _suffix(config: DatasetConfig) -> str:
-    return f"_v{config.connector.version}" + (f"_{config.dname}" if config.dname else "")
-
-
-def _env_name(config: DatasetConfig, connector: Connector, game: str) -> str:
-    return connector.environment_name(game) + _suffix(config)
-
-
 def _tasks(config: DatasetConfig, connector: Connector, game: str, env_dpath: Path) -> list[EpisodeTask]:
-    """Episodes asked for; a game with fewer instances than `n_instances` gives all that it has."""
+    """The episodes asked for, level by level."""
     generator = config.connector.generator_config
-    available = connector.num_instances(game)
-    num_instances = generator.n_instances if available is None else min(generator.n_instances, available)
-    return [
-        EpisodeTask(game, env_dpath, instance, session)
-        for instance in range(num_instances)
-        for session in range(generator.n_sessions)
-    ]
+    levels = list_levels(connector, [game], generator.n_instances)
+    return [EpisodeTask(level, session, env_dpath) for level in levels for session in range(generator.n_sessions)]
 
 
 def _info(config: DatasetConfig, connector: Connector, game: str) -> DatasetInfo:
-    """What `info.json` says; nothing in it depends on the number of workers or on time."""
     generator = config.connector.generator_config
-    return DatasetInfo(
-        name=connector.environment_name(game),
-        game=game,
-        action_names=connector.action_names,
-        frame_shape=connector.frame_shape,
-        connector=connector.recipe(),
-        generator={
-            "seed": config.seed,
-            "n_steps_max": generator.n_steps_max,
-            "output_mode": generator.output_mode,
-            **policy_recipe(config.connector),
-            "n_instances": generator.n_instances,
-            "n_sessions": generator.n_sessions,
-        },
-        versions=connector.versions(),
-    )
+    settings = {
+        "seed": config.seed,
+        "n_steps_max": generator.n_steps_max,
+        "output_mode": generator.output_mode,
+        **policy_recipe(config.connector),
+        "n_instances": generator.n_instances,
+        "n_sessions": generator.n_sessions,
+    }
+    return dataset_info(connector, game, settings)
+
+
+# In `DatasetInfo.generator`: fields of the dataset's config, of its generator_config, and sizes, which may differ,
+# since more of the same makes a dataset grow.
+_OWN_FIELDS, _GENERATOR_FIELDS, _SIZES = ("seed",), ("n_steps_max", "output_mode"), ("n_instances", "n_sessions")
 
 
 def _recipe_of(info: DatasetInfo) -> dict[str, Any]:
-    """Configuration key -> value of everything that decides what episodes look like."""
-    numbers = ("seed",)
-    sizes = ("n_instances", "n_sessions")  # more of the same: the dataset grows
-    recipe = {f"config.connector.{key}": value for key, value in info.connector.items()}
+    """Field of the dataset's config -> value, of everything that decides what episodes look like."""
+    recipe = {f"connector.{key}": value for key, value in info.connector.items()}
     for key, value in info.generator.items():
-        if key in sizes:
-            continue
-        group = "config." if key in numbers else "config.connector."
-        inner = "generator_config." if key in ("n_steps_max", "output_mode") else ""
-        recipe[f"{group}{inner}{key}"] = value
+        if key in _OWN_FIELDS:
+            recipe[key] = value
+        elif key not in _SIZES:
+            group = "connector.generator_config" if key in _GENERATOR_FIELDS else "connector"
+            recipe[f"{group}.{key}"] = value
     return recipe
 
 
-def _check_same_recipe(env_dpath: Path, info: DatasetInfo) -> None:
-    """ValueError if the folder holds episodes that were made in another way than `info` says."""
+def _check_same_recipe(config: DatasetConfig, env_dpath: Path, info: DatasetInfo) -> None:
+    """FieldError if the folder holds episodes that were made in another way than `info` says."""
     if next(env_dpath.glob(f"*/*{EPISODE_SUFFIX}"), None) is None:
         return
-    try:
-        found = DatasetInfo.load(env_dpath)
-    except FileNotFoundError as error:
-        raise ValueError(f"'{env_dpath}' holds episodes but no info.json: delete that folder") from error
-    there = _recipe_of(found)
-    here = json.loads(json.dumps(_recipe_of(info)))  # as it looks after passing through a file
-    different = [key for key in {**there, **here} if there.get(key) != here.get(key)]
+    if not (env_dpath / "info.json").is_file():
+        raise FieldError("dname", config.dname, f"'{env_dpath}' holds episodes but no info.json", "delete that folder")
+    found = DatasetInfo.load(env_dpath)
+    old = _recipe_of(found)
+    # As it looks after passing through a file.
+    new = json.loads(json.dumps(_recipe_of(info)))
+    different = [key for key in {**old, **new} if old.get(key) != new.get(key)]
     if different:
-        changes = ", ".join(f"{key}={there.get(key)} (now {here.get(key)})" for key in different)
-        raise ValueError(
-            f"'{env_dpath}' holds episodes made with {changes}: set config.dname to a new name, or delete that folder"
-        )
+        changes = ", ".join(f"{{{key}}}={old.get(key)} (now {new.get(key)})" for key in different)
+        remedy = "set {dname} to a new name, or delete that folder"
+        raise FieldError("dname", config.dname, f"'{env_dpath}' holds episodes made with {changes}", remedy)
     if found.versions != info.versions:
         logger.warning(
-            "'%s' goes on with other software versions: %s, now %s", env_dpath, found.versions, info.versions
+            "'%s' is extended with other software versions: %s, now %s", env_dpath, found.versions, info.versions
         )

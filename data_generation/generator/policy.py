@@ -12,10 +12,9 @@ from typing import Any, Protocol, Self
 import numpy as np
 
 from data_generation.config import AgentConfig, ConnectorConfig
-from data_generation.generator.connector_base import Connector
+from data_generation.data.errors import UNSET, FieldError, MissingPathError
+from data_generation.generator.connector_base import Connector, EnvironmentSpec
 from data_generation.generator.resolve import check_importable, load_class
-
-_KEY = "config.connector"
 
 VARIANTS: dict[str, str] = {
     "random": "data_generation.generator.policy:RandomPolicy",
@@ -24,18 +23,27 @@ VARIANTS: dict[str, str] = {
     "auto_explore": "auto_explore.src.agent:AutoExplorePolicy",
     "agent57": "external.agent57.policy:Agent57Policy",
 }
-_RANDOM = ("random", "sticky_random")  # these take no gamma: they are random already
+# These take no gamma: they are random already.
+_RANDOM = ("random", "sticky_random")
 _NEEDS_CHECKPOINT = ("auto_explore", "agent57")
 
 
 @dataclass(frozen=True)
 class PolicyContext:
-    """What a policy is made from."""
+    """What a policy is made from. Its errors are FieldErrors of `ConnectorConfig`, which holds `agent`."""
 
     agent: AgentConfig
-    action_names: list[str]
-    frame_shape: tuple[int, int, int]  # (C, H, W) of the observations
-    recorded_around: str = ""  # as in `DatasetInfo`
+    spec: EnvironmentSpec
+
+    @property
+    def action_names(self) -> list[str]:
+        """Names of the actions in index order."""
+        return self.spec.action_names
+
+    @property
+    def frame_shape(self) -> tuple[int, int, int]:
+        """Shape (C, H, W) of the observations."""
+        return self.spec.frame_shape
 
 
 class Policy(Protocol):
@@ -80,7 +88,7 @@ class StickyRandomPolicy:
 
     def __init__(self, num_actions: int, repeat_probability: float):
         if not 0 <= repeat_probability < 1:
-            raise ValueError(f"{_KEY}.agent.repeat_probability={repeat_probability}: must be in [0, 1)")
+            raise FieldError("agent.repeat_probability", repeat_probability, "must be in [0, 1)")
         self.num_actions = num_actions
         self.parameters: dict[str, Any] = {"repeat_probability": repeat_probability}
 
@@ -98,7 +106,7 @@ class StickyRandomPolicy:
 
 
 class ScriptedPolicy:
-    """Plays a fixed list of actions, from its start again when it is through. The carry counts the actions played."""
+    """Plays a fixed list of actions over and over. The carry counts the actions played."""
 
     def __init__(self, actions: list[int], script: list[str]):
         self.actions = actions
@@ -106,18 +114,17 @@ class ScriptedPolicy:
 
     @classmethod
     def from_context(cls, context: PolicyContext) -> Self:
-        """Reads `agent.script`: action names, "RIGHT*30" for thirty times. ValueError for an unknown action."""
+        """Reads `agent.script`: action names, "RIGHT*30" for thirty times. FieldError for an unknown action."""
         actions: list[int] = []
         for entry in context.agent.script:
             name, _, count = entry.partition("*")
             if name not in context.action_names or not (count or "1").isdecimal():
-                raise ValueError(
-                    f"{_KEY}.agent.script: '{entry}' is not an action or <action>*<count>; "
-                    f"actions are {', '.join(context.action_names)}"
-                )
+                problem = f"'{entry}' is not an action or <action>*<count>"
+                remedy = f"actions are {', '.join(context.action_names)}"
+                raise FieldError("agent.script", UNSET, problem, remedy)
             actions += [context.action_names.index(name)] * int(count or 1)
         if not actions:
-            raise ValueError(f"{_KEY}.agent.script is empty: variant=scripted needs actions such as [RIGHT*30]")
+            raise FieldError("agent.script", "[]", "variant=scripted needs actions such as [RIGHT*30]")
         return cls(actions, list(context.agent.script))
 
     def initial_carry(self) -> int:
@@ -135,7 +142,7 @@ class EpsilonPolicy:
 
     def __init__(self, policy: Policy, num_actions: int, gamma: float):
         if not 0 <= gamma <= 1:
-            raise ValueError(f"{_KEY}.agent.gamma={gamma}: must be in [0, 1]")
+            raise FieldError("agent.gamma", gamma, "must be in [0, 1]")
         self.policy = policy
         self.num_actions = num_actions
         self.gamma = gamma
@@ -143,7 +150,7 @@ class EpsilonPolicy:
 
     @classmethod
     def from_context(cls, context: PolicyContext) -> Self:
-        raise ValueError(f"{_KEY}.agent.policy: EpsilonPolicy wraps another policy; set {_KEY}.agent.gamma instead")
+        raise FieldError("agent.policy", UNSET, "EpsilonPolicy wraps another policy", "set {agent.gamma} instead")
 
     def initial_carry(self) -> Any:
         return self.policy.initial_carry()
@@ -158,33 +165,32 @@ class EpsilonPolicy:
 def policy_spec(config: ConnectorConfig) -> str:
     """What the configured policy is called ("module:Class"), without loading it.
 
-    ValueError / FileNotFoundError if it cannot be used: unknown variant, agent not installed, no checkpoint.
+    FieldError if it cannot be used: unknown variant, agent not installed, no checkpoint.
     """
     agent = config.agent
     if agent.policy is None and config.variant not in VARIANTS:
-        raise ValueError(f"{_KEY}.variant={config.variant}: unknown; one of {', '.join(VARIANTS)}")
+        raise FieldError("variant", config.variant, "unknown", f"one of {', '.join(VARIANTS)}")
     spec = agent.policy or VARIANTS[config.variant]
     try:
-        check_importable(spec, f"{_KEY}.agent.policy")
-    except ValueError as error:
+        check_importable(spec, "agent.policy")
+    except FieldError as error:
         if agent.policy is not None:
             raise
-        raise ValueError(
-            f"{_KEY}.variant={config.variant}: its agent ({spec}) is not part of this installation; "
-            f"use variant=random, or name another agent by {_KEY}.agent.policy=<module>:<Class>"
-        ) from error
+        problem = f"its agent ({spec}) is not part of this installation"
+        remedy = "use variant=random, or name another agent by {agent.policy}=<module>:<Class>"
+        raise FieldError("variant", config.variant, problem, remedy) from error
     _check_checkpoint(config)
     return spec
 
 
 def make_policy(connector: Connector) -> Policy:
     """The configured policy, with its weights, and with `gamma` random actions if it is an agent or a script."""
-    config, action_names = connector.config, connector.action_names
-    context = PolicyContext(config.agent, action_names, connector.frame_shape, connector.recorded_around)
-    policy: Policy = load_class(policy_spec(config), f"{_KEY}.agent.policy").from_context(context)  # type: ignore[attr-defined]
+    config = connector.config
+    context = PolicyContext(config.agent, connector.spec)
+    policy: Policy = load_class(policy_spec(config), "agent.policy").from_context(context)  # type: ignore[attr-defined]
     if config.agent.policy is None and config.variant in _RANDOM:
         return policy
-    return EpsilonPolicy(policy, len(action_names), config.agent.gamma)
+    return EpsilonPolicy(policy, len(connector.action_names), config.agent.gamma)
 
 
 def policy_recipe(config: ConnectorConfig) -> dict[str, Any]:
@@ -204,11 +210,10 @@ def policy_recipe(config: ConnectorConfig) -> dict[str, Any]:
 
 
 def _check_checkpoint(config: ConnectorConfig) -> None:
-    key, fpath = f"{_KEY}.agent.checkpoint_fpath", config.agent.checkpoint_fpath
+    field, fpath = "agent.checkpoint_fpath", config.agent.checkpoint_fpath
     if fpath is None:
         if config.agent.policy is None and config.variant in _NEEDS_CHECKPOINT:
-            raise ValueError(f"{key} is not set: variant={config.variant} needs the trained agent's checkpoint")
+            raise FieldError(field, UNSET, f"not set; variant={config.variant} needs the trained agent's checkpoint")
     elif not Path(fpath).exists():
-        raise FileNotFoundError(
-            f"{key}={fpath}: no such file; train the agent first, or give the path of its checkpoint"
-        )
+        remedy = "train the agent first, or give the path of its checkpoint"
+        raise MissingPathError(field, fpath, "no such file", remedy)

@@ -3,28 +3,30 @@
 import importlib
 import importlib.util
 
+from data_generation.data.errors import FieldError
 
-def check_importable(spec: str, key: str) -> None:
-    """ValueError (one line, naming `key`) unless the module of "module:Class" exists; imports its parents only."""
+
+def check_importable(spec: str, field: str) -> None:
+    """FieldError of `field` unless the module of "module:Class" exists; imports its parents only."""
     module, separator, name = spec.partition(":")
     if not separator or not module or not name:
-        raise ValueError(f'{key}={spec}: expected "module:Class", such as "my_package.my_module:MyClass"')
+        raise FieldError(field, spec, 'expected "module:Class", such as "my_package.my_module:MyClass"')
     try:
         found = importlib.util.find_spec(module) is not None
     except ModuleNotFoundError:
         found = False
     if not found:
-        raise ValueError(f"{key}={spec}: there is no module '{module}' here; install it, or name another one")
+        raise FieldError(field, spec, f"there is no module '{module}' here", "install it, or name another one")
 
 
-def load_class(spec: str, key: str) -> type:
-    """Import the class of "module:Class"; ValueError (one line, naming `key`) if the module or the class is missing.
+def load_class(spec: str, field: str) -> type:
+    """Import the class of "module:Class"; FieldError of `field` if the module or the class is missing.
 
     An error inside the module, such as a missing dependency of its own, is not hidden.
     """
-    check_importable(spec, key)
+    check_importable(spec, field)
     module_name, _, name = spec.partition(":")
     found = getattr(importlib.import_module(module_name), name, None)
     if not isinstance(found, type):
-        raise ValueError(f"{key}={spec}: module '{module_name}' has no class '{name}'")
+        raise FieldError(field, spec, f"module '{module_name}' has no class '{name}'")
     return found

@@ -7,6 +7,7 @@ import gymnasium as gym
 import numpy as np
 from stable_retro import RetroEnv
 
+from data_generation.data.errors import UNSET, FieldError
 from data_generation.generator.frames import FrameFitter
 
 # Platform (last part of a game's id) -> named action -> button.
@@ -20,13 +21,14 @@ BUTTONS: dict[str, dict[str, str]] = {
     "32x": {"ACTION_JUMP": "B", "ACTION_PRIMARY": "B", "ACTION_SECONDARY": "Y"},
 }
 OTHER_PLATFORM = {"ACTION_JUMP": "A", "ACTION_PRIMARY": "A", "ACTION_SECONDARY": "B"}
-FALLBACK_BUTTONS = ("B", "BUTTON", "I")  # where the core does not know a button of the tables above
+# Where the core does not know a button of the tables above.
+FALLBACK_BUTTONS = ("B", "BUTTON", "I")
 
 
 def action_buttons(action: str, platform: str, core_buttons: list[str | None]) -> list[str]:
     """Buttons of an action such as RIGHT, ACTION_JUMP, NOOP or RIGHT+ACTION_JUMP, as the core names them.
 
-    Besides the named actions every button of the core can be named. ValueError lists what a platform knows.
+    Besides the named actions every button of the core can be named. FieldError lists what a platform knows.
     """
     named = BUTTONS.get(platform.lower(), OTHER_PLATFORM)
     known = [button for button in core_buttons if button]
@@ -38,10 +40,8 @@ def action_buttons(action: str, platform: str, core_buttons: list[str | None]) -
         if part in named and button not in known:
             button = next((name for name in FALLBACK_BUTTONS if name in known), button)
         if button not in known:
-            raise ValueError(
-                f"config.connector.valid_action_combos: '{action}' is unknown on {platform}; "
-                f"known are {', '.join(['NOOP', *named, *known])} and combinations with '+'"
-            )
+            remedy = f"known are {', '.join(['NOOP', *named, *known])} and combinations with '+'"
+            raise FieldError("valid_action_combos", UNSET, f"'{action}' is unknown on {platform}", remedy)
         buttons.append(button)
     return buttons
 
@@ -61,7 +61,7 @@ class RetroActEnv(gym.Env[np.ndarray, Any]):
     """Discrete actions, each held for some emulator frames; observations uint8 (3, height, width).
 
     Equal, bit by bit, to calling the given environment's `step` once per emulator frame, adding up rewards and stopping
-    at the episode's end. It drives the emulator itself because only the last frame of an action is looked at: reading
+    at the episode's end. It drives the emulator itself because only the last frame of an action is recorded: reading
     the screen and the info of the others would be wasted. Reward and end are computed at every emulator frame.
     """
 
@@ -77,7 +77,7 @@ class RetroActEnv(gym.Env[np.ndarray, Any]):
         self.action_space = gym.spaces.Discrete(len(self._masks))
         self.observation_space = gym.spaces.Box(0, 255, (3, settings.height, settings.width), np.uint8)
         if env.initial_state is None:
-            # Without a start state Stable-Retro's reset would go on from wherever the last episode ended.
+            # Without a start state Stable-Retro's reset would continue from wherever the last episode ended.
             env.initial_state = env.em.get_state()
 
     def _mask(self, buttons: list[str]) -> np.ndarray:
@@ -93,9 +93,9 @@ class RetroActEnv(gym.Env[np.ndarray, Any]):
             self._env.em.step()
             self._env.data.update_ram()
             if self._env.data.is_done():
-                raise ValueError(
-                    f"config.connector.n_skip_start_frames={self._settings.n_skip_start_frames}: "
-                    f"{self._env.gamename} ends before that; use less"
+                num_frames = self._settings.n_skip_start_frames
+                raise FieldError(
+                    "n_skip_start_frames", num_frames, f"{self._env.gamename} ends before that", "use less"
                 )
         return self._observe(), {}
 
@@ -117,7 +117,7 @@ class RetroActEnv(gym.Env[np.ndarray, Any]):
         return self._fit(self._env.get_screen(apply_rotation=True))
 
     def render(self) -> np.ndarray:
-        """The game's own picture (h, w, 3) uint8."""
+        """The game's own image (h, w, 3) uint8."""
         return self._env.get_screen(apply_rotation=True)
 
     def close(self) -> None:

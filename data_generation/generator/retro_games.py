@@ -1,4 +1,4 @@
-"""Which retro games are here: Stable-Retro's stable set, this project's own, and those of a user's folder."""
+"""Which retro games there are: Stable-Retro's stable set, this project's own, and those of a user's folder."""
 
 import difflib
 import json
@@ -10,11 +10,14 @@ from typing import Any
 import stable_retro
 from stable_retro import data as retro_data
 
+from data_generation.data.errors import FieldError, MissingPathError
+
 # Free games of this project bring their Stable-Retro integration with them: external/<game>/integration/<id>.
 OWN_GAMES_DPATH = Path(__file__).resolve().parents[2] / "external"
 IMPORT_COMMAND = "python -m stable_retro.import <folder with your ROMs>"
 NO_ROM = "no ROM"
-_ARCHIVES = (".zip", ".7z")  # arcade games: their parts have checksums, not the file
+# Arcade games: their parts have checksums, not the file.
+_ARCHIVES = (".zip", ".7z")
 
 
 def integrations(rom_dpath: Path | None = None) -> retro_data.Integrations:
@@ -36,13 +39,13 @@ def without_version(game: str) -> str:
 class RetroGames:
     """Looks games up by their ids, with or without version suffix; holds no emulator, can be pickled."""
 
-    def __init__(self, rom_dpath: str | None, key: str):
+    def __init__(self, rom_dpath: str | None):
         """`rom_dpath`: a folder with one folder per game, `<id>/rom.<ext>`, in which further files of the game's
-        integration (`data.json`, states, …) replace Stable-Retro's. `key` names it in errors.
+        integration (`data.json`, states, …) replace Stable-Retro's. Errors name the field `rom_dpath`.
         """
         self.rom_dpath = None if rom_dpath is None else Path(rom_dpath)
         if self.rom_dpath is not None:
-            _check_folder(self.rom_dpath, key)
+            _check_folder(self.rom_dpath)
 
     @property
     def integrations(self) -> retro_data.Integrations:
@@ -55,16 +58,16 @@ class RetroGames:
         mine = [] if self.rom_dpath is None else [path.parent.name for path in self.rom_dpath.glob("*/rom.*")]
         return {without_version(game): game for game in [*listed, *mine]}
 
-    def known(self, name: str, key: str) -> str:
-        """A game's id without version suffix. ValueError names `key` and the nearest ones."""
+    def known(self, name: str) -> str:
+        """A game's id without version suffix. FieldError of `game` names the nearest ones."""
         game = without_version(name)
         if game in self.ids:
             return game
         by_lower = {known.lower(): known for known in self.ids}
         near = difflib.get_close_matches(game.lower(), by_lower, n=3, cutoff=0.4)
         names = ", ".join(by_lower[match] for match in near)
-        hint = f"did you mean {names}?" if near else "see stable_retro.data.list_games()"
-        raise ValueError(f"{key}={name}: Stable-Retro knows no such game; {hint}")
+        remedy = f"did you mean {names}?" if near else "see stable_retro.data.list_games()"
+        raise FieldError("game", name, "Stable-Retro knows no such game", remedy)
 
     def obstacle(self, game: str) -> str:
         """Why a game cannot be played here, as far as its files tell; empty = nothing."""
@@ -72,7 +75,7 @@ class RetroGames:
             rom = Path(retro_data.get_original_romfile_path(self.ids[game], self.integrations))
         except FileNotFoundError:
             return NO_ROM
-        # What stands beside the ROM: a user's own version of a game needs no checksum.
+        # Only next to the ROM: a user's own version of a game needs no checksum.
         checksums = rom.with_name("rom.sha")
         if rom.suffix in _ARCHIVES or not checksums.is_file():
             return ""
@@ -106,19 +109,20 @@ class RetroGames:
         return stable_retro.make(self.ids[game], state=state, inttype=self.integrations, render_mode="rgb_array")
 
 
-def _check_folder(rom_dpath: Path, key: str) -> None:
-    """FileNotFoundError / ValueError for a folder that is missing or holds no game."""
+def _check_folder(rom_dpath: Path) -> None:
+    """FieldError for a folder that is missing or holds no game."""
+    field = "rom_dpath"
     layout = "expected one folder per game, <id>/rom.<ext>, such as SuperMarioBros-Nes-v0/rom.nes"
     if not rom_dpath.is_dir():
-        raise FileNotFoundError(f"{key}={rom_dpath}: no such folder; {layout}")
+        raise MissingPathError(field, rom_dpath, "no such folder", layout)
     found = [path.parent.name for path in rom_dpath.glob("*/rom.*")]
     if not found:
-        raise ValueError(f"{key}={rom_dpath}: no ROM in it; {layout}, or import the files with '{IMPORT_COMMAND}'")
+        raise FieldError(field, rom_dpath, "no ROM in it", f"{layout}, or import the files with '{IMPORT_COMMAND}'")
     # The rest of the game's integration is found under the same name only.
     stable = set(retro_data.list_games(retro_data.Integrations.STABLE))
     for name in found:
         if name not in stable and f"{name}-v0" in stable:
-            raise ValueError(f"{key}={rom_dpath}: Stable-Retro calls {name} '{name}-v0'; rename the folder to that")
+            raise FieldError(field, rom_dpath, f"Stable-Retro calls {name} '{name}-v0'", "rename the folder to that")
 
 
 def _default_state_of(metadata_path: str) -> str | None:

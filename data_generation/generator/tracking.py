@@ -1,12 +1,11 @@
-"""Recording the surroundings of one character instead of the whole picture.
+"""Recording the surroundings of one character instead of the whole image.
 
-The character is marked once per game by a box at its start, in a table; from there it is followed by its looks. What a
-recorded frame shows is told by the info numbers `NUMBERS`, and `foreground_mask` draws the mask.
+The character is marked once per game by a box at its start, in a table; from there it is followed by its appearance.
+The numbers `NUMBERS` of the info say which part of a recorded frame shows the game.
 """
 
 import csv
 import math
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,23 +13,28 @@ import cv2
 import gymnasium as gym
 import numpy as np
 
+from data_generation.data.errors import FieldError, MissingPathError, UserError
 from data_generation.generator.frames import FrameFitter
 
-SIZE_IN_HEIGHTS = 5  # side of the part that is recorded, in heights of the character
-# The character's middle in the game's picture, and the part of the recorded frame that shows the game, in its pixels:
-# beyond the picture's edge a frame is black.
+# Side of the part that is recorded, in heights of the character.
+SIZE_IN_HEIGHTS = 5
+# The character's centre in the game's image, and the part of the recorded frame that shows the game, in its pixels:
+# beyond the image's edge a frame is black.
 NUMBERS = ("roi_x", "roi_y", "roi_left", "roi_top", "roi_right", "roi_bottom")
 _COLUMNS = ("game", "x", "y", "w", "h")
-_RADIUS = 24  # pixels by which a character moves at most between two looks at it
-_WIDER = 6  # pixels more for each look in which it was not found
-_PATIENCE = 8  # looks without finding it after which it is lost
-# Likeness: 1 = the same pixels, 0.5 = what a plain patch of the mean colour would reach, 0 = unlike.
+# Pixels by which a character moves at most between two searches, and pixels more for each search that failed.
+_RADIUS, _WIDER = 24, 6
+# Searches in a row that may fail before the character is lost.
+_PATIENCE = 8
+# Similarity: 1 = the same pixels, 0.5 = that of a plain patch of the mean colour, 0 = nothing in common. The best match
+# is taken at once from the first value on, remembered as a new template below the second, and rejected below the third.
 _SURE, _CHANGED, _LEAST = 0.85, 0.75, 0.4
-_MAX_LOOKS = 8  # looks of the character kept besides the first one, mirrored ones included
+# Templates of the character kept in addition to the first one, mirrored ones included.
+_MAX_TEMPLATES = 8
 
 
 class Box(NamedTuple):
-    """A rectangle in a game's picture: left, top, width, height in pixels."""
+    """A rectangle in a game's image: left, top, width, height in pixels."""
 
     x: int
     y: int
@@ -38,75 +42,75 @@ class Box(NamedTuple):
     h: int
 
 
-def read_boxes(path: Path, key: str) -> dict[tuple[str, str], Box]:
+def read_boxes(path: Path) -> dict[tuple[str, str], Box]:
     """(game, start state) -> box, from a table with the columns game, x, y, w, h and perhaps `state`.
 
-    State "" stands for all that have no row of their own. FileNotFoundError / ValueError name `key` and the line.
+    State "" stands for all that have no row of their own. UserErrors name the field `roi_annotation_fpath`, or the line.
     """
+    field = "roi_annotation_fpath"
     if not path.is_file():
-        columns = ",".join(_COLUMNS)
-        raise FileNotFoundError(
-            f"{key}={path}: no such table; it has the columns {columns}: a box around the character"
-        )
+        remedy = f"it has the columns {','.join(_COLUMNS)}: a box around the character"
+        raise MissingPathError(field, path, "no such table", remedy)
     boxes = {}
     with path.open(newline="", encoding="utf-8-sig") as file:
         reader = csv.DictReader(file)
         if missing := [name for name in _COLUMNS if name not in (reader.fieldnames or [])]:
-            raise ValueError(f"{key}={path}: no column '{missing[0]}'; it needs {', '.join(_COLUMNS)}")
+            raise FieldError(field, path, f"no column '{missing[0]}'", f"it needs {', '.join(_COLUMNS)}")
         for row in reader:
             try:
                 box = Box(*(int(row[name]) for name in _COLUMNS[1:]))
             except (TypeError, ValueError):
                 box = Box(0, 0, 0, 0)
             if box.w < 1 or box.h < 1:
-                raise ValueError(f"{path}:{reader.line_num}: the box of {row['game']} is not four numbers of pixels")
+                raise UserError(f"{path}:{reader.line_num}: the box of {row['game']} is not four numbers of pixels")
             boxes[row["game"], row.get("state") or ""] = box
     return boxes
 
 
-class Tracker:
-    """Follows a character by comparing its surroundings with how it has looked (sum of squared differences)."""
+class CharacterTracker:
+    """Follows a character by comparing its surroundings with how it has looked before (sum of squared differences)."""
 
-    def __init__(self, picture: np.ndarray, box: Box):
-        """ValueError if the box is not inside the picture (h, w, 3)."""
-        height, width = picture.shape[:2]
+    def __init__(self, image: np.ndarray, box: Box):
+        """UserError if the box is not inside the image (h, w, 3)."""
+        height, width = image.shape[:2]
         if box.x < 0 or box.y < 0 or box.x + box.w > width or box.y + box.h > height:
-            raise ValueError(f"the box {tuple(box)} is not inside the picture of {width}x{height} pixels")
+            raise UserError(f"the box {tuple(box)} is not inside the image of {width}x{height} pixels")
         self.box = box
-        self._first = _with_mirrored(_cut(picture, box))
+        self._first = _with_mirrored(_cut(image, box))
         self._recent: list[np.ndarray] = []
-        # Twice what the mean colour of the character would differ from it, which makes likeness free of contrast.
+        # Twice what the mean colour of the character would differ from it, which makes similarity independent of contrast.
         self._scale = 2 * max(1.0, float(self._first[0].reshape(-1, 3).astype(np.float64).var(0).sum())) * box.w * box.h
         self._num_missed = 0
 
-    def update(self, picture: np.ndarray) -> bool:
-        """Find the character in the next picture; `box` says where. False = it is lost."""
-        likeness, box = self._search(picture)
-        if likeness < _LEAST:
+    def update(self, image: np.ndarray) -> bool:
+        """Find the character in the next image; `box` is its place. False = it is lost."""
+        similarity, box = self._search(image)
+        if similarity < _LEAST:
             self._num_missed += 1
             return self._num_missed <= _PATIENCE
         self._num_missed, self.box = 0, box
-        height, width = picture.shape[:2]
+        height, width = image.shape[:2]
         is_whole = box.x >= 0 and box.y >= 0 and box.x + box.w <= width and box.y + box.h <= height
-        if likeness < _CHANGED and is_whole:  # it moves its limbs: remember this look, too
-            self._recent = [*_with_mirrored(_cut(picture, box)), *self._recent][:_MAX_LOOKS]
+        # It moves its limbs: remember this appearance, too.
+        if similarity < _CHANGED and is_whole:
+            self._recent = [*_with_mirrored(_cut(image, box)), *self._recent][:_MAX_TEMPLATES]
         return True
 
-    def _search(self, picture: np.ndarray) -> tuple[float, Box]:
-        """The likest place near the last one, beyond the picture's edges too, and how alike it is."""
+    def _search(self, image: np.ndarray) -> tuple[float, Box]:
+        """The most similar place near the last one, beyond the image's edges too, and its similarity."""
         _, _, width, height = box = self.box
         radius = _RADIUS + _WIDER * self._num_missed
-        padded = cv2.copyMakeBorder(picture, height, height, width, width, cv2.BORDER_REPLICATE)
+        padded = cv2.copyMakeBorder(image, height, height, width, width, cv2.BORDER_REPLICATE)
         left, top = max(0, box.x + width - radius), max(0, box.y + height - radius)
-        window = padded[top : box.y + 2 * height + radius, left : box.x + 2 * width + radius]
-        best, place = -np.inf, (box.x, box.y)
-        for look in [*self._recent, *self._first]:
-            difference, _, (x, y), _ = cv2.minMaxLoc(cv2.matchTemplate(window, look, cv2.TM_SQDIFF))
+        surroundings = padded[top : box.y + 2 * height + radius, left : box.x + 2 * width + radius]
+        best, position = -np.inf, (box.x, box.y)
+        for template in [*self._recent, *self._first]:
+            difference, _, (x, y), _ = cv2.minMaxLoc(cv2.matchTemplate(surroundings, template, cv2.TM_SQDIFF))
             if 1 - difference / self._scale > best:
-                best, place = 1 - difference / self._scale, (x + left - width, y + top - height)
+                best, position = 1 - difference / self._scale, (x + left - width, y + top - height)
             if best > _SURE:
                 break
-        return best, Box(*place, width, height)
+        return best, Box(*position, width, height)
 
 
 class TrackedEnv(gym.Env[np.ndarray, Any]):
@@ -116,42 +120,42 @@ class TrackedEnv(gym.Env[np.ndarray, Any]):
     render_mode = "rgb_array"
 
     def __init__(self, env: gym.Env[np.ndarray, Any], start: Box, frame_size: tuple[int, int]):
-        """`env.render()` gives the game's picture (h, w, 3) uint8; `start`: the character after a reset."""
+        """`env.render()` gives the game's image (h, w, 3) uint8; `start`: the character after a reset."""
         self._env = env
         self._start = start
         self._fit = FrameFitter(*frame_size)
         self._frame_size = frame_size
-        self._tracker: Tracker | None = None
+        self._tracker: CharacterTracker | None = None
         self.action_space = env.action_space
         self.observation_space = env.observation_space
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict]:
         """Start an episode, and mark the character."""
         _, info = self._env.reset(seed=seed, options=options)
-        picture = self.render()
-        self._tracker = Tracker(picture, self._start)
-        frame, numbers = self._look(picture)
+        image = self.render()
+        self._tracker = CharacterTracker(image, self._start)
+        frame, numbers = self._cut_out(image)
         return frame, {**info, **numbers}
 
     def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """As the environment's own, with the frame around the character and `NUMBERS` in the info."""
         assert self._tracker is not None
         _, reward, terminated, truncated, info = self._env.step(action)
-        picture = self.render()
-        is_found = self._tracker.update(picture)
-        frame, numbers = self._look(picture)
+        image = self.render()
+        is_found = self._tracker.update(image)
+        frame, numbers = self._cut_out(image)
         return frame, float(reward), terminated, truncated or (not is_found and not terminated), {**info, **numbers}
 
-    def _look(self, picture: np.ndarray) -> tuple[np.ndarray, dict[str, int]]:
+    def _cut_out(self, image: np.ndarray) -> tuple[np.ndarray, dict[str, int]]:
         assert self._tracker is not None
         x, y, w, h = self._tracker.box
-        height, width = picture.shape[:2]
+        height, width = image.shape[:2]
         side = min(SIZE_IN_HEIGHTS * h, height, width)
         left, top = x + w // 2 - side // 2, y + h // 2 - side // 2
         part = np.zeros((side, side, 3), np.uint8)
         inside = max(0, left), max(0, top), min(width, left + side), min(height, top + side)
         if inside[0] < inside[2] and inside[1] < inside[3]:
-            part[inside[1] - top : inside[3] - top, inside[0] - left : inside[2] - left] = picture[
+            part[inside[1] - top : inside[3] - top, inside[0] - left : inside[2] - left] = image[
                 inside[1] : inside[3], inside[0] : inside[2]
             ]
         edges = self._in_frame([inside[0] - left, inside[1] - top, inside[2] - left, inside[3] - top], side)
@@ -167,25 +171,17 @@ class TrackedEnv(gym.Env[np.ndarray, Any]):
         return [*starts, math.ceil(edges[2] * scale + left), math.ceil(edges[3] * scale + top)]
 
     def render(self) -> np.ndarray:
-        """The game's own, whole picture (h, w, 3) uint8."""
-        picture: np.ndarray = self._env.render()  # type: ignore[assignment]
-        return picture
+        """The game's own, whole image (h, w, 3) uint8."""
+        image: np.ndarray = self._env.render()  # type: ignore[assignment]
+        return image
 
     def close(self) -> None:
         self._env.close()
 
 
-def foreground_mask(numbers: Mapping[str, float], frame_size: tuple[int, int]) -> np.ndarray:
-    """Mask (height, width) bool of a recorded frame: True where it shows the game, False in the black beyond it."""
-    left, top, right, bottom = (int(numbers[name]) for name in NUMBERS[2:])
-    mask = np.zeros(frame_size, bool)
-    mask[top:bottom, left:right] = True
-    return mask
+def _cut(image: np.ndarray, box: Box) -> np.ndarray:
+    return image[box.y : box.y + box.h, box.x : box.x + box.w].copy()
 
 
-def _cut(picture: np.ndarray, box: Box) -> np.ndarray:
-    return picture[box.y : box.y + box.h, box.x : box.x + box.w].copy()
-
-
-def _with_mirrored(look: np.ndarray) -> list[np.ndarray]:
-    return [look, np.ascontiguousarray(look[:, ::-1])]
+def _with_mirrored(template: np.ndarray) -> list[np.ndarray]:
+    return [template, np.ascontiguousarray(template[:, ::-1])]

@@ -1,4 +1,4 @@
-"""An environment that shows pictures, as the generator records it: held actions and small frames."""
+"""An environment that shows images, as the generator records it: held actions and small frames."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -9,10 +9,10 @@ import numpy as np
 from data_generation.generator.frames import FrameFitter
 
 
-class PictureEnv(gym.Env[np.ndarray, Any]):
+class ImageEnv(gym.Env[np.ndarray, Any]):
     """Some actions of `env`, each held for `n_skip_frames` of its steps; observations uint8 (3, height, width).
 
-    `picture` turns an observation of `env` into a picture (h, w, 3) uint8; it is asked for the last step of an action
+    `to_image` turns an observation of `env` into an image (h, w, 3) uint8; it is called for the last step of an action
     only. Rewards of the steps are summed, the info is that of the last one.
     """
 
@@ -22,13 +22,13 @@ class PictureEnv(gym.Env[np.ndarray, Any]):
     def __init__(
         self,
         env: gym.Env[Any, Any],
-        picture: Callable[[Any], np.ndarray],
+        to_image: Callable[[Any], np.ndarray],
         actions: Sequence[int],
         n_skip_frames: int,
         frame_size: tuple[int, int],
     ):
         self._env = env
-        self._picture = picture
+        self._to_image = to_image
         self._actions = list(actions)
         self._n_skip_frames = n_skip_frames
         self._fit = FrameFitter(*frame_size)
@@ -52,8 +52,8 @@ class PictureEnv(gym.Env[np.ndarray, Any]):
         return self._fit(self.render()), total, bool(terminated), bool(truncated), info
 
     def render(self) -> np.ndarray:
-        """The environment's own picture (h, w, 3) uint8."""
-        return self._picture(self._observation)
+        """The environment's own image (h, w, 3) uint8."""
+        return self._to_image(self._observation)
 
     def close(self) -> None:
         """Close `env`."""

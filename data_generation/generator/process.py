@@ -1,0 +1,64 @@
+"""What a process is set up with before it plays: its threads and signals."""
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from multiprocessing import parent_process
+
+import cv2
+
+_THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+
+
+def set_up_worker_process() -> None:
+    """A process that plays has one core, leaves Ctrl-C to its parent, and ends with it."""
+    # Ctrl-C reaches the whole process group; the parent ends its workers.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # An exception, so that a writer removes its temporary file.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    _end_with_parent()
+    cv2.setNumThreads(1)
+
+
+def _end_with_parent() -> None:
+    """A killed parent cannot end its workers, and a new run may already be writing the same episodes."""
+    parent = parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+@contextlib.contextmanager
+def one_opencv_thread() -> Iterator[None]:
+    """In the block OpenCV works in one thread: frames are too small to share among several."""
+    before = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    try:
+        yield
+    finally:
+        cv2.setNumThreads(before)
+
+
+@contextlib.contextmanager
+def single_threaded_children() -> Iterator[None]:
+    """Processes started in the block use one thread each for numerics.
+
+    Numerical libraries read their number of threads from the environment when they are loaded.
+    """
+    before = {name: os.environ.get(name) for name in _THREAD_VARIABLES}
+    os.environ.update(dict.fromkeys(_THREAD_VARIABLES, "1"))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
