@@ -10,14 +10,16 @@ import numpy as np
 from omegaconf import OmegaConf
 from tqdm import tqdm
 
-from auto_explore.config import AutoExploreConfig
+from auto_explore.config import AutoExploreConfig, CommonConfig, EvaluationConfig, RewardConfig
 from auto_explore.src.agent import AgentInfo, agent_of, read_agent
+from auto_explore.src.checks import check_config
 from auto_explore.src.evaluation import save_gifs, test_episodes
 from auto_explore.src.models.actor_critic import ActorCritic
-from auto_explore.src.reward import load_reward
+from auto_explore.src.reward import Reward, load_reward
+from auto_explore.src.run_context import RunContext, make_context
 from auto_explore.src.run_folder import AgentFolder, find_folder, make_folder
-from auto_explore.src.setting import Setting, make_setting
-from auto_explore.src.trainer import Trainer
+from auto_explore.src.trainer import AgentTrainer
+from data_generation.data.errors import UNSET, FieldError, under
 from data_generation.data.files import write_atomically
 from training.tracker import Tracker, WandbSettings
 
@@ -27,33 +29,27 @@ logger = logging.getLogger(__name__)
 def train(cfg: AutoExploreConfig) -> Path:
     """Train an agent and return its folder.
 
-    Runs in every process of a launcher alike, or alone. User errors are ValueError or FileNotFoundError in one line.
-    A run may be killed at any time: `common.resume=true` goes on from its last complete epoch, exactly.
+    Runs in every process of a launcher alike, or alone. The user's mistakes are UserErrors.
+    A run may be killed at any time: `common.resume=true` resumes from its last complete epoch, exactly.
     """
-    folder = find_folder(cfg.common) if cfg.common.resume else None
-    if cfg.common.resume and cfg.common.resume_ckpt_id != "last":
-        raise ValueError(
-            f"common.resume_ckpt_id={cfg.common.resume_ckpt_id}: training goes on from 'last' only; leave it out"
-        )
-    if folder is not None:
-        read_agent(folder.last)  # a missing checkpoint is told before anything is loaded
-    setting = make_setting(cfg)
-    fabric = setting.fabric
+    folder = _folder_to_resume(cfg.common) if cfg.common.resume else None
+    check_config(cfg)
+    context = make_context(cfg.common, cfg.collection, cfg.world_model)
+    fabric = context.fabric
     if folder is None and fabric.is_global_zero:
         folder = make_folder(cfg.common)
     folder = AgentFolder(fabric.broadcast(folder.path if folder else Path()))
     trainer = None
     try:
-        trainer = Trainer(setting, folder)
+        trainer = AgentTrainer(context, cfg.training, cfg.evaluation, folder)
         if cfg.common.resume:
             trainer.load()
-        _say_start(trainer)
-        names = (cfg.wandb.mode, cfg.wandb.project, cfg.wandb.name, cfg.wandb.dpath)
-        settings = WandbSettings(*names, mode_key="wandb.mode")
-        tracker = Tracker(folder.path, settings, asdict(cfg), trainer.epoch, fabric.is_global_zero)
-        if fabric.is_global_zero:  # not before: a run that cannot start leaves nothing, or the folder as it was
+        _log_start(trainer)
+        tracker = _make_tracker(cfg, folder, trainer.epoch, fabric.is_global_zero)
+        # Not before: a run that cannot start leaves nothing, or the folder as it was.
+        if fabric.is_global_zero:
             _write_config(folder, cfg)
-            setting.write_infos(folder.episodes)
+            context.write_infos(folder.episodes)
         fabric.barrier()
     except BaseException:
         if trainer is not None:
@@ -71,19 +67,39 @@ def evaluate(cfg: AutoExploreConfig) -> Path:
 
     Nothing is learned. Each episode becomes a GIF (`evaluation.n_gifs` of each epoch).
     """
-    folder = find_folder(cfg.common)
+    with under("common"):
+        folder = find_folder(cfg.common)
     path = folder.checkpoint(_checkpoint_name(cfg.common.resume_ckpt_id))
     network, info = agent_of(read_agent(path))
-    setting = make_setting(cfg)
-    if setting.fabric.world_size > 1:
-        raise ValueError("common.num_processes: an evaluation takes one process; use collection.test.num_envs")
-    setting.check_agent(info, path)
-    result = _play_epochs(setting, folder, network.to(setting.fabric.device), info)
+    check_config(cfg)
+    context = make_context(cfg.common, cfg.collection, cfg.world_model)
+    if context.fabric.world_size > 1:
+        problem = "an evaluation takes one process"
+        raise FieldError("common.num_processes", UNSET, problem, "use {collection.test.num_envs}")
+    context.check_agent(info, path)
+    result = _play_epochs(context, cfg.evaluation, folder, network.to(context.fabric.device), info)
     target = folder.path / "outputs" / f"evaluation_{path.stem}.json"
     content = {"checkpoint": str(path), "epoch": info.epoch, **result}
     write_atomically(target, json.dumps(content, indent=2) + "\n")
     print(_summary(content, folder, target))
     return target
+
+
+def _folder_to_resume(common: CommonConfig) -> AgentFolder:
+    with under("common"):
+        folder = find_folder(common)
+        if common.resume_ckpt_id != "last":
+            problem = "training resumes from 'last' only"
+            raise FieldError("resume_ckpt_id", common.resume_ckpt_id, problem, "omit it")
+    # A missing checkpoint is reported before anything is loaded.
+    read_agent(folder.last)
+    return folder
+
+
+def _make_tracker(cfg: AutoExploreConfig, folder: AgentFolder, epoch: int, is_main: bool) -> Tracker:
+    wandb = cfg.wandb
+    settings = WandbSettings(wandb.mode, wandb.project, wandb.name, wandb.dpath, mode_key="wandb.mode")
+    return Tracker(folder.path, settings, asdict(cfg), epoch, is_main)
 
 
 def _remove_empty(folder: AgentFolder) -> None:
@@ -92,27 +108,35 @@ def _remove_empty(folder: AgentFolder) -> None:
         folder.path.rmdir()
 
 
-def _play_epochs(setting: Setting, folder: AgentFolder, network: ActorCritic, info: AgentInfo) -> dict:
+def _play_epochs(
+    context: RunContext, evaluation: EvaluationConfig, folder: AgentFolder, network: ActorCritic, info: AgentInfo
+) -> dict:
     """The measures of every epoch, and their means."""
-    cfg = setting.cfg
-    config = cfg.collection.test
-    reward = setting.make_reward(config.config.n_preds)
-    state = read_agent(folder.last).get("state") if folder.last.is_file() else None
-    if state is not None and (cfg.collection.reward.type not in ("entropy", "none") or cfg.collection.reward.normalize):
-        load_reward(reward, state["ranks"][0]["reward"], cfg.collection.reward)
-    collector = setting.collector(config.num_envs, reward, folder.episodes, is_test=True)
+    test = context.collection.test
+    reward = context.make_reward(test.config.n_preds)
+    _load_reward_of_run(context.collection.reward, folder, reward)
+    collector = context.collector(test.num_envs, reward, folder.episodes, is_test=True)
     rows = []
     try:
-        for epoch in tqdm(range(cfg.common.epochs), unit="epoch", desc="evaluate"):
-            tested = test_episodes(collector, network, config.config, cfg.common.seed + epoch)
+        for epoch in tqdm(range(context.common.epochs), unit="epoch", desc="evaluate"):
+            with under("collection"):
+                tested = test_episodes(collector, network, test.config, context.common.seed + epoch)
             rows.append(tested.values)
-            shown = tested.episodes[: cfg.evaluation.n_gifs]
+            shown = tested.episodes[: evaluation.n_gifs]
             save_gifs(folder.path / "outputs" / "evaluation", epoch, shown, info.action_names, logger.debug)
     finally:
         collector.close()
     names = sorted({name for row in rows for name in row})
     means = {name: float(np.mean([row[name] for row in rows if name in row])) for name in names}
     return {"mean": means, "epochs": rows}
+
+
+def _load_reward_of_run(config: RewardConfig, folder: AgentFolder, reward: Reward) -> None:
+    """Give the reward what it has learned in the run, if it learns."""
+    state = read_agent(folder.last).get("state") if folder.last.is_file() else None
+    if state is not None and (config.type not in ("entropy", "none") or config.normalize):
+        with under("collection.reward"):
+            load_reward(reward, state["ranks"][0]["reward"], config)
 
 
 def _checkpoint_name(name: str) -> str:
@@ -126,22 +150,20 @@ def _write_config(folder: AgentFolder, cfg: AutoExploreConfig) -> None:
     write_atomically(path, OmegaConf.to_yaml(OmegaConf.create(asdict(cfg))))
 
 
-def _say_start(trainer: Trainer) -> None:
-    setting = trainer.setting
-    if not setting.fabric.is_global_zero:
+def _log_start(trainer: AgentTrainer) -> None:
+    context = trainer.context
+    if not context.fabric.is_global_zero:
         return
-    cfg = setting.cfg
-    parameters = sum(p.numel() for p in trainer.network.parameters())
     logger.info(
-        "training an agent (%.1f M parameters) on %s for %s: epoch %d to %d, %d × %d environments, %s, into %s",
-        parameters / 1e6,
-        ", ".join(sorted({world.game for world in setting.worlds})),
-        f"reward {cfg.collection.reward.type}",
+        "training an agent (%.1f M parameters) on %s for reward %s: epoch %d to %d, %d × %d environments, %s, into %s",
+        sum(p.numel() for p in trainer.network.parameters()) / 1e6,
+        ", ".join(sorted({level.game for level in context.levels})),
+        context.collection.reward.type,
         trainer.epoch,
-        cfg.common.epochs,
-        setting.fabric.world_size,
-        cfg.collection.train.num_envs,
-        setting.fabric.device.type,
+        context.common.epochs,
+        context.fabric.world_size,
+        context.collection.train.num_envs,
+        context.fabric.device.type,
         trainer.folder.path,
     )
 

@@ -6,7 +6,7 @@
 
 World models have fresh weights, whose speed is that of trained ones. The floor of a reward is its floating-point
 operations divided by the rate of a matrix product of the model's shape, measured in the same process just before.
-"plain" is the straightforward way: one window at a time, all five frames encoded, the logits of all frames.
+"plain" is the straightforward way: one step at a time, all five frames encoded, the logits of all frames.
 """
 
 import os
@@ -29,15 +29,14 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from auto_explore.config import ActorCriticConfig, AutoExploreConfig, RewardConfig
 from auto_explore.src.agent import AgentInfo
-from auto_explore.src.collector import Collected, PlayStyle
-from auto_explore.src.dataset import Segments
-from auto_explore.src.envs import list_worlds, open_connector
+from auto_explore.src.collector import ActionSampling, Collected
+from auto_explore.src.dataset import ClipBatch
 from auto_explore.src.learner import Learner
-from auto_explore.src.reward import Tools, Windows, make_reward, top_entropy
-from auto_explore.src.setting import Setting, make_fabric
+from auto_explore.src.reward import RewardContext, RewardInputs, make_reward, top_entropy
+from auto_explore.src.run_context import RunContext, make_fabric, open_connector
 from benchmarks.models import matmul_rates
 from benchmarks.models_cases import SIZES
-from models.checkpoint import LoadedModel
+from data_generation.generator.levels import list_levels
 from models.construct_model import build_model
 from models.genie_redux import GenieRedux
 from models.precision import cast_products
@@ -83,21 +82,21 @@ def world_model(size: str, precision: str) -> GenieRedux:
     return cast_products(model, torch.bfloat16) if precision == "bf16" else model
 
 
-def windows_of(batch: int) -> Windows:
+def inputs_of(batch: int) -> RewardInputs:
     generator = torch.Generator().manual_seed(0)
     frames = torch.randint(256, (batch, 2 + NUM_PREDS, 3, 64, 64), generator=generator, dtype=torch.uint8)
     actions = torch.randint(5, (batch, 1 + NUM_PREDS), generator=generator)
-    return Windows(frames, actions, torch.zeros(batch))
+    return RewardInputs(frames, actions, torch.zeros(batch))
 
 
 # ---- the reward alone ----------------------------------------------------------------------------------------------
 
 
 @torch.no_grad()
-def plain_reward(model: GenieRedux, autocast: Autocast, windows: Windows) -> Tensor:
+def plain_reward(model: GenieRedux, autocast: Autocast, inputs: RewardInputs) -> Tensor:
     """Rewards (B,), the straightforward way."""
     rewards = []
-    for frames, actions in zip(windows.frames, windows.actions, strict=True):
+    for frames, actions in zip(inputs.frames, inputs.actions, strict=True):
         with autocast():
             ids = model.tokenizer.encode(frames.unsqueeze(0).float() / 255)[:, :-1]
             mask = torch.zeros_like(ids, dtype=torch.bool)
@@ -110,21 +109,23 @@ def plain_reward(model: GenieRedux, autocast: Autocast, windows: Windows) -> Ten
 def reward_case(size: str, precision: str, batches: list[int], repeats: int) -> None:
     model, autocast = world_model(size, precision), autocast_of(precision)
     width = model.dynamics.to_logits.in_features
-    reward = make_reward(Tools(RewardConfig(), NUM_PREDS, torch.device("cpu"), autocast, model), (3, 64, 64), 0)
-    windows = windows_of(1)
+    reward = make_reward(RewardContext(RewardConfig(), NUM_PREDS, torch.device("cpu"), autocast, model), (3, 64, 64), 0)
+    inputs = inputs_of(1)
     with FlopCounterMode(display=False) as counter:
-        reward(windows, learn=False)
+        reward(inputs, learn=False)
     flops = counter.get_total_flops()
-    difference = (reward(windows, learn=False) - plain_reward(model, autocast, windows)).abs().max()
-    say(f"reward {size} {precision}", f"{flops / 1e12:.4f} TFLOP a window", f"differs from plain by {difference:.1e}")
-    cases: list[tuple[str, int, Callable[[Windows], Tensor]]] = [("plain", 1, partial(plain_reward, model, autocast))]
+    difference = (reward(inputs, learn=False) - plain_reward(model, autocast, inputs)).abs().max()
+    say(f"reward {size} {precision}", f"{flops / 1e12:.4f} TFLOP a step", f"differs from plain by {difference:.1e}")
+    cases: list[tuple[str, int, Callable[[RewardInputs], Tensor]]] = [
+        ("plain", 1, partial(plain_reward, model, autocast))
+    ]
     cases += [(f"batch {batch}", batch, partial(reward, learn=False)) for batch in batches]
     for name, batch, run in cases:
         rate = matmul_rate(precision, width)
-        seconds = seconds_of(partial(run, windows_of(batch)), repeats) / batch
+        seconds = seconds_of(partial(run, inputs_of(batch)), repeats) / batch
         say(
             f"reward {size} {precision} {name}",
-            f"{1 / seconds:8.3f} windows/s",
+            f"{1 / seconds:8.3f} steps/s",
             f"product {rate / 1e12:.3f} TFLOP/s",
             f"{seconds * rate / flops:.2f} × the floor",
         )
@@ -133,32 +134,35 @@ def reward_case(size: str, precision: str, batches: list[int], repeats: int) -> 
 # ---- collecting ----------------------------------------------------------------------------------------------------
 
 
-def make_setting(size: str, precision: str) -> Setting:
+def make_context(size: str, precision: str) -> RunContext:
     """Cinderfoot with a fresh world model."""
     cfg = AutoExploreConfig()
     cfg.common.device, cfg.common.precision = "cpu", precision
     connector = open_connector(cfg.collection, SIZES[size])
-    loaded = LoadedModel(world_model(size, precision), SIZES[size], 0)
-    fabric, _ = make_fabric(cfg)
-    return Setting(cfg, fabric, connector, tuple(list_worlds(connector, 1)), loaded, autocast_of(precision))
+    fabric, _ = make_fabric(cfg.common)
+    levels = tuple(list_levels(connector, connector.select().games, 1))
+    model = world_model(size, precision)
+    return RunContext(cfg.common, cfg.collection, fabric, connector, levels, model, autocast_of(precision))
 
 
 def collect_case(size: str, precision: str, num_envs: int, num_steps: int) -> None:
-    setting = make_setting(size, precision)
-    network = AgentInfo(setting.connector.action_names, setting.frame_shape, "conv", epoch=0).build().eval()
-    model = setting.world_model
-    assert model is not None and isinstance(model.model, GenieRedux)
-    rate = matmul_rate(precision, model.model.dynamics.to_logits.in_features)
+    context = make_context(size, precision)
+    spec, model = context.connector.spec, context.world_model
+    network = AgentInfo(spec.action_names, spec.frame_shape, "conv", epoch=0).build().eval()
+    assert model is not None
+    rate = matmul_rate(precision, model.dynamics.to_logits.in_features)
     with tempfile.TemporaryDirectory() as folder:
-        collector = setting.collector(num_envs, setting.make_reward(NUM_PREDS), Path(folder), is_test=False)
+        collector = context.collector(num_envs, context.make_reward(NUM_PREDS), Path(folder), is_test=False)
         try:
             collector.start(network)
 
             def play(count: int) -> Collected:
                 uniform = torch.Generator().manual_seed(0)
-                return collector.collect(network, PlayStyle(1.0, 0.1, True), uniform, lambda steps, _: steps >= count)
+                return collector.collect(
+                    network, ActionSampling(1.0, 0.1, True), uniform, lambda steps, _: steps >= count
+                )
 
-            play(5 * num_envs)  # from here on every step is paid
+            play(5 * num_envs)  # from here on every step is rewarded
             played = play(num_steps)
         finally:
             collector.close()
@@ -181,14 +185,14 @@ def update_case(precision: str, repeats: int, batch: int = 128) -> None:
     """One optimiser step on 128 × 21 frames: 8 of burn-in, 12 learned steps, and the frame after them."""
     cfg = AutoExploreConfig()
     cfg.common.device, cfg.common.precision = "cpu", precision
-    fabric, _ = make_fabric(cfg)
+    fabric, _ = make_fabric(cfg.common)
     network = AgentInfo([f"action_{k}" for k in range(5)], (3, 64, 64), "conv", epoch=0).build()
     module, optimizer = fabric.setup(network, torch.optim.Adam(network.parameters(), lr=1e-4, fused=True))
     config = ActorCriticConfig()
     learner = Learner(fabric, network, module, optimizer, config)
     generator = torch.Generator().manual_seed(0)
     shape = (batch, config.num_steps)
-    segments = Segments(
+    clips = ClipBatch(
         frames=torch.randint(
             256, (batch, config.burn_in + config.num_steps + 1, 3, 64, 64), generator=generator, dtype=torch.uint8
         ),
@@ -199,8 +203,8 @@ def update_case(precision: str, repeats: int, batch: int = 128) -> None:
         ended=torch.zeros(shape, dtype=torch.bool),
         valid=torch.ones(shape, dtype=torch.bool),
     )
-    seconds = seconds_of(partial(learner.update, segments), repeats)
-    say(f"update {precision} {batch} × {segments.frames.shape[1]} frames", f"{seconds:8.2f} s")
+    seconds = seconds_of(partial(learner.update, clips), repeats)
+    say(f"update {precision} {batch} × {clips.frames.shape[1]} frames", f"{seconds:8.2f} s")
 
 
 def main() -> None:

@@ -9,16 +9,16 @@ import numpy as np
 import torch
 
 from auto_explore.config import RewardConfig
-from auto_explore.src.collector import Collector, PlayStyle
+from auto_explore.src.collector import Collector, ActionSampling
 from auto_explore.src.dataset import Episode, Place, Replay
 from auto_explore.src.envs import Schedule, World, make_vector_env, open_connector
 from auto_explore.src.models.actor_critic import ActorCritic
-from auto_explore.src.reward import Reward, Tools, Windows
+from auto_explore.src.reward import Reward, RewardContext, RewardInputs
 from data_generation.data.data import EpisodeMeta
 from tests.auto_explore_helpers import ACTIONS, FRAME_SHAPE, quick_config
 from tests.toy_game import WALK
 
-STYLE = PlayStyle(temperature=1.0, epsilon=0.1, should_sample=True)
+STYLE = ActionSampling(temperature=1.0, epsilon=0.1, should_sample=True)
 COLUMNS = ("actions", "rewards", "log_probabilities", "environment_rewards", "infos", "terminated", "truncated")
 
 
@@ -36,12 +36,12 @@ class CountingReward(Reward):
     """Pays the green channel of the newest frame: the number of steps so far (times 8). Remembers its batches."""
 
     def __init__(self, n_preds: int = 3, kind: str = "entropy"):
-        super().__init__(Tools(RewardConfig(type=kind), n_preds, torch.device("cpu"), nullcontext, None))
-        self.batches: list[Windows] = []
+        super().__init__(RewardContext(RewardConfig(type=kind), n_preds, torch.device("cpu"), nullcontext, None))
+        self.batches: list[RewardInputs] = []
 
-    def __call__(self, windows: Windows, learn: bool) -> torch.Tensor:
+    def __call__(self, inputs: RewardInputs, learn: bool) -> torch.Tensor:
         self.batches.append(windows)
-        return windows.frames[:, -1, 1, 0, 0].float()
+        return inputs.frames[:, -1, 1, 0, 0].float()
 
 
 def place_of(schedules: list[Schedule], env: int, episode: int) -> Place:

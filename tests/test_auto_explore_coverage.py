@@ -36,7 +36,7 @@ def test_equal_positions_of_two_games_are_two_positions() -> None:
     coverage = Coverage()
     for game in ("a", "b"):
         episode = make_episode(2, is_over="terminated")
-        episode.place.meta.game = game
+        episode.meta.game = game
         for info in episode.infos:
             info |= {"x": 1.0, "y": 1.0}
         add_episode(coverage, episode)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from auto_explore.config import ActorCriticConfig
 from auto_explore.src.agent import draw_actions, mixture
-from auto_explore.src.dataset import Replay, Segments
+from auto_explore.src.dataset import ClipBatch, Replay
 from auto_explore.src.learner import Learner, RunningMoments
 from auto_explore.src.models.actor_critic import ActorCritic, PolicyOutput, State
 from auto_explore.src.returns import Targets, Trajectories, vtrace
@@ -224,7 +224,7 @@ def learner_of(seed: int = 0, **changes: object) -> Learner:
     return Learner(fabric, network, module, optimizer, ActorCriticConfig(burn_in=2, num_steps=5, **changes))  # type: ignore[arg-type]
 
 
-def segments_of(lengths: tuple[int, ...] = (3, 11, 4, 2), batch: int = 16) -> Segments:
+def clips_of(lengths: tuple[int, ...] = (3, 11, 4, 2), batch: int = 16) -> ClipBatch:
     episodes = [make_episode(length, is_over="terminated", session=k) for k, length in enumerate(lengths)]
     replay = Replay(10_000)
     for episode in episodes:
@@ -232,27 +232,27 @@ def segments_of(lengths: tuple[int, ...] = (3, 11, 4, 2), batch: int = 16) -> Se
     return replay.sample(batch, 2, 5, np.random.default_rng(0))
 
 
-def gradients(learner: Learner, segments: Segments) -> tuple[float, list[Tensor]]:
+def gradients(learner: Learner, clips: ClipBatch) -> tuple[float, list[Tensor]]:
     learner.network.zero_grad()
-    losses = learner.losses(segments)
+    losses = learner.losses(clips)
     losses.total.backward()
     return float(losses.total.detach()), [p.grad.clone() for p in learner.network.parameters() if p.grad is not None]
 
 
 @pytest.mark.parametrize("normalize_returns", [False, True])
 def test_padding_never_enters_the_loss_nor_its_gradient(normalize_returns: bool) -> None:
-    segments = segments_of()
-    assert not segments.valid.all() and not segments.burn_in_valid.all()
-    changed = Segments(**{name: value.clone() for name, value in vars(segments).items()})
-    changed.rewards[~segments.valid] = 1e3
-    changed.log_probabilities[~segments.valid] = -3
-    changed.actions[~segments.valid] = 2
-    changed.ended[:, 1:] |= ~segments.valid[:, 1:] & ~segments.valid[:, :-1]
-    for row in range(len(segments.valid)):
-        after = 2 + int(segments.valid[row].sum()) + 1
+    clips = clips_of()
+    assert not clips.valid.all() and not clips.burn_in_valid.all()
+    changed = ClipBatch(**{name: value.clone() for name, value in vars(clips).items()})
+    changed.rewards[~clips.valid] = 1e3
+    changed.log_probabilities[~clips.valid] = -3
+    changed.actions[~clips.valid] = 2
+    changed.ended[:, 1:] |= ~clips.valid[:, 1:] & ~clips.valid[:, :-1]
+    for row in range(len(clips.valid)):
+        after = 2 + int(clips.valid[row].sum()) + 1
         changed.frames[row, after:] = 77
-        changed.frames[row, :2][~segments.burn_in_valid[row]] = 55
-    loss, grads = gradients(learner_of(normalize_returns=normalize_returns), segments)
+        changed.frames[row, :2][~clips.burn_in_valid[row]] = 55
+    loss, grads = gradients(learner_of(normalize_returns=normalize_returns), clips)
     changed_loss, changed_grads = gradients(learner_of(normalize_returns=normalize_returns), changed)
     assert changed_loss == pytest.approx(loss, rel=1e-6)
     assert all(torch.allclose(a, b, rtol=1e-4, atol=1e-6) for a, b in zip(grads, changed_grads, strict=True))
@@ -260,11 +260,11 @@ def test_padding_never_enters_the_loss_nor_its_gradient(normalize_returns: bool)
 
 @pytest.mark.parametrize("normalize_returns", [False, True])
 def test_a_batch_in_parts_makes_the_same_update(normalize_returns: bool) -> None:
-    segments = segments_of(batch=10)
+    clips = clips_of(batch=10)
     whole = learner_of(normalize_returns=normalize_returns)
     parts = learner_of(normalize_returns=normalize_returns, grad_acc_steps=3)
     for _ in range(3):
-        logs, part_logs = whole.update(segments), parts.update(segments)
+        logs, part_logs = whole.update(clips), parts.update(clips)
         for name in logs.keys() - {"explained_variance"}:  # a mean of the parts' own
             assert float(part_logs[name]) == pytest.approx(float(logs[name]), rel=1e-3, abs=1e-5), name
     for a, b in zip(whole.network.state_dict().values(), parts.network.state_dict().values(), strict=True):
@@ -272,29 +272,29 @@ def test_a_batch_in_parts_makes_the_same_update(normalize_returns: bool) -> None
 
 
 def test_the_actor_comes_to_prefer_what_pays() -> None:
-    segments = segments_of((8,) * 4, batch=16)
-    segments.actions = torch.randint(3, segments.actions.shape, generator=torch.Generator().manual_seed(0))
-    segments.rewards = (segments.actions == 1).float()
+    clips = clips_of((8,) * 4, batch=16)
+    clips.actions = torch.randint(3, clips.actions.shape, generator=torch.Generator().manual_seed(0))
+    clips.rewards = (clips.actions == 1).float()
     learner = learner_of(entropy_weight=0.0, gamma=0.0)
     for head in (learner.network.to_logits, learner.network.to_value):
         torch.nn.init.zeros_(head.weight)
-    segments.log_probabilities[:] = math.log(1 / 3)
+    clips.log_probabilities[:] = math.log(1 / 3)
     for _ in range(40):
-        learner.update(segments)
-    output = learner.network(segments.frames, segments.burn_in_valid, segments.burn_in)
-    probabilities = output.logits[:, :-1].softmax(dim=-1)[segments.valid]
+        learner.update(clips)
+    output = learner.network(clips.frames, clips.burn_in_valid, clips.burn_in)
+    probabilities = output.logits[:, :-1].softmax(dim=-1)[clips.valid]
     assert probabilities[:, 1].mean() > 0.5
 
 
 def test_values_learn_returns_of_any_size() -> None:
     for scale in (1e-3, 1e3):
-        segments = segments_of((8,) * 4, batch=8)
-        segments.rewards = scale * segments.actions.float()
-        segments.log_probabilities[:] = math.log(1 / 3)
+        clips = clips_of((8,) * 4, batch=8)
+        clips.rewards = scale * clips.actions.float()
+        clips.log_probabilities[:] = math.log(1 / 3)
         learner = learner_of(gamma=0.0)
         for head in (learner.network.to_logits, learner.network.to_value):
             torch.nn.init.zeros_(head.weight)
-        logs = [learner.update(segments) for _ in range(40)]
+        logs = [learner.update(clips) for _ in range(40)]
         assert max(float(log["explained_variance"]) for log in logs[-10:]) > 0.3, scale
 
 
@@ -310,9 +310,9 @@ def test_running_moments_are_those_of_valid_entries() -> None:
 
 def test_what_the_policy_no_longer_does_is_not_pushed_further_away() -> None:
     """Standardising after the importance weights gave steps of weight 0 an advantage: policies collapsed."""
-    segments = segments_of((8,) * 4, batch=8)
+    clips = clips_of((8,) * 4, batch=8)
     learner = learner_of(gamma=0.0)
-    learner.update(segments)  # now there are moments whose mean is not 0
-    segments.log_probabilities = torch.full_like(segments.log_probabilities, 60.0)  # weights of e^-60
-    losses = learner.losses(segments)
+    learner.update(clips)  # now there are moments whose mean is not 0
+    clips.log_probabilities = torch.full_like(clips.log_probabilities, 60.0)  # weights of e^-60
+    losses = learner.losses(clips)
     assert abs(float(losses.logs["policy_loss"])) < 1e-12

@@ -55,7 +55,7 @@ def _append(episode: Episode, source: Episode, t: int, value: int) -> None:
 
 def test_an_error_of_the_thread_comes_out_of_flush() -> None:
     class Broken(CountingReward):
-        def __call__(self, windows: Windows, learn: bool) -> torch.Tensor:
+        def __call__(self, inputs: RewardInputs, learn: bool) -> torch.Tensor:
             raise ValueError("the world model is on fire")
 
     thread = RewardThread(Broken(), torch.device("cpu"), learn=True)
@@ -144,7 +144,7 @@ def test_the_end_of_one_environments_episode_does_not_reset_the_others(played) -
     assert len({episode.num_steps for episode in finished}) > 1
     for episode in [*finished, *growing]:
         assert (episode.frames[:, 1, 0, 0] == 8 * np.arange(episode.num_steps + 1)).all()
-        assert (episode.frames[:, 0, 0, 0] == episode.place.meta.seed % 256).all()
+        assert (episode.frames[:, 0, 0, 0] == episode.meta.seed % 256).all()
     assert all(episode.is_over for episode in finished) and not any(episode.is_over for episode in growing)
 
 
@@ -153,8 +153,8 @@ def test_an_episodes_last_frame_is_the_one_in_which_it_ended(played) -> None:
     assert ends
     for episode in ends:
         x = episode.infos[-1]["x"]
-        assert x == (9 if WALK in str(episode.place.env_dpath) else 3)
-        assert episode.environment_rewards[-1] == x / 10
+        assert x == (9 if WALK in str(episode.env_dpath) else 3)
+        assert episode.env_rewards[-1] == x / 10
         assert (episode.frames[-1, 2, 4, int(x) : int(x) + 4] == 255).all()
 
 
@@ -178,11 +178,11 @@ def test_every_step_has_its_reward_and_the_first_four_have_none(played) -> None:
 
 
 def test_worlds_and_sessions_follow_the_schedule(played) -> None:
-    sessions = [episode.place.meta.session for episode in [*played[1], *played[2]]]
+    sessions = [episode.meta.session for episode in [*played[1], *played[2]]]
     assert len(set(sessions)) == len(sessions)
     for episode in [*played[1], *played[2]]:
-        width = SHORT_WALK if episode.place.meta.session % 2 else WALK
-        assert str(episode.place.env_dpath).endswith(width)
+        width = SHORT_WALK if episode.meta.session % 2 else WALK
+        assert str(episode.env_dpath).endswith(width)
 
 
 def test_recorded_probabilities_are_those_of_playing_the_episode_again(played) -> None:
@@ -201,7 +201,7 @@ def test_playing_on_from_a_saved_state_equals_playing_without_a_break() -> None:
     network, models = network_of(), world_model()
 
     def reward() -> Reward:
-        tools = Tools(RewardConfig(), 3, torch.device("cpu"), nullcontext, models)
+        tools = RewardContext(RewardConfig(), 3, torch.device("cpu"), nullcontext, models)
         return make_reward(tools, FRAME_SHAPE, 0)
 
     def episodes(collected: list[Collected], collector: Collector) -> list[Episode]:

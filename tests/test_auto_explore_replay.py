@@ -21,7 +21,7 @@ from tests.auto_explore_play_helpers import (
 def test_an_episode_comes_back_from_its_file_exactly(tmp_path: Path, is_over: str) -> None:
     episode = make_episode(70, tmp_path, session=3, is_over=is_over)
     path = episode.save()
-    assert path == episode.place.path
+    assert path == episode.path
     loaded = Episode.load(path)
     assert_same(loaded, episode)
     assert loaded.place == episode.place
@@ -41,17 +41,17 @@ def test_an_episode_of_another_policy_is_refused(tmp_path: Path) -> None:
         Episode.load(path)
 
 
-def test_every_step_is_sampled_equally_often_and_no_segment_crosses_an_episode() -> None:
+def test_every_step_is_sampled_equally_often_and_no_clip_crosses_an_episode() -> None:
     replay, lengths = Replay(1000), (1, 9, 3)
     for session, length in enumerate(lengths):
         episode = make_episode(length, session=session, is_over="terminated")
         episode.infos = [{"number": float(session)}] * length
         episode._frames[: length + 1, 1] = session
         replay.add(episode)
-    segments = replay.sample(24_000, burn_in=2, num_steps=4, rng=np.random.default_rng(0))
+    clips = replay.sample(24_000, burn_in=2, num_steps=4, rng=np.random.default_rng(0))
     counts: Counter[tuple[int, int]] = Counter()
     for frames, valid, rewards, ended in zip(
-        segments.frames.numpy(), segments.valid.numpy(), segments.rewards.numpy(), segments.ended.numpy(), strict=True
+        clips.frames.numpy(), clips.valid.numpy(), clips.rewards.numpy(), clips.ended.numpy(), strict=True
     ):
         steps, session = rewards[valid] - 0.5, int(frames[2, 1, 0, 0])
         assert np.array_equal(np.diff(steps), np.ones(len(steps) - 1))
@@ -64,11 +64,11 @@ def test_every_step_is_sampled_equally_often_and_no_segment_crosses_an_episode()
     assert all(count == pytest.approx(expected, rel=0.06) for count in counts.values())
 
 
-def test_burn_in_shows_the_frames_before_a_segment_and_stops_at_the_episodes_start() -> None:
+def test_burn_in_shows_the_frames_before_a_clip_and_stops_at_the_episodes_start() -> None:
     replay = Replay(1000)
     replay.add(make_episode(6))
-    segments = replay.sample(200, burn_in=3, num_steps=2, rng=np.random.default_rng(0))
-    for frames, known, rewards in zip(segments.frames, segments.burn_in_valid, segments.rewards, strict=True):
+    clips = replay.sample(200, burn_in=3, num_steps=2, rng=np.random.default_rng(0))
+    for frames, known, rewards in zip(clips.frames, clips.burn_in_valid, clips.rewards, strict=True):
         first = int(rewards[0] - 0.5)
         assert known.tolist() == [first >= 3, first >= 2, first >= 1]
         assert frames[:3, 0, 0, 0][known].tolist() == [first - k for k in (3, 2, 1) if first >= k]
@@ -79,13 +79,13 @@ def test_only_an_end_for_good_cuts_the_return(is_over: str, ended: bool) -> None
     """Otherwise the frame after the last step is there to bootstrap from."""
     replay = Replay(1000)
     replay.add(make_episode(3, is_over=is_over))
-    segments = replay.sample(100, burn_in=0, num_steps=5, rng=np.random.default_rng(0))
-    last = segments.valid.sum(dim=1) - 1
-    whole = segments.rewards.gather(1, last.unsqueeze(1)).squeeze(1) == 2.5
+    clips = replay.sample(100, burn_in=0, num_steps=5, rng=np.random.default_rng(0))
+    last = clips.valid.sum(dim=1) - 1
+    whole = clips.rewards.gather(1, last.unsqueeze(1)).squeeze(1) == 2.5
     assert whole.any()
-    assert (segments.ended.gather(1, last.unsqueeze(1)).squeeze(1)[whole] == ended).all()
-    assert int(segments.ended.sum()) == (int(whole.sum()) if ended else 0)
-    assert (segments.frames[whole, (last + 1)[whole], 0, 0, 0] == 3).all()
+    assert (clips.ended.gather(1, last.unsqueeze(1)).squeeze(1)[whole] == ended).all()
+    assert int(clips.ended.sum()) == (int(whole.sum()) if ended else 0)
+    assert (clips.frames[whole, (last + 1)[whole], 0, 0, 0] == 3).all()
 
 
 def test_old_episodes_leave_the_replay_and_growing_ones_stay() -> None:
@@ -94,7 +94,7 @@ def test_old_episodes_leave_the_replay_and_growing_ones_stay() -> None:
         replay.add(make_episode(length, session=session, is_over="truncated"))
     replay.add(make_episode(2, session=3))
     replay.trim()
-    assert [episode.place.meta.session for episode in replay.episodes] == [2, 3]
+    assert [episode.meta.session for episode in replay.episodes] == [2, 3]
     growing = Replay(capacity=1)
     growing.add(make_episode(8))
     growing.add(make_episode(8, session=1, is_over="terminated"))

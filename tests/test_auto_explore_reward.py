@@ -10,26 +10,26 @@ import torch
 from torch import Tensor
 
 from auto_explore.config import RewardConfig
-from auto_explore.src.reward import REWARDS, Reward, Tools, Windows, make_reward, top_entropy
+from auto_explore.src.reward import REWARDS, Reward, RewardContext, RewardInputs, make_reward, top_entropy
 from models.genie_redux import SampleSettings
 from tests.auto_explore_helpers import FRAME_SHAPE, world_model
 
 
-def windows_of(batch: int, num_frames: int = 5, seed: int = 0) -> Windows:
+def windows_of(batch: int, num_frames: int = 5, seed: int = 0) -> RewardInputs:
     generator = torch.Generator().manual_seed(seed)
     frames = torch.randint(256, (batch, num_frames, *FRAME_SHAPE), generator=generator, dtype=torch.uint8)
     actions = torch.randint(3, (batch, num_frames - 1), generator=generator)
-    return Windows(frames, actions, torch.rand(batch, generator=generator))
+    return RewardInputs(frames, actions, torch.rand(batch, generator=generator))
 
 
 def reward_of(kind: str, guided: bool = True, n_preds: int = 3, **settings: Any) -> Reward:
     config = RewardConfig(type=kind, **settings)
-    tools = Tools(config, n_preds, torch.device("cpu"), nullcontext, world_model(guided))
+    tools = RewardContext(config, n_preds, torch.device("cpu"), nullcontext, world_model(guided))
     return make_reward(tools, FRAME_SHAPE, seed=3)
 
 
-def rows(windows: Windows, start: int, stop: int) -> Windows:
-    return Windows(*(value[start:stop] for value in (windows.frames, windows.actions, windows.paid)))
+def rows(inputs: RewardInputs, start: int, stop: int) -> RewardInputs:
+    return RewardInputs(*(value[start:stop] for value in (inputs.frames, windows.actions, windows.paid)))
 
 
 def test_uniform_logits_pay_two_and_certain_ones_nothing() -> None:
@@ -58,7 +58,7 @@ def test_two_equally_likely_tokens_pay_their_entropy() -> None:
 def test_entropy_equals_a_plain_computation_from_the_models_first_guess(guided: bool) -> None:
     """The first round of the model's own decoding sees all tokens of the new frames masked."""
     windows, model = windows_of(3), world_model(guided)
-    video = windows.frames.float() / 255
+    video = inputs.frames.float() / 255
     actions = windows.actions if guided else model.infer_actions(video)
     prime_ids = model.tokenizer.encode(video[:, :2])
     (chunk,) = model.sample_chunks(prime_ids, actions, 3, SampleSettings("one_go", inference_steps=1))
@@ -159,7 +159,7 @@ def test_features_that_stay_are_the_same_in_every_run() -> None:
 
 def test_frame_errors_are_zero_for_the_frame_that_was_expected() -> None:
     model, windows = world_model(), windows_of(2)
-    video = windows.frames.float() / 255
+    video = inputs.frames.float() / 255
     chunks = model.sample_chunks(
         model.tokenizer.encode(video[:, :2]), windows.actions, 3, SampleSettings("one_go", inference_steps=1)
     )
@@ -167,7 +167,7 @@ def test_frame_errors_are_zero_for_the_frame_that_was_expected() -> None:
     expected: Tensor = model.tokenizer.decode(ids)[:, -1].clamp(0, 1)
     reward = reward_of("cnn-mse")
     paid = reward(windows, learn=False)
-    windows.frames[:, -1] = (expected * 255).round().byte()
+    inputs.frames[:, -1] = (expected * 255).round().byte()
     assert (reward(windows, learn=False) < 1e-3 * paid).all()
 
 

@@ -22,7 +22,7 @@ from auto_explore.main import evaluate, train
 from auto_explore.src.agent import read_agent
 from auto_explore.src.coverage import Coverage
 from auto_explore.src.run_folder import make_folder
-from auto_explore.src.trainer import Trainer
+from auto_explore.src.trainer import AgentTrainer
 from data.data import ClipDataset
 from data_generation.data.data import Environment, list_environments
 from tests.auto_explore_helpers import ACTIONS, config_file, copy_of, quick_config, run_at, save_world_model
@@ -142,23 +142,23 @@ def _stop_after(epoch: int, change: Callable[[AutoExploreConfig], None]) -> Call
         cfg.common.epochs = 4
         cfg.evaluation.every = 2
 
-    def patched(self: Trainer) -> None:
+    def patched(self: AgentTrainer) -> None:
         save(self)
         if self.epoch == epoch:
-            self.setting.cfg.common.epochs = epoch
+            self.context.common.epochs = epoch
 
-    save = Trainer.save
+    save = AgentTrainer.save
 
     def apply(cfg: AutoExploreConfig) -> None:
         changed(cfg)
-        Trainer.save = patched  # type: ignore[method-assign]
+        AgentTrainer.save = patched  # type: ignore[method-assign]
 
     return apply
 
 
 @pytest.fixture(autouse=True)
 def _trainer_restored(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Trainer, "save", Trainer.save)
+    monkeypatch.setattr(AgentTrainer, "save", AgentTrainer.save)
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from data_generation.generator.image_env import ImageEnv
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
@@ -17,7 +18,6 @@ from data_generation.config import ConnectorConfig, DatasetConfig, GenerateConfi
 from data_generation.data.data import Environment, list_environments
 from data_generation.generate import generate
 from data_generation.generator.connector_coinrun import CoinRunConnector, CoinRunLevel, native_action
-from data_generation.generator.picture_env import PictureEnv
 from data_generation.generator.plan import dataset_name
 
 needs_procgen = pytest.mark.skipif(
@@ -31,11 +31,11 @@ def config(**changes: Any) -> ConnectorConfig:
     return ConnectorConfig(**{"name": "coinrun", "n_skip_frames": 1, "valid_action_combos": list(SEVEN), **changes})
 
 
-def open_level(instance: int = 0, **changes: Any) -> PictureEnv:
+def open_level(instance: int = 0, **changes: Any) -> ImageEnv:
     return CoinRunConnector(config(**changes)).make_env("coinrun", instance)
 
 
-def episode(env: PictureEnv, actions: list[int]) -> list[tuple]:
+def episode(env: ImageEnv, actions: list[int]) -> list[tuple]:
     """All that an episode shows."""
     seen: list[tuple] = [env.reset(seed=1)]
     for action in actions:

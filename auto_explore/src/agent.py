@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 from auto_explore.src.models.actor_critic import ActorCritic, PolicyOutput, State
+from data_generation.data.errors import FieldError, UserError
+from data_generation.generator.connector_base import EnvironmentSpec
 from data_generation.generator.policy import PolicyContext
 from models.checkpoint import load_plain, save_atomically
 
@@ -18,14 +20,28 @@ FORMAT_VERSION = 1
 
 @dataclass
 class AgentInfo:
-    """What an agent's checkpoint says beside its weights."""
+    """What an agent's checkpoint says besides its weights."""
 
     action_names: list[str]
-    frame_shape: tuple[int, int, int]  # (C, H, W)
+    # (C, H, W)
+    frame_shape: tuple[int, int, int]
     encoder: str
     epoch: int
-    mean_return: float | None = None  # of its evaluation
-    recorded_around: str = ""  # as in `DatasetInfo`
+    # Of its evaluation.
+    mean_return: float | None = None
+    # As in `DatasetInfo`.
+    roi_table: str = ""
+
+    @classmethod
+    def from_stored(cls, values: dict[str, Any]) -> "AgentInfo":
+        """From a checkpoint, where `roi_table` was once called `recorded_around`."""
+        values = {{"recorded_around": "roi_table"}.get(name, name): value for name, value in values.items()}
+        return cls(**{**values, "frame_shape": tuple(values["frame_shape"])})
+
+    @property
+    def spec(self) -> EnvironmentSpec:
+        """The environments that it was trained on."""
+        return EnvironmentSpec(self.action_names, self.frame_shape, self.roi_table)
 
     def build(self) -> ActorCritic:
         """The network, with fresh weights."""
@@ -65,7 +81,7 @@ def mixture(logits: Tensor, temperature: float, epsilon: float, should_sample: b
 
 
 def save_agent(path: Path, network: ActorCritic, info: AgentInfo, extra: dict[str, Any] | None = None) -> None:
-    """Write an agent's checkpoint whole; `extra` is a training state beside the weights."""
+    """Write an agent's checkpoint whole; `extra` is a training state to keep with the weights."""
     content = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
@@ -77,16 +93,16 @@ def save_agent(path: Path, network: ActorCritic, info: AgentInfo, extra: dict[st
 
 
 def read_agent(path: Path) -> dict[str, Any]:
-    """The content of a checkpoint. FileNotFoundError lists what there is; ValueError for a foreign or cut file."""
+    """The content of a checkpoint. UserError for a missing one, a foreign file and a cut one."""
     if not path.is_file():
         there = sorted(other.stem for other in path.parent.glob("*.pt")) if path.parent.is_dir() else []
         hint = f"there are {', '.join(there)}" if there else "no checkpoint is in that folder"
-        raise FileNotFoundError(f"agent checkpoint '{path}' not found: {hint}")
+        raise UserError(f"agent checkpoint '{path}' not found: {hint}")
     content = load_plain(path, f"agent checkpoint '{path}'", "it is cut, or not a checkpoint")
     if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise ValueError(f"'{path}' is not a checkpoint of an AutoExplore agent")
+        raise UserError(f"'{path}' is not a checkpoint of an AutoExplore agent")
     if content["format_version"] > FORMAT_VERSION:
-        raise ValueError(
+        raise UserError(
             f"'{path}' has format version {content['format_version']}; this code reads up to {FORMAT_VERSION}"
         )
     return content
@@ -94,16 +110,10 @@ def read_agent(path: Path) -> dict[str, Any]:
 
 def agent_of(content: dict[str, Any]) -> tuple[ActorCritic, AgentInfo]:
     """The network with its weights, in eval mode, and what is known of it."""
-    info = AgentInfo(**{**content["info"], "frame_shape": tuple(content["info"]["frame_shape"])})
+    info = AgentInfo.from_stored(content["info"])
     network = info.build()
     network.load_state_dict(content["model"])
     return network.eval(), info
-
-
-def different_part(path: Path, table: str, key: str) -> str:
-    """What to say of an agent that knows another part of the picture than is shown."""
-    seen = "pictures around a character" if table else "whole pictures"
-    return f"'{path}' was trained on {seen}: set {key}.roi_annotation_fpath={table or 'null'}"
 
 
 class AutoExplorePolicy:
@@ -120,25 +130,13 @@ class AutoExplorePolicy:
 
     @classmethod
     def from_context(cls, context: PolicyContext) -> Self:
-        """Loads `agent.checkpoint_fpath`. ValueError if it was trained on other actions or frames."""
-        key = "config.connector"
+        """Loads `agent.checkpoint_fpath`. FieldError if it was trained on other actions or frames."""
         assert context.agent.checkpoint_fpath is not None
         if context.agent.temperature <= 0:
-            raise ValueError(f"{key}.agent.temperature={context.agent.temperature}: must be positive")
+            raise FieldError("agent.temperature", context.agent.temperature, "must be positive")
         path = Path(context.agent.checkpoint_fpath)
         network, info = agent_of(read_agent(path))
-        if info.action_names != context.action_names:
-            raise ValueError(
-                f"'{path}' was trained on the actions {', '.join(info.action_names)}, these are "
-                f"{', '.join(context.action_names)}: set {key}.valid_action_combos"
-            )
-        if info.frame_shape != context.frame_shape:
-            raise ValueError(
-                f"'{path}' was trained on frames {info.frame_shape}, these are {context.frame_shape}: "
-                f"set {key}.image_size"
-            )
-        if info.recorded_around != context.recorded_around:
-            raise ValueError(different_part(path, info.recorded_around, key))
+        context.spec.check_agent(info.spec, path)
         return cls(network, info, path, context.agent.temperature)
 
     def initial_carry(self) -> State:

@@ -1,4 +1,4 @@
-"""What play has covered: how far exploration went, whatever it was paid for."""
+"""What play has covered: how far exploration went, whatever its reward."""
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,44 +11,51 @@ import torch
 
 # Go-Explore's cells (Ecoffet et al. 2021): 11×8 pixels of 8 grey levels.
 CELL_SIZE, NUM_GREYS = (11, 8), 8
-_POSITION_SIZE = 16  # pixels of the level
-_ENDS = ("goal", "level_complete")  # info values that are 1 where a level was finished
+# Pixels of the level.
+_POSITION_SIZE = 16
+# Values of the info that are 1 where a level was finished.
+_ENDS = ("goal", "level_complete")
 
 
 @dataclass
 class Coverage:
-    """Sets of what was seen. Cells are frames shrunk to 11×8 pixels of 8 grey levels; positions are squares of 16
-    pixels in a level (games that tell x and y); levels are those that were entered, goals those that were finished."""
+    """Sets of what was seen.
+
+    Cells are frames shrunk to 11×8 pixels of 8 grey levels; positions are squares of 16 pixels in a level (of games
+    whose info has x and y); levels are those that were entered, goals those that were finished.
+    """
 
     num_steps: int = 0
     cells: set[int] = field(default_factory=set)
     positions: set[int] = field(default_factory=set)
     levels: set[int] = field(default_factory=set)
     goals: set[int] = field(default_factory=set)
-    max_x: list[float] = field(default_factory=list)  # of each episode
+    # Of each episode.
+    max_x: list[float] = field(default_factory=list)
     actions: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
 
     def add(
-        self, world: int, frames: Iterable[np.ndarray], infos: Mapping[str, np.ndarray], actions: np.ndarray
+        self, start: int, frames: Iterable[np.ndarray], infos: Mapping[str, np.ndarray], actions: np.ndarray
     ) -> None:
-        """Take an episode in: frames (C, H, W) uint8, the environment's numbers by name (T,), actions (T,).
+        """Count an episode: frames (C, H, W) uint8, the environment's numbers by name (T,), actions (T,).
 
-        `world` tells start states apart, since equal positions of two levels are two positions.
+        `start` is a number of the level that it started from, since equal positions of two levels are two positions.
+        Within an episode the info's `level` changes where a game has several.
         """
         self.num_steps += len(actions)
         self.cells.update(cell_of(frame) for frame in frames)
         counts = np.bincount(actions, minlength=len(self.actions))
         self.actions = counts + np.pad(self.actions, (0, len(counts) - len(self.actions)))
         level = infos.get("level", np.zeros(len(actions)))
-        self.levels.update(_numbers(world, np.unique(level)))
+        self.levels.update(_numbers(start, np.unique(level)))
         for name in _ENDS:
             if name in infos:
-                self.goals.update(_numbers(world, np.unique(level[infos[name] > 0])))
+                self.goals.update(_numbers(start, np.unique(level[infos[name] > 0])))
         if "x" in infos:
             self.max_x.append(float(np.nanmax(infos["x"])))
         if "x" in infos and "y" in infos:
-            places = np.stack([level, infos["x"] // _POSITION_SIZE, infos["y"] // _POSITION_SIZE], axis=1)
-            self.positions.update(_numbers(world, np.unique(places, axis=0)))
+            positions = np.stack([level, infos["x"] // _POSITION_SIZE, infos["y"] // _POSITION_SIZE], axis=1)
+            self.positions.update(_numbers(start, np.unique(positions, axis=0)))
 
     @classmethod
     def united(cls, parts: Sequence["Coverage"]) -> "Coverage":
@@ -67,7 +74,7 @@ class Coverage:
         return float(-(share * np.log(share)).sum())
 
     def summary(self) -> dict[str, float]:
-        """The measures by name; those that the game cannot tell are left out."""
+        """The measures by name; those that the game does not report are omitted."""
         values: dict[str, float] = {"steps": self.num_steps, "cells": len(self.cells), "levels": len(self.levels)}
         values |= {"goals": len(self.goals), "action_entropy": self.action_entropy}
         if self.positions:
@@ -97,8 +104,8 @@ def cell_of(frame: np.ndarray) -> int:
     return _number((grey // (256 // NUM_GREYS)).astype(np.uint8).tobytes())
 
 
-def _numbers(world: int, rows: np.ndarray) -> list[int]:
-    return [_number(np.append(world, row).astype(np.float64).tobytes()) for row in rows]
+def _numbers(start: int, rows: np.ndarray) -> list[int]:
+    return [_number(np.append(start, row).astype(np.float64).tobytes()) for row in rows]
 
 
 def _number(data: bytes) -> int:

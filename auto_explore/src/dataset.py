@@ -1,7 +1,6 @@
 """The replay: what was played, in memory for the updates and on disk as ordinary episodes."""
 
 from collections import deque
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,130 +9,82 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data_generation.data.data import EpisodeMeta, EpisodeReader, EpisodeWriter, episode_path
+from data_generation.data.data import EpisodeMeta, EpisodeReader
+from data_generation.data.errors import UserError
+from data_generation.generator.episode import Episode
+from data_generation.generator.levels import Transition
 
-# An episode's lists, one entry a step, and the names of two of them in a file, among the environment's numbers.
-EPISODE_COLUMNS = ("actions", "rewards", "log_probabilities", "environment_rewards", "infos")
+# Names of an agent's own numbers in a file, among those of the environment.
 LOG_PROBABILITY, ENVIRONMENT_REWARD = "log_probability", "environment_reward"
 
 
-@dataclass
-class Place:
-    """Where an episode belongs: its environment's folder, instance and session, and what it was played with."""
+class AgentEpisode(Episode):
+    """An episode that an agent learns from.
 
-    env_dpath: Path
-    meta: EpisodeMeta
-
-    @property
-    def path(self) -> Path:
-        return episode_path(self.env_dpath, self.meta.instance, self.meta.session)
-
-
-class Episode:
-    """An episode in memory, complete or growing: T + 1 frames, T steps.
-
-    `rewards` are the agent's, filled in as they become known; what the environment paid is in `environment_rewards`.
+    `rewards` are the agent's, filled in as they become known; `log_probabilities` those with which its actions were
+    drawn. A file holds the agent's rewards as its rewards.
     """
 
-    def __init__(self, place: Place, first_frame: np.ndarray):
-        self.place = place
-        self._frames = np.empty((64, *first_frame.shape), np.uint8)
-        self._frames[0] = first_frame
-        self.num_steps = 0
-        self.actions: list[int] = []
+    def __init__(self, env_dpath: Path, meta: EpisodeMeta, first_frame: np.ndarray):
+        super().__init__(env_dpath, meta, first_frame)
         self.rewards: list[float] = []
         self.log_probabilities: list[float] = []
-        self.environment_rewards: list[float] = []
-        self.infos: list[dict[str, float]] = []
-        self.terminated = self.truncated = False
 
-    @property
-    def frames(self) -> np.ndarray:
-        """Frames (T + 1, C, H, W) uint8."""
-        return self._frames[: self.num_steps + 1]
-
-    @property
-    def is_over(self) -> bool:
-        return self.terminated or self.truncated
-
-    def append(self, step: "Step") -> None:
-        """Add a step; its reward is 0 until it is known."""
-        if self.num_steps + 1 == len(self._frames):
-            self._frames = np.concatenate([self._frames, np.empty_like(self._frames)])
-        self.num_steps += 1
-        self._frames[self.num_steps] = step.frame
-        self.actions.append(step.action)
+    def add(self, step: Transition, log_probability: float) -> None:
+        """Append a step; its reward is 0 until it is known."""
+        self.append(step)
         self.rewards.append(0.0)
-        self.log_probabilities.append(step.log_probability)
-        self.environment_rewards.append(step.environment_reward)
-        self.infos.append(step.info)
-        self.terminated, self.truncated = step.terminated, step.truncated
+        self.log_probabilities.append(log_probability)
 
-    def save(self) -> Path:
-        """Write it in the episode format: the reward column is the agent's."""
-        place = self.place
-        with EpisodeWriter(place.path, place.meta, self._frames.shape[1:]) as writer:
-            writer.start(self._frames[0])
-            for t in range(self.num_steps):
-                own = {
-                    LOG_PROBABILITY: self.log_probabilities[t],
-                    ENVIRONMENT_REWARD: self.environment_rewards[t],
-                }
-                is_last = t == self.num_steps - 1
-                ends = (self.terminated and is_last, self.truncated and is_last)
-                frame = self._frames[t + 1]
-                writer.step(self.actions[t], self.rewards[t], *ends, {**self.infos[t], **own}, frame)
-            return writer.commit()
+    def recorded(self, t: int) -> tuple[float, dict[str, float]]:
+        own = {LOG_PROBABILITY: self.log_probabilities[t], ENVIRONMENT_REWARD: self.env_rewards[t]}
+        return self.rewards[t], {**self.infos[t], **own}
 
     @classmethod
-    def load(cls, path: Path) -> "Episode":
-        """Read an episode that `save` wrote. EpisodeError for a damaged file, ValueError for another's episode."""
+    def load(cls, path: Path) -> "AgentEpisode":
+        """Read an episode that `save` wrote. UserError for a damaged file or another policy's episode."""
         with EpisodeReader(path) as reader:
             if LOG_PROBABILITY not in reader.infos:
-                raise ValueError(f"'{path}' is not an episode of this agent's replay: it tells no {LOG_PROBABILITY}")
+                raise UserError(f"'{path}' is not an episode of this agent's replay: it has no {LOG_PROBABILITY}")
             frames = reader.frames()
-            episode = cls(Place(path.parent.parent, reader.meta), frames[0])
-            own = (LOG_PROBABILITY, ENVIRONMENT_REWARD)
-            for t in range(reader.num_actions):
-                numbers = {key: float(column[t]) for key, column in reader.infos.items()}
-                info = {key: value for key, value in numbers.items() if key not in own and not np.isnan(value)}
-                paid, probability = numbers[ENVIRONMENT_REWARD], numbers[LOG_PROBABILITY]
+            episode = cls(path.parent.parent, reader.meta, frames[0])
+            for t, action in enumerate(reader.actions.tolist()):
+                numbers = {name: float(column[t]) for name, column in reader.infos.items()}
+                env_reward, probability = numbers.pop(ENVIRONMENT_REWARD), numbers.pop(LOG_PROBABILITY)
+                numbers = {name: value for name, value in numbers.items() if not np.isnan(value)}
                 ends = bool(reader.terminated[t]), bool(reader.truncated[t])
-                episode.append(Step(int(reader.actions[t]), probability, paid, *ends, info, frames[t + 1]))
-                episode.rewards[t] = float(reader.rewards[t])
+                episode.add(Transition(action, frames[t + 1], env_reward, *ends, numbers), probability)
+            episode.rewards = reader.rewards.astype(float).tolist()
         return episode
 
     def columns(self) -> dict[str, Any]:
         """All but the frames, as plain values; `from_columns` with the frames makes the episode again."""
-        return {name: list(getattr(self, name)) for name in EPISODE_COLUMNS}
+        return {
+            "actions": list(self.actions),
+            "rewards": list(self.rewards),
+            "log_probabilities": list(self.log_probabilities),
+            "environment_rewards": list(self.env_rewards),
+            "infos": list(self.infos),
+        }
 
     @classmethod
-    def from_columns(cls, place: Place, columns: dict[str, Any], frames: np.ndarray) -> "Episode":
-        """An episode in progress from `columns()` and its frames (T + 1, C, H, W)."""
-        episode = cls(place, frames[0])
-        for t, action in enumerate(columns["actions"]):
-            probability, paid = columns["log_probabilities"][t], columns["environment_rewards"][t]
-            episode.append(Step(action, probability, paid, False, False, columns["infos"][t], frames[t + 1]))
-        episode.rewards = list(columns["rewards"])
+    def from_columns(
+        cls, env_dpath: Path, meta: EpisodeMeta, columns: dict[str, Any], frames: np.ndarray
+    ) -> "AgentEpisode":
+        """An episode in progress from `columns()` (empty at its start) and its frames (T + 1, C, H, W)."""
+        episode = cls(env_dpath, meta, frames[0])
+        for t, action in enumerate(columns.get("actions", [])):
+            step = Transition(
+                action, frames[t + 1], columns["environment_rewards"][t], False, False, columns["infos"][t]
+            )
+            episode.add(step, columns["log_probabilities"][t])
+        episode.rewards = list(columns.get("rewards", []))
         return episode
 
 
 @dataclass
-class Step:
-    """One step: log-probability with which the action was drawn, what came of it, and the frame (C, H, W) after it."""
-
-    action: int
-    log_probability: float
-    environment_reward: float
-    terminated: bool
-    truncated: bool
-    info: dict[str, float]
-    frame: np.ndarray
-
-
-@dataclass
-class Segments:
-    """A batch for an update, S trained steps after a burn-in.
+class ClipBatch:
+    """A batch of clips for an update: S trained steps each, after a burn-in.
 
     frames (B, burn_in + S + 1, C, H, W) uint8; burn_in_valid (B, burn_in), False before an episode's start; actions,
     rewards, log_probabilities, ended (for good), valid (B, S), `valid` False after a row's last step.
@@ -151,18 +102,18 @@ class Segments:
     def burn_in(self) -> int:
         return self.burn_in_valid.shape[1]
 
-    def to(self, device: torch.device) -> "Segments":
+    def to(self, device: torch.device) -> "ClipBatch":
         """On another device, without waiting where the memory is pinned."""
         pin = device.type == "cuda"
         moved = {
             name: (value.pin_memory() if pin else value).to(device, non_blocking=True)
             for name, value in vars(self).items()
         }
-        return Segments(**moved)
+        return ClipBatch(**moved)
 
-    def part(self, start: int, stop: int) -> "Segments":
+    def part(self, start: int, stop: int) -> "ClipBatch":
         """Some of the rows."""
-        return Segments(**{name: value[start:stop] for name, value in vars(self).items()})
+        return ClipBatch(**{name: value[start:stop] for name, value in vars(self).items()})
 
 
 @dataclass
@@ -170,14 +121,14 @@ class Replay:
     """The newest episodes, growing ones included, up to `capacity` steps (whole episodes, at least one)."""
 
     capacity: int
-    episodes: deque[Episode] = field(default_factory=deque)
+    episodes: deque[AgentEpisode] = field(default_factory=deque)
 
-    def add(self, episode: Episode) -> None:
-        """Take an episode in; it may go on growing."""
+    def add(self, episode: AgentEpisode) -> None:
+        """Add an episode, which may still grow."""
         self.episodes.append(episode)
 
     def trim(self) -> None:
-        """Let go of the oldest complete episodes beyond the capacity; their files stay."""
+        """Drop the oldest complete episodes beyond the capacity; their files stay."""
         total = self.num_steps
         while len(self.episodes) > 1 and total > self.capacity and self.episodes[0].is_over:
             total -= self.episodes.popleft().num_steps
@@ -186,10 +137,10 @@ class Replay:
     def num_steps(self) -> int:
         return sum(episode.num_steps for episode in self.episodes)
 
-    def sample(self, batch: int, burn_in: int, num_steps: int, rng: np.random.Generator) -> Segments:
-        """Segments of `num_steps` steps, every recorded step in one equally often.
+    def sample(self, batch: int, burn_in: int, num_steps: int, rng: np.random.Generator) -> ClipBatch:
+        """Clips of `num_steps` steps; every recorded step is drawn equally often.
 
-        A segment that reaches over an end of its episode is cut there, and padded: padding is marked as not valid.
+        A clip that extends beyond an end of its episode is cut there and padded: padding is marked as not valid.
         """
         episodes = [episode for episode in self.episodes if episode.num_steps]
         # A start may lie up to num_steps - 1 before the episode, so that its first steps are not drawn less often.
@@ -200,11 +151,11 @@ class Replay:
             _cut(episodes[k], int(position - starts[k]) - (num_steps - 1), burn_in, num_steps)
             for k, position in zip(which, drawn, strict=True)
         ]
-        return Segments(**{name: torch.from_numpy(np.stack([row[name] for row in rows])) for name in rows[0]})
+        return ClipBatch(**{name: torch.from_numpy(np.stack([row[name] for row in rows])) for name in rows[0]})
 
 
-def _cut(episode: Episode, start: int, burn_in: int, num_steps: int) -> dict[str, np.ndarray]:
-    """One row of `Segments`: the steps from `start` to `start + num_steps` that the episode has."""
+def _cut(episode: AgentEpisode, start: int, burn_in: int, num_steps: int) -> dict[str, np.ndarray]:
+    """One row of `ClipBatch`: the steps from `start` to `start + num_steps` that the episode has."""
     first, stop = max(start, 0), min(start + num_steps, episode.num_steps)
     before, count = min(burn_in, first), stop - first
     frames = np.zeros((burn_in + num_steps + 1, *episode.frames.shape[1:]), np.uint8)
@@ -226,8 +177,3 @@ def _padded(values: list[Any], length: int, dtype: Any) -> np.ndarray:
     out = np.zeros(length, dtype)
     out[: len(values)] = values
     return out
-
-
-def load_replay(paths: Iterable[Path], capacity: int) -> Replay:
-    """A replay of complete episodes from their files, oldest first."""
-    return Replay(capacity, deque(Episode.load(path) for path in paths))

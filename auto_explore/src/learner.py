@@ -9,16 +9,17 @@ from lightning.fabric.wrappers import _FabricModule
 from torch import Tensor
 
 from auto_explore.config import ActorCriticConfig
-from auto_explore.src.dataset import Segments
+from auto_explore.src.dataset import ClipBatch
 from auto_explore.src.models.actor_critic import ActorCritic, PolicyOutput
 from auto_explore.src.returns import Targets, Trajectories, vtrace
 
-_MOMENTS_RATE = 0.05  # of the running moments
+# Of the running moments.
+_MOMENTS_RATE = 0.05
 
 
 @dataclass
 class Losses:
-    """The loss with its gradient, what to log of it (detached scalars by name), and the targets behind it."""
+    """The loss with its gradient, what to log of it (detached scalars by name), and its targets."""
 
     total: Tensor
     logs: dict[str, Tensor]
@@ -26,12 +27,13 @@ class Losses:
 
 
 class RunningMoments:
-    """Running mean and deviation over updates, the same on all processes; reading them waits for nothing."""
+    """Running mean and deviation over updates, the same on all processes; reading them does not wait for the device."""
 
     def __init__(self, device: torch.device):
-        self.moments = torch.zeros(3, device=device)  # weight of what was seen, mean, mean square
+        # Weight of the values so far, mean, mean square.
+        self.moments = torch.zeros(3, device=device)
 
-    def take_in(self, values: Tensor, weights: Tensor, fabric: Fabric) -> None:
+    def add(self, values: Tensor, weights: Tensor, fabric: Fabric) -> None:
         """A batch's values with their weights (0 in padding), both (B, T)."""
         total = weights.sum()
         seen = torch.stack([total / total, (values * weights).sum() / total, (values.square() * weights).sum() / total])
@@ -55,7 +57,7 @@ class RunningMoments:
 
 
 class Learner:
-    """Updates the network from segments of the replay."""
+    """Updates the network from clips of the replay."""
 
     def __init__(
         self,
@@ -70,16 +72,16 @@ class Learner:
         self.config = config
         self.rewards, self.returns, self.advantages = (RunningMoments(fabric.device) for _ in range(3))
 
-    def update(self, segments: Segments) -> dict[str, Tensor]:
+    def update(self, clips: ClipBatch) -> dict[str, Tensor]:
         """One optimiser step on a batch; its logs, on the device."""
         config = self.config
-        size = -(-len(segments.valid) // config.grad_acc_steps)
-        starts = range(0, len(segments.valid), size)
-        total = segments.valid.sum()
+        size = -(-len(clips.valid) // config.grad_acc_steps)
+        starts = range(0, len(clips.valid), size)
+        total = clips.valid.sum()
         logs: dict[str, Tensor] = {}
         parts: list[Losses] = []
         for start in starts:
-            part = segments.part(start, start + size).to(self.fabric.device)
+            part = clips.part(start, start + size).to(self.fabric.device)
             share = part.valid.sum() / total.to(self.fabric.device, non_blocking=True)
             with self.fabric.no_backward_sync(self.module, enabled=start != starts[-1]):
                 losses = self.losses(part)
@@ -92,24 +94,24 @@ class Learner:
         )
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        self._note_moments(segments, [part.targets for part in parts])
+        self._update_moments(clips, [part.targets for part in parts])
         assert norm is not None
         return {**logs, "gradient_norm": norm.detach()}
 
-    def _note_moments(self, segments: Segments, parts: list[Targets]) -> None:
-        """The next update's units, so that this one is the same in however many parts it is computed."""
-        mask = segments.valid.to(self.fabric.device, non_blocking=True).float()
-        self.rewards.take_in(segments.rewards.to(self.fabric.device, non_blocking=True), mask, self.fabric)
+    def _update_moments(self, clips: ClipBatch, parts: list[Targets]) -> None:
+        """Moments for the next update, so that this one is the same in however many parts it is computed."""
+        mask = clips.valid.to(self.fabric.device, non_blocking=True).float()
+        self.rewards.add(clips.rewards.to(self.fabric.device, non_blocking=True), mask, self.fabric)
         if not self.config.normalize_returns:
             return
         values, advantages, weights = (
             torch.cat([getattr(part, name) for part in parts]) for name in ("values", "advantages", "weights")
         )
-        self.returns.take_in(values, mask, self.fabric)
-        self.advantages.take_in(advantages, mask * weights, self.fabric)
+        self.returns.add(values, mask, self.fabric)
+        self.advantages.add(advantages, mask * weights, self.fabric)
         self.network.rescale_values(self.returns.mean, self.returns.std.clamp_min(1e-4))
 
-    def losses(self, batch: Segments) -> Losses:
+    def losses(self, batch: ClipBatch) -> Losses:
         """Policy gradient + squared error of the values - entropy bonus, means over the valid steps."""
         config = self.config
         output: PolicyOutput = self.module(batch.frames, batch.burn_in_valid, batch.burn_in)
@@ -120,7 +122,7 @@ class Learner:
         targets = self._targets(batch, output.values.detach(), log_ratios)
         advantages = targets.advantages
         if config.normalize_returns:
-            # Without their mean: a critic that still lags behind would praise (or blame) whatever was done.
+            # Minus their mean: with a critic that lags behind, all actions would be reinforced (or discouraged) alike.
             advantages = (advantages - self.advantages.mean) / self.advantages.std
 
         def mean(x: Tensor) -> Tensor:
@@ -128,7 +130,7 @@ class Learner:
 
         policy_loss = -mean(targets.weights * advantages * log_chosen)
         value_error = mean((values - targets.values).square())
-        # In the head's own units, so that neither loss drowns the other in the common trunk.
+        # In the head's own units, so that neither loss dominates the other in the shared layers.
         value_loss = value_error / self.network.value_std.square()
         entropy = mean(-(log_policy.exp() * log_policy).sum(dim=-1))
         total = policy_loss + value_loss - config.entropy_weight * entropy
@@ -144,7 +146,7 @@ class Learner:
         }
         return Losses(total, {name: value.detach() for name, value in logs.items()}, targets)
 
-    def _targets(self, batch: Segments, values: Tensor, log_ratios: Tensor) -> Targets:
+    def _targets(self, batch: ClipBatch, values: Tensor, log_ratios: Tensor) -> Targets:
         discounts = self.config.gamma * (~batch.ended).float()
         rewards = batch.rewards - self.rewards.mean if self.config.center_rewards else batch.rewards
         steps = Trajectories(rewards, discounts, log_ratios, batch.valid.float())

@@ -4,17 +4,18 @@ import re
 from pathlib import Path
 
 from auto_explore.config import CommonConfig
+from data_generation.data.errors import MissingPathError
 
 
 class AgentFolder:
-    """Where everything of one run is."""
+    """The paths of one run."""
 
     def __init__(self, path: Path):
         self.path = path
 
     @property
     def episodes(self) -> Path:
-        """A dataset as any other: `python run.py data view`, `train.dataset_root_dpath=<run> dataset_name=episodes`."""
+        """An ordinary dataset: `python run.py data view`, `train.dataset_root_dpath=<run> dataset_name=episodes`."""
         return self.path / "episodes"
 
     @property
@@ -23,7 +24,7 @@ class AgentFolder:
 
     @property
     def last(self) -> Path:
-        """The newest checkpoint, with the state that training goes on from."""
+        """The newest checkpoint, with the state that training resumes from."""
         return self.checkpoint("last")
 
     @property
@@ -36,12 +37,13 @@ class AgentFolder:
 
 
 def make_folder(common: CommonConfig) -> AgentFolder:
-    """A new folder after the last one that is there; no two runs get one number, also if they start at one moment."""
+    """A new folder, numbered after the last one; runs that start at the same moment get different numbers, too."""
     root = Path(common.root_dpath)
     root.mkdir(parents=True, exist_ok=True)
     number = max(_runs(root), default=0) + 1
     while True:
-        claim = root / f".{number:03d}"  # held while the folder is made: only one can make a folder of that name
+        # Held while the folder is made: only one process can make a folder of that name.
+        claim = root / f".{number:03d}"
         try:
             claim.mkdir()
         except FileExistsError:
@@ -58,17 +60,17 @@ def make_folder(common: CommonConfig) -> AgentFolder:
 
 
 def find_folder(common: CommonConfig) -> AgentFolder:
-    """The run that `common.resume_id` names, or the newest one. FileNotFoundError lists those that there are."""
+    """The run that `resume_id` names, or the newest one. MissingPathError lists the existing ones."""
     root = Path(common.root_dpath)
     runs = _runs(root)
     if not runs:
-        raise FileNotFoundError(
-            f"common.root_dpath={root}: there is no run; start one with 'python run.py auto_explore train'"
+        raise MissingPathError(
+            "root_dpath", root, "there is no run", "start one with 'python run.py auto_explore train'"
         )
     number = max(runs) if common.resume_id is None else common.resume_id
     if number not in runs:
-        there = ", ".join(path.name for _, path in sorted(runs.items()))
-        raise FileNotFoundError(f"common.resume_id={number}: there is no such run in '{root}'; there are {there}")
+        names = ", ".join(path.name for _, path in sorted(runs.items()))
+        raise MissingPathError("resume_id", number, f"there is no such run in '{root}'", f"there are {names}")
     return AgentFolder(runs[number])
 
 

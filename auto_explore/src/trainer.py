@@ -13,59 +13,64 @@ import torch
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from auto_explore.config import EvaluationConfig, TrainingConfig
 from auto_explore.src.agent import AgentInfo, agent_of, read_agent, save_agent
-from auto_explore.src.collector import Collected, PlayStyle
+from auto_explore.src.collector import ActionSampling, Collected, Collector, OtherEpisodes
 from auto_explore.src.coverage import Coverage
-from auto_explore.src.dataset import Episode, Replay
+from auto_explore.src.dataset import AgentEpisode, Replay
 from auto_explore.src.evaluation import add_episode, save_gifs, test_episodes
 from auto_explore.src.learner import Learner
 from auto_explore.src.reward import load_reward
+from auto_explore.src.run_context import RunContext
 from auto_explore.src.run_folder import AgentFolder
-from auto_explore.src.setting import Setting
+from data_generation.data.errors import UNSET, FieldError, UserError, under
 from training.rollout import seed_of
 from training.tracker import Tracker
 
 logger = logging.getLogger(__name__)
 
-# What a random number is for; added to the streams of `training.rollout`.
+# Purposes of random numbers; added to the streams of `training.rollout`.
 _PLAY, _SAMPLE, _TEST = 100, 101, 102
 
 
-class Trainer:
-    """Trains one agent in one folder. All processes construct and run it alike."""
+class AgentTrainer:
+    """Trains one agent in one folder. All processes construct and run it alike.
 
-    def __init__(self, setting: Setting, folder: AgentFolder):
-        self.setting, self.folder = setting, folder
-        cfg, fabric = setting.cfg, setting.fabric
-        torch.manual_seed(cfg.common.seed)
-        actor_critic = cfg.training.actor_critic
-        connector = setting.connector
+    FieldErrors name the configs that it was given by `common`, `collection` and `training`.
+    """
+
+    def __init__(
+        self, context: RunContext, training: TrainingConfig, evaluation: EvaluationConfig, folder: AgentFolder
+    ):
+        self.context, self.training, self.evaluation, self.folder = context, training, evaluation, folder
+        self.common, self.collection, fabric = context.common, context.collection, context.fabric
+        torch.manual_seed(self.common.seed)
+        spec, actor_critic = context.connector.spec, training.actor_critic
         self.info = AgentInfo(
-            connector.action_names,
-            setting.frame_shape,
-            actor_critic.encoder,
-            epoch=0,
-            recorded_around=connector.recorded_around,
+            spec.action_names, spec.frame_shape, actor_critic.encoder, epoch=0, roi_table=spec.roi_table
         )
         self.network = self.info.build().to(fabric.device)
-        optimizer = torch.optim.Adam(self.network.parameters(), lr=cfg.training.learning_rate, fused=True)
+        optimizer = torch.optim.Adam(self.network.parameters(), lr=training.learning_rate, fused=True)
         module, optimizer = fabric.setup(self.network, optimizer)
         self.learner = Learner(fabric, self.network, module, optimizer, actor_critic)
-        self.reward = setting.make_reward(cfg.collection.train.config.n_preds)
-        self._test_reward = setting.make_reward(cfg.collection.test.config.n_preds)
-        self.collector = setting.collector(cfg.collection.train.num_envs, self.reward, folder.episodes, is_test=False)
-        self.replay = Replay(cfg.training.replay_steps)
+        train, test = self.collection.train, self.collection.test
+        self.reward = context.make_reward(train.config.n_preds)
+        self._test_reward = context.make_reward(test.config.n_preds)
+        self.collector = context.collector(train.num_envs, self.reward, folder.episodes, is_test=False)
+        self.replay = Replay(training.replay_steps)
         self.coverage = Coverage()
         self.epoch, self.num_steps, self.best_return = 0, 0, -math.inf
-        self._test_collector: Any = None
+        self._test_collector: Collector | None = None
 
     # ---- the loop -------------------------------------------------------------------------------------------------
 
     def run(self, tracker: Tracker) -> None:
-        """Train up to `common.epochs`, logging, testing and saving on the way."""
-        common, is_main = self.setting.cfg.common, self.setting.fabric.is_global_zero
+        """Train up to `epochs`, logging, testing and saving regularly."""
+        common, is_main = self.common, self.context.fabric.is_global_zero
         if not self.collector.episodes:
-            for episode in self.collector.start(self.network):
+            with under("collection"):
+                episodes = self.collector.start(self.network)
+            for episode in episodes:
                 self.replay.add(episode)
         bar = tqdm(total=common.epochs, initial=self.epoch, unit="epoch", desc=common.name, disable=not is_main)
         try:
@@ -86,54 +91,57 @@ class Trainer:
         values = {**self._describe(played, seconds), "epsilon": epsilon}
         tracker.log(self.epoch, "play", values)
         if learned:
-            tracker.log(self.epoch, "train", self._checked(learned))
-        if self._due(self.setting.cfg.evaluation.every) and self.setting.cfg.evaluation.should:
+            self._check_finite(learned)
+            tracker.log(self.epoch, "train", learned)
+        if self.evaluation.should and self._is_due(self.evaluation.every):
             self._test(tracker)
-        if self._due(self.setting.cfg.common.save_every):
+        if self._is_due(self.common.save_every):
             self.save()
         shown = f"reward {values['reward']:.3f}, {values['steps_per_second']:.0f} steps/s, {values['cells']:.0f} cells"
         return shown + (f", max x {values['max_x']:.0f}" if "max_x" in values else "")
 
-    def _due(self, every: int) -> bool:
+    def _is_due(self, every: int) -> bool:
         """Every `every` epochs (0: never), and at the end."""
-        return self.epoch == self.setting.cfg.common.epochs or (every > 0 and self.epoch % every == 0)
+        return self.epoch == self.common.epochs or (every > 0 and self.epoch % every == 0)
 
     def _play(self) -> Collected:
         """Collect `num_steps` steps into the replay; complete episodes are on disk afterwards."""
-        config, rank = self.setting.cfg.collection.train.config, self.setting.fabric.global_rank
-        style = PlayStyle(config.temperature, self.epsilon, config.should_sample)
-        uniform = torch.Generator().manual_seed(seed_of(self.setting.cfg.common.seed, _PLAY, self.epoch, rank))
+        config = self.collection.train.config
+        sampling = ActionSampling(config.temperature, self.epsilon, config.should_sample)
+        uniform = torch.Generator().manual_seed(self._seed(_PLAY))
         bar = tqdm(total=config.num_steps, unit="step", desc="play", leave=False, disable=not self._shows_steps)
-        with bar:
+        with bar, under("collection"):
             played = self.collector.collect(
-                self.network, style, uniform, lambda count, _: count >= config.num_steps, self.replay, bar.update
+                self.network, sampling, uniform, lambda count, _: count >= config.num_steps, self.replay, bar.update
             )
         for episode in played.finished:
             episode.save()
             add_episode(self.coverage, episode)
         self.replay.trim()
-        self.num_steps += played.num_steps * self.setting.fabric.world_size
+        self.num_steps += played.num_steps * self.context.fabric.world_size
         return played
+
+    def _seed(self, purpose: int) -> int:
+        """A seed of this epoch and process."""
+        return seed_of(self.common.seed, purpose, self.epoch, self.context.fabric.global_rank)
 
     @property
     def _shows_steps(self) -> bool:
-        return self.setting.fabric.is_global_zero and sys.stderr.isatty()
+        return self.context.fabric.is_global_zero and sys.stderr.isatty()
 
     @property
     def epsilon(self) -> float:
         """Probability of a random action in this epoch: linear from `epsilon` to `min_epsilon` over all epochs."""
-        config = self.setting.cfg.collection.train.config
-        progress = min(1.0, self.epoch / max(1, self.setting.cfg.common.epochs - 1))
+        config = self.collection.train.config
+        progress = min(1.0, self.epoch / max(1, self.common.epochs - 1))
         return config.epsilon + (config.min_epsilon - config.epsilon) * progress
 
     def _learn(self) -> dict[str, float]:
         """This epoch's updates; means of their logs, empty if there were none."""
-        cfg = self.setting.cfg.training
-        actor_critic = cfg.actor_critic
-        if not cfg.should or self.epoch < actor_critic.start_after_epochs or actor_critic.steps_per_epoch < 1:
+        actor_critic, is_early = self.training.actor_critic, self.epoch < self.training.actor_critic.start_after_epochs
+        if not self.training.should or is_early or actor_critic.steps_per_epoch < 1:
             return {}
-        common, rank = self.setting.cfg.common, self.setting.fabric.global_rank
-        rng = np.random.default_rng(seed_of(common.seed, _SAMPLE, self.epoch, rank))
+        rng = np.random.default_rng(self._seed(_SAMPLE))
         sums: dict[str, torch.Tensor] = {}
         shape = (actor_critic.batch_num_samples, actor_critic.burn_in, actor_critic.num_steps)
         start = time.perf_counter()
@@ -165,31 +173,28 @@ class Trainer:
             reached = [max(info.get("x", -math.inf) for info in episode.infos) for episode in finished]
             if max(reached) > -math.inf:
                 values["epoch_mean_max_x"] = float(np.mean(reached))
-            paid = [np.sum(episode.environment_rewards) for episode in finished]
-            values["mean_environment_return"] = float(np.mean(paid))
-        covered = Coverage.united(self.setting.gather(self.coverage)).summary()
+            env_returns = [np.sum(episode.env_rewards) for episode in finished]
+            values["mean_environment_return"] = float(np.mean(env_returns))
+        covered = Coverage.united(self.context.gather(self.coverage)).summary()
         return values | {name: value for name, value in covered.items() if name != "steps"}
 
-    def _checked(self, values: dict[str, float]) -> dict[str, float]:
+    def _check_finite(self, values: dict[str, float]) -> None:
         if not math.isfinite(values["loss"] + values["gradient_norm"]):
-            raise ValueError(
-                f"loss or gradient is not finite in epoch {self.epoch}: lower training.learning_rate="
-                f"{self.setting.cfg.training.learning_rate} or set common.precision=fp32; "
-                f"'{self.folder.last}' is from before it"
-            )
-        return values
+            problem = f"loss or gradient is not finite in epoch {self.epoch}"
+            remedy = f"lower it, or set {{common.precision}}=fp32; '{self.folder.last}' is from before it"
+            raise FieldError("training.learning_rate", self.training.learning_rate, problem, remedy)
 
     # ---- testing ----------------------------------------------------------------------------------------------------
 
     def _test(self, tracker: Tracker) -> None:
         """Test on the first process; keep the agent with the best mean return."""
-        fabric, cfg = self.setting.fabric, self.setting.cfg
+        fabric = self.context.fabric
         if fabric.is_global_zero:
-            tested = test_episodes(
-                self._tester(), self.network, cfg.collection.test.config, seed_of(cfg.common.seed, _TEST, self.epoch)
-            )
+            seed = seed_of(self.common.seed, _TEST, self.epoch)
+            with under("collection"):
+                tested = test_episodes(self._tester(), self.network, self.collection.test.config, seed)
             tracker.log(self.epoch, "test", tested.values)
-            shown = tested.episodes[: cfg.evaluation.n_gifs]
+            shown = tested.episodes[: self.evaluation.n_gifs]
             save_gifs(self.folder.gifs, self.epoch, shown, self.info.action_names, logger.debug)
             mean_return = tested.values["mean_return"]
             logger.info("epoch %d: test %s", self.epoch, _listing(tested.values))
@@ -198,12 +203,12 @@ class Trainer:
                 save_agent(self.folder.best, self.network, self._info_now(mean_return))
         fabric.barrier()
 
-    def _tester(self) -> Any:
+    def _tester(self) -> Collector:
         """The test's own environments and reward, made at the first test; the networks are the training reward's."""
         if self._test_collector is None:
-            config = self.setting.cfg.collection.test
-            self._test_collector = self.setting.collector(
-                config.num_envs, self._test_reward, self.folder.episodes, is_test=True
+            num_envs = self.collection.test.num_envs
+            self._test_collector = self.context.collector(
+                num_envs, self._test_reward, self.folder.episodes, is_test=True
             )
         self._test_reward.load_state_dict(self.reward.state_dict())
         return self._test_collector
@@ -214,10 +219,10 @@ class Trainer:
     # ---- checkpoints ------------------------------------------------------------------------------------------------
 
     def save(self) -> None:
-        """Write `last` with everything that goes on from it, and the epochs' checkpoints that stay."""
-        states = self.setting.gather(self._rank_state())
-        if self.setting.fabric.is_global_zero:
-            keep = self.setting.cfg.common.keep_every
+        """Write `last` with all that resuming needs, and the epochs' checkpoints that are kept."""
+        states = self.context.gather(self._rank_state())
+        if self.context.fabric.is_global_zero:
+            keep = self.common.keep_every
             if keep > 0 and self.epoch % keep == 0:
                 save_agent(self.folder.checkpoint(f"{self.epoch:06d}"), self.network, self._info_now())
             state = {
@@ -228,13 +233,13 @@ class Trainer:
                 "ranks": states,
             }
             save_agent(self.folder.last, self.network, self._info_now(), {"state": state})
-        self.setting.fabric.barrier()
+        self.context.fabric.barrier()
 
     def _rank_state(self) -> dict[str, Any]:
-        """What each process has of its own. Complete episodes are named, not copied: their files are there."""
+        """The state of this process. Complete episodes are named, not copied: they have files."""
         growing = {id(episode): number for number, episode in enumerate(self.collector.episodes)}
         replay = [
-            growing[id(episode)] if id(episode) in growing else str(episode.place.path.relative_to(self.folder.path))
+            growing[id(episode)] if id(episode) in growing else str(episode.path.relative_to(self.folder.path))
             for episode in self.replay.episodes
         ]
         return {
@@ -245,37 +250,49 @@ class Trainer:
         }
 
     def load(self) -> None:
-        """Go on from `last` exactly."""
+        """Resume from `last` exactly. UserError if the configuration is not that of the run."""
         content = read_agent(self.folder.last)
         _, info = agent_of(content)
-        self.setting.check_agent(info, self.folder.last)
-        if info.encoder != self.info.encoder:
-            raise ValueError(
-                f"training.actor_critic.encoder={self.info.encoder}: the run in '{self.folder.path}' has {info.encoder}"
-            )
-        state, rank = content.get("state"), self.setting.fabric.global_rank
-        if state is None:
-            raise ValueError(f"'{self.folder.last}' holds no training state to go on from")
-        if len(state["ranks"]) != self.setting.fabric.world_size:
-            raise ValueError(
-                f"common.num_processes={self.setting.fabric.world_size}: the run in '{self.folder.path}' has "
-                f"{len(state['ranks'])}; go on with as many"
-            )
-        own = state["ranks"][rank]
-        if len(own["collector"]["numbers"]) != self.collector.envs.num_envs:
-            raise ValueError(
-                f"collection.train.num_envs={self.collector.envs.num_envs}: the run in '{self.folder.path}' has "
-                f"{len(own['collector']['numbers'])}; go on with as many"
-            )
+        self._check_same_run(info, content)
+        state = content["state"]
+        own = state["ranks"][self.context.fabric.global_rank]
         self.network.load_state_dict(content["model"])
         self.learner.load_state_dict(state["learner"])
-        load_reward(self.reward, own["reward"], self.setting.cfg.collection.reward)
+        with under("collection.reward"):
+            load_reward(self.reward, own["reward"], self.collection.reward)
         self.coverage = Coverage.from_state(own["coverage"])
         self.epoch, self.num_steps, self.best_return = state["epoch"], state["num_steps"], state["best_return"]
-        growing = self.collector.load_state_dict(own["collector"])
+        growing = self._resume_episodes(own["collector"])
         self.replay.episodes = deque(
-            growing[item] if isinstance(item, int) else Episode.load(self.folder.path / item) for item in own["replay"]
+            growing[item] if isinstance(item, int) else AgentEpisode.load(self.folder.path / item)
+            for item in own["replay"]
         )
+
+    def _check_same_run(self, info: AgentInfo, content: dict[str, Any]) -> None:
+        self.context.check_agent(info, self.folder.last)
+        run = f"the run in '{self.folder.path}' has"
+        if info.encoder != self.info.encoder:
+            raise FieldError("training.actor_critic.encoder", self.info.encoder, f"{run} {info.encoder}")
+        state = content.get("state")
+        if state is None:
+            raise UserError(f"'{self.folder.last}' holds no training state to resume from")
+        num_processes, num_envs = self.context.fabric.world_size, self.collector.envs.num_envs
+        if len(state["ranks"]) != num_processes:
+            problem = f"{run} {len(state['ranks'])}"
+            raise FieldError("common.num_processes", num_processes, problem, "resume with as many")
+        saved = len(state["ranks"][0]["collector"]["numbers"])
+        if saved != num_envs:
+            raise FieldError("collection.train.num_envs", num_envs, f"{run} {saved}", "resume with as many")
+
+    def _resume_episodes(self, state: dict[str, Any]) -> list[AgentEpisode]:
+        """Play the episodes in progress again."""
+        try:
+            with under("collection"):
+                return self.collector.load_state_dict(state)
+        except OtherEpisodes as error:
+            problem = f"the environments do not replay the run's episodes ({error})"
+            remedy = "resume with its {collection.games}, {common.seed} and {collection.connector}"
+            raise FieldError("collection", UNSET, problem, remedy) from error
 
     def close(self) -> None:
         """End all environments' processes."""

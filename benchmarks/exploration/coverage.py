@@ -8,7 +8,8 @@ import numpy as np
 from auto_explore.src.coverage import Coverage
 from benchmarks.exploration.commands import Experiment
 from benchmarks.exploration.places import hero_places
-from benchmarks.exploration.settings import COINRUN_ACTIONS, LEARNING_AGENTS
+from benchmarks.exploration.settings import LEARNING_AGENTS
+from data_generation.generator.connector_coinrun import ACTIONS
 from data_generation.data.data import EpisodeReader, list_environments
 
 NUM_POINTS = 16  # of a curve
@@ -35,7 +36,7 @@ def curve_of(experiment: Experiment, agent: str, seed: int) -> Curve:
             world, before = episode.meta.instance, total.num_steps
             frames, infos, actions = episode.frames(0, count + 1), _numbers(episode, count), episode.actions[:count]
             if experiment.game.name == "coinrun":
-                infos |= hero_places(world, [COINRUN_ACTIONS[action] for action in actions])
+                infos |= hero_places(world, [ACTIONS[action] for action in actions])
             total.add(world, frames, infos, actions)
             if before >= num_steps * 3 // 4:
                 late.add(world, frames, infos, actions)

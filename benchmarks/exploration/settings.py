@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from data_generation.generator.connector_coinrun import ACTIONS
+
 ROOT_DPATH = Path("outputs/experiments/exploration")
 LEARNING_AGENTS = {"auto_explore": "entropy", "rnd": "rnd", "none": "none"}  # agent -> collection.reward.type
 RANDOM_AGENTS = ("random", "sticky_random")
@@ -62,12 +64,11 @@ class Scale:
     )
 
 
-COINRUN_ACTIONS = ("NOOP", "RIGHT", "LEFT", "ACTION_JUMP", "RIGHT+ACTION_JUMP", "LEFT+ACTION_JUMP", "DOWN")
 _COINRUN = (
     "name=coinrun",
     "version=2.0.0",
     "n_skip_frames=1",
-    f"valid_action_combos=[{','.join(COINRUN_ACTIONS)}]",
+    f"valid_action_combos=[{','.join(ACTIONS)}]",
 )
 GAMES = {
     "cinderfoot": Game(

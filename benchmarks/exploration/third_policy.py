@@ -7,12 +7,15 @@ from typing import Any
 import numpy as np
 
 from benchmarks.exploration.commands import Experiment
-from benchmarks.exploration.settings import COINRUN_ACTIONS, Game
+from benchmarks.exploration.settings import Game
 from data_generation.config import ConnectorConfig
-from data_generation.data.data import DatasetInfo, EpisodeMeta, EpisodeWriter, episode_path
+from data_generation.data.data import EpisodeMeta, EpisodeWriter, episode_path
 from data_generation.generator.connector_base import Connector, make_connector
+from data_generation.generator.connector_coinrun import ACTIONS
+from data_generation.generator.episode import dataset_info, environment_dname, play_episode
+from data_generation.generator.levels import Level, LevelEnv
 from data_generation.generator.policy import EpsilonPolicy, ScriptedPolicy
-from data_generation.generator.worker import play_episode
+from data_generation.generator.schedule import ScheduledEpisode
 
 _SOLUTIONS = Path(__file__).parents[2] / "external" / "platformer" / "solutions.json"
 _RANDOM_SHARE = {"cinderfoot": 0.05, "coinrun": 0.3}
@@ -29,23 +32,23 @@ def write_test_data(experiment: Experiment) -> Path:
         return dataset
     connector = make_connector(_connector_config(game))
     name = connector.select().games[0]
-    env_dpath = dataset / f"{connector.environment_name(name)}_v{connector.config.version}_test"
-    names, shape = connector.action_names, connector.frame_shape
-    info = DatasetInfo(connector.environment_name(name), name, names, shape, connector.recipe())
-    info.save(env_dpath)
+    env_dpath = dataset / environment_dname(connector, name, "test")
+    dataset_info(connector, name, {"variant": "scripted"}).save(env_dpath)
+    env = LevelEnv(connector, game.n_steps_max)
     sessions = -(-experiment.scale.test_episodes // game.n_instances)
     for instance in range(game.n_instances):
-        env = connector.make_env(name, instance)
         script = _script(connector, game.name, instance)
         policy = EpsilonPolicy(ScriptedPolicy(script, []), len(connector.action_names), _RANDOM_SHARE[game.name])
         for session in range(sessions):
             meta = EpisodeMeta(session, instance, session, "scripted", {"random": policy.gamma}, name)
             path = episode_path(env_dpath, instance, session)
             with EpisodeWriter(path, meta, connector.frame_shape) as writer:
-                seeds = np.random.SeedSequence([3000, instance, session])
-                play_episode(env, policy, writer, seeds, game.n_steps_max)
+                policy_seed, env_seed = np.random.SeedSequence([3000, instance, session]).spawn(2)
+                first_word = int(env_seed.generate_state(1)[0])
+                episode = ScheduledEpisode(Level(name, instance), session, session, first_word, policy_seed)
+                play_episode(env, policy, writer, episode)
                 writer.commit()
-        env.close()
+    env.close()
     return dataset
 
 
@@ -53,7 +56,7 @@ def _connector_config(game: Game) -> ConnectorConfig:
     keys: dict[str, Any] = dict(key.split("=", 1) for key in game.connector)  # as every command of the experiment
     if game.name == "cinderfoot":
         return ConnectorConfig(game=["Cinderfoot-Nes"], **keys)
-    actions = list(COINRUN_ACTIONS)
+    actions = list(ACTIONS)
     return ConnectorConfig(name="coinrun", version="2.0.0", n_skip_frames=1, valid_action_combos=actions, **keys)
 
 

@@ -45,7 +45,7 @@ class Box(NamedTuple):
 def read_boxes(path: Path) -> dict[tuple[str, str], Box]:
     """(game, start state) -> box, from a table with the columns game, x, y, w, h and perhaps `state`.
 
-    State "" stands for all that have no row of their own. UserErrors name the field `roi_annotation_fpath`, or the line.
+    State "" stands for all that have no row of their own. Errors name the field `roi_annotation_fpath`, or the line.
     """
     field = "roi_annotation_fpath"
     if not path.is_file():
@@ -78,7 +78,7 @@ class CharacterTracker:
         self.box = box
         self._first = _with_mirrored(_cut(image, box))
         self._recent: list[np.ndarray] = []
-        # Twice what the mean colour of the character would differ from it, which makes similarity independent of contrast.
+        # Twice the difference between the character and its mean colour: similarity is then independent of contrast.
         self._scale = 2 * max(1.0, float(self._first[0].reshape(-1, 3).astype(np.float64).var(0).sum())) * box.w * box.h
         self._num_missed = 0
 

@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from data_generation.data.errors import FieldError
+
 HIDDEN = 512
 
 
@@ -78,16 +80,19 @@ class NatureEncoder(nn.Sequential):
 ENCODERS: dict[str, type[nn.Module]] = {"conv": ConvEncoder, "impala": ImpalaEncoder, "nature": NatureEncoder}
 
 
+def check_encoder(encoder: str) -> None:
+    """FieldError for an unknown encoder."""
+    if encoder not in ENCODERS:
+        raise FieldError("encoder", encoder, "unknown", f"use one of {', '.join(sorted(ENCODERS))}")
+
+
 class ActorCritic(nn.Module):
     """Frames to action logits and values, through an encoder and an LSTM."""
 
     def __init__(self, num_actions: int, frame_shape: tuple[int, int, int], encoder: str = "conv"):
-        """`frame_shape` is (C, H, W). ValueError for an unknown encoder."""
+        """`frame_shape` is (C, H, W). FieldError for an unknown encoder."""
         super().__init__()
-        if encoder not in ENCODERS:
-            raise ValueError(
-                f"training.actor_critic.encoder={encoder} is unknown: use one of {', '.join(sorted(ENCODERS))}"
-            )
+        check_encoder(encoder)
         self.num_actions = num_actions
         self.encoder = ENCODERS[encoder](frame_shape[0])
         with torch.no_grad():
@@ -100,17 +105,17 @@ class ActorCritic(nn.Module):
         self.value_std: Tensor
         self.register_buffer("value_mean", torch.zeros(()))
         self.register_buffer("value_std", torch.ones(()))
-        # A fresh policy is (nearly) uniform, a fresh value (nearly) zero: neither pulls before anything was learned.
+        # A fresh policy is (nearly) uniform, a fresh value (nearly) zero: neither may mislead the first updates.
         for head in (self.to_logits, self.to_value):
             nn.init.normal_(head.weight, std=1e-3)
             nn.init.zeros_(head.bias)
-        # torch's own initialisation halves what frames differ in with each layer, until only their colour is left.
+        # torch's own initialisation halves the differences between frames with each layer, until only colour is left.
         for module in self.encoder.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.orthogonal_(module.weight, gain=nn.init.calculate_gain("relu"))
                 assert module.bias is not None
                 nn.init.zeros_(module.bias)
-        # Convolutions are two to three times faster so, on CPUs too.
+        # In this memory format convolutions are two to three times faster, on CPUs too.
         self.encoder = self.encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def initial_state(self, batch: int) -> State:
@@ -140,8 +145,8 @@ class ActorCritic(nn.Module):
         return PolicyOutput(output.logits[0], output.values[0]), state
 
     def unroll(self, features: Tensor, state: State) -> tuple[PolicyOutput, State]:
-        """Run over features (T, B, F) from a state on: logits (T, B, A), values (T, B), and the last state."""
-        # Under autocast the LSTM wants its state in the features' precision.
+        """Run over features (T, B, F) from a state: logits (T, B, A), values (T, B), and the last state."""
+        # Under autocast the LSTM needs its state in the features' precision.
         hx = (state.hidden.unsqueeze(0).to(features.dtype), state.cell.unsqueeze(0).to(features.dtype))
         hidden, (last_hidden, last_cell) = self.lstm(features, hx)
         values = self.value_mean + self.value_std * self.to_value(hidden).squeeze(-1).float()

@@ -1,4 +1,4 @@
-"""Small networks that tell how new a frame is."""
+"""Small networks that measure how new a frame is."""
 
 import torch
 import torch.nn.functional as F
@@ -119,7 +119,7 @@ class Disagreement(nn.Module):
         return torch.stack([head(features) for head in self.heads])
 
     def novelty(self, features: Tensor, target: Tensor) -> Tensor:
-        """Variance (B,) over the heads' predictions from features (B, width); the target is not looked at."""
+        """Variance (B,) over the heads' predictions from features (B, width); the target is not used."""
         return self._predictions(features).var(dim=0).mean(dim=1)
 
     def loss(self, features: Tensor, target: Tensor) -> Tensor:

@@ -1,0 +1,162 @@
+"""What train and eval share: devices, the world model, the environments, the reward."""
+
+import logging
+import os
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric import Fabric
+
+from auto_explore.config import CollectionConfig, CommonConfig, WorldModelConfig
+from auto_explore.src.agent import AgentInfo
+from auto_explore.src.collector import Collector, under_connector
+from auto_explore.src.reward import WORLD_MODEL_REWARDS, Reward, RewardContext, make_reward
+from auto_explore.src.world_model import check_actions, load_world_model
+from data_generation.data.data import EpisodeMeta
+from data_generation.data.errors import UNSET, FieldError, MissingPathError, under
+from data_generation.generator.connector_base import Connector, make_connector
+from data_generation.generator.episode import dataset_info, environment_dname, episode_meta
+from data_generation.generator.levels import Level, list_levels
+from data_generation.generator.schedule import EndlessSchedule, take_turns
+from data_generation.generator.vector import LevelVectorEnv
+from models.config import ModelConfig
+from models.genie_redux import GenieRedux
+from models.precision import cast_products
+from training.allocator import keep_freed_memory
+from training.runtime import choose_device, choose_precision
+
+# Added to the seed of test episodes, so that they are not those of training.
+_TEST_SEED = 1_000_003
+
+
+@dataclass
+class RunContext:
+    """Everything that stays as it is while an agent learns or plays."""
+
+    common: CommonConfig
+    collection: CollectionConfig
+    fabric: Fabric
+    connector: Connector
+    # In the order in which they are played.
+    levels: tuple[Level, ...]
+    # None where the reward needs none.
+    world_model: GenieRedux | None
+    autocast: Callable[[], AbstractContextManager]
+
+    def make_reward(self, n_preds: int) -> Reward:
+        """A fresh reward of the configured kind."""
+        context = RewardContext(self.collection.reward, n_preds, self.fabric.device, self.autocast, self.world_model)
+        return make_reward(context, self.connector.frame_shape, self.common.seed)
+
+    def collector(self, num_envs: int, reward: Reward, episodes_dpath: Path, is_test: bool) -> Collector:
+        """Environments of this process with the reward of their steps; a test's are not learned from."""
+        config = self.collection
+        seed = self.common.seed + (_TEST_SEED if is_test else 0)
+        first = 0 if is_test else self.fabric.global_rank * num_envs
+        total = num_envs if is_test else self.fabric.world_size * num_envs
+        schedules = [EndlessSchedule(self.levels, seed, first + i, total) for i in range(num_envs)]
+        envs = LevelVectorEnv(self.connector, schedules, config.connector.generator_config.n_steps_max)
+        recorded_as = partial(self._recorded_as, schedules, episodes_dpath)
+        return Collector(envs, recorded_as, reward, config.reward.batch_size, learn_reward=not is_test)
+
+    def _recorded_as(
+        self, schedules: list[EndlessSchedule], episodes_dpath: Path, env: int, number: int
+    ) -> tuple[Path, EpisodeMeta]:
+        """Environment folder and meta data of an environment's episode."""
+        episode = schedules[env].episode(number)
+        meta = episode_meta(self.connector, episode, "AutoExplore", {"reward": self.collection.reward.type})
+        return episodes_dpath / environment_dname(self.connector, episode.level.game), meta
+
+    def write_infos(self, episodes_dpath: Path) -> None:
+        """`info.json` of each game's environment folder."""
+        settings = {"variant": "auto_explore", "seed": self.common.seed}
+        for game in sorted({level.game for level in self.levels}):
+            info = dataset_info(self.connector, game, settings)
+            info.save(episodes_dpath / environment_dname(self.connector, game))
+
+    def check_agent(self, info: AgentInfo, checkpoint: Path) -> None:
+        """FieldError (of `collection`) if the agent of a checkpoint cannot play here."""
+        with under("collection"), under_connector():
+            self.connector.spec.check_agent(info.spec, checkpoint)
+
+    def gather(self, value: Any) -> list[Any]:
+        """One value of every process, on all of them."""
+        if self.fabric.world_size == 1:
+            return [value]
+        values: list[Any] = [None] * self.fabric.world_size
+        torch.distributed.all_gather_object(values, value)
+        return values
+
+
+def make_context(common: CommonConfig, collection: CollectionConfig, world_model: WorldModelConfig) -> RunContext:
+    """Load the world model, open the environments, join the processes.
+
+    FieldErrors name fields of the three configs by `common`, `collection` and `world_model`.
+    """
+    model, model_config = None, None
+    if collection.reward.type in WORLD_MODEL_REWARDS:
+        with under("world_model"):
+            n_preds = max(collection.train.config.n_preds, collection.test.config.n_preds)
+            model, model_config = load_world_model(world_model, n_preds)
+    with under("collection"):
+        connector = open_connector(collection, model_config)
+        if model is not None and model_config is not None:
+            with under_connector():
+                check_actions(model, model_config, connector)
+    with under("common"):
+        fabric, precision = make_fabric(common)
+    if model is not None:
+        model.to(fabric.device)
+        if precision is not None:
+            cast_products(model, precision)
+    levels = list_levels(connector, connector.select().games, collection.connector.generator_config.n_instances)
+    autocast = partial(torch.autocast, fabric.device.type, dtype=precision, enabled=precision is not None)
+    return RunContext(common, collection, fabric, connector, take_turns(levels), model, autocast)
+
+
+def open_connector(config: CollectionConfig, world_model: ModelConfig | None) -> Connector:
+    """The environment family of `config.connector` for `config.games`, with frames as the world model knows them: of
+    its size, and around a character if its dataset was recorded so.
+
+    FieldError (of `config`) for a game that cannot be played here.
+    """
+    own = replace(config.connector, game=list(config.games) if config.connector.name != "coinrun" else "all")
+    if world_model is not None:
+        own.image_size = world_model.tokenizer.image_size
+        own.roi_annotation_fpath = own.roi_annotation_fpath or world_model.recorded_around or None
+    with under_connector():
+        connector = make_connector(own)
+        skipped = connector.select().skipped
+    if skipped:
+        reasons = ", ".join(f"{game} ({reason})" for game, reason in skipped.items())
+        raise MissingPathError("games", UNSET, reasons, "omit it, or import its ROM")
+    return connector
+
+
+def make_fabric(common: CommonConfig) -> tuple[Fabric, torch.dtype | None]:
+    """Lightning Fabric on `device`, joined with the processes that the launcher started, and the precision."""
+    try:
+        device = choose_device({"gpu": "cuda"}.get(common.device, common.device))
+    except FieldError as error:
+        raise FieldError("device", common.device, error.problem, error.remedy) from error
+    precision = choose_precision(common.precision, device)
+    if device.type == "cpu":
+        keep_freed_memory()
+    num_processes = int(os.environ.get("WORLD_SIZE", "1"))
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    # It announces every choice, twice.
+    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
+    fabric = Fabric(
+        accelerator=device.type,
+        devices=local if device.index is None else [device.index],
+        num_nodes=num_processes // local,
+        strategy="ddp" if num_processes > 1 else "auto",
+        precision="32-true" if precision is None else "bf16-mixed",
+    )
+    fabric.launch()
+    return fabric, precision
