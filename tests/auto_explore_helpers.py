@@ -26,9 +26,10 @@ from auto_explore.config import (
     WorldModelConfig,
 )
 from auto_explore.main import train
-from auto_explore.src.dataset import Episode, Place, Step
+from auto_explore.src.dataset import AgentEpisode
 from data_generation.config import ConnectorConfig, GeneratorConfig
 from data_generation.data.data import EpisodeMeta
+from data_generation.generator.levels import Transition
 from models.checkpoint import save_model
 from models.config import DynamicsConfig, LamConfig, ModelConfig, TokenizerConfig
 from models.construct_model import build_model
@@ -96,14 +97,15 @@ def quick_config(root: Path, reward: str = "entropy", **common: Any) -> AutoExpl
     )
 
 
-def make_episode(num_steps: int, root: Path = Path("nowhere"), session: int = 0, is_over: str = "") -> Episode:
+def make_episode(num_steps: int, root: Path = Path("nowhere"), session: int = 0, is_over: str = "") -> AgentEpisode:
     """Frame t is filled with t, step t has action t % 3, reward t + 0.5; `is_over`: "", "terminated", "truncated"."""
-    place = Place(root, EpisodeMeta(instance=0, session=session, game="toy"))
-    episode = Episode(place, np.zeros(FRAME_SHAPE, np.uint8))
+    meta = EpisodeMeta(instance=0, session=session, game="toy")
+    episode = AgentEpisode(root, meta, np.zeros(FRAME_SHAPE, np.uint8))
     for t in range(num_steps):
         ends = {name: is_over == name and t == num_steps - 1 for name in ("terminated", "truncated")}
         frame = np.full(FRAME_SHAPE, t + 1, np.uint8)
-        episode.append(Step(t % 3, -0.1 * t - 0.1, float(t), info={"x": t / 3}, frame=frame, **ends))
+        step = Transition(t % 3, frame, env_reward=float(t), numbers={"x": t / 3}, **ends)
+        episode.add(step, log_probability=-0.1 * t - 0.1)
         episode.rewards[t] = t + 0.5
     return episode
 

@@ -13,7 +13,7 @@ from data_generation.annotate import main
 from data_generation.annotations import edit
 from data_generation.annotations.edit import Annotation, tables_in, write
 from data_generation.annotations.validate import Tables, check
-from data_generation.generator.action_clips import Clip, play_clips
+from data_generation.generator.action_clips import ActionClip, play_clips
 from data_generation.generator.retro_games import RetroGames
 from launcher.main import launch
 
@@ -39,7 +39,7 @@ def tables(tmp_path: Path) -> Tables:
 @pytest.fixture
 def no_play(monkeypatch: pytest.MonkeyPatch) -> None:
     """Clips of one black picture: what is played is the business of other tests."""
-    clip = Clip("NOOP", "", [np.zeros((8, 8, 3), np.uint8)], 0.0)
+    clip = ActionClip("NOOP", "", [np.zeros((8, 8, 3), np.uint8)], 0.0)
     monkeypatch.setattr("data_generation.annotate.play_clips", lambda *arguments: [clip])
 
 
@@ -55,15 +55,15 @@ def annotate(tmp_path: Path, *words: str, typed: str = "", monkeypatch: pytest.M
 
 
 def test_clips_show_what_the_buttons_do() -> None:
-    clips = {clip.action: clip for clip in play_clips(RetroGames(None, ""), CINDERFOOT, ["RIGHT", "UP"], [], 0)}
+    clips = {clip.action: clip for clip in play_clips(RetroGames(None), CINDERFOOT, ["RIGHT", "UP"], [], 0)}
     assert clips["RIGHT"].buttons == "RIGHT"
     assert clips["RIGHT"].difference > 0.01
     assert clips["UP"].difference == 0  # there is no ladder at the start
-    assert all(np.array_equal(a, b) for a, b in zip(clips["UP"].pictures, clips["NOOP"].pictures, strict=True))
+    assert all(np.array_equal(a, b) for a, b in zip(clips["UP"].images, clips["NOOP"].images, strict=True))
     # The button is pressed after a while, and the pictures begin where `before` ended.
-    assert np.array_equal(clips["RIGHT"].pictures[0], clips["NOOP"].pictures[0])
-    later = play_clips(RetroGames(None, ""), CINDERFOOT, ["UP"], ["RIGHT"] * 20, 0)
-    assert not np.array_equal(later[0].pictures[0], clips["NOOP"].pictures[0])
+    assert np.array_equal(clips["RIGHT"].images[0], clips["NOOP"].images[0])
+    later = play_clips(RetroGames(None), CINDERFOOT, ["UP"], ["RIGHT"] * 20, 0)
+    assert not np.array_equal(later[0].images[0], clips["NOOP"].images[0])
 
 
 def test_pictures_and_row_of_a_played_game(tmp_path: Path, tables: Tables) -> None:

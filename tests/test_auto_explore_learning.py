@@ -303,7 +303,7 @@ def test_running_moments_are_those_of_valid_entries() -> None:
     assert (float(moments.mean), float(moments.std)) == (0.0, 1.0)
     values, valid = torch.tensor([[1.0, 3.0, 500.0]]), torch.tensor([[1.0, 1.0, 0.0]])
     for _ in range(3):
-        moments.take_in(values, valid, Fabric(accelerator="cpu", devices=1))
+        moments.add(values, valid, Fabric(accelerator="cpu", devices=1))
     assert float(moments.mean) == pytest.approx(2.0)
     assert float(moments.std) == pytest.approx(1.0)
 

@@ -9,10 +9,12 @@ import torch
 
 from auto_explore.config import RewardConfig
 from auto_explore.src.agent import mixture
-from auto_explore.src.collector import Collected, Collector, RewardThread
-from auto_explore.src.dataset import Episode, Replay, Step
-from auto_explore.src.envs import Resumed, Schedule, World, WorldEnv, list_worlds
-from auto_explore.src.reward import Reward, Tools, Windows, make_reward
+from auto_explore.src.collector import Collected, Collector, OtherEpisodes, RewardThread
+from auto_explore.src.dataset import AgentEpisode, Replay
+from auto_explore.src.reward import Reward, RewardContext, RewardInputs, make_reward
+from data_generation.generator.levels import Level, Transition, list_levels
+from data_generation.generator.schedule import EndlessSchedule, take_turns
+from data_generation.generator.vector import EpisodeProgress, ScheduledEnv
 from tests.auto_explore_helpers import FRAME_SHAPE, make_episode, world_model
 from tests.auto_explore_play_helpers import (
     CountingReward,
@@ -31,13 +33,11 @@ from tests.toy_game import SHORT_WALK, WALK
 def test_rewards_are_stored_with_the_step_that_earned_them() -> None:
     reward = CountingReward()
     thread = RewardThread(reward, torch.device("cpu"), learn=True)
-    episodes = [Episode(make_episode(0).place, np.zeros(FRAME_SHAPE, np.uint8)) for _ in range(2)]
+    episodes = [make_episode(0) for _ in range(2)]
     for t in range(9):
         for k, episode in enumerate(episodes[: 1 + (t > 2)]):
             step = make_episode(t + 1)
-            source = Episode.from_columns(episode.place, step.columns(), step.frames)
-            episode._frames[episode.num_steps + 1] = 0
-            _append(episode, source, len(episode.actions), value=10 * k + len(episode.actions) + 1)
+            _append(episode, step, len(episode.actions), value=10 * k + len(episode.actions) + 1)
             thread.add(episode, batch_size=3)
     thread.flush()
     thread.close()
@@ -48,9 +48,9 @@ def test_rewards_are_stored_with_the_step_that_earned_them() -> None:
         assert (batch.frames[:, 1:, 1, 0, 0].int() - batch.frames[:, :-1, 1, 0, 0].int() == 1).all()
 
 
-def _append(episode: Episode, source: Episode, t: int, value: int) -> None:
+def _append(episode: AgentEpisode, source: AgentEpisode, t: int, value: int) -> None:
     frame = np.full(FRAME_SHAPE, value, np.uint8)
-    episode.append(Step(source.actions[t], 0.0, 0.0, False, False, {}, frame))
+    episode.add(Transition(source.actions[t], frame, 0.0, False, False, {}), log_probability=0.0)
 
 
 def test_an_error_of_the_thread_comes_out_of_flush() -> None:
@@ -66,7 +66,7 @@ def test_an_error_of_the_thread_comes_out_of_flush() -> None:
 
 
 def test_many_predicted_frames_wait_until_the_episode_has_them() -> None:
-    """The window of 2 + 6 frames is longer than the four unpaid steps."""
+    """The 2 + 6 frames of a reward are more than the first four steps, which get none."""
     reward = CountingReward(n_preds=6)
     thread = RewardThread(reward, torch.device("cpu"), learn=True)
     for length in range(1, 10):
@@ -82,37 +82,34 @@ def test_many_predicted_frames_wait_until_the_episode_has_them() -> None:
 
 def test_sessions_are_unique_over_environments_and_processes() -> None:
     schedules = schedules_of(3)
-    sessions = [schedule.session(episode) for schedule in schedules for episode in range(50)]
-    assert sorted(sessions) == list(range(150))
-    assert len({schedule.env_seed(episode) for schedule in schedules for episode in range(50)}) == 150
+    episodes = [schedule.episode(number) for schedule in schedules for number in range(50)]
+    assert sorted(episode.session for episode in episodes) == list(range(150))
+    assert len({episode.env_seed for episode in episodes}) == 150
 
 
 def test_games_and_instances_take_turns() -> None:
     class Few:
-        def select(self):
-            return type("Selection", (), {"games": ["a", "b"]})
-
         def num_instances(self, game: str) -> int | None:
             return {"a": 2, "b": None}[game]
 
-    worlds = list_worlds(Few(), 3)  # type: ignore[arg-type]
-    assert worlds == [World("a", 0), World("b", 0), World("a", 1), World("b", 1), World("b", 2)]
-    played = [Schedule(tuple(worlds), 0, i, 2).world(episode) for episode in range(5) for i in range(2)]
-    assert Counter(played) == dict.fromkeys(worlds, 2)
+    levels = take_turns(list_levels(Few(), ["a", "b"], 3))  # type: ignore[arg-type]
+    assert levels == (Level("a", 0), Level("b", 0), Level("a", 1), Level("b", 1), Level("b", 2))
+    played = [EndlessSchedule(levels, 0, i, 2).episode(number).level for number in range(5) for i in range(2)]
+    assert Counter(played) == dict.fromkeys(levels, 2)
 
 
 # Environments
 
 
-def test_restoring_plays_an_episode_to_the_same_frames_and_goes_on_alike() -> None:
+def test_resuming_plays_an_episode_to_the_same_frames_and_continues_alike() -> None:
     schedule = schedules_of(2)[1]
-    env = WorldEnv(connector_of([WALK]), schedule, n_steps_max=11)
+    env = ScheduledEnv(connector_of([WALK]), schedule, n_steps_max=11)
     env.reset()
     first, _ = env.reset()
     frames = [first] + [env.step(action)[0] for action in (0, 0, 1, 2)]
-    other = WorldEnv(connector_of([WALK]), schedule, n_steps_max=11)
-    restored = other.restore([Resumed(0, []), Resumed(1, [0, 0, 1, 2])])
-    assert np.array_equal(restored, np.stack(frames))
+    other = ScheduledEnv(connector_of([WALK]), schedule, n_steps_max=11)
+    resumed = other.resume([EpisodeProgress(0, []), EpisodeProgress(1, [0, 0, 1, 2])])
+    assert np.array_equal(resumed, np.stack(frames))
     for action in (0, 2):
         a, b = env.step(action), other.step(action)
         assert np.array_equal(a[0], b[0]) and a[1:] == b[1:]
@@ -120,7 +117,7 @@ def test_restoring_plays_an_episode_to_the_same_frames_and_goes_on_alike() -> No
 
 
 def test_an_episode_is_cut_after_its_most_steps() -> None:
-    env = WorldEnv(connector_of([WALK]), schedules_of(1)[0], n_steps_max=4)
+    env = ScheduledEnv(connector_of([WALK]), schedules_of(1)[0], n_steps_max=4)
     env.reset()
     assert [env.step(2)[3] for _ in range(4)] == [False, False, False, True]
     env.reset()
@@ -128,7 +125,7 @@ def test_an_episode_is_cut_after_its_most_steps() -> None:
 
 
 @pytest.fixture(scope="module")
-def played() -> tuple[Collected, list[Episode], list[Episode], CountingReward]:
+def played() -> tuple[Collected, list[AgentEpisode], list[AgentEpisode], CountingReward]:
     """Sixty steps of two games in two environments: what was collected, complete episodes, and growing ones."""
     reward, replay = CountingReward(), Replay(10_000)
     with collector_of(2, reward, (WALK, SHORT_WALK), n_steps_max=20) as collector:
@@ -173,11 +170,11 @@ def test_every_step_has_its_reward_and_the_first_four_have_none(played) -> None:
     everything = [value for episode in [*finished, *growing] for value in episode.rewards]
     assert collected.reward_mean == pytest.approx(np.mean(everything))
     seen = torch.cat([batch.frames[:, :, 1, 0, 0].int() for batch in reward.batches])
-    assert (seen[:, 1:] - seen[:, :-1] == 8).all()  # windows never cross episodes
+    assert (seen[:, 1:] - seen[:, :-1] == 8).all()  # no reward sees two episodes
     assert len(seen) == sum(value > 0 for value in everything)
 
 
-def test_worlds_and_sessions_follow_the_schedule(played) -> None:
+def test_levels_and_sessions_follow_the_schedule(played) -> None:
     sessions = [episode.meta.session for episode in [*played[1], *played[2]]]
     assert len(set(sessions)) == len(sessions)
     for episode in [*played[1], *played[2]]:
@@ -197,14 +194,14 @@ def test_recorded_probabilities_are_those_of_playing_the_episode_again(played) -
             assert episode.log_probabilities[t] == pytest.approx(float(expected), abs=1e-5)
 
 
-def test_playing_on_from_a_saved_state_equals_playing_without_a_break() -> None:
+def test_resuming_from_a_saved_state_equals_playing_without_a_break() -> None:
     network, models = network_of(), world_model()
 
     def reward() -> Reward:
-        tools = RewardContext(RewardConfig(), 3, torch.device("cpu"), nullcontext, models)
-        return make_reward(tools, FRAME_SHAPE, 0)
+        context = RewardContext(RewardConfig(), 3, torch.device("cpu"), nullcontext, models)
+        return make_reward(context, FRAME_SHAPE, 0)
 
-    def episodes(collected: list[Collected], collector: Collector) -> list[Episode]:
+    def episodes(collected: list[Collected], collector: Collector) -> list[AgentEpisode]:
         return [*(episode for part in collected for episode in part.finished), *collector.episodes]
 
     with collector_of(2, reward(), (WALK, SHORT_WALK)) as first:
@@ -226,6 +223,6 @@ def test_resuming_in_environments_that_show_other_frames_is_refused() -> None:
         collector.start(network)
         play(collector, network, 3, seed=1)
         state = collector.state_dict()
-        for changes in ({"numbers": [5]}, {"frames": state["frames"] + 1}):  # another episode; other pictures
-            with pytest.raises(ValueError, match=r"do not play the episodes of the run on: go on with its coll"):
+        for changes in ({"numbers": [5]}, {"frames": state["frames"] + 1}):  # another episode; other frames
+            with pytest.raises(OtherEpisodes):
                 collector.load_state_dict({**state, **changes})

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from auto_explore.src.dataset import Episode, Replay, load_replay
+from auto_explore.src.dataset import AgentEpisode, Replay
 from data_generation.data.data import DatasetInfo, Environment, EpisodeMeta, EpisodeWriter
 from tests.auto_explore_helpers import ACTIONS, FRAME_SHAPE, make_episode
 from tests.auto_explore_play_helpers import (
@@ -22,15 +22,15 @@ def test_an_episode_comes_back_from_its_file_exactly(tmp_path: Path, is_over: st
     episode = make_episode(70, tmp_path, session=3, is_over=is_over)
     path = episode.save()
     assert path == episode.path
-    loaded = Episode.load(path)
+    loaded = AgentEpisode.load(path)
     assert_same(loaded, episode)
-    assert loaded.place == episode.place
-    assert [len(item.frames) for item in load_replay([path], 10).episodes] == [71]
+    assert (loaded.path, loaded.meta) == (episode.path, episode.meta)
 
 
 def test_an_episode_in_progress_comes_back_from_its_columns_exactly() -> None:
     episode = make_episode(9)
-    assert_same(Episode.from_columns(episode.place, episode.columns(), episode.frames.copy()), episode)
+    copy = AgentEpisode.from_columns(episode.env_dpath, episode.meta, episode.columns(), episode.frames.copy())
+    assert_same(copy, episode)
 
 
 def test_an_episode_of_another_policy_is_refused(tmp_path: Path) -> None:
@@ -38,7 +38,7 @@ def test_an_episode_of_another_policy_is_refused(tmp_path: Path) -> None:
         writer.start(np.zeros(FRAME_SHAPE, np.uint8))
         path = writer.commit()
     with pytest.raises(ValueError, match="is not an episode of this agent's replay"):
-        Episode.load(path)
+        AgentEpisode.load(path)
 
 
 def test_every_step_is_sampled_equally_often_and_no_clip_crosses_an_episode() -> None:

@@ -1,4 +1,4 @@
-"""What AutoExplore pays: the world model's uncertainty, and the other signs of novelty."""
+"""AutoExplore's rewards: the world model's uncertainty, and the other measures of novelty."""
 
 import copy
 import math
@@ -15,7 +15,7 @@ from models.genie_redux import SampleSettings
 from tests.auto_explore_helpers import FRAME_SHAPE, world_model
 
 
-def windows_of(batch: int, num_frames: int = 5, seed: int = 0) -> RewardInputs:
+def inputs_of(batch: int, num_frames: int = 5, seed: int = 0) -> RewardInputs:
     generator = torch.Generator().manual_seed(seed)
     frames = torch.randint(256, (batch, num_frames, *FRAME_SHAPE), generator=generator, dtype=torch.uint8)
     actions = torch.randint(3, (batch, num_frames - 1), generator=generator)
@@ -29,7 +29,7 @@ def reward_of(kind: str, guided: bool = True, n_preds: int = 3, **settings: Any)
 
 
 def rows(inputs: RewardInputs, start: int, stop: int) -> RewardInputs:
-    return RewardInputs(*(value[start:stop] for value in (inputs.frames, windows.actions, windows.paid)))
+    return RewardInputs(*(value[start:stop] for value in (inputs.frames, inputs.actions, inputs.env_reward)))
 
 
 def test_uniform_logits_pay_two_and_certain_ones_nothing() -> None:
@@ -57,27 +57,27 @@ def test_two_equally_likely_tokens_pay_their_entropy() -> None:
 @pytest.mark.parametrize("guided", [True, False])
 def test_entropy_equals_a_plain_computation_from_the_models_first_guess(guided: bool) -> None:
     """The first round of the model's own decoding sees all tokens of the new frames masked."""
-    windows, model = windows_of(3), world_model(guided)
+    inputs, model = inputs_of(3), world_model(guided)
     video = inputs.frames.float() / 255
-    actions = windows.actions if guided else model.infer_actions(video)
+    actions = inputs.actions if guided else model.infer_actions(video)
     prime_ids = model.tokenizer.encode(video[:, :2])
     (chunk,) = model.sample_chunks(prime_ids, actions, 3, SampleSettings("one_go", inference_steps=1))
     probabilities = chunk.logits[:, -1].double().softmax(dim=-1)
     entropies = 2 * -(probabilities * probabilities.log()).sum(dim=-1) / math.log(16)
     expected = entropies.flatten(1).sort(dim=1).values[:, -4:].mean(dim=1)
-    found = reward_of("entropy", guided)(windows, learn=False)
+    found = reward_of("entropy", guided)(inputs, learn=False)
     assert torch.allclose(found, expected.float(), atol=1e-5)
     assert found.dtype == torch.float32 and found.std() > 1e-4
 
 
 def test_entropy_sees_the_actions_and_the_two_first_frames_only() -> None:
-    windows, reward = windows_of(2), reward_of("entropy")
-    before = reward(windows, learn=False)
-    others = copy.deepcopy(windows)
+    inputs, reward = inputs_of(2), reward_of("entropy")
+    before = reward(inputs, learn=False)
+    others = copy.deepcopy(inputs)
     others.frames[:, 2:] = 0
     assert torch.equal(reward(others, learn=False), before)
     for changed in ("frame", "action"):
-        others = copy.deepcopy(windows)
+        others = copy.deepcopy(inputs)
         if changed == "frame":
             others.frames[:, 1] = 255 - others.frames[:, 1]
         else:
@@ -87,9 +87,9 @@ def test_entropy_sees_the_actions_and_the_two_first_frames_only() -> None:
 
 @pytest.mark.parametrize("kind", ["entropy", "cnn-mse", "vae-mse", "disagreement", "rnd"])
 def test_a_reward_does_not_depend_on_what_is_beside_it_in_the_batch(kind: str) -> None:
-    windows, reward = windows_of(5), reward_of(kind)
-    whole = reward(windows, learn=False)
-    parts = torch.cat([reward(rows(windows, start, start + 1), learn=False) for start in range(5)])
+    inputs, reward = inputs_of(5), reward_of(kind)
+    whole = reward(inputs, learn=False)
+    parts = torch.cat([reward(rows(inputs, start, start + 1), learn=False) for start in range(5)])
     assert torch.allclose(whole, parts, rtol=1e-4, atol=1e-6)
 
 
@@ -97,21 +97,21 @@ def test_a_reward_does_not_depend_on_what_is_beside_it_in_the_batch(kind: str) -
 def test_any_number_of_predicted_frames_works(n_preds: int) -> None:
     reward = reward_of("entropy", n_preds=n_preds)
     assert reward.num_frames == 2 + n_preds
-    assert reward(windows_of(2, reward.num_frames), learn=False).shape == (2,)
+    assert reward(inputs_of(2, reward.num_frames), learn=False).shape == (2,)
 
 
 @pytest.mark.parametrize("guided", [True, False])
 @pytest.mark.parametrize("kind", REWARDS)
 def test_every_reward_pays_finite_amounts_and_trains_only_when_it_may(kind: str, guided: bool) -> None:
     reward = reward_of(kind, guided, learning_rate=1e-2)
-    windows = windows_of(4, reward.num_frames)
+    inputs = inputs_of(4, reward.num_frames)
     before = copy.deepcopy(reward.networks.state_dict())
-    first = reward(windows, learn=False)
+    first = reward(inputs, learn=False)
     assert first.shape == (4,) and first.isfinite().all() and (first >= 0).all() and not first.requires_grad
-    assert torch.equal(reward(windows, learn=False), first)
+    assert torch.equal(reward(inputs, learn=False), first)
     assert all(torch.equal(value, before[name]) for name, value in reward.networks.state_dict().items())
-    paid = reward(windows, learn=True)
-    assert torch.equal(paid, first)  # what was known before this step
+    rewards = reward(inputs, learn=True)
+    assert torch.equal(rewards, first)  # what was known before this step
     changed = [name for name, value in reward.networks.state_dict().items() if not torch.equal(value, before[name])]
     assert bool(changed) == (kind in ("vae-mse", "disagreement", "rnd"))
 
@@ -119,7 +119,7 @@ def test_every_reward_pays_finite_amounts_and_trains_only_when_it_may(kind: str,
 @pytest.mark.parametrize("kind", ["disagreement", "rnd"])
 def test_novelty_wears_off_where_one_has_been(kind: str) -> None:
     reward = reward_of(kind, learning_rate=3e-3)
-    known, new = windows_of(4), windows_of(4, seed=9)
+    known, new = inputs_of(4), inputs_of(4, seed=9)
     first = reward(known, learn=False)
     for _ in range(40):
         reward(known, learn=True)
@@ -133,48 +133,48 @@ def test_a_reward_goes_on_exactly_from_its_state(kind: str, normalize: bool) -> 
     first, second = (reward_of(kind, normalize=normalize) for _ in range(2))
     size = first.num_frames
     for seed in range(3):
-        first(windows_of(4, size, seed), learn=True)
+        first(inputs_of(4, size, seed), learn=True)
     second.load_state_dict(copy.deepcopy(first.state_dict()))
     for seed in range(3, 6):
-        assert torch.equal(first(windows_of(4, size, seed), learn=True), second(windows_of(4, size, seed), learn=True))
+        assert torch.equal(first(inputs_of(4, size, seed), learn=True), second(inputs_of(4, size, seed), learn=True))
 
 
 def test_a_normalised_reward_has_a_root_mean_square_of_one() -> None:
     plain, reward = reward_of("none"), reward_of("none", normalize=True)
-    windows = windows_of(8, 2)
-    paid = reward(windows, learn=True)
-    assert float(paid.square().mean()) == pytest.approx(1.0)
-    scale = float(plain(windows, learn=False).square().mean().sqrt())
-    later = windows_of(8, 2, seed=1)
-    assert torch.allclose(reward(later, learn=False), later.paid / scale)
+    inputs = inputs_of(8, 2)
+    rewards = reward(inputs, learn=True)
+    assert float(rewards.square().mean()) == pytest.approx(1.0)
+    scale = float(plain(inputs, learn=False).square().mean().sqrt())
+    later = inputs_of(8, 2, seed=1)
+    assert torch.allclose(reward(later, learn=False), later.env_reward / scale)
 
 
 def test_features_that_stay_are_the_same_in_every_run() -> None:
-    windows = windows_of(3)
+    inputs = inputs_of(3)
     torch.manual_seed(5)
-    first = reward_of("cnn-mse")(windows, learn=False)
+    first = reward_of("cnn-mse")(inputs, learn=False)
     torch.manual_seed(6)
-    assert torch.equal(reward_of("cnn-mse")(windows, learn=False), first)
+    assert torch.equal(reward_of("cnn-mse")(inputs, learn=False), first)
 
 
 def test_frame_errors_are_zero_for_the_frame_that_was_expected() -> None:
-    model, windows = world_model(), windows_of(2)
+    model, inputs = world_model(), inputs_of(2)
     video = inputs.frames.float() / 255
     chunks = model.sample_chunks(
-        model.tokenizer.encode(video[:, :2]), windows.actions, 3, SampleSettings("one_go", inference_steps=1)
+        model.tokenizer.encode(video[:, :2]), inputs.actions, 3, SampleSettings("one_go", inference_steps=1)
     )
     ids = torch.cat([model.tokenizer.encode(video[:, :2]), *(chunk.logits.argmax(dim=-1) for chunk in chunks)], dim=1)
     expected: Tensor = model.tokenizer.decode(ids)[:, -1].clamp(0, 1)
     reward = reward_of("cnn-mse")
-    paid = reward(windows, learn=False)
+    rewards = reward(inputs, learn=False)
     inputs.frames[:, -1] = (expected * 255).round().byte()
-    assert (reward(windows, learn=False) < 1e-3 * paid).all()
+    assert (reward(inputs, learn=False) < 1e-3 * rewards).all()
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"kind": "entropi"}, r"type=entropi is unknown: use one of entropy, cnn-mse"),
+        ({"kind": "entropi"}, r"type=entropi: unknown; use one of entropy, cnn-mse"),
         ({"entropy_top_fraction": 0.0}, r"entropy_top_fraction=0.0: must be in \(0, 1\]"),
         ({"entropy_top_fraction": 1.5}, "entropy_top_fraction=1.5"),
         ({"batch_size": 0}, "batch_size=0"),
@@ -182,5 +182,5 @@ def test_frame_errors_are_zero_for_the_frame_that_was_expected() -> None:
     ],
 )
 def test_mistakes_are_told_with_their_key(changes: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=r"^collection\.reward\." + message):
+    with pytest.raises(ValueError, match=r"^" + message):
         reward_of(**{"kind": "entropy", **changes})

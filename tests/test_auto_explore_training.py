@@ -164,9 +164,9 @@ def _trainer_restored(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda cfg: setattr(cfg.common, "seed", 5), "do not play the episodes of the run on"),
-        (lambda cfg: setattr(cfg.collection, "games", [SHORT_WALK]), "do not play the episodes of the run on"),
-        (lambda cfg: setattr(cfg.collection.train, "num_envs", 1), r"num_envs=1: the run in .* has 2; go on with as"),
+        (lambda cfg: setattr(cfg.common, "seed", 5), "do not replay the run's episodes"),
+        (lambda cfg: setattr(cfg.collection, "games", [SHORT_WALK]), "do not replay the run's episodes"),
+        (lambda cfg: setattr(cfg.collection.train, "num_envs", 1), r"num_envs=1: the run in .* has 2; resume with as"),
         (lambda cfg: setattr(cfg.collection.reward, "type", "rnd"), r"type=rnd: the run was trained with another"),
         (lambda cfg: setattr(cfg.training.actor_critic, "encoder", "impala"), "encoder=impala: the run .* has conv"),
         (
@@ -252,7 +252,7 @@ def test_two_processes_train_one_agent_and_resume(tmp_path: Path) -> None:
     assert cells == len(shares[0].cells | shares[1].cells) > len(shares[0].cells)
     assert _start(arguments, True, "common.num_processes=2").wait(300) == 0
     assert read_agent(folder / "checkpoints" / "last.pt")["info"]["epoch"] == 3
-    with pytest.raises(ValueError, match=r"common.num_processes=1: the run in .* has 2; go on with as many"):
+    with pytest.raises(ValueError, match=r"common.num_processes=1: the run in .* has 2; resume with as many"):
         run_at(tmp_path, epochs=4, resume=True)
 
 
@@ -273,7 +273,7 @@ def test_tests_predict_as_many_frames_as_they_are_told(tmp_path: Path) -> None:
     assert returns[3, 1] == returns[2, 1] != returns[3, 3]
 
 
-def test_evaluation_plays_the_same_worlds_and_writes_its_measures(trained: Path, tmp_path: Path, capsys) -> None:
+def test_evaluation_plays_the_same_levels_and_writes_its_measures(trained: Path, tmp_path: Path, capsys) -> None:
     root = copy_of(trained, tmp_path)
     targets = []
     for _ in range(2):
@@ -292,7 +292,7 @@ def test_evaluation_plays_the_same_worlds_and_writes_its_measures(trained: Path,
 
 
 def test_which_test_episodes_count_does_not_depend_on_their_length(trained: Path, tmp_path: Path) -> None:
-    """With one environment or two the same worlds count, of two games of very different length."""
+    """With one environment or two the same levels count, of two games of very different length."""
     root, lengths = copy_of(trained, tmp_path), []
     for num_envs in (1, 2):
         cfg = quick_config(root, epochs=1)

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from data_generation.generator.image_env import ImageEnv
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
@@ -18,6 +17,7 @@ from data_generation.config import ConnectorConfig, DatasetConfig, GenerateConfi
 from data_generation.data.data import Environment, list_environments
 from data_generation.generate import generate
 from data_generation.generator.connector_coinrun import CoinRunConnector, CoinRunLevel, native_action
+from data_generation.generator.image_env import ImageEnv
 from data_generation.generator.plan import dataset_name
 
 needs_procgen = pytest.mark.skipif(
@@ -105,7 +105,7 @@ def test_missing_package_is_one_line_with_the_command(monkeypatch: pytest.Monkey
     ],
 )
 def test_mistakes_are_one_line_with_the_key(changes: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=r"config\.connector\..*" + message) as raised:
+    with pytest.raises(ValueError, match=message) as raised:
         CoinRunConnector(config(**changes))
     assert "\n" not in str(raised.value)
 

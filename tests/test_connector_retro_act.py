@@ -181,7 +181,7 @@ def test_unknown_game_names_the_nearest() -> None:
 
 def test_game_without_rom_tells_the_import_command() -> None:
     with pytest.raises(
-        FileNotFoundError, match=r"no ROM of the game SuperMarioBros-Nes: .*python -m stable_retro.import"
+        FileNotFoundError, match=r"no ROM of the game SuperMarioBros-Nes; .*python -m stable_retro.import"
     ):
         select(game="SuperMarioBros-Nes").select()
 
@@ -231,7 +231,7 @@ def test_filters_choose_by_tags_and_platform(tables: dict[str, str]) -> None:
     assert candidates(game=GAME, view="top", **behavior) == [GAME]
     with pytest.raises(ValueError, match="no game left by genre=\\['race'\\]"):
         candidates(genre=["race"], **behavior)
-    with pytest.raises(ValueError, match=f"game={GAME} is left out by genre="):
+    with pytest.raises(ValueError, match=f"game={GAME}: omitted by genre="):
         candidates(game=[GAME], genre=["pl"], **behavior)
 
 

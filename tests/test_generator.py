@@ -89,7 +89,7 @@ def test_other_settings_for_an_existing_folder_are_refused(airstriker, change, k
     before = episodes(dpath)
     cfg = retro_config(dpath, n_sessions=9)
     change(cfg.config)
-    with pytest.raises(ValueError, match=r"holds episodes made with .*: set config.dname to a new name") as raised:
+    with pytest.raises(ValueError, match=r"holds episodes made with .*; set config.dname to a new name") as raised:
         generate(cfg)
     assert key in str(raised.value)
     assert "\n" not in str(raised.value)
@@ -100,7 +100,7 @@ def test_episodes_without_info_are_refused(counting, tmp_path: Path) -> None:
     generate(counting_config(tmp_path, ["one"]))
     for path in tmp_path.rglob("info.json"):
         path.unlink()
-    with pytest.raises(ValueError, match=r"episodes but no info.json: delete that folder"):
+    with pytest.raises(ValueError, match=r"episodes but no info.json; delete that folder"):
         generate(counting_config(tmp_path, ["one"]))
 
 

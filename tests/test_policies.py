@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from data_generation.config import AgentConfig, ConnectorConfig
-from data_generation.generator.plan import EpisodeQueue, EpisodeTask, episode_seed
+from data_generation.generator.connector_base import EnvironmentSpec
+from data_generation.generator.levels import Level
+from data_generation.generator.plan import EpisodeQueue, EpisodeTask
 from data_generation.generator.policy import (
     EpsilonPolicy,
     PolicyContext,
@@ -16,6 +18,7 @@ from data_generation.generator.policy import (
     StickyRandomPolicy,
     make_policy,
 )
+from data_generation.generator.schedule import episode_seed
 from tests.generator_helpers import ACTIONS, FRAME, CountingConnector
 
 
@@ -26,7 +29,7 @@ def test_scripted_policy_plays_its_script() -> None:
     )
     assert rollout(policy, 6) == [1, 1, 0, 1, 1, 0]
     with pytest.raises(ValueError, match=r"'UP\*2' is not an action"):
-        ScriptedPolicy.from_context(PolicyContext(AgentConfig(script=["UP*2"]), ACTIONS, FRAME.shape))
+        ScriptedPolicy.from_context(PolicyContext(AgentConfig(script=["UP*2"]), EnvironmentSpec(ACTIONS, FRAME.shape)))
 
 
 def test_sticky_policy_repeats_as_often_as_asked() -> None:
@@ -50,30 +53,30 @@ def rollout(policy: Any, num_actions: int) -> list[int]:
 
 
 def test_episode_seed_is_the_same_everywhere_and_differs_between_episodes() -> None:
-    assert episode_seed(0, "Airstriker-Genesis", 0, 1).generate_state(1)[0] == 163162182
-    keys = [(s, g, i, k) for s in range(3) for g in ("a", "b") for i in range(3) for k in range(3)]
+    assert episode_seed(0, Level("Airstriker-Genesis", 0), 1).generate_state(1)[0] == 163162182
+    keys = [(s, Level(g, i), k) for s in range(3) for g in ("a", "b") for i in range(3) for k in range(3)]
     assert len({tuple(episode_seed(*key).generate_state(4)) for key in keys}) == len(keys)
 
 
 def tasks(**num_sessions: int) -> list[EpisodeTask]:
-    return [EpisodeTask(game, Path(game), 0, k) for game, count in num_sessions.items() for k in range(count)]
+    return [EpisodeTask(Level(game, 0), k, Path(game)) for game, count in num_sessions.items() for k in range(count)]
 
 
 def test_queue_keeps_all_workers_busy_with_few_changes_of_game() -> None:
     queue = EpisodeQueue(tasks(a=10, b=40, c=10))
     assert len(queue) == 60
-    worlds: list[Any] = [None, None, None]
+    levels: list[Level | None] = [None, None, None]
     played: Counter[tuple[str, int]] = Counter()
     changes = -3
     while len(queue):
         for worker in range(3):
-            task = queue.next(worlds[worker])
+            task = queue.next(levels[worker])
             if task is None:
                 continue
-            changes += task.world != worlds[worker]
-            worlds[worker] = task.world
-            played[task.game, task.session] += 1
+            changes += task.level != levels[worker]
+            levels[worker] = task.level
+            played[task.level.game, task.session] += 1
     assert len(played) == 60
     assert set(played.values()) == {1}
     assert changes == 2
-    assert queue.next(worlds[0]) is None
+    assert queue.next(levels[0]) is None

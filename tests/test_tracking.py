@@ -8,14 +8,14 @@ import pytest
 
 from auto_explore.config import CollectionConfig
 from auto_explore.src.agent import AgentInfo, save_agent
-from auto_explore.src.envs import open_connector
+from auto_explore.src.run_context import open_connector
 from data_generation.config import ConnectorConfig, DatasetConfig, GenerateConfig, GeneratorConfig
 from data_generation.data.data import Environment, list_environments
 from data_generation.generate import generate
 from data_generation.generator.connector_base import make_connector
 from data_generation.generator.connector_retro_act import RetroActConnector
 from data_generation.generator.policy import make_policy
-from data_generation.generator.tracking import Box, TrackedEnv, Tracker, foreground_mask, read_boxes
+from data_generation.generator.tracking import Box, CharacterTracker, TrackedEnv, read_boxes
 from models.config import ModelConfig
 
 GAME = "Cinderfoot-Nes"
@@ -74,7 +74,7 @@ def test_frames_show_the_character_in_their_middle_and_black_beyond_the_picture(
     env = TrackedEnv(Scene(), Box(2, 30, 6, 8), (20, 20))
     first, numbers = env.reset()
     # 40 pixels of the picture (five heights) in 20 of the frame; the character's middle is 5 from the left edge.
-    mask = foreground_mask(numbers, (20, 20))
+    mask = _shows_the_game(numbers, 20)
     assert mask[:, 8:].all()
     assert not mask[:, :7].any()
     assert not first[:, ~mask].any()
@@ -99,7 +99,7 @@ def test_episode_ends_when_the_character_is_lost() -> None:
 def test_a_plain_background_is_not_taken_for_the_character() -> None:
     picture = np.zeros((60, 80, 3), np.uint8)
     picture[20:30, 20:28] = np.random.default_rng(0).integers(255, size=(10, 8, 3), dtype=np.uint8)
-    tracker = Tracker(picture, Box(20, 20, 8, 10))
+    tracker = CharacterTracker(picture, Box(20, 20, 8, 10))
     assert tracker.update(picture)
     assert tracker.box == (20, 20, 8, 10)
     for _ in range(20):
@@ -123,7 +123,15 @@ def test_dataset_holds_where_the_character_is(tmp_path: Path) -> None:
         for time in range(20):
             numbers = {name: column[time] for name, column in episode.infos.items()}
             frame = episode.frames(time + 1, time + 2)[0]
-            assert not frame[:, ~foreground_mask(numbers, (64, 64))].max(initial=0)
+            assert not frame[:, ~_shows_the_game(numbers, 64)].max(initial=0)
+
+
+def _shows_the_game(numbers: dict[str, float], size: int) -> np.ndarray:
+    """Mask (size, size) of a recorded frame: False in the black beyond the game's image."""
+    left, top, right, bottom = (int(numbers[f"roi_{edge}"]) for edge in ("left", "top", "right", "bottom"))
+    mask = np.zeros((size, size), bool)
+    mask[top:bottom, left:right] = True
+    return mask
 
 
 def test_boxes_are_checked(tmp_path: Path) -> None:
@@ -132,10 +140,10 @@ def test_boxes_are_checked(tmp_path: Path) -> None:
         RetroActConnector(ConnectorConfig(game=GAME, roi_annotation_fpath="nothing.csv"))
     table.write_text("game,x,y,w\n")
     with pytest.raises(ValueError, match="no column 'h'; it needs game, x, y, w, h"):
-        read_boxes(table, "key")
+        read_boxes(table)
     table.write_text(f"game,x,y,w,h\n{GAME},1,2,3,none\n")
     with pytest.raises(ValueError, match=rf"boxes.csv:2: the box of {GAME} is not four numbers"):
-        read_boxes(table, "key")
+        read_boxes(table)
     table.write_text("game,x,y,w,h\nAirstriker-Genesis-v0,1,2,3,4\n")
     settings = {"roi_annotation_fpath": str(table)}
     with pytest.raises(FileNotFoundError, match=f"{GAME}: no row in .*boxes.csv"):
@@ -150,9 +158,9 @@ def test_an_agent_sees_what_its_world_model_knows() -> None:
     cfg = CollectionConfig(games=[GAME])
     for table, seen in (("", ""), (BOXES, BOXES)):
         connector = open_connector(cfg, ModelConfig(recorded_around=table))
-        assert connector.recorded_around == seen
-    assert open_connector(cfg, None).recorded_around == ""
-    with pytest.raises(FileNotFoundError, match=r"collection.connector.roi_annotation_fpath=heroes.csv: no such table"):
+        assert connector.roi_table == seen
+    assert open_connector(cfg, None).roi_table == ""
+    with pytest.raises(FileNotFoundError, match=r"^connector.roi_annotation_fpath=heroes.csv: no such table"):
         open_connector(cfg, ModelConfig(recorded_around="heroes.csv"))
 
 
@@ -160,11 +168,11 @@ def test_an_agent_sees_what_its_world_model_knows() -> None:
 def test_an_agent_plays_what_it_was_trained_on(tmp_path: Path, table: str, other: str) -> None:
     settings = {"variant": "auto_explore", "game": GAME, "roi_annotation_fpath": other or None}
     connector = RetroActConnector(ConnectorConfig(**settings))  # type: ignore[arg-type]
-    info = AgentInfo(connector.action_names, connector.frame_shape, "nature", epoch=1, recorded_around=table)
+    info = AgentInfo(connector.action_names, connector.frame_shape, "nature", epoch=1, roi_table=table)
     checkpoint = tmp_path / "agent.pt"
     save_agent(checkpoint, info.build(), info)
     connector.config.agent.checkpoint_fpath = str(checkpoint)
-    with pytest.raises(ValueError, match=rf"set config.connector.roi_annotation_fpath={table or 'null'}"):
+    with pytest.raises(ValueError, match=rf"set roi_annotation_fpath={table or 'null'}"):
         make_policy(connector)
     connector.config.roi_annotation_fpath = table or None
     make_policy(connector)

@@ -8,6 +8,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState
 
+from data_generation.data.errors import FieldError
 from training.allocator import keep_freed_memory
 
 
@@ -51,7 +52,7 @@ def make_runtime(device: str, precision: str, grad_accum: int = 1) -> Runtime:
 
 
 def choose_device(device: str) -> torch.device:
-    """The device that the key `device` names; ValueError if it is not there."""
+    """The device of that name; FieldError if there is none."""
     if device == "auto":
         mps = torch.backends.mps.is_available()
         return torch.device("cuda" if torch.cuda.is_available() else "mps" if mps else "cpu")
@@ -60,12 +61,13 @@ def choose_device(device: str) -> torch.device:
     except RuntimeError:
         kind = None
     if kind is None or kind.type not in ("cpu", "cuda", "mps"):
-        raise ValueError(f"device={device} is unknown: use auto, cpu, cuda, cuda:<index> or mps")
+        raise FieldError("device", device, "unknown", "use auto, cpu, cuda, cuda:<index> or mps")
     count = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}[kind.type]
     if (kind.index or 0) >= count:
-        raise ValueError(f"device={device} is not available here ({count} {kind.type} devices): use device=auto")
+        problem = f"not available here ({count} {kind.type} devices)"
+        raise FieldError("device", device, problem, "use {device}=auto")
     if kind.type == "cuda" and kind.index is not None and int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise ValueError(f"device={device} names one GPU, but there are several processes: use device=cuda")
+        raise FieldError("device", device, "names one GPU, but there are several processes", "use {device}=cuda")
     return kind
 
 
@@ -76,7 +78,7 @@ def choose_precision(precision: str, device: torch.device) -> torch.dtype | None
     if precision == "bf16":
         return torch.bfloat16
     if precision != "auto":
-        raise ValueError(f"precision={precision} is unknown: use auto, fp32 or bf16")
+        raise FieldError("precision", precision, "unknown", "use auto, fp32 or bf16")
     return torch.bfloat16 if bf16_pays(device) else None
 
 

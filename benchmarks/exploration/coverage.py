@@ -9,8 +9,8 @@ from auto_explore.src.coverage import Coverage
 from benchmarks.exploration.commands import Experiment
 from benchmarks.exploration.places import hero_places
 from benchmarks.exploration.settings import LEARNING_AGENTS
-from data_generation.generator.connector_coinrun import ACTIONS
 from data_generation.data.data import EpisodeReader, list_environments
+from data_generation.generator.connector_coinrun import ACTIONS
 
 NUM_POINTS = 16  # of a curve
 
