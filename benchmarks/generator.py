@@ -24,7 +24,7 @@ from data_generation.generator.connector_base import make_connector
 from data_generation.generator.generator import run
 from data_generation.generator.plan import make_plan
 from data_generation.generator.retro_games import integrations
-from data_generation.generator.worker import Job
+from data_generation.generator.worker import GenerationJob
 
 GAMES = {
     "Airstriker-Genesis": ConnectorConfig(valid_action_combos=["RIGHT", "LEFT", "UP", "DOWN", "ACTION_SECONDARY"]),
@@ -82,7 +82,7 @@ def generator(game: str, n_workers: int, n_sessions: int) -> float:
         config = replace(GAMES[game], game=game, generator_config=settings)
         dataset = DatasetConfig(config, data_dpath=str(Path(folder)))
         connector = make_connector(config)
-        outcome = run(Job(dataset, connector, "config"), make_plan(dataset, connector).missing)
+        outcome = run(GenerationJob(dataset, connector, "config"), make_plan(dataset, connector).missing)
     return outcome.num_frames / outcome.seconds
 
 

@@ -12,7 +12,7 @@ from data_generation.generator.connector_base import make_connector
 from data_generation.generator.generator import GenerationFailed, Outcome, run
 from data_generation.generator.plan import Plan, make_plan, remove_if_empty
 from data_generation.generator.policy import policy_spec
-from data_generation.generator.worker import Job
+from data_generation.generator.worker import GenerationJob
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +55,7 @@ def generate(cfg: GenerateConfig) -> Generated:
         plan = make_plan(config, connector)
     if plan.skipped:
         logger.debug("skipped games: %s", ", ".join(f"{game} ({reason})" for game, reason in plan.skipped.items()))
-    outcome = run(Job(config, connector, _CONFIG_KEY), plan.missing)
+    outcome = run(GenerationJob(config, connector, _CONFIG_KEY), plan.missing)
     _omit_unplayable(plan, outcome)
     if not plan.env_dpaths:
         raise GenerationFailed("; ".join(f"{game}: {reason}" for game, reason in outcome.unplayable.items()))

@@ -16,7 +16,7 @@ from data_generation.data.errors import UserError
 from data_generation.generator.levels import Level
 from data_generation.generator.plan import EpisodeQueue, EpisodeTask
 from data_generation.generator.process import one_opencv_thread, single_threaded_children
-from data_generation.generator.worker import EpisodeOutcome, Job, Player, worker_main
+from data_generation.generator.worker import EpisodeOutcome, GenerationJob, Player, worker_main
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +49,7 @@ class Outcome:
     idle_seconds: float = 0.0
 
 
-def run(job: Job, tasks: list[EpisodeTask]) -> Outcome:
+def run(job: GenerationJob, tasks: list[EpisodeTask]) -> Outcome:
     """Make the episodes of `tasks`, each visible as soon as it is complete.
 
     An episode that fails (its worker died, the emulator raised) is reported and omitted; the others are still made. So
@@ -131,7 +131,7 @@ class _Progress:
         self._bar.close()
 
 
-def _run_here(job: Job, progress: _Progress) -> None:
+def _run_here(job: GenerationJob, progress: _Progress) -> None:
     """One worker needs no process of its own."""
     player = Player(job)
     task = progress.queue.next(None)
@@ -156,7 +156,7 @@ class _Worker:
 class _Pool:
     """Worker processes, each with a pipe of its own, so that one that dies cannot take a shared queue with it."""
 
-    def __init__(self, job: Job, progress: _Progress):
+    def __init__(self, job: GenerationJob, progress: _Progress):
         self._job = job
         self._queue = progress.queue
         self._progress = progress

@@ -18,7 +18,7 @@ from data_generation.generator.schedule import dataset_episode
 
 
 @dataclass(frozen=True)
-class Job:
+class GenerationJob:
     """What the workers of a run share."""
 
     config: DatasetConfig
@@ -49,7 +49,7 @@ class Unplayable(Exception):
 class Player:
     """Plays episodes one after the other."""
 
-    def __init__(self, job: Job):
+    def __init__(self, job: GenerationJob):
         self._job = job
         self._generator = job.config.connector.generator_config
         self._env = LevelEnv(job.connector, self._generator.n_steps_max)
@@ -109,7 +109,7 @@ def _one_line(error: Exception) -> str:
     return line if isinstance(error, UserError) else f"{type(error).__name__}: {line}"
 
 
-def worker_main(connection: Connection, job: Job) -> None:
+def worker_main(connection: Connection, job: GenerationJob) -> None:
     """Body of a worker process: play the tasks that come through `connection`, report each, end at None."""
     set_up_worker_process()
     player = Player(job)
