@@ -103,8 +103,8 @@ def test_collected_episodes_are_an_ordinary_dataset(trained: Path, capsys: pytes
     (env_dpath,) = list_environments(trained / "episodes")
     environment = Environment(env_dpath)
     assert environment.info.action_names == ACTIONS and environment.info.frame_shape == (3, SIZE, SIZE)
-    windows = ClipDataset(trained / "episodes", "all", num_frames=4, seq_step=4)
-    frames, actions = windows[0]
+    clips = ClipDataset(trained / "episodes", "all", num_frames=4, seq_step=4)
+    frames, actions = clips[0]
     assert frames.shape == (4, 3, SIZE, SIZE) and actions.shape == (3,)
     with environment.open(0) as episode:
         assert (episode.rewards[:4] == 0).all() and (episode.rewards[4:] > 0).all()
