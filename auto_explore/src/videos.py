@@ -2,14 +2,14 @@
 
 from pathlib import Path
 
-from auto_explore.src.dataset import Episode
+from auto_explore.src.dataset import AgentEpisode
 from data_generation.data.media import captioned, write_gif
 
 _FPS = 15  # four emulator frames a step, sixty a second
 _SCALE = 3
 
 
-def save_episode_gif(path: Path, episode: Episode, action_names: list[str]) -> None:
+def save_episode_gif(path: Path, episode: AgentEpisode, action_names: list[str]) -> None:
     """The episode's frames; below each the action that led to it, and its reward as a bar (full: the highest)."""
     highest = max(max(episode.rewards, default=0.0), 1e-9)
     texts, shares = ["start"], [0.0]
