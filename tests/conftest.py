@@ -1,11 +1,13 @@
-"""What holds for all tests: no network, no login, one thread."""
+"""What holds for all tests, however they are started: no network, no login, one thread, signals and time limits."""
 
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 if TYPE_CHECKING:
     from tests.launcher_helpers import Entries
@@ -15,8 +17,13 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 # PyTorch reads it when it is imported. More threads make tiny models slower, on a busy machine several times.
 os.environ["OMP_NUM_THREADS"] = "1"
 # Set where the tests themselves were started by a launcher; the launcher's tests start processes of their own.
-for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK"):
+for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK", "HYDRA_FULL_ERROR"):
     os.environ.pop(name, None)
+# A shell starts its background jobs with SIGINT ignored, which child processes inherit.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+# Examples may take as long as they like: the machine may be busy.
+settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any machine")
 
 
 @pytest.fixture

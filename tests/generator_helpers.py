@@ -1,19 +1,22 @@
 """A toy connector and small configurations for the tests of the generator."""
 
+import os
 from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
+import pytest
 
 import data_generation
 from data_generation.config import ConnectorConfig, DatasetConfig, GenerateConfig, GeneratorConfig
-from data_generation.generator.connector_base import Connector, Selection
+from data_generation.generator.connector_base import CONNECTORS, Connector, Selection
+from data_generation.generator.connector_retro_act import RetroActConnector
+from tests.process_helpers import wait_until
 
 ROOT = Path(data_generation.__file__).parent.parent
-
-
 FRAME = np.zeros((3, 8, 8), np.uint8)
+HOLD_AT_STEP = 40
 ACTIONS = ["RIGHT", "LEFT", "ACTION_SECONDARY"]
 
 
@@ -49,6 +52,46 @@ class CountingConnector(Connector):
 
     def make_env(self, game: str, instance: int) -> CountingEnv:
         return CountingEnv(game)
+
+
+class HoldingEnv(gym.Wrapper):
+    """Stops in the middle of an episode until the test lets it go on.
+
+    Only from this process's episode number HOLD_FROM_EPISODE on, and until the file HOLD_UNTIL exists.
+    """
+
+    num_episodes = 0
+    num_steps = 0
+
+    def reset(self, **kwargs: Any) -> tuple[np.ndarray, dict]:
+        HoldingEnv.num_episodes += 1
+        self.num_steps = 0
+        return self.env.reset(**kwargs)
+
+    def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict]:
+        self.num_steps += 1
+        if self.num_steps == HOLD_AT_STEP and HoldingEnv.num_episodes >= int(os.environ["HOLD_FROM_EPISODE"]):
+            wait_until(Path(os.environ["HOLD_UNTIL"]).exists)
+        return self.env.step(action)
+
+
+class HoldingConnector(RetroActConnector):
+    """Retro games that stop where a test wants to kill them."""
+
+    def make_env(self, game: str, instance: int) -> HoldingEnv:
+        return HoldingEnv(super().make_env(game, instance))
+
+
+def hold(monkeypatch: pytest.MonkeyPatch, until: Path, from_episode: int = 1) -> None:
+    """Retro games of the processes to come stop as HoldingEnv says."""
+    monkeypatch.setitem(CONNECTORS, "retro_act", f"{__name__}:HoldingConnector")
+    monkeypatch.setenv("HOLD_UNTIL", str(until))
+    monkeypatch.setenv("HOLD_FROM_EPISODE", str(from_episode))
+
+
+def num_begun(dpath: Path) -> int:
+    """How many episodes are being written."""
+    return len(list(dpath.rglob(".*.episode.*.tmp")))
 
 
 def retro_config(dpath: Path, n_sessions: int = 3, n_workers: int = 1, n_steps_max: int = 40) -> GenerateConfig:

@@ -174,7 +174,7 @@ def test_an_episode_that_disappears_is_a_one_line_error(tmp_path):
 # --- order
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(size=st.integers(1, 3000), key=st.integers(0, 2**64 - 1))
 def test_permute_is_a_permutation(size, key):
     assert sorted(permute(np.arange(size), size, np.uint64(key))) == list(range(size))
@@ -187,7 +187,7 @@ def test_permutations_look_random():
     assert (order == permute(np.arange(10_000), 10_000, 8)).sum() < 20
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(sizes=st.lists(st.integers(9, 50), min_size=1, max_size=6), seed=st.integers(0, 99), batch=st.integers(1, 9))
 def test_environments_are_drawn_equally_often_and_each_without_repetition(sizes, seed, batch):
     sampler = ClipSampler(sizes, batch, seed)
@@ -252,7 +252,7 @@ def test_resuming_equals_never_having_stopped(dataset_dpath, n_workers, consumed
     assert again == batches[consumed : consumed + count]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     sizes=st.lists(st.integers(1, 40), min_size=1, max_size=4),
     batch=st.integers(1, 5),

@@ -65,7 +65,7 @@ def test_environment_lists_episodes_by_instance_and_session(tmp_path):
 # --- splits
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(total=st.integers(0, 3000))
 def test_splits_are_disjoint_in_order_and_complete(total):
     sessions = np.arange(total) * 2 + 5

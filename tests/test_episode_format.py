@@ -25,7 +25,7 @@ from tests.episode_helpers import SHAPE, make_environment, make_frames, write_ep
 # --- round trip
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     num_frames=st.integers(1, 70),
     shape=st.tuples(st.integers(1, 4), st.integers(1, 20), st.integers(1, 20)),
