@@ -1,11 +1,13 @@
 """Small episodes and environments for the tests of the format."""
 
 import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 
-from data_generation.data import index as index_module
 from data_generation.data.data import (
     DatasetInfo,
     EpisodeMeta,
@@ -39,11 +41,17 @@ def make_environment(dpath: Path, num_sessions: int, num_frames: int = 40) -> Pa
     return dpath
 
 
-def count_reads(monkeypatch) -> list:
-    reads: list = []
-    original = index_module.read_entry
-    monkeypatch.setattr(index_module, "read_entry", lambda dpath, key: reads.append(key) or original(dpath, key))
-    return reads
+_opened: list[str] = []
+sys.addaudithook(lambda event, args: _opened.append(str(args[0])) if event == "open" else None)
+
+
+@contextmanager
+def opened_files() -> Iterator[list[str]]:
+    """Names of the files that are opened in the block, each as often as it is opened."""
+    names: list[str] = []
+    start = len(_opened)
+    yield names
+    names += [Path(path).name for path in _opened[start:]]
 
 
 def age(env_dpath: Path, seconds: float = 100.0) -> None:

@@ -2,10 +2,8 @@
 
 import json
 import os
-import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -26,6 +24,7 @@ from auto_explore.src.trainer import AgentTrainer
 from data.data import ClipDataset
 from data_generation.data.data import Environment, list_environments
 from tests.auto_explore_helpers import ACTIONS, config_file, copy_of, quick_config, run_at, save_world_model
+from tests.process_helpers import LIMIT, children_of, is_alive, wait_until
 from tests.toy_game import SHORT_WALK, SIZE, WALK
 
 ROOT = Path(run.__file__).parent
@@ -186,29 +185,24 @@ def test_resuming_with_other_settings_is_refused_in_one_line(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("reward", ["entropy", "rnd"])
-def test_a_killed_run_goes_on_exactly(tmp_path: Path, reward: str) -> None:
-    """SIGKILL in the middle of an epoch, twice; nothing of its processes stays."""
+def test_a_killed_run_resumes_exactly(tmp_path: Path, reward: str) -> None:
+    """SIGKILL in the middle of an epoch, twice; none of its processes stays."""
     save_world_model(tmp_path / "models")
-    whole = run_at(tmp_path / "whole", _models(tmp_path), reward=reward, epochs=6)
-    cfg = quick_config(tmp_path / "killed", reward, epochs=6)
+    cfg = quick_config(tmp_path / "killed", reward, epochs=1000)
     _models(tmp_path)(cfg)
     folder = tmp_path / "killed" / "agents" / "001_auto_explore"
     arguments = config_file(tmp_path, cfg)
     for epoch in (2, 4):
         process = _start(arguments, resume=epoch > 2)
-        deadline = time.time() + 240
-        while process.poll() is None and time.time() < deadline and _epochs(folder) < epoch:
-            time.sleep(0.002)
-        children = _children(process.pid)
-        os.kill(process.pid, signal.SIGKILL)
+        wait_until(lambda process=process, epoch=epoch: process.poll() is not None or _epochs(folder) >= epoch)
+        assert process.poll() is None
+        children = children_of(process.pid)
+        process.kill()
         process.wait()
-        assert process.returncode == -signal.SIGKILL and 2 <= _epochs(folder) < 6
-        deadline = time.time() + 60
-        while any(map(_is_alive, children)) and time.time() < deadline:
-            time.sleep(0.1)
-        assert children and not any(map(_is_alive, children))
-    assert _start(arguments, resume=True).wait(240) == 0
-    assert_same_run(whole, folder)
+        wait_until(lambda children=children: not any(map(is_alive, children)))
+    epochs = _epochs(folder) + 2
+    assert _start(arguments, True, f"common.epochs={epochs}").wait(LIMIT) == 0
+    assert_same_run(run_at(tmp_path / "whole", _models(tmp_path), reward=reward, epochs=epochs), folder)
 
 
 def _start(arguments: list[str], resume: bool, *extra: str) -> subprocess.Popen:
@@ -222,16 +216,6 @@ def _epochs(folder: Path) -> int:
     return sum('"play"' in line for line in path.read_text().splitlines()) if path.is_file() else 0
 
 
-def _children(pid: int) -> list[int]:
-    text = Path(f"/proc/{pid}/task/{pid}/children").read_text() if Path(f"/proc/{pid}").exists() else ""
-    return [int(child) for child in text.split()]
-
-
-def _is_alive(pid: int) -> bool:
-    path = Path(f"/proc/{pid}/stat")
-    return path.exists() and path.read_text().rpartition(")")[2].split()[0] != "Z"
-
-
 @pytest.mark.slow
 def test_two_processes_train_one_agent_and_resume(tmp_path: Path) -> None:
     """Each has environments of its own; gradients are averaged, so both end with the same weights."""
@@ -239,7 +223,7 @@ def test_two_processes_train_one_agent_and_resume(tmp_path: Path) -> None:
     cfg = quick_config(tmp_path, epochs=3)
     arguments = config_file(tmp_path, cfg)
     folder = tmp_path / "agents" / "001_auto_explore"
-    assert _start(arguments, False, "common.num_processes=2", "common.epochs=2").wait(300) == 0
+    assert _start(arguments, False, "common.num_processes=2", "common.epochs=2").wait(LIMIT) == 0
     last = read_agent(folder / "checkpoints" / "last.pt")
     assert len(last["state"]["ranks"]) == 2 and last["state"]["num_steps"] == 80
     sessions = [path.stem for path in folder.rglob("*.episode")]
@@ -250,7 +234,7 @@ def test_two_processes_train_one_agent_and_resume(tmp_path: Path) -> None:
     logged = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     cells = [row["cells"] for row in logged if row["split"] == "play"][-1]
     assert cells == len(shares[0].cells | shares[1].cells) > len(shares[0].cells)
-    assert _start(arguments, True, "common.num_processes=2").wait(300) == 0
+    assert _start(arguments, True, "common.num_processes=2").wait(LIMIT) == 0
     assert read_agent(folder / "checkpoints" / "last.pt")["info"]["epoch"] == 3
     with pytest.raises(ValueError, match=r"common.num_processes=1: the run in .* has 2; resume with as many"):
         run_at(tmp_path, epochs=4, resume=True)

@@ -1,7 +1,6 @@
 """The episode format: exact round trips, nothing half-written visible, every damage found."""
 
 import os
-import signal
 import subprocess
 import sys
 import tracemalloc
@@ -160,7 +159,7 @@ def test_a_killed_writer_leaves_nothing_visible(tmp_path):
     )
     assert process.stdout is not None
     assert process.stdout.readline() == "writing\n"
-    process.send_signal(signal.SIGKILL)
+    process.kill()
     process.wait()
     process.stdout.close()
     assert list(env_dpath.rglob("*.tmp")), "the killed writer was to leave its temporary file"

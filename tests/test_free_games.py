@@ -2,10 +2,8 @@
 
 import logging
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +20,8 @@ from data_generation.data.data import Environment, list_environments
 from data_generation.generate import generate
 from data_generation.generator.connector_retro_act import RetroActConnector
 from data_generation.generator.retro_games import NO_ROM, OWN_GAMES_DPATH, RetroGames
+from tests.generator_helpers import hold, num_begun
+from tests.process_helpers import children_of, is_alive, wait_until
 
 PACKAGE = Path(data_generation.__file__).parent
 FREE = ("Airstriker-Genesis", "Cinderfoot-Nes")
@@ -163,12 +163,13 @@ def test_cinderfoots_instances_are_levels_of_their_own(tmp_path: Path) -> None:
 
 MANY_GAMES = """
 import sys
-sys.path[:0] = {paths}
 from pathlib import Path
 from data_generation.generate import generate
-from test_free_games import many_games
+from data_generation.generator.connector_base import CONNECTORS
+from tests.test_free_games import many_games
 if __name__ == "__main__":
-    generate(many_games(Path({dpath!r}), Path({roms!r}), n_workers=2))
+    CONNECTORS["retro_act"] = "tests.generator_helpers:HoldingConnector"
+    generate(many_games(Path(sys.argv[1]), Path(sys.argv[2]), n_workers=2))
 """
 
 
@@ -181,9 +182,9 @@ def many_games(dpath: Path, rom_dpath: Path, n_workers: int) -> GenerateConfig:
 
 
 @pytest.mark.slow
-def test_killed_run_over_many_games_goes_on_where_it_stopped(tmp_path: Path) -> None:
+def test_killed_run_over_many_games_resumes_where_it_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A dozen games of two consoles, one of them broken, made in part, then again by another number of workers."""
-    roms, dpath = tmp_path / "roms", tmp_path / "data"
+    roms, dpath, script = tmp_path / "roms", tmp_path / "data", tmp_path / "run_generator.py"
     cinderfoot = OWN_GAMES_DPATH / "platformer" / "integration" / "Cinderfoot-Nes-v0"
     airstriker = Path(retro_data.get_romfile_path("Airstriker-Genesis-v0")).parent
     rows = read_behavior(PACKAGE / "annotations" / "RetroAct.csv")
@@ -191,21 +192,18 @@ def test_killed_run_over_many_games_goes_on_where_it_stopped(tmp_path: Path) -> 
         for row in [row for row in rows if row.genre == "pl" and row.platform == platform and row.game not in FREE][:6]:
             shutil.copytree(source, roms / f"{row.game}-v0")
     (min(roms.iterdir()) / "data.json").write_text("{")  # one of them cannot be opened
-    script = tmp_path / "run_generator.py"
-    paths = [str(PACKAGE.parent), str(Path(__file__).parent)]
-    script.write_text(MANY_GAMES.format(paths=paths, dpath=str(dpath), roms=str(roms)))
-    process = subprocess.Popen([sys.executable, str(script)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 60
-    while len(list(dpath.rglob("*.episode"))) < 8 and time.monotonic() < deadline:
-        time.sleep(0.002)
-    process.send_signal(signal.SIGKILL)
+    script.write_text(MANY_GAMES)
+    with monkeypatch.context() as patch:
+        hold(patch, until=tmp_path / "never", from_episode=5)
+        patch.setenv("PYTHONPATH", str(PACKAGE.parent))
+        process = subprocess.Popen([sys.executable, str(script), str(dpath), str(roms)], stderr=subprocess.DEVNULL)
+        wait_until(lambda: len(list(dpath.rglob("*.episode"))) == 8 and num_begun(dpath) == 2)
+    workers = children_of(process.pid)
+    process.kill()
     process.wait()
-    time.sleep(0.5)  # its workers notice
-    num_complete = len(list(dpath.rglob("*.episode")))
+    wait_until(lambda: not any(map(is_alive, workers)))
     resumed = generate(many_games(dpath, roms, n_workers=2))
-    assert 8 <= num_complete < 24
-    assert (resumed.num_kept, resumed.num_made) == (num_complete, 24 - num_complete)
-    assert resumed.idle_seconds < 5
+    assert (resumed.num_kept, resumed.num_made) == (8, 24 - 8)
     for n_workers in (1, 3):
         generate(many_games(tmp_path / str(n_workers), roms, n_workers))
         assert contents(tmp_path / str(n_workers)) == contents(dpath)

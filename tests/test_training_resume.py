@@ -4,12 +4,12 @@ import logging
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 import torch
 
+from tests.process_helpers import wait_until
 from tests.training_helpers import (
     assert_equal,
     renamed,
@@ -114,7 +114,7 @@ def test_a_validation_that_a_stop_cut_off_is_made_up_for(root, monkeypatch):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_stop_signal_saves_and_the_run_goes_on_from_there(root, monkeypatch, caplog, number):
+def test_a_stop_signal_saves_and_the_run_resumes_from_there(root, monkeypatch, caplog, number):
     cfg = renamed(tiny_config(root), "run", num_train_steps=5)
     before = signal.getsignal(number)
     real = Trainer._train_step
@@ -154,14 +154,12 @@ train(cfg)
 
 
 @pytest.mark.slow
-def test_a_run_killed_by_sigkill_goes_on_from_its_last_complete_checkpoint(root):
+def test_a_run_killed_by_sigkill_resumes_from_its_last_complete_checkpoint(root):
     arguments = [sys.executable, "-c", KILLED, str(Path(__file__).parents[1]), str(root)]
     folder = root / "checkpoints" / "tokenizer" / "killed"
     process = subprocess.Popen([*arguments, "100000"], stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
-    while not (folder / "model-6.pt").exists() and time.monotonic() < deadline:
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
+    wait_until((folder / "model-6.pt").exists)
+    process.kill()
     process.wait()
     reached = run_folder.RunFolder(folder).steps()[-1]
     total = reached + 5
