@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from data_generation.annotate_pictures import caption, write_pictures
+from data_generation.annotate_page import caption, write_page
 from data_generation.annotations.edit import (
     CONTROL_COLUMNS,
     VOCABULARY,
@@ -151,7 +151,7 @@ def _annotate(games: RetroGames, tables: Tables, game: str, request: _Request) -
     """Show one game's actions, take its tags and write them."""
     known = present(tables, game)
     clips = play_clips(games, game, list(ACTIONS), request.before, request.start_frames)
-    page = write_pictures(Path(request.to) / game, game, clips, known)
+    page = write_page(Path(request.to) / game, game, clips, known)
     print(f"look at  {page} (or {page.with_name('sheet.png')})")
     for clip in clips:
         print(f"  {caption(clip, known)}")

@@ -28,7 +28,7 @@ LAYERS = {
     "data_generation.generate": (4, "generate"),
     "data_generation.cli": (4, "data cli"),
     "data_generation.annotate": (4, "annotate"),
-    "data_generation.annotate_pictures": (4, "annotate"),
+    "data_generation.annotate_page": (4, "annotate"),
     "training.main": (4, "training.main"),
     "launcher": (5, "launcher"),
     "run": (5, "launcher"),

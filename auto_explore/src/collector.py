@@ -210,7 +210,7 @@ class Collector:
         uniform: torch.Generator,
         is_enough: Callable[[int, list[AgentEpisode]], bool],
         replay: Replay | None = None,
-        progress: Callable[[int], None] = lambda count: None,
+        progress: Callable[[int], None] = lambda _count: None,
     ) -> Collected:
         """Play until `is_enough(steps, finished episodes)`, all randomness from `uniform`; then every reward is known.
 

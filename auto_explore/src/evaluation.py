@@ -32,7 +32,7 @@ def test_episodes(collector: Collector, network: ActorCritic, config: TestPlayCo
     """
     wanted = set(range(config.num_episodes))
 
-    def is_enough(num_steps: int, finished: list[AgentEpisode]) -> bool:
+    def is_enough(_num_steps: int, finished: list[AgentEpisode]) -> bool:
         return wanted <= {episode.meta.session for episode in finished}
 
     collector.start(network)

@@ -26,6 +26,7 @@ from data_generation.annotations.tables import (
     table_path,
 )
 from data_generation.config import PLATFORMER_CONTROLS
+from data_generation.data.errors import UserError
 
 TAGS = {
     "view": ("side", "top", "3p", "1p", "multi"),
@@ -262,7 +263,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         chosen = {name: table_path(fpath, f"--{name}") for name, fpath in given.items() if fpath is not None}
         tables = replace(shipped_tables(), **chosen)
         errors = check(tables)
-    except (FileNotFoundError, ValueError) as error:
+    except (UserError, UnicodeError) as error:
         errors = [str(error)]
     print("\n".join(errors) if errors else report(tables))
     return 1 if errors else 0

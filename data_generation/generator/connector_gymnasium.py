@@ -89,7 +89,7 @@ def _open(game: str) -> tuple[gym.Env[Any, Any], Callable[[Any], np.ndarray]]:
     if "rgb_array" not in modes:
         raise FieldError("game", game, f"its observations, {space}, are not RGB images, and it renders none")
     env = _make(game, render_mode="rgb_array")
-    return env, lambda observation: env.render()  # type: ignore[return-value]
+    return env, lambda _observation: env.render()  # type: ignore[return-value]
 
 
 def _make(game: str, render_mode: str | None = None) -> gym.Env[Any, Any]:

@@ -11,7 +11,8 @@ from data_generation.data.files import write_atomically
 from data_generation.data.media import SheetRow, contact_sheet, write_gif, write_png
 from data_generation.generator.action_clips import HOLD_FRAMES, ActionClip
 
-_COLUMNS = 8  # images per action on the sheet
+# Images per action on the sheet.
+_COLUMNS = 8
 _STYLE = (
     "body{font-family:sans-serif;margin:1.5em;background:#fff;color:#222}figure{display:inline-block;margin:.5em}"
     "img{image-rendering:pixelated;width:20em;display:block}figcaption{max-width:20em}"
@@ -19,10 +20,10 @@ _STYLE = (
 )
 
 
-def write_pictures(dpath: Path, game: str, clips: Sequence[ActionClip], present: Mapping[str, str]) -> Path:
+def write_page(dpath: Path, game: str, clips: Sequence[ActionClip], present: Mapping[str, str]) -> Path:
     """`<action>.gif`, `sheet.png` and `index.html` in the folder; returns the page's path.
 
-    `present`: what the tables say of the game now.
+    `present`: the game's present values in the tables.
     """
     gifs = {clip.action: dpath / f"{clip.action}.gif" for clip in clips}
     for clip in clips:
@@ -35,7 +36,7 @@ def write_pictures(dpath: Path, game: str, clips: Sequence[ActionClip], present:
 
 
 def caption(clip: ActionClip, present: Mapping[str, str]) -> str:
-    """An action, its button, what the table says of it, and how much it changes the picture."""
+    """An action, its button, its value in the table, and how much it changes the image."""
     said = f", table: {present[clip.action]}" if clip.action in present else ""
     changes = f", {clip.difference:.2%} of the pixels differ from doing nothing" if clip.buttons else ""
     return f"{clip.action} ({clip.buttons or 'no button'}){said}{changes}"
