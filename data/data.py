@@ -64,8 +64,11 @@ class BatchDataset(Dataset[Any]):
         return sum(self.clips_per_env)
 
     def __getitems__(self, indices: list[int]) -> Any:
-        """The batch of these clips (what DataLoader asks for). In a worker, a damaged file's error is the result:
-        torch would wrap an exception in a page of the worker's traceback. `ClipLoader` raises it."""
+        """The batch of these clips (what DataLoader asks for).
+
+        In a worker, a damaged file's error is the result, which `ClipLoader` raises: torch would add the worker's
+        traceback to an exception.
+        """
         try:
             return self.read(indices)
         except EpisodeError as error:
@@ -190,8 +193,10 @@ class ClipDataset(BatchDataset):
         actions[:] = environment.actions(episode)[start : start + self.num_frames - 1]
 
     def read_clip(self, row: int, start: int, frames: np.ndarray, actions: np.ndarray) -> bool:
-        """Fill frames (T, H, W, C) and actions (T-1,) of one clip. False where a clip of another episode replaces a
-        damaged one."""
+        """Fill frames (T, H, W, C) and actions (T-1,) of one clip.
+
+        False where a clip of another episode replaces a damaged one.
+        """
         env = int(self._env_of_row[row])
         first, count = self._first_row[env], self._rows_per_env[env]
         for attempt in range(count):
@@ -280,10 +285,10 @@ def make_loader(
     start_sample: int = 0,
     pin_memory: bool = False,
 ) -> ClipLoader:
-    """A loader of shuffled batches, in the order of `ClipSampler`. It shards by rank itself: don't let Accelerate
-    prepare it.
+    """A loader of shuffled batches, in the order of `ClipSampler`.
 
-    `start_sample`: samples that all ranks together have consumed since training began.
+    It shards by rank, so Accelerate must not prepare it. `start_sample`: samples that all ranks together have consumed
+    since training began.
     """
     return ClipLoader(
         dataset,

@@ -59,10 +59,10 @@ class Draw:
 def draw_actions(
     output: PolicyOutput, temperature: float, epsilon: float, should_sample: bool, uniform: Tensor
 ) -> Draw:
-    """Actions for logits (B, A): the policy's at `temperature` (its likeliest without `should_sample`), each replaced
-    by a uniformly random one with probability `epsilon`.
+    """Actions for logits (B, A), each replaced by a uniformly random one with probability `epsilon`.
 
-    `uniform` (B,) in [0, 1) is all the randomness. The log-probability is that of the whole procedure.
+    The policy's actions are sampled at `temperature`, or its likeliest without `should_sample`. `uniform` (B,) in [0,
+    1) is all the randomness. The log-probability is that of the whole procedure.
     """
     probabilities = mixture(output.logits, temperature, epsilon, should_sample)
     thresholds = probabilities.cumsum(dim=1)

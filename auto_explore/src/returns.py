@@ -17,8 +17,11 @@ class Targets:
 
 @dataclass
 class Trajectories:
-    """Recorded steps (B, T): rewards; discounts, γ or 0 where the episode ended for good; log_ratios, log π(a)/μ(a) of
-    the recorded actions; `valid`, False in padding, which follows a row's last step."""
+    """Recorded steps, each field (B, T).
+
+    `discounts`: γ, or 0 where the episode ended for good; `log_ratios`: log π(a)/μ(a) of the recorded actions;
+    `valid`: False in padding, which follows a row's last step.
+    """
 
     rewards: Tensor
     discounts: Tensor

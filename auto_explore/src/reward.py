@@ -23,8 +23,11 @@ REWARDS = (*WORLD_MODEL_REWARDS, "rnd", "none")
 
 @dataclass
 class RewardInputs:
-    """The newest frames of some steps: frames (B, T, C, H, W) uint8, the actions between them (B, T - 1), and the
-    environment's rewards (B,) for the last ones."""
+    """The newest frames of some steps.
+
+    Frames (B, T, C, H, W) uint8, the actions between them (B, T - 1), and the environment's rewards (B,) for the last
+    ones.
+    """
 
     frames: Tensor
     actions: Tensor

@@ -120,10 +120,10 @@ def make_context(common: CommonConfig, collection: CollectionConfig, world_model
 
 
 def open_connector(config: CollectionConfig, world_model: ModelConfig | None) -> Connector:
-    """The environment family of `config.connector` for `config.games`, with frames as the world model knows them: of
-    its size, and around a character if its dataset was recorded so.
+    """The environment family of `config.connector` for `config.games`, with frames as the world model knows them.
 
-    FieldError (of `config`) for a game that cannot be played here.
+    They have its size, and are cropped around a character if its dataset was recorded so. FieldError (of `config`) for
+    a game that cannot be played here.
     """
     own = replace(config.connector, game=list(config.games) if config.connector.name != "coinrun" else "all")
     if world_model is not None:

@@ -177,8 +177,7 @@ class Environment:
 
 
 def list_environments(dataset_dpath: Path | str) -> list[Path]:
-    """The environment folders of a dataset folder, sorted by name; an environment folder itself counts as a dataset
-    of one.
+    """The environment folders of a dataset folder, sorted by name; an environment folder is a dataset of one.
 
     `MissingDatasetError` where the folder or every environment is missing, or a folder of episodes has no info.json.
     """

@@ -1,8 +1,8 @@
-"""The bytes of an episode file: a fixed header, independent chunks of frames, a footer of columns. See
-`docs/reference/dataset.md`.
+"""The bytes of an episode file: a fixed header, independent chunks of frames, a footer of columns.
 
-Everything is little-endian. The header holds the footer's CRC32 and the footer holds every chunk's, so the 64 bytes
-of the header stand for the whole content: two files with equal headers hold the same episode.
+Described in `docs/reference/dataset.md`. Everything is little-endian. The header holds the footer's CRC32 and the
+footer holds every chunk's, so the 64 bytes of the header stand for the whole content: two files with equal headers hold
+the same episode.
 """
 
 import json

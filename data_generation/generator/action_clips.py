@@ -30,8 +30,10 @@ class ActionClip:
 def play_clips(
     games: RetroGames, game: str, actions: list[str], before: list[str], start_frames: int
 ) -> list[ActionClip]:
-    """A clip per action, doing nothing first. Each begins at the start state, `start_frames` emulator frames later,
-    after the actions of `before`."""
+    """A clip per action, doing nothing first.
+
+    Each begins `start_frames` emulator frames after the start state, and after the actions of `before`.
+    """
     names = [NOTHING, *actions]
     env = games.open(game)
     try:

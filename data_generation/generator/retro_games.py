@@ -40,8 +40,10 @@ class RetroGames:
     """Looks games up by their ids, with or without version suffix; holds no emulator, can be pickled."""
 
     def __init__(self, rom_dpath: str | None):
-        """`rom_dpath`: a folder with one folder per game, `<id>/rom.<ext>`, in which further files of the game's
-        integration (`data.json`, states, …) replace Stable-Retro's. Errors name the field `rom_dpath`.
+        """`rom_dpath`: a folder with one folder per game, `<id>/rom.<ext>`.
+
+        Further files of a game's integration in it (`data.json`, states, …) replace Stable-Retro's. Errors name the
+        field `rom_dpath`.
         """
         self.rom_dpath = None if rom_dpath is None else Path(rom_dpath)
         if self.rom_dpath is not None:
