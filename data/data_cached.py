@@ -5,7 +5,7 @@ frame differently), so they are stored per clip, not per frame, when they are fi
 processes.
 
 Layout: `<store>/<xx>/<episode>-<frames>-<step>.ids`, one record per clip: a checksum and the ids. The store's folder
-is named after all that the ids depend on besides the clip, the file after the episode's fingerprint, so that another
+is named after all that the ids depend on except the clip, the file after the episode's fingerprint, so that another
 tokenizer or a regenerated episode never meets old ids. Records are written in place; their checksums, which cover the
 key, reveal what a killed writer left half done or never wrote. (A memory-mapped array would be shorter by the two
 system calls, and would end the process with SIGBUS on a full disk.)

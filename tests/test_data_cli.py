@@ -67,8 +67,8 @@ def make_original(
             stream = container.add_stream("libx264", rate=1, options={"crf": "1"})
             stream.height, stream.width, stream.pix_fmt = SHAPE[1], SHAPE[2], "yuv420p"
             for image in images:
-                picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
-                container.mux(stream.encode(picture))
+                image = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
+                container.mux(stream.encode(image))
             container.mux(stream.encode(None))
     else:
         (dpath / "frames").mkdir()
@@ -207,7 +207,7 @@ def test_films_have_all_frames_in_place(dataset_dpath, tmp_path):
     assert [film.name for film in films] == ["000000_000000.mp4", "000000_000002.mp4"] * 2
     with av.open(str(films[1])) as container:
         assert container.streams.video[0].average_rate == 15
-        read = np.stack([picture.to_ndarray(format="rgb24") for picture in container.decode(video=0)])
+        read = np.stack([image.to_ndarray(format="rgb24") for image in container.decode(video=0)])
     expected = smooth_frames(22, 2).transpose(0, 2, 3, 1).repeat(4, 1).repeat(4, 2)
     assert read.shape == expected.shape
     assert np.abs(read.astype(int) - expected).mean() < 6

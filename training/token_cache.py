@@ -107,7 +107,7 @@ def cache_dpath(config: TrainConfig) -> Path:
 def fingerprint(tokenizer: Tokenizer) -> str:
     """32 hexadecimal digits, equal only for tokenizers that give equal ids: a hash of configuration and weights.
 
-    The decoder is left out, since `encode` does not use it: ids outlive `train.train_decoder_only`.
+    The decoder is omitted, since `encode` does not use it: ids outlive `train.train_decoder_only`.
     """
     sizes = asdict(tokenizer.config)
     del sizes["gradient_checkpointing"]  # changes no result

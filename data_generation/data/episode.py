@@ -30,7 +30,7 @@ _INFO_PREFIX = "info/"
 
 @dataclass
 class EpisodeMeta:
-    """Everything about an episode besides its columns. Two equal metas and equal steps give equal files."""
+    """Everything about an episode except its columns. Two equal metas and equal steps give equal files."""
 
     seed: int = 0
     instance: int = 0
