@@ -21,7 +21,7 @@ from auto_explore.src.run_folder import AgentFolder, find_folder, make_folder
 from auto_explore.src.trainer import AgentTrainer
 from data_generation.data.errors import UNSET, FieldError, under
 from data_generation.data.files import write_atomically
-from training.tracker import Tracker, WandbSettings
+from training.tracker import MetricsLogger, WandbSettings
 
 logger = logging.getLogger(__name__)
 
@@ -96,10 +96,11 @@ def _folder_to_resume(common: CommonConfig) -> AgentFolder:
     return folder
 
 
-def _make_tracker(cfg: AutoExploreConfig, folder: AgentFolder, epoch: int, is_main: bool) -> Tracker:
+def _make_tracker(cfg: AutoExploreConfig, folder: AgentFolder, epoch: int, is_main: bool) -> MetricsLogger:
     wandb = cfg.wandb
-    settings = WandbSettings(wandb.mode, wandb.project, wandb.name, wandb.dpath, mode_key="wandb.mode")
-    return Tracker(folder.path, settings, asdict(cfg), epoch, is_main)
+    settings = WandbSettings(wandb.mode, wandb.project, wandb.name, wandb.dpath)
+    with under("wandb"):
+        return MetricsLogger(folder.path, settings, asdict(cfg), epoch, is_main)
 
 
 def _remove_empty(folder: AgentFolder) -> None:

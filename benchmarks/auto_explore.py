@@ -39,7 +39,7 @@ from benchmarks.models_cases import SIZES
 from data_generation.generator.levels import list_levels
 from models.construct_model import build_model
 from models.genie_redux import GenieRedux
-from models.precision import cast_products
+from models.precision import cast_matmul_weights
 from training.allocator import keep_freed_memory
 
 Autocast = Callable[[], AbstractContextManager]
@@ -79,7 +79,7 @@ def world_model(size: str, precision: str) -> GenieRedux:
     torch.manual_seed(0)
     model = build_model(replace(SIZES[size], model="genie_redux_guided")).eval().requires_grad_(False)
     assert isinstance(model, GenieRedux)
-    return cast_products(model, torch.bfloat16) if precision == "bf16" else model
+    return cast_matmul_weights(model, torch.bfloat16) if precision == "bf16" else model
 
 
 def inputs_of(batch: int) -> RewardInputs:

@@ -30,7 +30,6 @@ from training.clips import ClipSource, FrameSource, Inputs, TrainingBatches
 from training.config import GenieReduxConfig, TrainConfig
 from training.runtime import Runtime, make_runtime
 from training.token_cache import TokenCache
-from training.validation import model_output
 
 NUM_FRAMES = 16
 MODELS = ("genie_redux_guided", "genie_redux")
@@ -53,7 +52,7 @@ class Case:
         inputs = next(self._batches)
         self.read_seconds.append(time.perf_counter() - start)
         with self._runtime.autocast():
-            output = model_output(self._model, inputs, torch.Generator().manual_seed(0))
+            output = self._model(inputs.video, inputs.actions, torch.Generator().manual_seed(0), inputs.ids)
         output.loss.backward()
         nn.utils.clip_grad_norm_(self._trained, 10.0)
         self._optimizer.step()

@@ -13,7 +13,7 @@ from benchmarks.models_plain import make_plain, plain_sample
 from models.config import DynamicsConfig, LamConfig, ModelConfig, TokenizerConfig
 from models.construct_model import build_model
 from models.genie_redux import GenieRedux, SampleSettings
-from models.precision import cast_products
+from models.precision import cast_matmul_weights
 
 
 def _small(patch_size: int, codebook_size: int) -> ModelConfig:
@@ -73,7 +73,7 @@ class Variant:
     def for_inference(self, config: ModelConfig) -> nn.Module:
         """The model to sample with."""
         model = self.build(config).eval()
-        return model if self.plain or self.dtype == torch.float32 else cast_products(model, self.dtype)
+        return model if self.plain or self.dtype == torch.float32 else cast_matmul_weights(model, self.dtype)
 
     def video(self, batch: int, num_frames: int) -> Tensor:
         """Random frames."""

@@ -1,7 +1,7 @@
 """The models computed plainly, with the same weights and the same results: what `benchmarks.models` compares with.
 
 As in the published form: PEG as a depthwise Conv3d, attention as product, softmax and product, under autocast whatever
-that casts, the position bias made anew in every spatial half, autocast casting weights where they are used. Sampling
+that casts, the position bias made anew in every spatial layer, autocast casting weights where they are used. Sampling
 runs every round over the whole window, also rounds that cannot change a result, and decodes the whole window.
 """
 
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from models.components.attention import SCALE, Attention
 from models.components.maskgit import Generators, gumbel_sample, least_confident, mask_fraction
 from models.components.position import PEG, ContinuousPositionBias, causal_alibi
-from models.components.st_transformer import Half, SpatialHalf, STTransformer
+from models.components.st_transformer import Layer, SpatialLayer, STTransformer
 from models.dynamics import Dynamics
 from models.genie_redux import GenieRedux, SampleSettings
 from models.lam import LatentActionModel
@@ -37,26 +37,26 @@ def make_plain(model: nn.Module) -> nn.Module:
 
 def _replace(transformer: STTransformer, position_bias: ContinuousPositionBias) -> None:
     def forward(x: Tensor, _bias: Tensor) -> Tensor:
-        for half in transformer.halves:
-            assert isinstance(half, Half)
-            x = _half(half, x, position_bias)
+        for layer in transformer.halves:
+            assert isinstance(layer, Layer)
+            x = _layer(layer, x, position_bias)
         return transformer.norm(x)
 
     transformer.forward = forward  # type: ignore[method-assign, assignment]
 
 
-def _half(half: Half, x: Tensor, position_bias: ContinuousPositionBias) -> Tensor:
+def _layer(layer: Layer, x: Tensor, position_bias: ContinuousPositionBias) -> Tensor:
     num_frames, height, width = x.shape[1:4]
-    x = x + _peg(half.peg, x)
-    if isinstance(half, SpatialHalf):
-        tokens = _attention(half.attention, rearrange(x, "b t h w d -> b t (h w) d"), position_bias(height, width))
+    x = x + _peg(layer.peg, x)
+    if isinstance(layer, SpatialLayer):
+        tokens = _attention(layer.attention, rearrange(x, "b t h w d -> b t (h w) d"), position_bias(height, width))
         x = x + rearrange(tokens, "b t (h w) d -> b t h w d", h=height)
     else:
-        bias = causal_alibi(half.attention.heads, num_frames, num_frames, x.device)
-        tokens = _attention(half.attention, rearrange(x, "b t h w d -> b (h w) t d"), bias)
+        bias = causal_alibi(layer.attention.heads, num_frames, num_frames, x.device)
+        tokens = _attention(layer.attention, rearrange(x, "b t h w d -> b (h w) t d"), bias)
         x = x + rearrange(tokens, "b (h w) t d -> b t h w d", h=height)
-    value, gate = half.feed_forward.expand(half.feed_forward.norm(x)).chunk(2, dim=-1)
-    return x + half.feed_forward.contract(value * F.gelu(gate))
+    value, gate = layer.feed_forward.expand(layer.feed_forward.norm(x)).chunk(2, dim=-1)
+    return x + layer.feed_forward.contract(value * F.gelu(gate))
 
 
 def _peg(peg: PEG, x: Tensor) -> Tensor:

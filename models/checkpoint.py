@@ -1,25 +1,29 @@
 """Saving and loading of weights with their configuration. Files of the original code are read too.
 
-A checkpoint is `model-<step>.pt`: plain tensors and the configuration, loaded with `weights_only`. `config.yaml`
-beside it is for
-people; `tokenizer.pt` beside a world model holds the tokenizer that it was trained with.
+A checkpoint is `model-<step>.pt`: plain tensors and the configuration, loaded with `weights_only`. `config.yaml` next
+to it is for people; `tokenizer.pt` next to a world model holds the tokenizer that it was trained with.
 """
 
 import logging
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor, nn
 
+from data_generation.data.errors import UNSET, FieldError, MissingPathError, UserError, under
 from data_generation.data.files import atomic_path, write_atomically
+from models.base import Model
 from models.config import ModelConfig
-from models.construct_model import WORLD_MODELS, build_model, build_world_model
+from models.construct_model import build_model, kind_of
 from models.genie_redux import GenieRedux
-from models.import_original import OriginalFacts, is_original, read_original
 from models.lam import LatentActionModel
+from models.original import OriginalFacts, convert_checkpoint, is_original
+from models.provenance import code_commit
 from models.tokenizer import Tokenizer
 
 logger = logging.getLogger(__name__)
@@ -27,158 +31,202 @@ logger = logging.getLogger(__name__)
 FORMAT = "genieredux-model"
 FORMAT_VERSION = 1
 NO_FACTS = OriginalFacts()
+# Settings that decide which token ids a frame gets.
+_CODE_SETTINGS = ("quantizer", "codebook_size", "image_size", "patch_size")
+# Configuration keys under the names that older checkpoints have.
+_OLD_NAMES = {"recorded_around": "roi_table"}
+
+M = TypeVar("M", bound=Model)
 
 
 @dataclass
-class LoadedModel:
+class LoadedModel(Generic[M]):
     """A model with trained weights, in eval mode, its configuration and its training step."""
 
-    model: nn.Module
+    model: M
     config: ModelConfig
     step: int
 
 
-def save_atomically(content: Any, path: Path) -> None:
-    """torch.save to a temporary name, then rename: a killed run leaves no half file under `path`."""
+# ---- files of any kind ----------------------------------------------------------------------------------------------
+
+
+def write_file(path: Path, file_format: str, version: int, content: dict[str, Any]) -> None:
+    """Write tensors and plain values whole or not at all, with the format's name and version and the code's commit."""
+    head: dict[str, Any] = {"format": file_format, "format_version": version}
+    if (commit := code_commit()) is not None:
+        head["commit"] = commit
     with atomic_path(path) as temporary:
-        torch.save(content, temporary)
+        torch.save({**head, **content}, temporary)
 
 
-def save_model(path: Path, model: nn.Module, config: ModelConfig, step: int) -> None:
-    """Write `path` (model-<step>.pt), `config.yaml` and, for a world model, `tokenizer.pt` beside it, each whole or
-    not at all."""
+def read_file(path: Path, file_format: str, version: int, what: str, names: str = "*.pt") -> dict[str, Any]:
+    """The content of what `write_file` wrote as `file_format`, up to this `version`; nothing in it is executed.
+
+    `what` calls the file in errors: MissingPathError lists the files `names` of the folder, UserError says that the
+    file is damaged, of another kind or newer than this code.
+    """
+    return _checked(read_content(path, what, names), path, file_format, version, what)
+
+
+def read_content(path: Path, what: str, names: str) -> Any:
+    """What torch.save wrote, tensors mapped from the file, without executing anything in it. Raises as `read_file`."""
+    if not path.is_file():
+        found = sorted(entry.name for entry in path.parent.glob(names)) if path.parent.is_dir() else []
+        remedy = f"the folder has {', '.join(found)}" if found else f"no {what} is in that folder"
+        raise MissingPathError("path", path, f"{what} not found", remedy)
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch.load raises many kinds: a foreign or cut file is one mistake
+        raise UserError(f"'{path}' cannot be read ({type(error).__name__}): it is cut, or not a {what}") from error
+
+
+def _checked(content: Any, path: Path, file_format: str, version: int, what: str) -> dict[str, Any]:
+    if not isinstance(content, dict) or content.get("format") != file_format:
+        raise UserError(f"'{path}' is not a {what}")
+    if content.get("format_version", 1) > version:
+        raise UserError(f"'{path}' has format version {content['format_version']}; this code reads up to {version}")
+    return content
+
+
+# ---- models ---------------------------------------------------------------------------------------------------------
+
+
+def save_model(path: Path, model: Model, config: ModelConfig, step: int) -> None:
+    """Write `path` (model-<step>.pt) and, next to it, `config.yaml` and the model's frozen parts (`tokenizer.pt`)."""
     path = Path(path)
-    plain = model_config(config)
-    if isinstance(model, GenieRedux):
-        plain["tokenizer"] = asdict(model.tokenizer.config)
-        tokenizer_path = path.parent / "tokenizer.pt"
-        save_atomically(
-            _content("tokenizer", {**plain, "model": "tokenizer"}, step, model.tokenizer.state_dict()), tokenizer_path
-        )
-        state = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith("tokenizer.")}
-    else:
-        state = model.state_dict()
+    plain, state = stored_config(config), model.state_dict()
+    for part in model.frozen_parts:
+        inner = getattr(model, part)
+        plain[part] = asdict(inner.config)
+        state = {name: tensor for name, tensor in state.items() if not name.startswith(f"{part}.")}
+        _write_model(path.parent / f"{part}.pt", {**plain, "model": part}, step, inner.state_dict())
     write_atomically(path.parent / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(plain)))
-    save_atomically(_content(config.model, plain, step, state), path)
+    _write_model(path, plain, step, state)
 
 
-def _content(kind: str, config: dict, step: int, state: dict[str, Tensor]) -> dict[str, Any]:
-    return {
-        "format": FORMAT,
-        "format_version": FORMAT_VERSION,
-        "kind": kind,
-        "step": step,
-        "config": config,
-        "model": state,
-    }
+def _write_model(path: Path, config: dict[str, Any], step: int, state: dict[str, Tensor]) -> None:
+    content = {"kind": config["model"], "step": step, "config": config, "model": state}
+    write_file(path, FORMAT, FORMAT_VERSION, content)
 
 
-def model_config(config: ModelConfig) -> dict[str, Any]:
+def stored_config(config: ModelConfig) -> dict[str, Any]:
     """The model's part of a configuration, as plain values."""
-    plain = asdict(config)
-    return {name: plain[name] for name in ("model", "tokenizer", "lam", "dynamics", "action_names", "recorded_around")}
+    return {name: value for name, value in asdict(config).items() if name in ModelConfig.__dataclass_fields__}
+
+
+@dataclass
+class StoredModel:
+    """A checkpoint that is read but not yet built into a model, so that its configuration can still be changed.
+
+    `tokenizer`: the trained one of a world model. `fresh` names tensors that keep their initial values.
+    """
+
+    path: Path
+    config: ModelConfig
+    step: int
+    state: dict[str, Tensor]
+    tokenizer: Tokenizer | None = None
+    fresh: Sequence[str] = ()
+
+    def build(self) -> Model:
+        """The model of `config` with the stored weights; UserError where they do not fit."""
+        model = build_model(self.config, self.tokenizer)
+        frozen = [f"{part}." for part in model.frozen_parts] if self.tokenizer else []
+        load_strictly(model, self.state, self.path, [*frozen, *self.fresh])
+        return model
+
+
+def read_model(path: Path, tokenizer_path: Path | None = None, facts: OriginalFacts = NO_FACTS) -> StoredModel:
+    """Read a checkpoint of any kind, and the tokenizer of a world model; see `load_model`."""
+    path = Path(path)
+    content = read_checkpoint(path, facts)
+    stored = StoredModel(path, parse_config(content["config"], path), int(content["step"]), content["model"])
+    stored.fresh = content.get("fresh", ())
+    if "tokenizer" in kind_of(stored.config).model.frozen_parts:
+        stored.tokenizer = _frozen_tokenizer(path, content["config"]["tokenizer"], tokenizer_path)
+        stored.config.tokenizer = stored.tokenizer.config
+    return stored
+
+
+def read_lam(path: Path, facts: OriginalFacts = NO_FACTS) -> StoredModel:
+    """Read a latent action model from its own checkpoint, or the one within a world model's."""
+    path = Path(path)
+    content = read_checkpoint(path, facts)
+    config = parse_config(content["config"], path)
+    prefix = kind_of(config).lam_prefix
+    if prefix is None:
+        problem = f"holds a {config.model}, which has no latent action model"
+        raise FieldError("path", path, problem, "give a checkpoint of config=lam or config=genie_redux")
+    state = {name.removeprefix(prefix): t for name, t in content["model"].items() if name.startswith(prefix)}
+    return StoredModel(path, replace(config, model="lam"), int(content["step"]), state)
 
 
 def load_model(
     path: Path, device: str = "cpu", tokenizer_path: Path | None = None, facts: OriginalFacts = NO_FACTS
-) -> LoadedModel:
-    """Load a model with everything that it needs.
+) -> LoadedModel[Any]:
+    """Load a model of any kind with everything that it needs.
 
-    `path`: a model-<step>.pt, of this project or of the original. `tokenizer_path` replaces the tokenizer beside a
-    world model; `facts` are for original files that cannot tell them. Raises FileNotFoundError and ValueError with a
-    remedy, in particular where a world model has no trained tokenizer.
+    `path`: a model-<step>.pt, of this project or of the original. `tokenizer_path` replaces the tokenizer next to a
+    world model; `facts` are for original files that lack them. Raises UserError with a remedy, in particular where a
+    world model has no trained tokenizer; its fields are `path` and `tokenizer_fpath`.
     """
-    path = Path(path)
-    checkpoint = read_checkpoint(path)
-    if is_original(checkpoint):
-        return _load_original(path, checkpoint, device, tokenizer_path, facts)
-    config = parse_config(checkpoint["config"], path)
-    if config.model not in WORLD_MODELS:
-        model = build_model(config)
-        load_strictly(model, checkpoint["model"], path)
-    else:
-        tokenizer = load_tokenizer(_tokenizer_beside(path, tokenizer_path))
-        model = build_world_model(config, tokenizer)
-        _check_codes(config, tokenizer, path)
-        config.tokenizer = tokenizer.config
-        load_strictly(model, checkpoint["model"], path, optional="tokenizer.")
-    return LoadedModel(model.to(device).eval(), config, int(checkpoint["step"]))
+    stored = read_model(path, tokenizer_path, facts)
+    return LoadedModel(stored.build().to(device).eval(), stored.config, stored.step)
+
+
+def load_world_model(path: Path, tokenizer_path: Path | None = None) -> LoadedModel[GenieRedux]:
+    """As `load_model`; UserError where the file holds something else than a world model."""
+    loaded = load_model(path, tokenizer_path=tokenizer_path)
+    if not isinstance(loaded.model, GenieRedux):
+        remedy = "give the model-<step>.pt of a genie_redux or genie_redux_guided"
+        raise FieldError("path", path, f"holds a {loaded.config.model}, not a world model", remedy)
+    return loaded
 
 
 def load_tokenizer(path: Path, facts: OriginalFacts = NO_FACTS) -> Tokenizer:
-    """Load a tokenizer from a tokenizer's checkpoint, or from the tokenizer.pt beside a world model."""
-    path = Path(path)
+    """Load a tokenizer from a tokenizer's checkpoint, or from the tokenizer.pt next to a world model."""
     loaded = load_model(path, facts=facts)
     if not isinstance(loaded.model, Tokenizer):
-        raise ValueError(
-            f"'{path}' holds a {loaded.config.model}, not a tokenizer: give the path of a tokenizer's model-<step>.pt"
-        )
+        problem = f"holds a {loaded.config.model}, not a tokenizer"
+        raise FieldError("path", path, problem, "give the path of a tokenizer's model-<step>.pt")
     return loaded.model
 
 
 def load_lam(path: Path, facts: OriginalFacts = NO_FACTS) -> LatentActionModel:
     """Load a latent action model from its own checkpoint, or the one within a world model's."""
-    path = Path(path)
-    checkpoint = read_checkpoint(path)
-    if is_original(checkpoint):
-        original = read_original(path, checkpoint, facts)
-        config, state = original.config, original.lam
-    else:
-        config = parse_config(checkpoint["config"], path)
-        prefix = "" if config.model == "lam" else "lam."
-        state = {n.removeprefix(prefix): t for n, t in checkpoint["model"].items() if n.startswith(prefix)}
-    if config.model not in ("lam", "genie_redux"):
-        raise ValueError(
-            f"'{path}' holds a {config.model}, which has no latent action model: give a checkpoint of config=lam or "
-            "config=genie_redux"
-        )
-    lam = LatentActionModel(config.lam, config.tokenizer)
-    load_strictly(lam, state, path)
-    return lam.eval()
+    model = read_lam(path, facts).build().eval()
+    assert isinstance(model, LatentActionModel)
+    return model
 
 
-def load_plain(path: Path, name: str, remedy: str) -> Any:
-    """What torch.save wrote, without executing anything in it; ValueError with `name` and `remedy` if unreadable."""
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch.load raises many kinds: a foreign or cut file is one user error
-        raise ValueError(f"{name} cannot be read ({type(error).__name__}): {remedy}") from error
-
-
-def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a checkpoint's content, tensors mapped from the file, without executing anything in it."""
-    if not path.is_file():
-        there = sorted(entry.name for entry in path.parent.glob("model-*.pt")) if path.parent.is_dir() else []
-        hint = f"the folder has {', '.join(there)}" if there else "no checkpoint is in that folder"
-        raise FileNotFoundError(f"checkpoint '{path}' not found: {hint}")
-    content = load_plain(path, f"checkpoint '{path}'", "it is cut, or not a checkpoint")
+def read_checkpoint(path: Path, facts: OriginalFacts = NO_FACTS) -> dict[str, Any]:
+    """A checkpoint's content in this project's form; a file of the original is converted, with the help of `facts`."""
+    content = read_content(path, "checkpoint", "model-*.pt")
     if is_original(content):
-        return content
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise ValueError(f"'{path}' is not a model checkpoint of this project or of the original GenieRedux")
-    if content["format_version"] > FORMAT_VERSION:
-        raise ValueError(
-            f"'{path}' has format version {content['format_version']}; this code reads up to {FORMAT_VERSION}"
-        )
-    return content
+        return convert_checkpoint(path, content, facts)
+    return _checked(content, path, FORMAT, FORMAT_VERSION, "model checkpoint")
 
 
 def parse_config(plain: dict[str, Any], path: Path) -> ModelConfig:
-    """A `ModelConfig` of a checkpoint's plain values; ValueError where a key is unknown."""
+    """A `ModelConfig` of a checkpoint's plain values; UserError where a key is unknown."""
+    renamed = {_OLD_NAMES.get(name, name): value for name, value in plain.items()}
     try:
-        config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(ModelConfig), plain))
-    except Exception as error:
-        raise ValueError(f"configuration in '{path}' is not understood: {str(error).splitlines()[0]}") from error
+        config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(ModelConfig), renamed))
+    except OmegaConfBaseException as error:
+        raise UserError(f"configuration in '{path}' is not understood: {str(error).splitlines()[0]}") from error
     assert isinstance(config, ModelConfig)
     return config
 
 
-def load_strictly(model: nn.Module, state: dict[str, Tensor], path: Path, optional: str | None = None) -> None:
-    """Load a state dict; an unknown, missing or misshapen tensor is an error that names it. Names that begin with
-    `optional` may be missing."""
+def load_strictly(model: nn.Module, state: dict[str, Tensor], path: Path, optional: Sequence[str] = ()) -> None:
+    """Load a state dict; an unknown, missing or misshapen tensor is an error that names it.
+
+    Tensors whose names begin with one of `optional` may be missing.
+    """
     own = model.state_dict()
     unknown = sorted(set(state) - set(own))
-    missing = sorted(name for name in set(own) - set(state) if not (optional and name.startswith(optional)))
+    missing = sorted(name for name in set(own) - set(state) if not name.startswith(tuple(optional)))
     shapes = [
         f"{n} {tuple(state[n].shape)} instead of {tuple(own[n].shape)}"
         for n in own
@@ -186,52 +234,23 @@ def load_strictly(model: nn.Module, state: dict[str, Tensor], path: Path, option
     ]
     for kind, names in (("unknown", unknown), ("missing", missing), ("misshapen", shapes)):
         if names:
-            raise ValueError(f"'{path}' does not fit the model: {len(names)} {kind} tensors, first '{names[0]}'")
+            raise UserError(f"'{path}' does not fit the model: {len(names)} {kind} tensors, first '{names[0]}'")
     model.load_state_dict(state, strict=False)
 
 
-def _tokenizer_beside(path: Path, tokenizer_path: Path | None) -> Path:
-    if tokenizer_path is not None:
-        return Path(tokenizer_path)
+def _frozen_tokenizer(path: Path, trained_with: dict[str, Any], tokenizer_path: Path | None) -> Tokenizer:
+    """The tokenizer at `tokenizer_path` or next to the world model at `path`; UserError if its ids mean something else.
+
+    `trained_with`: what is known of the configuration of the tokenizer that the world model was trained with.
+    """
     beside = path.parent / "tokenizer.pt"
-    if not beside.is_file():
-        raise FileNotFoundError(
-            f"world model '{path}' has no tokenizer.pt beside it: put its tokenizer there or set tokenizer_fpath"
-        )
-    return beside
-
-
-def _check_codes(config: ModelConfig, tokenizer: Tokenizer, path: Path) -> None:
-    for name in ("quantizer", "codebook_size", "image_size", "patch_size"):
-        ours, theirs = getattr(config.tokenizer, name), getattr(tokenizer.config, name)
-        if ours != theirs:
-            raise ValueError(f"'{path}' was trained with tokenizer.{name} {ours}, the tokenizer given has {theirs}")
-
-
-def _load_original(
-    path: Path, checkpoint: dict[str, Any], device: str, tokenizer_path: Path | None, facts: OriginalFacts
-) -> LoadedModel:
-    original = read_original(path, checkpoint, facts)
-    config = original.config
-    if original.tokenizer:
-        model = build_model(config)
-        load_strictly(model, original.tokenizer, path)
-        return LoadedModel(model.to(device).eval(), config, original.step)
-    tokenizer = load_tokenizer(_tokenizer_beside(path, tokenizer_path), OriginalFacts(config.tokenizer.image_size))
-    config.tokenizer = tokenizer.config
-    if config.model != "genie_redux" and config.dynamics.action_dim is None:
-        raise ValueError(
-            f"'{path}' does not tell its number of actions: put its config.yaml beside it, or run "
-            "'python run.py genie_redux import source=… target=… action_dim=<number>'"
-        )
-    world_model = build_world_model(config, tokenizer)
-    state = {f"dynamics.{name}": tensor for name, tensor in original.dynamics.items()}
-    state |= {f"lam.{name}": tensor for name, tensor in original.lam.items()}
-    embedding = world_model.dynamics.action_embedding
-    if embedding is not None:
-        logger.warning(
-            "'%s' holds no action embeddings (the original did not save them): they start from the seed", path
-        )
-        state["dynamics.action_embedding.weight"] = embedding.weight.detach()
-    load_strictly(world_model, state, path, optional="tokenizer.")
-    return LoadedModel(world_model.to(device).eval(), config, original.step)
+    if tokenizer_path is None and not beside.is_file():
+        problem = f"world model '{path}' has no tokenizer.pt next to it"
+        raise MissingPathError("tokenizer_fpath", UNSET, problem, "put its tokenizer there or set {tokenizer_fpath}")
+    with under("", path="tokenizer_fpath"):
+        tokenizer = load_tokenizer(tokenizer_path or beside, OriginalFacts(trained_with.get("image_size")))
+    for name in _CODE_SETTINGS:
+        ours, theirs = trained_with.get(name), getattr(tokenizer.config, name)
+        if name in trained_with and ours != theirs:
+            raise UserError(f"'{path}' was trained with tokenizer.{name}={ours}, the tokenizer given has {theirs}")
+    return tokenizer

@@ -32,15 +32,15 @@ class TokenizerConfig(TransformerConfig):
     channels: int = 3
     patch_size: int = 4
     temporal_patch_size: int = 1
-    quantizer: str = "vq"  # vq (a learned codebook) | fsq (finite scalar quantisation: a fixed grid)
+    # vq (a learned codebook) | fsq (finite scalar quantisation: a fixed grid)
+    quantizer: str = "vq"
     # fsq only: values per channel. Their product is the codebook's size and their number its width, in place of
     # codebook_size and codebook_dim.
     fsq_levels: list[int] = field(default_factory=lambda: [8, 5, 5, 5])
     codebook_size: int = 1024
     codebook_dim: int = 32
     commitment_weight: float = 0.25
-    # Codes drawn less than this share of the mean are moved to badly fitted vectors of the batch; 0 = never, as
-    # published.
+    # Codes drawn less often than this share of the mean are moved to badly fitted vectors of the batch; 0 = never.
     dead_code_threshold: float = 0.0
     vq_loss_weight: float = 1.0
     recons_loss_weight: float = 1.0
@@ -77,8 +77,7 @@ class DynamicsConfig(TransformerConfig):
     use_token: bool = True
     loss: str = "cross_entropy"  # cross_entropy | tdce
     tdce_weight: float = 1.0
-    # Pixel error of the decoded prediction, straight through to the distribution; 0 = off (train.use_decoder_loss
-    # sets 1).
+    # Weight of the decoded prediction's pixel error; train.use_decoder_loss=true makes 0 a 1.
     decoder_loss_weight: float = 0.0
     # Mask rate of training inputs, drawn uniformly once a step.
     min_mask_rate: float = 0.5
@@ -90,13 +89,24 @@ class DynamicsConfig(TransformerConfig):
 class ModelConfig:
     """Which model, and the sizes of its parts. What a checkpoint's `config.yaml` holds, with the dataset's facts."""
 
-    model: str = (
-        "genie_redux_guided"  # tokenizer | lam | genie_redux | genie_redux_guided | genie_redux_guided_pretrain
-    )
+    # tokenizer | lam | genie_redux | genie_redux_guided | genie_redux_guided_pretrain
+    model: str = "genie_redux_guided"
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     lam: LamConfig = field(default_factory=LamConfig)
     dynamics: DynamicsConfig = field(default_factory=DynamicsConfig)
     # Names of the actions that the model was trained with; empty until a dataset is known.
     action_names: list[str] = field(default_factory=list)
-    # The table around whose characters that dataset was recorded (its `roi_annotation_fpath`); "": whole pictures.
-    recorded_around: str = ""
+    # Name of the ROI table around whose characters that dataset was recorded; "" = whole frames.
+    roi_table: str = ""
+
+
+@dataclass(frozen=True)
+class SampleSettings:
+    """How a world model draws new frames: all at once (`one_go`) or `dream_length` at a time (`autoregressive`)."""
+
+    method: str = "one_go"
+    # MaskGIT rounds for each draw of frames.
+    inference_steps: int = 25
+    dream_length: int = 2
+    # None = dynamics.sample_temperature.
+    temperature: float | None = None

@@ -1,47 +1,88 @@
 """Configuration to model, with fresh weights."""
 
-from torch import nn
+from collections.abc import Callable
+from dataclasses import dataclass
 
+from data_generation.data.errors import FieldError, under
+from models.base import Model
 from models.config import ModelConfig
 from models.dynamics import Dynamics
 from models.genie_redux import GenieRedux
 from models.lam import LatentActionModel
 from models.tokenizer import Tokenizer
 
-GUIDED = ("genie_redux_guided", "genie_redux_guided_pretrain")  # two names, one architecture
-WORLD_MODELS = (*GUIDED, "genie_redux")
-MODELS = ("tokenizer", "lam", *WORLD_MODELS)
+
+@dataclass(frozen=True)
+class Kind:
+    """What a value of `ModelConfig.model` stands for. Models of one `architecture` take each other's weights."""
+
+    architecture: str
+    model: type[Model]
+    # Arguments: the configuration, and the trained tokenizer around which a world model is built.
+    build: Callable[[ModelConfig, Tokenizer | None], Model]
+    # The parts of the configuration that give its sizes.
+    parts: tuple[str, ...]
+    takes_actions: bool = False
+    # What the names of a latent action model's tensors begin with; None where there is none.
+    lam_prefix: str | None = None
 
 
-def build_model(config: ModelConfig) -> nn.Module:
+def build_model(config: ModelConfig, tokenizer: Tokenizer | None = None) -> Model:
     """A `Tokenizer`, `LatentActionModel` or `GenieRedux` with fresh weights.
 
-    A world model's tokenizer is fresh too: load a trained one before use. Raises ValueError for an unknown model or
-    sizes that do not fit.
+    `tokenizer`: the trained one around which a world model is built, whose config replaces `config.tokenizer`; without
+    it, a world model's tokenizer is fresh too. Raises FieldError for an unknown model or sizes that do not fit.
     """
-    if config.model == "tokenizer":
+    return kind_of(config).build(config, tokenizer)
+
+
+def kind_of(config: ModelConfig) -> Kind:
+    """What `config.model` stands for; FieldError for an unknown one."""
+    if config.model not in KINDS:
+        raise FieldError("model", config.model, "is unknown", f"use one of {', '.join(KINDS)}")
+    return KINDS[config.model]
+
+
+def _tokenizer(config: ModelConfig, _tokenizer: Tokenizer | None = None) -> Tokenizer:
+    with under("tokenizer"):
         return Tokenizer(config.tokenizer)
-    if config.model == "lam":
-        return LatentActionModel(config.lam, config.tokenizer)
-    if config.model in WORLD_MODELS:
-        return build_world_model(config, Tokenizer(config.tokenizer))
-    raise ValueError(f"model '{config.model}' is unknown: use one of {', '.join(MODELS)}")
 
 
-def build_world_model(config: ModelConfig, tokenizer: Tokenizer) -> GenieRedux:
-    """A world model with fresh dynamics (and LAM) around a given tokenizer, whose config wins over
-    `config.tokenizer`."""
-    guided = config.model in GUIDED
-    frames = tokenizer.config
-    dims = {"tokenizer.dim": frames.dim, "dynamics.dim": config.dynamics.dim}
-    if frames.temporal_patch_size != 1:
-        raise ValueError("tokenizer.temporal_patch_size must be 1 for a world model: one action moves one frame")
-    if guided and config.dynamics.use_token and frames.dim != config.dynamics.dim:
-        raise ValueError(f"{dims}: the token input (dynamics.use_token) needs equal widths")
-    lam = None if guided else LatentActionModel(config.lam, frames)
-    if lam is not None and config.lam.dim != config.dynamics.dim:
-        raise ValueError(
-            f"lam.dim {config.lam.dim} must equal dynamics.dim {config.dynamics.dim}, since actions are added to "
-            "tokens: set both to the same"
-        )
-    return GenieRedux(tokenizer, Dynamics(config.dynamics, frames, guided), lam)
+def _lam(config: ModelConfig, tokenizer: Tokenizer | None = None) -> LatentActionModel:
+    with under("lam"):
+        return LatentActionModel(config.lam, tokenizer.config if tokenizer else config.tokenizer)
+
+
+def _guided(config: ModelConfig, tokenizer: Tokenizer | None) -> GenieRedux:
+    return _world_model(config, tokenizer or _tokenizer(config), guided=True)
+
+
+def _unguided(config: ModelConfig, tokenizer: Tokenizer | None) -> GenieRedux:
+    return _world_model(config, tokenizer or _tokenizer(config), guided=False)
+
+
+def _world_model(config: ModelConfig, tokenizer: Tokenizer, guided: bool) -> GenieRedux:
+    sizes = tokenizer.config
+    if sizes.temporal_patch_size != 1:
+        problem = "must be 1 for a world model: one action moves one frame"
+        raise FieldError("tokenizer.temporal_patch_size", sizes.temporal_patch_size, problem)
+    if guided and config.dynamics.use_token and sizes.dim != config.dynamics.dim:
+        problem = f"the token input ({{dynamics.use_token}}) needs the width {{tokenizer.dim}}={sizes.dim}"
+        raise FieldError("dynamics.dim", config.dynamics.dim, problem)
+    if not guided and config.lam.dim != config.dynamics.dim:
+        problem = f"must equal {{dynamics.dim}}={config.dynamics.dim}, since actions are added to tokens"
+        raise FieldError("lam.dim", config.lam.dim, problem, "set both to the same")
+    lam = None if guided else _lam(config, tokenizer)
+    with under("dynamics"):
+        return GenieRedux(tokenizer, Dynamics(config.dynamics, sizes, guided), lam)
+
+
+_GUIDED = Kind("genie_redux_guided", GenieRedux, _guided, ("tokenizer", "dynamics"), takes_actions=True)
+# The guided model has two names, the second for what is trained on many games.
+KINDS = {
+    "tokenizer": Kind("tokenizer", Tokenizer, _tokenizer, ("tokenizer",)),
+    "lam": Kind("lam", LatentActionModel, _lam, ("tokenizer", "lam"), lam_prefix=""),
+    "genie_redux_guided": _GUIDED,
+    "genie_redux_guided_pretrain": _GUIDED,
+    "genie_redux": Kind("genie_redux", GenieRedux, _unguided, ("tokenizer", "lam", "dynamics"), lam_prefix="lam."),
+}

@@ -5,30 +5,33 @@ import torch.nn.functional as F
 from einops import rearrange, repeat
 from torch import Tensor, nn
 
+from data_generation.data.errors import UNSET, FieldError
 from models.components.position import ContinuousPositionBias
 from models.components.st_transformer import Cache, STTransformer
 from models.config import DynamicsConfig, TokenizerConfig
 
-TOKEN_SCALE = 10.0  # of the token input
-GRADIENT_SHARE = 0.1  # of the embeddings' gradient that is kept (gradient shrink)
+# Factor of the token input.
+TOKEN_SCALE = 10.0
+# Share of the embeddings' gradient that is kept (gradient shrink).
+GRADIENT_SHARE = 0.1
 
 
 class Dynamics(nn.Module):
     """Logits of the next frame's tokens from (partly masked) tokens and actions.
 
-    Guided (GenieRedux-G): actions are ids 0..action_dim-1, concatenated to every token as a learned embedding or
-    one-hot.
+    Guided (GenieRedux-G): actions are ids 0..action_dim-1, concatenated to every token, embedded or one-hot.
     Unguided (GenieRedux): actions are latent action vectors (B, T, D), added to every token.
     """
 
-    def __init__(self, config: DynamicsConfig, frames: TokenizerConfig, guided: bool):
+    def __init__(self, config: DynamicsConfig, tokenizer_config: TokenizerConfig, guided: bool):
         super().__init__()
         if guided and not config.action_dim:
-            raise ValueError("dynamics.action_dim is not set: a guided model needs the dataset's number of actions")
+            problem = "is not set, but a guided model needs the dataset's number of actions"
+            raise FieldError("action_dim", UNSET, problem, "set it")
         self.config, self.guided = config, guided
         self.action_dim = config.action_dim or 0
-        self.grid = frames.image_size // frames.patch_size
-        self.codebook_size = frames.codebook_size
+        self.grid = tokenizer_config.image_size // tokenizer_config.patch_size
+        self.codebook_size = tokenizer_config.codebook_size
         self.action_embedding: nn.Embedding | None = None
         action_width = 0
         if guided:
@@ -36,15 +39,16 @@ class Dynamics(nn.Module):
             if config.use_action_embeddings:
                 self.action_embedding = nn.Embedding(self.action_dim, config.dim)
         width = config.dim + action_width
-        self.token_embedding = nn.Embedding(frames.codebook_size + 1, config.dim)  # the last one = mask
+        # The last one is the mask token.
+        self.token_embedding = nn.Embedding(self.codebook_size + 1, config.dim)
         self.position_embedding = nn.Embedding(config.max_seq_len, config.dim)
         self.position_bias = ContinuousPositionBias(config.dim_head, config.heads)
         self.transformer = STTransformer(config, "st", dim=width)
-        self.to_logits = nn.Linear(width, frames.codebook_size)
+        self.to_logits = nn.Linear(width, self.codebook_size)
 
     @property
     def use_token(self) -> bool:
-        """Whether the token's code is an input too; a matter of the guided model only."""
+        """Whether the token's code is an input too, which only the guided model has."""
         return self.guided and self.config.use_token
 
     @property
@@ -55,16 +59,12 @@ class Dynamics(nn.Module):
     def embed(self, ids: Tensor, mask: Tensor, actions: Tensor, token_input: Tensor | None, start: int = 0) -> Tensor:
         """Tokens (B, T, h, w, width) of ids (B, T, h, w), mask (True = masked) and the actions of these frames.
 
-        `token_input` (B, T, h, w, D): the ids' projected codes, where `use_token`. `start`: number of frames before
-        these.
+        `token_input` (B, T, h, w, D): the ids' projected codes, where `use_token`. `start`: frames before these.
         """
         per_frame = self.grid**2
         if (start + ids.shape[1]) * per_frame > self.config.max_seq_len:
-            raise ValueError(
-                f"{start + ids.shape[1]} frames of {per_frame} tokens exceed dynamics.max_seq_len "
-                f"{self.config.max_seq_len}: "
-                f"use at most {self.max_frames} frames"
-            )
+            problem = f"{start + ids.shape[1]} frames of {per_frame} tokens exceed it"
+            raise FieldError("max_seq_len", self.config.max_seq_len, problem, f"use at most {self.max_frames} frames")
         x = self.token_embedding(torch.where(mask, self.codebook_size, ids))
         positions = self.position_embedding.weight[start * per_frame : (start + ids.shape[1]) * per_frame]
         x = x + rearrange(positions, "(t h w) d -> t h w d", h=self.grid, w=self.grid)

@@ -1,29 +1,26 @@
 """The world models: GenieRedux-G (given actions) and GenieRedux (latent actions). arXiv 2409.06445, 2504.02515."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
+from data_generation.data.errors import FieldError, under
 from models import streaming
+from models.base import Model, Output, Prediction, Rollout
 from models.components.maskgit import DecodeSettings, Generators, iterative_decode, random_mask, token_distance
 from models.components.st_transformer import Cache
+from models.config import SampleSettings
 from models.dynamics import Dynamics
 from models.lam import LatentActionModel
-from models.output import Output
 from models.tokenizer import Tokenizer
 
+__all__ = ["SAMPLE_METHODS", "Chunk", "GenieRedux", "SampleSettings"]
 
-@dataclass(frozen=True)
-class SampleSettings:
-    """How new frames are drawn: all at once (`one_go`) or `dream_length` at a time (`autoregressive`)."""
-
-    method: str = "one_go"
-    inference_steps: int = 25
-    dream_length: int = 2
-    temperature: float | None = None  # None = dynamics.sample_temperature
+SAMPLE_METHODS = ("one_go", "autoregressive")
 
 
 @dataclass
@@ -34,8 +31,12 @@ class Chunk:
     logits: Tensor
 
 
-class GenieRedux(nn.Module):
+class GenieRedux(Model):
     """A frozen tokenizer, a dynamics model and, in the unguided form, a latent action model trained with it."""
+
+    continues: ClassVar[bool] = True
+    frozen_parts: ClassVar[tuple[str, ...]] = ("tokenizer",)
+    min_frames: ClassVar[int] = 2
 
     def __init__(self, tokenizer: Tokenizer, dynamics: Dynamics, lam: LatentActionModel | None):
         super().__init__()
@@ -53,14 +54,28 @@ class GenieRedux(nn.Module):
     # ---- training -----------------------------------------------------------------------------------------------
 
     @property
+    def takes_actions(self) -> bool:
+        """The guided model takes the recorded actions, the other one infers them."""
+        return self.lam is None
+
+    @property
+    def takes_token_ids(self) -> bool:
+        """The frozen tokenizer's ids of a clip never change."""
+        return True
+
+    @property
     def needs_video(self) -> bool:
-        """Whether the training loss takes frames besides their token ids."""
+        """Whether the training loss takes frames in addition to their token ids."""
         return self.lam is not None or self.dynamics.config.decoder_loss_weight > 0
+
+    def has_idle_parameters(self, num_frames: int) -> bool:
+        """The dynamics always learns as a whole."""
+        return self.lam is not None and self.lam.has_idle_parameters(num_frames)
 
     def forward(
         self,
         video: Tensor | None,
-        actions: Tensor,
+        actions: Tensor | None = None,
         generator: torch.Generator | None = None,
         ids: Tensor | None = None,
     ) -> Output:
@@ -74,7 +89,10 @@ class GenieRedux(nn.Module):
             ids = self.tokenizer.encode(video)
         return self.loss(video, ids, actions, generator)
 
-    def loss(self, video: Tensor | None, ids: Tensor, actions: Tensor, generator: torch.Generator | None) -> Output:
+    @under("dynamics")
+    def loss(
+        self, video: Tensor | None, ids: Tensor, actions: Tensor | None, generator: torch.Generator | None
+    ) -> Output:
         """As `forward`, with the frames' token ids (B, T, h, w) given. Cross-entropy at the masked positions only."""
         inputs, targets = ids[:, :-1], ids[:, 1:]
         mask = random_mask(tuple(inputs.shape), self.dynamics.config.min_mask_rate, inputs.device, generator)
@@ -86,6 +104,7 @@ class GenieRedux(nn.Module):
             lam_output = self.lam.loss(video, latent)
             actions, extra = latent.quantized.output, lam_output.loss
             logs |= lam_output.logs
+        assert actions is not None
         logits = self.dynamics(inputs, mask, actions, self._token_input(inputs))
         token_loss, token_logs = self.token_loss(logits, targets, mask)
         loss = token_loss + extra
@@ -130,6 +149,15 @@ class GenieRedux(nn.Module):
             raise ValueError("this model takes true actions: it has no latent action model to infer them with")
         return self.lam.infer_actions(video)
 
+    def driving_actions(self, video: Tensor, actions: Tensor) -> Tensor:
+        """Action ids (B, T-1) under which clips are replicated: the recorded ones, or latent ones of the whole clip."""
+        return actions if self.lam is None else self.infer_actions(video)
+
+    @property
+    def action_codes(self) -> Tensor | None:
+        """The LAM's; None for a guided model."""
+        return None if self.lam is None else self.lam.action_codes
+
     @property
     def num_actions(self) -> int:
         """Number of actions that `sample` accepts."""
@@ -173,8 +201,8 @@ class GenieRedux(nn.Module):
                 f"{num_prime} prime and {num_frames} new frames need {num_prime - 1 + num_frames} actions, "
                 f"got {actions.shape[1]}"
             )
-        if settings.method not in ("one_go", "autoregressive"):
-            raise ValueError(f"inference_method '{settings.method}' is unknown: use one_go or autoregressive")
+        if settings.method not in SAMPLE_METHODS:
+            raise FieldError("inference_method", settings.method, "is unknown", f"use {' or '.join(SAMPLE_METHODS)}")
         length = num_frames if settings.method == "one_go" else settings.dream_length
         action_input = self.action_input(actions)
         temperature = self.dynamics.config.sample_temperature if settings.temperature is None else settings.temperature
@@ -183,13 +211,29 @@ class GenieRedux(nn.Module):
         for start in range(0, num_frames, length):
             count = min(length, num_frames - start)
             first = cache.num_frames
-            logits, cache = self.commit(pending, action_input[:, first : first + pending.shape[1]], cache)
+            logits, cache = self.append_frames(pending, action_input[:, first : first + pending.shape[1]], cache)
             later = action_input[:, cache.num_frames : cache.num_frames + count - 1]
-            ids, chunk_logits = iterative_decode(
-                logits[:, -1:], count, self._later_logits(later, cache), decode, generators
-            )
+            with under("dynamics"):
+                ids, chunk_logits = iterative_decode(
+                    logits[:, -1:], count, self._later_logits(later, cache), decode, generators
+                )
             yield Chunk(ids, chunk_logits)
             pending = ids
+
+    def predict(
+        self, video: Tensor, actions: Tensor, rollout: Rollout, generators: Sequence[torch.Generator]
+    ) -> Prediction:
+        """The clips' prime frames continued under the clips' own actions."""
+        video, actions = video[:, : rollout.length], actions[:, : rollout.length - 1]
+        return self.continue_clips(video, self.driving_actions(video, actions), rollout, generators)
+
+    def continue_clips(
+        self, video: Tensor, actions: Tensor, rollout: Rollout, generators: Sequence[torch.Generator]
+    ) -> Prediction:
+        """The prime frames of clips (B, P+N, C, H, W) continued under action ids (B, P-1+N)."""
+        num_prime = rollout.num_prime
+        frames = self.sample(video[:, :num_prime], actions, rollout.num_frames, rollout.settings, generators)
+        return Prediction(frames.float(), video[:, num_prime:], num_given=num_prime, num_prime=num_prime)
 
     @torch.no_grad()
     def masked_features(self, prime_ids: Tensor, actions: Tensor, num_frames: int) -> Tensor:
@@ -207,8 +251,10 @@ class GenieRedux(nn.Module):
 
     @torch.no_grad()
     def known_features(self, ids: Tensor, actions: Tensor) -> Tensor:
-        """Hidden tokens (B, T, h, w, width) of frames with known ids (B, T, h, w) and action ids (B, T), no token
-        masked; those at frame t are about frame t + 1."""
+        """Hidden tokens (B, T, h, w, width) of frames with known ids (B, T, h, w) and action ids (B, T).
+
+        No token is masked; those at frame t are about frame t + 1.
+        """
         mask = torch.zeros_like(ids, dtype=torch.bool)
         return self.dynamics.features(ids, mask, self.action_input(actions), self._token_input(ids))
 
@@ -218,32 +264,34 @@ class GenieRedux(nn.Module):
     ) -> streaming.StreamState:
         """Begin an interactive rollout after prime frames (B, P, C, H, W); `step` continues it.
 
-        actions (B, P-1): ids of the transitions between the prime frames. None: nothing to tell (P = 1), or, for an
-        unguided model, inferred. `window`: frames of history, None = what `dynamics.max_seq_len` allows.
+        actions (B, P-1): ids of the transitions between the prime frames. None: there are none (P = 1), or an unguided
+        model infers them. `window`: frames of history, None = what `dynamics.max_seq_len` allows.
         """
+        num_prime = prime_frames.shape[1]
+        if actions is None and num_prime > 1:
+            if self.lam is None:
+                raise ValueError(f"{num_prime} prime frames need the {num_prime - 1} actions between them")
+            actions = self.infer_actions(prime_frames)
         if actions is None:
-            if self.lam is None and prime_frames.shape[1] > 1:
-                raise ValueError(
-                    f"{prime_frames.shape[1]} prime frames need the {prime_frames.shape[1] - 1} actions between them"
-                )
-            none = torch.zeros(len(prime_frames), 0, dtype=torch.int64, device=prime_frames.device)
-            actions = self.infer_actions(prime_frames) if prime_frames.shape[1] > 1 else none
+            actions = torch.zeros(len(prime_frames), 0, dtype=torch.int64, device=prime_frames.device)
         ids = self.tokenizer.encode(prime_frames)
-        return streaming.start(self, ids, self.action_input(actions), min(window or 10**9, self.dynamics.max_frames))
+        longest = self.dynamics.max_frames
+        window = longest if window is None else min(window, longest)
+        return streaming.start(self, ids, self.action_input(actions), window)
 
     @torch.no_grad()
     def step(self, state: streaming.StreamState, action: Tensor) -> tuple[Tensor, streaming.StreamState]:
-        """The next frame (B, C, H, W), not clamped, after action ids (B,), and the state to go on from."""
+        """The next frame (B, C, H, W), not clamped, after action ids (B,), and the state after it."""
         return streaming.step(self, state, self.action_input(action.unsqueeze(1)))
 
-    def commit(self, ids: Tensor, action_input: Tensor, cache: Cache) -> tuple[Tensor, Cache]:
-        """Commit frames with known ids (B, T, h, w): logits of the frames after them, and the longer cache."""
+    @under("dynamics")
+    def append_frames(self, ids: Tensor, action_input: Tensor, cache: Cache) -> tuple[Tensor, Cache]:
+        """Append frames with known ids (B, T, h, w) to `cache`: logits of the frames after them, the longer cache."""
         mask = torch.zeros_like(ids, dtype=torch.bool)
         return self.dynamics.extend(ids, mask, action_input, self._token_input(ids), cache)
 
     def _later_logits(self, action_input: Tensor, cache: Cache) -> Callable[[Tensor, Tensor], Tensor]:
-        """The function that `iterative_decode` calls each round; the cache of the committed frames serves every
-        round."""
+        """The function that `iterative_decode` calls each round; the cache of the known frames serves every round."""
 
         def logits(ids: Tensor, mask: Tensor) -> Tensor:
             return self.dynamics.extend(ids, mask, action_input, self._token_input(ids), cache)[0]

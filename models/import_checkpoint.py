@@ -6,8 +6,9 @@ from pathlib import Path
 
 import torch
 
+from data_generation.data.errors import UNSET, FieldError, under
 from models.checkpoint import load_model, save_model
-from models.import_original import OriginalFacts
+from models.original import OriginalFacts
 
 logger = logging.getLogger(__name__)
 
@@ -20,29 +21,30 @@ class ImportConfig:
 
     source: str = ""  # an original .pt file, or hub:<repository>/<file>, which is downloaded
     target: str = ""  # folder for model-<step>.pt, config.yaml and, for world models, tokenizer.pt
-    tokenizer_fpath: str | None = (
-        None  # tokenizer of a world model (original or not); None = tokenizer.pt beside the source
-    )
+    # Tokenizer of a world model, original or not; None = tokenizer.pt next to the source.
+    tokenizer_fpath: str | None = None
     image_size: int | None = None  # where neither config.yaml nor tensors tell it; else 64
     action_dim: int | None = None  # number of actions, where neither config.yaml nor tensors tell it
     seed: int = 0  # of the action embeddings that original guided models lack
 
 
 def import_checkpoint(cfg: ImportConfig) -> Path:
-    """Write the checkpoint in this project's form and return its path. Names are mapped strictly: an unknown, missing
-    or misshapen tensor is a ValueError that names it."""
+    """Write the checkpoint in this project's form and return its path.
+
+    Names are mapped strictly: an unknown, missing or misshapen tensor is a UserError that names it.
+    """
     for key in ("source", "target"):
         if not getattr(cfg, key):
-            raise ValueError(
-                f"{key} is not set: python run.py genie_redux import source=<original .pt> target=<folder>"
-            )
+            remedy = "python run.py genie_redux import source=<original .pt> target=<folder>"
+            raise FieldError(key, UNSET, "is not set", remedy)
     target = Path(cfg.target)
     if any(target.glob("model-*.pt")):
-        raise ValueError(f"target='{target}' holds checkpoints already: give an empty folder")
+        raise FieldError("target", target, "holds checkpoints already", "give an empty folder")
     torch.manual_seed(cfg.seed)
-    tokenizer_path = _local(cfg.tokenizer_fpath) if cfg.tokenizer_fpath else None
-    facts = OriginalFacts(cfg.image_size, cfg.action_dim)
-    loaded = load_model(_local(cfg.source), tokenizer_path=tokenizer_path, facts=facts)
+    source = _local("source", cfg.source)
+    tokenizer_path = _local("tokenizer_fpath", cfg.tokenizer_fpath) if cfg.tokenizer_fpath else None
+    with under("", path="source"):
+        loaded = load_model(source, tokenizer_path=tokenizer_path, facts=OriginalFacts(cfg.image_size, cfg.action_dim))
     path = target / f"model-{loaded.step}.pt"
     save_model(path, loaded.model, loaded.config, loaded.step)
     parameters = sum(p.numel() for p in loaded.model.parameters())
@@ -50,20 +52,19 @@ def import_checkpoint(cfg: ImportConfig) -> Path:
     return path
 
 
-def _local(source: str) -> Path:
-    """The file, downloaded if it is on the model hub."""
+def _local(field: str, source: str) -> Path:
+    """The file that `field` names, downloaded if it is on the model hub."""
     if not source.startswith(HUB):
         return Path(source)
     repository, _, name = source.removeprefix(HUB).rpartition("/")
     if repository.count("/") != 1 or not name:
-        raise ValueError(f"'{source}' is not of the form hub:<owner>/<repository>/<file>")
-    from huggingface_hub import hf_hub_download  # slow to import, and rarely needed
+        raise FieldError(field, source, "is not of the form hub:<owner>/<repository>/<file>")
+    # Imported here: slow to import, and rarely needed.
+    from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
         return Path(hf_hub_download(repository, name))
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
-        raise ValueError(
-            f"'{source}' cannot be downloaded ({type(error).__name__}): fetch '{name}' of the model repository "
-            f"'{repository}' elsewhere, put it into a folder and give its path as source"
-        ) from error
+        remedy = f"fetch '{name}' of the model repository '{repository}' elsewhere and give the path of the file"
+        raise FieldError(field, source, f"cannot be downloaded ({type(error).__name__})", remedy) from error

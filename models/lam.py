@@ -1,18 +1,20 @@
 """Latent action model (Genie: Bruce et al. 2024, section 2.1; arXiv 2409.06445, section 3)."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from models.base import Model, Output, Prediction, Rollout
 from models.components.patch_embedding import PatchEmbedding, PixelHead
 from models.components.position import ContinuousPositionBias
 from models.components.st_transformer import STTransformer
 from models.components.vector_quantize import Quantized, VectorQuantizer, perplexity, used_share
 from models.config import LamConfig, TokenizerConfig
-from models.output import Output
 
 
 @dataclass
@@ -25,22 +27,25 @@ class LatentActions:
     bias: Tensor
 
 
-class LatentActionModel(nn.Module):
+class LatentActionModel(Model):
     """Names the change between neighbouring frames by one of `num_actions` codes, learned from video alone."""
 
-    def __init__(self, config: LamConfig, frames: TokenizerConfig):
+    min_frames: ClassVar[int] = 2
+
+    def __init__(self, config: LamConfig, tokenizer_config: TokenizerConfig):
         super().__init__()
-        self.config, self.frames = config, frames
-        self.grid = frames.image_size // frames.patch_size
-        self.patch_embedding = PatchEmbedding(frames, config.dim)
-        self.position_bias = ContinuousPositionBias(config.dim, config.heads)  # shared by encoder and decoder
+        self.config, self.tokenizer_config = config, tokenizer_config
+        self.grid = tokenizer_config.image_size // tokenizer_config.patch_size
+        self.patch_embedding = PatchEmbedding(tokenizer_config, config.dim)
+        # Shared by encoder and decoder.
+        self.position_bias = ContinuousPositionBias(config.dim, config.heads)
         self.encoder = STTransformer(config, "st")
         self.to_action = nn.Sequential(nn.Linear(self.grid**2 * config.dim, config.dim), nn.LayerNorm(config.dim))
         self.quantizer = VectorQuantizer(
             config.dim, config.num_actions, config.codebook_dim, config.commitment_weight, config.dead_code_threshold
         )
         self.decoder = STTransformer(config, "ts")
-        self.to_pixels = PixelHead(frames, config.dim)
+        self.to_pixels = PixelHead(tokenizer_config, config.dim)
 
     def infer(self, video: Tensor) -> LatentActions:
         """Latent actions between the frames (B, T, C, H, W)."""
@@ -50,7 +55,7 @@ class LatentActionModel(nn.Module):
         vectors = self.to_action(rearrange(encoded, "b t h w d -> b t (h w d)"))
         return LatentActions(self.quantizer(vectors[:, 1:]), patches[:, :-1], bias)
 
-    def predict(self, latent: LatentActions, actions: Tensor) -> Tensor:
+    def decode(self, latent: LatentActions, actions: Tensor) -> Tensor:
         """Frames 1..T-1 (B, T-1, C, H, W) from the frames before them and action vectors (B, T-1, D)."""
         tokens = latent.patches + rearrange(actions, "b t d -> b t 1 1 d")
         return self.to_pixels(self.decoder(tokens, latent.bias))
@@ -58,7 +63,7 @@ class LatentActionModel(nn.Module):
     def reconstruct(self, video: Tensor, actions: Tensor | None = None) -> Tensor:
         """Predict frames 1..T-1 of video (B, T, C, H, W) with its own latent actions or given ids (B, T-1)."""
         latent = self.infer(video)
-        return self.predict(latent, latent.quantized.output if actions is None else self.quantizer.decode(actions))
+        return self.decode(latent, latent.quantized.output if actions is None else self.quantizer.decode(actions))
 
     def loss(self, video: Tensor, latent: LatentActions) -> Output:
         """vq_loss_weight * vq + reconstruction_weight * mse of the predicted frames."""
@@ -70,15 +75,37 @@ class LatentActionModel(nn.Module):
             "lam_used": used_share(latent.quantized.ids, config.num_actions),
         }
         if config.reconstruction_weight > 0:
-            prediction = self.predict(latent, latent.quantized.output)
+            prediction = self.decode(latent, latent.quantized.output)
             recons_loss = F.mse_loss(prediction.float(), video[:, 1:].float())
             loss = loss + config.reconstruction_weight * recons_loss
             logs["lam_recons_loss"] = recons_loss.detach()
         return Output(loss, {"lam_loss": loss.detach(), **logs})
 
-    def forward(self, video: Tensor) -> Output:
-        """Training loss of the LAM by itself on frames (B, T, C, H, W)."""
+    def forward(
+        self,
+        video: Tensor | None,
+        actions: Tensor | None = None,
+        generator: torch.Generator | None = None,
+        ids: Tensor | None = None,
+    ) -> Output:
+        """Training loss of the LAM alone on frames (B, T, C, H, W)."""
+        assert video is not None
         return self.loss(video, self.infer(video))
+
+    def predict(
+        self, video: Tensor, actions: Tensor, rollout: Rollout, generators: Sequence[torch.Generator]
+    ) -> Prediction:
+        """Frames 1..T-1 of the clips (B, T, C, H, W), each from the frames before it and its own latent action."""
+        return Prediction(self.reconstruct(video).float(), video[:, 1:], num_given=1)
+
+    def has_idle_parameters(self, num_frames: int) -> bool:
+        """Whether the decoder, or its pixel head of later frames, gets no gradient."""
+        return num_frames <= 2 or self.config.reconstruction_weight <= 0
+
+    @property
+    def action_codes(self) -> Tensor:
+        """Vectors (K, d) of the latent actions."""
+        return self.quantizer.codebook
 
     @torch.no_grad()
     def infer_actions(self, video: Tensor) -> Tensor:

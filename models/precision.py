@@ -10,7 +10,7 @@ from models.components.position import PEG
 Model = TypeVar("Model", bound=nn.Module)
 
 
-def cast_products(model: Model, dtype: torch.dtype) -> Model:
+def cast_matmul_weights(model: Model, dtype: torch.dtype) -> Model:
     """Cast, in place, the weights that autocast would cast at each use: those of matrix products and convolutions.
 
     Under autocast to `dtype` the model computes the same as before, without casting (1.5 GB moved for each frame of a

@@ -1,25 +1,22 @@
 """Interactive use: one frame a step, at the cost of one frame."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from models.components.st_transformer import Cache
-
-if TYPE_CHECKING:
-    from models.genie_redux import GenieRedux
+from models.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)
 class StreamState:
     """Where an interactive rollout stands. A value: stepping returns a new one, so a player can go back or branch off.
 
-    `ids` (B, T, h, w) and `actions` (B, T-1, ...) are the frames and action inputs within the window; the dynamics'
-    cache holds all frames but the last, which waits for its action; the decoder's cache holds all.
+    `ids` (B, T, h, w) and `actions` (B, T-1, ...) are the frames and action inputs of the history; the dynamics'
+    cache holds all frames but the last, which waits for its action; the decoder's cache holds all. `window` is the
+    greatest number of frames in the history.
     """
 
     ids: Tensor
@@ -29,28 +26,37 @@ class StreamState:
     window: int
 
 
-def start(model: GenieRedux, prime_ids: Tensor, action_input: Tensor, window: int) -> StreamState:
+class Streamable(Protocol):
+    """What streaming needs of a world model."""
+
+    @property
+    def tokenizer(self) -> Tokenizer: ...
+
+    def append_frames(self, ids: Tensor, action_input: Tensor, cache: Cache) -> tuple[Tensor, Cache]: ...
+
+
+def start(model: Streamable, prime_ids: Tensor, action_input: Tensor, window: int) -> StreamState:
     """State after frames with ids (B, P, h, w) and the action inputs (B, P-1, ...) between them."""
     if prime_ids.shape[1] > window:
         prime_ids, action_input = prime_ids[:, -window:], action_input[:, prime_ids.shape[1] - window :]
     dynamics = Cache()
     if prime_ids.shape[1] > 1:
-        dynamics = model.commit(prime_ids[:, :-1], action_input, dynamics)[1]
+        dynamics = model.append_frames(prime_ids[:, :-1], action_input, dynamics)[1]
     decoder = model.tokenizer.decode_next(prime_ids, Cache()).cache
     return StreamState(prime_ids, action_input, dynamics, decoder, window)
 
 
-def step(model: GenieRedux, state: StreamState, action_input: Tensor) -> tuple[Tensor, StreamState]:
+def step(model: Streamable, state: StreamState, action_input: Tensor) -> tuple[Tensor, StreamState]:
     """The next frame (B, C, H, W), not clamped, under action input (B, 1, ...), and the state after it.
 
-    The first frame after committed ones does not depend on masked tokens (the shift): one pass gives the argmax.
-    When the window is full, its newer half becomes the whole of the history, as if play had started there.
+    The first frame after known ones does not depend on masked tokens (the shift): one pass gives the argmax.
+    When the history is full, its newer half becomes the whole of it, as if play had started there.
     """
     if state.ids.shape[1] >= state.window:
         keep = max(1, state.window // 2)
         kept_actions = state.actions[:, state.actions.shape[1] - (keep - 1) :]
         state = start(model, state.ids[:, -keep:], kept_actions, state.window)
-    logits, dynamics = model.commit(state.ids[:, -1:], action_input, state.dynamics)
+    logits, dynamics = model.append_frames(state.ids[:, -1:], action_input, state.dynamics)
     ids = logits.argmax(dim=-1)
     decoded = model.tokenizer.decode_next(ids, state.decoder)
     history = torch.cat([state.ids, ids], dim=1)

@@ -1,29 +1,32 @@
 """ST-ViViT video tokenizer (arXiv 2409.06445, section 3; Genie: Bruce et al. 2024, section 2.1)."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
+from data_generation.data.errors import FieldError, UserError
+from models.base import Model, Output, Prediction, Rollout
 from models.components.finite_scalar_quantize import FiniteScalarQuantizer
 from models.components.patch_embedding import PatchEmbedding, PixelHead
 from models.components.position import ContinuousPositionBias
 from models.components.st_transformer import Cache, STTransformer
 from models.components.vector_quantize import Quantized, VectorQuantizer, perplexity, used_share
 from models.config import TokenizerConfig
-from models.output import Output
 
 
 def make_quantizer(config: TokenizerConfig) -> VectorQuantizer | FiniteScalarQuantizer:
-    """The quantiser that `config.quantizer` names; ValueError for an unknown one."""
+    """The quantiser that `config.quantizer` names; FieldError for an unknown one."""
     if config.quantizer == "fsq":
         return FiniteScalarQuantizer(config.dim, config.fsq_levels)
     if config.quantizer == "vq":
         return VectorQuantizer(
             config.dim, config.codebook_size, config.codebook_dim, config.commitment_weight, config.dead_code_threshold
         )
-    raise ValueError(f"tokenizer.quantizer={config.quantizer} is unknown: use vq or fsq")
+    raise FieldError("quantizer", config.quantizer, "is unknown", "use vq or fsq")
 
 
 @dataclass
@@ -34,15 +37,16 @@ class Decoded:
     cache: Cache
 
 
-class Tokenizer(nn.Module):
+class Tokenizer(Model):
     """Frames to discrete tokens and back; causal in time on both ways."""
+
+    decoder_trains_alone: ClassVar[bool] = True
 
     def __init__(self, config: TokenizerConfig):
         super().__init__()
         if config.image_size % config.patch_size:
-            raise ValueError(
-                f"tokenizer.patch_size {config.patch_size} does not divide tokenizer.image_size {config.image_size}"
-            )
+            problem = f"does not divide {{image_size}}={config.image_size}"
+            raise FieldError("patch_size", config.patch_size, problem, "choose a divisor")
         self.config = config
         self.patch_embedding = PatchEmbedding(config, config.dim)
         self.position_bias = ContinuousPositionBias(config.dim, config.heads)  # shared by encoder and decoder
@@ -63,16 +67,16 @@ class Tokenizer(nn.Module):
     def _check(self, video: Tensor) -> None:
         size, pt = self.config.image_size, self.config.temporal_patch_size
         if video.shape[-2:] != (size, size):
-            raise ValueError(
+            raise UserError(
                 f"frames are {video.shape[-1]}x{video.shape[-2]}, the tokenizer was built for {size}x{size}"
             )
         if (video.shape[1] - 1) % pt:
-            raise ValueError(
-                f"num_frames - 1 must be a multiple of temporal_patch_size {pt}, got {video.shape[1]} frames"
+            raise UserError(
+                f"num_frames={video.shape[1]}: num_frames - 1 must be a multiple of temporal_patch_size={pt}"
             )
 
     def train_decoder_only(self) -> None:
-        """From now on only decoder and pixel heads learn: all that a world model sees of the tokenizer stays.
+        """Train decoder and pixel heads only, from now on: all that a world model sees of the tokenizer stays.
 
         The position bias is frozen, since the encoder uses it too: learning it would change the ids. So is the
         quantiser's output projection: with `dynamics.use_token` it is an input of the dynamics.
@@ -85,14 +89,22 @@ class Tokenizer(nn.Module):
     def _quantize(self, video: Tensor, bias: Tensor) -> Quantized:
         if not self.decoder_only:
             return self.quantizer(self.encoder(self.patch_embedding(video), bias))
-        ids = self.encode(video)  # without a gradient, and without moving codes
+        # Without a gradient, and without moving codes.
+        ids = self.encode(video)
         return Quantized(self.quantizer.decode(ids), ids, torch.zeros((), device=video.device))
 
-    def forward(self, video: Tensor) -> Output:
+    def forward(
+        self,
+        video: Tensor | None,
+        actions: Tensor | None = None,
+        generator: torch.Generator | None = None,
+        ids: Tensor | None = None,
+    ) -> Output:
         """Training loss of frames (B, T, C, H, W) in [0, 1]: vq_loss_weight * vq + recons_loss_weight * mse.
 
         There is no vq loss with fsq nor after `train_decoder_only`.
         """
+        assert video is not None
         self._check(video)
         bias = self._bias()
         quantized = self._quantize(video, bias)
@@ -131,3 +143,9 @@ class Tokenizer(nn.Module):
     def reconstruct(self, video: Tensor) -> Tensor:
         """Frames (B, T, C, H, W) through the codes and back, not clamped."""
         return self.decode(self.encode(video))
+
+    def predict(
+        self, video: Tensor, actions: Tensor, rollout: Rollout, generators: Sequence[torch.Generator]
+    ) -> Prediction:
+        """The clips (B, T, C, H, W) through the codes and back."""
+        return Prediction(self.reconstruct(video).float(), video, num_given=0)

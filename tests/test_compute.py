@@ -16,7 +16,7 @@ from models.components.st_transformer import STTransformer
 from models.config import DynamicsConfig, LamConfig, ModelConfig, TokenizerConfig, TransformerConfig
 from models.construct_model import build_model
 from models.genie_redux import SampleSettings
-from models.precision import cast_products
+from models.precision import cast_matmul_weights
 from training.allocator import keep_freed_memory
 
 SIZES = {"dim": 32, "num_blocks": 2, "heads": 2, "dim_head": 16}
@@ -82,7 +82,7 @@ def test_a_truth_value_of_older_checkpoints_is_understood(old, new, tmp_path):
 
 
 def test_an_unknown_mode_is_named():
-    with pytest.raises(ValueError, match="gradient_checkpointing=some is unknown: use none, selective, full"):
+    with pytest.raises(ValueError, match="gradient_checkpointing=some: is unknown; use none, selective, full"):
         STTransformer(TransformerConfig(**SIZES, gradient_checkpointing="some"), "st")
 
 
@@ -107,7 +107,7 @@ def test_unit_vectors_equal_normalise_and_scale():
 @pytest.mark.parametrize("name", ["genie_redux_guided", "genie_redux"])
 def test_weights_cast_once_give_what_autocast_gives(name):
     model = tiny_model(name)
-    cast = cast_products(deepcopy(model), torch.bfloat16)
+    cast = cast_matmul_weights(deepcopy(model), torch.bfloat16)
     settings = SampleSettings("one_go", inference_steps=3)
     with torch.autocast("cpu", torch.bfloat16):
         draw = lambda m: m.sample(video(2), actions(5), 4, settings, torch.Generator().manual_seed(0))  # noqa: E731

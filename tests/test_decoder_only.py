@@ -72,7 +72,7 @@ def test_the_decoder_learns_to_draw(cfg, tmp_path):
 
 
 def test_without_a_trained_tokenizer_it_is_one_line(cfg):
-    with pytest.raises(ValueError, match=r"train_decoder_only=true needs a trained tokenizer: set model_fpath"):
+    with pytest.raises(ValueError, match=r"train_decoder_only=true: needs a trained tokenizer; set model_fpath"):
         train(cfg)
 
 

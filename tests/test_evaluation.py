@@ -12,15 +12,15 @@ from PIL import Image
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from models.checkpoint import load_model, save_model
-from models.genie_redux import GenieRedux
+from models.genie_redux import GenieRedux, SampleSettings
 from tests.training_helpers import SIZE, save_fresh, tiny_config, write_dataset
-from training import evaluation, main
+from training import main
 from training.clips import read_clips
 from training.config import GenieReduxConfig
 from training.loading import WindowChoice, open_windows
 from training.main import evaluate
 from training.metrics import psnr_per_frame, ssim_per_frame
-from training.rollout import sample_clips, seed_of
+from training.rollout import seed_of
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +42,19 @@ def results(folder: Path) -> dict:
     return json.loads((folder / "metrics.json").read_text())
 
 
+def spy_on_continuations(monkeypatch) -> list:
+    """Actions, rollout and seeds of each call that continues clips."""
+    calls = []
+    original = GenieRedux.continue_clips
+
+    def spy(model, video, actions, rollout, generators):
+        calls.append((actions.clone(), rollout, [generator.initial_seed() for generator in generators]))
+        return original(model, video, actions, rollout, generators)
+
+    monkeypatch.setattr(GenieRedux, "continue_clips", spy)
+    return calls
+
+
 # ---- values ---------------------------------------------------------------------------------------------------------
 
 
@@ -51,14 +64,14 @@ def test_replication_equals_metrics_of_sampled_frames_computed_by_hand(root, tmp
     assert folder == tmp_path / "results" / "genie_redux_guided" / "toy_v0.0.0" / "replicate_one_go"
     found = results(folder)
     model = load_model(Path(cfg.eval.model_fpath)).model
-    windows = open_windows(cfg.eval, "eval", WindowChoice("all", 6, 9), cfg.data)
-    rollout = evaluation.evaluation_rollout(cfg, model)
+    windows = open_windows(cfg.eval, WindowChoice("all", 6, 9), "error")
+    settings = SampleSettings("one_go", inference_steps=3)
     psnr, ssim, still = [], [], []
     for index in range(len(windows)):
         frames, actions = windows[index]
         video = frames[None].float() / 255
         generator = torch.Generator().manual_seed(seed_of(cfg.seed, 2, index))
-        made = model.sample(video[:, :2], actions[None], 4, rollout.settings, generator)
+        made = model.sample(video[:, :2], actions[None], 4, settings, generator)
         psnr.append(psnr_per_frame(made, video[:, 2:]))
         ssim.append(ssim_per_frame(made, video[:, 2:]))
         still.append(psnr_per_frame(video[:, 1:2].expand(-1, 4, -1, -1, -1), video[:, 2:]))
@@ -90,17 +103,10 @@ def test_results_are_the_same_each_time_and_change_with_the_seed(root, tmp_path)
 
 
 def test_delta_psnr_rollouts_have_the_same_settings_noise_and_prime_actions(root, tmp_path, monkeypatch):
-    calls = []
-
-    def spy(model, video, actions, indices, rollout):
-        calls.append((actions.clone(), list(indices), rollout))
-        return sample_clips(model, video, actions, indices, rollout)
-
-    for module in ("training.evaluation", "training.rollout"):
-        monkeypatch.setattr(f"{module}.sample_clips", spy)
+    calls = spy_on_continuations(monkeypatch)
     evaluate(config(root, tmp_path, batch_size=5))
-    (true, indices, rollout), (drawn, other_indices, other_rollout) = calls
-    assert (indices, rollout) == (other_indices, other_rollout)
+    (true, rollout, seeds), (drawn, other_rollout, other_seeds) = calls
+    assert (rollout, seeds) == (other_rollout, other_seeds)
     assert rollout.settings.inference_steps == 3
     assert torch.equal(true[:, :1], drawn[:, :1])  # two prime frames: one action between them
     assert not torch.equal(true[:, 1:], drawn[:, 1:])
@@ -118,34 +124,30 @@ def test_delta_psnr_is_zero_for_a_model_that_ignores_actions(root, tmp_path):
 
 
 def test_without_eval_control_no_control_rollout_runs(root, tmp_path, monkeypatch):
-    monkeypatch.setattr("training.evaluation.random_actions", lambda *_: pytest.fail("ran control evaluation"))
-    found = results(evaluate(config(root, tmp_path, eval_control=False, delta_psnr_horizon=99)))
+    calls = spy_on_continuations(monkeypatch)
+    found = results(evaluate(config(root, tmp_path, batch_size=5, eval_control=False, delta_psnr_horizon=99)))
     assert "delta_psnr" not in found["metrics"]
+    assert len(calls) == 1
 
 
 def test_latent_action_models_replicate_with_inferred_actions_not_with_recorded_ids(root, tmp_path, monkeypatch):
     cfg = config(root, tmp_path, "genie_redux", batch_size=5, n_total_samples=5)
-    given = []
-
-    def spy(model, video, actions, indices, rollout):
-        given.append(actions.clone())
-        return sample_clips(model, video, actions, indices, rollout)
-
-    monkeypatch.setattr("training.rollout.sample_clips", spy)
+    calls = spy_on_continuations(monkeypatch)
     evaluate(cfg)
     model = load_model(Path(cfg.eval.model_fpath)).model
-    windows = open_windows(cfg.eval, "eval", WindowChoice("all", 6, 6), cfg.data)
+    windows = open_windows(cfg.eval, WindowChoice("all", 6, 6), "error")
     indices = [int(i) for i in np.linspace(0, len(windows), 5, endpoint=False).astype(int)]
     clips = next(read_clips(windows, indices, 5, 0, torch.device("cpu")))
-    assert torch.equal(given[0], model.infer_actions(clips.video))
-    assert not torch.equal(given[0], clips.actions)
+    given = calls[0][0]
+    assert torch.equal(given, model.infer_actions(clips.video))
+    assert not torch.equal(given, clips.actions)
 
 
 def test_the_tokenizers_bound_is_its_reconstruction_of_the_predicted_frames_alone(root, tmp_path):
     cfg = config(root, tmp_path, n_total_samples=0)
     found = results(evaluate(cfg))
     model = load_model(Path(cfg.eval.model_fpath)).model
-    windows = open_windows(cfg.eval, "eval", WindowChoice("all", 6, 6), cfg.data)
+    windows = open_windows(cfg.eval, WindowChoice("all", 6, 6), "error")
     clips = next(read_clips(windows, list(range(len(windows))), len(windows), 0, torch.device("cpu")))
     with torch.no_grad():
         made = model.tokenizer.reconstruct(clips.video)[:, 2:]
@@ -157,17 +159,12 @@ def test_the_tokenizers_bound_is_its_reconstruction_of_the_predicted_frames_alon
 
 
 def test_control_holds_one_action_and_names_its_folder(root, tmp_path, monkeypatch):
-    given = []
-
-    def spy(model, video, actions, indices, rollout):
-        given.append(actions.clone())
-        return sample_clips(model, video, actions, indices, rollout)
-
-    monkeypatch.setattr("training.evaluation.sample_clips", spy)
+    calls = spy_on_continuations(monkeypatch)
     folder = evaluate(config(root, tmp_path, action_to_take=1, batch_size=5))
+    given = calls[0][0]
     assert folder.name == "control_1_LEFT_one_go"
-    assert (given[0][:, 1:] == 1).all()
-    assert not (given[0][:, 0] == 1).all()  # the prime frames' action is the recorded one
+    assert (given[:, 1:] == 1).all()
+    assert not (given[:, 0] == 1).all()  # the prime frames' action is the recorded one
     found = results(folder)
     assert set(found["metrics"]) == {"psnr_to_last_given_frame", "psnr_to_random_actions"}
     assert sorted(p.name for p in folder.glob("clip-*")) == [f"clip-00{i}.{s}" for i in (0, 1) for s in ("gif", "png")]
@@ -214,7 +211,7 @@ def test_pictures_show_the_recorded_frames_over_the_predicted_ones(root, tmp_pat
     assert {path.name for path in folder.iterdir()} == names
     sheet = np.asarray(Image.open(folder / "clip-000.png"))
     tile, label = 4 * SIZE + 8, 24
-    windows = open_windows(cfg.eval, "eval", WindowChoice("all", 6, 6), cfg.data)
+    windows = open_windows(cfg.eval, WindowChoice("all", 6, 6), "error")
     frames = windows[0][0].permute(0, 2, 3, 1).numpy()
     for t in range(6):
         shown = sheet[label + 4 : label + 4 + 4 * SIZE : 4, t * tile + 4 : (t + 1) * tile - 4 : 4]
@@ -253,14 +250,14 @@ def test_the_table_names_the_metrics_the_reason_for_no_fid_and_the_place(root, t
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model_fpath": None}, "eval.model_fpath is not set"),
-        ({"model_fpath": "none/model-1.pt"}, "'none/model-1.pt' not found"),
+        ({"model_fpath": None}, "eval.model_fpath: is not set"),
+        ({"model_fpath": "none/model-1.pt"}, "eval.model_fpath=none/model-1.pt: checkpoint not found"),
         ({"dataset_name": "none_v0"}, "run 'python run.py generate"),
-        ({"num_frames": 5}, "exceed eval.num_frames=5: set eval.num_frames to 6"),
+        ({"num_frames": 5}, "exceeds eval.num_frames=5; set eval.num_frames to 6"),
         ({"delta_psnr_horizon": 5}, "eval.delta_psnr_horizon=5"),
         ({"inference_method": "both"}, "one_go or autoregressive"),
         ({"inference_steps": 0}, "eval.inference_steps=0"),
-        ({"fid_weights": "none.pth"}, "eval.fid_weights 'none.pth' not found"),
+        ({"fid_weights": "none.pth"}, "eval.fid_weights=none.pth: not found"),
         ({"split": "some"}, "some"),
     ],
 )

@@ -7,7 +7,7 @@ import torch
 
 from models.checkpoint import load_model
 from models.import_checkpoint import ImportConfig, import_checkpoint
-from models.import_original import convert
+from models.original import convert
 from run import main
 from tests.training_helpers import DATASET, write_dataset
 

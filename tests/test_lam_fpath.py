@@ -8,7 +8,7 @@ import torch
 
 from models.checkpoint import load_lam, load_model
 from models.config import LamConfig
-from models.import_original import OriginalFacts
+from models.original import OriginalFacts
 from tests.training_helpers import save_fresh, tiny_config, write_dataset
 from training.config import GenieReduxConfig
 from training.main import evaluate, train
@@ -94,7 +94,7 @@ def test_an_original_checkpoints_lam_is_read_without_its_tokenizer(name):
     lam = load_lam(source)
     assert_close(lam.state_dict(), whole.model.lam.state_dict())
     for size in ("image_size", "patch_size", "temporal_patch_size"):
-        assert getattr(lam.frames, size) == getattr(whole.config.tokenizer, size)
+        assert getattr(lam.tokenizer_config, size) == getattr(whole.config.tokenizer, size)
 
 
 def test_a_world_model_starts_with_an_original_checkpoints_lam(root):
@@ -102,7 +102,7 @@ def test_a_world_model_starts_with_an_original_checkpoints_lam(root):
     lam = load_lam(source)
     cfg = world_config(root, source)
     tokenizer = tiny_config(root)
-    tokenizer.tokenizer = replace(tokenizer.tokenizer, patch_size=lam.frames.patch_size)
+    tokenizer.tokenizer = replace(tokenizer.tokenizer, patch_size=lam.tokenizer_config.patch_size)
     cfg.tokenizer_fpath = str(save_fresh(root / "other" / "model-7.pt", tokenizer))
     cfg.dynamics = replace(cfg.dynamics, dim=lam.config.dim, max_seq_len=4096)
     assert_close(lam_weights(train(cfg)), lam.state_dict())

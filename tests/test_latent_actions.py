@@ -96,7 +96,7 @@ def test_evaluation_reports_scores_of_the_latent_actions(root, tmp_path, model, 
     found = json.loads((folder / "metrics.json").read_text())
     loaded = load_model(tmp_path / "model-7.pt").model
     lam = loaded.lam if model == "genie_redux" else loaded
-    windows = open_windows(cfg.eval, "eval", WindowChoice("all", 6, 6), cfg.data)
+    windows = open_windows(cfg.eval, WindowChoice("all", 6, 6), "error")
     clips = next(read_clips(windows, list(range(len(windows))), len(windows), 0, torch.device("cpu")))
     latent = lam.infer_actions(clips.video).numpy()
     expected = score_latent_actions(latent, clips.actions.numpy(), lam.quantizer.codebook.detach().numpy())

@@ -10,7 +10,7 @@ from einops import rearrange
 
 from models.checkpoint import load_model, load_tokenizer
 from models.genie_redux import GenieRedux, SampleSettings
-from models.import_original import OriginalFacts
+from models.original import OriginalFacts
 from models.tokenizer import Tokenizer
 
 ROOT = Path(__file__).parent / "fixtures" / "reference"

@@ -157,11 +157,11 @@ def test_boxes_are_checked(tmp_path: Path) -> None:
 def test_an_agent_sees_what_its_world_model_knows() -> None:
     cfg = CollectionConfig(games=[GAME])
     for table, seen in (("", ""), (BOXES, BOXES)):
-        connector = open_connector(cfg, ModelConfig(recorded_around=table))
+        connector = open_connector(cfg, ModelConfig(roi_table=table))
         assert connector.roi_table == seen
     assert open_connector(cfg, None).roi_table == ""
     with pytest.raises(FileNotFoundError, match=r"^connector.roi_annotation_fpath=heroes.csv: no such table"):
-        open_connector(cfg, ModelConfig(recorded_around="heroes.csv"))
+        open_connector(cfg, ModelConfig(roi_table="heroes.csv"))
 
 
 @pytest.mark.parametrize(("table", "other"), [("", BOXES), (BOXES, "")])

@@ -23,7 +23,7 @@ from tests.training_helpers import (
 )
 from training.main import train
 from training.runtime import choose_device, choose_precision
-from training.tracker import Tracker, WandbSettings, wandb_login_present
+from training.tracker import MetricsLogger, WandbSettings, wandb_login_present
 
 
 def test_a_world_model_never_trains_on_an_untrained_tokenizer(root):
@@ -35,7 +35,7 @@ def test_a_world_model_never_trains_on_an_untrained_tokenizer(root):
 def test_fine_tuning_never_starts_from_nothing(root, model):
     cfg = world_config(root, model) if model.startswith("genie") else tiny_config(root, model)
     cfg = renamed(cfg, "fine_tuned", fine_tune=True, num_train_steps=2)
-    with pytest.raises(ValueError, match=f"train.fine_tune=true needs a trained {model}: set model_fpath"):
+    with pytest.raises(ValueError, match=f"train.fine_tune=true: needs a trained {model}; set model_fpath"):
         train(cfg)
     cfg.model_fpath = str(train(renamed(cfg, "first", fine_tune=False)))
     train(cfg)
@@ -52,11 +52,11 @@ def test_a_model_knows_what_part_of_the_picture_it_was_trained_on(root, tmp_path
     info = next((write_dataset(tmp_path / "around") / tiny_config(tmp_path).train.dataset_name).glob("*/info.json"))
     info.write_text(json.dumps(json.loads(info.read_text()) | {"connector": {"roi_annotation_fpath": "heroes.csv"}}))
     checkpoint = train(tiny_config(tmp_path / "around"))
-    assert load_model(checkpoint).config.recorded_around == "heroes.csv"
+    assert load_model(checkpoint).config.roi_table == "heroes.csv"
     cfg = renamed(tiny_config(root), "whole")
     cfg.model_fpath = str(checkpoint)
-    assert load_model(train(cfg)).config.recorded_around == ""
-    warning = "the model was trained on pictures around a character (heroes.csv), the dataset has whole pictures"
+    assert load_model(train(cfg)).config.roi_table == ""
+    warning = "the model was trained on frames around a character (heroes.csv), the dataset has whole frames"
     assert caplog.text.count(warning) == 1
 
 
@@ -118,7 +118,7 @@ def test_a_checkpoint_of_another_kind_is_one_line(root):
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("dataset_name", "", "train.dataset_name is not set.*toy_v0.0.0"),
+        ("dataset_name", "", "train.dataset_name: is not set.*toy_v0.0.0"),
         ("dataset_name", "none_v0", "run 'python run.py generate"),
         ("batch_size", 1000, "lower train.batch_size"),
         ("batch_size", 0, "train.batch_size=0"),
@@ -147,9 +147,9 @@ def test_wandb_auto_is_off_without_a_login_and_says_so(root, monkeypatch, caplog
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     monkeypatch.setenv("NETRC", str(tmp_path / "none"))
     assert not wandb_login_present()
-    settings = WandbSettings("auto", "project", None, None, mode_key="train.wandb_mode")
+    settings = WandbSettings("auto", "project", None, None)
     with caplog.at_level(logging.INFO):
-        Tracker(tmp_path / "run", settings, {}, 0, is_main=True).close()
+        MetricsLogger(tmp_path / "run", settings, {}, 0, is_main=True).close()
     assert "wandb is off" in caplog.text
     (tmp_path / "netrc").write_text("machine api.wandb.ai login user password 0000\n")
     os.chmod(tmp_path / "netrc", 0o600)

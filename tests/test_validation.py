@@ -15,8 +15,9 @@ from tests.training_helpers import (
     world_config,
     write_dataset,
 )
+from training.clips import FrameSource
 from training.loading import WindowChoice, open_windows
-from training.main import run_dpath, train
+from training.main import run_dpath, train, validation_config
 from training.runtime import make_runtime
 from training.validation import Validator
 
@@ -51,9 +52,13 @@ def test_validation_loss_is_the_mean_of_the_whole_set_not_the_last_batch(root):
         cfg.train.max_valid_size = cfg.train.n_total_samples = 0
         runtime = make_runtime("cpu", "fp32")
         model = load_model(save_fresh(root / "fixed" / "model-7.pt", cfg)).model
-        windows = open_windows(cfg.train, "train", WindowChoice("validation", 5, 5), cfg.data)
+        windows = open_windows(cfg.train, WindowChoice("validation", 5, 5), "error")
         cfg.train.batch_size = batch_size
-        measured.append(Validator(cfg, runtime, windows, root).run(model, 1))
+        measured.append(
+            Validator(validation_config(cfg), runtime, windows, root, FrameSource(windows, runtime.device)).run(
+                model, 1
+            )
+        )
     whole = torch.stack([windows[i][0] for i in range(len(windows))]).float() / 255
     with torch.no_grad():
         expected = model(whole).logs["recons_loss"].item()

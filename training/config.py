@@ -1,16 +1,18 @@
 """Configuration of `python run.py genie_redux train|eval`. Every default is stated here and nowhere else."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
-from models.config import ModelConfig
+from models.config import ModelConfig, SampleSettings
 
 
 @dataclass
 class DataConfig:
-    """How episodes are read, the same for training and evaluation."""
+    """How episodes are read."""
 
     on_bad_episode: str = "error"  # error | skip
-    seq_step: int = 1  # frames between the starts of two windows
+    seq_step: int = 1  # training: frames between the starts of two clips
 
 
 @dataclass
@@ -65,12 +67,12 @@ class EvalConfig:
     split: str = "all"  # train | validation | test | all
     model_fpath: str | None = None
     action_to_take: int = -1  # -1 = replicate the recorded actions, k = take action k in every step
-    inference_method: str = "one_go"  # one_go | autoregressive
-    inference_steps: int = 25
+    inference_method: str = SampleSettings.method  # one_go | autoregressive
+    inference_steps: int = SampleSettings.inference_steps  # MaskGIT rounds; of validation in training too
     num_frames: int = 16
     sample_num_frames: int = 10
-    num_first_frames: int = 2
-    dream_length: int = 2
+    num_first_frames: int = 2  # prime frames; of validation in training too
+    dream_length: int = SampleSettings.dream_length  # autoregressive: frames drawn at a time
     delta_psnr_horizon: int = 4
     seq_step: int = 16
     eval_control: bool = True  # also measure controllability (delta PSNR)
@@ -81,7 +83,8 @@ class EvalConfig:
     batch_size: int = 4
     n_data_workers: int = 0
     num_processes: int = 1
-    fid_weights: str | None = None  # a file; None = torch's hub cache, downloaded if need be; "none" = no FID
+    # A file; None = torch's hub cache, downloaded if need be; "none" = no FID. Of validation in training too.
+    fid_weights: str | None = None
 
 
 @dataclass
@@ -99,3 +102,49 @@ class GenieReduxConfig(ModelConfig):
     train: TrainConfig = field(default_factory=TrainConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
+
+
+# ---- what each component of a run is given --------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class WeightPaths:
+    """Trained weights that a run starts from."""
+
+    model: Path | None = None
+    tokenizer: Path | None = None
+    lam: Path | None = None
+
+
+@dataclass(frozen=True)
+class TrainerConfig:
+    """How a model is trained."""
+
+    train: TrainConfig
+    optimizer: OptimizerConfig
+    seed: int
+    compile: bool
+
+
+@dataclass(frozen=True)
+class ValidationConfig:
+    """How a model is validated while it trains; `eval` says how, `train` on how much."""
+
+    train: TrainConfig
+    num_first_frames: int
+    inference_steps: int
+    fid_weights: str | None
+    seed: int
+
+
+@dataclass(frozen=True)
+class EvaluationSetup:
+    """What is evaluated, and how. `settings` is what else the report records."""
+
+    eval: EvalConfig
+    weights: WeightPaths
+    on_bad_episode: str
+    sample_temperature: float
+    mask_schedule: str
+    seed: int
+    settings: dict[str, Any]

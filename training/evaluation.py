@@ -5,246 +5,270 @@ Results do not depend on the batch size or on the number of processes.
 
 import re
 import time
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from data_generation.data.errors import UNSET, FieldError, under
+from models.base import Prediction, Rollout
 from models.checkpoint import LoadedModel, load_model
-from models.genie_redux import GenieRedux, SampleSettings
-from models.precision import cast_products
+from models.config import SampleSettings
+from models.genie_redux import SAMPLE_METHODS, GenieRedux
+from models.precision import cast_matmul_weights
 from training.clips import Clips, read_clips
-from training.config import GenieReduxConfig
+from training.config import EvalConfig, EvaluationSetup
 from training.fid import Fid, make_fid
 from training.images import keep_frames
-from training.latent_actions import LATENT, RECORDED_ACTIONS, keep_actions, latent_action_model, score_latent_actions
+from training.latent_actions import keep_actions, take_scores
 from training.loading import WindowChoice, check_actions, check_frames, open_windows
 from training.metrics import SampleTable, add_quality, evenly_spaced, own_indices, psnr_per_frame
-from training.report import Report, write_report
-from training.rollout import Prediction, Rollout, held_action, predict, random_actions, rollout_actions, sample_clips
+from training.report import EvaluationReport, write_report
+from training.rollout import clip_generators, held_action, last_given, random_actions
 from training.runtime import Runtime
 
 
-class Evaluation:
+def evaluate(setup: EvaluationSetup, runtime: Runtime) -> Path:
+    """Evaluate the checkpoint as its kind of model is evaluated; the results' folder, the same on all processes.
+
+    Errors are fields of the command's root configuration.
+    """
+    loaded = _load(setup, runtime)
+    kind = WorldModelEvaluation if loaded.model.continues else ReconstructionEvaluation
+    return kind(setup, loaded, runtime).run()
+
+
+class Evaluation(ABC):
     """One run of `genie_redux eval`. All processes construct and run it alike; the main one writes."""
 
-    def __init__(self, cfg: GenieReduxConfig, runtime: Runtime):
-        self.cfg, self.runtime = cfg, runtime
-        self.checkpoint = checkpoint_fpath(cfg)
-        self.loaded = _load(cfg, self.checkpoint, runtime)
-        self.model = self.loaded.model
-        choice = WindowChoice(cfg.eval.split, cfg.eval.num_frames, cfg.eval.seq_step)
-        self.dataset = open_windows(cfg.eval, "eval", choice, cfg.data)
-        check_frames(self.loaded.config, self.dataset)
-        check_actions(self.loaded.config, self.dataset, f"'{self.checkpoint}'")
-        self.rollout = evaluation_rollout(cfg, self.model)
-        self.action_names = action_names(self.model, self.dataset.action_names)
-        self.mode = evaluation_mode(cfg, self.model, self.action_names)
-        self.clips = evenly_spaced(len(self.dataset), cfg.eval.n_total_samples)
-        self._pictured = {int(i) for i in self.clips[_spread(len(self.clips), cfg.eval.n_gifs)]}
+    # The name of the results' folder, the images' label, and how many frames the images mark as given.
+    mode: str
+    label: str
+    num_marked: int
+    # How clips are continued.
+    rollout: Rollout
+
+    def __init__(self, setup: EvaluationSetup, loaded: LoadedModel[Any], runtime: Runtime):
+        self.setup, self.config, self.loaded, self.runtime = setup, setup.eval, loaded, runtime
+        choice = WindowChoice(self.config.split, self.config.num_frames, self.config.seq_step)
+        with under("eval", on_bad_episode="data.on_bad_episode"):
+            self.dataset = open_windows(self.config, choice, setup.on_bad_episode)
+        check_frames(loaded.config, self.dataset)
+        check_actions(loaded.config, self.dataset, f"'{setup.weights.model}'")
+        self.clips = evenly_spaced(len(self.dataset), self.config.n_total_samples)
+        self._shown = {int(i) for i in self.clips[_spread(len(self.clips), self.config.n_gifs)]}
+
+    @abstractmethod
+    def measure(self, clips: Clips, table: SampleTable) -> Prediction:
+        """Measure a batch of clips; what the model predicts for them, which images and FID show."""
 
     def run(self) -> Path:
-        """Measure every clip, write the results, return their folder (the same on all processes)."""
-        config, started = self.loaded.config, time.monotonic()
-        folder = Path(self.cfg.eval.save_root_dpath) / config.model / self.cfg.eval.dataset_name / self.mode
+        """Measure every clip, write the results, return their folder."""
+        started = time.monotonic()
+        folder = Path(self.config.save_root_dpath) / self.loaded.config.model / self.config.dataset_name / self.mode
         fid, no_fid = self._make_fid()
-        rows = self._measure(fid)
-        scores, no_scores = self._score_actions(rows)
-        report = Report(
+        rows = self._measure_all(fid)
+        scores, no_scores = take_scores(rows, self.loaded.model.action_codes)
+        report = EvaluationReport(
             mode=self.mode,
-            label=self._label(),
-            checkpoint=str(self.checkpoint),
+            label=self.label,
+            checkpoint=str(self.setup.weights.model),
             step=self.loaded.step,
-            num_given=self.rollout.num_prime if isinstance(self.model, GenieRedux) else 0,
+            num_given=self.num_marked,
             rows=rows,
             extra=scores | ({"fid": fid.compute()} if fid else {}),
             notes=[note for note in (no_scores, no_fid) if note],
             seconds=time.monotonic() - started,
         )
         if self.runtime.is_main:
-            write_report(folder, report, self.cfg, config)
+            with under("eval"):
+                write_report(folder, report, self.setup, self.loaded.config)
         self.runtime.accelerator.wait_for_everyone()
         return folder
 
     @torch.no_grad()
-    def _measure(self, fid: Fid | None) -> dict[str, np.ndarray]:
+    def _measure_all(self, fid: Fid | None) -> dict[str, np.ndarray]:
         """Values per clip, (N, ...) by name, of all processes' clips."""
-        table, config = SampleTable(), self.cfg.eval
+        table, config = SampleTable(), self.config
         own = own_indices(self.clips, self.runtime.accelerator)
         batches = read_clips(self.dataset, own, config.batch_size, config.n_data_workers, self.runtime.device)
-        measure = self._measure_action if self._is_control() else self._measure_prediction
         bar = tqdm(total=len(own), unit="clip", desc=self.mode, disable=not self.runtime.is_main)
         with bar, logging_redirect_tqdm():
             for clips in batches:
                 with self.runtime.autocast():
-                    prediction = measure(clips, table)
+                    made = self.measure(clips, table)
                 if fid is not None:
-                    fid.update(prediction.target, real=True)
-                    fid.update(prediction.frames, real=False)
-                keep_frames(table, self._pictured, clips.indices, clips.video, prediction.frames, prediction.num_given)
+                    fid.update(made.target, real=True)
+                    fid.update(made.frames, real=False)
+                keep_frames(table, self._shown, clips.indices, clips.video, made.frames, made.num_given)
                 bar.update(len(clips.indices))
         return table.gather()
 
     def _measure_prediction(self, clips: Clips, table: SampleTable) -> Prediction:
-        """Replication or reconstruction: how close the model comes to the recorded frames."""
-        prediction = predict(self.model, clips.video, clips.actions, clips.indices, self.rollout)
+        """How close the model comes to the recorded frames, and what it takes the actions to be."""
+        model, generators = self.loaded.model, self._generators(clips)
+        prediction = model.predict(clips.video, clips.actions, self.rollout, generators)
         add_quality(table, "", clips.indices, prediction.frames, prediction.target)
-        if isinstance(self.model, GenieRedux):
-            self._measure_bounds(clips, table, prediction)
-            if self.cfg.eval.eval_control:
-                self._measure_control(clips, table, prediction)
-        if (lam := latent_action_model(self.model)) is not None:
-            keep_actions(table, clips.indices, lam, clips.video, clips.actions)
+        if model.action_codes is not None:
+            keep_actions(table, clips.indices, model.infer_actions(clips.video), clips.actions)
         return prediction
 
-    def _score_actions(self, rows: dict[str, np.ndarray]) -> tuple[dict[str, float], str]:
-        """Take the actions out of `rows`: scores of latent against recorded ones, or why there are none."""
-        latent, recorded = rows.pop(LATENT, None), rows.pop(RECORDED_ACTIONS, None)
-        lam = latent_action_model(self.model)
-        if latent is None or recorded is None or lam is None:
-            return {}, ""
-        if len(latent) < 2 or np.ptp(recorded) == 0:
-            return {}, "no scores of latent actions: they need two clips and two different recorded actions"
-        codes = lam.quantizer.codebook.detach().float().cpu().numpy()
-        return score_latent_actions(latent, recorded, codes), ""
+    def _generators(self, clips: Clips) -> list[torch.Generator]:
+        return clip_generators(self.setup.seed, clips.indices, clips.video.device)
+
+    def _make_fid(self) -> tuple[Fid | None, str]:
+        with under("eval"):
+            return make_fid(self.config.fid_weights, self.runtime.accelerator)
+
+
+class ReconstructionEvaluation(Evaluation):
+    """Of a tokenizer or LAM: how well it reconstructs clips."""
+
+    mode, label, num_marked = "reconstruct", "reconstruction", 0
+
+    def __init__(self, setup: EvaluationSetup, loaded: LoadedModel[Any], runtime: Runtime):
+        super().__init__(setup, loaded, runtime)
+        self.rollout = configured_rollout(setup)
+
+    def measure(self, clips: Clips, table: SampleTable) -> Prediction:
+        return self._measure_prediction(clips, table)
+
+
+class WorldModelEvaluation(Evaluation):
+    """Of a world model: how well it replicates recorded play, or what it does while one action is held (control)."""
+
+    def __init__(self, setup: EvaluationSetup, loaded: LoadedModel[GenieRedux], runtime: Runtime):
+        super().__init__(setup, loaded, runtime)
+        self.model, self.rollout = loaded.model, configured_rollout(setup)
+        self.model.dynamics.config.mask_schedule = setup.mask_schedule
+        names = self._action_names()
+        with under("eval"):
+            _check_rollout(self.config, self.rollout)
+            self.mode = world_model_mode(self.config, names)
+        self.is_control, self.num_marked = self.config.action_to_take >= 0, self.rollout.num_prime
+        self.label = f"held: {names[self.config.action_to_take]}" if self.is_control else "predicted"
+
+    def measure(self, clips: Clips, table: SampleTable) -> Prediction:
+        if self.is_control:
+            return self._measure_held_action(clips, table)
+        prediction = self._measure_prediction(clips, table)
+        self._measure_bounds(clips, table, prediction)
+        if self.config.eval_control:
+            self._measure_control(clips, table, prediction)
+        return prediction
 
     def _measure_bounds(self, clips: Clips, table: SampleTable, prediction: Prediction) -> None:
         """What a model reaches that repeats the last given frame, and one that knows the true tokens."""
-        assert isinstance(self.model, GenieRedux)
         video = clips.video[:, : self.rollout.length]
         reconstruction = self.model.tokenizer.reconstruct(video)[:, prediction.num_given :]
-        add_quality(table, "copy_last_", clips.indices, _repeat_last_given(clips, prediction), prediction.target)
+        add_quality(table, "copy_last_", clips.indices, last_given(clips.video, prediction), prediction.target)
         add_quality(table, "tokenizer_", clips.indices, reconstruction, prediction.target)
 
     def _measure_control(self, clips: Clips, table: SampleTable, prediction: Prediction) -> None:
         """ΔPSNR (Genie, Bruce et al. 2024, section 4): how much worse a rollout with random actions is at step t."""
-        assert isinstance(self.model, GenieRedux)
-        video, actions = self._driving_actions(clips)
-        drawn = random_actions(self.model, actions, clips.indices, self.rollout)
-        frames = sample_clips(self.model, video, drawn, clips.indices, self.rollout)
+        frames = self._continue_randomly(clips)
         add_quality(table, "random_actions_", clips.indices, frames, prediction.target)
         randomly = psnr_per_frame(frames, prediction.target)
-        at = self.cfg.eval.delta_psnr_horizon - 1
+        at = self.config.delta_psnr_horizon - 1
         difference = psnr_per_frame(prediction.frames, prediction.target)[:, at] - randomly[:, at]
         table.add("delta_psnr", clips.indices, difference)
 
-    def _measure_action(self, clips: Clips, table: SampleTable) -> Prediction:
-        """Control: one action held. There is no true future: measured is how far it moves from other pictures."""
-        assert isinstance(self.model, GenieRedux)
-        video, actions = self._driving_actions(clips)
-        held = held_action(actions, self.cfg.eval.action_to_take, self.rollout)
-        frames = sample_clips(self.model, video, held, clips.indices, self.rollout)
-        prediction = Prediction(frames, video[:, self.rollout.num_prime :], self.rollout.num_prime)
-        still = _repeat_last_given(clips, prediction)
-        table.add("psnr_to_last_given_frame", clips.indices, psnr_per_frame(still, frames.clamp(0, 1)))
-        if self.cfg.eval.eval_control:
-            drawn = random_actions(self.model, actions, clips.indices, self.rollout)
-            randomly = sample_clips(self.model, video, drawn, clips.indices, self.rollout)
-            table.add("psnr_to_random_actions", clips.indices, psnr_per_frame(randomly, frames.clamp(0, 1)))
+    def _measure_held_action(self, clips: Clips, table: SampleTable) -> Prediction:
+        """Control: one action held. There is no true future: measured is how far it moves from other frames."""
+        video, actions = self._driven(clips)
+        held = held_action(actions, self.config.action_to_take, self.rollout)
+        prediction = self.model.continue_clips(video, held, self.rollout, self._generators(clips))
+        still, frames = last_given(video, prediction), prediction.frames.clamp(0, 1)
+        table.add("psnr_to_last_given_frame", clips.indices, psnr_per_frame(still, frames))
+        if self.config.eval_control:
+            randomly = self._continue_randomly(clips)
+            table.add("psnr_to_random_actions", clips.indices, psnr_per_frame(randomly, frames))
         return prediction
 
-    def _driving_actions(self, clips: Clips) -> tuple[Tensor, Tensor]:
-        """The clip as long as the rollout, and its true (or inferred) actions."""
-        assert isinstance(self.model, GenieRedux)
+    def _continue_randomly(self, clips: Clips) -> Tensor:
+        """Frames (B, N, C, H, W) under random actions, with the noise that other rollouts of the clips have."""
+        video, actions = self._driven(clips)
+        drawn = random_actions(actions, self.model.num_actions, self.rollout, self.setup.seed, clips.indices)
+        return self.model.continue_clips(video, drawn, self.rollout, self._generators(clips)).frames
+
+    def _driven(self, clips: Clips) -> tuple[Tensor, Tensor]:
+        """The clips as long as the rollout, and their true (or inferred) actions."""
         video = clips.video[:, : self.rollout.length]
-        return video, rollout_actions(self.model, video, clips.actions[:, : self.rollout.length - 1])
+        return video, self.model.driving_actions(video, clips.actions[:, : self.rollout.length - 1])
 
-    def _is_control(self) -> bool:
-        return isinstance(self.model, GenieRedux) and self.cfg.eval.action_to_take >= 0
-
-    def _label(self) -> str:
-        if not isinstance(self.model, GenieRedux):
-            return "reconstruction"
-        return f"held: {self.action_names[self.cfg.eval.action_to_take]}" if self._is_control() else "predicted"
+    def _action_names(self) -> list[str]:
+        """Names of the actions that the model takes: the dataset's, or numbered latent ones."""
+        if self.model.takes_actions:
+            return list(self.dataset.action_names)
+        return [f"latent_{i}" for i in range(self.model.num_actions)]
 
     def _make_fid(self) -> tuple[Fid | None, str]:
-        if self._is_control():
+        if self.is_control:
             return None, "no FID: held actions have no recorded frames to compare with"
-        return make_fid(self.cfg.eval.fid_weights, self.runtime.accelerator)
+        return super()._make_fid()
 
 
-def checkpoint_fpath(cfg: GenieReduxConfig) -> Path:
-    """The checkpoint to evaluate; for a tokenizer `tokenizer_fpath` will do."""
-    given = cfg.eval.model_fpath or cfg.model_fpath or (cfg.tokenizer_fpath if cfg.model == "tokenizer" else None)
-    if cfg.lam_fpath:
-        raise ValueError(
-            f"lam_fpath={cfg.lam_fpath} is for training: a world model's checkpoint has its LAM; evaluate a LAM by "
-            "itself with model=lam eval.model_fpath=…"
-        )
-    if not given:
-        raise ValueError("eval.model_fpath is not set: give the checkpoint to evaluate (…/model-<step>.pt)")
-    return Path(given)
-
-
-def evaluation_rollout(cfg: GenieReduxConfig, model: nn.Module) -> Rollout:
-    """Prime and predicted frames of the configuration; ValueError if the clips are too short for a world model."""
-    config = cfg.eval
+def configured_rollout(setup: EvaluationSetup) -> Rollout:
+    """Prime and predicted frames, and how they are sampled."""
+    config = setup.eval
     settings = SampleSettings(
-        config.inference_method, config.inference_steps, config.dream_length, cfg.dynamics.sample_temperature
+        config.inference_method, config.inference_steps, config.dream_length, setup.sample_temperature
     )
-    rollout = Rollout(config.num_first_frames, config.sample_num_frames, settings, cfg.seed)
-    if not isinstance(model, GenieRedux):
-        return rollout
+    return Rollout(config.num_first_frames, config.sample_num_frames, settings)
+
+
+def _check_rollout(config: EvalConfig, rollout: Rollout) -> None:
+    """FieldError for numbers that cannot work, in particular if the clips are too short."""
     for name in ("num_first_frames", "sample_num_frames", "inference_steps", "dream_length"):
         if getattr(config, name) < 1:
-            raise ValueError(f"eval.{name}={getattr(config, name)} must be at least 1")
+            raise FieldError(name, getattr(config, name), "must be at least 1")
     if rollout.length > config.num_frames:
-        raise ValueError(
-            f"eval.num_first_frames={rollout.num_prime} + eval.sample_num_frames={rollout.num_frames} exceed "
-            f"eval.num_frames={config.num_frames}: set eval.num_frames to {rollout.length} or more"
-        )
+        problem = f"with {{sample_num_frames}}={rollout.num_frames} it exceeds {{num_frames}}={config.num_frames}"
+        remedy = f"set {{num_frames}} to {rollout.length} or more"
+        raise FieldError("num_first_frames", rollout.num_prime, problem, remedy)
     if config.eval_control and not 1 <= config.delta_psnr_horizon <= rollout.num_frames:
-        raise ValueError(
-            f"eval.delta_psnr_horizon={config.delta_psnr_horizon} is not in 1..eval.sample_num_frames="
-            f"{rollout.num_frames}: change one of them or set eval.eval_control=false"
-        )
-    return rollout
+        problem = f"is not in 1..{{sample_num_frames}}={rollout.num_frames}"
+        remedy = "change one of them or set {eval_control}=false"
+        raise FieldError("delta_psnr_horizon", config.delta_psnr_horizon, problem, remedy)
 
 
-def action_names(model: nn.Module, recorded: Sequence[str]) -> list[str]:
-    """Names of the actions that the model takes: the dataset's, or numbered latent ones; none without actions."""
-    if not isinstance(model, GenieRedux):
-        return []
-    return list(recorded) if model.lam is None else [f"latent_{i}" for i in range(model.num_actions)]
+def world_model_mode(config: EvalConfig, names: list[str]) -> str:
+    """What is done with a world model, as a folder's name: replicate_<method> or control_<k>_<name>_<method>.
 
-
-def evaluation_mode(cfg: GenieReduxConfig, model: nn.Module, names: Sequence[str]) -> str:
-    """What is done, as a folder's name: reconstruct, replicate_<method> or control_<k>_<name>_<method>."""
-    if not isinstance(model, GenieRedux):
-        return "reconstruct"
-    config = cfg.eval
-    if config.inference_method not in ("one_go", "autoregressive"):
-        raise ValueError(f"eval.inference_method={config.inference_method} is unknown: use one_go or autoregressive")
+    `names`: of the actions that it takes. FieldError for a method or an action that does not exist.
+    """
     method = config.inference_method
+    if method not in SAMPLE_METHODS:
+        raise FieldError("inference_method", method, "is unknown", f"use {' or '.join(SAMPLE_METHODS)}")
     if method == "autoregressive":
         method += f"_dream{config.dream_length}"
     if config.action_to_take == -1:
         return f"replicate_{method}"
     if not 0 <= config.action_to_take < len(names):
         listed = ", ".join(f"{i} {name}" for i, name in enumerate(names))
-        raise ValueError(f"eval.action_to_take={config.action_to_take} is out of range: -1 replicates; {listed}")
+        raise FieldError("action_to_take", config.action_to_take, "is out of range", f"-1 replicates; {listed}")
     name = re.sub(r"[^\w+-]", "_", names[config.action_to_take])
     return f"control_{config.action_to_take}_{name}_{method}"
 
 
-def _load(cfg: GenieReduxConfig, path: Path, runtime: Runtime) -> LoadedModel:
-    """The checkpoint, then `tokenizer_fpath`; how it samples comes from the configuration."""
-    tokenizer_path = Path(cfg.tokenizer_fpath) if cfg.tokenizer_fpath else None
-    loaded = load_model(path, tokenizer_path=tokenizer_path)
-    if isinstance(loaded.model, GenieRedux):
-        loaded.model.dynamics.config.mask_schedule = cfg.dynamics.mask_schedule
+def _load(setup: EvaluationSetup, runtime: Runtime) -> LoadedModel[Any]:
+    """The checkpoint, on the device and in the precision of this run."""
+    if setup.weights.lam:
+        remedy = "a world model's checkpoint has its LAM; evaluate a LAM alone with model=lam eval.model_fpath=…"
+        raise FieldError("lam_fpath", setup.weights.lam, "is for training", remedy)
+    if setup.weights.model is None:
+        raise FieldError("eval.model_fpath", UNSET, "is not set", "give the checkpoint to evaluate (…/model-<step>.pt)")
+    with under("", path="eval.model_fpath"):
+        loaded = load_model(setup.weights.model, tokenizer_path=setup.weights.tokenizer)
     loaded.model.to(runtime.device).eval()
     if runtime.amp_dtype is not None:
-        cast_products(loaded.model, runtime.amp_dtype)
+        cast_matmul_weights(loaded.model, runtime.amp_dtype)
     return loaded
-
-
-def _repeat_last_given(clips: Clips, prediction: Prediction) -> Tensor:
-    return clips.video[:, prediction.num_given - 1, None].expand_as(prediction.target)
 
 
 def _spread(size: int, count: int) -> np.ndarray:

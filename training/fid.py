@@ -48,8 +48,8 @@ class Fid:
 def make_fid(configured: str | None, accelerator: Accelerator) -> tuple[Fid | None, str]:
     """The metric, or None and one line that says why there is none and how to get it.
 
-    `configured` (`eval.fid_weights`): None takes the file in torch's hub cache or downloads it there; "none" means
-    no FID; else a file, whose absence is an error.
+    `configured` (the field `fid_weights`): None takes the file in torch's hub cache or downloads it there; "none" means
+    no FID; else a file, whose absence is a MissingPathError.
     """
     if configured is not None and configured.lower() == "none":
         return None, "no FID: eval.fid_weights=none"

@@ -14,6 +14,8 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
+from data_generation.data.errors import FieldError, MissingPathError
+
 INPUT_SIZE = 299
 _NUM_CLASSES = 1008
 
@@ -222,9 +224,9 @@ class FidInception(nn.Module):
 
 
 def load_inception(path: Path) -> FidInception:
-    """Read the published FID weights. FileNotFoundError without the file, ValueError if it holds another network."""
+    """Read the published FID weights. MissingPathError without the file, UserError if it holds another network."""
     if not path.is_file():
-        raise FileNotFoundError(f"eval.fid_weights '{path}' not found: give the file of the FID Inception-v3 weights")
+        raise MissingPathError("fid_weights", path, "not found", "give the file of the FID Inception-v3 weights")
     state = torch.load(path, map_location="cpu", weights_only=True)
     model = FidInception()
     # The file also holds the classifier, which FID does not use; old files lack the batch norms' step counters.
@@ -232,12 +234,13 @@ def load_inception(path: Path) -> FidInception:
     try:
         missing, unexpected = model.load_state_dict(state, strict=False)
     except RuntimeError as error:
-        raise ValueError(_not_inception(path, str(error).splitlines()[-1].strip())) from error
+        raise _not_inception(path, str(error).splitlines()[-1].strip()) from error
     missing = [key for key in missing if not key.endswith("num_batches_tracked")]
     if missing or unexpected:
-        raise ValueError(_not_inception(path, f"first odd key '{(missing + unexpected)[0]}'"))
+        raise _not_inception(path, f"first odd key '{(missing + unexpected)[0]}'")
     return model
 
 
-def _not_inception(path: Path, reason: str) -> str:
-    return f"'{path}' does not hold the FID Inception-v3 weights ({reason}): remove it or set eval.fid_weights"
+def _not_inception(path: Path, reason: str) -> FieldError:
+    problem = f"does not hold the FID Inception-v3 weights ({reason})"
+    return FieldError("fid_weights", path, problem, "remove the file or name another")

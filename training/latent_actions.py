@@ -1,12 +1,10 @@
-"""How well latent actions, which a model finds by itself, tell the recorded ones."""
+"""How well latent actions, which a model learns without labels, predict the recorded ones."""
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from models.genie_redux import GenieRedux
-from models.lam import LatentActionModel
 from training.metrics import SampleTable
 
 LATENT, RECORDED_ACTIONS = "actions_latent", "actions_recorded"  # names in a SampleTable
@@ -14,19 +12,23 @@ _SHUFFLES = 20
 _SHRINKAGE = 1e-5  # of the probe's weights; keeps them finite where the classes can be told apart perfectly
 
 
-def latent_action_model(model: nn.Module) -> LatentActionModel | None:
-    """The model's LAM, or the model itself where it is one."""
-    if isinstance(model, GenieRedux):
-        return model.lam
-    return model if isinstance(model, LatentActionModel) else None
-
-
-def keep_actions(
-    table: SampleTable, indices: list[int], lam: LatentActionModel, video: Tensor, actions: Tensor
-) -> None:
-    """Store the latent actions seen in video (B, T, C, H, W) beside the recorded ones (B, T-1)."""
-    table.add(LATENT, indices, lam.infer_actions(video))
+def keep_actions(table: SampleTable, indices: list[int], latent: Tensor, actions: Tensor) -> None:
+    """Store latent action ids (B, T-1) next to the recorded ones (B, T-1)."""
+    table.add(LATENT, indices, latent)
     table.add(RECORDED_ACTIONS, indices, actions)
+
+
+def take_scores(rows: dict[str, np.ndarray], codes: Tensor | None) -> tuple[dict[str, float], str]:
+    """Take the actions that `keep_actions` stored out of `rows`: their scores, or why there are none.
+
+    `codes` (K, d): the vectors of the latent actions, None for a model without.
+    """
+    latent, recorded = rows.pop(LATENT, None), rows.pop(RECORDED_ACTIONS, None)
+    if latent is None or recorded is None or codes is None:
+        return {}, ""
+    if len(latent) < 2 or np.ptp(recorded) == 0:
+        return {}, "no scores of latent actions: they need two clips and two different recorded actions"
+    return score_latent_actions(latent, recorded, codes.detach().float().cpu().numpy()), ""
 
 
 def score_latent_actions(latent: np.ndarray, recorded: np.ndarray, codes: np.ndarray) -> dict[str, float]:
@@ -40,8 +42,7 @@ def score_latent_actions(latent: np.ndarray, recorded: np.ndarray, codes: np.nda
     share = np.bincount(latent.ravel(), minlength=num_codes) / latent.size
     rng = np.random.default_rng(0)
     chance = [normalised_mutual_information(latent, recorded[rng.permutation(count)]) for _ in range(_SHUFFLES)]
-    tables = [_contingency(latent[half::2], recorded[half::2], (num_codes, num_actions)) for half in (0, 1)]
-    train, test = tables
+    train, test = (_contingency(latent[i::2], recorded[i::2], (num_codes, num_actions)) for i in (0, 1))
     return {
         "latent_perplexity": float(np.exp(_entropy(share))),
         "latent_used": float((share > 0).mean()),

@@ -1,26 +1,22 @@
-"""What a run starts from: the dataset's windows, and a model whose sizes and facts agree with them."""
+"""What a run starts from: the dataset's clips, and a model whose sizes and facts agree with them."""
 
 import logging
 from copy import deepcopy
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from torch import nn
-
 from data.data import ClipDataset
-from data_generation.data.errors import under
-from models.checkpoint import LoadedModel, load_lam, load_model, load_strictly, load_tokenizer
+from data_generation.data.errors import UNSET, FieldError, MissingPathError, UserError, under
+from models.base import Model
+from models.checkpoint import StoredModel, load_strictly, load_tokenizer, read_lam, read_model
 from models.config import ModelConfig
-from models.construct_model import GUIDED, WORLD_MODELS, build_model, build_world_model
-from models.genie_redux import GenieRedux
-from models.lam import LatentActionModel
-from models.tokenizer import Tokenizer
-from training.config import DataConfig, EvalConfig, GenieReduxConfig, TrainConfig
+from models.construct_model import build_model, kind_of
+from training.config import EvalConfig, TrainConfig, WeightPaths
 
 logger = logging.getLogger(__name__)
 
-# Settings that a new run may choose for weights that were trained otherwise; all else is a size of the weights.
-_FREE_SETTINGS = {
+# What a new run may choose for weights that were trained with another choice; all else is a size of the weights.
+TRAIN_ONLY_FIELDS = {
     "gradient_checkpointing",
     "commitment_weight",
     "vq_loss_weight",
@@ -33,19 +29,21 @@ _FREE_SETTINGS = {
     "sample_temperature",
     "mask_schedule",
 }
+# Settings of a LAM's frames, which must be those of the tokenizer.
+_FRAME_SETTINGS = ("image_size", "channels", "patch_size", "temporal_patch_size")
 
 
 @dataclass
-class Prepared:
+class ModelAndConfig:
     """A model to train and the configuration that its checkpoints will hold."""
 
-    model: nn.Module
+    model: Model
     config: ModelConfig
 
 
 @dataclass(frozen=True)
 class WindowChoice:
-    """Which windows of a dataset: their split, frames per window, and frames between the starts of two."""
+    """Which clips of a dataset: their split, frames per clip, and frames between the starts of two."""
 
     split: str
     num_frames: int
@@ -53,91 +51,145 @@ class WindowChoice:
     n_envs: int = 0
 
 
-def open_windows(
-    source: TrainConfig | EvalConfig, prefix: str, choice: WindowChoice, config: DataConfig
-) -> ClipDataset:
-    """Windows of the dataset that `<prefix>.dataset_name` names. ValueError/FileNotFoundError with the remedy."""
+def open_windows(source: TrainConfig | EvalConfig, choice: WindowChoice, on_bad_episode: str) -> ClipDataset:
+    """Clips of the dataset that `source.dataset_name` names; a FieldError of `source` where there is none."""
     root = Path(source.dataset_root_dpath)
     if not source.dataset_name:
         have = ", ".join(sorted(path.name for path in root.iterdir() if path.is_dir())) if root.is_dir() else ""
-        raise ValueError(f"{prefix}.dataset_name is not set: name a folder below '{root}' (there: {have or 'none'})")
+        remedy = f"name a folder below '{root}' (there: {have or 'none'})"
+        raise FieldError("dataset_name", UNSET, "is not set", remedy)
     path = root / source.dataset_name
     if not path.is_dir():
-        raise FileNotFoundError(
-            f"dataset '{source.dataset_name}' not found under '{root}': run 'python run.py generate config=…' "
-            f"or set {prefix}.dataset_root_dpath"
-        )
-    seq_step = "data.seq_step" if prefix == "train" else "eval.seq_step"
-    with under(prefix, on_bad_episode="data.on_bad_episode", seq_step=seq_step):
-        return ClipDataset(path, choice.split, choice.num_frames, choice.seq_step, choice.n_envs, config.on_bad_episode)
+        remedy = "run 'python run.py generate config=…' or set {dataset_root_dpath}"
+        raise MissingPathError("dataset_name", source.dataset_name, f"not found under '{root}'", remedy)
+    return ClipDataset(path, choice.split, choice.num_frames, choice.seq_step, choice.n_envs, on_bad_episode)
 
 
-def prepare_model(cfg: GenieReduxConfig, dataset: ClipDataset, resumed: Path | None) -> Prepared:
-    """The model that `cfg` asks for: resumed, loaded (`model_fpath`, then `tokenizer_fpath` and `lam_fpath`) or
-    fresh.
+def prepare_model(
+    config: ModelConfig, weights: WeightPaths, train: TrainConfig, dataset: ClipDataset
+) -> ModelAndConfig:
+    """The model that `config` and `weights` ask for: loaded, then given other parts, or fresh.
 
-    Weights bring their sizes; the dataset brings the actions. ValueError if they do not agree, or if a world model
+    Weights bring their sizes; the dataset brings the actions. FieldError if they do not agree, or if a world model
     would train on an untrained tokenizer.
     """
-    config = own_model_config(cfg)
-    if cfg.train.train_decoder_only and config.model != "tokenizer":
-        raise ValueError(
-            f"train.train_decoder_only=true is for a tokenizer, not for model={config.model}: leave it out"
-        )
-    for name in ("fine_tune", "train_decoder_only"):
-        if getattr(cfg.train, name) and not resumed and _given_weights(cfg) is None:
-            raise ValueError(f"train.{name}=true needs a trained {config.model}: set model_fpath=<…/model-<step>.pt>")
-    if cfg.lam_fpath and config.model != "genie_redux":
-        remedy = "set model_fpath" if config.model == "lam" else "leave it out"
-        raise ValueError(f"lam_fpath={cfg.lam_fpath} is for genie_redux, not for model={config.model}: {remedy}")
-    if cfg.train.use_decoder_loss and config.dynamics.decoder_loss_weight == 0:
+    config = deepcopy(config)
+    # For a tokenizer, `tokenizer_fpath` and `model_fpath` mean the same.
+    own = (weights.tokenizer if config.model == "tokenizer" else None) or weights.model
+    _check_wishes(config, weights, train, own)
+    if train.use_decoder_loss and config.dynamics.decoder_loss_weight == 0:
         config.dynamics.decoder_loss_weight = 1.0
-    if config.model in WORLD_MODELS:
-        prepared = _world_model(cfg, config, dataset, resumed)
-    else:
-        prepared = _plain_model(cfg, config, resumed)
-    check_frames(prepared.config, dataset)
-    prepared.config.action_names = list(dataset.action_names)
-    prepared.config.recorded_around = dataset.roi_table
-    return prepared
+    model = _fresh(config, weights, dataset) if own is None else _trained(config, weights, dataset, own)
+    if train.train_decoder_only:
+        model.train_decoder_only()
+    check_frames(config, dataset)
+    config.action_names, config.roi_table = list(dataset.action_names), dataset.roi_table
+    return ModelAndConfig(model, config)
 
 
-def _given_weights(cfg: GenieReduxConfig) -> Path | None:
-    """The model that training starts from. For a tokenizer, `tokenizer_fpath` and `model_fpath` mean the same."""
-    given = (cfg.tokenizer_fpath if cfg.model == "tokenizer" else None) or cfg.model_fpath
-    return Path(given) if given else None
+def _check_wishes(config: ModelConfig, weights: WeightPaths, train: TrainConfig, own: Path | None) -> None:
+    """FieldError for weights and ways of training that are not for this kind of model."""
+    kind = kind_of(config)
+    if train.train_decoder_only and not kind.model.decoder_trains_alone:
+        problem = f"is for a tokenizer, not for model={config.model}"
+        raise FieldError("train.train_decoder_only", "true", problem, "leave it out")
+    for name in ("fine_tune", "train_decoder_only"):
+        if getattr(train, name) and own is None:
+            problem = f"needs a trained {config.model}"
+            raise FieldError(f"train.{name}", "true", problem, "set model_fpath=<…/model-<step>.pt>")
+    if weights.lam and not kind.lam_prefix:
+        remedy = "leave it out" if kind.lam_prefix is None else "set model_fpath"
+        raise FieldError("lam_fpath", weights.lam, f"is for genie_redux, not for model={config.model}", remedy)
 
 
-def own_model_config(cfg: GenieReduxConfig) -> ModelConfig:
-    """The model's part of a run's configuration, as a copy of its own."""
-    return ModelConfig(**{field.name: deepcopy(getattr(cfg, field.name)) for field in fields(ModelConfig)})
+def _fresh(config: ModelConfig, weights: WeightPaths, dataset: ClipDataset) -> Model:
+    """A model with fresh weights, but for the parts that `weights` names; what they bring goes into `config`."""
+    kind, tokenizer = kind_of(config), None
+    if "tokenizer" in kind.model.frozen_parts:
+        if weights.tokenizer is None:
+            raise UserError(
+                f"model={config.model} needs a trained tokenizer: set tokenizer_fpath=<…/model-<step>.pt> "
+                "(train one with 'python run.py genie_redux train config=tokenizer')"
+            )
+        if kind.takes_actions:
+            _take_action_count(config, dataset)
+        with under("", path="tokenizer_fpath"):
+            tokenizer = load_tokenizer(weights.tokenizer)
+        _adopt_part(config, tokenizer.config, "tokenizer")
+        config.tokenizer = tokenizer.config
+    lam = _given_lam(weights.lam, config) if weights.lam else None
+    model = build_model(config, tokenizer)
+    if lam is not None:
+        load_strictly(model.get_submodule("lam"), lam.state, lam.path)
+    return model
+
+
+def _trained(config: ModelConfig, weights: WeightPaths, dataset: ClipDataset, own: Path) -> Model:
+    """The model of the checkpoint `own`, with the tokenizer and the LAM of `weights` in place of its own.
+
+    The checkpoint's sizes go into `config`, which decides how it is trained.
+    """
+    with under("", path="model_fpath"):
+        stored = read_model(own, weights.tokenizer)
+    _check_kind(config, stored)
+    _adopt_sizes(config, stored.config)
+    check_actions(config, dataset, f"'{own}'")
+    if weights.lam:
+        lam = _given_lam(weights.lam, config)
+        others = {name: tensor for name, tensor in stored.state.items() if not name.startswith("lam.")}
+        stored.state = others | {f"lam.{name}": tensor for name, tensor in lam.state.items()}
+    stored.config = config
+    return stored.build()
+
+
+def _given_lam(path: Path, config: ModelConfig) -> StoredModel:
+    """The latent action model in `path`, which must fit the tokenizer and the dynamics; its sizes go into `config`."""
+    with under("", path="lam_fpath"):
+        lam = read_lam(path)
+    for name in _FRAME_SETTINGS:
+        ours, theirs = getattr(config.tokenizer, name), getattr(lam.config.tokenizer, name)
+        if ours != theirs:
+            problem = f"was trained with tokenizer.{name}={theirs}, the tokenizer has {ours}"
+            remedy = f"train a LAM with tokenizer.{name}={ours} or give another tokenizer_fpath"
+            raise FieldError("lam_fpath", path, problem, remedy)
+    own, dim = lam.config.lam, config.dynamics.dim
+    if own.dim != dim:
+        problem = f"has lam.dim={own.dim}, which must equal dynamics.dim={dim}"
+        remedy = f"set dynamics.dim={own.dim} for new dynamics, or train a LAM with lam.dim={dim}"
+        raise FieldError("lam_fpath", path, problem, remedy)
+    _adopt_part(config, own, "lam")
+    return lam
+
+
+# ---- does it fit the dataset? ---------------------------------------------------------------------------------------
 
 
 def check_frames(config: ModelConfig, dataset: ClipDataset) -> None:
-    """ValueError if the dataset's frames are not what the tokenizer takes; a warning if they show another part."""
+    """UserError if the dataset's frames are not what the tokenizer takes; a warning if they show another part."""
     channels, height, width = dataset.frame_shape
     size = config.tokenizer.image_size
     if (channels, height, width) != (config.tokenizer.channels, size, size):
-        raise ValueError(
+        raise UserError(
             f"dataset frames are {width}x{height} with {channels} channels, the tokenizer takes {size}x{size} with "
             f"{config.tokenizer.channels}: set tokenizer.image_size for a new tokenizer, or generate with "
             f"config.connector.image_size={size}"
         )
-    if config.action_names and config.recorded_around != dataset.roi_table:  # a trained model
+    # Only a trained model has names of actions.
+    if config.action_names and config.roi_table != dataset.roi_table:
         ours, theirs = (
-            f"pictures around a character ({table})" if table else "whole pictures"
-            for table in (config.recorded_around, dataset.roi_table)
+            f"frames around a character ({table})" if table else "whole frames"
+            for table in (config.roi_table, dataset.roi_table)
         )
         logger.warning("the model was trained on %s, the dataset has %s", ours, theirs)
 
 
 def check_actions(config: ModelConfig, dataset: ClipDataset, source: str) -> None:
-    """ValueError if a guided model's number of actions is not the dataset's; a warning if only their names differ."""
-    if config.model not in GUIDED:
+    """UserError if the number of actions that a model takes is not the dataset's; a warning if only names differ."""
+    if not kind_of(config).takes_actions:
         return
     names = list(dataset.action_names)
     if config.dynamics.action_dim != len(names):
-        raise ValueError(
+        raise UserError(
             f"{source} has {config.dynamics.action_dim} actions, the dataset has {len(names)} ({', '.join(names)}): "
             "use a dataset with the model's actions or a model trained on this one"
         )
@@ -145,107 +197,37 @@ def check_actions(config: ModelConfig, dataset: ClipDataset, source: str) -> Non
         logger.warning("%s names its actions %s, the dataset %s", source, config.action_names, names)
 
 
-def _world_model(cfg: GenieReduxConfig, config: ModelConfig, dataset: ClipDataset, resumed: Path | None) -> Prepared:
-    source = resumed or _given_weights(cfg)
-    tokenizer_path = Path(cfg.tokenizer_fpath) if cfg.tokenizer_fpath and not resumed else None
-    if source is None:
-        if tokenizer_path is None:
-            raise ValueError(
-                f"model={config.model} needs a trained tokenizer: set tokenizer_fpath=<…/model-<step>.pt> "
-                "(train one with 'python run.py genie_redux train config=tokenizer')"
-            )
-        _take_action_count(config, dataset)
-        tokenizer = load_tokenizer(tokenizer_path)
-        _keep_sizes(config, tokenizer.config, "tokenizer")
-        config.tokenizer = tokenizer.config
-    else:
-        loaded = load_model(source, tokenizer_path=tokenizer_path)
-        _check_kind(config, loaded, source)
-        _adopt_sizes(config, loaded.config)
-        check_actions(config, dataset, f"'{source}'")
-        assert isinstance(loaded.model, GenieRedux)
-        tokenizer = loaded.model.tokenizer
-    lam = _given_lam(Path(cfg.lam_fpath), config) if cfg.lam_fpath and not resumed else None
-    model = build_world_model(config, tokenizer)
-    if source is not None:
-        state = loaded.model.state_dict()
-        if lam is not None:
-            state = {name: tensor for name, tensor in state.items() if not name.startswith("lam.")}
-        load_strictly(model, state, source, optional=None if lam is None else "lam.")
-    if lam is not None:
-        assert model.lam is not None
-        model.lam.load_state_dict(lam.state_dict())
-    return Prepared(model, config)
-
-
-def _given_lam(path: Path, config: ModelConfig) -> LatentActionModel:
-    """The latent action model in `path`, which must fit the tokenizer and the dynamics; its sizes go into `config`."""
-    lam = load_lam(path)
-    for name in ("image_size", "channels", "patch_size", "temporal_patch_size"):
-        ours, theirs = getattr(config.tokenizer, name), getattr(lam.frames, name)
-        if ours != theirs:
-            raise ValueError(
-                f"lam_fpath='{path}' was trained with tokenizer.{name}={theirs}, the tokenizer has {ours}: train a LAM "
-                f"with tokenizer.{name}={ours} or give another tokenizer_fpath"
-            )
-    if lam.config.dim != config.dynamics.dim:
-        raise ValueError(
-            f"lam_fpath='{path}' has lam.dim={lam.config.dim}, which must equal dynamics.dim={config.dynamics.dim}: "
-            f"set dynamics.dim={lam.config.dim} for new dynamics, or train a LAM with lam.dim={config.dynamics.dim}"
-        )
-    _keep_sizes(config, lam.config, "lam")
-    return lam
-
-
-def _plain_model(cfg: GenieReduxConfig, config: ModelConfig, resumed: Path | None) -> Prepared:
-    """A tokenizer or a LAM by itself."""
-    source = resumed or _given_weights(cfg)
-    if source is None:
-        return Prepared(build_model(config), config)
-    loaded = load_model(source)
-    _check_kind(config, loaded, source)
-    _adopt_sizes(config, loaded.config)
-    model = build_model(config)
-    load_strictly(model, loaded.model.state_dict(), source)
-    if cfg.train.train_decoder_only:
-        assert isinstance(model, Tokenizer)
-        model.train_decoder_only()
-    return Prepared(model, config)
-
-
 def _take_action_count(config: ModelConfig, dataset: ClipDataset) -> None:
-    """The dataset tells the number of actions; a different one in the configuration is an error."""
-    if config.model not in GUIDED:
-        return
-    count = len(dataset.action_names)
-    if config.dynamics.action_dim not in (None, count):
-        raise ValueError(
-            f"dynamics.action_dim={config.dynamics.action_dim}, but the dataset has {count} actions "
-            f"({', '.join(dataset.action_names)}): leave dynamics.action_dim unset"
-        )
+    """The dataset brings the number of actions; a different one in the configuration is an error."""
+    count, configured = len(dataset.action_names), config.dynamics.action_dim
+    if configured not in (None, count):
+        problem = f"the dataset has {count} actions ({', '.join(dataset.action_names)})"
+        raise FieldError("dynamics.action_dim", configured, problem, "leave it unset")
     config.dynamics.action_dim = count
 
 
-def _check_kind(config: ModelConfig, loaded: LoadedModel, source: Path) -> None:
-    ours, theirs = (GUIDED[0] if name in GUIDED else name for name in (config.model, loaded.config.model))
-    if ours != theirs:
-        kind = loaded.config.model
-        raise ValueError(f"'{source}' holds a {kind}, not a {config.model}: set model={kind} or give another file")
+# ---- what weights bring into a configuration ------------------------------------------------------------------------
 
 
-def _adopt_sizes(config: ModelConfig, loaded: ModelConfig) -> None:
-    """Put the sizes of loaded weights into `config`, whose free settings stay."""
+def _check_kind(config: ModelConfig, stored: StoredModel) -> None:
+    if kind_of(config).architecture != kind_of(stored.config).architecture:
+        kind = stored.config.model
+        raise UserError(f"'{stored.path}' holds a {kind}, not a {config.model}: set model={kind} or give another file")
+
+
+def _adopt_sizes(config: ModelConfig, stored: ModelConfig) -> None:
+    """Put the sizes of stored weights into `config`, whose `TRAIN_ONLY_FIELDS` stay."""
     for part in ("tokenizer", "lam", "dynamics"):
-        _keep_sizes(config, getattr(loaded, part), part)
-    config.action_names, config.recorded_around = list(loaded.action_names), loaded.recorded_around
+        _adopt_part(config, getattr(stored, part), part)
+    config.action_names, config.roi_table = list(stored.action_names), stored.roi_table
 
 
-def _keep_sizes(config: ModelConfig, loaded: object, part: str) -> None:
+def _adopt_part(config: ModelConfig, stored: object, part: str) -> None:
     own = getattr(config, part)
     for field in fields(own):
-        if field.name in _FREE_SETTINGS:
+        if field.name in TRAIN_ONLY_FIELDS:
             continue
-        theirs, ours = getattr(loaded, field.name), getattr(own, field.name)
+        theirs, ours = getattr(stored, field.name), getattr(own, field.name)
         if theirs != ours and ours is not None:
             logger.info("%s.%s=%s comes from the checkpoint (configured: %s)", part, field.name, theirs, ours)
         setattr(own, field.name, theirs)

@@ -8,10 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from data_generation.data.errors import FieldError
 from data_generation.data.files import atomic_path
 from data_generation.data.media import LabelledVideo, animation, stack_strips, strip, write_gif, write_png
 from models.config import ModelConfig
-from training.config import GenieReduxConfig
+from models.provenance import code_commit
+from training.config import EvaluationSetup
 from training.images import GIF_FPS, PREDICTED, RECORDED, save_curves
 from training.metrics import averages, averages_per_frame
 
@@ -44,7 +46,7 @@ _SHEET_CLIPS = 8  # clips on the one sheet of strips
 
 
 @dataclass
-class Report:
+class EvaluationReport:
     """Results of one evaluation. `rows`: values per clip (N,) or per clip and frame (N, T), and the kept pictures."""
 
     mode: str
@@ -58,10 +60,11 @@ class Report:
     seconds: float
 
 
-def write_report(folder: Path, report: Report, cfg: GenieReduxConfig, config: ModelConfig) -> None:
+def write_report(folder: Path, report: EvaluationReport, setup: EvaluationSetup, config: ModelConfig) -> None:
     """Write everything under a temporary name, then put it in the place of an earlier report."""
     if folder.exists() and not (folder / "metrics.json").is_file():
-        raise ValueError(f"'{folder}' is not an evaluation's folder: move it away or set eval.save_root_dpath")
+        problem = f"'{folder}' is not an evaluation's folder"
+        raise FieldError("save_root_dpath", setup.eval.save_root_dpath, problem, "move it away or set another folder")
     with atomic_path(folder) as temporary:
         temporary.mkdir()
         rows = dict(report.rows)
@@ -70,7 +73,7 @@ def write_report(folder: Path, report: Report, cfg: GenieReduxConfig, config: Mo
             _write_images(temporary, report, recorded, predicted)
         title = f"{config.model}, step {report.step}: {report.mode}"
         save_curves(_panels(averages_per_frame(rows)), title, temporary / "psnr_per_frame.png")
-        metrics = _metrics(report, rows, cfg, config)
+        metrics = _metrics(report, rows, setup, config)
         (temporary / "metrics.json").write_text(json.dumps(metrics, indent=2, ensure_ascii=False) + "\n")
 
 
@@ -102,14 +105,16 @@ def _panels(per_frame: dict[str, list[float]]) -> dict[str, dict[str, list[float
     return {title: curves for title, curves in panels.items() if curves}
 
 
-def _metrics(report: Report, rows: dict[str, np.ndarray], cfg: GenieReduxConfig, config: ModelConfig) -> dict[str, Any]:
+def _metrics(
+    report: EvaluationReport, rows: dict[str, np.ndarray], setup: EvaluationSetup, config: ModelConfig
+) -> dict[str, Any]:
     first = next(iter(rows.values()))
     return {
         "model": config.model,
         "checkpoint": report.checkpoint,
         "step": report.step,
-        "dataset": cfg.eval.dataset_name,
-        "split": cfg.eval.split,
+        "dataset": setup.eval.dataset_name,
+        "split": setup.eval.split,
         "mode": report.mode,
         "num_clips": len(first),
         "num_frames_per_clip": first.shape[1],
@@ -117,13 +122,14 @@ def _metrics(report: Report, rows: dict[str, np.ndarray], cfg: GenieReduxConfig,
         "per_frame": averages_per_frame(rows),
         "notes": report.notes,
         "seconds": round(report.seconds, 2),
-        "settings": {"eval": asdict(cfg.eval), "seed": cfg.seed, "device": cfg.device, "precision": cfg.precision},
+        "settings": {"eval": asdict(setup.eval), "seed": setup.seed, **setup.settings},
         "model_config": asdict(config),
         "versions": {name: version(name) for name in ("torch", "torchmetrics", "numpy", "accelerate")},
+        **({"commit": commit} if (commit := code_commit()) is not None else {}),
     }
 
 
-def _write_images(folder: Path, report: Report, recorded: np.ndarray, predicted: np.ndarray) -> None:
+def _write_images(folder: Path, report: EvaluationReport, recorded: np.ndarray, predicted: np.ndarray) -> None:
     strips = []
     for i, (real, made) in enumerate(zip(recorded, predicted, strict=True)):
         given = report.num_given

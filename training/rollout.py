@@ -1,42 +1,18 @@
-"""Frames that a model predicts for recorded clips. Each clip's random numbers depend on the seed and its index alone,
-so batches and processes do not change a result."""
+"""Random numbers of training and evaluation, and what evaluation compares a rollout with.
+
+Each clip's numbers depend on the seed and its index alone, so batches and processes do not change a result.
+"""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from models.genie_redux import GenieRedux, SampleSettings
-from models.lam import LatentActionModel
-from models.tokenizer import Tokenizer
+from models.base import Prediction, Rollout
 
 # What a random number is for: keeps streams with the same seed and index apart.
 TRAINING, VALIDATION, SAMPLING, RANDOM_ACTIONS = range(4)
-
-
-@dataclass(frozen=True)
-class Rollout:
-    """Continue `num_prime` frames by `num_frames`."""
-
-    num_prime: int
-    num_frames: int
-    settings: SampleSettings
-    seed: int
-
-    @property
-    def length(self) -> int:
-        return self.num_prime + self.num_frames
-
-
-@dataclass
-class Prediction:
-    """Predicted frames (B, N, C, H, W), not clamped, and the recorded ones; `num_given` frames came before them."""
-
-    frames: Tensor
-    target: Tensor
-    num_given: int
 
 
 def seed_of(seed: int, purpose: int, *position: int) -> int:
@@ -44,29 +20,17 @@ def seed_of(seed: int, purpose: int, *position: int) -> int:
     return int(np.random.SeedSequence([seed, purpose, *position]).generate_state(1, np.uint64)[0] >> 1)
 
 
-def predict(model: nn.Module, video: Tensor, actions: Tensor, indices: Sequence[int], rollout: Rollout) -> Prediction:
-    """What `model` makes of clips (B, T, C, H, W) with actions (B, T-1): a reconstruction, or a continuation."""
-    if isinstance(model, Tokenizer):
-        return Prediction(model.reconstruct(video).float(), video, 0)
-    if isinstance(model, LatentActionModel):
-        return Prediction(model.reconstruct(video).float(), video[:, 1:], 1)
-    assert isinstance(model, GenieRedux)
-    video, actions = video[:, : rollout.length], actions[:, : rollout.length - 1]
-    frames = sample_clips(model, video, rollout_actions(model, video, actions), indices, rollout)
-    return Prediction(frames, video[:, rollout.num_prime :], rollout.num_prime)
+def clip_generators(seed: int, indices: Sequence[int], device: torch.device) -> list[torch.Generator]:
+    """A generator per clip: noise drawn for a batch would make a clip's result depend on its neighbours."""
+    return [torch.Generator(device).manual_seed(seed_of(seed, SAMPLING, index)) for index in indices]
 
 
-def rollout_actions(model: GenieRedux, video: Tensor, actions: Tensor) -> Tensor:
-    """Action ids (B, T-1) that drive a replication: the recorded ones, or the latent ones seen in the whole clip."""
-    return actions if model.lam is None else model.infer_actions(video)
-
-
-def random_actions(model: GenieRedux, actions: Tensor, indices: Sequence[int], rollout: Rollout) -> Tensor:
+def random_actions(actions: Tensor, num_actions: int, rollout: Rollout, seed: int, indices: Sequence[int]) -> Tensor:
     """As `actions` (B, T-1) up to the last prime frame, then drawn uniformly, per clip."""
     drawn = actions.clone()
     for row, index in zip(drawn, indices, strict=True):
-        generator = torch.Generator().manual_seed(seed_of(rollout.seed, RANDOM_ACTIONS, index))
-        row[rollout.num_prime - 1 :] = torch.randint(model.num_actions, (rollout.num_frames,), generator=generator)
+        generator = torch.Generator().manual_seed(seed_of(seed, RANDOM_ACTIONS, index))
+        row[rollout.num_prime - 1 :] = torch.randint(num_actions, (rollout.num_frames,), generator=generator)
     return drawn
 
 
@@ -77,9 +41,6 @@ def held_action(actions: Tensor, action: int, rollout: Rollout) -> Tensor:
     return held
 
 
-def sample_clips(model: GenieRedux, video: Tensor, actions: Tensor, indices: Sequence[int], rollout: Rollout) -> Tensor:
-    """Frames (B, N, C, H, W) float32 that follow the clips' prime frames under `actions` (B, P-1+N)."""
-    # A generator per clip: noise drawn for a batch would make a clip's result depend on its neighbours.
-    generators = [torch.Generator(video.device).manual_seed(seed_of(rollout.seed, SAMPLING, i)) for i in indices]
-    prime = video[:, : rollout.num_prime]
-    return model.sample(prime, actions, rollout.num_frames, rollout.settings, generators).float()
+def last_given(video: Tensor, prediction: Prediction) -> Tensor:
+    """The last frame of the clips (B, T, C, H, W) that the model was given, as often as it predicts frames."""
+    return video[:, prediction.num_given - 1, None].expand_as(prediction.target)

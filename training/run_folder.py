@@ -8,12 +8,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
-from models.checkpoint import load_plain, save_atomically, save_model
+from data_generation.data.errors import FieldError, MissingPathError
+from models.base import Model
+from models.checkpoint import read_file, save_model, write_file
 from models.config import ModelConfig
 
 _STATE_FORMAT = "genieredux-training-state"
+_STATE_VERSION = 1
 
 
 @dataclass
@@ -46,9 +48,9 @@ class RunFolder:
         matches = (re.fullmatch(rf"{prefix}-(\d+)\.pt", path.name) for path in self.path.glob(f"{prefix}-*.pt"))
         return sorted(int(match[1]) for match in matches if match)
 
-    def save(self, model: nn.Module, config: ModelConfig, step: int, state: dict[str, Any], keep: int) -> None:
+    def save(self, model: Model, config: ModelConfig, step: int, state: dict[str, Any], keep: int) -> None:
         """Write state and checkpoint of `step`, then remove older states and all but the newest `keep` checkpoints."""
-        save_atomically({"format": _STATE_FORMAT, "step": step, **state}, self.state(step))
+        write_file(self.state(step), _STATE_FORMAT, _STATE_VERSION, {"step": step, **state})
         save_model(self.checkpoint(step), model, config, step)
         for old in self.steps("state"):
             if old != step:
@@ -57,56 +59,52 @@ class RunFolder:
             self.checkpoint(old).unlink(missing_ok=True)
 
     def resume_point(self, resume_ckpt: str) -> ResumePoint | None:
-        """What `train.resume_ckpt` (no | latest | a step | a checkpoint's path) means here; None = from the start.
+        """What `resume_ckpt` (no | latest | a step | a checkpoint's path) means here; None = from the start.
 
-        ValueError if a fresh start would overwrite a run, FileNotFoundError if the checkpoint or its state is missing.
+        FieldError if a fresh start would overwrite a run, MissingPathError if the checkpoint or its state is missing.
         """
         if resume_ckpt == "no":
-            self._check_unused("train.resume_ckpt=no")
+            self._check_unused(resume_ckpt, "it")
             return None
         if resume_ckpt == "latest":
             complete = sorted(set(self.steps()) & set(self.steps("state")))
             if not complete:
-                self._check_unused("train.resume_ckpt=latest, but without any training state,")
+                self._check_unused(resume_ckpt, "without any training state, a new run")
                 return None
-            return self._pair(complete[-1])
+            return self._pair(resume_ckpt, complete[-1])
         if resume_ckpt.isdecimal():
-            return self._pair(int(resume_ckpt))
+            return self._pair(resume_ckpt, int(resume_ckpt))
         path = Path(resume_ckpt)
         match = re.fullmatch(r"model-(\d+)\.pt", path.name)
         if not match:
-            raise ValueError(f"train.resume_ckpt={resume_ckpt} is unknown: use no, latest, a step or a model-<step>.pt")
+            raise FieldError("resume_ckpt", resume_ckpt, "is unknown", "use no, latest, a step or a model-<step>.pt")
         other = RunFolder(path.parent)
         if other.path.resolve() != self.path.resolve():
-            self._check_unused(f"train.resume_ckpt={resume_ckpt} of another run")
-        return other._pair(int(match[1]))
+            self._check_unused(resume_ckpt, "the checkpoint of another run")
+        return other._pair(resume_ckpt, int(match[1]))
 
-    def _check_unused(self, reason: str) -> None:
+    def _check_unused(self, resume_ckpt: str, overwriting: str) -> None:
         if steps := self.steps():
-            raise ValueError(
-                f"'{self.path}' already holds model-{steps[-1]}.pt and {reason} would overwrite it: "
-                "set train.resume_ckpt=latest to go on, or another train.wandb_name"
-            )
+            problem = f"'{self.path}' already holds model-{steps[-1]}.pt and {overwriting} would overwrite it"
+            remedy = "set {resume_ckpt}=latest to resume, or another {wandb_name}"
+            raise FieldError("resume_ckpt", resume_ckpt, problem, remedy)
 
-    def _pair(self, step: int) -> ResumePoint:
+    def _pair(self, resume_ckpt: str, step: int) -> ResumePoint:
         point = ResumePoint(self.checkpoint(step), self.state(step), step)
         if not point.model.is_file():
             have = ", ".join(str(s) for s in self.steps()) or "none"
-            raise FileNotFoundError(f"train.resume_ckpt: '{point.model}' not found: the folder has steps {have}")
+            problem = f"'{point.model}' not found"
+            raise MissingPathError("resume_ckpt", resume_ckpt, problem, f"the folder has steps {have}")
         if not point.state.is_file():
-            raise FileNotFoundError(
-                f"train.resume_ckpt: '{point.state}' not found (only the newest state is kept): "
-                f"start a new run from the weights with model_fpath={point.model}"
-            )
+            problem = f"'{point.state}' not found (only the newest state is kept)"
+            remedy = f"start a new run from the weights with {{model_fpath}}={point.model}"
+            raise MissingPathError("resume_ckpt", resume_ckpt, problem, remedy)
         return point
 
 
 def read_state(path: Path) -> dict[str, Any]:
-    """A training state as `RunFolder.save` wrote it; ValueError for another or a damaged file."""
-    state = load_plain(path, f"'{path}'", "remove it and resume from another")
-    if not isinstance(state, dict) or state.get("format") != _STATE_FORMAT:
-        raise ValueError(f"'{path}' is not a training state of this project")
-    return state
+    """A training state as `RunFolder.save` wrote it; UserError for another or a damaged file."""
+    return read_file(path, _STATE_FORMAT, _STATE_VERSION, "training state", "state-*.pt")
 
 
 def random_states() -> dict[str, Any]:

@@ -17,7 +17,8 @@ class Runtime:
     """The processes of this run and their arithmetic."""
 
     accelerator: Accelerator
-    amp_dtype: torch.dtype | None  # None = float32 throughout
+    # None = float32 throughout.
+    amp_dtype: torch.dtype | None
 
     @property
     def device(self) -> torch.device:
@@ -72,7 +73,7 @@ def choose_device(device: str) -> torch.device:
 
 
 def choose_precision(precision: str, device: torch.device) -> torch.dtype | None:
-    """Autocast type of the key `precision`: auto | fp32 | bf16. `auto` is bf16 where it is measured to pay."""
+    """Autocast type of the field `precision`: auto | fp32 | bf16. `auto` is bf16 where it is measured to pay."""
     if precision == "fp32":
         return None
     if precision == "bf16":

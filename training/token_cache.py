@@ -12,11 +12,10 @@ from data.data import ClipDataset
 from data.data_cached import CachedBatch, CachedClipDataset, TokenStore, used_bytes
 from data_generation.data.errors import FieldError, MissingPathError
 from data_generation.data.files import write_atomically
-from models.construct_model import WORLD_MODELS
 from models.genie_redux import GenieRedux
 from models.tokenizer import Tokenizer
 from training.clips import Inputs, frames_to_float
-from training.config import GenieReduxConfig, TrainConfig
+from training.config import TrainConfig
 from training.runtime import Runtime
 
 logger = logging.getLogger(__name__)
@@ -84,14 +83,6 @@ class CachedSource:
                 if key is not None:
                     self._store.write(key, clip)
         return Inputs(frames_to_float(batch.frames) if self._needs_video else None, batch.actions, batch.ids)
-
-
-def check_cache(cfg: GenieReduxConfig) -> None:
-    """`FieldError` for a size that cannot work; a warning where there is nothing to cache."""
-    if cfg.train.cache_max_gb < 0:
-        raise FieldError("train.cache_max_gb", cfg.train.cache_max_gb, "must not be negative", "use 0 for no limit")
-    if cfg.train.enable_cache and cfg.model not in WORLD_MODELS:
-        logger.warning("train.enable_cache has no effect: a %s trains on frames, not on token ids", cfg.model)
 
 
 def cache_dpath(config: TrainConfig) -> Path:

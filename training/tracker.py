@@ -1,4 +1,4 @@
-"""Where metrics go: `metrics.jsonl` beside the checkpoints, always, and Weights & Biases, if wanted."""
+"""Where metrics go: `metrics.jsonl` next to the checkpoints, always, and Weights & Biases, if configured."""
 
 import importlib
 import json
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
+from data_generation.data.errors import FieldError
 from data_generation.data.files import write_atomically
 
 logger = logging.getLogger(__name__)
@@ -43,35 +44,34 @@ class MetricsFile:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Rows of a metrics.jsonl; a last line that a crash cut is left out."""
+    """Rows of a metrics.jsonl; a last line that a crash cut is omitted."""
     rows = []
     for line in path.read_text().splitlines() if path.is_file() else []:
         try:
             rows.append(json.loads(line))
         except json.JSONDecodeError:
-            logger.warning("'%s': left out the unreadable line %.60r", path, line)
+            logger.warning("'%s': omitted the unreadable line %.60r", path, line)
     return rows
 
 
 @dataclass(frozen=True)
 class WandbSettings:
-    """How Weights & Biases is used; `mode_key` is what the user calls the mode."""
+    """How Weights & Biases is used."""
 
     mode: str  # auto | online | offline | disabled
     project: str
     name: str | None
     dpath: str | None
-    mode_key: str
 
 
-class Tracker:
+class MetricsLogger:
     """Logs metrics on the main process; on the others it does nothing."""
 
     def __init__(
         self, folder: Path, config: WandbSettings, run_config: dict[str, Any], resume_step: int, is_main: bool
     ):
         if config.mode not in _WANDB_MODES:
-            raise ValueError(f"{config.mode_key}={config.mode} is unknown: use one of {', '.join(_WANDB_MODES)}")
+            raise FieldError("mode", config.mode, "is unknown", f"use one of {', '.join(_WANDB_MODES)}")
         self.file = MetricsFile(folder / "metrics.jsonl", resume_step) if is_main else None
         self._wandb = _start_wandb(folder, config, run_config) if is_main else None
 
@@ -110,9 +110,10 @@ def _start_wandb(folder: Path, config: WandbSettings, run_config: dict[str, Any]
         logger.info("wandb is off (no login): metrics go to %s; `wandb login` turns it on", folder / "metrics.jsonl")
         return None
     try:
-        wandb = importlib.import_module("wandb")  # here, because importing it takes a second and few runs use it
+        # Imported here: it takes a second, and few runs use it.
+        wandb = importlib.import_module("wandb")
     except ImportError as error:
-        raise ValueError(f"{config.mode_key}={mode} needs the package wandb: install it or set disabled") from error
+        raise FieldError("mode", mode, "needs the package wandb", "install it or set disabled") from error
     directory = Path(config.dpath) if config.dpath else folder
     directory.mkdir(parents=True, exist_ok=True)
     try:
@@ -127,13 +128,13 @@ def _start_wandb(folder: Path, config: WandbSettings, run_config: dict[str, Any]
         )
     except wandb.errors.Error as error:
         if mode != "auto":
-            raise ValueError(f"{config.mode_key}={mode} failed ({error}): set {config.mode_key}=disabled") from error
+            raise FieldError("mode", mode, f"failed ({error})", "set {mode}=disabled") from error
         logger.warning("wandb is off (%s): metrics go to %s", error, folder / "metrics.jsonl")
         return None
 
 
 def _wandb_id(folder: Path) -> str:
-    """The id under which this folder's run is known, so that a resumed run goes on in the same curves."""
+    """The id of this folder's run, so that a resumed run continues the same curves."""
     path = folder / "wandb-id.txt"
     if not path.is_file():
         write_atomically(path, uuid.uuid4().hex[:12])

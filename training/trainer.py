@@ -14,18 +14,17 @@ from torch import Tensor, nn
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from models.components.st_transformer import Half
-from models.genie_redux import GenieRedux
+from data_generation.data.errors import FieldError
 from training.clips import Inputs, TrainingBatches
-from training.config import GenieReduxConfig
-from training.loading import Prepared
+from training.config import TrainerConfig
+from training.loading import ModelAndConfig
 from training.optimizer import learning_rate, make_optimizer
 from training.rollout import TRAINING, seed_of
 from training.run_folder import RunFolder, random_states, read_state, restore_random_states
 from training.runtime import Runtime
 from training.stop import StopRequest
-from training.tracker import Tracker
-from training.validation import Validator, model_output
+from training.tracker import MetricsLogger
+from training.validation import Validator
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +51,7 @@ class Meter:
         return dict(zip(names, values, strict=True))
 
     def state(self, runtime: Runtime) -> dict[str, Any]:
-        """What `load_state` needs to go on as if nothing had happened; averaged over the processes."""
+        """What `load_state` needs to continue as if nothing had happened; averaged over the processes."""
         reduce = runtime.accelerator.reduce
         return {"sums": {n: reduce(s, reduction="mean") for n, s in self._sums.items()}, "counts": dict(self._counts)}
 
@@ -65,7 +64,12 @@ class Trainer:
     """Trains one model in one run folder. All processes construct and run it alike."""
 
     def __init__(
-        self, cfg: GenieReduxConfig, runtime: Runtime, prepared: Prepared, batches: TrainingBatches, folder: RunFolder
+        self,
+        cfg: TrainerConfig,
+        runtime: Runtime,
+        prepared: ModelAndConfig,
+        batches: TrainingBatches,
+        folder: RunFolder,
     ):
         self.cfg, self.runtime, self.folder = cfg, runtime, folder
         self.config, self.batches = prepared.config, batches
@@ -77,44 +81,43 @@ class Trainer:
         self._parallel = self._distribute()
         self._meter = Meter()
         self._first_bad = torch.full((1,), -1, device=runtime.device)
-        self._clock = time.monotonic()  # moved on by pauses, so that rates are those of training
+        # Moved forward by pauses, so that rates are those of training.
+        self._clock = time.monotonic()
         self._logged_step = 0
 
     def _distribute(self) -> nn.Module:
         if self.cfg.compile:
-            # Half blocks, not the whole: one graph for all of a kind, and no grad mode changes inside of it.
-            for module in self.model.modules():
-                if isinstance(module, Half) and any(p.requires_grad for p in module.parameters()):
-                    module.compile()
-        # Heads that a short clip or a LAM without reconstruction loss leaves out get no gradient.
-        lam_decoder_idle = isinstance(self.model, GenieRedux) and self.config.lam.reconstruction_weight <= 0
-        unused = self.cfg.train.num_frames <= 2 or (self.config.model == "genie_redux" and lam_decoder_idle)
+            # Layers, not the whole: one graph for all of a kind, and no grad mode changes inside of it.
+            self.model.compile_layers()
+        unused = self.model.has_idle_parameters(self.cfg.train.num_frames)
         accelerator = self.runtime.accelerator
         accelerator.ddp_handler = DistributedDataParallelKwargs(find_unused_parameters=unused)
         return accelerator.prepare(self.model)
 
     # ---- the loop -------------------------------------------------------------------------------------------------
 
-    def run(self, tracker: Tracker) -> None:
+    def run(self, metrics: MetricsLogger) -> None:
         """Train up to `train.num_train_steps`, logging, validating and saving on the way.
 
-        SIGINT and SIGTERM save and raise SystemExit; a loss that is not finite raises ValueError.
+        SIGINT and SIGTERM save and raise SystemExit; a loss that is not finite raises FieldError.
         """
         total = self.cfg.train.num_train_steps
         self._clock, self._logged_step = time.monotonic(), self.step
         quiet = not self.runtime.is_main
-        often = 0.1 if sys.stderr.isatty() else 10.0  # seconds between two lines; a log file needs few
+        # Seconds between two lines; a log file needs few.
+        often = 0.1 if sys.stderr.isatty() else 10.0
         bar = tqdm(
             total=total, initial=self.step, unit="step", desc=self.config.model, disable=quiet, mininterval=often
         )
-        with closing(tracker), logging_redirect_tqdm(), StopRequest(self.runtime) as stop, bar:
-            if self.step and self._due(self.cfg.train.validate_every) and not self._recorded(tracker, "validation"):
-                self._validate(tracker)  # the last run ended between this checkpoint and its validation
+        with closing(metrics), logging_redirect_tqdm(), StopRequest(self.runtime) as stop, bar:
+            if self.step and self._due(self.cfg.train.validate_every) and not self._recorded(metrics, "validation"):
+                # The last run ended between this checkpoint and its validation.
+                self._validate(metrics)
             batches = iter(self.batches)
             while self.step < total:
                 self._train_step(batches)
                 bar.update()
-                self._report(tracker, bar)
+                self._report(metrics, bar)
                 if number := stop.agreed(self.step):
                     self._stop(number)
 
@@ -129,34 +132,36 @@ class Trainer:
             seed = seed_of(self.cfg.seed, TRAINING, self.step, micro, accelerator.process_index)
             with accelerator.accumulate(self._parallel):
                 with self.runtime.autocast():
-                    output = model_output(self._parallel, batch, torch.Generator().manual_seed(seed))
+                    generator = torch.Generator().manual_seed(seed)
+                    output = self._parallel(batch.video, batch.actions, generator, batch.ids)
                 accelerator.backward(output.loss)
-                self._note_finite(output.loss)
+                self._remember_if_not_finite(output.loss)
                 self._meter.add(output.logs)
-                if accelerator.sync_gradients:  # once per optimiser step: accumulated gradients are clipped whole
+                # Once per optimiser step: accumulated gradients are clipped as a whole.
+                if accelerator.sync_gradients:
                     norm = accelerator.clip_grad_norm_(self._trained, self.cfg.optimizer.max_grad_norm)
                     assert isinstance(norm, Tensor)
-                    self._note_finite(norm)
+                    self._remember_if_not_finite(norm)
                     self._meter.add({"grad_norm": norm})
                     self.optimizer.step()
                     self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
 
-    def _report(self, tracker: Tracker, bar: tqdm) -> None:
+    def _report(self, metrics: MetricsLogger, bar: tqdm) -> None:
         """What is due after a step: log, save, validate. Saved first, so that validation cannot cost training."""
         train = self.cfg.train
         if self._due(train.log_every):
-            bar.set_postfix_str(self._log(tracker), refresh=False)
+            bar.set_postfix_str(self._log(metrics), refresh=False)
         if self._due(train.save_model_every):
             self.save()
         if self._due(train.validate_every):
-            self._validate(tracker)
+            self._validate(metrics)
 
     def _due(self, every: int) -> bool:
         """Every `every` steps (0: never), and at the end."""
         return self.step == self.cfg.train.num_train_steps or (every > 0 and self.step % every == 0)
 
-    def _log(self, tracker: Tracker) -> str:
+    def _log(self, metrics: MetricsLogger) -> str:
         self._check_finite()
         values = self._meter.read(self.runtime)
         steps, seconds = self.step - self._logged_step, time.monotonic() - self._clock
@@ -164,25 +169,25 @@ class Trainer:
         values["learning_rate"] = learning_rate(self.cfg.optimizer, self.step - 1)
         values["steps_per_second"] = rate
         values["clips_per_second"] = rate * self.batches.per_batch * self.cfg.train.grad_accum
-        tracker.log(self.step, "train", values)
+        metrics.log(self.step, "train", values)
         self._clock, self._logged_step = time.monotonic(), self.step
         return f"loss={values['loss'] if 'loss' in values else values['lam_loss']:.4f}"
 
     # ---- validation, checkpoints, stopping ---------------------------------------------------------------------------
 
-    def _validate(self, tracker: Tracker) -> None:
+    def _validate(self, metrics: MetricsLogger) -> None:
         if self.validator is None:
             return
         start = time.monotonic()
         values = self.validator.run(self.model, self.step)
-        tracker.log(self.step, "validation", values)
+        metrics.log(self.step, "validation", values)
         if self.runtime.is_main:
             shown = [f"{name} {values[name]:.4g}" for name in ("loss", "psnr", "ssim", "fid") if name in values]
             logger.info("step %d: validation %s", self.step, ", ".join(shown))
         self._clock += time.monotonic() - start
 
-    def _recorded(self, tracker: Tracker, split: str) -> bool:
-        return any(gather_object([tracker.has(self.step, split)]))
+    def _recorded(self, metrics: MetricsLogger, split: str) -> bool:
+        return any(gather_object([metrics.has(self.step, split)]))
 
     def save(self) -> None:
         """Write checkpoint and training state of this step. Every process must call it."""
@@ -214,7 +219,7 @@ class Trainer:
             restore_random_states(state["random"][rank])
         self.step = state["step"]
 
-    def _note_finite(self, value: Tensor) -> None:
+    def _remember_if_not_finite(self, value: Tensor) -> None:
         """Remember the first step with a value that is not finite, without waiting for the device."""
         bad = ~torch.isfinite(value.detach()) & (self._first_bad < 0)
         self._first_bad = torch.where(bad, self.step + 1, self._first_bad)
@@ -222,15 +227,16 @@ class Trainer:
     def _check_finite(self) -> None:
         first = [step for step in self.runtime.accelerator.gather(self._first_bad).tolist() if step >= 0]
         if first:
-            raise ValueError(
-                f"loss or gradient is not finite at step {min(first)}: lower optimizer.learning_rate="
-                f"{self.cfg.optimizer.learning_rate} or set precision=fp32; the checkpoints in '{self.folder.path}' "
-                "are from before it"
+            problem = f"loss or gradient is not finite at step {min(first)}"
+            remedy = (
+                f"lower it or set precision=fp32; the checkpoints in '{self.folder.path}' are from before that step"
             )
+            raise FieldError("optimizer.learning_rate", self.cfg.optimizer.learning_rate, problem, remedy)
 
     def _stop(self, number: int) -> None:
         if self._saved_step != self.step:
             self.save()
         if self.runtime.is_main:
-            logger.info("stopped and saved at step %d: go on by adding train.resume_ckpt=latest", self.step)
-        raise SystemExit(128 + number)  # as a shell expects; not 0, so that `a && b` does not go on
+            logger.info("stopped and saved at step %d: resume by adding train.resume_ckpt=latest", self.step)
+        # As a shell expects; not 0, so that `a && b` stops here.
+        raise SystemExit(128 + number)

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from auto_explore.src.models.actor_critic import ActorCritic, PolicyOutput, State
-from data_generation.data.errors import FieldError, UserError
+from data_generation.data.errors import FieldError
 from data_generation.generator.connector_base import EnvironmentSpec
 from data_generation.generator.policy import PolicyContext
-from models.checkpoint import load_plain, save_atomically
+from models.checkpoint import read_file, write_file
 
 FORMAT = "genieredux-agent"
 FORMAT_VERSION = 1
@@ -82,30 +82,13 @@ def mixture(logits: Tensor, temperature: float, epsilon: float, should_sample: b
 
 def save_agent(path: Path, network: ActorCritic, info: AgentInfo, extra: dict[str, Any] | None = None) -> None:
     """Write an agent's checkpoint whole; `extra` is a training state to keep with the weights."""
-    content = {
-        "format": FORMAT,
-        "format_version": FORMAT_VERSION,
-        "info": {**vars(info), "frame_shape": list(info.frame_shape)},
-        "model": network.state_dict(),
-        **(extra or {}),
-    }
-    save_atomically(content, path)
+    stored_info = {**vars(info), "frame_shape": list(info.frame_shape)}
+    write_file(path, FORMAT, FORMAT_VERSION, {"info": stored_info, "model": network.state_dict(), **(extra or {})})
 
 
 def read_agent(path: Path) -> dict[str, Any]:
     """The content of a checkpoint. UserError for a missing one, a foreign file and a cut one."""
-    if not path.is_file():
-        there = sorted(other.stem for other in path.parent.glob("*.pt")) if path.parent.is_dir() else []
-        hint = f"there are {', '.join(there)}" if there else "no checkpoint is in that folder"
-        raise UserError(f"agent checkpoint '{path}' not found: {hint}")
-    content = load_plain(path, f"agent checkpoint '{path}'", "it is cut, or not a checkpoint")
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise UserError(f"'{path}' is not a checkpoint of an AutoExplore agent")
-    if content["format_version"] > FORMAT_VERSION:
-        raise UserError(
-            f"'{path}' has format version {content['format_version']}; this code reads up to {FORMAT_VERSION}"
-        )
-    return content
+    return read_file(path, FORMAT, FORMAT_VERSION, "checkpoint of an AutoExplore agent")
 
 
 def agent_of(content: dict[str, Any]) -> tuple[ActorCritic, AgentInfo]:

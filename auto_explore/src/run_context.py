@@ -26,7 +26,7 @@ from data_generation.generator.schedule import EndlessSchedule, take_turns
 from data_generation.generator.vector import LevelVectorEnv
 from models.config import ModelConfig
 from models.genie_redux import GenieRedux
-from models.precision import cast_products
+from models.precision import cast_matmul_weights
 from training.allocator import keep_freed_memory
 from training.runtime import choose_device, choose_precision
 
@@ -113,7 +113,7 @@ def make_context(common: CommonConfig, collection: CollectionConfig, world_model
     if model is not None:
         model.to(fabric.device)
         if precision is not None:
-            cast_products(model, precision)
+            cast_matmul_weights(model, precision)
     levels = list_levels(connector, connector.select().games, collection.connector.generator_config.n_instances)
     autocast = partial(torch.autocast, fabric.device.type, dtype=precision, enabled=precision is not None)
     return RunContext(common, collection, fabric, connector, take_turns(levels), model, autocast)
@@ -128,7 +128,7 @@ def open_connector(config: CollectionConfig, world_model: ModelConfig | None) ->
     own = replace(config.connector, game=list(config.games) if config.connector.name != "coinrun" else "all")
     if world_model is not None:
         own.image_size = world_model.tokenizer.image_size
-        own.roi_annotation_fpath = own.roi_annotation_fpath or world_model.recorded_around or None
+        own.roi_annotation_fpath = own.roi_annotation_fpath or world_model.roi_table or None
     with under_connector():
         connector = make_connector(own)
         skipped = connector.select().skipped

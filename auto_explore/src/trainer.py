@@ -25,7 +25,7 @@ from auto_explore.src.run_context import RunContext
 from auto_explore.src.run_folder import AgentFolder
 from data_generation.data.errors import UNSET, FieldError, UserError, under
 from training.rollout import seed_of
-from training.tracker import Tracker
+from training.tracker import MetricsLogger
 
 logger = logging.getLogger(__name__)
 
@@ -64,7 +64,7 @@ class AgentTrainer:
 
     # ---- the loop -------------------------------------------------------------------------------------------------
 
-    def run(self, tracker: Tracker) -> None:
+    def run(self, tracker: MetricsLogger) -> None:
         """Train up to `epochs`, logging, testing and saving regularly."""
         common, is_main = self.common, self.context.fabric.is_global_zero
         if not self.collector.episodes:
@@ -82,7 +82,7 @@ class AgentTrainer:
             tracker.close()
             self.close()
 
-    def _run_epoch(self, tracker: Tracker) -> str:
+    def _run_epoch(self, tracker: MetricsLogger) -> str:
         start, epsilon = time.perf_counter(), self.epsilon
         played = self._play()
         learned = self._learn()
@@ -186,7 +186,7 @@ class AgentTrainer:
 
     # ---- testing ----------------------------------------------------------------------------------------------------
 
-    def _test(self, tracker: Tracker) -> None:
+    def _test(self, tracker: MetricsLogger) -> None:
         """Test on the first process; keep the agent with the best mean return."""
         fabric = self.context.fabric
         if fabric.is_global_zero:

@@ -4,9 +4,9 @@ import re
 from pathlib import Path
 
 from auto_explore.config import WorldModelConfig
-from data_generation.data.errors import UNSET, FieldError, MissingPathError
+from data_generation.data.errors import UNSET, FieldError, MissingPathError, under
 from data_generation.generator.connector_base import Connector
-from models.checkpoint import load_model
+from models import checkpoint
 from models.config import ModelConfig
 from models.genie_redux import GenieRedux
 
@@ -31,11 +31,9 @@ def checkpoint_path(config: WorldModelConfig) -> Path:
 def load_world_model(config: WorldModelConfig, n_preds: int) -> tuple[GenieRedux, ModelConfig]:
     """The frozen world model and its configuration, on the CPU. UserError if it cannot predict `n_preds` frames."""
     path = checkpoint_path(config)
-    loaded = load_model(path)
+    with under("", path="model_fname"):
+        loaded = checkpoint.load_world_model(path)
     model = loaded.model
-    if not isinstance(model, GenieRedux):
-        problem = f"'{path}' holds a {loaded.config.model}; a genie_redux or genie_redux_guided is needed"
-        raise FieldError("", UNSET, problem)
     if n_preds < 1 or n_preds + 1 > model.dynamics.max_frames:
         problem = f"n_preds={n_preds}: '{path}' can predict 1 to {model.dynamics.max_frames - 1} frames after its two"
         raise FieldError("", UNSET, problem)
@@ -48,7 +46,7 @@ def check_actions(model: GenieRedux, config: ModelConfig, connector: Connector) 
     A model with latent actions infers them from the frames, and a model that does not name its actions is compared by
     their number alone.
     """
-    if model.lam is not None:
+    if not model.takes_actions:
         return
     names, own = config.action_names, connector.action_names
     if model.num_actions == len(own) and (not names or names == own):

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from data_generation.data.errors import FieldError
 from models.components.vector_quantize import Quantized
 
 
@@ -25,11 +26,12 @@ class FiniteScalarQuantizer(nn.Module):
     def __init__(self, dim: int, levels: Sequence[int]):
         super().__init__()
         if not levels or min(levels) < 2:
-            raise ValueError(f"tokenizer.fsq_levels={list(levels)}: name 2 or more levels per channel, as in [8,5,5,5]")
+            raise FieldError("fsq_levels", list(levels), "each channel needs 2 or more levels", "as in [8,5,5,5]")
         self.project_in = nn.Linear(dim, len(levels))
         self.project_out = nn.Linear(len(levels), dim)
         sizes = torch.tensor(list(levels))
-        basis = torch.cat([sizes.new_ones(1), sizes[:-1]]).cumprod(0)  # the first channel counts fastest
+        # The first channel counts fastest.
+        basis = torch.cat([sizes.new_ones(1), sizes[:-1]]).cumprod(0)
         digits = torch.arange(math.prod(levels)).unsqueeze(-1) // basis % sizes
         half = (sizes - 1) / 2
         # Follow from the levels, so no checkpoint holds them.
@@ -53,7 +55,8 @@ class FiniteScalarQuantizer(nn.Module):
 
     def _bounded(self, x: Tensor) -> Tensor:
         """Channels (..., d) in [-1, 1] of vectors (..., D)."""
-        return torch.tanh(self.project_in(x).float())  # float32: ids must not depend on autocast's precision
+        # float32: ids must not depend on autocast's precision.
+        return torch.tanh(self.project_in(x).float())
 
     def _digits(self, bounded: Tensor) -> Tensor:
         return torch.round((bounded + 1) * self._half)

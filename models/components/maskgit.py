@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from data_generation.data.errors import FieldError
+
 
 def random_mask(
     shape: tuple[int, ...], min_rate: float, device: torch.device, generator: torch.Generator | None
@@ -18,7 +20,8 @@ def random_mask(
     """
     rate = torch.rand((), generator=generator) * (1 - min_rate) + min_rate
     mask = torch.rand(shape, generator=generator) < rate
-    if not mask.any():  # a tiny input: there is always something to predict
+    # A tiny input may draw no mask; there is always something to predict.
+    if not mask.any():
         mask.view(-1)[0] = True
     return mask.to(device, non_blocking=True)
 
@@ -36,9 +39,7 @@ def mask_fraction(schedule: str, ratio: float) -> float:
     elif schedule == "exp":
         fraction = 1 - math.exp(math.log(1e6) * (ratio - 1))
     else:
-        raise ValueError(
-            f"dynamics.mask_schedule '{schedule}' is unknown: use cosine, uniform, pow<number>, log or exp"
-        )
+        raise FieldError("mask_schedule", schedule, "is unknown", "use cosine, uniform, pow<number>, log or exp")
     return min(max(fraction, 1e-6), 1.0)
 
 
@@ -70,9 +71,9 @@ def gumbel_sample(logits: Tensor, temperature: float, generators: Generators) ->
 class DecodeSettings:
     """How `iterative_decode` draws: rounds, first temperature, mask schedule."""
 
-    inference_steps: int = 25
-    temperature: float = 1.0
-    schedule: str = "cosine"
+    inference_steps: int
+    temperature: float
+    schedule: str
 
 
 def iterative_decode(
@@ -85,15 +86,12 @@ def iterative_decode(
     """Decode N = `num_frames` frames in `inference_steps` rounds; a pure function of its arguments.
 
     Logits at frame t predict frame t + 1, so the first new frame's logits `first_logits` (B, 1, h, w, V) depend on
-    committed
-    frames only and never change. `later_logits(ids, mask)` maps the first N - 1 new frames' ids (B, N-1, h, w) and
-    their mask (True =
-    masked) to the logits (B, N-1, h, w, V) of new frames 1..N-1; it is not called when N = 1, where rounds cannot
-    change anything.
+    known frames only and never change. `later_logits(ids, mask)` maps the first N - 1 new frames' ids (B, N-1, h, w)
+    and their mask (True = masked) to the logits (B, N-1, h, w, V) of new frames 1..N-1; it is not called when N = 1,
+    where rounds cannot change anything.
 
     Each round draws every token anew, at a temperature that falls linearly to 0 (an argmax) in the last round.
-    Before each
-    round but the first, the share of the least confident tokens that the schedule names is masked again.
+    Before each round but the first, the share of the least confident tokens that the schedule names is masked again.
     Returns ids (B, N, h, w) and the last round's logits (B, N, h, w, V).
     """
     if num_frames == 1:
@@ -127,5 +125,6 @@ def token_distance(logits: Tensor, targets: Tensor, codebook: Tensor) -> Tensor:
     logits (..., V), targets (...), codebook (V, d) -> (...).
     """
     codes = F.normalize(codebook.float(), dim=-1)
-    expected = torch.softmax(logits.float(), dim=-1) @ codes  # sum_j p_j code_j: the same sum without a V x V matrix
+    # sum_j p_j code_j: the same sum without a V x V matrix
+    expected = torch.softmax(logits.float(), dim=-1) @ codes
     return 1 - (expected * F.embedding(targets, codes)).sum(dim=-1)

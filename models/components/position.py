@@ -13,8 +13,7 @@ class PEG(nn.Module):
     """Position-encoding generator: a causal depthwise 3x3x3 convolution over (t, h, w).
 
     The 3-D kernel is applied as three depthwise 2-D convolutions, one per time offset, shifted in time and summed:
-    the same
-    numbers, without the slow paths that depthwise Conv3d takes on CPU and CUDA alike.
+    the same numbers, without the slow paths that depthwise Conv3d takes on CPU and CUDA alike.
     """
 
     def __init__(self, dim: int):

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from data_generation.data.errors import FieldError
 from models.components.attention import Attention, attend
 from models.components.position import PEG, causal_alibi
 from models.components.recompute import CHECKPOINTING, recompute
@@ -29,8 +30,8 @@ class FeedForward(nn.Module):
 
 
 @dataclass
-class HalfCache:
-    """What later frames need of the frames before, for one half: the PEG's last two inputs (B, 2, h, w, D), and for
+class LayerCache:
+    """What later frames need of the frames before, for one layer: the PEG's last two inputs (B, 2, h, w, D), and for
     temporal attention keys and values (B, hw, heads, t, dim_head)."""
 
     peg: Tensor
@@ -40,14 +41,13 @@ class HalfCache:
 
 @dataclass
 class Cache:
-    """State of an ST-transformer after `num_frames` frames. A value: extending returns a new one, this one stays
-    valid."""
+    """State of an ST-transformer after `num_frames` frames. A value: extending it returns a new one."""
 
     num_frames: int = 0
-    halves: list[HalfCache] = field(default_factory=list)
+    layers: list[LayerCache] = field(default_factory=list)
 
 
-class Half(nn.Module):
+class Layer(nn.Module):
     """PEG, attention and feed-forward, each a residual update."""
 
     def __init__(self, config: TransformerConfig, dim: int):
@@ -57,12 +57,12 @@ class Half(nn.Module):
         self.feed_forward = FeedForward(dim, config.ff_mult)
 
 
-class SpatialHalf(Half):
+class SpatialLayer(Layer):
     """Attention among the tokens of one frame, with a position bias."""
 
-    def forward(self, x: Tensor, bias: Tensor, past: HalfCache | None = None) -> tuple[Tensor, HalfCache]:
+    def forward(self, x: Tensor, bias: Tensor, past: LayerCache | None = None) -> tuple[Tensor, LayerCache]:
         """Update x (B, T, h, w, D) with bias (heads, hw, hw)."""
-        cache = HalfCache(_last_two(x, past))
+        cache = LayerCache(_last_two(x, past))
         x = x + self.peg(x, past.peg if past else None)
         q, k, v = (rearrange(part, "b t h w n d -> b t n (h w) d") for part in self.attention.project(x))
         out = rearrange(attend(q, k, v, bias), "b t n (h w) d -> b t h w (n d)", h=x.shape[2])
@@ -70,10 +70,10 @@ class SpatialHalf(Half):
         return x + self.feed_forward(x), cache
 
 
-class TemporalHalf(Half):
+class TemporalLayer(Layer):
     """Causal attention of one position over frames, with ALiBi."""
 
-    def forward(self, x: Tensor, bias: Tensor, past: HalfCache | None = None) -> tuple[Tensor, HalfCache]:
+    def forward(self, x: Tensor, bias: Tensor, past: LayerCache | None = None) -> tuple[Tensor, LayerCache]:
         """Update x (B, T, h, w, D) with bias (heads, T, past + T)."""
         peg = _last_two(x, past)
         x = x + self.peg(x, past.peg if past else None)
@@ -82,10 +82,10 @@ class TemporalHalf(Half):
             k, v = torch.cat([past.keys, k], dim=-2), torch.cat([past.values, v], dim=-2)  # type: ignore[list-item]
         out = rearrange(attend(q, k, v, bias), "b (h w) n t d -> b t h w (n d)", h=x.shape[2])
         x = x + self.attention.to_out(out)
-        return x + self.feed_forward(x), HalfCache(peg, k, v)
+        return x + self.feed_forward(x), LayerCache(peg, k, v)
 
 
-def _last_two(x: Tensor, past: HalfCache | None) -> Tensor:
+def _last_two(x: Tensor, past: LayerCache | None) -> Tensor:
     """The two newest frames (B, 2, h, w, D), zeros where there are none."""
     if x.shape[1] >= 2:
         return x[:, -2:]
@@ -94,7 +94,7 @@ def _last_two(x: Tensor, past: HalfCache | None) -> Tensor:
 
 
 class STTransformer(nn.Module):
-    """Blocks of a spatial and a temporal half, and a final LayerNorm.
+    """Blocks of a spatial and a temporal layer, and a final LayerNorm.
 
     `order` "st" runs space first (encoders, dynamics), "ts" time first (decoders). `dim` is the width where it is
     not the config's.
@@ -108,10 +108,11 @@ class STTransformer(nn.Module):
         self.heads = config.heads
         self.gradient_checkpointing = config.gradient_checkpointing
         if self.gradient_checkpointing not in CHECKPOINTING:
-            raise ValueError(
-                f"gradient_checkpointing={config.gradient_checkpointing} is unknown: use {', '.join(CHECKPOINTING)}"
+            raise FieldError(
+                "gradient_checkpointing", config.gradient_checkpointing, "is unknown", f"use {', '.join(CHECKPOINTING)}"
             )
-        kinds = [SpatialHalf if letter == "s" else TemporalHalf for letter in order] * config.num_blocks
+        kinds = [SpatialLayer if letter == "s" else TemporalLayer for letter in order] * config.num_blocks
+        # Called "halves" (of blocks) in all checkpoints.
         self.halves = nn.ModuleList([kind(config, dim) for kind in kinds])
         self.norm = nn.LayerNorm(dim, bias=False)
 
@@ -119,22 +120,21 @@ class STTransformer(nn.Module):
         """Transform tokens (B, T, h, w, D) with the spatial bias (heads, hw, hw)."""
         temporal_bias = causal_alibi(self.heads, x.shape[1], x.shape[1], x.device)
         run = recompute(_without_cache, self.gradient_checkpointing if torch.is_grad_enabled() else "none")
-        for half in self.halves:
-            x = run(half, x, spatial_bias if isinstance(half, SpatialHalf) else temporal_bias)
+        for layer in self.halves:
+            x = run(layer, x, spatial_bias if isinstance(layer, SpatialLayer) else temporal_bias)
         return self.norm(x)
 
     def extend(self, x: Tensor, spatial_bias: Tensor, cache: Cache) -> tuple[Tensor, Cache]:
-        """Transform further frames x (B, T, h, w, D) after those in `cache`; equal to `forward` on all frames at
-        once."""
+        """Transform further frames x (B, T, h, w, D) after those in `cache`; equal to `forward` on all at once."""
         num_frames = cache.num_frames + x.shape[1]
         temporal_bias = causal_alibi(self.heads, x.shape[1], num_frames, x.device)
-        halves = []
-        for i, half in enumerate(self.halves):
-            bias = spatial_bias if isinstance(half, SpatialHalf) else temporal_bias
-            x, state = half(x, bias, cache.halves[i] if cache.halves else None)
-            halves.append(state)
-        return self.norm(x), Cache(num_frames, halves)
+        layers = []
+        for i, layer in enumerate(self.halves):
+            bias = spatial_bias if isinstance(layer, SpatialLayer) else temporal_bias
+            x, state = layer(x, bias, cache.layers[i] if cache.layers else None)
+            layers.append(state)
+        return self.norm(x), Cache(num_frames, layers)
 
 
-def _without_cache(half: Half, x: Tensor, bias: Tensor) -> Tensor:
-    return half(x, bias)[0]
+def _without_cache(layer: Layer, x: Tensor, bias: Tensor) -> Tensor:
+    return layer(x, bias)[0]

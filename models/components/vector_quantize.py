@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-USAGE_RATE = 0.05  # of the running mean of the codes' use
+# Rate of the running mean of how often each code is used.
+USAGE_RATE = 0.05
 
 
 @dataclass
@@ -27,7 +28,7 @@ class VectorQuantizer(nn.Module):
         codebook_size: int,
         codebook_dim: int,
         commitment_weight: float,
-        dead_code_threshold: float = 0.0,
+        dead_code_threshold: float,
     ):
         super().__init__()
         self.dead_code_threshold = dead_code_threshold
@@ -37,7 +38,8 @@ class VectorQuantizer(nn.Module):
         codebook = torch.empty(codebook_size, codebook_dim)
         nn.init.kaiming_uniform_(codebook)
         self.codebook = nn.Parameter(F.normalize(codebook, dim=-1))
-        if dead_code_threshold > 0:  # else not there, as in the published checkpoints
+        # Absent from the published checkpoints, which revive no codes.
+        if dead_code_threshold > 0:
             self.register_buffer("usage", torch.ones(codebook_size))
 
     @property
@@ -50,7 +52,7 @@ class VectorQuantizer(nn.Module):
         return self.codebook
 
     def _direction(self, x: Tensor) -> Tensor:
-        # float32 also under autocast: the nearest code must not depend on the compute precision of 32 channels
+        # float32 also under autocast: the nearest code must not depend on the compute precision of 32 channels.
         return F.normalize(self.project_in(x).float(), dim=-1)
 
     def _nearest(self, direction: Tensor) -> Tensor:
@@ -67,8 +69,10 @@ class VectorQuantizer(nn.Module):
         return self.project_out(F.embedding(ids, self.codebook))
 
     def forward(self, x: Tensor) -> Quantized:
-        """Quantise vectors (..., D); loss = mse(codes, sg[x]) + commitment_weight * mse(sg[codes], x) on the
-        normalised vectors."""
+        """Quantise vectors (..., D).
+
+        The loss is mse(codes, sg[x]) + commitment_weight * mse(sg[codes], x) on the normalised vectors.
+        """
         direction = self._direction(x)
         ids = self._nearest(direction.detach())
         codes = F.embedding(ids, self.codebook)
@@ -80,25 +84,22 @@ class VectorQuantizer(nn.Module):
 
     @torch.no_grad()
     def _revive_dead_codes(self, directions: Tensor, ids: Tensor) -> None:
-        """Move codes that are hardly drawn to vectors (n, codebook_dim) of this batch that their codes (ids) fit badly.
+        """Move codes that are hardly used to vectors (n, codebook_dim) of this batch that their codes (ids) fit badly.
 
-        A code is dead when it is drawn less than `dead_code_threshold` times the mean, averaged over about the last
-        1 / USAGE_RATE steps. New
-        places are drawn in proportion to the squared error, as in k-means++, so that rare content gets codes of its
-        own.
+        A code is dead when it is used less than `dead_code_threshold` times the mean, averaged over about the last
+        1 / USAGE_RATE steps. Replacements are drawn in proportion to the squared error, as in k-means++, so that rare
+        content gets codes of its own.
         """
         usage: Tensor = self.usage  # type: ignore[assignment]
         count = torch.zeros_like(usage).scatter_add_(0, ids, torch.ones_like(ids, dtype=usage.dtype))
         usage.lerp_(count * (self.codebook_size / ids.numel()), USAGE_RATE)
         error = (directions - F.embedding(ids, self.codebook)).square().sum(dim=-1)
         candidates = directions[torch.multinomial(error + 1e-12, self.codebook_size, replacement=True)]
-        dead = usage < self.dead_code_threshold
-        if (
-            torch.distributed.is_available() and torch.distributed.is_initialized()
-        ):  # every process moves the same codes to the same places
+        # Every process must move the same codes to the same vectors.
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
             torch.distributed.broadcast(candidates, 0)
             torch.distributed.broadcast(usage, 0)
-            dead = usage < self.dead_code_threshold
+        dead = usage < self.dead_code_threshold
         self.codebook.copy_(torch.where(dead.unsqueeze(-1), candidates, self.codebook))
         usage.copy_(torch.where(dead, 1.0, usage))
 
@@ -115,5 +116,6 @@ def used_share(ids: Tensor, codebook_size: int) -> Tensor:
 
 
 def _histogram(ids: Tensor, codebook_size: int) -> Tensor:
-    count = torch.zeros(codebook_size, device=ids.device)  # not bincount, which waits for the GPU
+    # Not bincount, which waits for the GPU.
+    count = torch.zeros(codebook_size, device=ids.device)
     return count.scatter_add_(0, ids.flatten(), torch.ones(ids.numel(), device=ids.device)) / ids.numel()

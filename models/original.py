@@ -1,26 +1,26 @@
-"""Reading checkpoints of the original GenieRedux code: names mapped strictly, sizes inferred from tensors where no
-config is beside.
+"""Checkpoints of the original GenieRedux code, converted into this project's form before anything loads them.
 
-A file is {"step", "model", "optim", "scaler"}; "model" is the tokenizer's flat state dict, or {"dynamics": …} and,
-for GenieRedux,
-{"latent_action_model": …}. Nothing in a file is executed (`weights_only`).
+A file is {"step", "model", "optim", "scaler"}; "model" is the tokenizer's flat state dict, or {"dynamics": …} and, for
+GenieRedux, {"latent_action_model": …}. Names are mapped strictly; sizes are inferred from the tensors.
 """
 
 import logging
 import math
 import re
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
 from torch import Tensor
 
-from models.config import DynamicsConfig, LamConfig, ModelConfig, TokenizerConfig
+from data_generation.data.errors import UserError
+from models.config import DynamicsConfig, LamConfig, TokenizerConfig
 
 logger = logging.getLogger(__name__)
 
 StateDict = dict[str, Tensor]
+_GUESSED_IMAGE_SIZE = 64
 
 # (pattern, replacement), applied in order; None drops the tensor.
 _RENAMES: list[tuple[str, str | None]] = [
@@ -46,9 +46,9 @@ _INDEXED = {
 }
 _INFERRED = (
     *("dim", "num_blocks", "heads", "dim_head", "ff_mult", "patch_size", "temporal_patch_size", "codebook_size"),
-    *("codebook_dim", "num_actions", "max_seq_len", "action_dim", "use_action_embeddings", "use_token"),
+    *("codebook_dim", "num_actions", "max_seq_len", "action_dim", "use_action_embeddings", "use_token", "image_size"),
 )
-_HALF = re.compile(r"^(encoder|decoder|transformer)\.layers\.(\d+)\.0\.(spatial|temporal)_(.*)$")
+_LAYER = re.compile(r"^(encoder|decoder|transformer)\.layers\.(\d+)\.0\.(spatial|temporal)_(.*)$")
 
 
 def is_original(checkpoint: Any) -> bool:
@@ -59,17 +59,15 @@ def is_original(checkpoint: Any) -> bool:
 
 
 def map_name(name: str) -> str | None:
-    """This project's name of an original tensor, None for one that carries nothing. An unknown name comes back
-    unchanged."""
+    """This project's name of an original tensor, None for one without information; an unknown name is kept."""
     for pattern, replacement in _RENAMES:
         if replacement is None:
             if re.search(pattern, name):
                 return None
         else:
             name = re.sub(pattern, replacement, name)
-    half = _HALF.match(name)
-    if half:
-        stack, block, kind, rest = half.groups()
+    if layer := _LAYER.match(name):
+        stack, block, kind, rest = layer.groups()
         order = "ts" if stack == "decoder" else "st"
         return f"{stack}.halves.{2 * int(block) + order.index(kind[0])}.{rest}"
     head, _, tail = name.partition(".")
@@ -89,7 +87,7 @@ def convert(state: StateDict) -> StateDict:
         target = map_name(name)
         if target is None:
             if name.endswith(".beta") and bool(tensor.any()):
-                raise ValueError(
+                raise UserError(
                     f"tensor '{name}' should be a buffer of zeros and is not: this is not a GenieRedux checkpoint"
                 )
             continue
@@ -99,78 +97,83 @@ def convert(state: StateDict) -> StateDict:
 
 @dataclass(frozen=True)
 class OriginalFacts:
-    """What an original file's tensors cannot tell; None = as in the config.yaml beside it, if there, else a guess."""
+    """What an original file's tensors cannot tell; None = as in the config.yaml next to it, if there, else a guess."""
 
     image_size: int | None = None
-    action_dim: int | None = None  # of a guided model with action embeddings
+    # Number of actions of a guided model with action embeddings.
+    action_dim: int | None = None
 
 
-@dataclass
-class OriginalCheckpoint:
-    """An original file's content under this project's names: `tokenizer` is empty for world models (their tokenizer
-    is another file)."""
+def convert_checkpoint(path: Path, checkpoint: dict[str, Any], facts: OriginalFacts) -> dict[str, Any]:
+    """A loaded original checkpoint as the content of one of this project.
 
-    config: ModelConfig
-    step: int
-    tokenizer: StateDict
-    dynamics: StateDict
-    lam: StateDict
-
-
-def read_original(path: Path, checkpoint: dict, facts: OriginalFacts) -> OriginalCheckpoint:
-    """Map a loaded original checkpoint. Sizes come from the tensors; `facts` and the `config.yaml` beside it, if there,
-    add what tensors cannot tell."""
-    model = checkpoint["model"]
-    config = ModelConfig()
+    Sizes come from the tensors; `facts` and the `config.yaml` next to the file, if there, add what tensors cannot
+    tell. A world model's `config.tokenizer` holds only what is known of its tokenizer, which is another file. `fresh`
+    names tensors that the file lacks and that keep their initial values. UserError for a file that is not understood.
+    """
     sidecar = path.parent / "config.yaml"
     published: Any = OmegaConf.to_container(OmegaConf.load(sidecar)) if sidecar.exists() else {}
     parts = [part for part in published.values() if isinstance(part, dict)]
     image_size = facts.image_size or next((part["image_size"] for part in parts if "image_size" in part), None)
-    dynamics: StateDict = {}
-    lam: StateDict = {}
-    tokenizer: StateDict = {}
-    if "dynamics" in model:
-        dynamics = convert(model["dynamics"])
-        lam = convert(model["latent_action_model"]) if "latent_action_model" in model else {}
-        config.model = "genie_redux" if lam else "genie_redux_guided"
-        if lam:
-            config.lam = _lam_config(lam)
-            first, rest = (lam[f"to_pixels.{name}.bias"].shape[0] for name in ("first", "rest"))
-            config.tokenizer.patch_size = math.isqrt(first // 3)
-            config.tokenizer.temporal_patch_size = rest // first
-            image_size = image_size or _image_size_of_lam(lam, config.tokenizer.patch_size)
-        config.dynamics = _dynamics_config(dynamics, published.get("dynamics", {}), guided=not lam)
-        config.dynamics.action_dim = facts.action_dim or config.dynamics.action_dim
+    if "dynamics" in checkpoint["model"]:
+        converted = _world_model(path, checkpoint["model"], published.get("dynamics", {}), image_size, facts)
     else:
-        tokenizer = convert(model)
-        config.model = "tokenizer"
-        config.tokenizer = tokenizer_config(tokenizer, image_size or 64)
-    config.tokenizer.image_size = image_size or 64
+        state = convert(checkpoint["model"])
+        sizes = asdict(tokenizer_config(state, image_size or _GUESSED_IMAGE_SIZE))
+        converted = {"config": {"model": "tokenizer", "tokenizer": sizes}, "model": state}
     if not published:
-        _tell_sizes(path, config)
-    return OriginalCheckpoint(config, int(checkpoint.get("step", 0)), tokenizer, dynamics, lam)
+        _log_sizes(path, converted["config"])
+    return {"step": int(checkpoint.get("step", 0)), **converted}
 
 
-def _tell_sizes(path: Path, config: ModelConfig) -> None:
-    logger.info("'%s' has no config.yaml beside it; inferred from its tensors:", path)
-    kinds = {"tokenizer": ["tokenizer"], "genie_redux": ["lam", "dynamics"]}.get(config.model, ["dynamics"])
-    for kind in kinds:
-        part = getattr(config, kind)
-        for field in fields(part):
-            if field.name in _INFERRED:
-                logger.info("  %s.%s: %s", kind, field.name, getattr(part, field.name))
-    logger.info("  tokenizer.image_size: %s", config.tokenizer.image_size)
+def _world_model(
+    path: Path, model: dict[str, StateDict], published: dict, image_size: int | None, facts: OriginalFacts
+) -> dict[str, Any]:
+    """`config`, `model` and `fresh` of a world model."""
+    dynamics, lam = convert(model["dynamics"]), convert(model.get("latent_action_model", {}))
+    config: dict[str, Any] = {"model": "genie_redux" if lam else "genie_redux_guided"}
+    tokenizer: dict[str, Any] = {"codebook_size": dynamics["token_embedding.weight"].shape[0] - 1}
+    if lam:
+        config["lam"] = asdict(_lam_config(lam))
+        tokenizer["patch_size"], tokenizer["temporal_patch_size"] = _patch_sizes(lam)
+        image_size = image_size or _image_size_of_lam(lam, tokenizer["patch_size"])
+    if image_size is not None:
+        tokenizer["image_size"] = image_size
+    sizes = _dynamics_config(dynamics, published, guided=not lam)
+    sizes.action_dim = facts.action_dim or sizes.action_dim
+    if not lam and sizes.action_dim is None:
+        raise UserError(
+            f"'{path}' does not tell its number of actions: put its config.yaml next to it, or run "
+            "'python run.py genie_redux import source=… target=… action_dim=<number>'"
+        )
+    state = {f"{part}.{name}": t for part, own in (("dynamics", dynamics), ("lam", lam)) for name, t in own.items()}
+    fresh = []
+    if not lam and sizes.use_action_embeddings:
+        logger.warning(
+            "'%s' holds no action embeddings (the original did not save them): they start from the seed", path
+        )
+        fresh.append("dynamics.action_embedding.weight")
+    config |= {"tokenizer": tokenizer, "dynamics": asdict(sizes)}
+    return {"config": config, "model": state, "fresh": fresh}
+
+
+def _log_sizes(path: Path, config: dict[str, Any]) -> None:
+    logger.info("'%s' has no config.yaml next to it; inferred from its tensors:", path)
+    for part in ("lam", "dynamics", "tokenizer"):
+        for name, value in config.get(part, {}).items():
+            if name in _INFERRED:
+                logger.info("  %s.%s: %s", part, name, value)
 
 
 def _transformer_sizes(state: StateDict, stack: str) -> dict[str, Any]:
     dim_head = state[f"{stack}.halves.0.attention.q_scale"].shape[0]
     inner, dim = state[f"{stack}.halves.0.attention.to_q.weight"].shape
     hidden = state[f"{stack}.halves.0.feed_forward.contract.weight"].shape[1]
-    halves = {int(name.split(".")[2]) for name in state if name.startswith(f"{stack}.halves.")}
+    layers = {int(name.split(".")[2]) for name in state if name.startswith(f"{stack}.halves.")}
     return {
         "dim_head": dim_head,
         "heads": inner // dim_head,
-        "num_blocks": len(halves) // 2,
+        "num_blocks": len(layers) // 2,
         "ff_mult": _ff_mult(hidden, dim),
     }
 
@@ -179,22 +182,28 @@ def _ff_mult(hidden: int, dim: int) -> float:
     for mult in (4.0, 2.0, 8.0, 1.0, 3.0, 6.0):
         if int(mult * (2 / 3) * dim) == hidden:
             return mult
-    raise ValueError(f"feed-forward width {hidden} of model width {dim} fits no ff_mult of 1, 2, 3, 4, 6, 8")
+    raise UserError(f"feed-forward width {hidden} of model width {dim} fits no ff_mult of 1, 2, 3, 4, 6, 8")
 
 
 def tokenizer_config(state: StateDict, image_size: int) -> TokenizerConfig:
     """Sizes of a tokenizer from its tensors (this project's names)."""
     codebook_size, codebook_dim = state["quantizer.codebook"].shape
-    first, rest = state["to_pixels.first.bias"].shape[0], state["to_pixels.rest.bias"].shape[0]
+    patch_size, temporal_patch_size = _patch_sizes(state)
     return TokenizerConfig(
         dim=state["quantizer.project_in.weight"].shape[1],
         codebook_size=codebook_size,
         codebook_dim=codebook_dim,
         image_size=image_size,
-        patch_size=math.isqrt(first // 3),
-        temporal_patch_size=rest // first,
+        patch_size=patch_size,
+        temporal_patch_size=temporal_patch_size,
         **_transformer_sizes(state, "encoder"),
     )
+
+
+def _patch_sizes(state: StateDict) -> tuple[int, int]:
+    """Patch size in space and in time of a tokenizer or LAM, whose frames have 3 channels."""
+    first, rest = state["to_pixels.first.bias"].shape[0], state["to_pixels.rest.bias"].shape[0]
+    return math.isqrt(first // 3), rest // first
 
 
 def _lam_config(state: StateDict) -> LamConfig:
