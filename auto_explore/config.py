@@ -14,16 +14,16 @@ class CommonConfig:
     num_processes: int = 1  # each with environments, replay and device of its own; gradients are averaged
     root_dpath: str = "checkpoints/auto_explore"
     seed: int = 0
-    resume: bool = False  # go on with a run exactly where it stopped
+    resume: bool = False  # resume a run exactly where it stopped
     resume_id: int | None = None  # number of the run's folder; null = the newest
-    resume_ckpt_id: str = "last"  # last | model_best_reward | an epoch; training goes on from `last` only
+    resume_ckpt_id: str = "last"  # last | model_best_reward | an epoch; training resumes from `last` only
     save_every: int = 1  # epochs between two savings of `last`
     keep_every: int = 50  # epochs between two checkpoints that stay; 0 = none
 
 
 @dataclass
 class WorldModelConfig:
-    """`<root_dpath>/<model_dname>/<model_fname>`, needed for the rewards that ask a world model."""
+    """`<root_dpath>/<model_dname>/<model_fname>`, needed for the rewards that use a world model."""
 
     root_dpath: str = "checkpoints/genie_redux_guided"
     model_dname: str = "demo"
@@ -85,13 +85,13 @@ class CollectionConfig:
 @dataclass
 class ActorCriticConfig:
     encoder: str = "conv"  # conv (the paper's) | impala | nature (the fastest)
-    batch_num_samples: int = 32  # segments per update and process
+    batch_num_samples: int = 32  # clips per update and process
     grad_acc_steps: int = 1  # parts in which a batch is computed: less memory, the same update
     max_grad_norm: float = 10.0
     start_after_epochs: int = 1  # epochs of play before the first update
     steps_per_epoch: int = 20  # updates
-    burn_in: int = 8  # steps before a segment that warm up the recurrent state
-    num_steps: int = 12  # steps of a segment that are learned from
+    burn_in: int = 8  # steps before a clip that warm up the recurrent state
+    num_steps: int = 12  # steps of a clip that are learned from
     gamma: float = 0.995
     lambda_: float = 0.95
     entropy_weight: float = 0.01
@@ -100,7 +100,7 @@ class ActorCriticConfig:
     # mean; false = plain returns.
     normalize_returns: bool = True
     # Rewards minus their running mean: an ended episode then counts as average play, not as nothing. Without it,
-    # rewards that are never negative pay for staying alive where it is dull.
+    # rewards that are never negative reward staying alive where nothing is new.
     center_rewards: bool = True
 
 
@@ -108,7 +108,7 @@ class ActorCriticConfig:
 class TrainingConfig:
     should: bool = True
     learning_rate: float = 1e-4
-    replay_steps: int = 20_000  # newest steps that segments are drawn from, held in memory
+    replay_steps: int = 20_000  # newest steps that clips are drawn from, held in memory
     actor_critic: ActorCriticConfig = field(default_factory=ActorCriticConfig)
 
 

@@ -59,11 +59,11 @@ class ConnectorConfig:
     annotation_behavior_fpath: str | None = "RetroAct.csv"
     annotation_control_fpath: str | None = None
     roi_annotation_fpath: str | None = None  # retro_act: record around a character; boxes that mark it at the start
-    # retro_act: a folder of your own with <id>/rom.<ext>, beside the ROMs that were imported.
+    # retro_act: a folder of your own with <id>/rom.<ext>, next to the ROMs that were imported.
     rom_dpath: str | None = None
     start_level: int = 0  # coinrun: instance k is level start_level + k
     distribution_mode: str = "hard"  # coinrun: easy | hard
-    paint_vel_info: bool = False  # coinrun: show the hero's speed as two grey squares in the picture's corner
+    paint_vel_info: bool = False  # coinrun: show the hero's speed as two grey squares in the corner of the image
     agent: AgentConfig = field(default_factory=AgentConfig)
     generator_config: GeneratorConfig = field(default_factory=GeneratorConfig)
 

@@ -140,7 +140,7 @@ def shared_root(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
         ("train", ["training.learning_rate=0"], "training.learning_rate=0"),
         ("train", ["training.actor_critic.gamma=1.5"], "training.actor_critic.gamma=1.5"),
         ("train", ["collection.train.config.n_preds=0"], "n_preds=0"),
-        ("train", ["collection.train.config.n_preds=8"], "n_preds=8: "),
+        ("train", ["collection.train.config.n_preds=8"], "not n_preds=8"),
         ("train", ["collection.train.config.temperature=0"], "temperature=0"),
         ("train", ["training.actor_critic.batch_nun_samples=3"], "did you mean 'training.actor_critic.batch_num_sam"),
         ("train", ["wandb.mode=sometimes"], "wandb.mode=sometimes"),

@@ -16,7 +16,7 @@ import data_generation
 from data_generation.config import ConnectorConfig, DatasetConfig, GenerateConfig, GeneratorConfig
 from data_generation.data.data import Environment, list_environments
 from data_generation.generate import generate
-from data_generation.generator.connector_coinrun import CoinRunConnector, CoinRunLevel, native_action
+from data_generation.generator.connector_coinrun import ACTIONS, CoinRunConnector, CoinRunLevel, native_action
 from data_generation.generator.image_env import ImageEnv
 from data_generation.generator.plan import dataset_name
 
@@ -24,7 +24,7 @@ needs_procgen = pytest.mark.skipif(
     importlib.util.find_spec("procgen") is None, reason="Procgen is not installed: bash install.sh --with coinrun"
 )
 CONFIGS = Path(data_generation.__file__).parent / "configs"
-SEVEN = ["NOOP", "RIGHT", "LEFT", "ACTION_JUMP", "RIGHT+ACTION_JUMP", "LEFT+ACTION_JUMP", "DOWN"]
+SEVEN = list(ACTIONS)
 
 
 def config(**changes: Any) -> ConnectorConfig:

@@ -35,7 +35,9 @@ def load_world_model(config: WorldModelConfig, n_preds: int) -> tuple[GenieRedux
         loaded = checkpoint.load_world_model(path)
     model = loaded.model
     if n_preds < 1 or n_preds + 1 > model.dynamics.max_frames:
-        problem = f"n_preds={n_preds}: '{path}' can predict 1 to {model.dynamics.max_frames - 1} frames after its two"
+        problem = (
+            f"'{path}' can predict 1 to {model.dynamics.max_frames - 1} frames after its two, not n_preds={n_preds}"
+        )
         raise FieldError("", UNSET, problem)
     return model.requires_grad_(False), loaded.config
 

@@ -1,4 +1,4 @@
-"""What each action does at a game's start state, as short clips to look at."""
+"""What each action does at a game's start state, as short clips."""
 
 from dataclasses import dataclass
 

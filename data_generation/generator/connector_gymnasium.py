@@ -35,7 +35,7 @@ class GymnasiumConnector(Connector):
         names = [str(name) for name in self.config.valid_action_combos] or known
         if unknown := [name for name in names if name not in known]:
             problem = f"{unknown[0]} is not an action of {games[0]}, which has {known[0]} to {known[-1]}"
-            raise FieldError("valid_action_combos", UNSET, problem, "[] means all, as in config=gymnasium/any")
+            raise FieldError("valid_action_combos", UNSET, problem, "[] means all of them")
         return names
 
     def select(self) -> Selection:

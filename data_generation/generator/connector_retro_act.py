@@ -130,7 +130,7 @@ class RetroActConnector(Connector):
     def _behavior_rows(self) -> list[Behavior]:
         field, fpath = "annotation_behavior_fpath", self.config.annotation_behavior_fpath
         if fpath is None:
-            problem = "not set; game=all and the filters view, motion and genre need that table"
+            problem = "not set; {game}=all and the filters view, motion and genre need that table"
             raise FieldError(field, UNSET, problem)
         path = table_path(fpath, field)
         rows = read_behavior(path)

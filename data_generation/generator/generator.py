@@ -161,7 +161,7 @@ class _Pool:
         self._queue = progress.queue
         self._progress = progress
         self._workers: list[_Worker] = []
-        # Workers that have no more to do, and end without being told to.
+        # Workers that have no more to do and are ending.
         self._finished: list[_Worker] = []
 
     def run(self, n_workers: int) -> None:

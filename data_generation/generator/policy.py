@@ -124,7 +124,7 @@ class ScriptedPolicy:
                 raise FieldError("agent.script", UNSET, problem, remedy)
             actions += [context.action_names.index(name)] * int(count or 1)
         if not actions:
-            raise FieldError("agent.script", "[]", "variant=scripted needs actions such as [RIGHT*30]")
+            raise FieldError("agent.script", "[]", "{variant}=scripted needs actions such as [RIGHT*30]")
         return cls(actions, list(context.agent.script))
 
     def initial_carry(self) -> int:
@@ -177,7 +177,7 @@ def policy_spec(config: ConnectorConfig) -> str:
         if agent.policy is not None:
             raise
         problem = f"its agent ({spec}) is not part of this installation"
-        remedy = "use variant=random, or name another agent by {agent.policy}=<module>:<Class>"
+        remedy = "use {variant}=random, or name another agent by {agent.policy}=<module>:<Class>"
         raise FieldError("variant", config.variant, problem, remedy) from error
     _check_checkpoint(config)
     return spec
@@ -213,7 +213,9 @@ def _check_checkpoint(config: ConnectorConfig) -> None:
     field, fpath = "agent.checkpoint_fpath", config.agent.checkpoint_fpath
     if fpath is None:
         if config.agent.policy is None and config.variant in _NEEDS_CHECKPOINT:
-            raise FieldError(field, UNSET, f"not set; variant={config.variant} needs the trained agent's checkpoint")
+            raise FieldError(
+                field, UNSET, f"not set; {{variant}}={config.variant} needs the trained agent's checkpoint"
+            )
     elif not Path(fpath).exists():
         remedy = "train the agent first, or give the path of its checkpoint"
         raise MissingPathError(field, fpath, "no such file", remedy)

@@ -28,7 +28,7 @@ FALLBACK_BUTTONS = ("B", "BUTTON", "I")
 def action_buttons(action: str, platform: str, core_buttons: list[str | None]) -> list[str]:
     """Buttons of an action such as RIGHT, ACTION_JUMP, NOOP or RIGHT+ACTION_JUMP, as the core names them.
 
-    Besides the named actions every button of the core can be named. FieldError lists what a platform knows.
+    In addition to the named actions, every button of the core can be named. FieldError lists what a platform knows.
     """
     named = BUTTONS.get(platform.lower(), OTHER_PLATFORM)
     known = [button for button in core_buttons if button]

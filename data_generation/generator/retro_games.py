@@ -72,7 +72,7 @@ class RetroGames:
         raise FieldError("game", name, "Stable-Retro knows no such game", remedy)
 
     def obstacle(self, game: str) -> str:
-        """Why a game cannot be played here, as far as its files tell; empty = nothing."""
+        """Why a game cannot be played here, as far as its files show; empty = nothing."""
         try:
             rom = Path(retro_data.get_original_romfile_path(self.ids[game], self.integrations))
         except FileNotFoundError:

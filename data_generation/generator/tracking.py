@@ -68,7 +68,7 @@ def read_boxes(path: Path) -> dict[tuple[str, str], Box]:
 
 
 class CharacterTracker:
-    """Follows a character by comparing its surroundings with how it has looked before (sum of squared differences)."""
+    """Follows a character by comparing its surroundings with its earlier appearances (sum of squared differences)."""
 
     def __init__(self, image: np.ndarray, box: Box):
         """UserError if the box is not inside the image (h, w, 3)."""

@@ -110,7 +110,7 @@ def _one_line(error: Exception) -> str:
 
 
 def worker_main(connection: Connection, job: GenerationJob) -> None:
-    """Body of a worker process: play the tasks that come through `connection`, report each, end at None."""
+    """Body of a worker process: play the tasks received from `connection`, report each, end at None."""
     set_up_worker_process()
     player = Player(job)
     while (task := connection.recv()) is not None:

@@ -1,0 +1,156 @@
+"""Playing levels: one environment for the generator, for agents and for people, and whose fault an error is."""
+
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from omegaconf import OmegaConf
+
+from data_generation.config import ConnectorConfig
+from data_generation.data.data import EpisodeMeta, EpisodeReader
+from data_generation.data.errors import FieldError, under
+from data_generation.generate import generate
+from data_generation.generator import connector_base
+from data_generation.generator.connector_base import EnvironmentSpec
+from data_generation.generator.connector_coinrun import ACTIONS
+from data_generation.generator.episode import Episode
+from data_generation.generator.generator import GenerationFailed
+from data_generation.generator.levels import Level, LevelEnv
+from data_generation.generator.schedule import EndlessSchedule
+from data_generation.generator.vector import EpisodeProgress, LevelVectorEnv
+from tests.generator_helpers import ROOT, CountingConnector, CountingEnv, counting_config
+
+FRAME_SIZE = 8
+
+
+class FaultyEnv(CountingEnv):
+    """Raises what its game is called after."""
+
+    def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict]:
+        if self.game == "value_error":
+            raise ValueError("the emulator's own mistake")
+        if self.game == "user_error":
+            raise FieldError("n_skip_frames", 4, "found by our own check", "use {image_size}")
+        return super().step(action)
+
+
+class FaultyConnector(CountingConnector):
+    """Counts the environments that are open."""
+
+    num_open = 0
+
+    def make_env(self, game: str, instance: int) -> gym.Env[np.ndarray, Any]:
+        assert type(self).num_open == 0, "an emulator needs the process for itself"
+        type(self).num_open += 1
+        return FaultyEnv(game)
+
+
+def connector_of(*games: str) -> FaultyConnector:
+    return FaultyConnector(ConnectorConfig(name="faulty", game=list(games), image_size=FRAME_SIZE))
+
+
+@pytest.fixture
+def closing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Environments count their closing."""
+
+    def close(self: FaultyEnv) -> None:
+        FaultyConnector.num_open -= 1
+
+    monkeypatch.setattr(FaultyConnector, "num_open", 0)
+    monkeypatch.setattr(FaultyEnv, "close", close)
+
+
+def test_one_environment_is_open_at_a_time_and_stays_open_for_its_level(closing) -> None:
+    env = LevelEnv(connector_of("a", "b"), n_steps_max=5)
+    for level in (Level("a", 0), Level("a", 0), Level("a", 1), Level("b", 0)):
+        assert env.start(level, seed=3).max() == 3
+        assert FaultyConnector.num_open == 1
+    env.close()
+    assert FaultyConnector.num_open == 0
+
+
+def test_replayed_actions_continue_as_if_they_had_just_been_played(closing) -> None:
+    """What a person needs who takes an episode over."""
+    played, taken_over = (LevelEnv(connector_of("a"), n_steps_max=4) for _ in range(2))
+    frames = [played.start(Level("a", 0), 7), *(played.step(1).frame for _ in range(2))]
+    played.close()
+    assert np.array_equal(taken_over.replay(Level("a", 0), 7, [1, 1]), np.stack(frames))
+    steps = [taken_over.step(0), taken_over.step(0)]
+    assert [step.numbers["steps"] for step in steps] == [3, 4]
+    assert [step.truncated for step in steps] == [False, True]
+    assert set(steps[0].numbers) == {"steps"}
+    taken_over.close()
+
+
+def test_an_episode_in_memory_is_saved_as_it_was_played(closing, tmp_path: Path) -> None:
+    env = LevelEnv(connector_of("a"), n_steps_max=100)
+    episode = Episode(tmp_path, EpisodeMeta(game="a"), env.start(Level("a", 0), 0))
+    while not episode.is_over:
+        episode.append(env.step(2))
+    env.close()
+    with EpisodeReader(episode.save()) as reader:
+        assert np.array_equal(reader.frames(), episode.frames)
+        assert reader.actions.tolist() == episode.actions == [2] * 10
+        assert reader.rewards.tolist() == episode.env_rewards
+        assert reader.infos["steps"].tolist() == list(range(1, 11))
+        assert reader.terminated.tolist() == [False] * 9 + [True]
+
+
+@pytest.mark.parametrize("n_workers", [1, 2])
+def test_what_an_environment_raises_costs_its_episodes_and_what_our_checks_raise_ends_the_run(
+    closing, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, n_workers: int
+) -> None:
+    monkeypatch.setitem(connector_base.CONNECTORS, "faulty", f"{__name__}:FaultyConnector")
+    # Classes of this module count environments in their own process only.
+    monkeypatch.setattr(FaultyConnector, "make_env", lambda self, game, instance: FaultyEnv(game))
+    for game, message in (
+        ("value_error", r"not made: 2 of 2 episodes, first .*: ValueError: the emulator's own mistake"),
+        ("user_error", r"^config.connector.n_skip_frames=4: found by our own check; use config.connector.image_size$"),
+    ):
+        cfg = counting_config(tmp_path / game, [game])
+        cfg.config.connector.name = "faulty"
+        cfg.config.connector.generator_config.n_workers = n_workers
+        with pytest.raises(GenerationFailed, match=message):
+            generate(cfg)
+
+
+def test_a_mistake_that_an_environments_process_finds_names_its_field() -> None:
+    schedule = EndlessSchedule((Level("user_error", 0),), seed=0, index=0, num_envs=1)
+    envs = LevelVectorEnv(connector_of("user_error"), [schedule], n_steps_max=5)
+    try:
+        with pytest.raises(FieldError) as raised, under("outer"):
+            envs.resume([EpisodeProgress(0, [1])])
+    finally:
+        envs.close()
+    assert str(raised.value) == "outer.n_skip_frames=4: found by our own check; use outer.image_size"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"action_names": ["a"]}, "valid_action_combos=[a,b]: 'x.pt' was trained on the actions a, these are a, b; "
+                                  "set valid_action_combos=[a]"),
+        ({"frame_shape": (3, 4, 4)}, "image_size=[8, 8]: 'x.pt' was trained on frames (3, 4, 4), these are (3, 8, 8); "
+                                     "set image_size=[4, 4]"),
+        ({"roi_table": "t.csv"}, "roi_annotation_fpath=null: 'x.pt' was trained on images around a character; "
+                                 "set roi_annotation_fpath=t.csv"),
+    ],
+)  # fmt: skip
+def test_an_agent_that_does_not_fit_is_refused(changes: dict[str, Any], message: str) -> None:
+    spec = {"action_names": ["a", "b"], "frame_shape": (3, 8, 8)}
+    EnvironmentSpec(**spec).check_agent(EnvironmentSpec(**spec), Path("x.pt"))
+    with pytest.raises(FieldError) as raised:
+        EnvironmentSpec(**spec).check_agent(EnvironmentSpec(**{**spec, **changes}), Path("x.pt"))
+    assert str(raised.value) == message
+
+
+def test_all_presets_of_coinrun_have_the_same_actions() -> None:
+    presets = [
+        ROOT / "auto_explore" / "configs" / "config" / "coinrun.yaml",
+        *(ROOT / "data_generation" / "configs" / "config" / "coinrun").glob("*.yaml"),
+    ]
+    found = [OmegaConf.select(OmegaConf.load(path), key) for path in presets
+             for key in ("connector.valid_action_combos", "collection.connector.valid_action_combos")]  # fmt: skip
+    assert [list(actions) for actions in found if actions] == [list(ACTIONS)] * 2
