@@ -35,7 +35,7 @@ from auto_explore.src.learner import Learner
 from auto_explore.src.reward import RewardContext, RewardInputs, make_reward, top_entropy
 from auto_explore.src.run_context import RunContext, make_fabric, open_connector
 from benchmarks.models import matmul_rates
-from benchmarks.models_cases import SIZES
+from benchmarks.models_cases import SIZES, sized
 from data_generation.generator.levels import list_levels
 from models.construct_model import build_model
 from models.genie_redux import GenieRedux
@@ -77,7 +77,7 @@ def matmul_rate(precision: str, width: int) -> float:
 def world_model(size: str, precision: str) -> GenieRedux:
     """Frozen, its weights in the precision of the computation, as a run has it."""
     torch.manual_seed(0)
-    model = build_model(replace(SIZES[size], model="genie_redux_guided")).eval().requires_grad_(False)
+    model = build_model(replace(sized(size), model="genie_redux_guided")).eval().requires_grad_(False)
     assert isinstance(model, GenieRedux)
     return cast_matmul_weights(model, torch.bfloat16) if precision == "bf16" else model
 
@@ -138,7 +138,7 @@ def make_context(size: str, precision: str) -> RunContext:
     """Cinderfoot with a fresh world model."""
     cfg = AutoExploreConfig()
     cfg.common.device, cfg.common.precision = "cpu", precision
-    connector = open_connector(cfg.collection, SIZES[size])
+    connector = open_connector(cfg.collection, sized(size))
     fabric, _ = make_fabric(cfg.common)
     levels = tuple(list_levels(connector, connector.select().games, 1))
     model = world_model(size, precision)

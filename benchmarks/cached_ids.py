@@ -13,7 +13,6 @@ import statistics
 import tempfile
 import time
 from collections.abc import Iterator
-from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,7 +20,7 @@ import torch
 from torch import nn
 
 from benchmarks.loader import write_sprites
-from benchmarks.models_cases import SIZES
+from benchmarks.models_cases import SIZES, sized
 from data.data import ClipDataset
 from data.data_cached import used_bytes
 from models.construct_model import build_model
@@ -107,7 +106,7 @@ def main() -> None:
         write_sprites(Path(folder) / "data", args.episodes + 2, 64)  # one each for validation and test
         for name in args.models:
             for precision in args.precision:
-                cfg = deepcopy(SIZES[args.size])
+                cfg = sized(args.size)
                 cfg = GenieReduxConfig(name, cfg.tokenizer, cfg.lam, replace(cfg.dynamics, action_dim=2))
                 cfg.precision, cfg.train.batch_size = precision, args.batch_size
                 cfg.train.cache_dpath = str(Path(folder) / f"{name} {precision}")

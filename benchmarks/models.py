@@ -27,7 +27,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.models_cases import CASES, SIZES, STREAMED, TRAINED, Variant, make_case
+from benchmarks.models_cases import CASES, SIZES, STREAMED, TRAINED, Variant, make_case, sized
 from models.components.recompute import CHECKPOINTING
 from training.allocator import keep_freed_memory
 
@@ -54,7 +54,7 @@ def convolution_backward_operations(gradient: list[int], _x: list[int], weight: 
 
 def operations(name: str, size: str) -> int:
     """Floating-point operations of this project's form of a case, counted without computing anything."""
-    config = SIZES[size]
+    config = sized(size)
     for part in (config.tokenizer, config.lam, config.dynamics):
         part.gradient_checkpointing = "none"
     # In bf16 attention is plain products, which the counter knows. Fake tensors have shapes but no values to look at.
@@ -73,7 +73,7 @@ def measure(args: argparse.Namespace) -> dict[str, float]:
     name, precision, plain = args.only[0], args.precision[0], args.variants[0] == "plain"
     if not plain:
         keep_freed_memory()
-    config, dtype = SIZES[args.size], DTYPES[precision]
+    config, dtype = sized(args.size), DTYPES[precision]
     for part in (config.tokenizer, config.lam, config.dynamics):
         part.gradient_checkpointing = "none" if plain else args.checkpointing or part.gradient_checkpointing
     clock = time.process_time if args.processor_time else time.perf_counter

@@ -10,34 +10,33 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.models_plain import make_plain, plain_sample
+from benchmarks.presets import composed
 from models.config import DynamicsConfig, LamConfig, ModelConfig, TokenizerConfig
 from models.construct_model import build_model
 from models.genie_redux import GenieRedux, SampleSettings
 from models.precision import cast_matmul_weights
 
+SIZES = ("default", "quarter", "exploration", "demo")
 
-def _small(patch_size: int, codebook_size: int) -> ModelConfig:
-    """The sizes of `configs/*/demo.yaml`."""
+
+def sized(size: str) -> ModelConfig:
+    """A new configuration: of the presets "exploration" and "demo", the defaults, or a quarter of their blocks.
+
+    A quarter has full width and length: what a block costs is the same, and the benchmark ends in minutes.
+    """
+    if size in ("exploration", "demo"):
+        # Long enough for the clips here.
+        cfg = composed("genie_redux train", f"config={size}", "dynamics.max_seq_len=4096", "dynamics.action_dim=5")
+        return ModelConfig(tokenizer=cfg.tokenizer, lam=cfg.lam, dynamics=cfg.dynamics)
+    if size == "default":
+        return ModelConfig(dynamics=DynamicsConfig(action_dim=5))
     return ModelConfig(
-        tokenizer=TokenizerConfig(
-            dim=96, num_blocks=1, heads=3, dim_head=32, patch_size=patch_size, codebook_size=codebook_size
-        ),
-        lam=LamConfig(dim=96, num_blocks=1, heads=3, dim_head=32),
-        dynamics=DynamicsConfig(dim=96, num_blocks=3, heads=4, dim_head=32, ff_mult=2, max_seq_len=4096, action_dim=5),
-    )
-
-
-SIZES = {
-    "default": ModelConfig(dynamics=DynamicsConfig(action_dim=5)),
-    # A quarter of the blocks at full width and length: what a block costs is the same, and it fits into a coffee break.
-    "quarter": ModelConfig(
         tokenizer=TokenizerConfig(num_blocks=2),
         lam=LamConfig(num_blocks=2),
         dynamics=DynamicsConfig(num_blocks=3, action_dim=5),
-    ),
-    "exploration": _small(patch_size=8, codebook_size=512),
-    "demo": _small(patch_size=4, codebook_size=256),
-}
+    )
+
+
 NUM_FRAMES = 16
 ROUNDS = 25
 # Training steps: model and batch size.

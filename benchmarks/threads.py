@@ -22,10 +22,10 @@ def steps_per_second(seconds: float) -> float:
     """Forward and backward passes of the demo's tokenizer on 8 clips of 8 frames."""
     import torch
 
-    from benchmarks.models import SIZES
+    from benchmarks.models_cases import sized
     from models.tokenizer import Tokenizer
 
-    model = Tokenizer(SIZES["demo"].tokenizer)
+    model = Tokenizer(sized("demo").tokenizer)
     video = torch.rand(8, 8, 3, 64, 64)
 
     def step() -> None:

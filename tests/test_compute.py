@@ -7,8 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from benchmarks.models import operations
-from benchmarks.models_cases import NUM_FRAMES
-from benchmarks.models_cases import SIZES as BENCHMARK_SIZES
+from benchmarks.models_cases import NUM_FRAMES, sized
 from benchmarks.models_plain import make_plain, plain_sample
 from models.checkpoint import parse_config
 from models.components.attention import _UnitVectors
@@ -171,7 +170,7 @@ def test_plain_sampling_draws_the_same_ids(name, settings):
 
 def test_a_training_step_counts_three_times_its_forward_products():
     """Once a depthwise convolution's gradient was counted as a full one's, and floors came out twice too high."""
-    width, tokens = BENCHMARK_SIZES["exploration"].tokenizer.dim, 2 * NUM_FRAMES * 64
+    width, tokens = sized("exploration").tokenizer.dim, 2 * NUM_FRAMES * 64
     inner, hidden = 3 * 32, int(4 * 2 / 3 * width)
     half = 4 * width * inner + 3 * width * hidden
     linear = 4 * half * 2 * tokens * 3  # four halves; a product forward, two backward

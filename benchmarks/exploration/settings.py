@@ -1,9 +1,11 @@
 """What the exploration experiment plays, trains and compares."""
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
-from data_generation.generator.connector_coinrun import ACTIONS
+from benchmarks.presets import composed
+from data_generation.config import ConnectorConfig
 
 ROOT_DPATH = Path("outputs/experiments/exploration")
 LEARNING_AGENTS = {"auto_explore": "entropy", "rnd": "rnd", "none": "none"}  # agent -> collection.reward.type
@@ -18,14 +20,32 @@ class Game:
 
     name: str
     preset: str  # of `generate`, for its actions and frame skip
-    dataset: str  # name of its datasets without dname
     games: str  # collection.games
     connector: tuple[str, ...]  # keys of the connector beyond the preset's, the same for every command
-    agent_connector: tuple[str, ...]  # what the preset says, as keys of `auto_explore`
     n_instances: int  # levels that are explored, in turn
     n_pretrain_instances: int
     n_pretrain_sessions: int
     n_steps_max: int
+
+    @cached_property
+    def connector_config(self) -> ConnectorConfig:
+        """The connector that every command of the experiment plays with."""
+        keys = (f"config.connector.{key}" for key in self.connector)
+        config: ConnectorConfig = composed("generate", f"config={self.preset}", *keys).config.connector
+        return config
+
+    @property
+    def dataset(self) -> str:
+        """Name of its datasets without dname."""
+        return f"{self.connector_config.name}_v{self.connector_config.version}"
+
+    @property
+    def agent_connector(self) -> tuple[str, ...]:
+        """What the preset says, as keys of `auto_explore`'s connector."""
+        config = self.connector_config
+        actions = ",".join(config.valid_action_combos)
+        values = f"name={config.name}", f"version={config.version}", f"n_skip_frames={config.n_skip_frames}"
+        return (*values, f"valid_action_combos=[{actions}]")
 
 
 @dataclass(frozen=True)
@@ -64,20 +84,12 @@ class Scale:
     )
 
 
-_COINRUN = (
-    "name=coinrun",
-    "version=2.0.0",
-    "n_skip_frames=1",
-    f"valid_action_combos=[{','.join(ACTIONS)}]",
-)
 GAMES = {
     "cinderfoot": Game(
         name="cinderfoot",
         preset="retro_act/cinderfoot",
-        dataset="retro_act_v0.0.0",
         games="[Cinderfoot-Nes]",
-        connector=(),  # whole pictures, as in the paper
-        agent_connector=(),
+        connector=(),  # whole images, as in the paper
         n_instances=4,
         n_pretrain_instances=12,
         n_pretrain_sessions=6,
@@ -86,10 +98,8 @@ GAMES = {
     "coinrun": Game(
         name="coinrun",
         preset="coinrun/random",
-        dataset="coinrun_v2.0.0",
         games="[coinrun]",
         connector=("distribution_mode=hard",),
-        agent_connector=_COINRUN,
         n_instances=4,
         n_pretrain_instances=24,
         n_pretrain_sessions=3,

@@ -2,16 +2,12 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from benchmarks.exploration.commands import Experiment
-from benchmarks.exploration.settings import Game
-from data_generation.config import ConnectorConfig
 from data_generation.data.data import EpisodeMeta, EpisodeWriter, episode_path
 from data_generation.generator.connector_base import Connector, make_connector
-from data_generation.generator.connector_coinrun import ACTIONS
 from data_generation.generator.episode import dataset_info, environment_dname, play_episode
 from data_generation.generator.levels import Level, LevelEnv
 from data_generation.generator.policy import EpsilonPolicy, ScriptedPolicy
@@ -30,7 +26,7 @@ def write_test_data(experiment: Experiment) -> Path:
     dataset = experiment.dataset("test")
     if len(list(dataset.rglob("*.episode"))) >= experiment.scale.test_episodes:
         return dataset
-    connector = make_connector(_connector_config(game))
+    connector = make_connector(game.connector_config)
     name = connector.select().games[0]
     env_dpath = dataset / environment_dname(connector, name, "test")
     dataset_info(connector, name, {"variant": "scripted"}).save(env_dpath)
@@ -50,14 +46,6 @@ def write_test_data(experiment: Experiment) -> Path:
                 writer.commit()
     env.close()
     return dataset
-
-
-def _connector_config(game: Game) -> ConnectorConfig:
-    keys: dict[str, Any] = dict(key.split("=", 1) for key in game.connector)  # as every command of the experiment
-    if game.name == "cinderfoot":
-        return ConnectorConfig(game=["Cinderfoot-Nes"], **keys)
-    actions = list(ACTIONS)
-    return ConnectorConfig(name="coinrun", version="2.0.0", n_skip_frames=1, valid_action_combos=actions, **keys)
 
 
 def _script(connector: Connector, game: str, instance: int) -> list[int]:
