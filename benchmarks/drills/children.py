@@ -73,7 +73,7 @@ def run_cases(cases: Iterable[Case], jobs: int = 1) -> Iterator[Ended]:
                 more = case is not None
                 if case is not None:
                     running.append(_start(case, root))
-            ended = [(child, status) for child in running if (status := _poll(child)) is not None]
+            ended = [(child, found) for child in running if (found := _poll(child)) is not None]
             for child, (status, peak) in ended:
                 running.remove(child)
                 yield _collect(child, status, max(0, peak - base))
@@ -153,8 +153,8 @@ def _kill(pid: int) -> None:
 def _collect(child: _Child, status: int | None, memory: int) -> Ended:
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(child.pid, signal.SIGKILL)  # what it has left behind
-    texts = [_text(child.folder / name) for name in ("stdout", "stderr")]
-    ended = Ended(child.case, None, "", *texts, time.monotonic() - child.start, memory)
+    stdout, stderr = (_text(child.folder / name) for name in ("stdout", "stderr"))
+    ended = Ended(child.case, None, "", stdout, stderr, time.monotonic() - child.start, memory)
     path = child.folder / "value"
     if status is None:
         ended.died = "hang"

@@ -138,7 +138,7 @@ EPISODES: Crafted = (
     ),
     *(_e(f"first action {value}", columns=_with("actions", _first(value))) for value in (-1, 3, 1000, 1 << 40)),
     *(
-        _e(f"actions as {dtype}", columns=_with("actions", lambda a, d=dtype: a.astype(d)))
+        _e(f"actions as {dtype}", columns=_with("actions", partial(np.asarray, dtype=dtype)))
         for dtype in ("<f8", "|b1", "<c16", "<U3")
     ),
     _e("actions 2-D", columns=_with("actions", lambda a: a[:, None])),

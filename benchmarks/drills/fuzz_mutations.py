@@ -219,7 +219,7 @@ def _spoilt(old: Any, rng: Random) -> list[Edit]:
 
 
 def _spoilt_tensors(old: torch.Tensor, rng: Random) -> list[Edit]:
-    one_bad = old.clone()
+    one_bad = old.clone(memory_format=torch.contiguous_format)
     if one_bad.numel() and one_bad.is_floating_point():
         one_bad.view(-1)[rng.randrange(one_bad.numel())] = float("nan")
     edits: list[Edit] = [

@@ -115,7 +115,7 @@ class Moment:
 
             return call
 
-        os.replace, os.rename = watch(os.replace), watch(os.rename)  # type: ignore[assignment]
+        os.replace, os.rename = watch(os.replace), watch(os.rename)
 
 
 def count_renames(log: Path) -> None:
@@ -129,7 +129,7 @@ def count_renames(log: Path) -> None:
 
         return call
 
-    os.replace, os.rename = counting(os.replace), counting(os.rename)  # type: ignore[assignment]
+    os.replace, os.rename = counting(os.replace), counting(os.rename)
 
 
 def whole_run(folder: Path, scenario: Scenario) -> int:

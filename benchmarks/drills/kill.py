@@ -14,10 +14,11 @@ import random
 import shutil
 import tempfile
 from collections import Counter, defaultdict
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-from benchmarks.drills.children import GIB, Case, Limits, run_cases
+from benchmarks.drills.children import GIB, Case, Ended, Limits, run_cases
 from benchmarks.drills.interrupted import SCENARIOS, Moment, Scenario, must_run, results_of, run_in, whole_run
 
 _PATIENCE = 240.0
@@ -55,7 +56,8 @@ def main() -> int:
     return 1 if notes else 0
 
 
-def _kills(scenario: Scenario, root: Path, count: int, seed: int):  # type: ignore[no-untyped-def]
+def _kills(scenario: Scenario, root: Path, count: int, seed: int) -> Iterator[tuple[int, str, str]]:
+    """Number, outcome and note of each kill."""
     prepared = root / "prepared"
     prepared.mkdir()
     for line in scenario.before:
@@ -87,7 +89,7 @@ def _next_line(scenario: Scenario, folder: Path) -> tuple[str, ...]:
     return scenario.again if next(folder.glob("checkpoints/*/*/**/*.pt"), None) else scenario.first
 
 
-def _outcome(ended, right, found, moments):  # type: ignore[no-untyped-def]
+def _outcome(ended: Ended, right: dict[str, str], found: dict[str, str], moments: list[Moment]) -> tuple[str, str]:
     at = " and ".join(f"renaming {moment.rename} {moment.delay:+.2f} s" for moment in moments)
     last = (ended.stderr.strip().splitlines() or [""])[-1][:300]
     if ended.died == "hang":

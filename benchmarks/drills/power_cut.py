@@ -21,11 +21,11 @@ import random
 import shutil
 import tempfile
 from collections import Counter, defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
-from benchmarks.drills.children import GIB, Case, Limits, run_cases
+from benchmarks.drills.children import GIB, Case, Ended, Limits, run_cases
 from benchmarks.drills.interrupted import (
     SCENARIOS,
     Moment,
@@ -76,7 +76,8 @@ def main() -> int:
     return 1 if notes else 0
 
 
-def _cuts(scenario: Scenario, root: Path, arguments: argparse.Namespace):  # type: ignore[no-untyped-def]
+def _cuts(scenario: Scenario, root: Path, arguments: argparse.Namespace) -> Iterator[tuple[int, list[str], str]]:
+    """Number, outcomes and note of each cut."""
     prepared = root / "prepared"
     prepared.mkdir()
     for line in scenario.before:
@@ -112,7 +113,9 @@ def _cuts(scenario: Scenario, root: Path, arguments: argparse.Namespace):  # typ
         )
 
 
-def _outcomes(ended, right, found, newest: int, note: str):  # type: ignore[no-untyped-def]
+def _outcomes(
+    ended: Ended, right: dict[str, str], found: dict[str, str], newest: int, note: str
+) -> tuple[list[str], str]:
     last = (ended.stderr.strip().splitlines() or [""])[-1][:300]
     if ended.died == "hang":
         return ["hang"], note
@@ -157,7 +160,7 @@ def _record_syncs(log: Path) -> None:
 
         return call
 
-    os.fsync, os.fdatasync = recording(os.fsync), recording(os.fdatasync)  # type: ignore[assignment]
+    os.fsync, os.fdatasync = recording(os.fsync), recording(os.fdatasync)
 
 
 def cut(folder: Path, log: Path, old: set[tuple[int, int, int]], with_names: bool) -> str:

@@ -30,4 +30,4 @@ class Square(gym.Env[np.ndarray, int]):
         return frame
 
 
-gym.register("DrillSquare-v0", entry_point=Square)
+gym.register("DrillSquare-v0", entry_point=f"{__name__}:Square")
