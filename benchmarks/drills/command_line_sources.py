@@ -244,7 +244,7 @@ _PLAIN: dict[str, tuple[str, ...]] = {
 def sources() -> tuple[Source, ...]:
     explore = [line for line in COMMANDS if line.name == "auto_explore"]
     lines = {
-        ("generate", None): tiny_runs.generate(sessions=2),
+        ("generate", None): tiny_runs.generate(sessions=2, config__dname="lines"),
         ("genie_redux", "train"): tiny_runs.train("tokenizer", 2, train__validate_every=2, train__wandb_name="fresh"),
         ("genie_redux", "eval"): tiny_runs.evaluate(),
         ("genie_redux", "import"): ["genie_redux", "import", "source=original.pt", "target=taken"],
@@ -291,7 +291,7 @@ def _values(hint: Any) -> tuple[Value, ...]:
         return (_TEXT, ("null", True, False), ("[1]", True, False))
     options = [arg for arg in typing.get_args(hint) if arg is not types.NoneType]
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
-        return _values(options[0])
+        return tuple(value for value in _values(options[0]) if value[0] != "null")
     kind = typing.get_origin(hint) or hint
     return (*_VALUES.get(kind, _ANY), *((("null", True, False),) if kind in _VALUES else ()))
 

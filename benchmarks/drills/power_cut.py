@@ -160,7 +160,7 @@ def _record_syncs(log: Path) -> None:
 
         return call
 
-    os.fsync, os.fdatasync = recording(os.fsync), recording(os.fdatasync)
+    os.fsync, os.fdatasync = recording(os.fsync), recording(os.fdatasync)  # type: ignore[assignment]
 
 
 def cut(folder: Path, log: Path, old: set[tuple[int, int, int]], with_names: bool) -> str:
