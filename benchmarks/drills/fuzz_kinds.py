@@ -20,7 +20,7 @@ from auto_explore.src.agent import agent_of, read_agent
 from benchmarks.drills import fuzz_crafted as crafted
 from benchmarks.drills import tiny_runs
 from benchmarks.drills.children import Case, Limits, run_cases
-from data.data import WindowDataset
+from data.data import ClipDataset
 from data_generation.annotations.tables import read_behavior, read_controls
 from data_generation.data.data import Environment, list_environments
 from data_generation.generator.tracking import read_boxes
@@ -118,8 +118,8 @@ def read_dataset(dataset: Path) -> Any:
                 episode.verify()
                 columns = (episode.actions, episode.rewards, episode.terminated, episode.truncated, episode.infos)
                 found += [episode.meta, *columns, episode.frames()]
-    windows = WindowDataset(dataset, "all", num_frames=4, seq_step=4)
-    batch = windows.read(list(range(len(windows))))
+    clips = ClipDataset(dataset, "all", num_frames=4, seq_step=4)
+    batch = clips.read(list(range(len(clips))))
     return [*found, batch.frames, batch.actions]
 
 
@@ -370,7 +370,7 @@ KINDS = (
     ),
     _table("behaviour table", "RetroAct.csv", read_behavior),
     _table("control table", "RetroAct_control.csv", read_controls),
-    _table("ROI table", "RetroAct_roi.csv", lambda path: read_boxes(path, "roi")),
+    _table("ROI table", "RetroAct_roi.csv", read_boxes),
     Kind(
         "original actions.json",
         "original",
