@@ -1,5 +1,6 @@
 """Documentation stays true: links, commands, keys and the functions of the five-minute walk exist, lines are short."""
 
+import ast
 import functools
 import pkgutil
 import re
@@ -121,6 +122,13 @@ def exit_code(arguments: list[str]) -> int | str | None:
 
 
 @pytest.mark.parametrize("path", PAGES, ids=name_of)
+def test_modules_exist(path):
+    """Code spans such as `models/tokenizer.py`, from the root or from the page's folder."""
+    for name in re.findall(r"`((?:[\w.-]+/)+[\w-]+\.(?:py|csv|json|c|s|txt))`", prose(path)):
+        assert (ROOT_DPATH / name).is_file() or (path.parent / name).is_file(), name
+
+
+@pytest.mark.parametrize("path", PAGES, ids=name_of)
 def test_keys_exist(path):
     """Code spans such as `train.batch_size=8` whose first part is a group of some command's configuration."""
     schemas = [keys_of(pkgutil.resolve_name(command.schema)) for command in COMMANDS]
@@ -129,6 +137,36 @@ def test_keys_exist(path):
         for name in re.findall(r"(?<![\w./<>-])((?:[a-z_]+\.)+[a-z_]\w*)(?![\w/(])", span):
             if name.partition(".")[0] in groups and name.rpartition(".")[2] not in FILE_SUFFIXES:
                 assert any(is_known(name, keys) for keys in schemas), name
+
+
+def test_files_and_functions_named_for_contributors_exist():
+    """Each `path:function` or `path:Class.method` of CONTRIBUTING.md."""
+    named = re.findall(r"`([\w./-]+\.py):([\w.]+)`", (ROOT_DPATH / "CONTRIBUTING.md").read_text(encoding="utf-8"))
+    assert len(named) > 20
+    missing = [f"{file}:{name}" for file, name in named if name not in definitions(ROOT_DPATH / file)]
+    assert not missing
+
+
+@functools.cache
+def definitions(path: Path) -> set[str]:
+    """Functions, classes, their methods and fields, and constants that a file defines."""
+    names = set()
+    for node in ast.parse(path.read_text(encoding="utf-8")).body if path.is_file() else []:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            names.add(node.name)
+        if isinstance(node, ast.ClassDef):
+            names |= {f"{node.name}.{name}" for name in assigned(node)}
+            names |= {f"{node.name}.{child.name}" for child in node.body if isinstance(child, ast.FunctionDef)}
+        names |= assigned(node)
+    return names
+
+
+def assigned(node: ast.AST) -> set[str]:
+    """Names that the node, or a class's body, assigns."""
+    nodes = node.body if isinstance(node, ast.ClassDef) else [node]
+    targets = [target for child in nodes if isinstance(child, ast.Assign) for target in child.targets]
+    targets += [child.target for child in nodes if isinstance(child, ast.AnnAssign)]
+    return {target.id for target in targets if isinstance(target, ast.Name)}
 
 
 def test_three_lines_read_an_episode(tmp_path, monkeypatch):
