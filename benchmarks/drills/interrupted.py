@@ -152,7 +152,7 @@ def must_run(folder: Path, line: tuple[str, ...], prepare: Callable[[], None] = 
 def results_of(folder: Path, scenario: Scenario) -> dict[str, str]:
     """File -> digest of what it holds, without times."""
     paths = sorted(path for pattern in scenario.results for path in folder.glob(pattern))
-    return {str(path.relative_to(folder)): _digest(path) for path in paths}
+    return {str(path.relative_to(folder)): _digest_or_error(path) for path in paths}
 
 
 def newest_step(folder: Path, scenario: Scenario) -> int:
@@ -167,6 +167,13 @@ def started_from(stdout: str) -> int | None:
     """The step that a training said it starts from."""
     match = re.search(r"from step (\d+) to", stdout)
     return int(match[1]) if match else None
+
+
+def _digest_or_error(path: Path) -> str:
+    try:
+        return _digest(path)
+    except Exception as error:  # an empty or cut file raises many kinds; it differs from the right one
+        return f"unreadable ({type(error).__name__})"
 
 
 def _digest(path: Path) -> str:
