@@ -114,6 +114,19 @@ def test_commands_are_understood(command, capsys):
         assert all(word in options for word in arguments if word.startswith("--"))
 
 
+def test_module_commands_exist():
+    """Every `python -m <module> --option` of this project: the module's source names the option."""
+    text = "\n".join(path.read_text(encoding="utf-8") for path in PAGES)
+    found = re.findall(r"python -m ((?:benchmarks|data_generation|external)\.[\w.]+)([^`#\n]*)", text)
+    assert found
+    for module, rest in found:
+        base = ROOT_DPATH.joinpath(*module.split("."))
+        source = next((path for path in (base.with_suffix(".py"), base / "__main__.py") if path.is_file()), None)
+        assert source is not None, module
+        for option in re.findall(r"--[a-z][\w-]*", rest):
+            assert f'"{option}"' in source.read_text(encoding="utf-8"), f"{module} {option}"
+
+
 def exit_code(arguments: list[str]) -> int | str | None:
     try:
         return run.main(arguments)
