@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from auto_explore.config import AutoExploreConfig, CommonConfig, EvaluationConfig, RewardConfig
 from auto_explore.src.agent import AgentInfo, agent_of, read_agent
-from auto_explore.src.checks import check_config
+from auto_explore.src.checks import check_eval_config, check_train_config
 from auto_explore.src.evaluation import save_gifs, test_episodes
 from auto_explore.src.models.actor_critic import ActorCritic
 from auto_explore.src.reward import Reward, load_reward
@@ -33,8 +33,9 @@ def train(cfg: AutoExploreConfig) -> Path:
     A run may be killed at any time: `common.resume=true` resumes from its last complete epoch, exactly.
     """
     folder = _folder_to_resume(cfg.common) if cfg.common.resume else None
-    check_config(cfg)
-    context = make_context(cfg.common, cfg.collection, cfg.world_model)
+    check_train_config(cfg)
+    n_preds = max(cfg.collection.train.config.n_preds, cfg.collection.test.config.n_preds)
+    context = make_context(cfg.common, cfg.collection, cfg.world_model, n_preds)
     fabric = context.fabric
     if folder is None and fabric.is_global_zero:
         folder = make_folder(cfg.common)
@@ -71,8 +72,8 @@ def evaluate(cfg: AutoExploreConfig) -> Path:
         folder = find_folder(cfg.common)
     path = folder.checkpoint(_checkpoint_name(cfg.common.resume_ckpt_id))
     network, info = agent_of(read_agent(path))
-    check_config(cfg)
-    context = make_context(cfg.common, cfg.collection, cfg.world_model)
+    check_eval_config(cfg)
+    context = make_context(cfg.common, cfg.collection, cfg.world_model, cfg.collection.test.config.n_preds)
     if context.fabric.world_size > 1:
         problem = "an evaluation takes one process"
         raise FieldError("common.num_processes", UNSET, problem, "use {collection.test.num_envs}")

@@ -17,8 +17,9 @@ class Command:
     schema: str
     entry: str
     examples: tuple[str, ...]
-    # Keys, and groups of keys, that this command does not read: its help omits them.
+    # Keys, and groups of keys, that this command does not read: its help omits them, but for those in `also_read`.
     unread: tuple[str, ...] = ()
+    also_read: tuple[str, ...] = ()
     # Key with the number of processes to start, and key that is set to the preset's name when it is empty.
     num_processes_key: str | None = None
     name_key: str | None = None
@@ -36,7 +37,7 @@ class Command:
 
     def reads(self, key: str) -> bool:
         """Whether this command reads a key, so that its help shows it."""
-        return not any(f"{key}.".startswith(f"{unread}.") for unread in self.unread)
+        return key in self.also_read or not any(f"{key}.".startswith(f"{unread}.") for unread in self.unread)
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,8 @@ _TRAIN = Command(
         "python run.py genie_redux train config=tokenizer tokenizer=small train.resume_ckpt=latest",
     ),
     unread=("eval",),
+    # Validation samples and measures as an evaluation does.
+    also_read=("eval.num_first_frames", "eval.inference_steps", "eval.fid_weights"),
     num_processes_key="train.num_processes",
     name_key="train.wandb_name",
 )
@@ -91,8 +94,11 @@ _EVAL = replace(
         "python run.py genie_redux eval config=genie_redux_guided_50 eval.model_fpath=<path> "
         "eval.inference_method=autoregressive",
     ),
-    unread=("train", "optimizer"),
+    unread=("train", "optimizer", "data.seq_step", "compile"),
+    # Presets interpolate it.
+    also_read=("train.dataset_name",),
     num_processes_key="eval.num_processes",
+    name_key=None,
 )
 
 _IMPORT = Command(
@@ -115,7 +121,7 @@ _UNREAD_OF_CONNECTOR = tuple(
     f"collection.connector.{key}"
     for key in (
         *("variant", "game", "agent", "view", "motion", "genre", "platform", "limit_games", "action_map"),
-        *("annotation_behavior_fpath", "annotation_control_fpath", "roi_annotation_fpath"),
+        *("annotation_behavior_fpath", "annotation_control_fpath"),
         *("generator_config.n_sessions", "generator_config.n_workers", "generator_config.output_mode"),
     )
 )

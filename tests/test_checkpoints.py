@@ -1,10 +1,14 @@
 """Checkpoints of models: what is saved is loaded, and errors are one line."""
 
+import subprocess
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
 
 from models.checkpoint import load_model, load_tokenizer, save_model
+from models.provenance import code_commit
 from tests.model_helpers import tiny_config, tiny_model
 
 
@@ -73,3 +77,30 @@ def test_a_file_never_executes_code(tmp_path):
     torch.save({"model": Evil(), "optim": {}}, tmp_path / "model-1.pt")
     with pytest.raises(ValueError, match="cannot be read"):
         load_model(tmp_path / "model-1.pt")
+
+
+def test_a_checkpoint_names_the_commit_that_wrote_it_where_there_is_one(tmp_path, monkeypatch):
+    for commit, found in (("0123abcd+changes", "0123abcd+changes"), (None, None)):
+        monkeypatch.setattr("models.checkpoint.code_commit", lambda commit=commit: commit)
+        save_model(tmp_path / "model-1.pt", tiny_model("tokenizer"), tiny_config("tokenizer"), 1)
+        assert torch.load(tmp_path / "model-1.pt", weights_only=True).get("commit") == found
+        assert load_model(tmp_path / "model-1.pt").step == 1
+
+
+def test_the_commit_is_that_of_the_folder_of_the_code():
+    command = ["git", "-C", str(Path(__file__).parent.parent), "rev-parse", "HEAD"]
+    found = subprocess.run(command, capture_output=True, text=True, check=False)
+    expected = found.stdout.strip() if found.returncode == 0 else None
+    commit = code_commit()
+    assert commit == expected or commit == f"{expected}+changes"
+
+
+def test_the_roi_table_is_read_under_its_old_name(tmp_path):
+    path = tmp_path / "model-1.pt"
+    config = tiny_config("tokenizer")
+    config.roi_table = "heroes.csv"
+    save_model(path, tiny_model("tokenizer"), config, 1)
+    content = torch.load(path, weights_only=True)
+    content["config"]["recorded_around"] = content["config"].pop("roi_table")
+    torch.save(content, path)
+    assert load_model(path).config.roi_table == "heroes.csv"

@@ -15,14 +15,23 @@ from auto_explore.src.reward import check_reward
 from data_generation.data.errors import FieldError, under
 
 
-def check_config(config: AutoExploreConfig) -> None:
-    """FieldError for numbers that cannot work."""
+def check_train_config(config: AutoExploreConfig) -> None:
+    """FieldError for numbers with which training cannot work."""
+    check_eval_config(config)
+    with under("collection.train"):
+        _at_least(config.collection.train, num_envs=1)
+        with under("config"):
+            _check_train_play(config.collection.train.config)
+    with under("training"):
+        _check_training(config.training)
+
+
+def check_eval_config(config: AutoExploreConfig) -> None:
+    """FieldError for numbers with which playing cannot work; nothing of training is read."""
     with under("common"):
         _at_least(config.common, epochs=1, save_every=0, keep_every=0)
     with under("collection"):
         _check_collection(config.collection)
-    with under("training"):
-        _check_training(config.training)
     with under("evaluation"):
         _at_least(config.evaluation, every=0, n_gifs=0)
 
@@ -51,10 +60,6 @@ def _check_collection(config: CollectionConfig) -> None:
         check_reward(config.reward)
     with under("connector.generator_config"):
         _at_least(config.connector.generator_config, n_steps_max=1, n_instances=1)
-    with under("train"):
-        _at_least(config.train, num_envs=1)
-        with under("config"):
-            _check_train_play(config.train.config)
     with under("test"):
         _at_least(config.test, num_envs=1)
         with under("config"):

@@ -4,7 +4,7 @@ import logging
 import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from auto_explore.src.agent import AgentInfo
 from auto_explore.src.collector import Collector, under_connector
 from auto_explore.src.reward import WORLD_MODEL_REWARDS, Reward, RewardContext, make_reward
 from auto_explore.src.world_model import check_actions, load_world_model
+from data_generation.config import ConnectorConfig
 from data_generation.data.data import EpisodeMeta
 from data_generation.data.errors import UNSET, FieldError, MissingPathError, under
 from data_generation.generator.connector_base import Connector, make_connector
@@ -30,6 +31,11 @@ from models.precision import cast_matmul_weights
 from training.allocator import keep_freed_memory
 from training.runtime import choose_device, choose_precision
 
+# What AutoExplore reads of the connector's config; the rest, which selects games and says who plays, is `generate`'s.
+_CONNECTOR_FIELDS = (
+    *("name", "version", "image_size", "n_skip_frames", "n_skip_start_frames", "valid_action_combos"),
+    *("roi_annotation_fpath", "rom_dpath", "start_level", "distribution_mode", "paint_vel_info", "generator_config"),
+)
 # Added to the seed of test episodes, so that they are not those of training.
 _TEST_SEED = 1_000_003
 
@@ -93,15 +99,17 @@ class RunContext:
         return values
 
 
-def make_context(common: CommonConfig, collection: CollectionConfig, world_model: WorldModelConfig) -> RunContext:
+def make_context(
+    common: CommonConfig, collection: CollectionConfig, world_model: WorldModelConfig, n_preds: int
+) -> RunContext:
     """Load the world model, open the environments, join the processes.
 
+    `n_preds`: the greatest number of frames that the world model predicts at a time.
     FieldErrors name fields of the three configs by `common`, `collection` and `world_model`.
     """
     model, model_config = None, None
     if collection.reward.type in WORLD_MODEL_REWARDS:
         with under("world_model"):
-            n_preds = max(collection.train.config.n_preds, collection.test.config.n_preds)
             model, model_config = load_world_model(world_model, n_preds)
     with under("collection"):
         connector = open_connector(collection, model_config)
@@ -125,7 +133,8 @@ def open_connector(config: CollectionConfig, world_model: ModelConfig | None) ->
     They have its size, and are cropped around a character if its dataset was recorded so. FieldError (of `config`) for
     a game that cannot be played here.
     """
-    own = replace(config.connector, game=list(config.games) if config.connector.name != "coinrun" else "all")
+    own = ConnectorConfig(**{name: getattr(config.connector, name) for name in _CONNECTOR_FIELDS})
+    own.game = list(config.games) if own.name != "coinrun" else "all"
     if world_model is not None:
         own.image_size = world_model.tokenizer.image_size
         own.roi_annotation_fpath = own.roi_annotation_fpath or world_model.roi_table or None
