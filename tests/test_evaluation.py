@@ -17,7 +17,7 @@ from tests.training_helpers import SIZE, save_fresh, tiny_config, write_dataset
 from training import main
 from training.clips import read_clips
 from training.config import GenieReduxConfig
-from training.loading import WindowChoice, open_windows
+from training.loading import ClipChoice, open_clips
 from training.main import evaluate
 from training.metrics import psnr_per_frame, ssim_per_frame
 from training.rollout import seed_of
@@ -64,7 +64,7 @@ def test_replication_equals_metrics_of_sampled_frames_computed_by_hand(root, tmp
     assert folder == tmp_path / "results" / "genie_redux_guided" / "toy_v0.0.0" / "replicate_one_go"
     found = results(folder)
     model = load_model(Path(cfg.eval.model_fpath)).model
-    windows = open_windows(cfg.eval, WindowChoice("all", 6, 9), "error")
+    windows = open_clips(cfg.eval, ClipChoice("all", 6, 9), "error")
     settings = SampleSettings("one_go", inference_steps=3)
     psnr, ssim, still = [], [], []
     for index in range(len(windows)):
@@ -135,7 +135,7 @@ def test_latent_action_models_replicate_with_inferred_actions_not_with_recorded_
     calls = spy_on_continuations(monkeypatch)
     evaluate(cfg)
     model = load_model(Path(cfg.eval.model_fpath)).model
-    windows = open_windows(cfg.eval, WindowChoice("all", 6, 6), "error")
+    windows = open_clips(cfg.eval, ClipChoice("all", 6, 6), "error")
     indices = [int(i) for i in np.linspace(0, len(windows), 5, endpoint=False).astype(int)]
     clips = next(read_clips(windows, indices, 5, 0, torch.device("cpu")))
     given = calls[0][0]
@@ -147,7 +147,7 @@ def test_the_tokenizers_bound_is_its_reconstruction_of_the_predicted_frames_alon
     cfg = config(root, tmp_path, n_total_samples=0)
     found = results(evaluate(cfg))
     model = load_model(Path(cfg.eval.model_fpath)).model
-    windows = open_windows(cfg.eval, WindowChoice("all", 6, 6), "error")
+    windows = open_clips(cfg.eval, ClipChoice("all", 6, 6), "error")
     clips = next(read_clips(windows, list(range(len(windows))), len(windows), 0, torch.device("cpu")))
     with torch.no_grad():
         made = model.tokenizer.reconstruct(clips.video)[:, 2:]
@@ -211,7 +211,7 @@ def test_pictures_show_the_recorded_frames_over_the_predicted_ones(root, tmp_pat
     assert {path.name for path in folder.iterdir()} == names
     sheet = np.asarray(Image.open(folder / "clip-000.png"))
     tile, label = 4 * SIZE + 8, 24
-    windows = open_windows(cfg.eval, WindowChoice("all", 6, 6), "error")
+    windows = open_clips(cfg.eval, ClipChoice("all", 6, 6), "error")
     frames = windows[0][0].permute(0, 2, 3, 1).numpy()
     for t in range(6):
         shown = sheet[label + 4 : label + 4 + 4 * SIZE : 4, t * tile + 4 : (t + 1) * tile - 4 : 4]

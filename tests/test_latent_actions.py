@@ -13,7 +13,7 @@ from models.config import LamConfig
 from tests.training_helpers import save_fresh, tiny_config, write_dataset
 from training.clips import read_clips
 from training.latent_actions import normalised_mutual_information, probe_accuracy, score_latent_actions
-from training.loading import WindowChoice, open_windows
+from training.loading import ClipChoice, open_clips
 from training.main import evaluate, run_dpath, train
 from training.tracker import read_metrics
 
@@ -96,7 +96,7 @@ def test_evaluation_reports_scores_of_the_latent_actions(root, tmp_path, model, 
     found = json.loads((folder / "metrics.json").read_text())
     loaded = load_model(tmp_path / "model-7.pt").model
     lam = loaded.lam if model == "genie_redux" else loaded
-    windows = open_windows(cfg.eval, WindowChoice("all", 6, 6), "error")
+    windows = open_clips(cfg.eval, ClipChoice("all", 6, 6), "error")
     clips = next(read_clips(windows, list(range(len(windows))), len(windows), 0, torch.device("cpu")))
     latent = lam.infer_actions(clips.video).numpy()
     expected = score_latent_actions(latent, clips.actions.numpy(), lam.quantizer.codebook.detach().numpy())

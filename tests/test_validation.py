@@ -16,7 +16,7 @@ from tests.training_helpers import (
     write_dataset,
 )
 from training.clips import FrameSource
-from training.loading import WindowChoice, open_windows
+from training.loading import ClipChoice, open_clips
 from training.main import run_dpath, train, validation_config
 from training.runtime import make_runtime
 from training.validation import Validator
@@ -52,7 +52,7 @@ def test_validation_loss_is_the_mean_of_the_whole_set_not_the_last_batch(root):
         cfg.train.max_valid_size = cfg.train.n_total_samples = 0
         runtime = make_runtime("cpu", "fp32")
         model = load_model(save_fresh(root / "fixed" / "model-7.pt", cfg)).model
-        windows = open_windows(cfg.train, WindowChoice("validation", 5, 5), "error")
+        windows = open_clips(cfg.train, ClipChoice("validation", 5, 5), "error")
         cfg.train.batch_size = batch_size
         measured.append(
             Validator(validation_config(cfg), runtime, windows, root, FrameSource(windows, runtime.device)).run(

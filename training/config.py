@@ -115,6 +115,10 @@ class WeightPaths:
     tokenizer: Path | None = None
     lam: Path | None = None
 
+    def of_part(self, name: str) -> Path | None:
+        """The weights of a part that is also a model alone: tokenizer or lam."""
+        return {"tokenizer": self.tokenizer, "lam": self.lam}.get(name)
+
 
 @dataclass(frozen=True)
 class TrainerConfig:

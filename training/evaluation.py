@@ -26,7 +26,7 @@ from training.config import EvalConfig, EvaluationSetup
 from training.fid import Fid, make_fid
 from training.images import keep_frames
 from training.latent_actions import keep_actions, take_scores
-from training.loading import WindowChoice, check_actions, check_frames, open_windows
+from training.loading import ClipChoice, check_actions, check_frames, open_clips
 from training.metrics import SampleTable, add_quality, evenly_spaced, own_indices, psnr_per_frame
 from training.report import EvaluationReport, write_report
 from training.rollout import clip_generators, held_action, last_given, random_actions
@@ -55,9 +55,9 @@ class Evaluation(ABC):
 
     def __init__(self, setup: EvaluationSetup, loaded: LoadedModel[Any], runtime: Runtime):
         self.setup, self.config, self.loaded, self.runtime = setup, setup.eval, loaded, runtime
-        choice = WindowChoice(self.config.split, self.config.num_frames, self.config.seq_step)
+        choice = ClipChoice(self.config.split, self.config.num_frames, self.config.seq_step)
         with under("eval", on_bad_episode="data.on_bad_episode"):
-            self.dataset = open_windows(self.config, choice, setup.on_bad_episode)
+            self.dataset = open_clips(self.config, choice, setup.on_bad_episode)
         check_frames(loaded.config, self.dataset)
         check_actions(loaded.config, self.dataset, f"'{setup.weights.model}'")
         self.clips = evenly_spaced(len(self.dataset), self.config.n_total_samples)

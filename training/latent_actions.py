@@ -9,7 +9,8 @@ from training.metrics import SampleTable
 
 LATENT, RECORDED_ACTIONS = "actions_latent", "actions_recorded"  # names in a SampleTable
 _SHUFFLES = 20
-_SHRINKAGE = 1e-5  # of the probe's weights; keeps them finite where the classes can be told apart perfectly
+# Of the probe's weights; keeps them finite where the classes can be separated perfectly.
+_SHRINKAGE = 1e-5
 
 
 def keep_actions(table: SampleTable, indices: list[int], latent: Tensor, actions: Tensor) -> None:

@@ -42,7 +42,7 @@ class ModelAndConfig:
 
 
 @dataclass(frozen=True)
-class WindowChoice:
+class ClipChoice:
     """Which clips of a dataset: their split, frames per clip, and frames between the starts of two."""
 
     split: str
@@ -51,7 +51,7 @@ class WindowChoice:
     n_envs: int = 0
 
 
-def open_windows(source: TrainConfig | EvalConfig, choice: WindowChoice, on_bad_episode: str) -> ClipDataset:
+def open_clips(source: TrainConfig | EvalConfig, choice: ClipChoice, on_bad_episode: str) -> ClipDataset:
     """Clips of the dataset that `source.dataset_name` names; a FieldError of `source` where there is none."""
     root = Path(source.dataset_root_dpath)
     if not source.dataset_name:
@@ -75,7 +75,7 @@ def prepare_model(
     """
     config = deepcopy(config)
     # For a tokenizer, `tokenizer_fpath` and `model_fpath` mean the same.
-    own = (weights.tokenizer if config.model == "tokenizer" else None) or weights.model
+    own = weights.of_part(config.model) or weights.model
     _check_wishes(config, weights, train, own)
     if train.use_decoder_loss and config.dynamics.decoder_loss_weight == 0:
         config.dynamics.decoder_loss_weight = 1.0

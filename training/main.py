@@ -24,7 +24,7 @@ from training.config import (
     ValidationConfig,
     WeightPaths,
 )
-from training.loading import WindowChoice, open_windows, prepare_model
+from training.loading import ClipChoice, open_clips, prepare_model
 from training.report import summary
 from training.run_folder import RunFolder
 from training.runtime import Runtime, make_runtime
@@ -99,7 +99,7 @@ def evaluation_setup(cfg: GenieReduxConfig) -> EvaluationSetup:
     """What is evaluated: `eval.model_fpath` or `model_fpath`; for a tokenizer, `tokenizer_fpath` means the same."""
     given = weight_paths(cfg)
     named = Path(cfg.eval.model_fpath) if cfg.eval.model_fpath else given.model
-    own = named or (given.tokenizer if cfg.model == "tokenizer" else None)
+    own = named or given.of_part(cfg.model)
     return EvaluationSetup(
         eval=cfg.eval,
         weights=WeightPaths(own, given.tokenizer, given.lam),
@@ -142,9 +142,9 @@ def _open_clips(cfg: GenieReduxConfig, split: str) -> ClipDataset:
     train = cfg.train
     # Validation clips do not overlap: the whole set counts once.
     seq_step = cfg.data.seq_step if split == "train" else max(cfg.data.seq_step, train.num_frames)
-    choice = WindowChoice(split, train.num_frames, seq_step, train.n_envs)
+    choice = ClipChoice(split, train.num_frames, seq_step, train.n_envs)
     with under("train", seq_step="data.seq_step", on_bad_episode="data.on_bad_episode"):
-        return open_windows(train, choice, cfg.data.on_bad_episode)
+        return open_clips(train, choice, cfg.data.on_bad_episode)
 
 
 def _check_clips(train: TrainConfig, model: Model) -> None:

@@ -1,4 +1,4 @@
-"""Picture metrics per frame, and their exact average over samples, batches and processes."""
+"""Image metrics per frame, and their exact average over samples, batches and processes."""
 
 import numpy as np
 import torch

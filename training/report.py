@@ -38,7 +38,7 @@ _SINGLE = {
     "latent_used": "share of latent actions that occur",
     "latent_nmi": "latent and recorded actions: normalised mutual information",
     "latent_nmi_chance": "  the same of clips that do not belong together",
-    "latent_probe_id_accuracy": "recorded action told from the latent action's number: accuracy",
+    "latent_probe_id_accuracy": "recorded action predicted from the latent action's number: accuracy",
     "latent_probe_code_accuracy": "  from its code",
     "latent_probe_majority_accuracy": "  always naming the commonest action",
 }
@@ -47,7 +47,7 @@ _SHEET_CLIPS = 8  # clips on the one sheet of strips
 
 @dataclass
 class EvaluationReport:
-    """Results of one evaluation. `rows`: values per clip (N,) or per clip and frame (N, T), and the kept pictures."""
+    """Results of one evaluation. `rows`: values per clip (N,) or per clip and frame (N, T), and the kept frames."""
 
     mode: str
     label: str
@@ -96,7 +96,7 @@ def summary(folder: Path) -> str:
 
 
 def _panels(per_frame: dict[str, list[float]]) -> dict[str, dict[str, list[float]]]:
-    """Curves by label, by the title of the panel that they belong to; panels without curves are left out."""
+    """Curves by label, by the title of the panel that they belong to; panels without curves are omitted."""
     panels = {
         title: {label: per_frame[prefix + name] for prefix, label in _CURVES.items() if prefix + name in per_frame}
         for name, title in _PANELS.items()

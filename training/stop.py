@@ -43,7 +43,8 @@ class StopRequest:
 
     def _mark(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() != self._pid:
-            return  # a forked data worker, which Ctrl-C reaches too: it goes on until this process ends it
+            # A forked data worker, which Ctrl-C reaches too: it continues until this process ends it.
+            return
         self._signal = number
         self._restore()
         logger.info("stopping after this step; the same signal again stops at once")

@@ -29,7 +29,7 @@ from training.runtime import Runtime
 
 logger = logging.getLogger(__name__)
 
-NUM_PICTURED = 4  # clips in the sample strip and animation
+NUM_SHOWN = 4  # clips in the sample strip and animation
 
 
 class Validator:
@@ -45,8 +45,8 @@ class Validator:
         self._rollout = validation_rollout(config)
         self._loss_clips = evenly_spaced(len(dataset), train.max_valid_size)
         self._predicted_clips = evenly_spaced(len(dataset), train.n_total_samples)
-        pictured = evenly_spaced(len(self._predicted_clips), NUM_PICTURED)
-        self._pictured = {int(i) for i in self._predicted_clips[pictured]}
+        shown = evenly_spaced(len(self._predicted_clips), NUM_SHOWN)
+        self._shown = {int(i) for i in self._predicted_clips[shown]}
         self._fid_clips = {int(i) for i in self._predicted_clips[: train.fid_num_samples]}
         self._fid_ready = False
         self._fid: Fid | None = None
@@ -89,7 +89,7 @@ class Validator:
                 last = last_given(clips.video, prediction)
                 add_quality(table, "copy_last_", clips.indices, last, prediction.target)
             given = prediction.num_given
-            keep_frames(table, self._pictured, clips.indices, clips.video, prediction.frames, given)
+            keep_frames(table, self._shown, clips.indices, clips.video, prediction.frames, given)
             if fid is not None:
                 _add_to_fid(fid, [i for i, c in enumerate(clips.indices) if c in self._fid_clips], prediction)
         rows = table.gather()

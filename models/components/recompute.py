@@ -23,7 +23,7 @@ def recompute(function: Callable[..., Tensor], mode: str) -> Callable[..., Tenso
     """`function` with the same result and gradients, which keeps less for the backward pass.
 
     `full` keeps its inputs and computes all else again. `selective` also keeps the outputs of matrix products and of
-    fused attention, which are costly to compute and small beside what norms, activations, casts and softmax keep.
+    fused attention, which are costly to compute and small next to what norms, activations, casts and softmax keep.
     """
     if mode == "none":
         return function
