@@ -170,6 +170,7 @@ class Collector:
         return {
             "numbers": list(self._episode_numbers),
             "episodes": [episode.columns() for episode in self.episodes],
+            # The stored name; levels were once called worlds.
             "worlds": [_level_and_seed(episode.meta) for episode in self.episodes],
             "frames": torch.from_numpy(self._frames),
             "state": list(self._state),
