@@ -1,6 +1,7 @@
 """The episode format: exact round trips, nothing half-written visible, every damage found."""
 
 import os
+import shutil
 import subprocess
 import sys
 import tracemalloc
@@ -18,7 +19,9 @@ from data_generation.data.data import (
     EpisodeReader,
     EpisodeWriter,
     episode_path,
+    is_whole,
 )
+from data_generation.data.errors import UserError
 from tests.episode_helpers import SHAPE, make_environment, make_frames, write_episode
 
 # --- round trip
@@ -183,14 +186,19 @@ def test_an_exception_while_playing_leaves_nothing_and_keeps_the_old_episode(tmp
 def test_two_writers_of_one_episode_do_not_mix(tmp_path):
     path = tmp_path / "000000" / "000000.episode"
     frames = make_frames(2)
-    first = EpisodeWriter(path, EpisodeMeta(seed=1), SHAPE)
-    first.start(frames[0])
-    with EpisodeWriter(path, EpisodeMeta(seed=2), SHAPE) as second:
-        second.start(frames[1])
-        second.commit()
-    with pytest.raises(ValueError, match="another process"):
+    with EpisodeWriter(path, EpisodeMeta(seed=1), SHAPE) as first:
+        first.start(frames[0])
+        with EpisodeWriter(path, EpisodeMeta(seed=2), SHAPE) as second:
+            second.start(frames[1])
+            second.commit()
+        with EpisodeReader(path) as episode:
+            assert episode.meta.seed == 2
+            np.testing.assert_array_equal(episode.frames(), frames[1:2])
         first.commit()
-    assert EpisodeReader(path).meta.seed == 2
+    with EpisodeReader(path) as episode:
+        assert episode.meta.seed == 1
+        np.testing.assert_array_equal(episode.frames(), frames[:1])
+    assert os.listdir(path.parent) == [path.name]
 
 
 # --- damage
@@ -251,3 +259,28 @@ def test_foreign_files_and_other_versions_say_what_they_are(tmp_path):
         EpisodeReader(path)
     with pytest.raises(FileNotFoundError):
         EpisodeReader(tmp_path / "none.episode")
+
+
+def test_what_a_power_cut_leaves_is_not_whole(tmp_path):
+    path = write_episode(tmp_path, 0)
+    whole = path.read_bytes()
+    assert is_whole(path)
+    for left in (b"", bytes(len(whole)), whole[:64], whole[:-1], whole[:64] + bytes(len(whole) - 64), whole + b"\0"):
+        path.write_bytes(left)
+        assert not is_whole(path)
+
+
+def test_what_is_no_file_is_not_whole(tmp_path):
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "link").symlink_to("link")
+    for name in ("fifo", "link", "missing", "."):
+        assert not is_whole(tmp_path / name)
+
+
+def test_the_folder_of_a_running_writer_is_deleted(tmp_path):
+    env_dpath = tmp_path / "env"
+    with EpisodeWriter(episode_path(env_dpath, 0, 0), EpisodeMeta(), SHAPE) as writer:
+        writer.start(make_frames(1)[0])
+        shutil.rmtree(env_dpath)
+        with pytest.raises(UserError, match=r"env/000000' was deleted while an episode was written to it: run the"):
+            writer.commit()

@@ -1,10 +1,20 @@
 """Files and folders that are written whole or not at all."""
 
+import multiprocessing
+import os
+import time
 from pathlib import Path
 
 import pytest
 
-from data_generation.data.files import atomic_path, is_temporary, remove_temporaries, write_atomically
+from data_generation.data.files import (
+    atomic_path,
+    is_temporary,
+    remove_temporaries,
+    remove_temporaries_in,
+    temporary_path,
+    write_atomically,
+)
 
 
 def names(folder: Path) -> list[str]:
@@ -52,3 +62,80 @@ def test_what_a_killed_process_left_of_one_file_is_removed(tmp_path):
         (tmp_path / name).touch()
     remove_temporaries(tmp_path / "a")
     assert names(tmp_path) == [".b.1234.tmp"]
+
+
+def leave_temporaries(folder: Path) -> None:
+    """What a killed process leaves: half a file, and half a folder."""
+    temporary_path(folder / "file").write_text("half")
+    temporary_path(folder / "folder.x").mkdir()
+    (temporary_path(folder / "folder.x") / "part").mkdir(parents=True)
+
+
+def killed_writer(folder: Path) -> None:
+    process = multiprocessing.get_context("fork").Process(target=leave_temporaries, args=(folder,))
+    process.start()
+    process.join()
+
+
+def test_what_a_killed_process_left_is_removed_by_the_next_that_writes_to_the_folder(tmp_path):
+    killed_writer(tmp_path)
+    assert len(names(tmp_path)) == 3
+    write_atomically(tmp_path / "other", "text")
+    assert names(tmp_path) == ["other"]
+
+
+def test_temporaries_of_running_processes_and_foreign_files_stay(tmp_path):
+    mine = temporary_path(tmp_path / "file")
+    foreign = [".file.tmp", ".swp", ".file.notes.tmp", "file.1234.tmp"]
+    for path in (mine, *(tmp_path / name for name in foreign)):
+        path.touch()
+    remove_temporaries_in(tmp_path)
+    remove_temporaries(tmp_path / "file")
+    assert names(tmp_path) == sorted([mine.name, *foreign])
+
+
+def test_the_temporary_of_another_machine_is_removed_when_it_has_not_changed_for_long(tmp_path):
+    running, abandoned = (tmp_path / f".{name}.0123abcd-1-beef0000.tmp" for name in ("running", "abandoned"))
+    for path in (running, abandoned):
+        path.mkdir()
+        (path / "part").touch()
+    for path in (abandoned / "part", abandoned):
+        os.utime(path, (time.time() - 1e6,) * 2)
+    remove_temporaries_in(tmp_path)
+    assert names(tmp_path) == [running.name]
+
+
+def test_a_file_never_replaces_a_folder_nor_a_folder_a_file(tmp_path):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder/precious").touch()
+    (tmp_path / "file").touch()
+    with pytest.raises(IsADirectoryError):
+        write_atomically(tmp_path / "folder", "text")
+    with pytest.raises(NotADirectoryError), atomic_path(tmp_path / "file") as temporary:
+        temporary.mkdir()
+    assert names(tmp_path) == ["file", "folder"]
+    assert names(tmp_path / "folder") == ["precious"]
+
+
+def synced(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Inodes of what is written through to the disk."""
+    inodes: list[int] = []
+    monkeypatch.setattr(os, "fsync", lambda fd: inodes.append(os.fstat(fd).st_ino))
+    return inodes
+
+
+def test_a_durable_file_and_every_folder_made_for_it_are_on_the_disk_before_it_counts(tmp_path, monkeypatch):
+    inodes = synced(monkeypatch)
+    path = tmp_path / "made/deep/file"
+    write_atomically(path, "text", durable=True)
+    assert inodes[0] == path.stat().st_ino
+    assert {folder.stat().st_ino for folder in (path.parent, tmp_path / "made", tmp_path)} <= set(inodes)
+
+
+def test_a_durable_folder_is_on_the_disk_with_all_it_holds(tmp_path, monkeypatch):
+    inodes = synced(monkeypatch)
+    with atomic_path(tmp_path / "folder", durable=True) as temporary:
+        (temporary / "inner").mkdir(parents=True)
+        (temporary / "inner/file").touch()
+    folder = tmp_path / "folder"
+    assert inodes == [path.stat().st_ino for path in (folder / "inner/file", folder / "inner", folder, tmp_path)]

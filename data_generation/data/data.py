@@ -11,7 +11,7 @@ from data_generation.data.environment import (
     split_episodes,
     split_sessions,
 )
-from data_generation.data.episode import EpisodeMeta, EpisodeReader, EpisodeWriter, episode_path
+from data_generation.data.episode import EpisodeMeta, EpisodeReader, EpisodeWriter, episode_path, is_whole
 from data_generation.data.info import DatasetInfo
 from data_generation.data.layout import EPISODE_SUFFIX, FORMAT_VERSION, BadEpisodeError, EpisodeError
 
@@ -28,6 +28,7 @@ __all__ = [
     "EpisodeWriter",
     "OpenEpisodes",
     "episode_path",
+    "is_whole",
     "list_environments",
     "split_episodes",
     "split_sessions",

@@ -18,6 +18,7 @@ from data_generation.data.files import remove_temporaries, replace, temporary_pa
 from data_generation.data.layout import (
     EPISODE_SUFFIX,
     HEADER_SIZE,
+    EpisodeError,
     Header,
     MissingEpisodeError,
     episode_error,
@@ -161,15 +162,12 @@ class EpisodeWriter:
         return self._path
 
     def _close(self) -> None:
-        self._file.flush()
-        if self._fsync:
-            os.fsync(self._file.fileno())
         self._file.close()
         try:
-            replace(self._temporary, self._path)
+            replace(self._temporary, self._path, self._fsync)
         except FileNotFoundError:
-            message = f"episode '{self._path}' is being written by another process too: run one generator per dataset"
-            raise UserError(message) from None
+            problem = f"'{self._path.parent}' was deleted while an episode was written to it"
+            raise UserError(f"{problem}: run the same command again") from None
 
     def _footer(self) -> bytes:
         columns = {
@@ -242,6 +240,23 @@ class ChunkTable:
             raise
         except ValueError as error:
             raise episode_error(self.path, f"is damaged (chunk {chunk}: {error})") from None
+
+
+def is_whole(path: Path | str) -> bool:
+    """Whether a file is a complete episode of this format, as far as its header, size and columns tell.
+
+    Costs the reading of both, about 30 µs; the frames are not read. False for everything else that stands there, such
+    as what a power cut leaves: an empty file, or one of zeros.
+    """
+    try:
+        if not os.path.isfile(path):
+            return False
+        with open(path, "rb", buffering=0) as file:
+            header = Header.unpack(file.read(HEADER_SIZE), path, os.fstat(file.fileno()).st_size)
+            footer = os.pread(file.fileno(), header.footer_size, header.footer_offset)
+    except (OSError, EpisodeError):
+        return False
+    return zlib.crc32(footer) == header.footer_crc
 
 
 class EpisodeReader:

@@ -1,43 +1,76 @@
 """Files and folders that are written whole or not at all: under a temporary name, then renamed.
 
-A killed process leaves at most a temporary, `.<name>.<random>.tmp`, next to where the result would be.
+A killed process leaves at most a temporary next to where the result would be. Its name, `.<name>.<machine>-<process
+id>-<random>.tmp`, says who wrote it, so that the next process which writes to the folder removes it.
 """
 
+import errno
 import os
+import re
 import secrets
 import shutil
+import socket
+import time
+import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
+
+# The name of a temporary. Older versions of this project wrote no machine and no process id.
+_TEMPORARY = re.compile(r"\.(?P<name>.+)\.(?:(?P<machine>[0-9a-f]{8})-(?P<pid>\d+)-)?[0-9a-f]+\.tmp")
+# After so long without a change, the temporary of a process on another machine is taken for abandoned.
+_ABANDONED_SECONDS = 24 * 3600.0
+_swept: set[Path] = set()
 
 
 def temporary_path(path: Path) -> Path:
-    """Where to write a file or folder that `replace` turns into `path`. Missing parent folders are made."""
+    """Where to write a file or folder that `replace` turns into `path`. Missing parent folders are made.
+
+    The first call for a folder removes what killed processes have left in it.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    if (folder := path.parent.absolute()) not in _swept:
+        _swept.add(folder)
+        remove_temporaries_in(path.parent)
+    return path.with_name(f".{path.name}.{_machine()}-{os.getpid()}-{secrets.token_hex(4)}.tmp")
 
 
-def replace(temporary: Path, path: Path) -> None:
-    """Turn a complete temporary into `path`: in one step for a file, just after removing an older folder."""
-    if path.is_dir():
+def replace(temporary: Path, path: Path, durable: bool = False) -> None:
+    """Turn a complete temporary into `path`: in one step for a file, just after removing an older folder.
+
+    `durable`: both the content and the name survive a power cut once this returns; otherwise a cut within about 30 s
+    may leave an empty file. OSError where a folder stands in place of a file, or a file in place of a folder.
+    """
+    if durable:
+        _sync_all(temporary)
+    if temporary.is_dir() and path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     os.replace(temporary, path)
+    if durable:
+        _sync(path.parent)
 
 
 @contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
-    """A temporary path to write a file or folder to; it becomes `path` when the block ends without an exception."""
+def atomic_path(path: Path, durable: bool = False) -> Iterator[Path]:
+    """A temporary path to write a file or folder to; it becomes `path` when the block ends without an exception.
+
+    `durable` as in `replace`; folders that had to be made for `path` survive a power cut then, too.
+    """
+    made = [folder for folder in path.parents if not folder.exists()] if durable else []
     temporary = temporary_path(path)
     try:
         yield temporary
-        replace(temporary, path)
+        replace(temporary, path, durable)
+        for folder in made:
+            _sync(folder.parent)
     finally:
         remove(temporary)
 
 
-def write_atomically(path: Path, data: bytes | str) -> None:
-    """Write a whole file; text as UTF-8."""
-    with atomic_path(path) as temporary:
+def write_atomically(path: Path, data: bytes | str, durable: bool = False) -> None:
+    """Write a whole file; text as UTF-8. `durable` as in `replace`."""
+    with atomic_path(path, durable) as temporary:
         temporary.write_bytes(data.encode() if isinstance(data, str) else data)
 
 
@@ -56,5 +89,60 @@ def is_temporary(name: str) -> bool:
 
 def remove_temporaries(path: Path) -> None:
     """Remove what killed processes have left of their attempts to write `path`."""
-    for temporary in path.parent.glob(f".{path.name}.*.tmp"):
-        remove(temporary)
+    remove_temporaries_in(path.parent, path.name)
+
+
+def remove_temporaries_in(folder: Path, name: str | None = None) -> None:
+    """Remove what killed processes have left in a folder: of their attempts to write `name`, or (None) all of it.
+
+    The temporaries of running processes stay. Where the folder may not be changed, everything stays.
+    """
+    with suppress(OSError), os.scandir(folder) as entries:
+        found = [match for entry in entries if (match := _TEMPORARY.fullmatch(entry.name))]
+        for match in found:
+            if name in (None, match["name"]) and _is_abandoned(folder / match[0], match["machine"], match["pid"]):
+                remove(folder / match[0])
+
+
+def _is_abandoned(temporary: Path, machine: str | None, pid: str | None) -> bool:
+    if machine is None or pid is None:
+        return True
+    if machine != _machine():
+        newest = max(path.lstat().st_mtime for path in (temporary, *temporary.rglob("*")))
+        return time.time() - newest > _ABANDONED_SECONDS
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return True
+    except (PermissionError, OverflowError):
+        return False
+    return False
+
+
+@cache
+def _machine() -> str:
+    """Where this process's id is valid: a machine, or one container of it."""
+    namespace = 0
+    with suppress(OSError):
+        namespace = os.stat("/proc/self/ns/pid").st_ino
+    return f"{zlib.crc32(f'{socket.gethostname()} {namespace}'.encode()):08x}"
+
+
+def _sync_all(path: Path) -> None:
+    """Write the content of a file, or of a folder and everything in it, through to the disk."""
+    if path.is_dir():
+        for child in path.iterdir():
+            _sync_all(child)
+    _sync(path)
+
+
+def _sync(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    except OSError as error:
+        # Some network file systems cannot sync a folder.
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(fd)

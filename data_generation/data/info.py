@@ -18,7 +18,10 @@ class MissingDatasetError(UserError, FileNotFoundError):
 
 @dataclass
 class DatasetInfo:
-    """One environment of a dataset. `frame_shape` is (C, H, W); `connector` and `generator` are configurations."""
+    """One environment of a dataset. `frame_shape` is (C, H, W); `connector` and `generator` are configurations.
+
+    `fps`: frames per second of the recorded frames, at the speed at which people play; None where nobody knows it.
+    """
 
     name: str
     game: str
@@ -28,16 +31,25 @@ class DatasetInfo:
     generator: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     format_version: int = FORMAT_VERSION
+    fps: float | None = None
 
     @property
     def roi_table(self) -> str:
         """The ROI table around whose characters the frames were cropped; "" = whole frames."""
         return str(self.connector.get("roi_annotation_fpath") or "")
 
+    @property
+    def frame_rate(self) -> float:
+        """Frames per second to show the frames at. Without `fps`: an emulator's 60, one frame in four or as skipped."""
+        return self.fps or round(60 / (self.connector.get("n_skip_frames") or 4))
+
     def save(self, env_dpath: Path | str) -> Path:
         """Write `<env_dpath>/info.json`."""
         path = Path(env_dpath) / INFO_FNAME
-        write_atomically(path, json.dumps(asdict(self), indent=2) + "\n")
+        values = asdict(self)
+        if self.fps is None:
+            del values["fps"]
+        write_atomically(path, json.dumps(values, indent=2) + "\n", durable=True)
         return path
 
     @classmethod
