@@ -110,14 +110,16 @@ def test_one_frame_needs_no_rounds():
         raise AssertionError("rounds cannot change the first new frame")
 
     first = torch.randn(2, 1, 3, 3, 8)
-    ids, logits = iterative_decode(first, 1, never, DecodeSettings(25, 1.0), None)
+    ids, logits = iterative_decode(first, 1, never, DecodeSettings(25, 1.0, "cosine"), None)
     assert torch.equal(ids, first.argmax(-1))
     assert logits is first
 
 
 def test_last_round_is_an_argmax():
     first, later = torch.randn(1, 1, 2, 2, 8), torch.randn(1, 2, 2, 2, 8)
-    ids, logits = iterative_decode(first, 3, lambda *_: later, DecodeSettings(5, 4.0), torch.Generator().manual_seed(0))
+    ids, logits = iterative_decode(
+        first, 3, lambda *_: later, DecodeSettings(5, 4.0, "cosine"), torch.Generator().manual_seed(0)
+    )
     assert torch.equal(ids, torch.cat([first, later], 1).argmax(-1))
     assert torch.equal(logits.argmax(-1), ids)
 

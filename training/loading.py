@@ -76,7 +76,7 @@ def prepare_model(
     config = deepcopy(config)
     # For a tokenizer, `tokenizer_fpath` and `model_fpath` mean the same.
     own = weights.of_part(config.model) or weights.model
-    _check_wishes(config, weights, train, own)
+    _check_weights(config, weights, train, own)
     if train.use_decoder_loss and config.dynamics.decoder_loss_weight == 0:
         config.dynamics.decoder_loss_weight = 1.0
     model = _fresh(config, weights, dataset) if own is None else _trained(config, weights, dataset, own)
@@ -87,7 +87,7 @@ def prepare_model(
     return ModelAndConfig(model, config)
 
 
-def _check_wishes(config: ModelConfig, weights: WeightPaths, train: TrainConfig, own: Path | None) -> None:
+def _check_weights(config: ModelConfig, weights: WeightPaths, train: TrainConfig, own: Path | None) -> None:
     """FieldError for weights and ways of training that are not for this kind of model."""
     kind = kind_of(config)
     if train.train_decoder_only and not kind.model.decoder_trains_alone:
