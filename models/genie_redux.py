@@ -105,7 +105,7 @@ class GenieRedux(Model):
             actions, extra = latent.quantized.output, lam_output.loss
             logs |= lam_output.logs
         assert actions is not None
-        logits = self.dynamics(inputs, mask, actions, self._token_input(inputs))
+        logits = self.dynamics(inputs, mask, actions, self.token_input(inputs))
         token_loss, token_logs = self.token_loss(logits, targets, mask)
         loss = token_loss + extra
         if self.dynamics.config.decoder_loss_weight > 0:
@@ -137,7 +137,7 @@ class GenieRedux(Model):
         codes = torch.cat([F.embedding(first_ids, codebook), soft + (hard - soft).detach()], dim=1)
         return F.mse_loss(self.tokenizer.decode_codes(codes)[:, 1:].float(), video[:, 1:].float())
 
-    def _token_input(self, ids: Tensor) -> Tensor | None:
+    def token_input(self, ids: Tensor) -> Tensor | None:
         return self.tokenizer.quantizer.decode(ids) if self.dynamics.use_token else None
 
     # ---- sampling -----------------------------------------------------------------------------------------------
@@ -247,7 +247,7 @@ class GenieRedux(Model):
         ids = torch.cat([prime_ids, masked], dim=1)
         mask = torch.zeros_like(ids, dtype=torch.bool)
         mask[:, num_prime:] = True
-        return self.dynamics.features(ids, mask, self.action_input(actions), self._token_input(ids))[:, num_prime - 1 :]
+        return self.dynamics.features(ids, mask, self.action_input(actions), self.token_input(ids))[:, num_prime - 1 :]
 
     @torch.no_grad()
     def known_features(self, ids: Tensor, actions: Tensor) -> Tensor:
@@ -256,7 +256,7 @@ class GenieRedux(Model):
         No token is masked; those at frame t are about frame t + 1.
         """
         mask = torch.zeros_like(ids, dtype=torch.bool)
-        return self.dynamics.features(ids, mask, self.action_input(actions), self._token_input(ids))
+        return self.dynamics.features(ids, mask, self.action_input(actions), self.token_input(ids))
 
     @torch.no_grad()
     def start(
@@ -288,12 +288,12 @@ class GenieRedux(Model):
     def append_frames(self, ids: Tensor, action_input: Tensor, cache: Cache) -> tuple[Tensor, Cache]:
         """Append frames with known ids (B, T, h, w) to `cache`: logits of the frames after them, the longer cache."""
         mask = torch.zeros_like(ids, dtype=torch.bool)
-        return self.dynamics.extend(ids, mask, action_input, self._token_input(ids), cache)
+        return self.dynamics.extend(ids, mask, action_input, self.token_input(ids), cache)
 
     def _later_logits(self, action_input: Tensor, cache: Cache) -> Callable[[Tensor, Tensor], Tensor]:
         """The function that `iterative_decode` calls each round; the cache of the known frames serves every round."""
 
         def logits(ids: Tensor, mask: Tensor) -> Tensor:
-            return self.dynamics.extend(ids, mask, action_input, self._token_input(ids), cache)[0]
+            return self.dynamics.extend(ids, mask, action_input, self.token_input(ids), cache)[0]
 
         return logits

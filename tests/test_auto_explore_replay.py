@@ -46,7 +46,7 @@ def test_every_step_is_sampled_equally_often_and_no_clip_crosses_an_episode() ->
     for session, length in enumerate(lengths):
         episode = make_episode(length, session=session, is_over="terminated")
         episode.infos = [{"number": float(session)}] * length
-        episode._frames[: length + 1, 1] = session
+        episode.frames[:, 1] = session
         replay.add(episode)
     clips = replay.sample(24_000, burn_in=2, num_steps=4, rng=np.random.default_rng(0))
     counts: Counter[tuple[int, int]] = Counter()

@@ -217,7 +217,7 @@ def tables(tmp_path: Path) -> dict[str, str]:
 
 
 def candidates(**config: object) -> list[str]:
-    return select(**config)._candidates()
+    return select(**config).candidates()
 
 
 def test_filters_choose_by_tags_and_platform(tables: dict[str, str]) -> None:

@@ -70,7 +70,7 @@ def test_logits_depend_on_actions_and_on_the_past_only():
     model, video, actions = tiny_model(), random_video(), random_actions()
     ids = model.tokenizer.encode(video)[:, :-1]
     mask = torch.zeros_like(ids, dtype=torch.bool)
-    logits = lambda ids, actions: model.dynamics(ids, mask, actions, model._token_input(ids))  # noqa: E731
+    logits = lambda ids, actions: model.dynamics(ids, mask, actions, model.token_input(ids))  # noqa: E731
     whole = logits(ids, actions)
     changed = actions.clone()
     changed[:, 3] = (changed[:, 3] + 1) % 4
@@ -87,8 +87,8 @@ def test_masked_tokens_are_not_seen():
     ids = model.tokenizer.encode(random_video())[:, :-1]
     mask = torch.rand(ids.shape, generator=torch.Generator().manual_seed(5)) < 0.5
     other = torch.where(mask, (ids + 1) % 32, ids)
-    a = model.dynamics(ids, mask, actions, model._token_input(ids))
-    assert torch.equal(a, model.dynamics(other, mask, actions, model._token_input(other)))
+    a = model.dynamics(ids, mask, actions, model.token_input(ids))
+    assert torch.equal(a, model.dynamics(other, mask, actions, model.token_input(other)))
 
 
 @pytest.mark.parametrize(("loss", "weight"), [("tdce", 0.0), ("cross_entropy", 1.0)])

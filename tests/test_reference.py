@@ -95,7 +95,7 @@ def test_logits(case, kind):
     model = case.world_model(kind)
     ids = model.tokenizer.encode(case.video)[:, :-1]
     actions = model.action_input(case.actions(kind))
-    logits = model.dynamics(ids, case.expected["mask"], actions, model._token_input(ids))
+    logits = model.dynamics(ids, case.expected["mask"], actions, model.token_input(ids))
     close(logits, case.expected[f"{kind}_logits"])
 
 

@@ -141,19 +141,19 @@ def test_sublist_selects_its_50_games() -> None:
 def test_readings_are_whole_and_agreed_tags_stand() -> None:
     """A game that both readers tagged alike has these tags in the table, so only differences were looked at again,
     until somebody plays it."""
-    first, second = (validate._reading(name, "behaviour") for name in "ab")
+    first, second = (validate.reading(name, "behaviour") for name in "ab")
     assert set(first) == set(second) == validate.stable_games()
     final = {row.game: row for row in read_behavior(shipped_tables().behavior)}
     for game, row in first.items():
-        if final[game].source == "knowledge" and validate._tags(row) == validate._tags(second[game]):
-            assert [final[game].view, final[game].motion, final[game].genre] == validate._tags(row).split(), game
+        if final[game].source == "knowledge" and validate.tags_of(row) == validate.tags_of(second[game]):
+            assert [final[game].view, final[game].motion, final[game].genre] == validate.tags_of(row).split(), game
 
 
 def test_high_confidence_of_agreed_tags_needs_both_readers() -> None:
-    first, second = (validate._reading(name, "behaviour") for name in "ab")
+    first, second = (validate.reading(name, "behaviour") for name in "ab")
     final = {row.game: row for row in read_behavior(shipped_tables().behavior) if row.source == "knowledge"}
     for game, row in first.items():
-        is_agreed = validate._tags(row) == validate._tags(second[game])
+        is_agreed = validate.tags_of(row) == validate.tags_of(second[game])
         if game in final and is_agreed and final[game].confidence == "high":
             assert row["confidence"] == second[game]["confidence"] == "high", game
 

@@ -23,7 +23,7 @@ def uncached_sample(model: GenieRedux, prime_ids, actions, num_frames, settings,
             window = torch.cat([known, later_ids], dim=1)
             mask = torch.cat([torch.zeros_like(known, dtype=torch.bool), later_mask], dim=1)
             inputs = model.action_input(actions)[:, : window.shape[1]]
-            return model.dynamics(window, mask, inputs, model._token_input(window))[:, -count:]
+            return model.dynamics(window, mask, inputs, model.token_input(window))[:, -count:]
 
         blank = torch.zeros(ids.shape[0], count - 1, *ids.shape[2:], dtype=torch.int64)
         first = logits_of(blank, torch.ones_like(blank, dtype=torch.bool))[:, :1]

@@ -182,8 +182,8 @@ def test_own_states_have_boxes_of_their_own(tmp_path: Path) -> None:
     table = tmp_path / "boxes.csv"
     table.write_text(f"game,state,x,y,w,h\n{GAME},,1,1,8,8\n{GAME},Level01,2,2,8,8\n")
     connector = RetroActConnector(ConnectorConfig(game=GAME, roi_annotation_fpath=str(table)))
-    assert connector._box_of(GAME, "Level01") == Box(2, 2, 8, 8)
-    assert connector._box_of(GAME, "Level02") == Box(1, 1, 8, 8)
+    assert connector.box_of(GAME, "Level01") == Box(2, 2, 8, 8)
+    assert connector.box_of(GAME, "Level02") == Box(1, 1, 8, 8)
     table.write_text(f"game,state,x,y,w,h\n{GAME},Level01,2,2,8,8\n")
     with pytest.raises(ValueError, match="no row for state 'Level00'"):
         RetroActConnector(ConnectorConfig(game=GAME, roi_annotation_fpath=str(table))).make_env(GAME, 0)

@@ -206,9 +206,9 @@ def reading_agreement() -> list[Agreement]:
     The controls omit the games that the sublist must contain: the readers' instructions named those, and said that
     their controls agree.
     """
-    behavior = [_reading(name, "behaviour") for name in "ab"]
-    together = [{game: {**row, ALL_TAGS: _tags(row)} for game, row in table.items()} for table in behavior]
-    controls = [_reading(name, "control") for name in "ab"]
+    behavior = [reading(name, "behaviour") for name in "ab"]
+    together = [{game: {**row, ALL_TAGS: tags_of(row)} for game, row in table.items()} for table in behavior]
+    controls = [reading(name, "control") for name in "ab"]
     required = [game.lower() for game in SUBLIST_REQUIRED]
     return [
         *agreement(together[0], together[1], (*TAGS, ALL_TAGS)),
@@ -221,9 +221,9 @@ def third_looks(platformers: Iterable[str]) -> tuple[int, int]:
 
     Controls are left open where they differ in any column, or where not both readers took the game for a platformer.
     """
-    tags = [_reading(name, "behaviour") for name in "ab"]
-    num_tags = sum(_tags(row) != _tags(tags[1][game]) for game, row in tags[0].items())
-    first, second = (_reading(name, "control") for name in "ab")
+    tags = [reading(name, "behaviour") for name in "ab"]
+    num_tags = sum(tags_of(row) != tags_of(tags[1][game]) for game, row in tags[0].items())
+    first, second = (reading(name, "control") for name in "ab")
     columns = (*ACTIONS, *FLAG_COLUMNS)
     settled = [
         game
@@ -337,13 +337,14 @@ def _kappa(pairs: Sequence[tuple[str, str]]) -> float | None:
     return (sum(a == b for a, b in pairs) / num - expected) / (1 - expected)
 
 
-def _reading(reader: str, table: str) -> dict[str, dict[str, str]]:
+def reading(reader: str, table: str) -> dict[str, dict[str, str]]:
     """A reader's rows by game."""
     rows = _rows(READINGS_DPATH / f"reader_{reader}_{table}.csv")
     return {row.game: dict(row.cells) for row in rows}
 
 
-def _tags(row: Mapping[str, str]) -> str:
+def tags_of(row: Mapping[str, str]) -> str:
+    """View, motion and genre of a row, as the table spells them."""
     return " ".join(row[name] for name in TAGS)
 
 

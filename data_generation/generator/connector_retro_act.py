@@ -41,7 +41,7 @@ class RetroActConnector(Connector):
 
         One game that is named and has no ROM is an error, as is a selection of several without a single ROM.
         """
-        games = self._candidates()
+        games = self.candidates()
         skipped = {game: obstacle for game in games if (obstacle := self.games.obstacle(game) or self._unmarked(game))}
         playable = [game for game in games if game not in skipped]
         if not playable:
@@ -58,7 +58,7 @@ class RetroActConnector(Connector):
 
     def make_env(self, game: str, instance: int) -> RetroActEnv | TrackedEnv:
         """The game at its instance's start state; one such environment can be open in a process."""
-        box = None if self._boxes is None else self._box_of(game, self.games.state_name(game, instance))
+        box = None if self._boxes is None else self.box_of(game, self.games.state_name(game, instance))
         env = self.games.open(game, instance)
         platform = platform_of(game)
         actions = {action: action_buttons(action, platform, env.buttons) for action in self.action_names}
@@ -83,7 +83,7 @@ class RetroActConnector(Connector):
         boxes = read_boxes(own if own.is_file() else Path(fpath))
         return {(without_version(game), state.removesuffix(".state")): box for (game, state), box in boxes.items()}
 
-    def _box_of(self, game: str, state: str) -> Box:
+    def box_of(self, game: str, state: str) -> Box:
         """The box at a start state: that of its own row, or of the one for all other states."""
         for key in ((game, state), (game, "")):
             if self._boxes and key in self._boxes:
@@ -96,7 +96,7 @@ class RetroActConnector(Connector):
             return ""
         return f"no row in {self.config.roi_annotation_fpath}"
 
-    def _candidates(self) -> list[str]:
+    def candidates(self) -> list[str]:
         """Games that the configuration means, with or without ROM, before anything is opened."""
         config = self.config
         filters = Filters(*(_as_list(value) for value in (config.view, config.motion, config.genre, config.platform)))
