@@ -9,7 +9,7 @@ from tqdm import tqdm
 from data_generation.data.episode import EpisodeReader, episode_path
 from data_generation.data.errors import UserError
 from data_generation.data.files import is_temporary
-from data_generation.data.index import scan
+from data_generation.data.index import misfit, scan
 from data_generation.data.info import DatasetInfo
 
 
@@ -52,11 +52,8 @@ def _check_episode(env_dpath: Path, instance: int, session: int, info: DatasetIn
     path = episode_path(env_dpath, instance, session)
     with EpisodeReader(path) as episode:
         episode.verify()
-        if episode.frame_shape != info.frame_shape:
-            raise UserError(f"episode '{path}' has frames {episode.frame_shape}, but info.json says {info.frame_shape}")
+        if problem := misfit(episode, info):
+            raise UserError(f"episode '{path}' {problem} by info.json")
         if (episode.meta.instance, episode.meta.session) != (instance, session):
             found = f"{episode.meta.instance}/{episode.meta.session}"
             raise UserError(f"episode '{path}' is instance/session {found} by its content: it was renamed or copied")
-        low, high = episode.actions.min(initial=0), episode.actions.max(initial=0)
-        if low < 0 or high >= len(info.action_names):
-            raise UserError(f"episode '{path}' has actions {low} to {high}, but {len(info.action_names)} are named")

@@ -4,6 +4,8 @@ Frames are stored interleaved (H, W, C): measured a third smaller and a quarter 
 W), and the transposed view that readers hand out costs nothing.
 """
 
+import math
+from itertools import islice
 from typing import Any, Protocol
 
 import numpy as np
@@ -30,6 +32,20 @@ class Codec(Protocol):
         ...
 
 
+def decompress(decompressor: zstandard.ZstdDecompressor, data: bytes, size: int) -> bytes:
+    """The `size` bytes in a zstd frame.
+
+    ValueError where it says that it holds another number, before any of them is decompressed: a few hundred kilobytes
+    may hold gigabytes.
+    """
+    try:
+        if (declared := zstandard.frame_content_size(data)) != size:
+            raise ValueError(f"holds {declared} bytes, not {size}")
+        return decompressor.decompress(data)
+    except zstandard.ZstdError as error:
+        raise ValueError(str(error)) from None
+
+
 class ZstdCodec:
     """Lossless: the frames' bytes, compressed. zstd finds the unchanged background of the frame before."""
 
@@ -47,10 +63,7 @@ class ZstdCodec:
         return self._compressor.compress(np.ascontiguousarray(frames).data)
 
     def decode(self, data: bytes, num_frames: int, shape: Shape) -> np.ndarray:
-        try:
-            pixels = self._decompressor.decompress(data)
-        except zstandard.ZstdError as error:
-            raise ValueError(str(error)) from None
+        pixels = decompress(self._decompressor, data, math.prod(shape) * num_frames)
         return np.frombuffer(pixels, np.uint8).reshape(num_frames, *shape)
 
 
@@ -89,12 +102,17 @@ class H264Codec:
         av = _import_av()
         context = av.CodecContext.create("h264", "r")
         context.thread_count = 1
+        # Allocates nothing for a larger image than ours, with what H.264 rounds its sides up to.
+        context.options = {"max_pixels": str((shape[0] + 32) * (shape[1] + 32))}
         self._reformatter = self._reformatter or av.video.reformatter.VideoReformatter()
         try:
             packets = [*context.parse(data), *context.parse(b"")]
-            images = [image for packet in [*packets, None] for image in context.decode(packet)]
+            decoded = (image for packet in [*packets, None] for image in context.decode(packet))
+            images = list(islice(decoded, num_frames + 1))
         except av.FFmpegError as error:
             raise ValueError(str(error)) from None
+        if len(images) != num_frames:
+            raise ValueError(f"holds {len(images)} frames, not {num_frames}")
         to_rgb = self._reformatter.reformat
         frames = np.stack([to_rgb(image, format="rgb24", threads=1).to_ndarray() for image in images])
         if frames.shape != (num_frames, *shape):

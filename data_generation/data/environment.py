@@ -92,7 +92,7 @@ class Environment:
         self.env_dpath = Path(env_dpath)
         self.info = DatasetInfo.load(self.env_dpath)
         self._files = files or OpenEpisodes()
-        self._entries, errors = current_entries(self.env_dpath)
+        self._entries, errors = current_entries(self.env_dpath, self.info)
         if errors and on_bad_episode == "error":
             more = f" (and {len(errors) - 1} more: see 'python run.py data check')" if len(errors) > 1 else ""
             raise BadEpisodeError.of(f"{errors[0]}{more}")
@@ -103,16 +103,6 @@ class Environment:
         self.instances, self.sessions, self.num_bytes = keys[:, 0], keys[:, 1], keys[:, 2]
         self.num_frames = np.array([len(entry.actions) + 1 for entry in self._entries], np.int64)
         self.reward_sums = np.array([entry.reward_sum for entry in self._entries], np.float64)
-        self._check_shapes()
-
-    def _check_shapes(self) -> None:
-        for i, entry in enumerate(self._entries):
-            # Bytes 16 to 28 of the header are the shape; parsing all of it would cost more than the rest of the
-            # opening.
-            if entry.header[16:28] != self._entries[0].header[16:28]:
-                raise episode_error(
-                    self.episode_path(i), "has frames of another shape than the environment's first one"
-                )
 
     @property
     def name(self) -> str:
@@ -145,8 +135,8 @@ class Environment:
         """Summary of the episodes: counts, lengths, rewards, actions by name, bytes."""
         lengths, rewards = self.num_frames, self.reward_sums
         actions = np.concatenate([np.empty(0, np.int64), *(entry.actions for entry in self._entries)])
-        counts = np.bincount(actions, minlength=len(self.info.action_names)).tolist()
-        names = self.info.action_names + [f"unknown {k}" for k in range(len(self.info.action_names), len(counts))]
+        counts = np.bincount(actions, minlength=self.info.num_actions).tolist()
+        names = self.info.action_names or ["no actions"]
         return {
             "episodes": self.num_episodes,
             "bad_episodes": len(self.bad_episodes),

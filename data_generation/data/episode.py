@@ -12,21 +12,27 @@ from typing import Any, BinaryIO, Self
 import numpy as np
 import zstandard
 
-from data_generation.data.codec import Codec, codec_by_id, codec_by_mode
+from data_generation.data.codec import Codec, codec_by_id, codec_by_mode, decompress
 from data_generation.data.errors import UserError
 from data_generation.data.files import remove_temporaries, replace, temporary_path
 from data_generation.data.layout import (
     EPISODE_SUFFIX,
     HEADER_SIZE,
+    MAX_FOOTER_BYTES,
     EpisodeError,
     Header,
     MissingEpisodeError,
+    check_columns,
     episode_error,
     pack_columns,
+    shape_problem,
     unpack_columns,
 )
+from data_generation.data.reading import UnreadableFileError, from_mapping, open_file, opened
 
 _INFO_PREFIX = "info/"
+# Above every number of an instance or a session: file names have at most so many digits.
+MAX_NUMBER = 10**18
 
 
 @dataclass
@@ -69,6 +75,8 @@ class EpisodeWriter:
         self._path, self._meta, self._fsync = Path(path), meta, fsync
         self._frame_shape = tuple(frame_shape)
         self._codec = codec_by_mode(output_mode, compression_level)
+        if problem := shape_problem(frame_shape, self._codec.chunk_frames):
+            raise UserError(f"episode '{path}' cannot have {problem}: record smaller frames")
         channels, height, width = frame_shape
         self._chunk = np.empty((self._codec.chunk_frames, height, width, channels), np.uint8)
         self._chunk_sizes, self._chunk_crcs = array("I"), array("I")
@@ -208,6 +216,15 @@ def _is_number(value: Any) -> bool:
     return True
 
 
+def check_chunk_sizes(header: Header, sizes: np.ndarray) -> None:
+    """ValueError unless chunks of these compressed sizes fill the file up to its footer, none absurdly large."""
+    if int(sizes.sum(dtype=np.int64)) != header.footer_offset - HEADER_SIZE:
+        raise ValueError("chunks that do not end where the columns begin")
+    # Noise does not shrink, and a video of tiny frames has more overhead than frames.
+    if sizes.max(initial=0) > 2 * header.chunk_bytes + (1 << 16):
+        raise ValueError(f"a chunk of {sizes.max()} bytes")
+
+
 class ChunkTable:
     """Where the chunks of one episode lie, and how to read frames through an open descriptor."""
 
@@ -245,18 +262,52 @@ class ChunkTable:
 def is_whole(path: Path | str) -> bool:
     """Whether a file is a complete episode of this format, as far as its header, size and columns tell.
 
-    Costs the reading of both, about 30 µs; the frames are not read. False for everything else that stands there, such
+    Costs the reading of both, about 20 µs; the frames are not read. False for everything else that stands there, such
     as what a power cut leaves: an empty file, or one of zeros.
     """
     try:
-        if not os.path.isfile(path):
-            return False
-        with open(path, "rb", buffering=0) as file:
-            header = Header.unpack(file.read(HEADER_SIZE), path, os.fstat(file.fileno()).st_size)
-            footer = os.pread(file.fileno(), header.footer_size, header.footer_offset)
-    except (OSError, EpisodeError):
+        with opened(path) as fd:
+            _read_header_and_footer(fd, path)
+    except (OSError, UserError):
         return False
-    return zlib.crc32(footer) == header.footer_crc
+    return True
+
+
+def _read_header_and_footer(fd: int, path: Path | str) -> tuple[bytes, Header, bytes]:
+    """The header's bytes, the header, and the footer's bytes, all checked. `EpisodeError` for a damaged file."""
+    header_bytes = os.pread(fd, HEADER_SIZE, 0)
+    header = Header.unpack(header_bytes, path, os.fstat(fd).st_size)
+    footer = os.pread(fd, header.footer_size, header.footer_offset)
+    if zlib.crc32(footer) != header.footer_crc:
+        raise episode_error(path, "is damaged (checksum of the columns)")
+    return header_bytes, header, footer
+
+
+def _meta(attributes: Mapping[str, Any]) -> EpisodeMeta:
+    meta = from_mapping(EpisodeMeta, attributes)
+    if not (0 <= meta.instance < MAX_NUMBER and 0 <= meta.session < MAX_NUMBER):
+        raise ValueError(f"instance {meta.instance}, session {meta.session}")
+    return meta
+
+
+def _check_columns(header: Header, columns: Mapping[str, np.ndarray]) -> None:
+    """ValueError unless the columns are those that the writer writes, and fit the header."""
+    chunks, steps = (header.num_chunks,), (header.num_frames - 1,)
+    expected = {
+        "chunk_sizes": ("<u4", chunks),
+        "chunk_crcs": ("<u4", chunks),
+        "actions": ("<i8", steps),
+        "rewards": ("<f4", steps),
+        "terminated": ("|b1", steps),
+        "truncated": ("|b1", steps),
+    }
+    infos = {name: ("<f8", steps) for name in columns if name.startswith(_INFO_PREFIX)}
+    check_columns(columns, expected | infos)
+    check_chunk_sizes(header, columns["chunk_sizes"])
+    if columns["actions"].min(initial=0) < 0:
+        raise ValueError("a negative action")
+    if not np.isfinite(columns["rewards"]).all():
+        raise ValueError("a reward that is no finite number")
 
 
 class EpisodeReader:
@@ -271,9 +322,11 @@ class EpisodeReader:
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
         try:
-            self._file = open(self.path, "rb", buffering=0)  # noqa: SIM115 (closed by close)
+            self._file = open(open_file(path), "rb", buffering=0)  # noqa: SIM115 (closed by close)
         except FileNotFoundError:
             raise MissingEpisodeError(f"episode '{path}' does not exist: check the path") from None
+        except UnreadableFileError as error:
+            raise EpisodeError(f"episode {error}") from None
         try:
             self._read_columns()
         except BaseException:
@@ -281,33 +334,23 @@ class EpisodeReader:
             raise
 
     def _read_columns(self) -> None:
-        fd = self._file.fileno()
-        self.header_bytes = os.pread(fd, HEADER_SIZE, 0)
-        header = Header.unpack(self.header_bytes, self.path, os.fstat(fd).st_size)
-        footer = os.pread(fd, header.footer_size, header.footer_offset)
-        if zlib.crc32(footer) != header.footer_crc:
-            raise episode_error(self.path, "is damaged (checksum of the columns)")
+        self.header_bytes, header, footer = _read_header_and_footer(self._file.fileno(), self.path)
         try:
-            attributes, columns = unpack_columns(zstandard.ZstdDecompressor().decompress(footer))
-            self.meta = EpisodeMeta(**attributes)
-            self.table = ChunkTable(self.path, header, columns["chunk_sizes"], columns["chunk_crcs"])
             self._codec = codec_by_id(header.codec)
-        except (ValueError, TypeError, KeyError, zstandard.ZstdError) as error:
+            size = zstandard.frame_content_size(footer)
+            if not 0 <= size <= MAX_FOOTER_BYTES:
+                raise ValueError(f"{size} bytes")
+            attributes, columns = unpack_columns(decompress(zstandard.ZstdDecompressor(), footer, size))
+            self.meta = _meta(attributes)
+            _check_columns(header, columns)
+        except (ValueError, zstandard.ZstdError) as error:
             raise episode_error(self.path, f"is damaged (columns: {error})") from None
+        self.table = ChunkTable(self.path, header, columns["chunk_sizes"], columns["chunk_crcs"])
         self.frame_shape, self.num_frames = header.frame_shape, header.num_frames
         self.actions, self.rewards = columns["actions"], columns["rewards"]
         self.terminated, self.truncated = columns["terminated"], columns["truncated"]
         prefix = len(_INFO_PREFIX)
         self.infos = {name[prefix:]: array for name, array in columns.items() if name.startswith(_INFO_PREFIX)}
-        self._check_lengths(header)
-
-    def _check_lengths(self, header: Header) -> None:
-        columns = [self.actions, self.rewards, self.terminated, self.truncated, *self.infos.values()]
-        chunks = -(-header.num_frames // header.chunk_frames)
-        fits = all(len(column) == header.num_frames - 1 for column in columns)
-        tiled = self.table.offsets[-1] == header.footer_offset
-        if not (fits and tiled and len(self.table.crcs) == header.num_chunks == chunks):
-            raise episode_error(self.path, "is damaged (lengths of columns and chunks disagree)")
 
     @property
     def num_actions(self) -> int:

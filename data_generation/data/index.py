@@ -8,7 +8,7 @@ import logging
 import os
 import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +18,18 @@ from tqdm import tqdm
 from data_generation.data.episode import EpisodeReader, episode_path
 from data_generation.data.errors import UserError
 from data_generation.data.files import write_atomically
-from data_generation.data.layout import EPISODE_SUFFIX, HEADER_SIZE, EpisodeError, pack_columns, unpack_columns
+from data_generation.data.info import DatasetInfo
+from data_generation.data.layout import (
+    EPISODE_SUFFIX,
+    HEADER_DTYPE,
+    HEADER_SIZE,
+    EpisodeError,
+    check_columns,
+    episode_error,
+    pack_columns,
+    unpack_columns,
+)
+from data_generation.data.reading import UnreadableFileError, opened, read_file, shortened
 
 logger = logging.getLogger(__name__)
 
@@ -46,38 +57,104 @@ class Entry:
 
 
 def scan(env_dpath: Path) -> list[Key]:
-    """All episode files of an environment folder, sorted by instance and session; no file is opened."""
+    """All episode files of an environment folder, sorted by instance and session; no file is opened.
+
+    `UserError` for a folder that cannot be read, and for an episode file of another name.
+    """
     keys: list[Key] = []
-    for folder in os.scandir(env_dpath):
-        if not re.fullmatch(r"\d{6,}", folder.name) or not folder.is_dir():
-            continue
-        for file in os.scandir(folder.path):
-            if file.name.startswith(".") or not file.name.endswith(EPISODE_SUFFIX):
-                continue
-            session = file.name.removesuffix(EPISODE_SUFFIX)
-            if not re.fullmatch(r"\d{6,}", session):
-                raise UserError(f"'{file.path}' is not named <session, 6 digits>{EPISODE_SUFFIX}: rename or remove it")
-            status = file.stat()
-            keys.append((int(folder.name), int(session), status.st_size, status.st_mtime_ns))
+    try:
+        for folder in os.scandir(env_dpath):
+            if _number(folder.name) is not None and folder.is_dir():
+                keys += _scan_instance(folder)
+    except OSError as error:
+        raise UserError(f"'{error.filename}' cannot be read ({error.strerror}): check its permissions") from None
     return sorted(keys)
 
 
-def load_entries(env_dpath: Path) -> tuple[list[Entry], int]:
-    """Entries of the stored index and its modification time; none where there is no index or it is unreadable."""
+def _scan_instance(folder: "os.DirEntry[str]") -> Iterator[Key]:
+    instance = int(folder.name)
+    for file in os.scandir(folder.path):
+        if file.name.startswith(".") or not file.name.endswith(EPISODE_SUFFIX):
+            continue
+        session = _number(file.name.removesuffix(EPISODE_SUFFIX))
+        if session is None:
+            raise UserError(f"'{file.path}' is not named <session, 6 digits>{EPISODE_SUFFIX}: rename or remove it")
+        try:
+            status = file.stat()
+        except OSError:  # whoever reads it says why
+            yield instance, session, 0, 0
+        else:
+            yield instance, session, status.st_size, status.st_mtime_ns
+
+
+def _number(name: str) -> int | None:
+    """The number of an instance or session in a name as `episode_path` spells it; None for other names."""
+    if not re.fullmatch(r"[0-9]{6,18}", name) or f"{int(name):06d}" != name:
+        return None
+    return int(name)
+
+
+def load_entries(env_dpath: Path, info: DatasetInfo, max_bytes: int) -> tuple[list[Entry], int]:
+    """Entries of the stored index and its modification time; none where there is no index or it cannot be right."""
     path = env_dpath / INDEX_FNAME
     try:
-        data = path.read_bytes()
+        data = read_file(path, max_bytes)
         if data[:4] != _MAGIC or zlib.crc32(data[8:]) != int.from_bytes(data[4:8], "little"):
             raise ValueError("checksum")
         attributes, columns = unpack_columns(data[8:])
         if attributes != {"version": INDEX_VERSION}:
-            raise ValueError(f"version {attributes}")
+            raise ValueError(f"version {shortened(attributes)}")
+        _check_index(columns, info)
         return list(_split(columns)), path.stat().st_mtime_ns
     except FileNotFoundError:
         return [], 0
-    except (ValueError, KeyError, OSError) as error:
+    except (ValueError, OSError) as error:
         logger.warning("'%s' is unreadable (%s) and is built again", path, error)
         return [], 0
+
+
+def _check_index(columns: Mapping[str, np.ndarray], info: DatasetInfo) -> None:
+    """ValueError unless the columns are those that `save_entries` writes, and say nothing that cannot be."""
+    num = len(columns.get("headers", ()))
+    check_columns(columns, {"num_chunks": ("<i8", (num,)), "num_actions": ("<i8", (num,))})
+    if columns["num_chunks"].min(initial=1) < 1 or columns["num_actions"].min(initial=0) < 0:
+        raise ValueError("negative numbers")
+    # As floats: whatever the numbers are, their sum is not a small one by overflow.
+    num_chunks, num_actions = (columns[name].sum(dtype=np.float64) for name in ("num_chunks", "num_actions"))
+    expected = {
+        "keys": ("<i8", (num, 4)),
+        "headers": ("|u1", (num, HEADER_SIZE)),
+        "reward_sums": ("<f8", (num,)),
+        "chunk_sizes": ("<u4", (num_chunks,)),
+        "chunk_crcs": ("<u4", (num_chunks,)),
+        "actions": ("<i2 <i8", (num_actions,)),
+    }
+    check_columns(columns, expected)
+    if num == 0:
+        return
+    _check_headers(columns, info)
+    if not np.isfinite(columns["reward_sums"]).all():
+        raise ValueError("a sum of rewards that is no finite number")
+    if columns["actions"].min(initial=0) < 0 or columns["actions"].max(initial=0) >= info.num_actions:
+        raise ValueError("actions that have no name")
+
+
+def _check_headers(columns: Mapping[str, np.ndarray], info: DatasetInfo) -> None:
+    """ValueError unless the other columns are what the headers say. All at once: a dataset may have 100 000."""
+    fields = columns["headers"].view(HEADER_DTYPE)[:, 0]
+    ends = columns["num_chunks"].cumsum()
+    sizes = np.add.reduceat(columns["chunk_sizes"].astype(np.int64), ends - columns["num_chunks"])
+    agree = {
+        "frames": (fields["frame_shape"] == info.frame_shape).all(axis=1),
+        "chunks": fields["num_chunks"] == columns["num_chunks"],
+        "actions": fields["num_frames"].astype(np.int64) == columns["num_actions"] + 1,
+        "chunk sizes": fields["footer_offset"].astype(np.int64) == sizes + HEADER_SIZE,
+        "file sizes": (fields["footer_offset"] + fields["footer_size"]).astype(np.int64) == columns["keys"][:, 2],
+        "numbers": (columns["keys"][:, :2] >= 0).all(axis=1),
+    }
+    for name, right in agree.items():
+        if not right.all():
+            raise ValueError(f"{name} that do not fit")
 
 
 def _split(columns: dict[str, np.ndarray]) -> Iterator[Entry]:
@@ -124,24 +201,38 @@ def save_entries(env_dpath: Path, entries: list[Entry]) -> None:
         logger.info("the index of '%s' stays in memory only (%s)", env_dpath, error.strerror)
 
 
-def read_entry(env_dpath: Path, key: Key) -> Entry:
-    """The entry of one episode file, from the file."""
+def read_entry(env_dpath: Path, key: Key, info: DatasetInfo) -> Entry:
+    """The entry of one episode file, from the file. `EpisodeError` for a bad one, or one that does not fit `info`."""
     with EpisodeReader(episode_path(env_dpath, key[0], key[1])) as episode:
+        if problem := misfit(episode, info):
+            raise episode_error(episode.path, f"{problem} by info.json")
         sizes = np.diff(episode.table.offsets)
         rewards = float(episode.rewards.sum(dtype=np.float64))
         return Entry(key, episode.header_bytes, sizes, episode.table.crcs, episode.actions, rewards)
 
 
-def read_header(path: Path) -> bytes:
-    """The first bytes of a file."""
-    with open(path, "rb", buffering=0) as file:
-        return file.read(HEADER_SIZE)
+def misfit(episode: EpisodeReader, info: DatasetInfo) -> str:
+    """What of an episode contradicts its environment's info; empty = nothing."""
+    if episode.frame_shape != info.frame_shape:
+        return f"has frames {episode.frame_shape}, not {info.frame_shape} as"
+    low, high = episode.actions.min(initial=0), episode.actions.max(initial=0)
+    return f"has actions {low} to {high}, but {info.num_actions} are named" if high >= info.num_actions else ""
 
 
-def current_entries(env_dpath: Path) -> tuple[list[Entry], list[EpisodeError]]:
+def _has_header(path: Path, header: bytes) -> bool:
+    try:
+        with opened(path) as fd:
+            return os.pread(fd, HEADER_SIZE, 0) == header
+    except UnreadableFileError:
+        return False
+
+
+def current_entries(env_dpath: Path, info: DatasetInfo) -> tuple[list[Entry], list[EpisodeError]]:
     """Entries of all good episodes in order, and the errors of the bad ones. Renews a stale stored index."""
     keys = scan(env_dpath)
-    stored, stored_ns = load_entries(env_dpath)
+    # A chunk has at least a dozen bytes in its file, and at most 136 in the index, its actions included.
+    max_bytes = (1 << 20) + 16 * sum(key[2] for key in keys)
+    stored, stored_ns = load_entries(env_dpath, info, max_bytes)
     known = {entry.key: entry for entry in stored}
     entries, errors, num_read = [], [], 0
     quiet = len(keys) - len(known) < _PROGRESS_FROM
@@ -149,9 +240,9 @@ def current_entries(env_dpath: Path) -> tuple[list[Entry], list[EpisodeError]]:
         entry = known.get(key)
         try:
             if entry is not None and key[3] > stored_ns - _RACY_NS:
-                entry = entry if read_header(episode_path(env_dpath, key[0], key[1])) == entry.header else None
+                entry = entry if _has_header(episode_path(env_dpath, key[0], key[1]), entry.header) else None
             if entry is None:
-                entry = read_entry(env_dpath, key)
+                entry = read_entry(env_dpath, key, info)
                 num_read += 1
         except FileNotFoundError:
             logger.info("an episode of '%s' was removed while it was opened", env_dpath)

@@ -7,9 +7,11 @@ from typing import Any
 
 from data_generation.data.errors import UserError
 from data_generation.data.files import write_atomically
-from data_generation.data.layout import FORMAT_VERSION
+from data_generation.data.layout import FORMAT_VERSION, shape_problem
+from data_generation.data.reading import from_mapping, read_json, shortened
 
 INFO_FNAME = "info.json"
+MAX_FPS = 1000.0
 
 
 class MissingDatasetError(UserError, FileNotFoundError):
@@ -39,6 +41,11 @@ class DatasetInfo:
         return str(self.connector.get("roi_annotation_fpath") or "")
 
     @property
+    def num_actions(self) -> int:
+        """How many different actions its episodes may hold: one, without a meaning, where none were recorded."""
+        return max(1, len(self.action_names))
+
+    @property
     def frame_rate(self) -> float:
         """Frames per second to show the frames at. Without `fps`: an emulator's 60, one frame in four or as skipped."""
         return self.fps or round(60 / (self.connector.get("n_skip_frames") or 4))
@@ -56,22 +63,29 @@ class DatasetInfo:
     def load(cls, env_dpath: Path | str) -> "DatasetInfo":
         """Read `<env_dpath>/info.json`. `MissingDatasetError` where there is none, `UserError` where it is unusable."""
         path = Path(env_dpath) / INFO_FNAME
+        remedy = "generate the dataset again"
         try:
-            values = json.loads(path.read_bytes())
+            values = read_json(path, remedy)
         except FileNotFoundError:
             message = f"'{env_dpath}' has no {INFO_FNAME}: it is not an environment folder, or generate it again"
             raise MissingDatasetError(message) from None
-        except ValueError as error:
-            raise UserError(f"'{path}' is not valid JSON ({error}): generate the dataset again") from None
         version = values.get("format_version") if isinstance(values, dict) else None
-        if version != FORMAT_VERSION:
-            remedy = "import it with 'python run.py data import', or generate it again"
-            raise UserError(f"'{path}' has format_version {version}, not {FORMAT_VERSION}: {remedy}")
+        if version != FORMAT_VERSION or isinstance(version, bool):
+            other = "import it with 'python run.py data import', or generate it again"
+            raise UserError(f"'{path}' has format_version {shortened(version)}, not {FORMAT_VERSION}: {other}")
         known = {item.name for item in fields(cls)}
-        missing = {"name", "game", "action_names", "frame_shape"} - values.keys()
-        if missing or len(values["frame_shape"]) != 3:
-            raise UserError(
-                f"'{path}' lacks {sorted(missing) or 'a frame_shape (C, H, W)'}: generate the dataset again"
-            )
-        values["frame_shape"] = tuple(values["frame_shape"])
-        return cls(**{key: value for key, value in values.items() if key in known})
+        try:
+            info = from_mapping(cls, {key: value for key, value in values.items() if key in known})
+            if problem := info._contradiction():
+                raise ValueError(problem)
+        except ValueError as error:
+            raise UserError(f"'{path}' cannot be used ({error}): {remedy}") from None
+        return info
+
+    def _contradiction(self) -> str:
+        """What of the values cannot be; empty = nothing."""
+        if self.fps is not None and not 0 < self.fps <= MAX_FPS:
+            return f"'fps' is {self.fps}, not in (0, {MAX_FPS}]"
+        if not (skip := self.connector.get("n_skip_frames")) or (type(skip) is int and skip > 0):
+            return shape_problem(self.frame_shape, 1)
+        return f"'connector.n_skip_frames' is {shortened(skip)}, not a number of frames"
