@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from data_generation.annotations.tables import FLAG_COLUMNS, Controls, match_controls
+from data_generation.annotations.tables import FLAG_COLUMNS, Controls, match_controls, read_table
 from data_generation.annotations.validate import (
     ACTIONS,
     CONTROLS,
     EXTRA,
     PLATFORMER,
-    TableRow,
+    CheckedRow,
     Tables,
     shipped_tables,
     tag_errors,
@@ -46,7 +46,7 @@ class Annotation:
 
 def mistakes_in(column: str, value: str) -> str:
     """What is wrong with a value of a column (`tags`, an action, …), in one line; empty = nothing."""
-    row = TableRow(column, {column: value})
+    row = CheckedRow(column, {column: value})
     errors = tag_errors(row) if column == "tags" else value_errors(row, (column,), VOCABULARY[column])
     return "; ".join(error.removeprefix(f"{column}: ") for error in errors)
 
@@ -100,10 +100,8 @@ def _belongs_to_sublist(annotation: Annotation) -> bool:
 
 def _read(path: Path) -> tuple[list[str], list[dict[str, str]]]:
     """Columns and rows."""
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        rows = [{name: value or "" for name, value in row.items() if name is not None} for row in reader]
-        return list(reader.fieldnames or []), rows
+    table = read_table(path, ["game"])
+    return table.columns, [row.cells for row in table.rows]
 
 
 def _find(rows: list[dict[str, str]], game: str) -> dict[str, str] | None:

@@ -6,16 +6,34 @@ case), one per action, then `transition` and `Background_Changes` (YES | NO). Fu
 """
 
 import csv
+import io
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from data_generation.data.errors import UNSET, FieldError, MissingPathError, UserError
+from data_generation.data.reading import read_file, shortened
 
 ANNOTATIONS_DPATH = Path(__file__).parent
 FLAG_COLUMNS = ("transition", "Background_Changes")
 EXTRA_COLUMNS = ("source", "confidence")
+
+
+@dataclass(frozen=True)
+class TableRow:
+    """A row as it is in the file: the number of its last line, and text by column ("" where the row is too short)."""
+
+    line: int
+    cells: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Table:
+    """A CSV file: the names of its columns, without spaces around them, and its rows."""
+
+    columns: list[str]
+    rows: list[TableRow]
 
 
 @dataclass(frozen=True)
@@ -122,16 +140,32 @@ def select_by_controls(games: Iterable[str], path: Path, action_map: Mapping[str
     return [game for game in games if game.lower() in table and match_controls(table[game.lower()], action_map)]
 
 
-def _read(path: Path, required: tuple[str, ...]) -> Iterable[tuple[int, dict[str, str]]]:
-    """Rows with their line numbers; empty lines are left out, cells stripped."""
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
+def read_table(path: Path, required: Iterable[str] = ()) -> Table:
+    """A CSV file with a header, as text in UTF-8. UserError names the file and what is wrong with it."""
+    try:
+        text = read_file(path).decode("utf-8-sig")
+        if "\0" in text:
+            raise ValueError("it holds NUL characters")
+        reader = csv.DictReader(io.StringIO(text, newline=""))
         columns = [name.strip() for name in reader.fieldnames or []]
-        missing = [name for name in required if name not in columns]
-        if missing:
-            raise UserError(f"{path}: no column '{missing[0]}'; it has {', '.join(columns) or 'none'}")
-        reader.fieldnames = columns
-        for row in reader:
-            cells = {name: (value or "").strip() for name, value in row.items() if name is not None}
-            if cells["game"]:
-                yield reader.line_num, cells
+        rows = [
+            TableRow(reader.line_num, {name: row[own] or "" for name, own in zip(columns, row, strict=False)})
+            for row in reader
+        ]
+    except UserError:
+        raise
+    except (ValueError, csv.Error) as error:
+        raise UserError(f"{path}: not a table of comma-separated text in UTF-8 ({error}): save it as such") from None
+    if missing := [name for name in required if name not in columns]:
+        raise UserError(f"{path}: no column '{missing[0]}'; it has {shortened(', '.join(columns) or 'none', 200)}")
+    if doubled := [name for name in columns if columns.count(name) > 1]:
+        raise UserError(f"{path}: two columns are named '{doubled[0]}': rename or remove one")
+    return Table(columns, rows)
+
+
+def _read(path: Path, required: tuple[str, ...]) -> Iterator[tuple[int, dict[str, str]]]:
+    """Rows with their line numbers; those without a game are left out, cells stripped."""
+    for row in read_table(path, required).rows:
+        cells = {name: value.strip() for name, value in row.cells.items()}
+        if cells["game"]:
+            yield row.line, cells

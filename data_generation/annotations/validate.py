@@ -8,7 +8,6 @@ error instead, with file, line and game, and exits with 1.
 """
 
 import argparse
-import csv
 import re
 import sys
 from collections import Counter
@@ -23,6 +22,7 @@ from data_generation.annotations.tables import (
     match_controls,
     read_behavior,
     read_controls,
+    read_table,
     table_path,
 )
 from data_generation.config import PLATFORMER_CONTROLS
@@ -70,7 +70,7 @@ class Tables:
 
 
 @dataclass(frozen=True)
-class TableRow:
+class CheckedRow:
     """A table's row exactly as in the file; `where` is "file:line: game"."""
 
     where: str
@@ -123,7 +123,7 @@ def check(tables: Tables) -> list[str]:
     return errors + check_sublist(sublist, tables, {row.game: row.cells for row in controls}, platformers - own)
 
 
-def check_behavior(rows: Sequence[TableRow], path: Path, stable: set[str], own: set[str]) -> list[str]:
+def check_behavior(rows: Sequence[CheckedRow], path: Path, stable: set[str], own: set[str]) -> list[str]:
     """Columns, vocabulary, duplicates, unknown ids and games that are missing."""
     missing = _missing_columns(rows, path, ("game", "tags"))
     if missing:
@@ -140,7 +140,7 @@ def check_behavior(rows: Sequence[TableRow], path: Path, stable: set[str], own: 
     return errors + [f"{path}: {game}: no row; annotate it or name it in OMITTED" for game in missing]
 
 
-def check_controls(rows: Sequence[TableRow], path: Path, platformers: set[str]) -> list[str]:
+def check_controls(rows: Sequence[CheckedRow], path: Path, platformers: set[str]) -> list[str]:
     """Columns, vocabulary, duplicates, and one row for each platformer and for no other game."""
     missing = _missing_columns(rows, path, ("game", *ACTIONS, *FLAG_COLUMNS))
     if missing:
@@ -158,7 +158,7 @@ def check_controls(rows: Sequence[TableRow], path: Path, platformers: set[str]) 
 
 
 def check_sublist(
-    rows: Sequence[TableRow], tables: Tables, controls: Mapping[str, Mapping[str, str]], platformers: set[str]
+    rows: Sequence[CheckedRow], tables: Tables, controls: Mapping[str, Mapping[str, str]], platformers: set[str]
 ) -> list[str]:
     """50 scrolling platformers with equal controls, the required ones among them, each as in the control table."""
     path = tables.sublist
@@ -263,7 +263,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         chosen = {name: table_path(fpath, f"--{name}") for name, fpath in given.items() if fpath is not None}
         tables = replace(shipped_tables(), **chosen)
         errors = check(tables)
-    except (UserError, UnicodeError) as error:
+    except UserError as error:
         errors = [str(error)]
     print("\n".join(errors) if errors else report(tables))
     return 1 if errors else 0
@@ -273,23 +273,17 @@ def _without_version(game: str) -> str:
     return re.sub(r"-v\d+$", "", game)
 
 
-def _rows(path: Path) -> list[TableRow]:
+def _rows(path: Path) -> list[CheckedRow]:
     """Rows with their line numbers, exactly as in the file: what the tables' reader tolerates counts as an error."""
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        found = []
-        for row in reader:
-            cells = {name: value or "" for name, value in row.items() if name is not None}
-            found.append(TableRow(f"{path}:{reader.line_num}: {cells.get('game', '')}", cells))
-        return found
+    return [CheckedRow(f"{path}:{row.line}: {row.cells.get('game', '')}", row.cells) for row in read_table(path).rows]
 
 
-def _missing_columns(rows: Sequence[TableRow], path: Path, columns: Iterable[str]) -> list[str]:
+def _missing_columns(rows: Sequence[CheckedRow], path: Path, columns: Iterable[str]) -> list[str]:
     present: Collection[str] = rows[0].cells if rows else ()
     return [f"{path}: no rows with a column '{name}'" for name in columns if name not in present]
 
 
-def _duplicates(rows: Sequence[TableRow]) -> list[str]:
+def _duplicates(rows: Sequence[CheckedRow]) -> list[str]:
     seen: set[str] = set()
     errors = []
     for row in rows:
@@ -299,7 +293,7 @@ def _duplicates(rows: Sequence[TableRow]) -> list[str]:
     return errors
 
 
-def tag_errors(row: TableRow) -> list[str]:
+def tag_errors(row: CheckedRow) -> list[str]:
     """Errors in the tags, one line each."""
     tags = row.cells["tags"].split()
     if len(tags) != len(TAGS):
@@ -311,13 +305,13 @@ def tag_errors(row: TableRow) -> list[str]:
     ]
 
 
-def _extra_values(rows: Sequence[TableRow]) -> list[str]:
+def _extra_values(rows: Sequence[CheckedRow]) -> list[str]:
     """Errors in the columns that a table may lack."""
     present = {name: values for name, values in EXTRA.items() if rows and name in rows[0].cells}
     return [error for row in rows for name, values in present.items() for error in value_errors(row, (name,), values)]
 
 
-def value_errors(row: TableRow, columns: Iterable[str], values: Collection[str]) -> list[str]:
+def value_errors(row: CheckedRow, columns: Iterable[str], values: Collection[str]) -> list[str]:
     """Errors in columns that take one of these values, one line each."""
     return [
         f"{row.where}: {name} '{row.cells[name]}' is none of {', '.join(values)}"

@@ -4,7 +4,6 @@ The character is marked once per game by a box at its start, in a table; from th
 The numbers `NUMBERS` of the info say which part of a recorded frame shows the game.
 """
 
-import csv
 import math
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,7 +12,8 @@ import cv2
 import gymnasium as gym
 import numpy as np
 
-from data_generation.data.errors import FieldError, MissingPathError, UserError
+from data_generation.annotations.tables import read_table
+from data_generation.data.errors import MissingPathError, UserError
 from data_generation.generator.frames import FrameFitter
 
 # Side of the part that is recorded, in heights of the character.
@@ -52,18 +52,14 @@ def read_boxes(path: Path) -> dict[tuple[str, str], Box]:
         remedy = f"it has the columns {','.join(_COLUMNS)}: a box around the character"
         raise MissingPathError(field, path, "no such table", remedy)
     boxes = {}
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        if missing := [name for name in _COLUMNS if name not in (reader.fieldnames or [])]:
-            raise FieldError(field, path, f"no column '{missing[0]}'", f"it needs {', '.join(_COLUMNS)}")
-        for row in reader:
-            try:
-                box = Box(*(int(row[name]) for name in _COLUMNS[1:]))
-            except (TypeError, ValueError):
-                box = Box(0, 0, 0, 0)
-            if box.w < 1 or box.h < 1:
-                raise UserError(f"{path}:{reader.line_num}: the box of {row['game']} is not four numbers of pixels")
-            boxes[row["game"], row.get("state") or ""] = box
+    for row in read_table(path, _COLUMNS).rows:
+        try:
+            box = Box(*(int(row.cells[name]) for name in _COLUMNS[1:]))
+        except ValueError:
+            box = Box(0, 0, 0, 0)
+        if box.w < 1 or box.h < 1:
+            raise UserError(f"{path}:{row.line}: the box of {row.cells['game']} is not four numbers of pixels")
+        boxes[row.cells["game"], row.cells.get("state", "")] = box
     return boxes
 
 
