@@ -3,7 +3,7 @@
     python -m benchmarks.cached_ids                              # demo size, both world models
     python -m benchmarks.cached_ids --size default --models genie_redux_guided --precision bf16 --repeats 2
 
-Both kinds of step read the same windows of the same episodes through the training loader and take turns in one
+Both kinds of step read the same clips of the same episodes through the training loader and take turns in one
 process, so that other work on the machine slows both alike; the ratio is that of the medians. Also printed: the time
 that reading a batch takes of it, and the size of the cache.
 """
@@ -70,14 +70,14 @@ def fill(source: ClipSource, count: int, batch_size: int) -> float:
 def measure(cfg: GenieReduxConfig, dataset_dpath: Path, repeats: int) -> str:
     """One line of figures."""
     runtime = make_runtime("cpu", cfg.precision)
-    windows = ClipDataset(dataset_dpath, "train", NUM_FRAMES, seq_step=NUM_FRAMES)
+    dataset = ClipDataset(dataset_dpath, "train", NUM_FRAMES, seq_step=NUM_FRAMES)
     torch.manual_seed(0)
     model = build_model(cfg)
     assert isinstance(model, GenieRedux)
     model.train()
-    cached = TokenCache(cfg.train, model, runtime).source(windows)
-    fill_seconds = fill(cached, len(windows), cfg.train.batch_size)
-    cases = [Case(model, source, cfg.train, runtime) for source in (FrameSource(windows, runtime.device), cached)]
+    cached = TokenCache(cfg.train, model, runtime).source(dataset)
+    fill_seconds = fill(cached, len(dataset), cfg.train.batch_size)
+    cases = [Case(model, source, cfg.train, runtime) for source in (FrameSource(dataset, runtime.device), cached)]
     for turn in range(repeats + 1):
         for case in cases:
             case.step()
@@ -85,7 +85,7 @@ def measure(cfg: GenieReduxConfig, dataset_dpath: Path, repeats: int) -> str:
                 case.seconds, case.read_seconds = [], []
     plain, warm = (statistics.median(case.seconds) for case in cases)
     frames_read, ids_read = (statistics.median(case.read_seconds) * 1e3 for case in cases)
-    size = used_bytes(Path(str(cfg.train.cache_dpath))) / len(windows)
+    size = used_bytes(Path(str(cfg.train.cache_dpath))) / len(dataset)
     step = f"{plain:9.3f} {warm:8.3f} {plain / warm:6.2f}"
     return f"{step} {frames_read:10.2f} {ids_read:8.2f} {fill_seconds:14.3f} {size:10.0f}"
 
@@ -101,7 +101,7 @@ def main() -> None:
     args = parser.parse_args()
     print(f"{'':25} {'seconds a step':^25} {'ms to read a batch':^19} {'s to fill':>14} {'bytes':>10}")
     print(f"{'model':20} type {'encoding':>9} {'cached':>8} {'ratio':>6}", end=" ")
-    print(f"{'frames':>10} {'ids':>8} {'a clip':>14} {'a window':>10}")
+    print(f"{'frames':>10} {'ids':>8} {'a clip':>14} {'a clip':>10}")
     with tempfile.TemporaryDirectory() as folder:
         write_sprites(Path(folder) / "data", args.episodes + 2, 64)  # one each for validation and test
         for name in args.models:

@@ -39,7 +39,7 @@ def bare_game(game: str, num_frames: int) -> float:
 
 
 def bare_emulator(game: str, num_frames: int) -> float:
-    """Emulator frames per second of `RetroEnv.step`, which makes a picture of each."""
+    """Emulator frames per second of `RetroEnv.step`, which makes an image of each."""
     env = stable_retro.make(f"{game}-v0", inttype=integrations(), render_mode="rgb_array")
     buttons = [env.buttons.index(name) for name in ("RIGHT", "LEFT", "UP", "DOWN", "B")]
     masks = np.eye(env.num_buttons, dtype=np.int8)[buttons]
@@ -57,8 +57,8 @@ def bare_emulator(game: str, num_frames: int) -> float:
 
 
 def bare_coinrun(num_frames: int) -> float:
-    """Steps per second of Procgen, which starts the next episode by itself; each makes a picture."""
-    from procgen import ProcgenGym3Env  # an extra: not there in every installation
+    """Steps per second of Procgen, which starts the next episode on its own; each makes an image."""
+    from procgen import ProcgenGym3Env  # an extra, not in every installation
 
     env = ProcgenGym3Env(num=1, env_name="coinrun", num_levels=1, num_threads=0, rand_seed=0)
     rng = np.random.default_rng(0)

@@ -127,8 +127,8 @@ class IntraMp4(Baseline):
             stream = container.add_stream("libx264", rate=_FPS, options={"crf": "17", "g": "1"})
             stream.height, stream.width, stream.pix_fmt = frames.shape[1], frames.shape[2], "yuv420p"
             for frame in frames:
-                picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
-                container.mux(stream.encode(picture))
+                image = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
+                container.mux(stream.encode(image))
             container.mux(stream.encode(None))
 
     def read(self, path: Path, start: int, out: np.ndarray) -> None:
@@ -138,9 +138,9 @@ class IntraMp4(Baseline):
             ticks = round(1 / (_FPS * stream.time_base))
             container.seek(start * ticks, stream=stream)
             t = 0
-            for picture in container.decode(stream):
-                if picture.pts is not None and picture.pts >= start * ticks and t < CLIP:
-                    out[t] = picture.to_ndarray(format="rgb24")
+            for image in container.decode(stream):
+                if image.pts is not None and image.pts >= start * ticks and t < CLIP:
+                    out[t] = image.to_ndarray(format="rgb24")
                     t += 1
                 if t == CLIP:
                     break

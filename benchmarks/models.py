@@ -1,4 +1,4 @@
-"""Speed and memory of the models at a given size, beside the same models computed plainly and the floor.
+"""Speed and memory of the models at a given size, next to the same models computed plainly and the floor.
 
     python -m benchmarks.models                      # default sizes, fp32 and bf16: takes an hour on two cores
     python -m benchmarks.models --size demo --precision bf16 --only guided_train streaming

@@ -84,7 +84,7 @@ class Variant:
         return torch.randint(high, shape, generator=torch.Generator().manual_seed(1))
 
 
-# Runs the case once. Returns seconds to add for what was left out and measured in part (rounds of plain sampling).
+# Runs the case once. Returns seconds to add for what was omitted and measured in part (rounds of plain sampling).
 Run = Callable[[], float]
 
 

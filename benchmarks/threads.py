@@ -1,4 +1,4 @@
-"""What waiting threads cost: training steps a second under settings of libgomp, alone and beside a busy process.
+"""What waiting threads cost: training steps a second under settings of libgomp, alone and next to a busy process.
 
 python -m benchmarks.threads [--seconds 15]
 """
@@ -62,16 +62,16 @@ def main() -> None:
     if args.child:
         print(steps_per_second(args.seconds))
         return
-    print(f"{'':24} {'alone':>7} {'beside a busy process':>22}")
+    print(f"{'':24} {'alone':>7} {'next to a busy process':>23}")
     for name, environment in SETTINGS.items():
         alone = measure(environment, args.seconds)
         busy = get_context("spawn").Process(target=spin, daemon=True)
         busy.start()
         try:
-            beside = measure(environment, args.seconds)
+            shared = measure(environment, args.seconds)
         finally:
             busy.terminate()
-        print(f"{name:24} {alone:7.2f} {beside:22.2f}", flush=True)
+        print(f"{name:24} {alone:7.2f} {shared:23.2f}", flush=True)
 
 
 if __name__ == "__main__":

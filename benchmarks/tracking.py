@@ -17,7 +17,7 @@ from data_generation.generator.connector_retro_act import RetroActConnector
 from data_generation.generator.policy import RandomPolicy, StickyRandomPolicy
 
 GAME = "Cinderfoot-Nes"
-_BORDER = 8  # pixels of the console's picture that the emulator cuts off at the left and at the top
+_BORDER = 8  # pixels of the console's image that the emulator cuts off at the left and at the top
 _HALF_HEIGHT = 16
 
 

@@ -243,12 +243,12 @@ def _frozen_tokenizer(path: Path, trained_with: dict[str, Any], tokenizer_path: 
 
     `trained_with`: what is known of the configuration of the tokenizer that the world model was trained with.
     """
-    beside = path.parent / "tokenizer.pt"
-    if tokenizer_path is None and not beside.is_file():
+    next_to = path.parent / "tokenizer.pt"
+    if tokenizer_path is None and not next_to.is_file():
         problem = f"world model '{path}' has no tokenizer.pt next to it"
         raise MissingPathError("tokenizer_fpath", UNSET, problem, "put its tokenizer there or set {tokenizer_fpath}")
     with under("", path="tokenizer_fpath"):
-        tokenizer = load_tokenizer(tokenizer_path or beside, OriginalFacts(trained_with.get("image_size")))
+        tokenizer = load_tokenizer(tokenizer_path or next_to, OriginalFacts(trained_with.get("image_size")))
     for name in _CODE_SETTINGS:
         ours, theirs = trained_with.get(name), getattr(tokenizer.config, name)
         if name in trained_with and ours != theirs:

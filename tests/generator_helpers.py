@@ -55,7 +55,7 @@ class CountingConnector(Connector):
 
 
 class HoldingEnv(gym.Wrapper):
-    """Stops in the middle of an episode until the test lets it go on.
+    """Stops in the middle of an episode until the test lets it continue.
 
     Only from this process's episode number HOLD_FROM_EPISODE on, and until the file HOLD_UNTIL exists.
     """

@@ -38,7 +38,7 @@ def tables(tmp_path: Path) -> Tables:
 
 @pytest.fixture
 def no_play(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Clips of one black picture: what is played is the business of other tests."""
+    """Clips of one black image: what is played is the business of other tests."""
     clip = ActionClip("NOOP", "", [np.zeros((8, 8, 3), np.uint8)], 0.0)
     monkeypatch.setattr("data_generation.annotate.play_clips", lambda *arguments: [clip])
 
@@ -51,7 +51,7 @@ def rows(path: Path) -> dict[str, dict[str, str]]:
 def annotate(tmp_path: Path, *words: str, typed: str = "", monkeypatch: pytest.MonkeyPatch | None = None) -> int:
     if monkeypatch is not None:
         monkeypatch.setattr(sys, "stdin", io.StringIO(typed))
-    return main([*words, f"tables={tmp_path / 'tables'}", f"to={tmp_path / 'pictures'}"])
+    return main([*words, f"tables={tmp_path / 'tables'}", f"to={tmp_path / 'images'}"])
 
 
 def test_clips_show_what_the_buttons_do() -> None:
@@ -60,16 +60,16 @@ def test_clips_show_what_the_buttons_do() -> None:
     assert clips["RIGHT"].difference > 0.01
     assert clips["UP"].difference == 0  # there is no ladder at the start
     assert all(np.array_equal(a, b) for a, b in zip(clips["UP"].images, clips["NOOP"].images, strict=True))
-    # The button is pressed after a while, and the pictures begin where `before` ended.
+    # The button is pressed after a while, and the images begin where `before` ended.
     assert np.array_equal(clips["RIGHT"].images[0], clips["NOOP"].images[0])
     later = play_clips(RetroGames(None), CINDERFOOT, ["UP"], ["RIGHT"] * 20, 0)
     assert not np.array_equal(later[0].images[0], clips["NOOP"].images[0])
 
 
-def test_pictures_and_row_of_a_played_game(tmp_path: Path, tables: Tables) -> None:
+def test_images_and_row_of_a_played_game(tmp_path: Path, tables: Tables) -> None:
     before = tables.behavior.read_text()
     assert annotate(tmp_path, f"{AIRSTRIKER}-v0", "tags=side h fight", "confidence=low") == 0
-    folder = tmp_path / "pictures" / AIRSTRIKER
+    folder = tmp_path / "images" / AIRSTRIKER
     with Image.open(folder / "RIGHT.gif") as gif:
         assert gif.n_frames > 10
     with Image.open(folder / "sheet.png") as sheet:
@@ -156,11 +156,11 @@ def test_quitting_keeps_what_was_written(tmp_path: Path, tables: Tables, no_play
     assert f"stopped: nothing written for {CINDERFOOT}" in capsys.readouterr().out
 
 
-def test_without_answers_only_pictures_are_made(tmp_path: Path, tables: Tables, no_play: None, monkeypatch) -> None:
+def test_without_answers_only_images_are_made(tmp_path: Path, tables: Tables, no_play: None, monkeypatch) -> None:
     before = tables.behavior.read_text()
     assert annotate(tmp_path, AIRSTRIKER, CINDERFOOT, typed="", monkeypatch=monkeypatch) == 0
     assert tables.behavior.read_text() == before
-    assert (tmp_path / "pictures" / CINDERFOOT / "index.html").is_file()
+    assert (tmp_path / "images" / CINDERFOOT / "index.html").is_file()
 
 
 @pytest.mark.parametrize(
@@ -181,7 +181,7 @@ def test_without_answers_only_pictures_are_made(tmp_path: Path, tables: Tables, 
     ],
 )
 def test_mistakes_are_told_in_one_line(tmp_path: Path, no_play: None, capsys, words: list[str], message: str) -> None:
-    assert launch(["annotate", *words, f"tables={tmp_path}", f"to={tmp_path / 'pictures'}"]) == 2
+    assert launch(["annotate", *words, f"tables={tmp_path}", f"to={tmp_path / 'images'}"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"error: {message}")
 

@@ -97,7 +97,7 @@ def _cut_last(root: Path) -> None:
 
 @pytest.fixture(scope="module")
 def shared_root(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The run's root with other models beside it."""
+    """The run's root with other models next to it."""
     root = copy_of(trained, tmp_path_factory.mktemp("mistakes"))
     (root / "models" / "empty").mkdir()
     save_world_model(root / "others", names=["a", "b", "c"])

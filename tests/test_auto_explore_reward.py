@@ -86,7 +86,7 @@ def test_entropy_sees_the_actions_and_the_two_first_frames_only() -> None:
 
 
 @pytest.mark.parametrize("kind", ["entropy", "cnn-mse", "vae-mse", "disagreement", "rnd"])
-def test_a_reward_does_not_depend_on_what_is_beside_it_in_the_batch(kind: str) -> None:
+def test_a_reward_does_not_depend_on_what_is_next_to_it_in_the_batch(kind: str) -> None:
     inputs, reward = inputs_of(5), reward_of(kind)
     whole = reward(inputs, learn=False)
     parts = torch.cat([reward(rows(inputs, start, start + 1), learn=False) for start in range(5)])

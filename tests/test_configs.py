@@ -154,7 +154,7 @@ def test_keys_are_those_of_the_composed_configuration(schema):
         assert key.is_group == dataclasses.is_dataclass(key.type)
 
 
-def test_comments_above_and_beside_a_field_are_its_documentation():
+def test_comments_above_and_next_to_a_field_are_its_documentation():
     docs = comments_of(GenieReduxConfig)
     assert docs["device"].startswith("auto | cpu")
     assert comments_of(DynamicsConfig)["min_mask_rate"].startswith("Mask rate of training inputs")

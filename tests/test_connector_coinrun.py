@@ -120,7 +120,7 @@ def test_presets_make_the_datasets_that_training_expects() -> None:
 
 
 class FakeProcgen:
-    """Procgen's interface: an episode of three steps, the pictures of which show the number of the step."""
+    """Procgen's interface: an episode of three steps, the images of which show the number of the step."""
 
     def __init__(self, **options: Any):
         self.options, self.step, self.is_first = options, 0, True
@@ -132,8 +132,8 @@ class FakeProcgen:
         self.step %= 3
 
     def observe(self) -> tuple[np.ndarray, dict[str, np.ndarray], np.ndarray]:
-        picture = np.full((1, 64, 64, 3), self.step, np.uint8)
-        return np.array([10.0 * self.is_first], np.float32), {"rgb": picture}, np.array([self.is_first])
+        image = np.full((1, 64, 64, 3), self.step, np.uint8)
+        return np.array([10.0 * self.is_first], np.float32), {"rgb": image}, np.array([self.is_first])
 
     def get_info(self) -> list[dict[str, Any]]:
         return [{"prev_level_complete": np.uint8(self.is_first), "prev_level_seed": self.options["start_level"]}]
@@ -148,13 +148,13 @@ class FakeProcgen:
         pass
 
 
-def test_the_next_episodes_picture_is_not_shown_as_this_ones_last(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_next_episodes_image_is_not_shown_as_this_ones_last(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "procgen", SimpleNamespace(ProcgenGym3Env=FakeProcgen))  # type: ignore[arg-type]
     level = CoinRunLevel({"start_level": 5}, is_large=False)
     for _ in range(2):
-        picture, _ = level.reset()
+        image, _ = level.reset()
         steps = [level.step(4) for _ in range(3)]
-        assert [int(picture[0, 0, 0]), *(int(step[0][0, 0, 0]) for step in steps)] == [0, 1, 2, 2]
+        assert [int(image[0, 0, 0]), *(int(step[0][0, 0, 0]) for step in steps)] == [0, 1, 2, 2]
         assert [step[1:4] for step in steps] == [(0.0, False, False)] * 2 + [(10.0, True, False)]
         assert steps[-1][4] == {"level_seed": 5, "level_complete": 1}
 
@@ -197,7 +197,7 @@ def test_an_episode_is_the_same_whatever_was_played_before() -> None:
 
 
 @needs_procgen
-def test_an_end_shows_the_last_picture_of_its_own_episode() -> None:
+def test_an_end_shows_the_last_image_of_its_own_episode() -> None:
     ends = []
     for instance in range(6):
         seen = episode(open_level(instance), [4] * 300)
@@ -217,7 +217,7 @@ def test_a_long_episode_is_truncated() -> None:
 
 
 @needs_procgen
-def test_settings_change_the_picture() -> None:
+def test_settings_change_the_image() -> None:
     right = [1] * 5
     hard = episode(open_level(7), right)
     easy = episode(open_level(7, distribution_mode="easy"), right)

@@ -1,4 +1,4 @@
-"""The gymnasium connector: any environment that shows pictures and takes discrete actions."""
+"""The gymnasium connector: any environment that shows images and takes discrete actions."""
 
 import importlib.util
 from importlib import metadata
@@ -46,7 +46,7 @@ class Offset(Counter):
 
 
 class Drawn(Counter):
-    """Observes a number, and draws a picture that is wider than high."""
+    """Observes a number, and draws an image that is wider than high."""
 
     metadata: ClassVar = {"render_modes": ["rgb_array"]}
     observation_space = gym.spaces.Box(0, 255, (1,), np.float32)
@@ -120,7 +120,7 @@ def test_actions_that_do_not_start_at_zero(tmp_path: Path) -> None:
         assert np.array_equal(np.diff(episode.frames()[:, 0, 0, 0].astype(int)), episode.actions - 1)
 
 
-def test_rendered_pictures_are_padded_and_resized(tmp_path: Path) -> None:
+def test_rendered_images_are_padded_and_resized(tmp_path: Path) -> None:
     (environment,) = make(tmp_path, DRAWN)
     with environment.open(0) as episode:
         frames = episode.frames()

@@ -124,7 +124,7 @@ def test_observations_and_actions_match_their_spaces(open_env) -> None:
 
 
 @pytest.mark.parametrize(("height", "width"), [(48, 128), (128, 48), (64, 64), (32, 16)])
-def test_pictures_are_centred_on_black(height: int, width: int) -> None:
+def test_images_are_centred_on_black(height: int, width: int) -> None:
     fit = FrameFitter(64, 64)
     frame = fit(np.full((height, width, 3), 200, np.uint8))
     side = max(height, width)
@@ -135,9 +135,9 @@ def test_pictures_are_centred_on_black(height: int, width: int) -> None:
 
 
 def test_a_frame_is_the_average_of_the_area_it_covers() -> None:
-    picture = np.random.default_rng(0).integers(256, size=(320, 320, 3), dtype=np.uint8)
-    means = picture.reshape(64, 5, 64, 5, 3).mean((1, 3)).transpose(2, 0, 1)
-    assert np.abs(FrameFitter(64, 64)(picture) - means).max() <= 0.51
+    image = np.random.default_rng(0).integers(256, size=(320, 320, 3), dtype=np.uint8)
+    means = image.reshape(64, 5, 64, 5, 3).mean((1, 3)).transpose(2, 0, 1)
+    assert np.abs(FrameFitter(64, 64)(image) - means).max() <= 0.51
 
 
 def test_frames_survive_the_next_frame() -> None:

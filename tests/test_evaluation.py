@@ -64,18 +64,18 @@ def test_replication_equals_metrics_of_sampled_frames_computed_by_hand(root, tmp
     assert folder == tmp_path / "results" / "genie_redux_guided" / "toy_v0.0.0" / "replicate_one_go"
     found = results(folder)
     model = load_model(Path(cfg.eval.model_fpath)).model
-    windows = open_clips(cfg.eval, ClipChoice("all", 6, 9), "error")
+    dataset = open_clips(cfg.eval, ClipChoice("all", 6, 9), "error")
     settings = SampleSettings("one_go", inference_steps=3)
     psnr, ssim, still = [], [], []
-    for index in range(len(windows)):
-        frames, actions = windows[index]
+    for index in range(len(dataset)):
+        frames, actions = dataset[index]
         video = frames[None].float() / 255
         generator = torch.Generator().manual_seed(seed_of(cfg.seed, 2, index))
         made = model.sample(video[:, :2], actions[None], 4, settings, generator)
         psnr.append(psnr_per_frame(made, video[:, 2:]))
         ssim.append(ssim_per_frame(made, video[:, 2:]))
         still.append(psnr_per_frame(video[:, 1:2].expand(-1, 4, -1, -1, -1), video[:, 2:]))
-    assert found["num_clips"] == len(windows)
+    assert found["num_clips"] == len(dataset)
     assert found["metrics"]["psnr"] == pytest.approx(torch.cat(psnr).mean().item(), rel=1e-5)
     assert found["metrics"]["ssim"] == pytest.approx(torch.cat(ssim).mean().item(), rel=1e-5)
     assert found["metrics"]["copy_last_psnr"] == pytest.approx(torch.cat(still).mean().item(), rel=1e-5)
@@ -135,9 +135,9 @@ def test_latent_action_models_replicate_with_inferred_actions_not_with_recorded_
     calls = spy_on_continuations(monkeypatch)
     evaluate(cfg)
     model = load_model(Path(cfg.eval.model_fpath)).model
-    windows = open_clips(cfg.eval, ClipChoice("all", 6, 6), "error")
-    indices = [int(i) for i in np.linspace(0, len(windows), 5, endpoint=False).astype(int)]
-    clips = next(read_clips(windows, indices, 5, 0, torch.device("cpu")))
+    dataset = open_clips(cfg.eval, ClipChoice("all", 6, 6), "error")
+    indices = [int(i) for i in np.linspace(0, len(dataset), 5, endpoint=False).astype(int)]
+    clips = next(read_clips(dataset, indices, 5, 0, torch.device("cpu")))
     given = calls[0][0]
     assert torch.equal(given, model.infer_actions(clips.video))
     assert not torch.equal(given, clips.actions)
@@ -147,8 +147,8 @@ def test_the_tokenizers_bound_is_its_reconstruction_of_the_predicted_frames_alon
     cfg = config(root, tmp_path, n_total_samples=0)
     found = results(evaluate(cfg))
     model = load_model(Path(cfg.eval.model_fpath)).model
-    windows = open_clips(cfg.eval, ClipChoice("all", 6, 6), "error")
-    clips = next(read_clips(windows, list(range(len(windows))), len(windows), 0, torch.device("cpu")))
+    dataset = open_clips(cfg.eval, ClipChoice("all", 6, 6), "error")
+    clips = next(read_clips(dataset, list(range(len(dataset))), len(dataset), 0, torch.device("cpu")))
     with torch.no_grad():
         made = model.tokenizer.reconstruct(clips.video)[:, 2:]
     expected = psnr_per_frame(made, clips.video[:, 2:]).mean(dim=0).tolist()
@@ -202,7 +202,7 @@ def test_autoregressive_predicts_exactly_as_many_frames_as_asked(root, tmp_path,
 # ---- what is left behind --------------------------------------------------------------------------------------------
 
 
-def test_pictures_show_the_recorded_frames_over_the_predicted_ones(root, tmp_path):
+def test_images_show_the_recorded_frames_over_the_predicted_ones(root, tmp_path):
     cfg = config(root, tmp_path)
     folder = evaluate(cfg)
     names = {"metrics.json", "psnr_per_frame.png", "strips.png"} | {
@@ -211,8 +211,8 @@ def test_pictures_show_the_recorded_frames_over_the_predicted_ones(root, tmp_pat
     assert {path.name for path in folder.iterdir()} == names
     sheet = np.asarray(Image.open(folder / "clip-000.png"))
     tile, label = 4 * SIZE + 8, 24
-    windows = open_clips(cfg.eval, ClipChoice("all", 6, 6), "error")
-    frames = windows[0][0].permute(0, 2, 3, 1).numpy()
+    dataset = open_clips(cfg.eval, ClipChoice("all", 6, 6), "error")
+    frames = dataset[0][0].permute(0, 2, 3, 1).numpy()
     for t in range(6):
         shown = sheet[label + 4 : label + 4 + 4 * SIZE : 4, t * tile + 4 : (t + 1) * tile - 4 : 4]
         np.testing.assert_array_equal(shown, frames[t])

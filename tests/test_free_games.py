@@ -73,8 +73,8 @@ def test_pretrain_with_the_free_roms_only(
     assert names(tmp_path, "retro_act_v0.0.0") == ["retro_cinderfoot-nes_v0.0.0"]
     num_others = num_platformers() - 1
     assert made.num_skipped_games == num_others
-    (told,) = (record.getMessage() for record in caplog.records)
-    assert told.startswith(f"{num_others} of {num_others + 1} games have no ROM: skipped; import those that you own")
+    (said,) = (record.getMessage() for record in caplog.records)
+    assert said.startswith(f"{num_others} of {num_others + 1} games have no ROM: skipped; import those that you own")
     (line,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("skipped"))
     assert f"{num_others} games, no ROM: 3NinjasKickBack-Genesis, 8Eyes-Nes, " in line
     assert line.endswith(f"and {num_others - 10} more")

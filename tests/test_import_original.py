@@ -32,7 +32,7 @@ def test_imported_checkpoint_loads_as_one_of_this_project(tmp_path: Path, name: 
         assert torch.equal(loaded.model.state_dict()[key], value), key
 
 
-def test_sizes_are_inferred_and_told_where_no_config_is_beside(
+def test_sizes_are_inferred_and_logged_where_no_config_is_next_to_it(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level("INFO"):
@@ -132,7 +132,7 @@ def test_training_starts_from_original_files(tmp_path: Path) -> None:
         assert (tmp_path / "checkpoints" / model / name / "model-1.pt").exists()
 
     train("tokenizer", "tokenizer", tokenizer)
-    train("genie_redux", "whole", f"model_fpath={lam}")  # its tokenizer.pt is beside it
+    train("genie_redux", "whole", f"model_fpath={lam}")  # its tokenizer.pt is next to it
     width = load_model(lam).config.dynamics.dim
     train("genie_redux", "parts", tokenizer, f"lam_fpath={lam}", f"dynamics.dim={width}", "dynamics.num_blocks=1")
 

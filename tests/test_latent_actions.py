@@ -1,4 +1,4 @@
-"""Scores of latent actions against recorded ones, and a LAM by itself."""
+"""Scores of latent actions against recorded ones, and a LAM alone."""
 
 import json
 from dataclasses import replace
@@ -96,8 +96,8 @@ def test_evaluation_reports_scores_of_the_latent_actions(root, tmp_path, model, 
     found = json.loads((folder / "metrics.json").read_text())
     loaded = load_model(tmp_path / "model-7.pt").model
     lam = loaded.lam if model == "genie_redux" else loaded
-    windows = open_clips(cfg.eval, ClipChoice("all", 6, 6), "error")
-    clips = next(read_clips(windows, list(range(len(windows))), len(windows), 0, torch.device("cpu")))
+    dataset = open_clips(cfg.eval, ClipChoice("all", 6, 6), "error")
+    clips = next(read_clips(dataset, list(range(len(dataset))), len(dataset), 0, torch.device("cpu")))
     latent = lam.infer_actions(clips.video).numpy()
     expected = score_latent_actions(latent, clips.actions.numpy(), lam.quantizer.codebook.detach().numpy())
     for name, value in expected.items():
@@ -105,7 +105,7 @@ def test_evaluation_reports_scores_of_the_latent_actions(root, tmp_path, model, 
     printed = capsys.readouterr().out
     assert "normalised mutual information" in printed
     assert "always naming the commonest action" in printed
-    assert found["num_clips"] == len(windows)
+    assert found["num_clips"] == len(dataset)
 
 
 def test_one_clip_gives_no_scores_and_says_why(root, tmp_path, capsys):

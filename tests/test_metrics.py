@@ -1,4 +1,4 @@
-"""Metrics, FID, pictures: values computed by hand, and results that do not depend on batches."""
+"""Metrics, FID, images: values computed by hand, and results that do not depend on batches."""
 
 import json
 

@@ -32,7 +32,7 @@ def solutions() -> dict[int, list[int]]:
 
 
 def play_frames(game: Game, seed: int, actions: list[int]) -> str:
-    """Digest of all pictures after each action."""
+    """Digest of all images after each action."""
     game.start(seed)
     digest = hashlib.sha256(game.screen().tobytes())
     for action in actions:

@@ -13,7 +13,7 @@ from tests.model_helpers import random_actions, random_video, tiny_model
 
 
 def uncached_sample(model: GenieRedux, prime_ids, actions, num_frames, settings, generator):
-    """The sampler without caches: every round runs the dynamics over the whole window."""
+    """The sampler without caches: every round runs the dynamics over the whole sequence."""
     ids, total = prime_ids, prime_ids.shape[1] + num_frames
     length = num_frames if settings.method == "one_go" else settings.dream_length
     while ids.shape[1] < total:

@@ -20,7 +20,7 @@ from models.config import ModelConfig
 
 GAME = "Cinderfoot-Nes"
 BOXES = "RetroAct_roi.csv"
-BORDER = 8  # pixels of the console's picture that the emulator cuts off at the left and at the top
+BORDER = 8  # pixels of the console's image that the emulator cuts off at the left and at the top
 HALF_HEIGHT = 16
 
 
@@ -63,17 +63,17 @@ class Scene(gym.Env[np.ndarray, int]):
         return np.zeros((3, 20, 20), np.uint8), 1.0, False, False, {"time": self.time}
 
     def render(self) -> np.ndarray:
-        picture = np.full((60, 80, 3), 90, np.uint8)
+        image = np.full((60, 80, 3), 90, np.uint8)
         if self.time <= 40:
             x = min(2 + 2 * self.time, 74)
-            picture[30:38, x : x + 6] = np.array([[200, 0, 0], [0, 0, 200]] * 3, np.uint8)
-        return picture
+            image[30:38, x : x + 6] = np.array([[200, 0, 0], [0, 0, 200]] * 3, np.uint8)
+        return image
 
 
-def test_frames_show_the_character_in_their_middle_and_black_beyond_the_picture() -> None:
+def test_frames_show_the_character_in_their_middle_and_black_beyond_the_image() -> None:
     env = TrackedEnv(Scene(), Box(2, 30, 6, 8), (20, 20))
     first, numbers = env.reset()
-    # 40 pixels of the picture (five heights) in 20 of the frame; the character's middle is 5 from the left edge.
+    # 40 pixels of the image (five heights) in 20 of the frame; the character's middle is 5 from the left edge.
     mask = _shows_the_game(numbers, 20)
     assert mask[:, 8:].all()
     assert not mask[:, :7].any()
@@ -97,13 +97,13 @@ def test_episode_ends_when_the_character_is_lost() -> None:
 
 
 def test_a_plain_background_is_not_taken_for_the_character() -> None:
-    picture = np.zeros((60, 80, 3), np.uint8)
-    picture[20:30, 20:28] = np.random.default_rng(0).integers(255, size=(10, 8, 3), dtype=np.uint8)
-    tracker = CharacterTracker(picture, Box(20, 20, 8, 10))
-    assert tracker.update(picture)
+    image = np.zeros((60, 80, 3), np.uint8)
+    image[20:30, 20:28] = np.random.default_rng(0).integers(255, size=(10, 8, 3), dtype=np.uint8)
+    tracker = CharacterTracker(image, Box(20, 20, 8, 10))
+    assert tracker.update(image)
     assert tracker.box == (20, 20, 8, 10)
     for _ in range(20):
-        is_found = tracker.update(np.zeros_like(picture))
+        is_found = tracker.update(np.zeros_like(image))
     assert not is_found
     assert tracker.box == (20, 20, 8, 10)
 

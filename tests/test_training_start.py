@@ -48,7 +48,7 @@ def test_action_count_and_names_come_from_the_dataset(root):
     assert (config.dynamics.action_dim, config.action_names) == (len(ACTIONS), ACTIONS)
 
 
-def test_a_model_knows_what_part_of_the_picture_it_was_trained_on(root, tmp_path, caplog):
+def test_a_model_knows_what_part_of_the_image_it_was_trained_on(root, tmp_path, caplog):
     info = next((write_dataset(tmp_path / "around") / tiny_config(tmp_path).train.dataset_name).glob("*/info.json"))
     info.write_text(json.dumps(json.loads(info.read_text()) | {"connector": {"roi_annotation_fpath": "heroes.csv"}}))
     checkpoint = train(tiny_config(tmp_path / "around"))
@@ -99,7 +99,7 @@ def test_finetuning_takes_the_weights_and_sizes_of_the_checkpoint_and_the_settin
         torch.testing.assert_close(loaded.model.state_dict()[name], value, atol=1e-12, rtol=0)
 
 
-def test_the_tokenizer_given_replaces_the_one_beside_the_model(root):
+def test_the_tokenizer_given_replaces_the_one_next_to_the_model(root):
     cfg = world_config(root)
     first = train(renamed(cfg, "first"))
     other = save_fresh(root / "other" / "model-7.pt", tiny_config(root), seed=5)

@@ -52,14 +52,14 @@ def test_validation_loss_is_the_mean_of_the_whole_set_not_the_last_batch(root):
         cfg.train.max_valid_size = cfg.train.n_total_samples = 0
         runtime = make_runtime("cpu", "fp32")
         model = load_model(save_fresh(root / "fixed" / "model-7.pt", cfg)).model
-        windows = open_clips(cfg.train, ClipChoice("validation", 5, 5), "error")
+        dataset = open_clips(cfg.train, ClipChoice("validation", 5, 5), "error")
         cfg.train.batch_size = batch_size
         measured.append(
-            Validator(validation_config(cfg), runtime, windows, root, FrameSource(windows, runtime.device)).run(
+            Validator(validation_config(cfg), runtime, dataset, root, FrameSource(dataset, runtime.device)).run(
                 model, 1
             )
         )
-    whole = torch.stack([windows[i][0] for i in range(len(windows))]).float() / 255
+    whole = torch.stack([dataset[i][0] for i in range(len(dataset))]).float() / 255
     with torch.no_grad():
         expected = model(whole).logs["recons_loss"].item()
     for values in measured:

@@ -17,7 +17,7 @@ from training.runtime import Runtime
 class Inputs:
     """What a training loss takes: frames (B, T, C, H, W) float in [0, 1], actions (B, T-1), token ids (B, T, h, w).
 
-    `ids` is None where the model shall compute them, `video` where ids are enough.
+    `ids` is None where the model computes them, `video` where ids are enough.
     """
 
     video: Tensor | None

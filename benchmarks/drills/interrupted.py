@@ -30,7 +30,7 @@ _SLOW = {"train__num_train_steps": 12, "train__validate_every": 0}
 
 @dataclass(frozen=True)
 class Scenario:
-    """A run: what it needs first, its command, and the command that goes on with it."""
+    """A run: what it needs first, its command, and the command that resumes it."""
 
     name: str
     before: tuple[tuple[str, ...], ...]

@@ -9,8 +9,8 @@ write is found with 0 bytes, under its name. With `--names`, also the names are 
 fsynced after they got them. Calls of os.fsync and os.fdatasync are recorded in the process of the run itself; what
 other processes or native code sync is not seen, and counts as lost. Older files are whole.
 
-The same command again must end well: `goes on` (the same end as never stopped), `other` (it ends, with other results),
-`refused` (exit code 2: a fault, unless nothing was left to go on from), `traceback`, `hang`. `lost` counts runs that
+The same command again must end well: `resumes` (the same end as never stopped), `other` (it ends, with other results),
+`refused` (exit code 2: a fault, unless nothing was left to resume from), `traceback`, `hang`. `lost` counts runs that
 fell back by more than the newest checkpoint.
 """
 
@@ -59,12 +59,12 @@ def main() -> int:
         try:
             for number, outcomes, note in _cuts(scenario, root, arguments):
                 table[scenario.name].update(outcomes)
-                if outcomes != ["goes on"]:
+                if outcomes != ["resumes"]:
                     notes.append(f"- {scenario.name}, cut {number}: {', '.join(outcomes)}: {note}")
                 print(scenario.name, number, outcomes, note, flush=True)
         finally:
             shutil.rmtree(root, ignore_errors=True)
-    kinds = ("goes on", "other", "refused", "traceback", "hang", "lost")
+    kinds = ("resumes", "other", "refused", "traceback", "hang", "lost")
     lines = ["| run | cuts | " + " | ".join(kinds) + " |", "| --- |" + " --: |" * (len(kinds) + 1)]
     for name, counts in table.items():
         total = counts.total() - counts["lost"]
@@ -124,7 +124,7 @@ def _outcomes(
     if ended.value:
         return ["refused"], f"{note}: {last}"
     different = sorted(name for name in {**right, **found} if right.get(name) != found.get(name))
-    outcomes = ["other"] if different else ["goes on"]
+    outcomes = ["other"] if different else ["resumes"]
     step = started_from(ended.stdout)
     if step is not None and step < newest - _SAVED_EVERY:
         outcomes.append("lost")

@@ -1,4 +1,4 @@
-"""Does the agent explore, and does a world model learn more from its play? One command; run again, it goes on.
+"""Does the agent explore, and does a world model learn more from its play? One command; run again, it resumes.
 
     python -m benchmarks.exploration --game cinderfoot [--seeds 5] [--jobs 2]
 

@@ -55,7 +55,7 @@ class Scale:
     seeds: int = 5
     num_steps: int = 16_000  # environment steps of every agent
     epoch_steps: int = 1000
-    tokenizer_steps: int = 900  # of the world model that pays the agents, `config=exploration`
+    tokenizer_steps: int = 900  # of the world model that rewards the agents, `config=exploration`
     world_model_steps: int = 1300
     tested_tokenizer_steps: int = 600  # of the finer one that is fine-tuned and tested, `config=demo`
     tested_steps: int = 1000

@@ -83,7 +83,7 @@ class Game:
         return False
 
     def screen(self) -> np.ndarray:
-        """The picture (224, 240, 3) uint8."""
+        """The image (224, 240, 3) uint8."""
         return self.env.get_screen()
 
     def close(self) -> None:

@@ -31,7 +31,7 @@ def measure(game: Game, policy: str, num_episodes: int, num_actions: int) -> dic
 
 
 def frames_per_second(game: Game, num_frames: int = 6000) -> tuple[float, float]:
-    """Emulator frames per second: of the bare emulator, and of Stable-Retro's `step` with picture and info."""
+    """Emulator frames per second: of the bare emulator, and of Stable-Retro's `step` with image and info."""
     emulator, env = game.env.em, game.env
     start = time.perf_counter()
     for _ in range(num_frames):

@@ -1,6 +1,6 @@
 """Finds a way to the goal of many levels and keeps it in solutions.json, seed -> actions as digits.
 
-python -m external.platformer.tools.solve_levels --seeds 30 [--seconds 25]; call it again to go on where it stopped.
+python -m external.platformer.tools.solve_levels --seeds 30 [--seconds 25]; call it again to resume.
 Solutions that the present ROM does not accept are looked for anew.
 """
 
