@@ -34,7 +34,7 @@ NUM_FRAMES = 16
 MODELS = ("genie_redux_guided", "genie_redux")
 
 
-class Case:
+class StepTimer:
     """Training steps of one model on one kind of input."""
 
     def __init__(self, model: GenieRedux, source: ClipSource, config: TrainConfig, runtime: Runtime) -> None:
@@ -77,7 +77,7 @@ def measure(cfg: GenieReduxConfig, dataset_dpath: Path, repeats: int) -> str:
     model.train()
     cached = TokenCache(cfg.train, model, runtime).source(dataset)
     fill_seconds = fill(cached, len(dataset), cfg.train.batch_size)
-    cases = [Case(model, source, cfg.train, runtime) for source in (FrameSource(dataset, runtime.device), cached)]
+    cases = [StepTimer(model, source, cfg.train, runtime) for source in (FrameSource(dataset, runtime.device), cached)]
     for turn in range(repeats + 1):
         for case in cases:
             case.step()

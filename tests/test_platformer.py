@@ -12,7 +12,7 @@ from stable_retro.data import Integrations
 
 from external.platformer import build
 from external.platformer.tools.graphics import THEMES
-from external.platformer.tools.play import DOWN, GAME, JUMP, LEFT, RIGHT, UP, Game, replay, select_instance
+from external.platformer.tools.play import DOWN, GAME, JUMP, LEFT, RIGHT, UP, FreeGame, replay, select_instance
 from external.platformer.tools.solve_levels import read_solutions
 
 GROUND, AIR, CLIMBING, CROUCHING = range(4)
@@ -20,8 +20,8 @@ STEP_REWARD, COIN_REWARD, GOAL_REWARD = 1, 2, 50  # as in scenario.json
 
 
 @pytest.fixture(scope="module")
-def game() -> Iterator[Game]:
-    game = Game()
+def game() -> Iterator[FreeGame]:
+    game = FreeGame()
     yield game
     game.close()
 
@@ -31,7 +31,7 @@ def solutions() -> dict[int, list[int]]:
     return read_solutions()
 
 
-def play_frames(game: Game, seed: int, actions: list[int]) -> str:
+def play_frames(game: FreeGame, seed: int, actions: list[int]) -> str:
     """Digest of all images after each action."""
     game.start(seed)
     digest = hashlib.sha256(game.screen().tobytes())
@@ -41,7 +41,7 @@ def play_frames(game: Game, seed: int, actions: list[int]) -> str:
     return digest.hexdigest()
 
 
-def wait(game: Game, num_frames: int) -> None:
+def wait(game: FreeGame, num_frames: int) -> None:
     """Let frames pass without a button, also beyond the episode's end."""
     game.env.em.set_button_mask(np.zeros_like(game.masks[0]), 0)
     for _ in range(num_frames):
@@ -68,7 +68,7 @@ def test_rom_has_the_checksum_that_the_integration_names() -> None:
     assert hashlib.sha1(rom[16:]).hexdigest() == (build.INTEGRATION_DPATH / build.SHA_FNAME).read_text().strip()
 
 
-def test_stable_retro_lists_the_game_and_its_states(game: Game) -> None:
+def test_stable_retro_lists_the_game_and_its_states(game: FreeGame) -> None:
     assert GAME in stable_retro.data.list_games(Integrations.ALL)
     states = stable_retro.data.list_states(GAME, Integrations.ALL)
     assert states == [f"Level{seed:02d}" for seed in range(60)]
@@ -76,7 +76,7 @@ def test_stable_retro_lists_the_game_and_its_states(game: Game) -> None:
 
 
 @pytest.mark.parametrize("seed", [0, 1, 8, 59, 1234, 65534])
-def test_level_starts_with_sane_values(game: Game, seed: int) -> None:
+def test_level_starts_with_sane_values(game: FreeGame, seed: int) -> None:
     game.start(seed)
     assert game.value("seed") == game.value("built_seed") == seed
     assert game.value("theme") == seed % len(THEMES)
@@ -88,25 +88,25 @@ def test_level_starts_with_sane_values(game: Game, seed: int) -> None:
     assert game.value("num_enemies") <= 28
 
 
-def test_seed_out_of_range_is_refused(game: Game) -> None:
+def test_seed_out_of_range_is_refused(game: FreeGame) -> None:
     with pytest.raises(ValueError, match="seed=65535"):
         select_instance(game.env, 65535)
 
 
-def test_same_seed_and_actions_give_same_frames(game: Game) -> None:
+def test_same_seed_and_actions_give_same_frames(game: FreeGame) -> None:
     actions = some_actions(3, 120)
     first = play_frames(game, 4, actions)
     play_frames(game, 9, actions[:20])
     assert play_frames(game, 4, actions) == first
 
 
-def test_seeds_of_one_theme_differ(game: Game) -> None:
+def test_seeds_of_one_theme_differ(game: FreeGame) -> None:
     actions = [RIGHT, JUMP, JUMP, RIGHT, RIGHT] * 8
     assert len({play_frames(game, seed, actions) for seed in range(0, 60, 6)}) == 10
 
 
 @pytest.mark.parametrize("seed", [7, 34])
-def test_selected_seed_equals_the_shipped_state(game: Game, seed: int) -> None:
+def test_selected_seed_equals_the_shipped_state(game: FreeGame, seed: int) -> None:
     actions = some_actions(seed, 60)
     selected = play_frames(game, seed, actions)
     state_fpath = build.INTEGRATION_DPATH / f"Level{seed:02d}.state"
@@ -119,7 +119,7 @@ def test_selected_seed_equals_the_shipped_state(game: Game, seed: int) -> None:
     assert digest.hexdigest() == selected
 
 
-def test_saved_state_in_mid_level_replays(game: Game) -> None:
+def test_saved_state_in_mid_level_replays(game: FreeGame) -> None:
     """The level stands in the cartridge's work RAM, which a state must hold as well."""
     game.start(2)
     for action in some_actions(5, 40):
@@ -135,7 +135,7 @@ def test_saved_state_in_mid_level_replays(game: Game) -> None:
     assert runs[0] == runs[1]
 
 
-def test_jump_is_higher_the_longer_it_is_held(game: Game) -> None:
+def test_jump_is_higher_the_longer_it_is_held(game: FreeGame) -> None:
     heights = []
     for count in (1, 3, 6):
         game.start(0)
@@ -150,7 +150,7 @@ def test_jump_is_higher_the_longer_it_is_held(game: Game) -> None:
     assert 48 <= heights[2] <= 60
 
 
-def test_speed_is_kept_in_the_air_without_a_direction(game: Game) -> None:
+def test_speed_is_kept_in_the_air_without_a_direction(game: FreeGame) -> None:
     game.start(0)
     for action in [RIGHT] * 4 + [JUMP]:
         game.act(action)
@@ -160,7 +160,7 @@ def test_speed_is_kept_in_the_air_without_a_direction(game: Game) -> None:
     assert game.value("speed_x") == speed > 0
 
 
-def test_run_accelerates_and_slows_down(game: Game) -> None:
+def test_run_accelerates_and_slows_down(game: FreeGame) -> None:
     game.start(0)
     speeds = []
     for action in [RIGHT] * 5 + [UP] * 5:
@@ -172,7 +172,7 @@ def test_run_accelerates_and_slows_down(game: Game) -> None:
     assert game.value("speed_x") < 0
 
 
-def test_down_crouches(game: Game) -> None:
+def test_down_crouches(game: FreeGame) -> None:
     game.start(0)
     game.act(DOWN)
     assert game.value("hero_state") == CROUCHING
@@ -180,7 +180,7 @@ def test_down_crouches(game: Game) -> None:
     assert game.value("hero_state") == GROUND
 
 
-def test_ladder_is_climbed_up_and_down(game: Game, solutions: dict[int, list[int]]) -> None:
+def test_ladder_is_climbed_up_and_down(game: FreeGame, solutions: dict[int, list[int]]) -> None:
     """Somewhere in a solution the hero hangs on a ladder: UP leads up from there, DOWN leads down."""
     for seed, actions in solutions.items():
         game.start(seed)
@@ -198,7 +198,7 @@ def test_ladder_is_climbed_up_and_down(game: Game, solutions: dict[int, list[int
 
 
 @pytest.mark.parametrize("seed", [0, 4])
-def test_episode_ends_at_death(game: Game, seed: int) -> None:
+def test_episode_ends_at_death(game: FreeGame, seed: int) -> None:
     """A hero who runs and jumps on without looking dies."""
     game.start(seed)
     for _ in range(150):
@@ -209,7 +209,7 @@ def test_episode_ends_at_death(game: Game, seed: int) -> None:
     assert game.value("lives") == 2
 
 
-def test_solution_reaches_the_goal_and_its_reward(game: Game, solutions: dict[int, list[int]]) -> None:
+def test_solution_reaches_the_goal_and_its_reward(game: FreeGame, solutions: dict[int, list[int]]) -> None:
     actions = solutions[0]
     game.start(0)
     total, terminated = 0.0, False
@@ -231,7 +231,7 @@ def test_solution_reaches_the_goal_and_its_reward(game: Game, solutions: dict[in
     assert info["score"] == 10 * info["coins"] + 20 * info["kills"] + 100
 
 
-def test_next_level_follows_the_goal(game: Game, solutions: dict[int, list[int]]) -> None:
+def test_next_level_follows_the_goal(game: FreeGame, solutions: dict[int, list[int]]) -> None:
     assert replay(game, 1, solutions[1])
     wait(game, 160)  # who plays on past the end of the episode: the hero cheers, then the next level is built
     assert game.value("ready") == 1
@@ -239,7 +239,7 @@ def test_next_level_follows_the_goal(game: Game, solutions: dict[int, list[int]]
     assert game.value("score") >= 100
 
 
-def test_level_starts_anew_after_a_death(game: Game) -> None:
+def test_level_starts_anew_after_a_death(game: FreeGame) -> None:
     game.start(0)
     while not game.act(JUMP if game.value("hero_state") == AIR and game.value("speed_y") < 0 else RIGHT):
         if game.value("speed_x") == 0:
@@ -249,7 +249,7 @@ def test_level_starts_anew_after_a_death(game: Game) -> None:
 
 
 @pytest.mark.slow
-def test_levels_can_be_won(game: Game, solutions: dict[int, list[int]]) -> None:
+def test_levels_can_be_won(game: FreeGame, solutions: dict[int, list[int]]) -> None:
     won = [seed for seed, actions in solutions.items() if replay(game, seed, actions)]
     assert won == list(solutions)
     assert len(won) >= 20

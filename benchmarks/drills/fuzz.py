@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.drills.children import Case, Ended, Limits, run_cases
-from benchmarks.drills.fuzz_kinds import KINDS, Kind, make_materials, outcome_of
+from benchmarks.drills.fuzz_kinds import KINDS, FileKind, make_materials, outcome_of
 from benchmarks.drills.fuzz_mutations import PATH_MUTATIONS, spoil_bytes, spoilt_values
 
 OUTCOMES = ("right", "one line", "unnamed line", "other value", "wrong value", "traceback", "hang", "blow-up")
@@ -69,7 +69,7 @@ def _arguments() -> argparse.Namespace:
 Result = tuple[str, str, str, float]  # name, outcome, what was done or said, seconds
 
 
-def _run(kinds: list[Kind], root: Path, arguments: argparse.Namespace) -> list[Result]:
+def _run(kinds: list[FileKind], root: Path, arguments: argparse.Namespace) -> list[Result]:
     results = []
     for kind in kinds:
         whole = next(run_cases([Case(f"{kind.name} whole", partial(_read, kind, root), Limits(120.0))]))
@@ -94,7 +94,7 @@ def _write(results: list[Result], report: str | None) -> None:
         Path(report).with_suffix(".json").write_text(json.dumps(rows, indent=1))
 
 
-def _cases(kind: Kind, root: Path, arguments: argparse.Namespace) -> Iterator[Case]:
+def _cases(kind: FileKind, root: Path, arguments: argparse.Namespace) -> Iterator[Case]:
     limits = Limits(kind.seconds)
     for number in range(round(kind.num_bytes * arguments.scale)):
         yield Case(f"{kind.name} bytes {number}", partial(_bytes, kind, root, number, arguments.seed), limits)
@@ -110,30 +110,30 @@ def _rng(*parts: Any) -> random.Random:
     return random.Random(zlib.crc32(repr(parts).encode()))
 
 
-def _copy(kind: Kind, root: Path) -> Path:
+def _copy(kind: FileKind, root: Path) -> Path:
     """The kind's folder of material, here; the file to spoil."""
     shutil.copytree(root / kind.folder, kind.folder, symlinks=True, dirs_exist_ok=True)
     return next(iter(sorted(Path(kind.folder).glob(kind.file))))
 
 
-def _finish(kind: Kind, what: str, must_refuse: bool) -> tuple[int, str, str, bool]:
+def _finish(kind: FileKind, what: str, must_refuse: bool) -> tuple[int, str, str, bool]:
     """Exit code, digest of the value, what was done, and whether any other value is wrong."""
     print(f"case: {what} {int(must_refuse)}", flush=True)
     code, digest = outcome_of(partial(kind.read, Path.cwd()))
     return code, digest, what, must_refuse
 
 
-def _read(kind: Kind, root: Path) -> tuple[int, str]:
+def _read(kind: FileKind, root: Path) -> tuple[int, str]:
     _copy(kind, root)
     return outcome_of(partial(kind.read, Path.cwd()))
 
 
-def _bytes(kind: Kind, root: Path, number: int, seed: int) -> tuple[int, str, str, bool]:
+def _bytes(kind: FileKind, root: Path, number: int, seed: int) -> tuple[int, str, str, bool]:
     what = spoil_bytes(_copy(kind, root), number, _rng(seed, kind.name, number))
     return _finish(kind, what, kind.has_checksum)
 
 
-def _values(kind: Kind, root: Path, number: int, seed: int) -> tuple[int, str, str, bool]:
+def _values(kind: FileKind, root: Path, number: int, seed: int) -> tuple[int, str, str, bool]:
     path = _copy(kind, root)
     assert kind.load is not None and kind.save is not None
     what, content, must_refuse = next(spoilt_values(kind.load(path), _rng(seed, kind.name, "v", number), 1))
@@ -144,19 +144,19 @@ def _values(kind: Kind, root: Path, number: int, seed: int) -> tuple[int, str, s
     return _finish(kind, what, must_refuse and not what.startswith(kind.free))
 
 
-def _crafted(kind: Kind, root: Path, number: int) -> tuple[int, str, str, bool]:
+def _crafted(kind: FileKind, root: Path, number: int) -> tuple[int, str, str, bool]:
     what, craft, must_refuse = kind.crafted[number]
     craft(_copy(kind, root))
     return _finish(kind, what, must_refuse)
 
 
-def _path(kind: Kind, root: Path, number: int) -> tuple[int, str, str, bool]:
+def _path(kind: FileKind, root: Path, number: int) -> tuple[int, str, str, bool]:
     mutation = PATH_MUTATIONS[number]
     mutation(_copy(kind, root))
     return _finish(kind, mutation.__name__.strip("_"), not kind.is_optional)
 
 
-def _judge(kind: Kind, ended: Ended, right: str) -> Result:
+def _judge(kind: FileKind, ended: Ended, right: str) -> Result:
     name = ended.case.name
     what = next((line[6:] for line in ended.stdout.splitlines() if line.startswith("case: ")), "")
     if ended.died == "hang":
@@ -177,7 +177,7 @@ def _judge(kind: Kind, ended: Ended, right: str) -> Result:
     return name, "wrong value" if must_refuse else "other value", what, ended.seconds
 
 
-def _names(kind: Kind, line: str) -> bool:
+def _names(kind: FileKind, line: str) -> bool:
     parts = [part for part in (*kind.file.split("/")[-2:], *kind.folder.split("/")[-1:]) if part not in ("*", "")]
     return any(part.strip("*") in line for part in parts)
 

@@ -39,7 +39,7 @@ _SECONDS = 60.0  # of a whole training, on a busy machine
 
 
 @dataclass(frozen=True)
-class Kind:
+class FileKind:
     """One kind of file. `folder` holds the material and `file` (a glob in it) is spoilt; `read` returns what a reader
     gets, from a working directory that holds a copy of the folder."""
 
@@ -266,14 +266,14 @@ _TORCH: dict[str, Any] = {"load": _load_torch, "save": _save_torch}
 _EPISODE, _INFO = "toy/000000/000001.episode", "toy/info.json"
 
 
-def _model(name: str, folder: str, file: str, num_values: int = 48) -> Kind:
-    return Kind(
+def _model(name: str, folder: str, file: str, num_values: int = 48) -> FileKind:
+    return FileKind(
         name, folder, file, lambda work: _read_model(work / folder / "model-4.pt"), num_values=num_values, **_TORCH
     )
 
 
-def _published(name: str, folder: str, file: str, target: str, num_values: int = 32, **options: Any) -> Kind:
-    return Kind(
+def _published(name: str, folder: str, file: str, target: str, num_values: int = 32, **options: Any) -> FileKind:
+    return FileKind(
         name,
         folder,
         file,
@@ -283,14 +283,14 @@ def _published(name: str, folder: str, file: str, target: str, num_values: int =
     )
 
 
-def _table(name: str, file: str, read: Callable[[Path], Any]) -> Kind:
-    return Kind(
+def _table(name: str, file: str, read: Callable[[Path], Any]) -> FileKind:
+    return FileKind(
         name, "tables", file, lambda work: read(work / "tables" / file), has_checksum=False, crafted=crafted.TABLES
     )
 
 
 KINDS = (
-    Kind(
+    FileKind(
         "episode",
         "dataset",
         _EPISODE,
@@ -298,8 +298,8 @@ KINDS = (
         num_bytes=160,
         crafted=crafted.EPISODES,
     ),
-    Kind("episode (data …)", "dataset", _EPISODE, _data_commands, num_bytes=24, crafted=crafted.EPISODES),
-    Kind(
+    FileKind("episode (data …)", "dataset", _EPISODE, _data_commands, num_bytes=24, crafted=crafted.EPISODES),
+    FileKind(
         "info.json",
         "dataset",
         _INFO,
@@ -310,7 +310,7 @@ KINDS = (
         free=("connector.", "generator.", "versions."),
         **_JSON,
     ),
-    Kind(
+    FileKind(
         "index",
         "dataset",
         "toy/index.bin",
@@ -323,8 +323,8 @@ KINDS = (
     _model("guided model", "genie_redux_guided", "model-4.pt"),
     _model("latent model", "genie_redux", "model-4.pt"),
     _model("tokenizer next to it", "genie_redux_guided", "tokenizer.pt"),
-    Kind("training state", "run", "checkpoints/tokenizer/drill/state-4.pt", _resume, num_values=48, **_TORCH),
-    Kind(
+    FileKind("training state", "run", "checkpoints/tokenizer/drill/state-4.pt", _resume, num_values=48, **_TORCH),
+    FileKind(
         "checkpoint resumed",
         "run",
         "checkpoints/tokenizer/drill/model-4.pt",
@@ -334,7 +334,7 @@ KINDS = (
         seconds=_SECONDS,
         **_TORCH,
     ),
-    Kind(
+    FileKind(
         "agent",
         "agent",
         "checkpoints/auto_explore/*/checkpoints/last.pt",
@@ -342,7 +342,7 @@ KINDS = (
         num_values=48,
         **_TORCH,
     ),
-    Kind(
+    FileKind(
         "agent resumed",
         "agent",
         "checkpoints/auto_explore/*/checkpoints/last.pt",
@@ -352,7 +352,7 @@ KINDS = (
         seconds=_SECONDS,
         **_TORCH,
     ),
-    Kind(
+    FileKind(
         "agent's episode",
         "agent",
         "checkpoints/auto_explore/*/episodes/*/000000/*.episode",
@@ -375,7 +375,7 @@ KINDS = (
     _table("behaviour table", "RetroAct.csv", read_behavior),
     _table("control table", "RetroAct_control.csv", read_controls),
     _table("ROI table", "RetroAct_roi.csv", read_boxes),
-    Kind(
+    FileKind(
         "original actions.json",
         "original",
         "toy/0/0/actions.json",
@@ -385,7 +385,7 @@ KINDS = (
         crafted=crafted.JSON_FILES,
         **_JSON,
     ),
-    Kind(
+    FileKind(
         "original info.json",
         "original",
         "toy/info.json",
@@ -397,8 +397,8 @@ KINDS = (
         crafted=crafted.JSON_FILES,
         **_JSON,
     ),
-    Kind("original frame", "original", "toy/0/1/frames/000003.png", _import, has_checksum=False),
-    Kind(
+    FileKind("original frame", "original", "toy/0/1/frames/000003.png", _import, has_checksum=False),
+    FileKind(
         "metrics.jsonl",
         "tokenizer",
         "metrics.jsonl",
@@ -407,10 +407,10 @@ KINDS = (
         is_optional=True,
         crafted=crafted.METRICS,
     ),
-    Kind("token ids", "run", "cache/*/*/*.ids", _train_with_cache, num_bytes=16, seconds=_SECONDS),
-    Kind("token ids' source.json", "run", "cache/*/source.json", _train_with_cache, num_bytes=4, seconds=_SECONDS),
-    Kind("preset", "presets", "config/spoilt.yaml", _compose, has_checksum=False, crafted=crafted.YAML_FILES),
-    Kind(
+    FileKind("token ids", "run", "cache/*/*/*.ids", _train_with_cache, num_bytes=16, seconds=_SECONDS),
+    FileKind("token ids' source.json", "run", "cache/*/source.json", _train_with_cache, num_bytes=4, seconds=_SECONDS),
+    FileKind("preset", "presets", "config/spoilt.yaml", _compose, has_checksum=False, crafted=crafted.YAML_FILES),
+    FileKind(
         "FID weights",
         "fid",
         "weights.pth",

@@ -164,7 +164,7 @@ def read_table(path: Path, required: Iterable[str] = ()) -> Table:
 
 
 def _read(path: Path, required: tuple[str, ...]) -> Iterator[tuple[int, dict[str, str]]]:
-    """Rows with their line numbers; those without a game are left out, cells stripped."""
+    """Rows with their line numbers; those without a game are omitted, cells stripped."""
     for row in read_table(path, required).rows:
         cells = {name: value.strip() for name, value in row.cells.items()}
         if cells["game"]:

@@ -52,7 +52,7 @@ class _Sums:
 
 
 @dataclass
-class _Progress:
+class _ExportProgress:
     fps: int
     tasks: list[str] = field(default_factory=list)
     episodes: list[dict[str, Any]] = field(default_factory=list)
@@ -100,7 +100,7 @@ def _write(environments: list[Environment], dpath: Path, fps: int) -> int:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    progress = _Progress(fps)
+    progress = _ExportProgress(fps)
     writer = None
     for environment, episode in _episodes(environments):
         chunk, file = divmod(len(progress.episodes), _CHUNK_EPISODES)
@@ -122,7 +122,7 @@ def _write(environments: list[Environment], dpath: Path, fps: int) -> int:
     return len(progress.episodes)
 
 
-def _rows(environment: Environment, episode: EpisodeReader, progress: _Progress) -> dict[str, np.ndarray]:
+def _rows(environment: Environment, episode: EpisodeReader, progress: _ExportProgress) -> dict[str, np.ndarray]:
     task = f"Play {environment.info.game}."
     if task not in progress.tasks:
         progress.tasks.append(task)
@@ -185,7 +185,7 @@ def _features(environment: Environment, fps: int) -> dict[str, Any]:
     return features
 
 
-def _write_metadata(dpath: Path, environment: Environment, progress: _Progress) -> None:
+def _write_metadata(dpath: Path, environment: Environment, progress: _ExportProgress) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 

@@ -37,7 +37,7 @@ class Imported:
 
 
 @dataclass
-class _Session:
+class _OriginalSession:
     dpath: Path
     instance: int
     session: int
@@ -92,16 +92,16 @@ def _numbered(dpath: Path) -> list[Path]:
     )
 
 
-def _sessions(env_dpath: Path) -> Iterator[_Session]:
+def _sessions(env_dpath: Path) -> Iterator[_OriginalSession]:
     for instance in _numbered(env_dpath):
         for session in _numbered(instance):
             if (session / "actions.json").is_file():
-                yield _Session(session, int(instance.name), int(session.name))
+                yield _OriginalSession(session, int(instance.name), int(session.name))
             else:
                 logger.warning("'%s' has no actions.json (an unfinished session): not imported", session)
 
 
-def _info(env_dpath: Path, first: _Session, action_names: list[str] | None) -> DatasetInfo:
+def _info(env_dpath: Path, first: _OriginalSession, action_names: list[str] | None) -> DatasetInfo:
     original: dict[str, Any] = {}
     if (env_dpath / INFO_FNAME).is_file():
         original = _read_json(env_dpath / INFO_FNAME)
@@ -150,7 +150,7 @@ def _read_json(path: Path) -> Any:
         raise UserError(f"'{path}' is not valid JSON ({error}): restore or remove it") from None
 
 
-def _entries(session: _Session) -> list[dict[str, Any]]:
+def _entries(session: _OriginalSession) -> list[dict[str, Any]]:
     path = session.dpath / "actions.json"
     content = _read_json(path)
     entries = content.get("actions") if isinstance(content, dict) else None
@@ -164,7 +164,7 @@ def _entries(session: _Session) -> list[dict[str, Any]]:
     return entries
 
 
-def _frames(session: _Session, entries: list[dict[str, Any]]) -> Iterator[np.ndarray]:
+def _frames(session: _OriginalSession, entries: list[dict[str, Any]]) -> Iterator[np.ndarray]:
     """Frames (H, W, 3) uint8 in the order of the entries."""
     video = session.dpath / "frames.mp4"
     if not video.is_file():
@@ -198,7 +198,7 @@ def _read_image(dpath: Path, frame: int) -> np.ndarray:
     raise UserError(f"'{dpath / f'{frame:06d}.jpg'}' is missing: restore it or remove the session")
 
 
-def _action(session: _Session, value: Any, num_actions: int) -> int:
+def _action(session: _OriginalSession, value: Any, num_actions: int) -> int:
     index = value
     if isinstance(value, list):
         index = int(np.argmax(value)) if sorted(value) == [0] * (len(value) - 1) + [1] else None
@@ -209,7 +209,7 @@ def _action(session: _Session, value: Any, num_actions: int) -> int:
     return index
 
 
-def _import_session(session: _Session, path: Path, info: DatasetInfo) -> None:
+def _import_session(session: _OriginalSession, path: Path, info: DatasetInfo) -> None:
     entries = _entries(session)
     meta = EpisodeMeta(0, session.instance, session.session, "imported", {}, info.game, info.versions)
     frames = _frames(session, entries)

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from external.platformer.tools.graphics import THEMES
-from external.platformer.tools.play import DOWN, HOLD_FRAMES, Game
+from external.platformer.tools.play import DOWN, HOLD_FRAMES, FreeGame
 from external.platformer.tools.solve_levels import read_solutions
 
 IMAGES_DPATH = Path(__file__).parent.parent / "images"
@@ -29,7 +29,7 @@ def small(image: np.ndarray, size: int = 64) -> np.ndarray:
     return cv2.resize(square, (size, size), interpolation=cv2.INTER_AREA)
 
 
-def play(game: Game, seed: int, actions: list[int]) -> list[np.ndarray]:
+def play(game: FreeGame, seed: int, actions: list[int]) -> list[np.ndarray]:
     """Images (224, 240, 3) after each action, also beyond the goal."""
     game.start(seed)
     images = [game.screen()]
@@ -41,7 +41,7 @@ def play(game: Game, seed: int, actions: list[int]) -> list[np.ndarray]:
     return images
 
 
-def contact_sheet(game: Game, solutions: dict[int, list[int]], num_seeds: int) -> np.ndarray:
+def contact_sheet(game: FreeGame, solutions: dict[int, list[int]], num_seeds: int) -> np.ndarray:
     """A row per seed: moments of its solution at full size, then the same at 64x64, three times enlarged."""
     rows = []
     for seed in range(num_seeds):
@@ -62,7 +62,7 @@ def write_gif(fpath: Path, frames: list[np.ndarray]) -> None:
 
 def main() -> None:
     IMAGES_DPATH.mkdir(exist_ok=True)
-    game, solutions = Game(), read_solutions()
+    game, solutions = FreeGame(), read_solutions()
     iio.imwrite(IMAGES_DPATH / "contact_sheet.png", contact_sheet(game, solutions, 2 * len(THEMES)), optimize=True)
     write_gif(IMAGES_DPATH / "run.gif", play(game, GIF_SEED, [*solutions[GIF_SEED], *[DOWN] * 18]))
 

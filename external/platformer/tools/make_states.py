@@ -8,14 +8,14 @@ import json
 
 import stable_retro
 
-from external.platformer.tools.play import GAME, INTEGRATION_DPATH, MAX_BUILD_FRAMES, Game, select_instance
+from external.platformer.tools.play import GAME, INTEGRATION_DPATH, MAX_BUILD_FRAMES, FreeGame, select_instance
 
 NUM_STATES = 60
 
 
 def main() -> None:
     """Power on, wait for the first level, then save the first frame of each level."""
-    game = Game(stable_retro.State.NONE)
+    game = FreeGame(stable_retro.State.NONE)
     env = game.env
     env.reset()
     for _ in range(MAX_BUILD_FRAMES):

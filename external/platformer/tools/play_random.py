@@ -9,12 +9,12 @@ import time
 import numpy as np
 
 from external.platformer.tools.make_states import NUM_STATES
-from external.platformer.tools.play import BUTTONS, Game
+from external.platformer.tools.play import BUTTONS, FreeGame
 
 KEEP_PROBABILITY = {"random": 0.0, "sticky": 0.9}  # of the last action; otherwise one of five at random
 
 
-def measure(game: Game, policy: str, num_episodes: int, num_actions: int) -> dict[str, np.ndarray]:
+def measure(game: FreeGame, policy: str, num_episodes: int, num_actions: int) -> dict[str, np.ndarray]:
     """Per episode: largest x, actions played, what the hero died of. Episode i is the level of seed i mod 60."""
     rng = np.random.default_rng(0)
     rows = []
@@ -30,7 +30,7 @@ def measure(game: Game, policy: str, num_episodes: int, num_actions: int) -> dic
     return dict(zip(("max_x", "actions", "death", "goal"), np.array(rows).T, strict=True))
 
 
-def frames_per_second(game: Game, num_frames: int = 6000) -> tuple[float, float]:
+def frames_per_second(game: FreeGame, num_frames: int = 6000) -> tuple[float, float]:
     """Emulator frames per second: of the bare emulator, and of Stable-Retro's `step` with image and info."""
     emulator, env = game.env.em, game.env
     start = time.perf_counter()
@@ -48,7 +48,7 @@ def main() -> None:
     parser.add_argument("--episodes", type=int, default=50)
     parser.add_argument("--actions", type=int, default=500)
     arguments = parser.parse_args()
-    game = Game()
+    game = FreeGame()
     game.start(0)
     print("frames per second: emulator {:.0f}, env.step {:.0f}".format(*frames_per_second(game)))
     found = measure(game, arguments.policy, arguments.episodes, arguments.actions)

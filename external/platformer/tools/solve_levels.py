@@ -9,7 +9,7 @@ import json
 import time
 from pathlib import Path
 
-from external.platformer.tools.play import Game, replay, solve
+from external.platformer.tools.play import FreeGame, replay, solve
 
 SOLUTIONS_FPATH = Path(__file__).parent.parent / "solutions.json"
 
@@ -32,7 +32,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=25, help="stop after the level at which this time is over")
     arguments = parser.parse_args()
     start = time.monotonic()
-    solutions, game = read_solutions(), Game()
+    solutions, game = read_solutions(), FreeGame()
     solutions = {seed: actions for seed, actions in solutions.items() if replay(game, seed, actions)}
     for seed in range(arguments.seeds):
         if seed in solutions or time.monotonic() - start > arguments.seconds:
