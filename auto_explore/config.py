@@ -1,73 +1,91 @@
 """Configuration of `python run.py auto_explore train|eval`. Every default is stated here and nowhere else."""
 
 from dataclasses import dataclass, field
+from typing import Annotated
 
 from data_generation.config import ConnectorConfig
+from data_generation.data.fields import (
+    Count,
+    CountOrZero,
+    FolderName,
+    Fraction,
+    NotNegative,
+    NumFrames,
+    NumProcesses,
+    NumSteps,
+    OneOf,
+    PathText,
+    Positive,
+    PositiveFraction,
+    Range,
+    Seed,
+)
 
 
 @dataclass
 class CommonConfig:
-    name: str = "auto_explore"  # the run's folder is <root_dpath>/<NNN>_<name>
-    epochs: int = 600
+    name: FolderName = "auto_explore"  # the run's folder is <root_dpath>/<NNN>_<name>
+    epochs: Count = 600
     device: str = "auto"  # auto | cpu | gpu | cuda | mps
-    precision: str = "auto"  # auto | fp32 | bf16: of the world model and of the updates
-    num_processes: int = 1  # each with environments, replay and device of its own; gradients are averaged
-    root_dpath: str = "checkpoints/auto_explore"
-    seed: int = 0
+    precision: Annotated[str, OneOf("auto", "fp32", "bf16")] = "auto"  # of the world model and of the updates
+    num_processes: NumProcesses = 1  # each with environments, replay and device of its own; gradients are averaged
+    root_dpath: PathText = "checkpoints/auto_explore"
+    seed: Seed = 0
     resume: bool = False  # resume a run exactly where it stopped
-    resume_id: int | None = None  # number of the run's folder; null = the newest
+    resume_id: Count | None = None  # number of the run's folder; null = the newest
     resume_ckpt_id: str = "last"  # last | model_best_reward | an epoch; training resumes from `last` only
-    save_every: int = 1  # epochs between two savings of `last`
-    keep_every: int = 50  # epochs between two checkpoints that stay; 0 = none
+    save_every: CountOrZero = 1  # epochs between two savings of `last`
+    keep_every: CountOrZero = 50  # epochs between two checkpoints that stay; 0 = none
 
 
 @dataclass
 class WorldModelConfig:
     """`<root_dpath>/<model_dname>/<model_fname>`, needed for the rewards that use a world model."""
 
-    root_dpath: str = "checkpoints/genie_redux_guided"
+    root_dpath: PathText = "checkpoints/genie_redux_guided"
     model_dname: str = "demo"
     model_fname: str | None = None  # null = the checkpoint with the most steps
 
 
 @dataclass
 class RewardConfig:
-    type: str = "entropy"  # entropy | cnn-mse | vae-mse | disagreement | rnd | none (the environment's own)
-    entropy_top_fraction: float = 0.25  # of a frame's tokens, those that the model is least sure of
+    # none = the environment's own
+    type: Annotated[str, OneOf("entropy", "cnn-mse", "vae-mse", "disagreement", "rnd", "none")] = "entropy"
+    entropy_top_fraction: PositiveFraction = 0.25  # of a frame's tokens, those that the model is least sure of
     normalize: bool = False  # divide by the running root mean square of the rewards
-    batch_size: int = 16  # steps whose rewards are computed in one pass
-    learning_rate: float = 1e-4  # of the networks that vae-mse, disagreement and rnd train while playing
-    num_heads: int = 5  # disagreement: predictors that may disagree
+    batch_size: Count = 16  # steps whose rewards are computed in one pass
+    learning_rate: Positive = 1e-4  # of the networks that vae-mse, disagreement and rnd train while playing
+    num_heads: Annotated[int, Range(2, 1000)] = 5  # disagreement: predictors that may disagree
 
 
 @dataclass
 class TrainPlayConfig:
-    epsilon: float = 0.1  # probability of a random action in the first epoch, for each environment on its own
-    min_epsilon: float = 0.01  # in the last one, falling linearly
+    epsilon: Fraction = 0.1  # probability of a random action in the first epoch, for each environment on its own
+    min_epsilon: Fraction = 0.01  # in the last one, falling linearly
     should_sample: bool = True  # draw from the policy; false = its likeliest action
-    temperature: float = 1.0
-    num_steps: int = 1000  # environment steps per epoch, over all environments of a process
-    n_preds: int = 3  # frames that the world model predicts for a reward; the last one is the frame just seen
+    temperature: Positive = 1.0
+    num_steps: NumSteps = 1000  # environment steps per epoch, over all environments of a process
+    n_preds: NumFrames = 3  # frames that the world model predicts for a reward; the last one is the frame just seen
 
 
 @dataclass
 class TestPlayConfig:
-    epsilon: float = 0.0
+    epsilon: Fraction = 0.0
     should_sample: bool = True
-    temperature: float = 0.5
-    num_episodes: int = 4
-    n_preds: int = 3
+    temperature: Positive = 0.5
+    num_episodes: Count = 4
+    n_preds: NumFrames = 3
 
 
 @dataclass
 class TrainCollectionConfig:
-    num_envs: int = 4
+    num_envs: NumProcesses = 4
     config: TrainPlayConfig = field(default_factory=TrainPlayConfig)
 
 
 @dataclass
 class TestCollectionConfig:
-    num_envs: int = 2
+    num_envs: NumProcesses = 2
     config: TestPlayConfig = field(default_factory=TestPlayConfig)
 
 
@@ -84,18 +102,18 @@ class CollectionConfig:
 
 @dataclass
 class ActorCriticConfig:
-    encoder: str = "conv"  # conv (the paper's) | impala | nature (the fastest)
-    batch_num_samples: int = 32  # clips per update and process
-    grad_acc_steps: int = 1  # parts in which a batch is computed: less memory, the same update
-    max_grad_norm: float = 10.0
-    start_after_epochs: int = 1  # epochs of play before the first update
-    steps_per_epoch: int = 20  # updates
-    burn_in: int = 8  # steps before a clip that warm up the recurrent state
-    num_steps: int = 12  # steps of a clip that are learned from
-    gamma: float = 0.995
-    lambda_: float = 0.95
-    entropy_weight: float = 0.01
-    importance_clip: float = 1.0  # V-trace's rho and c
+    encoder: Annotated[str, OneOf("conv", "impala", "nature")] = "conv"  # conv is the paper's, nature the fastest
+    batch_num_samples: Count = 32  # clips per update and process
+    grad_acc_steps: Count = 1  # parts in which a batch is computed: less memory, the same update
+    max_grad_norm: Positive = 10.0
+    start_after_epochs: CountOrZero = 1  # epochs of play before the first update
+    steps_per_epoch: CountOrZero = 20  # updates
+    burn_in: CountOrZero = 8  # steps before a clip that warm up the recurrent state
+    num_steps: NumFrames = 12  # steps of a clip that are learned from
+    gamma: Fraction = 0.995
+    lambda_: Fraction = 0.95
+    entropy_weight: NotNegative = 0.01
+    importance_clip: Positive = 1.0  # V-trace's rho and c
     # Values in units of the returns' running deviation (PopArt), advantages in units of their own, around their running
     # mean; false = plain returns.
     normalize_returns: bool = True
@@ -107,24 +125,24 @@ class ActorCriticConfig:
 @dataclass
 class TrainingConfig:
     should: bool = True
-    learning_rate: float = 1e-4
-    replay_steps: int = 20_000  # newest steps that clips are drawn from, held in memory
+    learning_rate: Positive = 1e-4
+    replay_steps: NumSteps = 20_000  # newest steps that clips are drawn from, held in memory
     actor_critic: ActorCriticConfig = field(default_factory=ActorCriticConfig)
 
 
 @dataclass
 class EvaluationConfig:
     should: bool = True
-    every: int = 10  # epochs
-    n_gifs: int = 2  # episodes of each evaluation that become a GIF
+    every: CountOrZero = 10  # epochs
+    n_gifs: CountOrZero = 2  # episodes of each evaluation that become a GIF
 
 
 @dataclass
 class WandbConfig:
-    mode: str = "auto"  # auto | online | offline | disabled
+    mode: Annotated[str, OneOf("auto", "online", "offline", "disabled")] = "auto"
     project: str = "auto_explore"
     name: str | None = None  # null = the run's folder
-    dpath: str | None = None
+    dpath: PathText | None = None
 
 
 @dataclass

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from auto_explore.config import AutoExploreConfig, CommonConfig, EvaluationConfig, RewardConfig
 from auto_explore.src.agent import AgentInfo, agent_of, read_agent
-from auto_explore.src.checks import check_eval_config, check_train_config
+from auto_explore.src.checks import check_train_config
 from auto_explore.src.evaluation import save_gifs, test_episodes
 from auto_explore.src.models.actor_critic import ActorCritic
 from auto_explore.src.reward import Reward, load_reward
@@ -72,7 +72,6 @@ def evaluate(cfg: AutoExploreConfig) -> Path:
         folder = find_folder(cfg.common)
     path = folder.checkpoint(_checkpoint_name(cfg.common.resume_ckpt_id))
     network, info = agent_of(read_agent(path))
-    check_eval_config(cfg)
     context = make_context(cfg.common, cfg.collection, cfg.world_model, cfg.collection.test.config.n_preds)
     if context.fabric.world_size > 1:
         problem = "an evaluation takes one process"

@@ -1,7 +1,22 @@
 """Configuration of `python run.py generate`. Every default is stated here and nowhere else."""
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated
+
+from data_generation.data.fields import (
+    Count,
+    CountOrZero,
+    FolderName,
+    Fraction,
+    FractionBelow1,
+    ImageSize,
+    NumWorkers,
+    OneOf,
+    PathText,
+    Positive,
+    Seed,
+    TextOrTexts,
+)
 
 # The published control set: the walking and jumping platformers. Searched for in the annotated value (`re.search`).
 PLATFORMER_CONTROLS = {
@@ -18,10 +33,10 @@ class AgentConfig:
     """What chooses the actions, beyond uniformly random ones."""
 
     policy: str | None = None  # "module:Class" of the policy; null = the one of the variant
-    checkpoint_fpath: str | None = None
-    gamma: float = 0.15  # probability of a random action instead of the agent's (not for random, sticky_random)
-    temperature: float = 1.0
-    repeat_probability: float = 0.75  # sticky_random: probability of the last action again
+    checkpoint_fpath: PathText | None = None
+    gamma: Fraction = 0.15  # probability of a random action instead of the agent's (not for random, sticky_random)
+    temperature: Positive = 1.0
+    repeat_probability: FractionBelow1 = 0.75  # sticky_random: probability of the last action again
     script: list[str] = field(
         default_factory=list
     )  # scripted: action names, "RIGHT*30" for 30 times; then from the start
@@ -29,40 +44,41 @@ class AgentConfig:
 
 @dataclass
 class GeneratorConfig:
-    n_instances: int = 1  # start states of a retro game, levels of CoinRun
-    n_sessions: int = 20  # episodes per instance
-    n_steps_max: int = 500  # actions per episode, at most
-    n_workers: int = 0  # emulator processes; 0 = one per core
-    output_mode: str = "lossless"  # lossless | video
+    n_instances: Count = 1  # start states of a retro game, levels of CoinRun
+    n_sessions: Count = 20  # episodes per instance
+    n_steps_max: Count = 500  # actions per episode, at most
+    n_workers: NumWorkers = 0  # emulator processes; 0 = one per core
+    output_mode: Annotated[str, OneOf("lossless", "video")] = "lossless"
 
 
 @dataclass
 class ConnectorConfig:
     name: str = "retro_act"  # retro_act | coinrun | gymnasium
-    version: str = "0.0.0"
+    version: FolderName = "0.0.0"
     variant: str = "random"  # random | sticky_random | scripted | auto_explore | agent57
-    game: Any = "all"  # a game id, a list of them, or "all" (of what the filters leave); gymnasium: environment ids
-    image_size: Any = 64  # pixels: one number, or [height, width]
-    n_skip_frames: int = 4  # emulator frames for which an action is held
-    n_skip_start_frames: int = 0  # emulator frames without buttons before the first recorded frame
+    # A game id, a list of them, or "all" (of what the filters leave); gymnasium: environment ids.
+    game: TextOrTexts = "all"
+    image_size: ImageSize = 64  # pixels: one number, or [height, width]
+    n_skip_frames: Count = 4  # emulator frames for which an action is held
+    n_skip_start_frames: CountOrZero = 0  # emulator frames without buttons before the first recorded frame
     # Names of the actions, in index order; each connector says which it knows. "+" holds buttons together; [] means all
     # that there are (gymnasium only).
     valid_action_combos: list[str] = field(default_factory=lambda: ["RIGHT", "LEFT", "UP", "DOWN", "ACTION_JUMP"])
-    view: Any = None  # filters over the tables: a value, a list of them, or null for any
-    motion: Any = None
-    genre: Any = None
-    platform: Any = None
-    limit_games: int = 0  # the first N by name; 0 = no limit
+    view: TextOrTexts = None  # filters over the tables: a value, a list of them, or null for any
+    motion: TextOrTexts = None
+    genre: TextOrTexts = None
+    platform: TextOrTexts = None
+    limit_games: CountOrZero = 0  # the first N by name; 0 = no limit
     # Action -> regular expression over its annotated control; used with annotation_control_fpath.
     action_map: dict[str, str] = field(default_factory=lambda: dict(PLATFORMER_CONTROLS))
     # A path, or the name of a table in data_generation/annotations.
-    annotation_behavior_fpath: str | None = "RetroAct.csv"
-    annotation_control_fpath: str | None = None
-    roi_annotation_fpath: str | None = None  # retro_act: record around a character; boxes that mark it at the start
+    annotation_behavior_fpath: PathText | None = "RetroAct.csv"
+    annotation_control_fpath: PathText | None = None
+    roi_annotation_fpath: PathText | None = None  # retro_act: record around a character, marked by boxes at the start
     # retro_act: a folder of your own with <id>/rom.<ext>, next to the ROMs that were imported.
-    rom_dpath: str | None = None
-    start_level: int = 0  # coinrun: instance k is level start_level + k
-    distribution_mode: str = "hard"  # coinrun: easy | hard
+    rom_dpath: PathText | None = None
+    start_level: CountOrZero = 0  # coinrun: instance k is level start_level + k
+    distribution_mode: Annotated[str, OneOf("easy", "hard")] = "hard"  # coinrun
     paint_vel_info: bool = False  # coinrun: show the hero's speed as two grey squares in the corner of the image
     agent: AgentConfig = field(default_factory=AgentConfig)
     generator_config: GeneratorConfig = field(default_factory=GeneratorConfig)
@@ -71,9 +87,9 @@ class ConnectorConfig:
 @dataclass
 class DatasetConfig:
     connector: ConnectorConfig = field(default_factory=ConnectorConfig)
-    data_dpath: str = "data_generation/datasets"
-    dname: str = ""  # suffix of the dataset's name
-    seed: int = 0
+    data_dpath: PathText = "data_generation/datasets"
+    dname: FolderName = ""  # suffix of the dataset's name
+    seed: Seed = 0
 
 
 @dataclass

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from data_generation.config import DatasetConfig, GenerateConfig
+from data_generation.config import GenerateConfig
 from data_generation.data.data import Environment
-from data_generation.data.errors import FieldError, under
+from data_generation.data.errors import under
 from data_generation.generator.connector_base import make_connector
 from data_generation.generator.generator import GenerationFailed, Outcome, run
 from data_generation.generator.plan import Plan, make_plan, remove_if_empty
@@ -47,7 +47,6 @@ def generate(cfg: GenerateConfig) -> Generated:
     """
     config = cfg.config
     with under(_CONFIG_KEY):
-        _check(config)
         with under("connector"):
             connector = make_connector(config.connector)
             # A missing agent is reported before anything is written.
@@ -66,16 +65,6 @@ def generate(cfg: GenerateConfig) -> Generated:
         count = f"{len(outcome.failures) + outcome.num_dropped} of {len(plan.missing)} episodes"
         raise GenerationFailed(f"not made: {count}, first {task}: {error}; the same command tries again")
     return generated
-
-
-def _check(config: DatasetConfig) -> None:
-    generator = config.connector.generator_config
-    for name, least in (("n_instances", 1), ("n_sessions", 1), ("n_steps_max", 1), ("n_workers", 0)):
-        value = getattr(generator, name)
-        if value < least:
-            raise FieldError(f"connector.generator_config.{name}", value, f"must be at least {least}")
-    if config.seed < 0:
-        raise FieldError("seed", config.seed, "must be at least 0")
 
 
 def _omit_unplayable(plan: Plan, outcome: Outcome) -> None:

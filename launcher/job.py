@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from data_generation.data.errors import FieldError, UserError, under
+from data_generation.data.fields import check_fields, expand_paths
 from launcher.commands import Command
 from launcher.errors import SUCCESS, exit_code_of
 from launcher.keys import type_words
@@ -32,13 +33,18 @@ def run_job(command: Command, cfg: DictConfig) -> int:
 
 
 def to_dataclasses(cfg: DictConfig) -> Any:
-    """The configuration as an instance of its dataclass, interpolations resolved. Raises UserError."""
+    """The configuration as an instance of its dataclass. Interpolations and home folders are resolved, values checked.
+
+    Raises UserError.
+    """
     try:
         config = OmegaConf.to_object(cfg)
     except OmegaConfBaseException as error:
         raise UserError(omegaconf_line(error)) from error
     assert dataclasses.is_dataclass(config), "the defaults list of the root YAML file starts with the schema"
     _restore_tuples(config)
+    expand_paths(config)
+    check_fields(config)
     return config
 
 
@@ -57,10 +63,7 @@ def _restore_tuples(config: Any) -> None:
 
 
 def _num_processes(config: Any, key: str | None) -> int:
-    count = attrgetter(key)(config) if key else 1
-    if count < 1:
-        raise FieldError(str(key), count, "must be 1 or more")
-    return int(count)
+    return int(attrgetter(key)(config)) if key else 1
 
 
 def _name_run(config: Any, key: str) -> None:

@@ -13,6 +13,8 @@ from functools import cache
 from itertools import takewhile
 from typing import Any
 
+from data_generation.data.fields import OneOf, split_hint, takes_text
+
 _TYPE_WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 # Below this likeness (0 to 1) a suggestion would be noise.
 _MIN_LIKENESS = 0.6
@@ -20,11 +22,23 @@ _MIN_LIKENESS = 0.6
 
 @dataclass(frozen=True)
 class Key:
-    """One key: its dotted name, its type, and the comment at its definition."""
+    """One key: its dotted name, its type with and without rules, and the comment at its definition."""
 
     name: str
     type: Any
-    doc: str
+    annotated: Any
+    comment: str
+
+    @property
+    def doc(self) -> str:
+        """The values that it may have, if they are few, and the comment."""
+        choices = (" | ".join(rule.words) for rule in split_hint(self.annotated)[1] if isinstance(rule, OneOf))
+        return "; ".join(filter(None, (*choices, self.comment)))
+
+    @property
+    def takes_text(self) -> bool:
+        """Whether its values, or the items of its lists and mappings, are texts."""
+        return takes_text(self.annotated)
 
     @property
     def is_group(self) -> bool:
@@ -38,10 +52,12 @@ class Key:
 
 def keys_of(schema: type, prefix: str = "") -> dict[str, Key]:
     """All keys of a dataclass and of the dataclasses in it, by dotted name, in the order of their definition."""
-    hints, docs = typing.get_type_hints(schema), comments_of(schema)
+    annotated, comments = typing.get_type_hints(schema, include_extras=True), comments_of(schema)
+    hints = typing.get_type_hints(schema)
     keys: dict[str, Key] = {}
     for field in dataclasses.fields(schema):
-        key = Key(prefix + field.name, hints[field.name], docs.get(field.name, ""))
+        name = field.name
+        key = Key(prefix + name, hints[name], annotated[name], comments.get(name, ""))
         keys[key.name] = key
         if key.is_group:
             keys |= keys_of(key.type, f"{key.name}.")

@@ -2,21 +2,35 @@
 
 import math
 from dataclasses import dataclass, field
+from typing import Annotated
+
+from data_generation.data.fields import (
+    Count,
+    FractionBelow1,
+    Items,
+    NotNegative,
+    NumFrames,
+    OneOf,
+    Pixels,
+    Positive,
+    Range,
+    Size,
+)
 
 
 @dataclass
 class TransformerConfig:
     """Sizes of one ST-transformer (used by encoder and decoder alike)."""
 
-    dim: int = 512
-    num_blocks: int = 8
-    heads: int = 8
-    dim_head: int = 64
-    ff_mult: float = 4.0
+    dim: Size = 512
+    num_blocks: Size = 8
+    heads: Size = 8
+    dim_head: Size = 64
+    ff_mult: Positive = 4.0
     # The published models take keys and values from the un-normalised input; True is the usual pre-norm form.
     normalize_kv: bool = False
-    # Recompute activations in the backward pass, for less memory: none | selective | full.
-    gradient_checkpointing: str = "none"
+    # Recompute activations in the backward pass, for less memory.
+    gradient_checkpointing: Annotated[str, OneOf("none", "selective", "full")] = "none"
 
     def __post_init__(self) -> None:
         old = {"true": "full", "false": "none"}  # older checkpoints and commands have a truth value
@@ -28,22 +42,24 @@ class TransformerConfig:
 class TokenizerConfig(TransformerConfig):
     """ST-ViViT video tokenizer. Image and patch sizes live here; LAM and dynamics take them from here."""
 
-    image_size: int = 64
-    channels: int = 3
-    patch_size: int = 4
-    temporal_patch_size: int = 1
-    # vq (a learned codebook) | fsq (finite scalar quantisation: a fixed grid)
-    quantizer: str = "vq"
+    image_size: Pixels = 64
+    channels: Size = 3
+    patch_size: Pixels = 4
+    temporal_patch_size: NumFrames = 1
+    # A learned codebook, or finite scalar quantisation: a fixed grid.
+    quantizer: Annotated[str, OneOf("vq", "fsq")] = "vq"
     # fsq only: values per channel. Their product is the codebook's size and their number its width, in place of
     # codebook_size and codebook_dim.
-    fsq_levels: list[int] = field(default_factory=lambda: [8, 5, 5, 5])
-    codebook_size: int = 1024
-    codebook_dim: int = 32
-    commitment_weight: float = 0.25
+    fsq_levels: Annotated[list[Annotated[int, Range(2, 65_536)]], Items(1, 16)] = field(
+        default_factory=lambda: [8, 5, 5, 5]
+    )
+    codebook_size: Annotated[int, Range(2, 2**24)] = 1024
+    codebook_dim: Size = 32
+    commitment_weight: NotNegative = 0.25
     # Codes drawn less often than this share of the mean are moved to badly fitted vectors of the batch; 0 = never.
-    dead_code_threshold: float = 0.0
-    vq_loss_weight: float = 1.0
-    recons_loss_weight: float = 1.0
+    dead_code_threshold: NotNegative = 0.0
+    vq_loss_weight: NotNegative = 1.0
+    recons_loss_weight: NotNegative = 1.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -55,33 +71,33 @@ class TokenizerConfig(TransformerConfig):
 class LamConfig(TransformerConfig):
     """Latent action model: an ST-ViViT with `num_actions` codes, one per frame transition."""
 
-    num_actions: int = 7
-    codebook_dim: int = 32
-    commitment_weight: float = 0.25
-    dead_code_threshold: float = 0.0  # as the tokenizer's
-    vq_loss_weight: float = 1.0
-    reconstruction_weight: float = 1.0
+    num_actions: Size = 7
+    codebook_dim: Size = 32
+    commitment_weight: NotNegative = 0.25
+    dead_code_threshold: NotNegative = 0.0  # as the tokenizer's
+    vq_loss_weight: NotNegative = 1.0
+    reconstruction_weight: NotNegative = 1.0
 
 
 @dataclass
 class DynamicsConfig(TransformerConfig):
     """MaskGIT dynamics over the tokenizer's ids."""
 
-    num_blocks: int = 12
-    max_seq_len: int = 4096
+    num_blocks: Size = 12
+    max_seq_len: Count = 4096
     # Number of actions; None takes it from the dataset's info.
-    action_dim: int | None = None
+    action_dim: Size | None = None
     # Guided (GenieRedux-G) only: a learned D-wide action embedding, or the one-hot action.
     use_action_embeddings: bool = True
     # Add the token's code to its embedding (the paper's token input).
     use_token: bool = True
-    loss: str = "cross_entropy"  # cross_entropy | tdce
-    tdce_weight: float = 1.0
+    loss: Annotated[str, OneOf("cross_entropy", "tdce")] = "cross_entropy"
+    tdce_weight: NotNegative = 1.0
     # Weight of the decoded prediction's pixel error; train.use_decoder_loss=true makes 0 a 1.
-    decoder_loss_weight: float = 0.0
+    decoder_loss_weight: NotNegative = 0.0
     # Mask rate of training inputs, drawn uniformly once a step.
-    min_mask_rate: float = 0.5
-    sample_temperature: float = 1.0
+    min_mask_rate: FractionBelow1 = 0.5
+    sample_temperature: NotNegative = 1.0
     mask_schedule: str = "cosine"  # cosine | uniform | pow<x> | log | exp
 
 

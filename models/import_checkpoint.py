@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from data_generation.data.errors import UNSET, FieldError, under
+from data_generation.data.fields import PathText, Pixels, Seed, Size
 from models.checkpoint import load_model, save_model
 from models.original import OriginalFacts
 
@@ -19,13 +20,13 @@ HUB = "hub:"
 class ImportConfig:
     """Root of the `genie_redux import` command."""
 
-    source: str = ""  # an original .pt file, or hub:<repository>/<file>, which is downloaded
-    target: str = ""  # folder for model-<step>.pt, config.yaml and, for world models, tokenizer.pt
+    source: PathText = ""  # an original .pt file, or hub:<repository>/<file>, which is downloaded
+    target: PathText = ""  # folder for model-<step>.pt, config.yaml and, for world models, tokenizer.pt
     # Tokenizer of a world model, original or not; None = tokenizer.pt next to the source.
-    tokenizer_fpath: str | None = None
-    image_size: int | None = None  # where neither config.yaml nor tensors tell it; else 64
-    action_dim: int | None = None  # number of actions, where neither config.yaml nor tensors tell it
-    seed: int = 0  # of the action embeddings that original guided models lack
+    tokenizer_fpath: PathText | None = None
+    image_size: Pixels | None = None  # where neither config.yaml nor tensors tell it; else 64
+    action_dim: Size | None = None  # number of actions, where neither config.yaml nor tensors tell it
+    seed: Seed = 0  # of the action embeddings that original guided models lack
 
 
 def import_checkpoint(cfg: ImportConfig) -> Path:

@@ -160,7 +160,6 @@ def test_the_package_of_an_environment_is_recorded(monkeypatch: pytest.MonkeyPat
         ([RGB, "CartPole-v1"], {}, r"the environments differ in their number of actions, .*3.*2"),
         (RGB, {"valid_action_combos": ["RIGHT"]}, r"RIGHT is not an action of .*action_0 to action_2; \[\] means all"),
         (RGB, {"n_skip_start_frames": 1}, "n_skip_start_frames=1: must be 0 with gymnasium"),
-        (RGB, {"n_skip_frames": 0}, "n_skip_frames=0: must be at least 1"),
     ],
 )
 def test_mistakes_are_one_line_with_the_key(game: Any, changes: dict[str, Any], message: str) -> None:

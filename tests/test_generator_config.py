@@ -28,14 +28,6 @@ def test_games_without_rom_are_skipped_and_counted(tmp_path: Path, capsys: pytes
         generate(cfg)
 
 
-@pytest.mark.parametrize("key", ["n_instances", "n_sessions", "n_steps_max"])
-def test_bad_numbers_are_refused(tmp_path: Path, key: str) -> None:
-    cfg = retro_config(tmp_path)
-    setattr(cfg.config.connector.generator_config, key, 0)
-    with pytest.raises(ValueError, match=f"generator_config.{key}=0: must be at least 1"):
-        generate(cfg)
-
-
 def test_missing_agent_is_told_before_anything_is_written(tmp_path: Path) -> None:
     cfg = retro_config(tmp_path)
     cfg.config.connector.agent = AgentConfig(policy="no_such_package.agent:Agent")

@@ -15,6 +15,7 @@ ROOT_DPATH = Path(__file__).parent.parent
 # Module prefix → (layer, unit). The longest prefix counts; `*.config` modules are a unit of layer 0 of their own.
 LAYERS = {
     "data_generation.data.errors": (-1, "foundation"),
+    "data_generation.data.fields": (-1, "foundation"),
     "data_generation.data.files": (-1, "foundation"),
     "data_generation.data": (0, "format"),
     "models.components": (0, "components"),

@@ -121,9 +121,7 @@ def test_a_checkpoint_of_another_kind_is_one_line(root):
         ("dataset_name", "", "train.dataset_name: is not set.*toy_v0.0.0"),
         ("dataset_name", "none_v0", "run 'python run.py generate"),
         ("batch_size", 1000, "lower train.batch_size"),
-        ("batch_size", 0, "train.batch_size=0"),
         ("num_frames", 1000, "num_frames=1000"),
-        ("wandb_mode", "on", "train.wandb_mode=on"),
     ],
 )
 def test_wrong_settings_are_one_line_with_a_remedy(root, key, value, message):
@@ -139,8 +137,6 @@ def test_devices_that_are_not_there_are_one_line():
         with pytest.raises(ValueError, match=f"device={name}"):
             choose_device(name)
     assert choose_precision("fp32", torch.device("cpu")) is None
-    with pytest.raises(ValueError, match="precision=half"):
-        choose_precision("half", torch.device("cpu"))
 
 
 def test_wandb_auto_is_off_without_a_login_and_says_so(root, monkeypatch, caplog, tmp_path):

@@ -2,8 +2,25 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from data_generation.data.fields import (
+    Count,
+    CountOrZero,
+    FolderName,
+    Fraction,
+    FractionBelow1,
+    NotNegative,
+    NumFrames,
+    NumProcesses,
+    NumSteps,
+    NumWorkers,
+    OneOf,
+    PathText,
+    Positive,
+    Range,
+    Seed,
+)
 from models.config import ModelConfig, SampleSettings
 
 
@@ -11,92 +28,93 @@ from models.config import ModelConfig, SampleSettings
 class DataConfig:
     """How episodes are read."""
 
-    on_bad_episode: str = "error"  # error | skip
-    seq_step: int = 1  # training: frames between the starts of two clips
+    on_bad_episode: Annotated[str, OneOf("error", "skip")] = "error"
+    seq_step: Count = 1  # training: frames between the starts of two clips
 
 
 @dataclass
 class TrainConfig:
-    dataset_root_dpath: str = "data_generation/datasets"
+    dataset_root_dpath: PathText = "data_generation/datasets"
     dataset_name: str = ""
-    num_processes: int = 1
-    batch_size: int = 4  # clips per process and micro-step
-    grad_accum: int = 1
-    num_train_steps: int = 150_000
-    num_frames: int = 16
-    sample_num_frames: int = 10  # frames predicted in the sample GIFs of world models
-    validate_every: int = 1000  # also at the end; 0 = never
-    save_model_every: int = 1000
-    log_every: int = 50
-    resume_ckpt: str = "no"  # no | latest | a step | a checkpoint's path
-    save_root_dpath: str = "./checkpoints"
-    keep_checkpoints: int = 0  # newest checkpoints to keep; 0 = all
+    num_processes: NumProcesses = 1
+    batch_size: Count = 4  # clips per process and micro-step
+    grad_accum: Count = 1
+    num_train_steps: NumSteps = 150_000
+    num_frames: NumFrames = 16
+    sample_num_frames: NumFrames = 10  # frames predicted in the sample GIFs of world models
+    validate_every: CountOrZero = 1000  # also at the end; 0 = never
+    save_model_every: CountOrZero = 1000
+    log_every: Count = 50
+    resume_ckpt: PathText = "no"  # no | latest | a step | a checkpoint's path
+    save_root_dpath: PathText = "./checkpoints"
+    keep_checkpoints: CountOrZero = 0  # newest checkpoints to keep; 0 = all
     enable_cache: bool = False  # world models: token ids of clips are kept on disk, not computed every time
-    cache_dpath: str | None = None  # where; any number of runs may share it; None = <save_root_dpath>/token_ids
-    cache_max_gb: float = 50.0  # of all files in that folder together; 0 = no limit
-    n_data_workers: int = 0
-    n_envs: int = 0  # 0 = all
-    max_valid_size: int = 0  # validation clips for the loss; 0 = all
-    n_total_samples: int = 64  # validation clips that are reconstructed or continued (PSNR, SSIM, FID); 0 = all
+    cache_dpath: PathText | None = None  # where; any number of runs may share it; None = <save_root_dpath>/token_ids
+    cache_max_gb: NotNegative = 50.0  # of all files in that folder together; 0 = no limit
+    n_data_workers: NumWorkers = 0
+    n_envs: CountOrZero = 0  # 0 = all
+    max_valid_size: CountOrZero = 0  # validation clips for the loss; 0 = all
+    n_total_samples: CountOrZero = 64  # validation clips that are reconstructed or continued (PSNR, SSIM, FID); 0 = all
     fine_tune: bool = False  # only from trained weights (model_fpath): refuse to start from nothing
     use_decoder_loss: bool = False
     train_decoder_only: bool = False  # tokenizer only: learn to draw better what the codes say, token ids stay
-    fid_num_samples: int = 0  # of them, clips for FID; 0 = no FID
-    wandb_mode: str = "auto"  # auto | online | offline | disabled
+    fid_num_samples: CountOrZero = 0  # of them, clips for FID; 0 = no FID
+    wandb_mode: Annotated[str, OneOf("auto", "online", "offline", "disabled")] = "auto"
     wandb_project: str = "genie_redux"
-    wandb_name: str | None = None  # also the run's folder name; None = the preset's name
-    wandb_dpath: str | None = None
+    wandb_name: FolderName | None = None  # also the run's folder name; None = the preset's name
+    wandb_dpath: PathText | None = None
 
 
 @dataclass
 class OptimizerConfig:
-    learning_rate: float = 1e-4
-    betas: tuple[float, float] = (0.9, 0.99)
-    weight_decay: float = 1e-4  # none on vectors
-    max_grad_norm: float = 10.0
-    linear_warmup_start_factor: float = 0.5
-    linear_warmup_total_iters: int = 5000
-    cosine_annealing_t_max: int = 100_000
-    cosine_annealing_min_lr: float = 5e-5
+    learning_rate: Positive = 1e-4
+    betas: tuple[FractionBelow1, FractionBelow1] = (0.9, 0.99)
+    weight_decay: NotNegative = 1e-4  # none on vectors
+    max_grad_norm: Positive = 10.0
+    linear_warmup_start_factor: Fraction = 0.5
+    linear_warmup_total_iters: CountOrZero = 5000
+    cosine_annealing_t_max: CountOrZero = 100_000
+    cosine_annealing_min_lr: NotNegative = 5e-5
 
 
 @dataclass
 class EvalConfig:
-    dataset_root_dpath: str = "data_generation/datasets"
+    dataset_root_dpath: PathText = "data_generation/datasets"
     dataset_name: str = ""
-    split: str = "all"  # train | validation | test | all
-    model_fpath: str | None = None
-    action_to_take: int = -1  # -1 = replicate the recorded actions, k = take action k in every step
-    inference_method: str = SampleSettings.method  # one_go | autoregressive
-    inference_steps: int = SampleSettings.inference_steps  # MaskGIT rounds; of validation in training too
-    num_frames: int = 16
-    sample_num_frames: int = 10
-    num_first_frames: int = 2  # prime frames; of validation in training too
-    dream_length: int = SampleSettings.dream_length  # autoregressive: frames drawn at a time
-    delta_psnr_horizon: int = 4
-    seq_step: int = 16
+    split: Annotated[str, OneOf("train", "validation", "test", "all")] = "all"
+    model_fpath: PathText | None = None
+    # -1 = replicate the recorded actions, k = take action k in every step
+    action_to_take: Annotated[int, Range(-1, 65_535)] = -1
+    inference_method: Annotated[str, OneOf("one_go", "autoregressive")] = SampleSettings.method
+    inference_steps: Count = SampleSettings.inference_steps  # MaskGIT rounds; of validation in training too
+    num_frames: NumFrames = 16
+    sample_num_frames: NumFrames = 10
+    num_first_frames: NumFrames = 2  # prime frames; of validation in training too
+    dream_length: NumFrames = SampleSettings.dream_length  # autoregressive: frames drawn at a time
+    delta_psnr_horizon: NumFrames = 4
+    seq_step: Count = 16
     eval_control: bool = True  # also measure controllability (delta PSNR)
     enable_cache: bool = False  # no effect: an evaluation encodes each clip once
-    n_total_samples: int = 0  # clips to evaluate; 0 = all
-    n_gifs: int = 8
-    save_root_dpath: str = "./outputs/evaluation/"
-    batch_size: int = 4
-    n_data_workers: int = 0
-    num_processes: int = 1
+    n_total_samples: CountOrZero = 0  # clips to evaluate; 0 = all
+    n_gifs: CountOrZero = 8
+    save_root_dpath: PathText = "./outputs/evaluation/"
+    batch_size: Count = 4
+    n_data_workers: NumWorkers = 0
+    num_processes: NumProcesses = 1
     # A file; None = torch's hub cache, downloaded if need be; "none" = no FID. Of validation in training too.
-    fid_weights: str | None = None
+    fid_weights: PathText | None = None
 
 
 @dataclass
 class GenieReduxConfig(ModelConfig):
     """Root of the `genie_redux` command."""
 
-    tokenizer_fpath: str | None = None
-    lam_fpath: str | None = None  # genie_redux only: start with this LAM, of config=lam or of another genie_redux
-    model_fpath: str | None = None
-    seed: int = 0
+    tokenizer_fpath: PathText | None = None
+    lam_fpath: PathText | None = None  # genie_redux only: start with this LAM, of config=lam or of another genie_redux
+    model_fpath: PathText | None = None
+    seed: Seed = 0
     device: str = "auto"  # auto | cpu | cuda | cuda:k | mps
-    precision: str = "auto"  # auto | fp32 | bf16
+    precision: Annotated[str, OneOf("auto", "fp32", "bf16")] = "auto"
     compile: bool = False
     data: DataConfig = field(default_factory=DataConfig)
     train: TrainConfig = field(default_factory=TrainConfig)

@@ -42,8 +42,6 @@ def train(cfg: GenieReduxConfig) -> Path:
     Runs in every process of a launcher alike, or alone. User errors are UserError in one line; a stop by signal is
     SystemExit after saving.
     """
-    with under("train"):
-        check_train_config(cfg.train)
     runtime = make_runtime(cfg.device, cfg.precision, cfg.train.grad_accum)
     folder = RunFolder(run_dpath(cfg))
     with under("train", model_fpath="model_fpath"):
@@ -124,15 +122,6 @@ def _wandb_settings(train: TrainConfig) -> WandbSettings:
 def run_dpath(cfg: GenieReduxConfig) -> Path:
     """Folder of a training run: `<save_root_dpath>/<model>/<wandb_name>`."""
     return Path(cfg.train.save_root_dpath) / cfg.model / (cfg.train.wandb_name or cfg.model)
-
-
-def check_train_config(train: TrainConfig) -> None:
-    """FieldError for numbers that cannot work."""
-    for name in ("batch_size", "grad_accum", "num_train_steps", "num_frames", "log_every"):
-        if (value := getattr(train, name)) < 1:
-            raise FieldError(name, value, "must be at least 1")
-    if train.cache_max_gb < 0:
-        raise FieldError("cache_max_gb", train.cache_max_gb, "must not be negative", "use 0 for no limit")
 
 
 # ---- the run's parts ------------------------------------------------------------------------------------------------

@@ -78,8 +78,6 @@ def choose_precision(precision: str, device: torch.device) -> torch.dtype | None
         return None
     if precision == "bf16":
         return torch.bfloat16
-    if precision != "auto":
-        raise FieldError("precision", precision, "unknown", "use auto, fp32 or bf16")
     return torch.bfloat16 if bf16_pays(device) else None
 
 

@@ -18,8 +18,6 @@ from data_generation.data.files import write_atomically
 
 logger = logging.getLogger(__name__)
 
-_WANDB_MODES = ("auto", "online", "offline", "disabled")
-
 
 class MetricsFile:
     """One JSON object per line: step, split, time (seconds since the epoch) and the values by name."""
@@ -70,8 +68,6 @@ class MetricsLogger:
     def __init__(
         self, folder: Path, config: WandbSettings, run_config: dict[str, Any], resume_step: int, is_main: bool
     ):
-        if config.mode not in _WANDB_MODES:
-            raise FieldError("mode", config.mode, "is unknown", f"use one of {', '.join(_WANDB_MODES)}")
         self.file = MetricsFile(folder / "metrics.jsonl", resume_step) if is_main else None
         self._wandb = _start_wandb(folder, config, run_config) if is_main else None
 

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from auto_explore.src.models.actor_critic import ActorCritic, PolicyOutput, State
-from data_generation.data.errors import FieldError
 from data_generation.generator.connector_base import EnvironmentSpec
 from data_generation.generator.policy import PolicyContext
 from models.checkpoint import read_file, write_file
@@ -115,8 +114,6 @@ class AutoExplorePolicy:
     def from_context(cls, context: PolicyContext) -> Self:
         """Loads `agent.checkpoint_fpath`. FieldError if it was trained on other actions or frames."""
         assert context.agent.checkpoint_fpath is not None
-        if context.agent.temperature <= 0:
-            raise FieldError("agent.temperature", context.agent.temperature, "must be positive")
         path = Path(context.agent.checkpoint_fpath)
         network, info = agent_of(read_agent(path))
         context.spec.check_agent(info.spec, path)

@@ -150,9 +150,6 @@ def make_connector(config: ConnectorConfig) -> Connector:
 
 
 def _check_common_keys(config: ConnectorConfig, skips_start_frames: bool) -> None:
-    for name, least in (("n_skip_frames", 1), ("n_skip_start_frames", 0), ("limit_games", 0)):
-        if getattr(config, name) < least:
-            raise FieldError(name, getattr(config, name), f"must be at least {least}")
     if config.n_skip_start_frames and not skips_start_frames:
         raise FieldError("n_skip_start_frames", config.n_skip_start_frames, f"must be 0 with {config.name}")
     if config.roi_annotation_fpath is not None and config.name != "retro_act":
@@ -161,10 +158,9 @@ def _check_common_keys(config: ConnectorConfig, skips_start_frames: bool) -> Non
 
 
 def _image_size(value: Any) -> tuple[int, int]:
-    sizes = list(value) if isinstance(value, list | tuple) else [value, value]
-    if len(sizes) != 2 or not all(isinstance(size, int) and size > 0 for size in sizes):
-        raise FieldError("image_size", value, "expected a number of pixels, or [height, width]")
-    return sizes[0], sizes[1]
+    """(height, width) of the key's value."""
+    height, width = value if isinstance(value, list | tuple) else (value, value)
+    return height, width
 
 
 @cache

@@ -12,7 +12,6 @@ from data_generation.generator.connector_base import Connector, Selection
 from data_generation.generator.image_env import ImageEnv
 
 GAME = "coinrun"
-DISTRIBUTION_MODES = ("easy", "hard")
 # The actions of the presets.
 ACTIONS = ("NOOP", "RIGHT", "LEFT", "ACTION_JUMP", "RIGHT+ACTION_JUMP", "LEFT+ACTION_JUMP", "DOWN")
 # Pixels of Procgen's observations, and of its images for people.
@@ -42,11 +41,8 @@ class CoinRunConnector(Connector):
 
     def __init__(self, config: ConnectorConfig):
         super().__init__(config)
-        if config.distribution_mode not in DISTRIBUTION_MODES:
-            one_of = " or ".join(DISTRIBUTION_MODES)
-            raise FieldError("distribution_mode", config.distribution_mode, f"expected {one_of}")
         last_level = config.start_level + config.generator_config.n_instances - 1
-        if config.start_level < 0 or last_level >= MAX_LEVEL:
+        if last_level >= MAX_LEVEL:
             raise FieldError("start_level", config.start_level, f"levels are 0 to {MAX_LEVEL - 1}")
         if config.game not in ("all", GAME, [GAME]):
             raise FieldError("game", config.game, "the connector coinrun has one game", "leave the key out")

@@ -87,8 +87,6 @@ class StickyRandomPolicy:
     """The last action again with probability `repeat_probability`, else a uniformly random one."""
 
     def __init__(self, num_actions: int, repeat_probability: float):
-        if not 0 <= repeat_probability < 1:
-            raise FieldError("agent.repeat_probability", repeat_probability, "must be in [0, 1)")
         self.num_actions = num_actions
         self.parameters: dict[str, Any] = {"repeat_probability": repeat_probability}
 
@@ -141,8 +139,6 @@ class EpsilonPolicy:
     """
 
     def __init__(self, policy: Policy, num_actions: int, gamma: float):
-        if not 0 <= gamma <= 1:
-            raise FieldError("agent.gamma", gamma, "must be in [0, 1]")
         self.policy = policy
         self.num_actions = num_actions
         self.gamma = gamma

@@ -80,23 +80,22 @@ class NatureEncoder(nn.Sequential):
 ENCODERS: dict[str, type[nn.Module]] = {"conv": ConvEncoder, "impala": ImpalaEncoder, "nature": NatureEncoder}
 
 
-def check_encoder(encoder: str) -> None:
-    """FieldError for an unknown encoder."""
-    if encoder not in ENCODERS:
-        raise FieldError("encoder", encoder, "unknown", f"use one of {', '.join(sorted(ENCODERS))}")
-
-
 class ActorCritic(nn.Module):
     """Frames to action logits and values, through an encoder and an LSTM."""
 
     def __init__(self, num_actions: int, frame_shape: tuple[int, int, int], encoder: str = "conv"):
         """`frame_shape` is (C, H, W). FieldError for an unknown encoder."""
         super().__init__()
-        check_encoder(encoder)
+        if encoder not in ENCODERS:
+            raise FieldError("encoder", encoder, "unknown", f"use one of {', '.join(sorted(ENCODERS))}")
         self.num_actions = num_actions
         self.encoder = ENCODERS[encoder](frame_shape[0])
-        with torch.no_grad():
-            num_features = self.encoder(torch.zeros(1, *frame_shape)).shape[1]
+        try:
+            with torch.no_grad():
+                num_features = self.encoder(torch.zeros(1, *frame_shape)).shape[1]
+        except RuntimeError as error:
+            size = "x".join(map(str, frame_shape[1:]))
+            raise FieldError("encoder", encoder, f"frames of {size} pixels are too small for it") from error
         self.lstm = nn.LSTM(num_features, HIDDEN)
         self.to_logits = nn.Linear(HIDDEN, num_actions)
         self.to_value = nn.Linear(HIDDEN, 1)
