@@ -8,6 +8,7 @@ from launcher.commands import Command
 # Old name of a key → its name now.
 RENAMED_KEYS = {
     "eval.model_path": "eval.model_fpath",
+    "recorded_around": "roi_table",
     "training.actor_critic.start_after": "training.actor_critic.start_after_epochs",
     "collection.train.config.episilon": "collection.train.config.epsilon",
     "collection.test.config.episilon": "collection.test.config.epsilon",

@@ -56,7 +56,7 @@ class Node:
     actions: tuple[int, ...]
 
 
-class Game:
+class FreeGame:
     """The emulator, driven by held actions. One can be open in a process."""
 
     def __init__(self, state: str | stable_retro.State = stable_retro.State.DEFAULT):
@@ -110,7 +110,7 @@ MAX_FLIGHT = 16  # actions after which a fall is given up
 IN_AIR, CLIMBING = 1, 2
 
 
-def _follow(game: Game, macro: tuple[int, ...]) -> tuple[list[int], bool]:
+def _follow(game: FreeGame, macro: tuple[int, ...]) -> tuple[list[int], bool]:
     """Play a macro, and hold its last action until the hero has landed or left the ladder; the actions and the end."""
     actions: list[int] = []
     while len(actions) < len(macro) + MAX_FLIGHT:
@@ -125,7 +125,7 @@ def _follow(game: Game, macro: tuple[int, ...]) -> tuple[list[int], bool]:
     return actions, False
 
 
-def solve(game: Game, seed: int, max_actions: int = 1200, max_trials: int = 30000) -> list[int] | None:
+def solve(game: FreeGame, seed: int, max_actions: int = 1200, max_trials: int = 30000) -> list[int] | None:
     """Actions that lead from the start of a seed's level to its goal, or None.
 
     A best-first search over saved states: of the cells (place, speed) that were reached, the one furthest to the right
@@ -154,7 +154,7 @@ def solve(game: Game, seed: int, max_actions: int = 1200, max_trials: int = 3000
     return None
 
 
-def replay(game: Game, seed: int, actions: list[int]) -> bool:
+def replay(game: FreeGame, seed: int, actions: list[int]) -> bool:
     """Whether the actions lead from the start of a seed's level to its goal."""
     game.start(seed)
     for action in actions:
