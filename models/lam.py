@@ -19,8 +19,10 @@ from models.config import LamConfig, TokenizerConfig
 
 @dataclass
 class LatentActions:
-    """Quantised actions of T - 1 transitions (output (B, T-1, D), ids (B, T-1), loss), and what decoding needs:
-    the patch embeddings of frames 0..T-2 (B, T-1, h, w, D) and the spatial bias."""
+    """Quantised actions of T - 1 transitions (output (B, T-1, D), ids (B, T-1), loss), and what decoding needs.
+
+    Decoding needs the patch embeddings of frames 0..T-2 (B, T-1, h, w, D) and the spatial bias.
+    """
 
     quantized: Quantized
     patches: Tensor

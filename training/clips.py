@@ -48,8 +48,10 @@ class FrameSource:
 
 
 class TrainingBatches:
-    """Shuffled batches without end. `samples`, consumed by all processes since training began, is the state:
-    set it before iterating to resume."""
+    """Shuffled batches without end.
+
+    `samples`, consumed by all processes since training began, is the state: set it before iterating to resume.
+    """
 
     def __init__(self, source: ClipSource, config: TrainConfig, seed: int, runtime: Runtime):
         self._source, self._config, self._seed, self._runtime = source, config, seed, runtime

@@ -44,8 +44,11 @@ def _average_pool() -> nn.Module:
 
 
 class _Block(nn.Module):
-    """Branches side by side, joined along the channels. A branch is a chain of names of children or tuples of such
-    names, whose outputs are joined; `pool` starts the last branch."""
+    """Parallel branches, joined along the channels.
+
+    A branch is a chain of names of children or tuples of such names, whose outputs are joined; `pool` starts the last
+    branch.
+    """
 
     def __init__(self, pool: nn.Module, branches: list[list[str | tuple[str, ...]]], layers: dict[str, _Conv]):
         super().__init__()

@@ -23,8 +23,10 @@ class PEG(nn.Module):
         self.bias = nn.Parameter(reference.bias.detach().clone())  # type: ignore[union-attr]
 
     def forward(self, x: Tensor, past: Tensor | None = None) -> Tensor:
-        """Convolve frames x (B, T, h, w, D) -> (B, T, h, w, D); `past` holds the two frames before (B, 2, h, w, D),
-        else zeros."""
+        """Convolve frames x (B, T, h, w, D) -> (B, T, h, w, D).
+
+        `past` (B, 2, h, w, D): the two frames before, None = zeros.
+        """
         batch = x.shape[0]
         if past is not None:
             x = torch.cat([past.to(x.dtype), x], dim=1)
@@ -91,8 +93,10 @@ def alibi_slopes(heads: int) -> tuple[float, ...]:
 
 
 def causal_alibi(heads: int, num_queries: int, num_keys: int, device: torch.device) -> Tensor:
-    """Additive mask (heads, num_queries, num_keys) of the last `num_queries` of `num_keys` time steps: -slope |i -
-    j|, -inf ahead."""
+    """Additive mask (heads, num_queries, num_keys) of the last `num_queries` of `num_keys` time steps.
+
+    -slope |i - j| for the past, -inf for the future.
+    """
     slopes = torch.tensor(alibi_slopes(heads), device=device)
     query = torch.arange(num_keys - num_queries, num_keys, device=device)
     distance = query[:, None] - torch.arange(num_keys, device=device)[None, :]

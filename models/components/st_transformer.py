@@ -31,8 +31,10 @@ class FeedForward(nn.Module):
 
 @dataclass
 class LayerCache:
-    """What later frames need of the frames before, for one layer: the PEG's last two inputs (B, 2, h, w, D), and for
-    temporal attention keys and values (B, hw, heads, t, dim_head)."""
+    """What later frames need of the frames before, for one layer.
+
+    The PEG's last two inputs (B, 2, h, w, D) and, for temporal attention, keys and values (B, hw, heads, t, dim_head).
+    """
 
     peg: Tensor
     keys: Tensor | None = None
