@@ -6,22 +6,20 @@ strides are those of (B, T, H, W, C). Turning them into patches is faster from t
 """
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+import math
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Self
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, get_worker_info
 
+from data.loader import Batch, BatchDataset, ClipLoader, iterate_epochs, make_loader
 from data.sampler import ClipSampler
 from data_generation.data.data import (
     BadEpisodeError,
     Environment,
     EpisodeError,
-    OpenEpisodes,
     list_environments,
     split_episodes,
 )
@@ -30,55 +28,6 @@ from data_generation.data.errors import FieldError, UserError
 __all__ = ["Batch", "BatchDataset", "ClipDataset", "ClipLoader", "ClipSampler", "iterate_epochs", "make_loader"]
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass
-class Batch:
-    """Clips: frames (B, T, C, H, W) uint8, actions (B, T-1) int64 between them."""
-
-    frames: Tensor
-    actions: Tensor
-
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> Self:
-        """The batch on `device`."""
-        return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
-
-    def pin_memory(self) -> Self:
-        """The batch in page-locked memory."""
-        return self._map(Tensor.pin_memory)
-
-    def _map(self, function: Callable[[Tensor], Tensor]) -> Self:
-        tensors = {name: function(value) for name, value in vars(self).items() if isinstance(value, Tensor)}
-        return replace(self, **tensors)
-
-    def __len__(self) -> int:
-        return len(self.actions)
-
-
-class BatchDataset(Dataset[Any]):
-    """What a `ClipLoader` takes: a dataset that gives whole batches of its clips."""
-
-    clips_per_env: list[int]
-
-    def __len__(self) -> int:
-        return sum(self.clips_per_env)
-
-    def __getitems__(self, indices: list[int]) -> Any:
-        """The batch of these clips (what DataLoader asks for).
-
-        In a worker, a damaged file's error is the result, which `ClipLoader` raises: torch would add the worker's
-        traceback to an exception.
-        """
-        try:
-            return self.read(indices)
-        except EpisodeError as error:
-            if get_worker_info() is None:
-                raise
-            return error
-
-    def read(self, indices: list[int]) -> Any:
-        """The batch of these clips."""
-        raise NotImplementedError
 
 
 class ClipDataset(BatchDataset):
@@ -109,9 +58,8 @@ class ClipDataset(BatchDataset):
                 raise FieldError(name, value, "must be at least 1")
         self.dataset_dpath, self.split = Path(dataset_dpath), split
         self.num_frames, self.seq_step, self._skip = num_frames, seq_step, on_bad_episode == "skip"
-        files = OpenEpisodes()
         paths = list_environments(self.dataset_dpath)
-        opened = [Environment(path, on_bad_episode, files) for path in paths[: n_envs or None]]
+        opened = [Environment(path, on_bad_episode) for path in paths[: n_envs or None]]
         _check_agreement(opened)
         episodes = [split_episodes(environment, split) for environment in opened]
         counts = [
@@ -124,10 +72,25 @@ class ClipDataset(BatchDataset):
         if len(kept) < len(opened):
             left_out = [opened[i].name for i in range(len(opened)) if i not in kept]
             logger.warning("no '%s' clips in %d of %d environments: %s", split, len(left_out), len(opened), left_out)
+        self._announce_short(opened, episodes, counts)
         self._environments = [opened[i] for i in kept]
         self.clips_per_env = [int(counts[i].sum()) for i in kept]
         self._index_episodes([episodes[i] for i in kept], [counts[i] for i in kept])
+        self.clip_bytes = num_frames * math.prod(self.frame_shape)
         self._warned: set[Path] = set()
+
+    def _announce_short(
+        self, environments: list[Environment], episodes: list[np.ndarray], counts: list[np.ndarray]
+    ) -> None:
+        """Say how much of the split is not used because its episodes are shorter than a clip."""
+        lengths = np.concatenate([env.num_frames[chosen] for env, chosen in zip(environments, episodes, strict=True)])
+        short = np.concatenate(counts) == 0
+        if short.any():
+            share = lengths[short].sum() / lengths.sum()
+            logger.warning(
+                "%d of %d '%s' episodes (%.1f %% of the frames) are shorter than num_frames=%d and give no clip",
+                short.sum(), len(short), self.split, 100 * share, self.num_frames,
+            )  # fmt: skip
 
     def _index_episodes(self, episodes: list[np.ndarray], counts: list[np.ndarray]) -> None:
         """Number the episodes of all environments: rows, with their clips in order."""
@@ -251,58 +214,10 @@ def _no_clips(
         needed = {"train": 1, "validation": 2, "test": 3, "all": 1}[split]
         have = f"split '{split}' of dataset '{dataset_dpath}' is empty: it needs {needed} sessions and has {sessions}"
         return UserError(f"{have}; generate more with config.connector.generator_config.n_sessions={max(needed, 3)}")
-    longest = max(int(environment.num_frames.max(initial=0)) for environment in environments)
+    longest = max(
+        int(environment.num_frames[chosen].max(initial=0))
+        for environment, chosen in zip(environments, episodes, strict=True)
+    )
     problem = f"split '{split}' of dataset '{dataset_dpath}' has no clip of this length, its longest episode has"
     remedy = "lower {num_frames} or generate longer episodes"
     return FieldError("num_frames", num_frames, f"{problem} {longest} frames", remedy)
-
-
-class ClipLoader(DataLoader):
-    """A DataLoader of a dataset's batches whose errors about damaged files are one line, with workers too."""
-
-    def __init__(self, dataset: BatchDataset, **options: Any) -> None:
-        super().__init__(dataset, collate_fn=_as_is, **options)
-
-    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
-        for batch in super().__iter__():
-            if isinstance(batch, EpisodeError):
-                raise batch
-            yield batch
-
-
-def _as_is(batch: Any) -> Any:
-    """The dataset gives whole batches: nothing is left to collate."""
-    return batch
-
-
-def make_loader(
-    dataset: BatchDataset,
-    batch_size: int,
-    seed: int = 0,
-    n_workers: int = 0,
-    rank: int = 0,
-    world_size: int = 1,
-    start_sample: int = 0,
-    pin_memory: bool = False,
-) -> ClipLoader:
-    """A loader of shuffled batches, in the order of `ClipSampler`.
-
-    It shards by rank, so Accelerate must not prepare it. `start_sample`: samples that all ranks together have consumed
-    since training began.
-    """
-    return ClipLoader(
-        dataset,
-        batch_sampler=ClipSampler(dataset.clips_per_env, batch_size, seed, rank, world_size, start_sample),
-        num_workers=n_workers,
-        pin_memory=pin_memory,
-        persistent_workers=n_workers > 0,
-    )
-
-
-def iterate_epochs(loader: ClipLoader) -> Iterator[Any]:
-    """Batches without end, epoch after epoch, from the loader's `start_sample` on."""
-    sampler = loader.batch_sampler
-    assert isinstance(sampler, ClipSampler)
-    while True:
-        yield from loader
-        sampler.set_epoch(sampler.epoch + 1)

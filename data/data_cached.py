@@ -13,6 +13,7 @@ system calls, and would end the process with SIGBUS on a full disk.)
 
 import hashlib
 import logging
+import math
 import os
 from contextlib import suppress
 from dataclasses import dataclass
@@ -23,7 +24,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data.data import Batch, BatchDataset, ClipDataset, frames_first
+from data.data import ClipDataset, frames_first
+from data.loader import Batch, BatchDataset
 
 logger = logging.getLogger(__name__)
 
@@ -132,6 +134,8 @@ class CachedClipDataset(BatchDataset):
         """`grid`: (h, w) tokens of a frame."""
         self.clips, self.clips_per_env = clips, clips.clips_per_env
         self._store, self._shape, self._all_frames = store, (clips.num_frames, *grid), all_frames
+        ids_bytes = 8 * math.prod(self._shape)
+        self.clip_bytes = ids_bytes + (clips.clip_bytes if all_frames else 0)
         self._fingerprints: dict[int, str] = {}
 
     def read(self, indices: list[int]) -> CachedBatch:

@@ -137,7 +137,7 @@ def test_latent_action_models_replicate_with_inferred_actions_not_with_recorded_
     model = load_model(Path(cfg.eval.model_fpath)).model
     dataset = open_clips(cfg.eval, ClipChoice("all", 6, 6), "error")
     indices = [int(i) for i in np.linspace(0, len(dataset), 5, endpoint=False).astype(int)]
-    clips = next(read_clips(dataset, indices, 5, 0, torch.device("cpu")))
+    clips = next(read_clips(dataset, indices, replace(cfg.eval, batch_size=5), torch.device("cpu")))
     given = calls[0][0]
     assert torch.equal(given, model.infer_actions(clips.video))
     assert not torch.equal(given, clips.actions)

@@ -7,9 +7,10 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from data.data import Batch, BatchDataset, ClipDataset, ClipLoader, iterate_epochs, make_loader
+from data.data import ClipDataset
+from data.loader import Batch, BatchDataset, ClipLoader, iterate_epochs, make_loader
 from data_generation.data.errors import under
-from training.config import TrainConfig
+from training.config import EvalConfig, TrainConfig
 from training.runtime import Runtime
 
 
@@ -67,6 +68,7 @@ class TrainingBatches:
                 batch_size=self._config.batch_size,
                 seed=self._seed,
                 n_workers=self._config.n_data_workers,
+                worker_seconds=self._config.data_worker_seconds,
                 rank=accelerator.process_index,
                 world_size=accelerator.num_processes,
                 start_sample=self.samples,
@@ -87,26 +89,27 @@ class Clips:
 
 
 def read_clips(
-    dataset: ClipDataset, indices: list[int], batch_size: int, n_workers: int, device: torch.device
+    dataset: ClipDataset, indices: list[int], config: TrainConfig | EvalConfig, device: torch.device
 ) -> Iterator[Clips]:
-    """The dataset's clips `indices` in this order, in batches."""
-    for chunk, batch in _read(dataset, indices, batch_size, n_workers):
+    """The dataset's clips `indices` in this order, in batches, loaded as the config says."""
+    for chunk, batch in _read(dataset, indices, config):
         batch = batch.to(device)
         yield Clips(chunk, frames_to_float(batch.frames), batch.actions)
 
 
 def read_inputs(
-    source: ClipSource, indices: list[int], batch_size: int, n_workers: int
+    source: ClipSource, indices: list[int], config: TrainConfig | EvalConfig
 ) -> Iterator[tuple[list[int], Inputs]]:
     """As `read_clips`, for a loss: the clips' indices and the inputs made of them."""
-    for chunk, batch in _read(source.clips, indices, batch_size, n_workers):
+    for chunk, batch in _read(source.clips, indices, config):
         yield chunk, source.inputs(batch)
 
 
-def _read(clips: BatchDataset, indices: list[int], batch_size: int, n_workers: int) -> Iterator[tuple[list[int], Any]]:
-    batches = [indices[start : start + batch_size] for start in range(0, len(indices), batch_size)]
-    loader = ClipLoader(clips, batch_sampler=batches, num_workers=n_workers)
-    with under("data"):
+def _read(clips: BatchDataset, indices: list[int], config: TrainConfig | EvalConfig) -> Iterator[tuple[list[int], Any]]:
+    batches = [indices[start : start + config.batch_size] for start in range(0, len(indices), config.batch_size)]
+    section = "train" if isinstance(config, TrainConfig) else "eval"
+    with under(section, on_bad_episode="data.on_bad_episode"):
+        loader = ClipLoader(clips, batches, config.n_data_workers, config.data_worker_seconds)
         yield from zip(batches, loader, strict=True)
 
 

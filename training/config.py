@@ -51,7 +51,8 @@ class TrainConfig:
     enable_cache: bool = False  # world models: token ids of clips are kept on disk, not computed every time
     cache_dpath: PathText | None = None  # where; any number of runs may share it; None = <save_root_dpath>/token_ids
     cache_max_gb: NotNegative = 50.0  # of all files in that folder together; 0 = no limit
-    n_data_workers: NumWorkers = 0
+    n_data_workers: NumWorkers = 0  # processes that read clips; 0 = the main process reads
+    data_worker_seconds: Positive = 600.0  # the run ends when they have given no batch for so long
     n_envs: CountOrZero = 0  # 0 = all
     max_valid_size: CountOrZero = 0  # validation clips for the loss; 0 = all
     n_total_samples: CountOrZero = 64  # validation clips that are reconstructed or continued (PSNR, SSIM, FID); 0 = all
@@ -99,7 +100,8 @@ class EvalConfig:
     n_gifs: CountOrZero = 8
     save_root_dpath: PathText = "./outputs/evaluation/"
     batch_size: Count = 4
-    n_data_workers: NumWorkers = 0
+    n_data_workers: NumWorkers = 0  # processes that read clips; 0 = the main process reads
+    data_worker_seconds: Positive = 600.0  # the run ends when they have given no batch for so long
     num_processes: NumProcesses = 1
     # A file; None = torch's hub cache, downloaded if need be; "none" = no FID. Of validation in training too.
     fid_weights: PathText | None = None

@@ -96,7 +96,7 @@ class Evaluation(ABC):
         """Values per clip, (N, ...) by name, of all processes' clips."""
         table, config = SampleTable(), self.config
         own = own_indices(self.clips, self.runtime.accelerator)
-        batches = read_clips(self.dataset, own, config.batch_size, config.n_data_workers, self.runtime.device)
+        batches = read_clips(self.dataset, own, config, self.runtime.device)
         bar = tqdm(total=len(own), unit="clip", desc=self.mode, disable=not self.runtime.is_main)
         with bar, logging_redirect_tqdm():
             for clips in batches:

@@ -66,7 +66,7 @@ class Validator:
         table = SampleTable()
         config = self._config.train
         own = own_indices(self._loss_clips, self._runtime.accelerator)
-        for indices, inputs in read_inputs(self._source, own, config.batch_size, config.n_data_workers):
+        for indices, inputs in read_inputs(self._source, own, config):
             generator = torch.Generator().manual_seed(seed_of(self._config.seed, VALIDATION, indices[0]))
             with self._runtime.autocast():
                 output = model(inputs.video, inputs.actions, generator, inputs.ids)
@@ -80,7 +80,7 @@ class Validator:
         config = self._config.train
         fid = self._make_fid()
         own = own_indices(self._predicted_clips, self._runtime.accelerator)
-        for clips in read_clips(self._dataset, own, config.batch_size, config.n_data_workers, self._runtime.device):
+        for clips in read_clips(self._dataset, own, config, self._runtime.device):
             generators = clip_generators(self._config.seed, clips.indices, clips.video.device)
             with self._runtime.autocast():
                 prediction = model.predict(clips.video, clips.actions, self._rollout, generators)

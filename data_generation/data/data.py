@@ -6,7 +6,6 @@
 from data_generation.data.environment import (
     SPLITS,
     Environment,
-    OpenEpisodes,
     list_environments,
     split_episodes,
     split_sessions,
@@ -26,7 +25,6 @@ __all__ = [
     "EpisodeMeta",
     "EpisodeReader",
     "EpisodeWriter",
-    "OpenEpisodes",
     "episode_path",
     "is_whole",
     "list_environments",

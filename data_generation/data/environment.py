@@ -3,8 +3,10 @@
 import hashlib
 import logging
 import os
+import resource
 from collections import OrderedDict
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +15,10 @@ import numpy as np
 from data_generation.data.codec import Codec, codec_by_id
 from data_generation.data.episode import ChunkTable, EpisodeReader, episode_path
 from data_generation.data.errors import FieldError
-from data_generation.data.index import current_entries
+from data_generation.data.index import Entry, current_entries
 from data_generation.data.info import INFO_FNAME, DatasetInfo, MissingDatasetError
-from data_generation.data.layout import BadEpisodeError, Header, episode_error
+from data_generation.data.layout import HEADER_SIZE, BadEpisodeError, EpisodeError, Header, episode_error
+from data_generation.data.reading import UnreadableFileError, open_file
 
 logger = logging.getLogger(__name__)
 
@@ -30,51 +33,67 @@ class _OpenEpisode:
 
 
 class OpenEpisodes:
-    """The most recently read episode files, kept open; shared by the environments of a dataset. Serves one thread."""
+    """The most recently read episode files, kept open. Serves one thread."""
 
-    def __init__(self, capacity: int = 128) -> None:
+    def __init__(self, capacity: int) -> None:
         self._capacity = capacity
-        self._files: OrderedDict[Path, _OpenEpisode] = OrderedDict()
+        self._files: OrderedDict[tuple[Path, bytes], _OpenEpisode] = OrderedDict()
         self._codecs: dict[int, Codec] = {}
 
-    def get(self, path: Path, header: bytes, sizes: np.ndarray, crcs: np.ndarray) -> _OpenEpisode:
+    def get(self, path: Path, entry: Entry) -> _OpenEpisode:
         """The open file, which holds what the index says of it: `EpisodeError` where the headers differ."""
-        episode = self._files.get(path)
+        key = (path, entry.header)
+        episode = self._files.get(key)
         if episode is None:
-            episode = self._open(path, header, sizes, crcs)
-            self._files[path] = episode
+            episode = self._open(path, entry)
+            self._files[key] = episode
             if len(self._files) > self._capacity:
                 os.close(self._files.popitem(last=False)[1].fd)
         else:
-            self._files.move_to_end(path)
+            self._files.move_to_end(key)
         return episode
 
-    def _open(self, path: Path, header: bytes, sizes: np.ndarray, crcs: np.ndarray) -> _OpenEpisode:
-        fd = os.open(path, os.O_RDONLY)
+    def _open(self, path: Path, entry: Entry) -> _OpenEpisode:
+        fd = self._descriptor(path)
         try:
-            found = os.pread(fd, len(header), 0)
+            found = os.pread(fd, HEADER_SIZE, 0)
             parsed = Header.unpack(found, path, os.fstat(fd).st_size)
-            if found != header:
+            if found != entry.header:
                 remedy = "start again; if this happens again, delete index.bin of this environment"
                 raise episode_error(path, "has changed since the dataset was opened", remedy)
             if parsed.codec not in self._codecs:
                 self._codecs[parsed.codec] = codec_by_id(parsed.codec)
-            return _OpenEpisode(fd, ChunkTable(path, parsed, sizes, crcs), self._codecs[parsed.codec])
+            table = ChunkTable(path, parsed, entry.chunk_sizes, entry.chunk_crcs)
+            return _OpenEpisode(fd, table, self._codecs[parsed.codec])
         except BaseException:
             os.close(fd)
             raise
+
+    def _descriptor(self, path: Path) -> int:
+        try:
+            return open_file(path)
+        except FileNotFoundError:
+            raise episode_error(path, "has disappeared since the dataset was opened", "start again") from None
+        except UnreadableFileError as error:
+            raise EpisodeError(f"episode {error}") from None
+        except OSError:
+            # Whatever else this process has open leaves no descriptor for more.
+            if not self._files:
+                raise
+            self.close()
+            return self._descriptor(path)
 
     def close(self) -> None:
         """Close all files; they are opened again when needed."""
         while self._files:
             os.close(self._files.popitem()[1].fd)
 
-    def __del__(self) -> None:
-        self.close()
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        # Descriptors and compression contexts stay in their process; a copy in a worker opens its own.
-        return OpenEpisodes, (self._capacity,)
+@cache
+def open_episodes() -> OpenEpisodes:
+    """The files that all datasets of this process keep open: a quarter of what the system lets it open, at most 128."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return OpenEpisodes(128 if limit == resource.RLIM_INFINITY else max(1, min(128, limit // 4)))
 
 
 class Environment:
@@ -86,12 +105,11 @@ class Environment:
     it is skipped.
     """
 
-    def __init__(self, env_dpath: Path | str, on_bad_episode: str = "error", files: OpenEpisodes | None = None) -> None:
+    def __init__(self, env_dpath: Path | str, on_bad_episode: str = "error") -> None:
         if on_bad_episode not in ("error", "skip"):
             raise FieldError("on_bad_episode", on_bad_episode, "is unknown", "use 'error' or 'skip'")
         self.env_dpath = Path(env_dpath)
         self.info = DatasetInfo.load(self.env_dpath)
-        self._files = files or OpenEpisodes()
         self._entries, errors = current_entries(self.env_dpath, self.info)
         if errors and on_bad_episode == "error":
             more = f" (and {len(errors) - 1} more: see 'python run.py data check')" if len(errors) > 1 else ""
@@ -157,12 +175,7 @@ class Environment:
 
         Every chunk that is read is checked: `EpisodeError` for a damaged file or one that changed since the opening.
         """
-        entry = self._entries[i]
-        path = self.episode_path(i)
-        try:
-            episode = self._files.get(path, entry.header, entry.chunk_sizes, entry.chunk_crcs)
-        except FileNotFoundError:
-            raise episode_error(path, "has disappeared since the dataset was opened", "start again") from None
+        episode = open_episodes().get(self.episode_path(i), self._entries[i])
         episode.table.read(episode.fd, episode.codec, start, out)
 
 

@@ -15,7 +15,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Final
 
-UNSET: Final = object()
+
+class _Unset:
+    def __reduce__(self) -> str:
+        # The same object in every process.
+        return "UNSET"
+
+
+UNSET: Final = _Unset()
 _REFERENCE = re.compile(r"\{([A-Za-z_][\w.]*)\}")
 
 

@@ -4,6 +4,7 @@ Whatever stands at the path: a folder, a FIFO or a device, a file without permis
 other types.
 """
 
+import errno
 import json
 import os
 import stat
@@ -40,7 +41,8 @@ def opened(path: Path | str) -> Iterator[int]:
 def open_file(path: Path | str) -> int:
     """A descriptor to read a regular file; opening never waits, as it would for a FIFO.
 
-    FileNotFoundError where there is nothing, `UnreadableFileError` for anything else that is not a readable file.
+    FileNotFoundError where there is nothing, `UnreadableFileError` for anything else that is not a readable file, other
+    OSErrors where the process has too many files open.
     """
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -49,6 +51,8 @@ def open_file(path: Path | str) -> int:
             raise UnreadableFileError(f"'{path}' is a link to nothing: restore the file or remove the link") from None
         raise
     except (OSError, ValueError) as error:
+        if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+            raise
         reason = error.strerror if isinstance(error, OSError) else error
         raise UnreadableFileError(f"'{path}' cannot be read ({reason}): check its permissions or remove it") from None
     if not stat.S_ISREG(os.fstat(fd).st_mode):
