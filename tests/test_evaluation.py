@@ -148,7 +148,9 @@ def test_the_tokenizers_bound_is_its_reconstruction_of_the_predicted_frames_alon
     found = results(evaluate(cfg))
     model = load_model(Path(cfg.eval.model_fpath)).model
     dataset = open_clips(cfg.eval, ClipChoice("all", 6, 6), "error")
-    clips = next(read_clips(dataset, list(range(len(dataset))), len(dataset), 0, torch.device("cpu")))
+    clips = next(
+        read_clips(dataset, list(range(len(dataset))), replace(cfg.eval, batch_size=len(dataset)), torch.device("cpu"))
+    )
     with torch.no_grad():
         made = model.tokenizer.reconstruct(clips.video)[:, 2:]
     expected = psnr_per_frame(made, clips.video[:, 2:]).mean(dim=0).tolist()

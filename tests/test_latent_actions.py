@@ -97,7 +97,8 @@ def test_evaluation_reports_scores_of_the_latent_actions(root, tmp_path, model, 
     loaded = load_model(tmp_path / "model-7.pt").model
     lam = loaded.lam if model == "genie_redux" else loaded
     dataset = open_clips(cfg.eval, ClipChoice("all", 6, 6), "error")
-    clips = next(read_clips(dataset, list(range(len(dataset))), len(dataset), 0, torch.device("cpu")))
+    everything = replace(cfg.eval, batch_size=len(dataset))
+    clips = next(read_clips(dataset, list(range(len(dataset))), everything, torch.device("cpu")))
     latent = lam.infer_actions(clips.video).numpy()
     expected = score_latent_actions(latent, clips.actions.numpy(), lam.quantizer.codebook.detach().numpy())
     for name, value in expected.items():
