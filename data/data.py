@@ -5,6 +5,7 @@ strides are those of (B, T, H, W, C). Turning them into patches is faster from t
 `reshape` or einops, not `view`.
 """
 
+import hashlib
 import logging
 import math
 from collections.abc import Sequence
@@ -144,6 +145,11 @@ class ClipDataset(BatchDataset):
         rows = np.searchsorted(self._clip_ends, index, side="right")
         starts = (index - (self._clip_ends[rows] - self._clip_counts[rows])) * self.seq_step
         return rows.tolist(), starts.tolist()
+
+    def digest(self) -> str:
+        """32 hexadecimal digits that are equal only for equal episodes in the same order."""
+        content = " ".join(map(self.fingerprint, range(len(self._episode_of_row))))
+        return hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
 
     def fingerprint(self, row: int) -> str:
         """The fingerprint of a row's episode."""

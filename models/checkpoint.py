@@ -5,7 +5,8 @@ to it is for people; `tokenizer.pt` next to a world model holds the tokenizer th
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -16,14 +17,15 @@ from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor, nn
 
 from data_generation.data.errors import UNSET, FieldError, MissingPathError, UserError, under
-from data_generation.data.files import atomic_path, write_atomically
+from data_generation.data.fields import check_fields
+from data_generation.data.files import write_atomically
 from models.base import Model
 from models.config import ModelConfig
 from models.construct_model import build_model, kind_of
 from models.genie_redux import GenieRedux
 from models.lam import LatentActionModel
 from models.original import OriginalFacts, convert_checkpoint, is_original
-from models.provenance import code_commit
+from models.tensor_file import check_format, check_keys, misfit, read_content, write_file, written
 from models.tokenizer import Tokenizer
 
 logger = logging.getLogger(__name__)
@@ -36,6 +38,9 @@ _CODE_SETTINGS = ("quantizer", "codebook_size", "image_size", "patch_size")
 # Configuration keys under the names that older checkpoints have.
 _OLD_NAMES = {"recorded_around": "roi_table"}
 
+# What foreign values raise where sizes are computed and layers are made.
+_UNFIT = (TypeError, ValueError, KeyError, AttributeError, ArithmeticError, RuntimeError, MemoryError, RecursionError)
+
 M = TypeVar("M", bound=Model)
 
 
@@ -46,47 +51,6 @@ class LoadedModel(Generic[M]):
     model: M
     config: ModelConfig
     step: int
-
-
-# ---- files of any kind ----------------------------------------------------------------------------------------------
-
-
-def write_file(path: Path, file_format: str, version: int, content: dict[str, Any]) -> None:
-    """Write tensors and plain values whole or not at all, with the format's name and version and the code's commit."""
-    head: dict[str, Any] = {"format": file_format, "format_version": version}
-    if (commit := code_commit()) is not None:
-        head["commit"] = commit
-    with atomic_path(path) as temporary:
-        torch.save({**head, **content}, temporary)
-
-
-def read_file(path: Path, file_format: str, version: int, what: str, names: str = "*.pt") -> dict[str, Any]:
-    """The content of what `write_file` wrote as `file_format`, up to this `version`; nothing in it is executed.
-
-    `what` calls the file in errors: MissingPathError lists the files `names` of the folder, UserError says that the
-    file is damaged, of another kind or newer than this code.
-    """
-    return _checked(read_content(path, what, names), path, file_format, version, what)
-
-
-def read_content(path: Path, what: str, names: str) -> Any:
-    """What torch.save wrote, tensors mapped from the file, without executing anything in it. Raises as `read_file`."""
-    if not path.is_file():
-        found = sorted(entry.name for entry in path.parent.glob(names)) if path.parent.is_dir() else []
-        remedy = f"the folder has {', '.join(found)}" if found else f"no {what} is in that folder"
-        raise MissingPathError("path", path, f"{what} not found", remedy)
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch.load raises many kinds: a foreign or cut file is one mistake
-        raise UserError(f"'{path}' cannot be read ({type(error).__name__}): it is cut, or not a {what}") from error
-
-
-def _checked(content: Any, path: Path, file_format: str, version: int, what: str) -> dict[str, Any]:
-    if not isinstance(content, dict) or content.get("format") != file_format:
-        raise UserError(f"'{path}' is not a {what}")
-    if content.get("format_version", 1) > version:
-        raise UserError(f"'{path}' has format version {content['format_version']}; this code reads up to {version}")
-    return content
 
 
 # ---- models ---------------------------------------------------------------------------------------------------------
@@ -101,7 +65,8 @@ def save_model(path: Path, model: Model, config: ModelConfig, step: int) -> None
         plain[part] = asdict(inner.config)
         state = {name: tensor for name, tensor in state.items() if not name.startswith(f"{part}.")}
         _write_model(path.parent / f"{part}.pt", {**plain, "model": part}, step, inner.state_dict())
-    write_atomically(path.parent / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(plain)))
+    with written(path.parent / "config.yaml"):
+        write_atomically(path.parent / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(plain)), durable=True)
     _write_model(path, plain, step, state)
 
 
@@ -131,20 +96,35 @@ class StoredModel:
 
     def build(self) -> Model:
         """The model of `config` with the stored weights; UserError where they do not fit."""
+        # First without memory: the sizes in a file may be absurd, the tensors in it are as large as the file at most.
+        with torch.device("meta"), _explained(self.path):
+            self._check_depth()
+            check_fit(build_model(self.config, self.tokenizer), self.state, self.path, self._optional)
         model = build_model(self.config, self.tokenizer)
-        frozen = [f"{part}." for part in model.frozen_parts] if self.tokenizer else []
-        load_strictly(model, self.state, self.path, [*frozen, *self.fresh])
+        model.load_state_dict(self.state, strict=False)
         return model
+
+    @property
+    def _optional(self) -> list[str]:
+        frozen = [f"{part}." for part in kind_of(self.config).model.frozen_parts] if self.tokenizer else []
+        return [*frozen, *self.fresh]
+
+    def _check_depth(self) -> None:
+        for part in kind_of(self.config).parts:
+            blocks = getattr(self.config, part).num_blocks
+            if not f"{part}.".startswith(tuple(self._optional)) and blocks > len(self.state):
+                problem = f"'{self.path}' has {len(self.state)} tensors and {part}.num_blocks={blocks}"
+                raise UserError(f"{problem}: restore the file")
 
 
 def read_model(path: Path, tokenizer_path: Path | None = None, facts: OriginalFacts = NO_FACTS) -> StoredModel:
     """Read a checkpoint of any kind, and the tokenizer of a world model; see `load_model`."""
     path = Path(path)
     content = read_checkpoint(path, facts)
-    stored = StoredModel(path, parse_config(content["config"], path), int(content["step"]), content["model"])
-    stored.fresh = content.get("fresh", ())
+    stored = StoredModel(path, parse_config(content["config"], path), content["step"], content["model"])
+    stored.fresh = content["fresh"]
     if "tokenizer" in kind_of(stored.config).model.frozen_parts:
-        stored.tokenizer = _frozen_tokenizer(path, content["config"]["tokenizer"], tokenizer_path)
+        stored.tokenizer = _frozen_tokenizer(path, content["config"].get("tokenizer", {}), tokenizer_path)
         stored.config.tokenizer = stored.tokenizer.config
     return stored
 
@@ -159,7 +139,7 @@ def read_lam(path: Path, facts: OriginalFacts = NO_FACTS) -> StoredModel:
         problem = f"holds a {config.model}, which has no latent action model"
         raise FieldError("path", path, problem, "give a checkpoint of config=lam or config=genie_redux")
     state = {name.removeprefix(prefix): t for name, t in content["model"].items() if name.startswith(prefix)}
-    return StoredModel(path, replace(config, model="lam"), int(content["step"]), state)
+    return StoredModel(path, replace(config, model="lam"), content["step"], state)
 
 
 def load_model(
@@ -201,40 +181,77 @@ def load_lam(path: Path, facts: OriginalFacts = NO_FACTS) -> LatentActionModel:
 
 
 def read_checkpoint(path: Path, facts: OriginalFacts = NO_FACTS) -> dict[str, Any]:
-    """A checkpoint's content in this project's form; a file of the original is converted, with the help of `facts`."""
+    """A checkpoint's content in this project's form; a file of the original is converted, with the help of `facts`.
+
+    Keys: `step`, `config`, `model` (tensors by name) and `fresh`, names of tensors that keep their initial values.
+    """
     content = read_content(path, "checkpoint", "model-*.pt")
+    what = "model checkpoint"
     if is_original(content):
-        return convert_checkpoint(path, content, facts)
-    return _checked(content, path, FORMAT, FORMAT_VERSION, "model checkpoint")
+        content = convert_checkpoint(path, content, facts)
+    else:
+        content = {**check_format(content, path, FORMAT, FORMAT_VERSION, what), "fresh": []}
+    check_keys(content, path, what, step=int, config=dict, model=dict)
+    if content["step"] < 0 or not all(type(name) is str for name in content["model"]):
+        raise UserError(f"'{path}' is not a whole {what}: its step or a tensor's name is wrong; restore the file")
+    return content
 
 
 def parse_config(plain: dict[str, Any], path: Path) -> ModelConfig:
-    """A `ModelConfig` of a checkpoint's plain values; UserError where a key is unknown."""
+    """A `ModelConfig` of a checkpoint's plain values; UserError where a key is unknown or a value cannot be.
+
+    Text is taken as it is: what OmegaConf would interpolate is refused.
+    """
     renamed = {_OLD_NAMES.get(name, name): value for name, value in plain.items()}
-    try:
+    with _explained(path):
+        if (found := _interpolation(renamed)) is not None:
+            raise UserError(f"'{found:.60}' in the configuration in '{path}' is not a value: restore the file")
         config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(ModelConfig), renamed))
-    except OmegaConfBaseException as error:
-        raise UserError(f"configuration in '{path}' is not understood: {str(error).splitlines()[0]}") from error
-    assert isinstance(config, ModelConfig)
+        assert isinstance(config, ModelConfig)
+        check_fields(config)
     return config
 
 
-def load_strictly(model: nn.Module, state: dict[str, Tensor], path: Path, optional: Sequence[str] = ()) -> None:
-    """Load a state dict; an unknown, missing or misshapen tensor is an error that names it.
+def _interpolation(value: Any) -> str | None:
+    """A text in plain values that OmegaConf would replace by something else."""
+    if isinstance(value, str):
+        return value if "${" in value else None
+    inner = [*value, *value.values()] if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
+    return next((found for item in inner if (found := _interpolation(item)) is not None), None)
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """What a configuration that another program wrote may lead to is a UserError that names its file."""
+    try:
+        yield
+    except FieldError as error:
+        raise UserError(f"configuration in '{path}': {error}; restore the file") from error
+    except UserError:
+        raise
+    except (OmegaConfBaseException, *_UNFIT) as error:
+        reason = (str(error).splitlines() or [""])[0] or type(error).__name__
+        problem = f"configuration in '{path}' is not understood: {reason:.200}"
+        raise UserError(f"{problem}; restore the file") from error
+
+
+def check_fit(model: nn.Module, state: dict[str, Tensor], path: Path, optional: Sequence[str] = ()) -> None:
+    """UserError that names an unknown or missing tensor, or one of another shape or type or with odd values.
 
     Tensors whose names begin with one of `optional` may be missing.
     """
     own = model.state_dict()
     unknown = sorted(set(state) - set(own))
     missing = sorted(name for name in set(own) - set(state) if not name.startswith(tuple(optional)))
-    shapes = [
-        f"{n} {tuple(state[n].shape)} instead of {tuple(own[n].shape)}"
-        for n in own
-        if n in state and own[n].shape != state[n].shape
-    ]
-    for kind, names in (("unknown", unknown), ("missing", missing), ("misshapen", shapes)):
+    unfit = [f"{n}: {reason}" for n in own if n in state and (reason := misfit(own[n], state[n]))]
+    for kind, names in (("unknown", unknown), ("missing", missing), ("unusable", unfit)):
         if names:
-            raise UserError(f"'{path}' does not fit the model: {len(names)} {kind} tensors, first '{names[0]}'")
+            raise UserError(f"'{path}' does not fit the model: {len(names)} {kind} tensors, first '{names[0]:.200}'")
+
+
+def load_strictly(model: nn.Module, state: dict[str, Tensor], path: Path, optional: Sequence[str] = ()) -> None:
+    """Load a state dict that fits as `check_fit` says; UserError otherwise."""
+    check_fit(model, state, path, optional)
     model.load_state_dict(state, strict=False)
 
 

@@ -100,7 +100,7 @@ class GenieRedux(Model):
         extra = torch.zeros((), device=ids.device)
         if self.lam is not None:
             assert video is not None
-            latent = self.lam.infer(video)
+            latent = self.lam.infer(video, generator)
             lam_output = self.lam.loss(video, latent)
             actions, extra = latent.quantized.output, lam_output.loss
             logs |= lam_output.logs

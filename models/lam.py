@@ -49,13 +49,13 @@ class LatentActionModel(Model):
         self.decoder = STTransformer(config, "ts")
         self.to_pixels = PixelHead(tokenizer_config, config.dim)
 
-    def infer(self, video: Tensor) -> LatentActions:
-        """Latent actions between the frames (B, T, C, H, W)."""
+    def infer(self, video: Tensor, generator: torch.Generator | None = None) -> LatentActions:
+        """Latent actions between the frames (B, T, C, H, W); `generator` is for codes that training moves."""
         bias = self.position_bias(self.grid, self.grid)
         patches = self.patch_embedding(video)
         encoded = self.encoder(patches, bias)
         vectors = self.to_action(rearrange(encoded, "b t h w d -> b t (h w d)"))
-        return LatentActions(self.quantizer(vectors[:, 1:]), patches[:, :-1], bias)
+        return LatentActions(self.quantizer(vectors[:, 1:], generator), patches[:, :-1], bias)
 
     def decode(self, latent: LatentActions, actions: Tensor) -> Tensor:
         """Frames 1..T-1 (B, T-1, C, H, W) from the frames before them and action vectors (B, T-1, D)."""
@@ -92,7 +92,7 @@ class LatentActionModel(Model):
     ) -> Output:
         """Training loss of the LAM alone on frames (B, T, C, H, W)."""
         assert video is not None
-        return self.loss(video, self.infer(video))
+        return self.loss(video, self.infer(video, generator))
 
     def predict(
         self, video: Tensor, actions: Tensor, rollout: Rollout, generators: Sequence[torch.Generator]

@@ -11,16 +11,20 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
+import yaml
 from torch import Tensor
 
 from data_generation.data.errors import UserError
+from data_generation.data.reading import read_file
 from models.config import DynamicsConfig, LamConfig, TokenizerConfig
 
 logger = logging.getLogger(__name__)
 
 StateDict = dict[str, Tensor]
 _GUESSED_IMAGE_SIZE = 64
+# Of the configuration next to an original file, which has about 2 kB, and of a size in it.
+_MAX_YAML_BYTES = 1 << 20
+_MAX_SIZE = 1 << 16
 
 # (pattern, replacement), applied in order; None drops the tensor.
 _RENAMES: list[tuple[str, str | None]] = [
@@ -112,18 +116,66 @@ def convert_checkpoint(path: Path, checkpoint: dict[str, Any], facts: OriginalFa
     names tensors that the file lacks and that keep their initial values. UserError for a file that is not understood.
     """
     sidecar = path.parent / "config.yaml"
-    published: Any = OmegaConf.to_container(OmegaConf.load(sidecar)) if sidecar.exists() else {}
-    parts = [part for part in published.values() if isinstance(part, dict)]
-    image_size = facts.image_size or next((part["image_size"] for part in parts if "image_size" in part), None)
-    if "dynamics" in checkpoint["model"]:
-        converted = _world_model(path, checkpoint["model"], published.get("dynamics", {}), image_size, facts)
-    else:
-        state = convert(checkpoint["model"])
-        sizes = asdict(tokenizer_config(state, image_size or _GUESSED_IMAGE_SIZE))
-        converted = {"config": {"model": "tokenizer", "tokenizer": sizes}, "model": state}
+    published = _read_published(sidecar) if sidecar.exists() else {}
+    known = (part["image_size"] for part in published.values() if part["image_size"])
+    image_size = facts.image_size or next(known, None)
+    try:
+        if "dynamics" in checkpoint["model"]:
+            converted = _world_model(path, checkpoint["model"], published.get("dynamics", {}), image_size, facts)
+        else:
+            state = convert(checkpoint["model"])
+            sizes = asdict(tokenizer_config(state, image_size or _GUESSED_IMAGE_SIZE))
+            converted = {"config": {"model": "tokenizer", "tokenizer": sizes}, "model": state, "fresh": []}
+    except UserError:
+        raise
+    except (AttributeError, TypeError, ValueError, LookupError, ArithmeticError, RuntimeError) as error:
+        problem = f"'{path}' is not a whole GenieRedux checkpoint ({type(error).__name__}: {error!s:.100})"
+        raise UserError(f"{problem}: restore the file") from error
     if not published:
         _log_sizes(path, converted["config"])
-    return {"step": int(checkpoint.get("step", 0)), **converted}
+    return {"step": checkpoint.get("step", 0), **converted}
+
+
+class _PlainLoader(yaml.SafeLoader):
+    """YAML without aliases, of which a small file can hold more than memory does."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("it has aliases")
+        return super().compose_node(parent, index)
+
+
+def _read_published(path: Path) -> dict[str, Any]:
+    """The original's configuration by part; of each part, the facts that tensors do not tell, if they are there."""
+    try:
+        content = yaml.load(read_file(path, _MAX_YAML_BYTES), _PlainLoader) or {}
+        return {name: _facts_of(part) for name, part in content.items() if isinstance(part, dict)}
+    except UserError:
+        raise
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError, AttributeError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:120]
+        raise UserError(f"'{path}' is not the configuration of a model ({reason}): restore or remove it") from error
+
+
+def _facts_of(part: dict[str, Any]) -> dict[str, Any]:
+    """The values of a part that are used, of their types; ValueError for others. Nothing is interpolated."""
+    kept: dict[str, Any] = {"image_size": None, "action_dim": None, "use_token": False, "sample_temperature": 1.0}
+    for name in kept:
+        value = part.get(name)
+        if value is None:
+            continue
+        if name == "use_token":
+            valid = isinstance(value, bool)
+        elif name == "sample_temperature":
+            # YAML 1.1 takes 1e-3 for a text.
+            value = float(value) if isinstance(value, str) else value
+            valid = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf
+        else:
+            valid = type(value) is int and 0 <= value <= _MAX_SIZE
+        if not valid:
+            raise ValueError(f"{name}={value!r:.40}")
+        kept[name] = value
+    return kept
 
 
 def _world_model(
@@ -228,7 +280,5 @@ def _dynamics_config(state: StateDict, published: dict, guided: bool) -> Dynamic
     config.use_token = guided and bool(published.get("use_token", False))
     if guided:
         config.use_action_embeddings = action_width == dim
-        config.action_dim = int(published.get("action_dim", 0)) or (
-            None if config.use_action_embeddings else action_width
-        )
+        config.action_dim = published.get("action_dim") or (None if config.use_action_embeddings else action_width)
     return config

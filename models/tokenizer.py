@@ -86,9 +86,9 @@ class Tokenizer(Model):
         self.decoder.requires_grad_(True)
         self.to_pixels.requires_grad_(True)
 
-    def _quantize(self, video: Tensor, bias: Tensor) -> Quantized:
+    def _quantize(self, video: Tensor, bias: Tensor, generator: torch.Generator | None) -> Quantized:
         if not self.decoder_only:
-            return self.quantizer(self.encoder(self.patch_embedding(video), bias))
+            return self.quantizer(self.encoder(self.patch_embedding(video), bias), generator)
         # Without a gradient, and without moving codes.
         ids = self.encode(video)
         return Quantized(self.quantizer.decode(ids), ids, torch.zeros((), device=video.device))
@@ -107,7 +107,7 @@ class Tokenizer(Model):
         assert video is not None
         self._check(video)
         bias = self._bias()
-        quantized = self._quantize(video, bias)
+        quantized = self._quantize(video, bias, generator)
         reconstruction = self.to_pixels(self.decoder(quantized.output, bias))
         recons_loss = F.mse_loss(reconstruction.float(), video.float())
         loss = self.config.vq_loss_weight * quantized.loss + self.config.recons_loss_weight * recons_loss

@@ -81,7 +81,7 @@ def test_a_file_never_executes_code(tmp_path):
 
 def test_a_checkpoint_names_the_commit_that_wrote_it_where_there_is_one(tmp_path, monkeypatch):
     for commit, found in (("0123abcd+changes", "0123abcd+changes"), (None, None)):
-        monkeypatch.setattr("models.checkpoint.code_commit", lambda commit=commit: commit)
+        monkeypatch.setattr("models.tensor_file.code_commit", lambda commit=commit: commit)
         save_model(tmp_path / "model-1.pt", tiny_model("tokenizer"), tiny_config("tokenizer"), 1)
         assert torch.load(tmp_path / "model-1.pt", weights_only=True).get("commit") == found
         assert load_model(tmp_path / "model-1.pt").step == 1

@@ -23,7 +23,7 @@ from models.genie_redux import GenieRedux
 from models.precision import cast_matmul_weights
 from training.clips import Clips, read_clips
 from training.config import EvalConfig, EvaluationSetup
-from training.fid import Fid, make_fid
+from training.fid import Fid, make_fid, score
 from training.images import keep_frames
 from training.latent_actions import keep_actions, take_scores
 from training.loading import ClipChoice, check_actions, check_frames, open_clips
@@ -74,6 +74,7 @@ class Evaluation(ABC):
         fid, no_fid = self._make_fid()
         rows = self._measure_all(fid)
         scores, no_scores = take_scores(rows, self.loaded.model.action_codes)
+        distance, no_distance = score(fid)
         report = EvaluationReport(
             mode=self.mode,
             label=self.label,
@@ -81,8 +82,8 @@ class Evaluation(ABC):
             step=self.loaded.step,
             num_given=self.num_marked,
             rows=rows,
-            extra=scores | ({"fid": fid.compute()} if fid else {}),
-            notes=[note for note in (no_scores, no_fid) if note],
+            extra=scores | distance,
+            notes=[note for note in (no_scores, no_fid, no_distance) if note],
             seconds=time.monotonic() - started,
         )
         if self.runtime.is_main:

@@ -3,8 +3,9 @@
 import hashlib
 import logging
 import shutil
-import urllib.error
 import urllib.request
+from contextlib import suppress
+from http.client import HTTPException
 from pathlib import Path
 
 import torch
@@ -12,6 +13,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torchmetrics.image.fid import FrechetInceptionDistance
 
+from data_generation.data.errors import UserError
 from data_generation.data.files import atomic_path
 from training.inception import load_inception
 
@@ -63,7 +65,23 @@ def make_fid(configured: str | None, accelerator: Accelerator) -> tuple[Fid | No
             f"no FID: the Inception-v3 weights are not here and could not be downloaded; fetch {WEIGHTS_URL} "
             f"into {_cache_folder()} or name the file by eval.fid_weights"
         )
-    return Fid(load_inception(path), accelerator.device), ""
+    try:
+        return Fid(load_inception(path), accelerator.device), ""
+    except UserError as error:
+        if configured:
+            raise
+        # Nobody has asked for this file.
+        return None, f"no FID: {error}"
+
+
+def score(fid: Fid | None) -> tuple[dict[str, float], str]:
+    """The metric by its name, or one line that says why it cannot be computed; ({}, "") for no metric."""
+    if fid is None:
+        return {}, ""
+    try:
+        return {"fid": fid.compute()}, ""
+    except (RuntimeError, ValueError, ArithmeticError) as error:
+        return {}, f"no FID: {' '.join(str(error).split())}"
 
 
 def _cache_folder() -> Path:
@@ -72,11 +90,13 @@ def _cache_folder() -> Path:
 
 def _cached_weights() -> Path | None:
     candidates = (_cache_folder() / name for name in _CACHED_NAMES)
-    return next((path for path in candidates if path.is_file()), None)
+    with suppress(OSError):
+        return next((path for path in candidates if path.is_file()), None)
+    return None
 
 
 def _download() -> Path | None:
-    """Fetch the weights into torch's hub cache; None where there is no internet."""
+    """Fetch the weights into torch's hub cache; None where there is no internet or nothing can be written there."""
     target = _cache_folder() / WEIGHTS_NAME
     expected = target.stem.rsplit("-", 1)[1]
     try:
@@ -88,7 +108,7 @@ def _download() -> Path | None:
             if not digest.startswith(expected):
                 logger.warning("download of %s is damaged (SHA-256 %s…, not %s…)", WEIGHTS_URL, digest[:8], expected)
                 raise ConnectionError("damaged")
-    except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
+    except (OSError, HTTPException) as error:
         logger.debug("cannot download %s: %s", WEIGHTS_URL, error)
         return None
     return target

@@ -14,7 +14,9 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from data_generation.data.errors import FieldError, MissingPathError
+from data_generation.data.errors import FieldError, under
+from models.checkpoint import load_strictly
+from models.tensor_file import read_content
 
 INPUT_SIZE = 299
 _NUM_CLASSES = 1008
@@ -228,19 +230,15 @@ class FidInception(nn.Module):
 
 def load_inception(path: Path) -> FidInception:
     """Read the published FID weights. MissingPathError without the file, UserError if it holds another network."""
-    if not path.is_file():
-        raise MissingPathError("fid_weights", path, "not found", "give the file of the FID Inception-v3 weights")
-    state = torch.load(path, map_location="cpu", weights_only=True)
+    with under("", path="fid_weights"):
+        state = read_content(path, "file of the FID Inception-v3 weights", "*.pth")
+    if not isinstance(state, dict) or not all(isinstance(key, str) for key in state):
+        raise _not_inception(path, "no tensors by name")
     model = FidInception()
     # The file also holds the classifier, which FID does not use; old files lack the batch norms' step counters.
     state = {key: value for key, value in state.items() if not key.startswith(("fc.", "AuxLogits."))}
-    try:
-        missing, unexpected = model.load_state_dict(state, strict=False)
-    except RuntimeError as error:
-        raise _not_inception(path, str(error).splitlines()[-1].strip()) from error
-    missing = [key for key in missing if not key.endswith("num_batches_tracked")]
-    if missing or unexpected:
-        raise _not_inception(path, f"first odd key '{(missing + unexpected)[0]}'")
+    counters = [key for key in model.state_dict() if key.endswith("num_batches_tracked")]
+    load_strictly(model, state, path, counters)
     return model
 
 

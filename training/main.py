@@ -2,17 +2,20 @@
 
 import logging
 from collections.abc import Callable
+from contextlib import nullcontext
 from copy import deepcopy
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 
 from data.data import ClipDataset
 from data_generation.data.errors import FieldError, UserError, under
+from data_generation.data.lock import locked
 from models.base import Model
 from models.config import ModelConfig
+from models.construct_model import kind_of
 from models.genie_redux import GenieRedux
 from training import evaluation
 from training.clips import ClipSource, FrameSource, TrainingBatches
@@ -24,9 +27,10 @@ from training.config import (
     ValidationConfig,
     WeightPaths,
 )
-from training.loading import ClipChoice, open_clips, prepare_model
+from training.loading import TRAIN_ONLY_FIELDS, ClipChoice, open_clips, prepare_model
 from training.report import summary
-from training.run_folder import RunFolder
+from training.run_folder import RunFolder, read_state
+from training.run_record import changes, make_record
 from training.runtime import Runtime, make_runtime
 from training.token_cache import TokenCache
 from training.tracker import MetricsLogger, WandbSettings
@@ -34,6 +38,14 @@ from training.trainer import Trainer
 from training.validation import Validator, check_validation
 
 logger = logging.getLogger(__name__)
+
+# The clips of a run, in its record.
+_CONTENT = "clips"
+# What a resumed run cannot change, besides the sizes of what it trains.
+_FIXED = {
+    *("model", "seed", "model_fpath", "tokenizer_fpath", "lam_fpath", "data.seq_step"),
+    *("train.num_frames", "train.n_envs", "train.train_decoder_only"),
+}
 
 
 def train(cfg: GenieReduxConfig) -> Path:
@@ -44,20 +56,35 @@ def train(cfg: GenieReduxConfig) -> Path:
     """
     runtime = make_runtime(cfg.device, cfg.precision, cfg.train.grad_accum)
     folder = RunFolder(run_dpath(cfg))
+    remedy = "wait for it or stop it, or give this run another train.wandb_name"
+    with locked(folder.path, remedy) if runtime.is_main else nullcontext():
+        return _train(cfg, runtime, folder)
+
+
+def _train(cfg: GenieReduxConfig, runtime: Runtime, folder: RunFolder) -> Path:
     with under("train", model_fpath="model_fpath"):
         point = folder.resume_point(cfg.train.resume_ckpt)
     clips = _open_clips(cfg, "train")
-    torch.manual_seed(cfg.seed)
+    record, state = run_record(cfg, clips, runtime.num_processes), read_state(point.state) if point else None
+    if state is not None and runtime.is_main:
+        _check_record(cfg, record, state.get("run"))
+    if state is not None and isinstance(before := state.get("run"), dict):
+        # Weights that are not named again are those of the run.
+        record = {**before, **{key: value for key, value in record.items() if value is not None}}
     weights = WeightPaths(point.model) if point else weight_paths(cfg)
-    prepared = prepare_model(model_config(cfg), weights, cfg.train, clips)
+    # Only fresh weights come from the global generator, which training leaves alone.
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(cfg.seed)
+        prepared = prepare_model(model_config(cfg), weights, cfg.train, clips)
     with under("train"):
         _check_clips(cfg.train, prepared.model)
         source_of = _clip_sources(cfg.train, prepared.model, runtime)
     batches = TrainingBatches(source_of(clips), cfg.train, cfg.seed, runtime)
     trainer_config = TrainerConfig(cfg.train, cfg.optimizer, cfg.seed, cfg.compile)
     trainer = Trainer(trainer_config, runtime, prepared, batches, folder)
-    if point:
-        trainer.load_state(point.state)
+    trainer.record = record
+    if point and state is not None:
+        trainer.load_state(state, point.state)
     trainer.validator = _validator(cfg, trainer, source_of)
     if runtime.is_main:
         logger.info("%s", _start_line(trainer, clips))
@@ -122,6 +149,36 @@ def _wandb_settings(train: TrainConfig) -> WandbSettings:
 def run_dpath(cfg: GenieReduxConfig) -> Path:
     """Folder of a training run: `<save_root_dpath>/<model>/<wandb_name>`."""
     return Path(cfg.train.save_root_dpath) / cfg.model / (cfg.train.wandb_name or cfg.model)
+
+
+def run_record(cfg: GenieReduxConfig, clips: ClipDataset, num_processes: int) -> dict[str, Any]:
+    """What this run is, as its training states keep it."""
+    files = {name: getattr(cfg, name) for name in ("model_fpath", "tokenizer_fpath", "lam_fpath")}
+    return make_record(cfg, files, {"train.num_processes": num_processes, _CONTENT: clips.digest()})
+
+
+def _check_record(cfg: GenieReduxConfig, record: dict[str, Any], stored: Any) -> None:
+    """FieldError where the run that is resumed was another; what else has changed is logged.
+
+    `stored`: None for a run from before runs had records.
+    """
+    if not isinstance(stored, dict):
+        return
+    kind, remedy = kind_of(model_config(cfg)), "set what the run had, or start another run by train.wandb_name"
+    sizes = {
+        f"{part}.{field.name}"
+        for part in kind.parts
+        if part not in kind.model.frozen_parts
+        for field in fields(getattr(cfg, part))
+        if field.name not in TRAIN_ONLY_FIELDS
+    }
+    changed = changes(record, stored, sizes | _FIXED, remedy)
+    if stored.get(_CONTENT, record[_CONTENT]) != record[_CONTENT]:
+        name, before = cfg.train.dataset_name, stored.get("train.dataset_name")
+        problem = f"the run that is resumed has {before}" if name != before else "its episodes are not those of the run"
+        raise FieldError("train.dataset_name", name, problem, remedy)
+    if changed:
+        logger.info("resuming with other settings: %s", changed)
 
 
 # ---- the run's parts ------------------------------------------------------------------------------------------------

@@ -1,18 +1,20 @@
 """A training run's folder: checkpoints, the training state that continues them, and what to resume from."""
 
-import random
+import logging
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
+from torch import Tensor
 
-from data_generation.data.errors import FieldError, MissingPathError
+from data_generation.data.errors import FieldError, MissingPathError, UserError
 from models.base import Model
-from models.checkpoint import read_file, save_model, write_file
+from models.checkpoint import save_model
 from models.config import ModelConfig
+from models.tensor_file import UnwritableFileError, check_keys, check_whole, read_file, write_file
+
+logger = logging.getLogger(__name__)
 
 _STATE_FORMAT = "genieredux-training-state"
 _STATE_VERSION = 1
@@ -30,8 +32,8 @@ class ResumePoint:
 class RunFolder:
     """`<save_root_dpath>/<model>/<name>/`: model-<step>.pt, and state-<step>.pt of the newest ones.
 
-    A state is written before its checkpoint and removed only after a newer checkpoint is in place, so at any moment
-    (but the first) there is a complete pair.
+    A state is written before its checkpoint and removed only after a newer pair is on the disk, so at any moment (but
+    the first) there is a complete pair, after a power cut, too.
     """
 
     def __init__(self, path: Path):
@@ -49,14 +51,29 @@ class RunFolder:
         return sorted(int(match[1]) for match in matches if match)
 
     def save(self, model: Model, config: ModelConfig, step: int, state: dict[str, Any], keep: int) -> None:
-        """Write state and checkpoint of `step`, then remove older states and all but the newest `keep` checkpoints."""
-        write_file(self.state(step), _STATE_FORMAT, _STATE_VERSION, {"step": step, **state})
-        save_model(self.checkpoint(step), model, config, step)
+        """Write state and checkpoint of `step`, then remove older states and all but the newest `keep` checkpoints.
+
+        Both are on the disk and checked before anything older is removed. UnwritableFileError names the newest
+        checkpoint that can be resumed.
+        """
+        try:
+            write_file(self.state(step), _STATE_FORMAT, _STATE_VERSION, {"step": step, **state})
+            save_model(self.checkpoint(step), model, config, step)
+        except UnwritableFileError as error:
+            if step not in self.steps():
+                self.state(step).unlink(missing_ok=True)
+            good = self._complete()
+            last = f"the last good checkpoint is '{self.checkpoint(good[-1])}'" if good else "there is none yet"
+            raise UnwritableFileError(f"{error}; {last}") from error
         for old in self.steps("state"):
             if old != step:
                 self.state(old).unlink(missing_ok=True)
         for old in [other for other in self.steps() if other <= step][:-keep] if keep > 0 else []:
             self.checkpoint(old).unlink(missing_ok=True)
+
+    def _complete(self) -> list[int]:
+        """Steps with checkpoint and state, ascending."""
+        return sorted(set(self.steps()) & set(self.steps("state")))
 
     def resume_point(self, resume_ckpt: str) -> ResumePoint | None:
         """What `resume_ckpt` (no | latest | a step | a checkpoint's path) means here; None = from the start.
@@ -67,11 +84,11 @@ class RunFolder:
             self._check_unused(resume_ckpt, "it")
             return None
         if resume_ckpt == "latest":
-            complete = sorted(set(self.steps()) & set(self.steps("state")))
+            complete = self._complete()
             if not complete:
                 self._check_unused(resume_ckpt, "without any training state, a new run")
                 return None
-            return self._pair(resume_ckpt, complete[-1])
+            return self._newest_whole(resume_ckpt, complete)
         if resume_ckpt.isdecimal():
             return self._pair(resume_ckpt, int(resume_ckpt))
         path = Path(resume_ckpt)
@@ -89,6 +106,21 @@ class RunFolder:
             remedy = "set {resume_ckpt}=latest to resume, or another {wandb_name}"
             raise FieldError("resume_ckpt", resume_ckpt, problem, remedy)
 
+    def _newest_whole(self, resume_ckpt: str, complete: list[int]) -> ResumePoint:
+        """The newest of some pairs that a power cut or a bad disk has left whole."""
+        for step in reversed(complete):
+            point = self._pair(resume_ckpt, step)
+            try:
+                for path, what in ((point.model, "checkpoint"), (point.state, "training state")):
+                    check_whole(path, what)
+            except UserError as error:
+                if step == complete[0]:
+                    raise
+                logger.warning("%s: falling back to an older checkpoint", error)
+            else:
+                break
+        return point
+
     def _pair(self, resume_ckpt: str, step: int) -> ResumePoint:
         point = ResumePoint(self.checkpoint(step), self.state(step), step)
         if not point.model.is_file():
@@ -104,25 +136,13 @@ class RunFolder:
 
 def read_state(path: Path) -> dict[str, Any]:
     """A training state as `RunFolder.save` wrote it; UserError for another or a damaged file."""
-    return read_file(path, _STATE_FORMAT, _STATE_VERSION, "training state", "state-*.pt")
-
-
-def random_states() -> dict[str, Any]:
-    """States of the global generators of Python, NumPy and torch in this process, as plain values."""
-    kind, keys, *rest = np.random.get_state(legacy=True)  # noqa: NPY002 - other libraries draw from it
-    return {
-        "python": random.getstate(),
-        "numpy": [kind, torch.from_numpy(np.asarray(keys, np.int64)), *rest],
-        "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
-    }
-
-
-def restore_random_states(states: dict[str, Any]) -> None:
-    """Put the global generators back to `random_states()`."""
-    kind, keys, *rest = states["numpy"]
-    random.setstate(states["python"])
-    np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))  # noqa: NPY002
-    torch.set_rng_state(states["torch"])
-    if states["cuda"] is not None and torch.cuda.is_available():
-        torch.cuda.set_rng_state(states["cuda"])
+    what = "training state"
+    state = read_file(path, _STATE_FORMAT, _STATE_VERSION, what, "state-*.pt")
+    check_keys(state, path, what, step=int, samples=int, logged_step=int, optimizer=dict, meter=dict)
+    check_keys(state["meter"], path, what, sums=dict, counts=dict)
+    sums, counts = state["meter"]["sums"], state["meter"]["counts"]
+    is_metered = sums.keys() == counts.keys() and all(isinstance(s, Tensor) and s.ndim == 0 for s in sums.values())
+    numbers = [state["step"], state["samples"], state["logged_step"], *counts.values()]
+    if not is_metered or not all(type(number) is int and number >= 0 for number in numbers):
+        raise UserError(f"'{path}' is not a whole {what}: its counts are wrong; restore the file")
+    return state

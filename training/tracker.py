@@ -6,17 +6,26 @@ import logging
 import math
 import netrc
 import os
+import signal
+import threading
 import time
 import uuid
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 from urllib.parse import urlparse
 
 from data_generation.data.errors import FieldError
 from data_generation.data.files import write_atomically
+from data_generation.data.reading import parse_json, read_file
 
 logger = logging.getLogger(__name__)
+
+# How long wandb may take to upload what is left when a run ends.
+_FINISH_SECONDS = 60.0
 
 
 class MetricsFile:
@@ -27,28 +36,55 @@ class MetricsFile:
         self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
         self.rows = [row for row in read_metrics(path) if row["step"] <= resume_step]
-        write_atomically(path, "".join(json.dumps(row) + "\n" for row in self.rows))
+        self._is_behind = False
+        self._write_all()
 
     def log(self, step: int, split: str, values: dict[str, float]) -> None:
+        """Append a row. One that cannot be written is kept, and written with the next that can."""
         # JSON has no NaN; null is what other readers understand.
         clean = {name: value if math.isfinite(value) else None for name, value in values.items()}
         row = {"step": step, "split": split, "time": round(time.time(), 3), **clean}
         self.rows.append(row)
-        with self.path.open("a") as file:
-            file.write(json.dumps(row) + "\n")
+        try:
+            if self._is_behind:
+                self._write_all()
+            else:
+                with self.path.open("a") as file:
+                    file.write(json.dumps(row) + "\n")
+            self._is_behind = False
+        except OSError as error:
+            if not self._is_behind:
+                logger.warning("'%s' cannot be written (%s): its rows are kept for later", self.path, error.strerror)
+            self._is_behind = True
 
     def has(self, step: int, split: str) -> bool:
         return any(row["step"] == step and row["split"] == split for row in self.rows)
 
+    def sync(self) -> None:
+        """Bring all rows so far to the disk, so that a power cut leaves them."""
+        with suppress(OSError), self.path.open("rb") as file:
+            os.fsync(file.fileno())
+
+    def _write_all(self) -> None:
+        write_atomically(self.path, "".join(json.dumps(row) + "\n" for row in self.rows), durable=True)
+
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Rows of a metrics.jsonl; a last line that a crash cut is omitted."""
-    rows = []
-    for line in path.read_text().splitlines() if path.is_file() else []:
+    """Rows of a metrics.jsonl; lines that are none, as after a crash, are omitted. UserError for an unreadable file."""
+    lines = read_file(path).decode(errors="replace").splitlines() if path.exists() else []
+    rows, bad = [], []
+    for line in lines:
         try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            logger.warning("'%s': omitted the unreadable line %.60r", path, line)
+            row = parse_json(line)
+        except ValueError:
+            row = None
+        is_row = isinstance(row, dict) and type(row.get("step")) is int and isinstance(row.get("split"), str)
+        if is_row:
+            rows.append(row)
+        elif line.strip("\0 "):
+            bad.append(line)
+    if bad:
+        logger.warning("'%s': omitted %d unreadable lines, first %.60r", path, len(bad), bad[0])
     return rows
 
 
@@ -63,7 +99,7 @@ class WandbSettings:
 
 
 class MetricsLogger:
-    """Logs metrics on the main process; on the others it does nothing."""
+    """Logs metrics on the main process; on the others it does nothing. What goes wrong here never stops a run."""
 
     def __init__(
         self, folder: Path, config: WandbSettings, run_config: dict[str, Any], resume_step: int, is_main: bool
@@ -76,15 +112,54 @@ class MetricsLogger:
         if self.file is not None:
             self.file.log(step, split, values)
         if self._wandb is not None:
-            self._wandb.log({f"{split}/{name}": value for name, value in values.items()}, step=step)
+            self._wandb.log({f"{split}/{name}": value for name, value in values.items()}, step)
 
     def has(self, step: int, split: str) -> bool:
         """Whether `split` is recorded at `step` (main process only)."""
         return self.file is not None and self.file.has(step, split)
 
+    def sync(self) -> None:
+        """Bring what is recorded so far to the disk."""
+        if self.file is not None:
+            self.file.sync()
+
     def close(self) -> None:
         if self._wandb is not None:
-            self._wandb.finish()
+            self._wandb.close()
+
+
+class _WandbRun:
+    """A run of Weights & Biases that is talked to from a thread: whoever logs neither waits nor sees an error."""
+
+    def __init__(self, run: Any, processes: set[int]):
+        """`processes`: those that wandb has started."""
+        self._run, self._processes = run, processes
+        self._calls: SimpleQueue[Callable[[], object] | None] = SimpleQueue()
+        self._thread = threading.Thread(target=self._work, name="wandb", daemon=True)
+        self._thread.start()
+
+    def log(self, values: dict[str, float], step: int) -> None:
+        self._calls.put(lambda: self._run.log(values, step=step))
+
+    def close(self) -> None:
+        """Finish the run, but end its process where that takes too long, as without a network."""
+        self._calls.put(self._run.finish)
+        self._calls.put(None)
+        self._thread.join(_FINISH_SECONDS + 10)
+        if self._thread.is_alive():
+            logger.warning("wandb does not finish: metrics.jsonl is complete, `wandb sync` uploads the rest")
+            for process in self._processes:
+                # Or it would keep this process from ending.
+                with suppress(ProcessLookupError):
+                    os.kill(process, signal.SIGKILL)
+
+    def _work(self) -> None:
+        while (call := self._calls.get()) is not None:
+            try:
+                call()
+            except Exception as error:  # foreign code: whatever it is, training goes on
+                logger.warning("wandb is off from here (%s): metrics go to metrics.jsonl", _one_line(error))
+                return
 
 
 def wandb_login_present() -> bool:
@@ -92,28 +167,33 @@ def wandb_login_present() -> bool:
     if os.environ.get("WANDB_API_KEY"):
         return True
     host = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
+    path = os.environ.get("NETRC") or os.path.expanduser("~/.netrc")
     try:
-        return netrc.netrc(os.environ.get("NETRC")).authenticators(host) is not None
-    except (FileNotFoundError, netrc.NetrcParseError):
+        # First, since netrc waits for ever for a FIFO.
+        read_file(path)
+        return netrc.netrc(path).authenticators(host) is not None
+    except FileNotFoundError:
+        return False
+    except (OSError, ValueError, netrc.NetrcParseError) as error:
+        logger.info("'%s' cannot be read for a wandb login (%s)", path, _one_line(error))
         return False
 
 
-def _start_wandb(folder: Path, config: WandbSettings, run_config: dict[str, Any]) -> Any | None:
+def _start_wandb(folder: Path, config: WandbSettings, run_config: dict[str, Any]) -> _WandbRun | None:
+    """The run, or None with a line that says why; FieldError where wandb is asked for by name and does not start."""
     mode = config.mode
     if mode == "disabled":
         return None
     if mode == "auto" and not wandb_login_present():
         logger.info("wandb is off (no login): metrics go to %s; `wandb login` turns it on", folder / "metrics.jsonl")
         return None
+    before = _own_processes()
     try:
         # Imported here: it takes a second, and few runs use it.
         wandb = importlib.import_module("wandb")
-    except ImportError as error:
-        raise FieldError("mode", mode, "needs the package wandb", "install it or set disabled") from error
-    directory = Path(config.dpath) if config.dpath else folder
-    directory.mkdir(parents=True, exist_ok=True)
-    try:
-        return wandb.init(
+        directory = Path(config.dpath) if config.dpath else folder
+        directory.mkdir(parents=True, exist_ok=True)
+        run = wandb.init(
             project=config.project,
             name=config.name or folder.name,
             dir=str(directory),
@@ -121,17 +201,34 @@ def _start_wandb(folder: Path, config: WandbSettings, run_config: dict[str, Any]
             id=_wandb_id(folder),
             resume="allow",
             mode="online" if mode == "auto" else mode,
+            settings=wandb.Settings(finish_timeout=_FINISH_SECONDS),
         )
-    except wandb.errors.Error as error:
+    except Exception as error:  # foreign code: no login, no network, no writable home, another version …
         if mode != "auto":
-            raise FieldError("mode", mode, f"failed ({error})", "set {mode}=disabled") from error
-        logger.warning("wandb is off (%s): metrics go to %s", error, folder / "metrics.jsonl")
+            problem = "needs the package wandb" if isinstance(error, ImportError) else f"failed ({_one_line(error)})"
+            raise FieldError("mode", mode, problem, "mend that or set {mode}=disabled") from error
+        logger.warning("wandb is off (%s): metrics go to %s", _one_line(error), folder / "metrics.jsonl")
         return None
+    return _WandbRun(run, _own_processes() - before)
 
 
 def _wandb_id(folder: Path) -> str:
     """The id of this folder's run, so that a resumed run continues the same curves."""
     path = folder / "wandb-id.txt"
-    if not path.is_file():
-        write_atomically(path, uuid.uuid4().hex[:12])
+    if not path.is_file() or not path.read_text().strip():
+        write_atomically(path, uuid.uuid4().hex[:12], durable=True)
     return path.read_text().strip()
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__
+
+
+def _own_processes() -> set[int]:
+    """Ids of the processes that this one has started and that run; empty where the system does not tell."""
+    files = Path(f"/proc/{os.getpid()}/task").glob("*/children")
+    found: set[int] = set()
+    for file in files:
+        with suppress(OSError):
+            found.update(int(word) for word in file.read_text().split())
+    return found

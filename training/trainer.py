@@ -14,13 +14,14 @@ from torch import Tensor, nn
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from data_generation.data.errors import FieldError
+from data_generation.data.errors import FieldError, UserError
+from models.tensor_file import UnwritableFileError
 from training.clips import Inputs, TrainingBatches
 from training.config import TrainerConfig
 from training.loading import ModelAndConfig
-from training.optimizer import learning_rate, make_optimizer
+from training.optimizer import learning_rate, make_optimizer, restore_optimizer
 from training.rollout import TRAINING, seed_of
-from training.run_folder import RunFolder, random_states, read_state, restore_random_states
+from training.run_folder import RunFolder
 from training.runtime import Runtime
 from training.stop import StopRequest
 from training.tracker import MetricsLogger
@@ -77,6 +78,9 @@ class Trainer:
         self.optimizer = make_optimizer(self.model, cfg.optimizer)
         self.step, self._saved_step = 0, -1
         self.validator: Validator | None = None
+        # What the run is, for those that resume it.
+        self.record: dict[str, Any] = {}
+        self._metrics: MetricsLogger | None = None
         self._trained = [p for p in self.model.parameters() if p.requires_grad]
         self._parallel = self._distribute()
         self._meter = Meter()
@@ -101,7 +105,7 @@ class Trainer:
 
         SIGINT and SIGTERM save and raise SystemExit; a loss that is not finite raises FieldError.
         """
-        total = self.cfg.train.num_train_steps
+        total, self._metrics = self.cfg.train.num_train_steps, metrics
         self._clock, self._logged_step = time.monotonic(), self.step
         quiet = not self.runtime.is_main
         # Seconds between two lines; a log file needs few.
@@ -115,7 +119,11 @@ class Trainer:
                 self._validate(metrics)
             batches = iter(self.batches)
             while self.step < total:
-                self._train_step(batches)
+                try:
+                    self._train_step(batches)
+                except (RuntimeError, ValueError, ArithmeticError) as error:
+                    self._explain_divergence(error)
+                    raise
                 bar.update()
                 self._report(metrics, bar)
                 if number := stop.agreed(self.step):
@@ -178,6 +186,7 @@ class Trainer:
     def _validate(self, metrics: MetricsLogger) -> None:
         if self.validator is None:
             return
+        self._check_finite()
         start = time.monotonic()
         values = self.validator.run(self.model, self.step)
         metrics.log(self.step, "validation", values)
@@ -198,25 +207,24 @@ class Trainer:
             "samples": self.batches.samples,
             "meter": self._meter.state(self.runtime),
             "logged_step": self._logged_step,
-            "random": gather_object([random_states()]),
+            "run": self.record,
         }
         if self.runtime.is_main:
-            self.folder.save(self.model, self.config, self.step, state, self.cfg.train.keep_checkpoints)
+            try:
+                self.folder.save(self.model, self.config, self.step, state, self.cfg.train.keep_checkpoints)
+            except UnwritableFileError as error:
+                raise UnwritableFileError(f"{error}: resume by train.resume_ckpt=latest") from error
+            if self._metrics is not None:
+                self._metrics.sync()
         self.runtime.accelerator.wait_for_everyone()
         self._saved_step = self.step
         self._clock += time.monotonic() - start
 
-    def load_state(self, path: Path) -> None:
-        """Continue from a training state; the model's weights are loaded already."""
-        state = read_state(path)
-        # Moments come from the file; learning rate, betas and decay from the configuration, which may have changed.
-        groups = self.optimizer.state_dict()["param_groups"]
-        self.optimizer.load_state_dict({"state": state["optimizer"]["state"], "param_groups": groups})
+    def load_state(self, state: dict[str, Any], path: Path) -> None:
+        """Continue from a training state, the content of `path`; the model's weights are loaded already."""
+        restore_optimizer(self.optimizer, state["optimizer"], path)
         self.batches.samples = state["samples"]
         self._meter.load_state(state["meter"], self.runtime.device)
-        rank = self.runtime.accelerator.process_index
-        if rank < len(state["random"]):
-            restore_random_states(state["random"][rank])
         self.step = state["step"]
 
     def _remember_if_not_finite(self, value: Tensor) -> None:
@@ -227,11 +235,20 @@ class Trainer:
     def _check_finite(self) -> None:
         first = [step for step in self.runtime.accelerator.gather(self._first_bad).tolist() if step >= 0]
         if first:
-            problem = f"loss or gradient is not finite at step {min(first)}"
-            remedy = (
-                f"lower it or set precision=fp32; the checkpoints in '{self.folder.path}' are from before that step"
-            )
-            raise FieldError("optimizer.learning_rate", self.cfg.optimizer.learning_rate, problem, remedy)
+            raise self._diverged(min(first))
+
+    def _explain_divergence(self, error: Exception) -> None:
+        """Raise the divergence behind an error of the step, if there is one; other processes may not take part."""
+        step = int(self._first_bad)
+        if step < 0 and not all(bool(p.isfinite().all()) for p in self._trained):
+            step = self.step + 1
+        if step >= 0 and not isinstance(error, UserError):
+            raise self._diverged(step) from error
+
+    def _diverged(self, step: int) -> FieldError:
+        problem = f"loss or gradient is not finite at step {step}"
+        remedy = f"lower it or set precision=fp32; the checkpoints in '{self.folder.path}' are from before that step"
+        return FieldError("optimizer.learning_rate", self.cfg.optimizer.learning_rate, problem, remedy)
 
     def _stop(self, number: int) -> None:
         if self._saved_step != self.step:

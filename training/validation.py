@@ -21,7 +21,7 @@ from models.base import Model, Prediction, Rollout
 from models.config import SampleSettings
 from training.clips import ClipSource, read_clips, read_inputs
 from training.config import ValidationConfig
-from training.fid import Fid, make_fid
+from training.fid import Fid, make_fid, score
 from training.images import GIF_FPS, PREDICTED, RECORDED, keep_frames
 from training.metrics import SampleTable, add_quality, averages, evenly_spaced, own_indices
 from training.rollout import VALIDATION, clip_generators, last_given, seed_of
@@ -48,8 +48,8 @@ class Validator:
         shown = evenly_spaced(len(self._predicted_clips), NUM_SHOWN)
         self._shown = {int(i) for i in self._predicted_clips[shown]}
         self._fid_clips = {int(i) for i in self._predicted_clips[: train.fid_num_samples]}
-        self._fid_ready = False
-        self._fid: Fid | None = None
+        # Wrong weights are refused before anything is trained.
+        self._fid = self._make_fid()
 
     @torch.no_grad()
     def run(self, model: Model, step: int) -> dict[str, float]:
@@ -78,7 +78,7 @@ class Validator:
         """PSNR and SSIM of reconstructed or sampled frames; for world models also of repeating the last prime frame."""
         table = SampleTable()
         config = self._config.train
-        fid = self._make_fid()
+        fid = self._fid
         own = own_indices(self._predicted_clips, self._runtime.accelerator)
         for clips in read_clips(self._dataset, own, config, self._runtime.device):
             generators = clip_generators(self._config.seed, clips.indices, clips.video.device)
@@ -96,22 +96,29 @@ class Validator:
         recorded, predicted = rows.pop(RECORDED), rows.pop(PREDICTED)
         if self._runtime.is_main:
             num_prime = self._rollout.num_prime if model.continues else 0
-            write_samples(self._folder / "samples", step, recorded, predicted, num_prime)
+            try:
+                write_samples(self._folder / "samples", step, recorded, predicted, num_prime)
+            except OSError as error:
+                logger.warning("no sample images of step %d: %s", step, error)
         values = averages(rows)
+        distance, no_distance = score(fid)
+        self._say(no_distance)
         if fid is not None:
-            values["fid"] = fid.compute()
             fid.metric.reset()
-        return values
+        return values | distance
 
     def _make_fid(self) -> Fid | None:
-        """The metric, made at the first validation; None where it is not wanted or has no weights."""
-        if not self._fid_ready and self._fid_clips:
-            with under("eval"):
-                self._fid, reason = make_fid(self._config.fid_weights, self._runtime.accelerator)
-            if reason and self._runtime.is_main:
-                logger.info(reason)
-        self._fid_ready = True
-        return self._fid
+        """The metric; None where it is not wanted or has no weights."""
+        if not self._fid_clips:
+            return None
+        with under("eval"):
+            fid, reason = make_fid(self._config.fid_weights, self._runtime.accelerator)
+        self._say(reason)
+        return fid
+
+    def _say(self, line: str) -> None:
+        if line and self._runtime.is_main:
+            logger.info(line)
 
 
 def validation_rollout(config: ValidationConfig) -> Rollout:

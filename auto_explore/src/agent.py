@@ -11,7 +11,7 @@ from torch import Tensor
 from auto_explore.src.models.actor_critic import ActorCritic, PolicyOutput, State
 from data_generation.generator.connector_base import EnvironmentSpec
 from data_generation.generator.policy import PolicyContext
-from models.checkpoint import read_file, write_file
+from models.tensor_file import read_file, write_file
 
 FORMAT = "genieredux-agent"
 FORMAT_VERSION = 1

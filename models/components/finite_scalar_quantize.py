@@ -73,8 +73,8 @@ class FiniteScalarQuantizer(nn.Module):
         """Vectors (..., D) of ids (...): the codes, projected."""
         return self.project_out(F.embedding(ids, self.codebook))
 
-    def forward(self, x: Tensor) -> Quantized:
-        """Quantise vectors (..., D) with a straight-through gradient; the loss is zero."""
+    def forward(self, x: Tensor, generator: torch.Generator | None = None) -> Quantized:
+        """Quantise vectors (..., D) with a straight-through gradient; the loss is zero and nothing is drawn."""
         bounded = self._bounded(x)
         digits = self._digits(bounded.detach())
         straight_through = bounded + (digits / self._half - 1 - bounded).detach()

@@ -68,8 +68,8 @@ class VectorQuantizer(nn.Module):
         """Vectors (..., D) of ids (...): the stored codes, projected."""
         return self.project_out(F.embedding(ids, self.codebook))
 
-    def forward(self, x: Tensor) -> Quantized:
-        """Quantise vectors (..., D).
+    def forward(self, x: Tensor, generator: torch.Generator | None = None) -> Quantized:
+        """Quantise vectors (..., D). In training, `generator` (on the CPU) draws what dead codes are moved to.
 
         The loss is mse(codes, sg[x]) + commitment_weight * mse(sg[codes], x) on the normalised vectors.
         """
@@ -77,13 +77,13 @@ class VectorQuantizer(nn.Module):
         ids = self._nearest(direction.detach())
         codes = F.embedding(ids, self.codebook)
         if self.training and self.dead_code_threshold > 0:
-            self._revive_dead_codes(direction.detach().flatten(0, -2), ids.flatten())
+            self._revive_dead_codes(direction.detach().flatten(0, -2), ids.flatten(), generator)
         loss = F.mse_loss(codes, direction.detach()) + self.commitment_weight * F.mse_loss(codes.detach(), direction)
         straight_through = direction + (codes - direction).detach()
         return Quantized(self.project_out(straight_through), ids, loss)
 
     @torch.no_grad()
-    def _revive_dead_codes(self, directions: Tensor, ids: Tensor) -> None:
+    def _revive_dead_codes(self, directions: Tensor, ids: Tensor, generator: torch.Generator | None) -> None:
         """Move codes that are hardly used to vectors (n, codebook_dim) of this batch that their codes (ids) fit badly.
 
         A code is dead when it is used less than `dead_code_threshold` times the mean, averaged over about the last
@@ -94,7 +94,7 @@ class VectorQuantizer(nn.Module):
         count = torch.zeros_like(usage).scatter_add_(0, ids, torch.ones_like(ids, dtype=usage.dtype))
         usage.lerp_(count * (self.codebook_size / ids.numel()), USAGE_RATE)
         error = (directions - F.embedding(ids, self.codebook)).square().sum(dim=-1)
-        candidates = directions[torch.multinomial(error + 1e-12, self.codebook_size, replacement=True)]
+        candidates = directions[_draw(error + 1e-12, self.codebook_size, generator)]
         # Every process must move the same codes to the same vectors.
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             torch.distributed.broadcast(candidates, 0)
@@ -102,6 +102,17 @@ class VectorQuantizer(nn.Module):
         dead = usage < self.dead_code_threshold
         self.codebook.copy_(torch.where(dead.unsqueeze(-1), candidates, self.codebook))
         usage.copy_(torch.where(dead, 1.0, usage))
+
+
+def _draw(weights: Tensor, count: int, generator: torch.Generator | None) -> Tensor:
+    """Indices (count,) of weights (n,), each drawn in proportion to its weight.
+
+    Not multinomial: numbers from the CPU give the same draws on every device, and weights that are not finite pass,
+    so that the trainer can say at which step the loss diverged.
+    """
+    uniform = torch.rand(count, generator=generator).to(weights.device, non_blocking=True)
+    limits = weights.cumsum(dim=0)
+    return torch.searchsorted(limits, uniform * limits[-1], right=True).clamp(max=len(weights) - 1)
 
 
 def perplexity(ids: Tensor, codebook_size: int) -> Tensor:

@@ -1,0 +1,90 @@
+"""One run at a time in a folder: a lock that ends with its process, however that ends."""
+
+import fcntl
+import json
+import logging
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import datetime
+from pathlib import Path
+
+from data_generation.data.errors import UserError
+from data_generation.data.reading import UnreadableFileError
+
+logger = logging.getLogger(__name__)
+
+_NAME = ".lock"
+# Locks of this process: the system refuses a lock to other processes only.
+_held: set[Path] = set()
+
+
+class FolderInUseError(UserError):
+    """Another run writes to the folder. The message names its process and when it started."""
+
+
+@contextmanager
+def locked(folder: Path, remedy: str) -> Iterator[None]:
+    """Hold the folder's lock for a block; the folder is made if need be, and removed at the end if it is empty.
+
+    FolderInUseError, with the `remedy`, while another process holds it. The lock belongs to this process, not to
+    those that it starts. Where the file system has no locks, a warning says so and the block runs without.
+    """
+    missing = [parent for parent in (folder, *folder.parents) if not parent.exists()]
+    path = folder.absolute() / _NAME
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        fd = _acquire(path, remedy)
+    except OSError as error:
+        raise UserError(f"'{folder}' cannot be written to ({error.strerror}): {remedy}") from error
+    process = os.getpid()
+    _held.add(path)
+    try:
+        yield
+    finally:
+        # A forked child that leaves the block has no lock to give back.
+        if os.getpid() == process:
+            _held.discard(path)
+            # Before the lock is given back, so that nobody waits for a file without a name.
+            path.unlink(missing_ok=True)
+            os.close(fd)
+            with suppress(OSError):
+                for parent in missing:
+                    parent.rmdir()
+
+
+def _acquire(path: Path, remedy: str) -> int:
+    """A descriptor of the file at `path` that holds its lock."""
+    while True:
+        if path in _held:
+            raise FolderInUseError(f"'{path.parent}' is in use by this process already: {remedy}")
+        if path.exists() and not path.is_file():
+            raise UnreadableFileError(f"'{path}' is not a file: remove it")
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK, 0o666)
+        try:
+            # Not flock, which children that are forked later would hold, too.
+            fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            owner = _owner(os.pread(fd, 1000, 0))
+            os.close(fd)
+            raise FolderInUseError(f"'{path.parent}' is in use by {owner}: {remedy}") from None
+        except OSError as error:
+            logger.warning("'%s' cannot be locked (%s): start no second run there", path.parent, error.strerror)
+            return fd
+        # The run before may have removed the name between the two calls.
+        if path.exists() and os.path.samestat(os.fstat(fd), os.stat(path)):
+            break
+        os.close(fd)
+    started = datetime.now().astimezone().isoformat(sep=" ", timespec="seconds")
+    os.ftruncate(fd, 0)
+    os.pwrite(fd, json.dumps({"process": os.getpid(), "machine": socket.gethostname(), "started": started}).encode(), 0)
+    return fd
+
+
+def _owner(content: bytes) -> str:
+    try:
+        values = json.loads(content)
+        return f"process {values['process']} on {values['machine']}, started {values['started']}"
+    except (ValueError, KeyError, TypeError):
+        return "another process, which is just starting"
