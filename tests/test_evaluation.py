@@ -189,7 +189,7 @@ def test_tokenizers_and_lams_are_evaluated_by_reconstruction(root, tmp_path, mod
     found = results(folder)
     assert folder.name == "reconstruct"
     measured = {name for name in found["metrics"] if not name.startswith("latent_")}
-    assert measured == {"psnr", "ssim", "pooled_psnr"}
+    assert measured == {"psnr", "ssim", "pooled_psnr", "changed_pooled_psnr", "changed_share"}
     assert ("latent_nmi" in found["metrics"]) == (model == "lam")
     assert found["num_frames_per_clip"] == {"tokenizer": 6, "lam": 5}[model]
 
@@ -243,7 +243,7 @@ def test_a_folder_of_something_else_is_not_replaced(root, tmp_path):
 def test_the_table_names_the_metrics_the_reason_for_no_fid_and_the_place(root, tmp_path, capsys):
     folder = evaluate(config(root, tmp_path))
     printed = capsys.readouterr().out
-    assert re.search(r"prediction( +\d+\.\d+){3}\n", printed)
+    assert re.search(r"prediction( +\d+\.\d+){4}\n", printed)
     assert "ΔPSNR" in printed
     assert "no FID" in printed
     assert str(folder) in printed

@@ -11,8 +11,11 @@ from training.fid import Fid, make_fid
 from training.inception import FidInception, load_inception, resize_as_tensorflow1
 from training.metrics import (
     SampleTable,
+    Truth,
+    add_quality,
     averages,
     averages_per_frame,
+    changed_pixels,
     evenly_spaced,
     own_indices,
     psnr_per_frame,
@@ -216,3 +219,32 @@ def test_metrics_past_the_resumed_step_and_a_cut_line_are_dropped(tmp_path):
     resumed.log(30, "train", {"loss": float("nan")})
     assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [10, 20, 30]
     assert read_metrics(path)[-1]["loss"] is None
+
+
+def test_psnr_of_changed_pixels_weighs_every_changed_pixel_alike_and_no_other():
+    target = torch.zeros(2, 2, 3, 4, 4)
+    target[0, 0, 1, 0, :2] = 0.5  # two pixels change in one frame, one in another, none in the others
+    target[1, 1, 2, 3, 3] = 1.0
+    truth = Truth([0, 1], target, changed_pixels(target, torch.zeros(2, 1, 3, 4, 4)))
+    assert truth.changed.sum(dim=(2, 3, 4)).tolist() == [[2, 0], [0, 1]]
+    table = SampleTable()
+    add_quality(table, "", torch.zeros_like(target), truth)
+    add_quality(table, "far_", torch.where(truth.changed, target, target + 0.5), truth)
+    found = averages(table.gather())
+    expected = -10 * np.log10((2 * 0.25 + 1.0) / 3 / 3)  # one of three channels is wrong
+    assert found["changed_pooled_psnr"] == pytest.approx(expected, abs=1e-4)
+    assert found["far_changed_pooled_psnr"] == 100
+    assert found["changed_share"] == pytest.approx(3 / 64)
+
+
+def test_what_lossy_recording_changes_has_not_changed():
+    still = torch.full((1, 1, 3, 4, 4), 0.5)
+    assert not changed_pixels(still + 6 / 255, still).any()
+    assert changed_pixels(still + 12 / 255, still).all()
+
+
+def test_where_nothing_changes_nothing_is_wrong():
+    still = torch.full((1, 2, 3, 4, 4), 0.5)
+    table = SampleTable()
+    add_quality(table, "", still * 0, Truth([0], still, changed_pixels(still, still[:, :1])))
+    assert averages(table.gather())["changed_pooled_psnr"] == 100

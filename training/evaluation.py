@@ -27,9 +27,9 @@ from training.fid import Fid, make_fid, score
 from training.images import keep_frames
 from training.latent_actions import keep_actions, take_scores
 from training.loading import ClipChoice, check_actions, check_frames, open_clips
-from training.metrics import SampleTable, add_quality, evenly_spaced, own_indices, psnr_per_frame
+from training.metrics import SampleTable, Truth, add_quality, evenly_spaced, own_indices, psnr_per_frame
 from training.report import EvaluationReport, write_report
-from training.rollout import clip_generators, held_action, last_given, random_actions
+from training.rollout import clip_generators, held_action, last_given, random_actions, truth_of
 from training.runtime import Runtime
 
 
@@ -114,7 +114,7 @@ class Evaluation(ABC):
         """How close the model comes to the recorded frames, and what it takes the actions to be."""
         model, generators = self.loaded.model, self._generators(clips)
         prediction = model.predict(clips.video, clips.actions, self.rollout, generators)
-        add_quality(table, "", clips.indices, prediction.frames, prediction.target)
+        add_quality(table, "", prediction.frames, truth_of(clips.indices, clips.video, prediction))
         if model.action_codes is not None:
             keep_actions(table, clips.indices, model.infer_actions(clips.video), clips.actions)
         return prediction
@@ -158,22 +158,23 @@ class WorldModelEvaluation(Evaluation):
         if self.is_control:
             return self._measure_held_action(clips, table)
         prediction = self._measure_prediction(clips, table)
-        self._measure_bounds(clips, table, prediction)
+        truth = truth_of(clips.indices, clips.video, prediction)
+        self._measure_bounds(clips, table, prediction, truth)
         if self.config.eval_control:
-            self._measure_control(clips, table, prediction)
+            self._measure_control(clips, table, prediction, truth)
         return prediction
 
-    def _measure_bounds(self, clips: Clips, table: SampleTable, prediction: Prediction) -> None:
+    def _measure_bounds(self, clips: Clips, table: SampleTable, prediction: Prediction, truth: Truth) -> None:
         """What a model reaches that repeats the last given frame, and one that knows the true tokens."""
         video = clips.video[:, : self.rollout.length]
         reconstruction = self.model.tokenizer.reconstruct(video)[:, prediction.num_given :]
-        add_quality(table, "copy_last_", clips.indices, last_given(clips.video, prediction), prediction.target)
-        add_quality(table, "tokenizer_", clips.indices, reconstruction, prediction.target)
+        add_quality(table, "copy_last_", last_given(clips.video, prediction), truth)
+        add_quality(table, "tokenizer_", reconstruction, truth)
 
-    def _measure_control(self, clips: Clips, table: SampleTable, prediction: Prediction) -> None:
+    def _measure_control(self, clips: Clips, table: SampleTable, prediction: Prediction, truth: Truth) -> None:
         """ΔPSNR (Genie, Bruce et al. 2024, section 4): how much worse a rollout with random actions is at step t."""
         frames = self._continue_randomly(clips)
-        add_quality(table, "random_actions_", clips.indices, frames, prediction.target)
+        add_quality(table, "random_actions_", frames, truth)
         randomly = psnr_per_frame(frames, prediction.target)
         at = self.config.delta_psnr_horizon - 1
         difference = psnr_per_frame(prediction.frames, prediction.target)[:, at] - randomly[:, at]

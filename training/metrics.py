@@ -1,5 +1,7 @@
 """Image metrics per frame, and their exact average over samples, batches and processes."""
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from accelerate import Accelerator
@@ -9,6 +11,9 @@ from torch import Tensor
 from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
 PSNR_CAP = 100.0  # dB; what equal frames count as
+# A pixel has changed where a channel differs by more than this: more than lossy recording and rounding do.
+CHANGE_THRESHOLD = 8 / 255
+_CHANGED_SHARE, _CHANGED_MSE = "changed_share", "changed_mse"
 
 
 def psnr_per_frame(prediction: Tensor, target: Tensor) -> Tensor:
@@ -39,6 +44,30 @@ def squared_error_per_frame(prediction: Tensor, target: Tensor) -> Tensor:
     return (prediction.float().clamp(0, 1) - target.float()).square().mean(dim=(2, 3, 4))
 
 
+@dataclass(frozen=True)
+class Truth:
+    """What predictions of clips are compared with: recorded frames (B, T, C, H, W) of the samples `indices`.
+
+    `changed` (B, T, 1, H, W) bool: where they differ from a frame that was known before.
+    """
+
+    indices: list[int]
+    frames: Tensor
+    changed: Tensor
+
+
+def changed_pixels(frames: Tensor, reference: Tensor) -> Tensor:
+    """Where frames (B, T, C, H, W) differ visibly from the frames `reference` (B, T or 1, C, H, W): (B, T, 1, H, W)."""
+    return ((frames - reference).abs() > CHANGE_THRESHOLD).any(dim=2, keepdim=True)
+
+
+def changed_error_per_frame(prediction: Tensor, truth: Truth) -> Tensor:
+    """Mean squared error over the changed pixels of each frame, (B, T) float32; 0 for frames without any."""
+    error = (prediction.float().clamp(0, 1) - truth.frames.float()).square().mean(dim=2, keepdim=True)
+    count = truth.changed.sum(dim=(2, 3, 4))
+    return (error * truth.changed).sum(dim=(2, 3, 4)) / count.clamp_min(1)
+
+
 class SampleTable:
     """Values per sample, by the sample's index in its dataset.
 
@@ -63,33 +92,41 @@ class SampleTable:
         return {name: np.stack([rows[i] for i in sorted(rows)]) for name, rows in joined.items()}
 
 
-def add_quality(table: SampleTable, prefix: str, indices: list[int], frames: Tensor, target: Tensor) -> None:
-    """Store PSNR, SSIM and squared error per frame of frames (B, T, C, H, W) under `<prefix>psnr`, …"""
-    table.add(f"{prefix}psnr", indices, psnr_per_frame(frames, target))
-    table.add(f"{prefix}ssim", indices, ssim_per_frame(frames, target))
-    table.add(f"{prefix}mse", indices, squared_error_per_frame(frames, target))
+def add_quality(table: SampleTable, prefix: str, frames: Tensor, truth: Truth) -> None:
+    """Store PSNR, SSIM and squared errors per frame of frames (B, T, C, H, W) under `<prefix>psnr`, …"""
+    table.add(f"{prefix}psnr", truth.indices, psnr_per_frame(frames, truth.frames))
+    table.add(f"{prefix}ssim", truth.indices, ssim_per_frame(frames, truth.frames))
+    table.add(f"{prefix}mse", truth.indices, squared_error_per_frame(frames, truth.frames))
+    table.add(f"{prefix}{_CHANGED_MSE}", truth.indices, changed_error_per_frame(frames, truth))
+    table.add(_CHANGED_SHARE, truth.indices, truth.changed.float().mean(dim=(2, 3, 4)))
 
 
 def averages(rows: dict[str, np.ndarray]) -> dict[str, float]:
     """Average of each of a table's rows, in float64; of a squared error `<…>mse`, the PSNR of it: `<…>pooled_psnr`.
 
     The two PSNRs answer different questions: equal frames count 100 dB in the mean of PSNRs, so a still scene
-    flatters whatever repeats a frame; the PSNR of the mean error weighs every pixel alike.
+    flatters whatever repeats a frame; the PSNR of the mean error weighs every pixel alike. `<…>changed_pooled_psnr`
+    weighs alike every pixel that changes, and no other.
     """
-    return {_averaged(name): float(_average(name, values)) for name, values in rows.items()}
+    return {_averaged(name): float(_average(rows, name)) for name in rows}
 
 
 def averages_per_frame(rows: dict[str, np.ndarray]) -> dict[str, list[float]]:
     """As `averages`, for each frame of rows (N, T)."""
-    return {_averaged(n): _average(n, values, axis=0).tolist() for n, values in rows.items() if values.ndim == 2}
+    return {_averaged(n): _average(rows, n, axis=0).tolist() for n, values in rows.items() if values.ndim == 2}
 
 
 def _averaged(name: str) -> str:
     return f"{name.removesuffix('mse')}pooled_psnr" if name.endswith("mse") else name
 
 
-def _average(name: str, values: np.ndarray, axis: int | None = None) -> np.ndarray:
-    average = np.asarray(np.mean(values, axis=axis, dtype=np.float64))
+def _average(rows: dict[str, np.ndarray], name: str, axis: int | None = None) -> np.ndarray:
+    average = np.asarray(np.mean(rows[name], axis=axis, dtype=np.float64))
+    if name.endswith(_CHANGED_MSE):
+        share = rows[_CHANGED_SHARE].astype(np.float64)
+        total = (rows[name] * share).sum(axis=axis)
+        # Where nothing changes, nothing can be wrong.
+        average = np.asarray(total / np.maximum(share.sum(axis=axis), np.finfo(np.float64).tiny))
     if not name.endswith("mse"):
         return average
     return np.asarray(-10 * np.log10(np.maximum(average, 10 ** (-PSNR_CAP / 10))))

@@ -27,9 +27,19 @@ _CONTROL_CURVES = {
     "psnr_to_last_given_frame": "to the last given frame",
     "psnr_to_random_actions": "to random actions",
 }
-_PANELS = {"psnr": "mean of the frames' PSNR", "pooled_psnr": "PSNR of the mean squared error"}
-_COLUMNS = {"psnr": "PSNR [dB]", "ssim": "SSIM", "pooled_psnr": "pooled PSNR [dB]"}
+_PANELS = {
+    "psnr": "mean of the frames' PSNR",
+    "pooled_psnr": "PSNR of the mean squared error",
+    "changed_pooled_psnr": "the same, of pixels that change",
+}
+_COLUMNS = {
+    "psnr": "PSNR [dB]",
+    "ssim": "SSIM",
+    "pooled_psnr": "pooled PSNR [dB]",
+    "changed_pooled_psnr": "changed [dB]",
+}
 _SINGLE = {
+    "changed_share": "share of pixels that change",
     "fid": "FID",
     "delta_psnr": "ΔPSNR [dB] (true − random actions)",
     "psnr_to_last_given_frame": "PSNR [dB] to the last given frame (lower = more motion)",

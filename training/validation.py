@@ -24,7 +24,7 @@ from training.config import ValidationConfig
 from training.fid import Fid, make_fid, score
 from training.images import GIF_FPS, PREDICTED, RECORDED, keep_frames
 from training.metrics import SampleTable, add_quality, averages, evenly_spaced, own_indices
-from training.rollout import VALIDATION, clip_generators, last_given, seed_of
+from training.rollout import VALIDATION, clip_generators, last_given, seed_of, truth_of
 from training.runtime import Runtime
 
 logger = logging.getLogger(__name__)
@@ -84,10 +84,10 @@ class Validator:
             generators = clip_generators(self._config.seed, clips.indices, clips.video.device)
             with self._runtime.autocast():
                 prediction = model.predict(clips.video, clips.actions, self._rollout, generators)
-            add_quality(table, "", clips.indices, prediction.frames, prediction.target)
+            truth = truth_of(clips.indices, clips.video, prediction)
+            add_quality(table, "", prediction.frames, truth)
             if prediction.num_prime:
-                last = last_given(clips.video, prediction)
-                add_quality(table, "copy_last_", clips.indices, last, prediction.target)
+                add_quality(table, "copy_last_", last_given(clips.video, prediction), truth)
             given = prediction.num_given
             keep_frames(table, self._shown, clips.indices, clips.video, prediction.frames, given)
             if fid is not None:
