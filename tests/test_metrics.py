@@ -222,10 +222,10 @@ def test_metrics_past_the_resumed_step_and_a_cut_line_are_dropped(tmp_path):
 
 
 def test_psnr_of_changed_pixels_weighs_every_changed_pixel_alike_and_no_other():
-    target = torch.zeros(2, 2, 3, 4, 4)
+    target = torch.zeros(2, 2, 3, 16, 16)
     target[0, 0, 1, 0, :2] = 0.5  # two pixels change in one frame, one in another, none in the others
     target[1, 1, 2, 3, 3] = 1.0
-    truth = Truth([0, 1], target, changed_pixels(target, torch.zeros(2, 1, 3, 4, 4)))
+    truth = Truth([0, 1], target, changed_pixels(target, torch.zeros(2, 1, 3, 16, 16)))
     assert truth.changed.sum(dim=(2, 3, 4)).tolist() == [[2, 0], [0, 1]]
     table = SampleTable()
     add_quality(table, "", torch.zeros_like(target), truth)
@@ -234,7 +234,7 @@ def test_psnr_of_changed_pixels_weighs_every_changed_pixel_alike_and_no_other():
     expected = -10 * np.log10((2 * 0.25 + 1.0) / 3 / 3)  # one of three channels is wrong
     assert found["changed_pooled_psnr"] == pytest.approx(expected, abs=1e-4)
     assert found["far_changed_pooled_psnr"] == 100
-    assert found["changed_share"] == pytest.approx(3 / 64)
+    assert found["changed_share"] == pytest.approx(3 / 1024)
 
 
 def test_what_lossy_recording_changes_has_not_changed():
@@ -244,7 +244,7 @@ def test_what_lossy_recording_changes_has_not_changed():
 
 
 def test_where_nothing_changes_nothing_is_wrong():
-    still = torch.full((1, 2, 3, 4, 4), 0.5)
+    still = torch.full((1, 2, 3, 16, 16), 0.5)
     table = SampleTable()
     add_quality(table, "", still * 0, Truth([0], still, changed_pixels(still, still[:, :1])))
     assert averages(table.gather())["changed_pooled_psnr"] == 100
