@@ -2,9 +2,10 @@
 
 import json
 import logging
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from omegaconf import OmegaConf
@@ -15,12 +16,15 @@ from auto_explore.src.agent import AgentInfo, agent_of, read_agent
 from auto_explore.src.checks import check_train_config
 from auto_explore.src.evaluation import save_gifs, test_episodes
 from auto_explore.src.models.actor_critic import ActorCritic
-from auto_explore.src.reward import Reward, load_reward
+from auto_explore.src.reward import WORLD_MODEL_REWARDS, Reward, load_reward
 from auto_explore.src.run_context import RunContext, make_context
 from auto_explore.src.run_folder import AgentFolder, find_folder, make_folder
 from auto_explore.src.trainer import AgentTrainer
+from auto_explore.src.world_model import checkpoint_path
 from data_generation.data.errors import UNSET, FieldError, under
 from data_generation.data.files import write_atomically
+from data_generation.data.lock import locked
+from training.run_record import make_record
 from training.tracker import MetricsLogger, WandbSettings
 
 logger = logging.getLogger(__name__)
@@ -40,9 +44,19 @@ def train(cfg: AutoExploreConfig) -> Path:
     if folder is None and fabric.is_global_zero:
         folder = make_folder(cfg.common)
     folder = AgentFolder(fabric.broadcast(folder.path if folder else Path()))
-    trainer = None
+    remedy = "wait for it or stop it, or name another run by common.resume_id"
+    try:
+        with locked(folder.path, remedy) if fabric.is_global_zero else nullcontext():
+            return _train(cfg, context, folder)
+    finally:
+        _remove_empty(folder)
+
+
+def _train(cfg: AutoExploreConfig, context: RunContext, folder: AgentFolder) -> Path:
+    fabric, trainer = context.fabric, None
     try:
         trainer = AgentTrainer(context, cfg.training, cfg.evaluation, folder)
+        trainer.record = _record(cfg, fabric.world_size)
         if cfg.common.resume:
             trainer.load()
         _log_start(trainer)
@@ -55,7 +69,6 @@ def train(cfg: AutoExploreConfig) -> Path:
     except BaseException:
         if trainer is not None:
             trainer.close()
-        _remove_empty(folder)
         raise
     trainer.run(tracker)
     if fabric.is_global_zero:
@@ -77,10 +90,11 @@ def evaluate(cfg: AutoExploreConfig) -> Path:
         problem = "an evaluation takes one process"
         raise FieldError("common.num_processes", UNSET, problem, "use {collection.test.num_envs}")
     context.check_agent(info, path)
-    result = _play_epochs(context, cfg.evaluation, folder, network.to(context.fabric.device), info)
     target = folder.path / "outputs" / f"evaluation_{path.stem}.json"
-    content = {"checkpoint": str(path), "epoch": info.epoch, **result}
-    write_atomically(target, json.dumps(content, indent=2) + "\n")
+    with locked(folder.evaluations, "wait for that evaluation or stop it"):
+        result = _play_epochs(context, cfg.evaluation, folder, network.to(context.fabric.device), info)
+        content = {"checkpoint": str(path), "epoch": info.epoch, **result}
+        write_atomically(target, json.dumps(content, indent=2) + "\n")
     print(_summary(content, folder, target))
     return target
 
@@ -92,8 +106,14 @@ def _folder_to_resume(common: CommonConfig) -> AgentFolder:
             problem = "training resumes from 'last' only"
             raise FieldError("resume_ckpt_id", common.resume_ckpt_id, problem, "omit it")
     # A missing checkpoint is reported before anything is loaded.
-    read_agent(folder.last)
+    read_agent(folder.to_resume())
     return folder
+
+
+def _record(cfg: AutoExploreConfig, num_processes: int) -> dict[str, Any]:
+    """What this run is, as its checkpoints keep it."""
+    weights = checkpoint_path(cfg.world_model) if cfg.collection.reward.type in WORLD_MODEL_REWARDS else None
+    return make_record(cfg, {"world_model_weights": weights}, {"common.num_processes": num_processes})
 
 
 def _make_tracker(cfg: AutoExploreConfig, folder: AgentFolder, epoch: int, is_main: bool) -> MetricsLogger:
@@ -124,7 +144,7 @@ def _play_epochs(
                 tested = test_episodes(collector, network, test.config, context.common.seed + epoch)
             rows.append(tested.values)
             shown = tested.episodes[: evaluation.n_gifs]
-            save_gifs(folder.path / "outputs" / "evaluation", epoch, shown, info.action_names, logger.debug)
+            save_gifs(folder.evaluations, epoch, shown, info.action_names, logger.debug)
     finally:
         collector.close()
     names = sorted({name for row in rows for name in row})
@@ -173,4 +193,4 @@ def _summary(content: dict, folder: AgentFolder, target: Path) -> str:
     mean = content["mean"]
     lines = [f"agent         {content['checkpoint']} (epoch {content['epoch']})"]
     lines += [f"{name:<24}{value:.4g}" for name, value in mean.items()]
-    return "\n".join([*lines, f"GIFs          {folder.path / 'outputs' / 'evaluation'}", f"all figures   {target}"])
+    return "\n".join([*lines, f"GIFs          {folder.evaluations}", f"all figures   {target}"])

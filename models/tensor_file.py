@@ -135,6 +135,17 @@ def digest(path: Path) -> int | None:
     return zlib.crc32(repr(tensors).encode()) if tensors else None
 
 
+def check_tensors(value: Any, path: Path, what: str) -> None:
+    """UserError unless all tensors in nested plain values are whole and finite."""
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, list | tuple):
+        for item in value:
+            check_tensors(item, path, what)
+    elif isinstance(value, Tensor) and (reason := misfit(value, value)):
+        raise UserError(f"'{path}' is not a whole {what}: a tensor has {reason}; restore the file")
+
+
 def misfit(own: Tensor, stored: Any) -> str:
     """Why a stored tensor cannot become a model's `own`: its type, shape or values; "" if it can."""
     if not isinstance(stored, Tensor):

@@ -163,6 +163,8 @@ def test_a_cut_checkpoint_is_told_in_one_line(trained: Path, tmp_path: Path, cap
     monkeypatch.chdir(tmp_path)
     root = copy_of(trained, tmp_path)
     _cut_last(root)
+    (path,) = root.rglob("last-previous.pt")
+    path.write_bytes(b"")
     for arguments in (command(root, mode="eval"), command(root, "common.resume=true")):
         assert run.main(arguments) == 2
         assert "last.pt' cannot be read" in error_line(capsys)

@@ -63,6 +63,13 @@ def test_validation_changes_nothing_of_training(root, model):
     assert_equal(weights(train(moving(root, model, validate_every=1))), never)
 
 
+def test_training_leaves_the_global_generator_alone(root):
+    cfg = moving(root, validate_every=3)
+    before = torch.get_rng_state()
+    train(cfg)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 # ---- power cuts and full disks --------------------------------------------------------------------------------------
 
 

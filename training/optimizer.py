@@ -24,7 +24,7 @@ def make_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Ada
     return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(beta1, beta2), fused=True)
 
 
-def restore_optimizer(optimizer: torch.optim.AdamW, stored: dict[str, Any], path: Path) -> None:
+def restore_optimizer(optimizer: torch.optim.Optimizer, stored: dict[str, Any], path: Path) -> None:
     """Take moments and counts from a stored state, the rest from the configuration, which may have changed.
 
     UserError, with the state's `path`, where they are not those of the parameters that train.

@@ -12,7 +12,7 @@ from models.tensor_file import digest
 IGNORED = (
     *("train.resume_ckpt", "train.save_root_dpath", "train.dataset_root_dpath", "train.wandb_", "train.cache_"),
     *("train.n_data_workers", "train.keep_checkpoints", "eval", "device", "wandb"),
-    *("common.resume", "common.root_dpath", "common.device"),
+    *("common.resume", "common.root_dpath", "common.device", "world_model", "collection.connector.rom_dpath"),
 )
 
 

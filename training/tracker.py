@@ -51,6 +51,9 @@ class MetricsFile:
             else:
                 with self.path.open("a") as file:
                     file.write(json.dumps(row) + "\n")
+                    file.flush()
+                    # A power cut could leave the file empty otherwise.
+                    os.fsync(file.fileno())
             self._is_behind = False
         except OSError as error:
             if not self._is_behind:
@@ -59,11 +62,6 @@ class MetricsFile:
 
     def has(self, step: int, split: str) -> bool:
         return any(row["step"] == step and row["split"] == split for row in self.rows)
-
-    def sync(self) -> None:
-        """Bring all rows so far to the disk, so that a power cut leaves them."""
-        with suppress(OSError), self.path.open("rb") as file:
-            os.fsync(file.fileno())
 
     def _write_all(self) -> None:
         write_atomically(self.path, "".join(json.dumps(row) + "\n" for row in self.rows), durable=True)
@@ -117,11 +115,6 @@ class MetricsLogger:
     def has(self, step: int, split: str) -> bool:
         """Whether `split` is recorded at `step` (main process only)."""
         return self.file is not None and self.file.has(step, split)
-
-    def sync(self) -> None:
-        """Bring what is recorded so far to the disk."""
-        if self.file is not None:
-            self.file.sync()
 
     def close(self) -> None:
         if self._wandb is not None:

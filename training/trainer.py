@@ -80,7 +80,6 @@ class Trainer:
         self.validator: Validator | None = None
         # What the run is, for those that resume it.
         self.record: dict[str, Any] = {}
-        self._metrics: MetricsLogger | None = None
         self._trained = [p for p in self.model.parameters() if p.requires_grad]
         self._parallel = self._distribute()
         self._meter = Meter()
@@ -105,7 +104,7 @@ class Trainer:
 
         SIGINT and SIGTERM save and raise SystemExit; a loss that is not finite raises FieldError.
         """
-        total, self._metrics = self.cfg.train.num_train_steps, metrics
+        total = self.cfg.train.num_train_steps
         self._clock, self._logged_step = time.monotonic(), self.step
         quiet = not self.runtime.is_main
         # Seconds between two lines; a log file needs few.
@@ -214,8 +213,6 @@ class Trainer:
                 self.folder.save(self.model, self.config, self.step, state, self.cfg.train.keep_checkpoints)
             except UnwritableFileError as error:
                 raise UnwritableFileError(f"{error}: resume by train.resume_ckpt=latest") from error
-            if self._metrics is not None:
-                self._metrics.sync()
         self.runtime.accelerator.wait_for_everyone()
         self._saved_step = self.step
         self._clock += time.monotonic() - start

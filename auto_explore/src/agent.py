@@ -9,9 +9,12 @@ import torch
 from torch import Tensor
 
 from auto_explore.src.models.actor_critic import ActorCritic, PolicyOutput, State
+from data_generation.data.errors import UserError
+from data_generation.data.reading import from_mapping
 from data_generation.generator.connector_base import EnvironmentSpec
 from data_generation.generator.policy import PolicyContext
-from models.tensor_file import read_file, write_file
+from models.checkpoint import check_fit
+from models.tensor_file import check_keys, check_tensors, read_file, write_file
 
 FORMAT = "genieredux-agent"
 FORMAT_VERSION = 1
@@ -34,8 +37,7 @@ class AgentInfo:
     @classmethod
     def from_stored(cls, values: dict[str, Any]) -> "AgentInfo":
         """From a checkpoint, where `roi_table` was once called `recorded_around`."""
-        values = {{"recorded_around": "roi_table"}.get(name, name): value for name, value in values.items()}
-        return cls(**{**values, "frame_shape": tuple(values["frame_shape"])})
+        return from_mapping(cls, {{"recorded_around": "roi_table"}.get(name, name): v for name, v in values.items()})
 
     @property
     def spec(self) -> EnvironmentSpec:
@@ -86,8 +88,23 @@ def save_agent(path: Path, network: ActorCritic, info: AgentInfo, extra: dict[st
 
 
 def read_agent(path: Path) -> dict[str, Any]:
-    """The content of a checkpoint. UserError for a missing one, a foreign file and a cut one."""
-    return read_file(path, FORMAT, FORMAT_VERSION, "checkpoint of an AutoExplore agent")
+    """The content of a checkpoint, of which `agent_of` makes an agent.
+
+    UserError for a missing, damaged or foreign one, and for one whose weights are not those of its network.
+    """
+    what = "checkpoint of an AutoExplore agent"
+    content = read_file(path, FORMAT, FORMAT_VERSION, what)
+    check_keys(content, path, what, info=dict, model=dict)
+    check_tensors(content, path, what)
+    try:
+        with torch.device("meta"):
+            check_fit(AgentInfo.from_stored(content["info"]).build(), content["model"], path)
+    except UserError:
+        raise
+    except (TypeError, ValueError, LookupError, ArithmeticError, RuntimeError) as error:
+        problem = f"'{path}' is not a whole {what} ({error!s:.100})"
+        raise UserError(f"{problem}: restore the file") from error
+    return content
 
 
 def agent_of(content: dict[str, Any]) -> tuple[ActorCritic, AgentInfo]:

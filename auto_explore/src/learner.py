@@ -1,6 +1,7 @@
 """The actor-critic's update (arXiv 2504.02515, section A.3), corrected for data that an older policy has played."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,6 +13,9 @@ from auto_explore.config import ActorCriticConfig
 from auto_explore.src.dataset import ClipBatch
 from auto_explore.src.models.actor_critic import ActorCritic, PolicyOutput
 from auto_explore.src.returns import Targets, Trajectories, vtrace
+from data_generation.data.errors import UserError
+from models.tensor_file import misfit
+from training.optimizer import restore_optimizer
 
 # Of the running moments.
 _MOMENTS_RATE = 0.05
@@ -160,8 +164,11 @@ class Learner:
             "advantages": self.advantages.moments,
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.rewards.moments = state["rewards"].to(self.fabric.device)
-        self.returns.moments = state["returns"].to(self.fabric.device)
-        self.advantages.moments = state["advantages"].to(self.fabric.device)
+    def load_state_dict(self, state: dict[str, Any], path: Path) -> None:
+        """From the file at `path`; the learning rate stays that of the configuration."""
+        restore_optimizer(self.optimizer, state["optimizer"], path)
+        for name in ("rewards", "returns", "advantages"):
+            moments = getattr(self, name)
+            if reason := misfit(moments.moments, state[name]):
+                raise UserError(f"'{path}' has wrong moments of {name} ({reason}): restore the file")
+            moments.moments = state[name].to(self.fabric.device)

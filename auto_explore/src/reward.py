@@ -5,6 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from auto_explore.config import RewardConfig
 from auto_explore.src.models.novelty import Disagreement, FrameVae, RandomDistillation, RandomFeatures
 from data_generation.data.errors import FieldError
+from models.checkpoint import load_strictly
 from models.genie_redux import GenieRedux
 
 # Real frames that the world model sees before those that it predicts.
@@ -84,7 +86,7 @@ class Reward(ABC):
         return {"networks": self.networks.state_dict(), "optimizer": optimizer}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.networks.load_state_dict(state["networks"])
+        load_strictly(self.networks, state["networks"], Path("the reward's networks"))
         if self.optimizer is not None:
             self.optimizer.load_state_dict(state["optimizer"])
 
@@ -251,6 +253,6 @@ def load_reward(reward: Reward, state: dict[str, Any], config: RewardConfig) -> 
     """Give a reward the networks of a run: learned novelty must not start anew. FieldError if they differ."""
     try:
         reward.load_state_dict(state)
-    except (KeyError, RuntimeError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
         problem = "the run was trained with another reward, whose networks do not fit"
         raise FieldError("type", config.type, problem) from error

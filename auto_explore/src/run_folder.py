@@ -1,10 +1,15 @@
 """A run's folder: `<root_dpath>/<NNN>_<name>/` with config/, checkpoints/, episodes/, outputs/ and metrics.jsonl."""
 
+import logging
 import re
+from contextlib import suppress
 from pathlib import Path
 
 from auto_explore.config import CommonConfig
-from data_generation.data.errors import MissingPathError
+from auto_explore.src.agent import read_agent
+from data_generation.data.errors import MissingPathError, UserError
+
+logger = logging.getLogger(__name__)
 
 
 class AgentFolder:
@@ -23,9 +28,30 @@ class AgentFolder:
         return self.path / "outputs" / "gifs"
 
     @property
+    def evaluations(self) -> Path:
+        """The GIFs of `auto_explore eval`."""
+        return self.path / "outputs" / "evaluation"
+
+    @property
     def last(self) -> Path:
         """The newest checkpoint, with the state that training resumes from."""
         return self.checkpoint("last")
+
+    @property
+    def previous(self) -> Path:
+        """The checkpoint before `last`, for when that one is damaged."""
+        return self.checkpoint("last-previous")
+
+    def to_resume(self) -> Path:
+        """`last`, or the one before it if only that is whole, which a warning says."""
+        try:
+            read_agent(self.last)
+        except UserError as error:
+            with suppress(UserError):
+                read_agent(self.previous)
+                logger.warning("%s: falling back to '%s'", error, self.previous)
+                return self.previous
+        return self.last
 
     @property
     def best(self) -> Path:

@@ -2,10 +2,12 @@
 
 import logging
 import math
+import os
 import sys
 import time
 from collections import deque
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,11 +26,16 @@ from auto_explore.src.reward import load_reward
 from auto_explore.src.run_context import RunContext
 from auto_explore.src.run_folder import AgentFolder
 from data_generation.data.errors import UNSET, FieldError, UserError, under
+from data_generation.data.files import sync
+from models.tensor_file import check_keys
 from training.rollout import seed_of
+from training.run_record import changes
 from training.tracker import MetricsLogger
 
 logger = logging.getLogger(__name__)
 
+# What a resumed run cannot change, by what its keys begin with.
+_FIXED = ("common.seed", "collection.games", "collection.connector.", "collection.reward.", "world_model_weights")
 # Purposes of random numbers; added to the streams of `training.rollout`.
 _PLAY, _SAMPLE, _TEST = 100, 101, 102
 
@@ -44,12 +51,14 @@ class AgentTrainer:
     ):
         self.context, self.training, self.evaluation, self.folder = context, training, evaluation, folder
         self.common, self.collection, fabric = context.common, context.collection, context.fabric
-        torch.manual_seed(self.common.seed)
         spec, actor_critic = context.connector.spec, training.actor_critic
         self.info = AgentInfo(
             spec.action_names, spec.frame_shape, actor_critic.encoder, epoch=0, roi_table=spec.roi_table
         )
-        self.network = self.info.build().to(fabric.device)
+        # Only fresh weights come from the global generator.
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.common.seed)
+            self.network = self.info.build().to(fabric.device)
         optimizer = torch.optim.Adam(self.network.parameters(), lr=training.learning_rate, fused=True)
         module, optimizer = fabric.setup(self.network, optimizer)
         self.learner = Learner(fabric, self.network, module, optimizer, actor_critic)
@@ -61,6 +70,10 @@ class AgentTrainer:
         self.coverage = Coverage()
         self.epoch, self.num_steps, self.best_return = 0, 0, -math.inf
         self._test_collector: Collector | None = None
+        # What the run is, for those that resume it.
+        self.record: dict[str, Any] = {}
+        # Episodes that a power cut could still empty.
+        self._unsynced: list[Path] = []
 
     # ---- the loop -------------------------------------------------------------------------------------------------
 
@@ -116,6 +129,7 @@ class AgentTrainer:
             )
         for episode in played.finished:
             episode.save()
+            self._unsynced.append(episode.path)
             add_episode(self.coverage, episode)
         self.replay.trim()
         self.num_steps += played.num_steps * self.context.fabric.world_size
@@ -219,7 +233,13 @@ class AgentTrainer:
     # ---- checkpoints ------------------------------------------------------------------------------------------------
 
     def save(self) -> None:
-        """Write `last` with all that resuming needs, and the epochs' checkpoints that are kept."""
+        """Write `last` with all that resuming needs, and the epochs' checkpoints that are kept.
+
+        All of it is on the disk afterwards. The `last` before stays, as `previous`.
+        """
+        for path in self._unsynced:
+            sync(path)
+        self._unsynced = []
         states = self.context.gather(self._rank_state())
         if self.context.fabric.is_global_zero:
             keep = self.common.keep_every
@@ -231,7 +251,10 @@ class AgentTrainer:
                 "best_return": self.best_return,
                 "learner": self.learner.state_dict(),
                 "ranks": states,
+                "run": self.record,
             }
+            if self.folder.last.exists():
+                os.replace(self.folder.last, self.folder.previous)
             save_agent(self.folder.last, self.network, self._info_now(), {"state": state})
         self.context.fabric.barrier()
 
@@ -250,23 +273,48 @@ class AgentTrainer:
         }
 
     def load(self) -> None:
-        """Resume from `last` exactly. UserError if the configuration is not that of the run."""
-        content = read_agent(self.folder.last)
-        _, info = agent_of(content)
-        self._check_same_run(info, content)
+        """Resume from `last`, or the checkpoint before it, exactly.
+
+        UserError if the configuration is not that of the run, or if both are damaged.
+        """
+        path = self.folder.to_resume()
+        content = read_agent(path)
+        try:
+            _, info = agent_of(content)
+            self._check_same_run(info, content)
+            own = self._load_state(content, path)
+            growing = self._resume_episodes(own["collector"])
+            self.replay.episodes = self._read_replay(own["replay"], growing)
+        except (AttributeError, LookupError, TypeError) as error:
+            problem = f"'{path}' holds no whole training state ({type(error).__name__}: {error!s:.100})"
+            raise UserError(f"{problem}: restore the file, or start another run") from error
+
+    def _load_state(self, content: dict[str, Any], path: Path) -> dict[str, Any]:
+        """All but the episodes; returns this process's part of the state."""
         state = content["state"]
-        own = state["ranks"][self.context.fabric.global_rank]
+        check_keys(state, path, "training state", epoch=int, num_steps=int, best_return=float, learner=dict, ranks=list)
+        own: dict[str, Any] = state["ranks"][self.context.fabric.global_rank]
         self.network.load_state_dict(content["model"])
-        self.learner.load_state_dict(state["learner"])
+        self.learner.load_state_dict(state["learner"], path)
         with under("collection.reward"):
             load_reward(self.reward, own["reward"], self.collection.reward)
         self.coverage = Coverage.from_state(own["coverage"])
         self.epoch, self.num_steps, self.best_return = state["epoch"], state["num_steps"], state["best_return"]
-        growing = self._resume_episodes(own["collector"])
-        self.replay.episodes = deque(
-            growing[item] if isinstance(item, int) else AgentEpisode.load(self.folder.path / item)
-            for item in own["replay"]
-        )
+        return own
+
+    def _read_replay(self, stored: list[int | str], growing: list[AgentEpisode]) -> deque[AgentEpisode]:
+        """The replay's episodes: `growing` ones by number, complete ones from their files, damaged ones left out."""
+        episodes: deque[AgentEpisode] = deque()
+        bad: list[UserError | OSError] = []
+        for item in stored:
+            try:
+                episode = growing[item] if isinstance(item, int) else AgentEpisode.load(self.folder.path / item)
+                episodes.append(episode)
+            except (UserError, OSError) as error:
+                bad.append(error)
+        if bad:
+            logger.warning("%d of the replay's %d episodes are left out, first %s", len(bad), len(stored), bad[0])
+        return episodes
 
     def _check_same_run(self, info: AgentInfo, content: dict[str, Any]) -> None:
         self.context.check_agent(info, self.folder.last)
@@ -276,6 +324,11 @@ class AgentTrainer:
         state = content.get("state")
         if state is None:
             raise UserError(f"'{self.folder.last}' holds no training state to resume from")
+        if isinstance(stored := state.get("run"), dict):
+            remedy = "set what the run had, or start another one without {common.resume}"
+            fixed = {key for key in self.record if key.startswith(_FIXED)}
+            if (changed := changes(self.record, stored, fixed, remedy)) and self.context.fabric.is_global_zero:
+                logger.info("resuming with other settings: %s", changed)
         num_processes, num_envs = self.context.fabric.world_size, self.collector.envs.num_envs
         if len(state["ranks"]) != num_processes:
             problem = f"{run} {len(state['ranks'])}"

@@ -128,6 +128,12 @@ def _machine() -> str:
     return f"{zlib.crc32(f'{socket.gethostname()} {namespace}'.encode()):08x}"
 
 
+def sync(path: Path) -> None:
+    """Bring a file's content and its name to the disk, so that they survive a power cut."""
+    _sync(path)
+    _sync(path.parent)
+
+
 def _sync_all(path: Path) -> None:
     """Write the content of a file, or of a folder and everything in it, through to the disk."""
     if path.is_dir():
