@@ -13,9 +13,12 @@ from data_generation.data.check import check_environments
 from data_generation.data.data import SPLITS, Environment, EpisodeReader, list_environments, split_sessions
 from data_generation.data.errors import FieldError, under
 from data_generation.data.export_lerobot import export_lerobot
-from data_generation.data.import_original import import_original
+from data_generation.data.import_dataset import import_dataset
+from data_generation.data.import_session import keep_size
+from data_generation.data.info import DatasetInfo, MissingDatasetError
 from data_generation.data.layout import EPISODE_SUFFIX
 from data_generation.data.media import contact_sheet, episode_images, episode_row, write_gif, write_mp4, write_png
+from data_generation.generator.frames import FrameFitter
 
 _PATH_HELP = "a dataset folder or one environment folder in it"
 
@@ -70,11 +73,13 @@ def _add_check(commands: Any) -> None:
 def _add_import(commands: Any) -> None:
     description = "Sessions that the target has already are kept, so an interrupted import can be resumed."
     path_help = (
-        "an original dataset or environment: <instance>/<session>/{frames/000123.jpg | frames.mp4, actions.json}"
+        "an original dataset or environment: <instance>/<session>/{frames/000123.jpg | frames.mp4, actions.json}; or, "
+        "without actions: a video, a folder of videos or of folders of images"
     )
-    parser = _add(commands, "import", _import, "convert a dataset of the original GenieRedux", description, path_help)
+    parser = _add(commands, "import", _import, "convert an original dataset, or videos", description, path_help)
     parser.add_argument("--to", type=Path, required=True, help="dataset folder that gets the environments")
     parser.add_argument("--action-names", help="names in index order, e.g. RIGHT,LEFT,UP,DOWN,ACTION_JUMP")
+    parser.add_argument("--image-size", type=_positive, help="resize frames to N x N, with black bars (default: keep)")
     parser.add_argument("--on-bad-episode", choices=("error", "skip"), default="error", help="default: error")
 
 
@@ -86,7 +91,7 @@ def _add_export(commands: Any) -> None:
     parser.add_argument("--format", choices=("mp4", "gif", "lerobot"), default="mp4", help="default: mp4")
     parser.add_argument("--max-episodes", type=_positive, help="videos: per environment, spread evenly (default: all)")
     parser.add_argument("--scale", type=_positive, default=4, help="videos: enlargement (default: 4)")
-    parser.add_argument("--fps", type=_positive, help="default: 60 / n_skip_frames of the environment, or 15")
+    parser.add_argument("--fps", type=_positive, help="default: the speed at which people play, by info.json, or 15")
 
 
 def _add_view(commands: Any) -> None:
@@ -167,8 +172,9 @@ def _check(arguments: argparse.Namespace) -> int:
 
 def _import(arguments: argparse.Namespace) -> int:
     names = arguments.action_names.split(",") if arguments.action_names else None
+    fit = FrameFitter(arguments.image_size, arguments.image_size) if arguments.image_size else keep_size
     with under("", on_bad_episode="--on-bad-episode"):
-        result = import_original(arguments.path, arguments.to, names, arguments.on_bad_episode)
+        result = import_dataset(arguments.path, arguments.to, names, arguments.on_bad_episode, fit)
     skipped = f", {result.bad} bad ones skipped" if result.bad else ""
     print(f"imported {result.made} episodes into '{arguments.to}' ({result.kept} existed already{skipped})")
     return 0
@@ -180,22 +186,17 @@ def _spread(count: int, wanted: int | None) -> list[int]:
     return np.unique(np.linspace(0, count - 1, wanted).round().astype(int)).tolist() if count else []
 
 
-def _fps(environment: Environment | None, wanted: int | None) -> int:
-    skip = environment.info.connector.get("n_skip_frames") if environment else None
-    return wanted or round(60 / (skip or 4))
-
-
 def _export(arguments: argparse.Namespace) -> int:
     if arguments.path.suffix == EPISODE_SUFFIX and arguments.format != "lerobot":
         with EpisodeReader(arguments.path) as episode:
             instance, session = episode.meta.instance, episode.meta.session
             path = arguments.to / f"{instance:06d}_{session:06d}.{arguments.format}"
-            _write_video(path, episode, _fps(None, arguments.fps), arguments)
+            _write_video(path, episode, _rate(arguments), arguments)
         print(f"wrote '{path}'")
         return 0
     if arguments.format == "lerobot":
         paths = list_environments(arguments.path)
-        count = export_lerobot(paths, arguments.to, _fps(Environment(paths[0]), arguments.fps))
+        count = export_lerobot(paths, arguments.to, arguments.fps)
         print(f"wrote {count} episodes to '{arguments.to}'")
         return 0
     jobs = [
@@ -206,12 +207,23 @@ def _export(arguments: argparse.Namespace) -> int:
     for environment, i in tqdm(jobs, "export", unit="episode"):
         with environment.open(i) as episode:
             name = f"{environment.instances[i]:06d}_{environment.sessions[i]:06d}.{arguments.format}"
-            _write_video(arguments.to / environment.name / name, episode, _fps(environment, arguments.fps), arguments)
+            fps = arguments.fps or environment.info.frame_rate
+            _write_video(arguments.to / environment.name / name, episode, fps, arguments)
     print(f"wrote {len(jobs)} videos to '{arguments.to}'")
     return 0
 
 
-def _write_video(path: Path, episode: EpisodeReader, fps: int, arguments: argparse.Namespace) -> None:
+def _rate(arguments: argparse.Namespace) -> float:
+    """Frames per second of one episode file: as its environment's folder says, or 15."""
+    if arguments.fps:
+        return float(arguments.fps)
+    try:
+        return DatasetInfo.load(arguments.path.resolve().parents[1]).frame_rate
+    except MissingDatasetError:
+        return 15.0
+
+
+def _write_video(path: Path, episode: EpisodeReader, fps: float, arguments: argparse.Namespace) -> None:
     write = write_mp4 if arguments.format == "mp4" else write_gif
     write(path, episode_images(episode, arguments.scale), fps)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from data_generation.config import GenerateConfig
 from data_generation.data.data import Environment
 from data_generation.data.errors import under
-from data_generation.generator.connector_base import make_connector
+from data_generation.generator.connector_base import Connector, make_connector
 from data_generation.generator.generator import GenerationFailed, Outcome, run
 from data_generation.generator.plan import Plan, make_plan, remove_if_empty
 from data_generation.generator.policy import policy_spec
@@ -49,6 +49,7 @@ def generate(cfg: GenerateConfig) -> Generated:
     with under(_CONFIG_KEY):
         with under("connector"):
             connector = make_connector(config.connector)
+            _check_square(connector)
             # A missing agent is reported before anything is written.
             policy_spec(config.connector)
         plan = make_plan(config, connector)
@@ -65,6 +66,13 @@ def generate(cfg: GenerateConfig) -> Generated:
         count = f"{len(outcome.failures) + outcome.num_dropped} of {len(plan.missing)} episodes"
         raise GenerationFailed(f"not made: {count}, first {task}: {error}; the same command tries again")
     return generated
+
+
+def _check_square(connector: Connector) -> None:
+    _, height, width = connector.frame_shape
+    if height != width:
+        remedy = f"set {{image_size}}={max(height, width)}, which shows all of a wide image, between black bars"
+        raise FieldError("image_size", f"[{height}, {width}]", "models take square frames only", remedy)
 
 
 def _omit_unplayable(plan: Plan, outcome: Outcome) -> None:

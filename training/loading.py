@@ -168,6 +168,11 @@ def check_frames(config: ModelConfig, dataset: ClipDataset) -> None:
     """UserError if the dataset's frames are not what the tokenizer takes; a warning if they show another part."""
     channels, height, width = dataset.frame_shape
     size = config.tokenizer.image_size
+    if height != width:
+        raise UserError(
+            f"dataset frames are {width}x{height}, and models take square ones: generate with "
+            f"config.connector.image_size={size}, or import with --image-size {size}"
+        )
     if (channels, height, width) != (config.tokenizer.channels, size, size):
         raise UserError(
             f"dataset frames are {width}x{height} with {channels} channels, the tokenizer takes {size}x{size} with "
@@ -188,6 +193,7 @@ def check_actions(config: ModelConfig, dataset: ClipDataset, source: str) -> Non
     if not kind_of(config).takes_actions:
         return
     names = list(dataset.action_names)
+    _check_has_actions(config, dataset)
     if config.dynamics.action_dim != len(names):
         raise UserError(
             f"{source} has {config.dynamics.action_dim} actions, the dataset has {len(names)} ({', '.join(names)}): "
@@ -197,8 +203,19 @@ def check_actions(config: ModelConfig, dataset: ClipDataset, source: str) -> Non
         logger.warning("%s names its actions %s, the dataset %s", source, config.action_names, names)
 
 
+def _check_has_actions(config: ModelConfig, dataset: ClipDataset) -> None:
+    if not dataset.action_names:
+        raise FieldError(
+            "model",
+            config.model,
+            f"it takes recorded actions, and dataset '{dataset.dataset_dpath}' has none",
+            "use a dataset with actions, or set {model} to tokenizer, lam or genie_redux, which learns its own",
+        )
+
+
 def _take_action_count(config: ModelConfig, dataset: ClipDataset) -> None:
     """The dataset brings the number of actions; a different one in the configuration is an error."""
+    _check_has_actions(config, dataset)
     count, configured = len(dataset.action_names), config.dynamics.action_dim
     if configured not in (None, count):
         problem = f"the dataset has {count} actions ({', '.join(dataset.action_names)})"

@@ -53,17 +53,18 @@ class _Sums:
 
 @dataclass
 class _ExportProgress:
-    fps: int
+    fps: float
     tasks: list[str] = field(default_factory=list)
     episodes: list[dict[str, Any]] = field(default_factory=list)
     num_rows: int = 0
     stats: dict[str, _Sums] = field(default_factory=dict)
 
 
-def export_lerobot(env_dpaths: list[Path], target_dpath: Path, fps: int) -> int:
+def export_lerobot(env_dpaths: list[Path], target_dpath: Path, fps: float | None = None) -> int:
     """Write all episodes of the environments to `target_dpath`, which must not exist. Returns the number of episodes.
 
-    UserError without pyarrow, or where environments have other actions or frames than the first.
+    `fps`: frames per second, None = as the environments say. UserError without pyarrow, or where environments have
+    other actions, frames or rates than the first.
     """
     try:
         import pyarrow  # noqa: F401
@@ -80,8 +81,16 @@ def export_lerobot(env_dpaths: list[Path], target_dpath: Path, fps: int) -> int:
             environments[0].info.frame_shape,
         ):
             raise UserError(f"'{other.env_dpath}' has other actions or frames than the first: export it separately")
+    rate = _rate(environments) if fps is None else fps
     with atomic_path(target_dpath) as temporary:
-        return _write(environments, temporary, fps)
+        return _write(environments, temporary, round(rate) if rate == round(rate) else rate)
+
+
+def _rate(environments: list[Environment]) -> float:
+    rates = {environment.name: environment.info.frame_rate for environment in environments}
+    if len(set(rates.values())) > 1:
+        raise UserError(f"LeRobot has one rate for all episodes, these have {rates}: choose one by --fps")
+    return environments[0].info.frame_rate
 
 
 def _episodes(environments: list[Environment]) -> Iterator[tuple[Environment, EpisodeReader]]:
@@ -96,7 +105,7 @@ def _episodes(environments: list[Environment]) -> Iterator[tuple[Environment, Ep
                 progress.update()
 
 
-def _write(environments: list[Environment], dpath: Path, fps: int) -> int:
+def _write(environments: list[Environment], dpath: Path, fps: float) -> int:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -164,7 +173,7 @@ def _rows(environment: Environment, episode: EpisodeReader, progress: _ExportPro
     return rows
 
 
-def _features(environment: Environment, fps: int) -> dict[str, Any]:
+def _features(environment: Environment, fps: float) -> dict[str, Any]:
     channels, height, width = environment.info.frame_shape
     video: dict[str, Any] = {"video.fps": fps, "video.height": height, "video.width": width, "video.channels": channels}
     video |= {"video.codec": "h264", "video.pix_fmt": "yuv444p", "video.is_depth_map": False, "has_audio": False}

@@ -1,4 +1,4 @@
-"""Import of datasets in the layout of the original GenieRedux.
+"""Datasets in the layout of the original GenieRedux, to import.
 
 `<environment>/info.json`, and per session `<instance>/<session>/actions.json` with `frames/000123.jpg` (or png) per
 frame or one `frames.mp4`. Entry i of the actions is `{"src_id": i - 1, "tgt_id": i, "action": one-hot, "extras":
@@ -6,227 +6,203 @@ frame or one `frames.mp4`. Entry i of the actions is `{"src_id": i - 1, "tgt_id"
 dropped.
 """
 
-import json
-import logging
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+import math
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
-from data_generation.data.episode import EpisodeMeta, EpisodeReader, EpisodeWriter, episode_path
 from data_generation.data.errors import UserError
-from data_generation.data.info import INFO_FNAME, DatasetInfo, MissingDatasetError
-from data_generation.data.layout import BadEpisodeError
+from data_generation.data.import_session import Session, Step
+from data_generation.data.info import INFO_FNAME, DatasetInfo
+from data_generation.data.reading import from_mapping, read_json, shortened
+from data_generation.data.recordings import read_image, video_frames
 
-logger = logging.getLogger(__name__)
-
-_IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
-
-
-@dataclass
-class Imported:
-    """Counts of one import."""
-
-    made: int = 0
-    kept: int = 0
-    bad: int = 0
+_REMEDY = "restore or remove it"
 
 
 @dataclass
-class _OriginalSession:
-    dpath: Path
-    instance: int
-    session: int
+class _Source:
+    """The original's `info.json`, which may be missing."""
+
+    name: str = ""
+    version: str = "unknown"
+    info: dict[str, Any] = field(default_factory=dict)
+    generator_config: dict[str, Any] = field(default_factory=dict)
 
 
-def import_original(
-    source_dpath: Path, target_dpath: Path, action_names: list[str] | None = None, on_bad_episode: str = "error"
-) -> Imported:
-    """Convert an original dataset or environment folder into environments below `target_dpath`; resumable.
+@dataclass
+class _Connector:
+    """`info` in it: which game, and what its actions are called."""
 
-    `action_names` overrides the names found in the source's info.json. `UserError` names the bad file.
-    """
-    result = Imported()
-    for env_dpath in _environments(source_dpath):
-        sessions = list(_sessions(env_dpath))
-        if not sessions:
-            raise UserError(f"'{env_dpath}' has no <instance>/<session>/actions.json: not an original dataset")
-        info = _info(env_dpath, sessions[0], action_names)
-        out_dpath = target_dpath / env_dpath.name
-        _check_target(out_dpath, info)
-        info.save(out_dpath)
-        for session in tqdm(sessions, f"import {env_dpath.name}", unit="episode"):
-            path = episode_path(out_dpath, session.instance, session.session)
-            if path.exists():
-                result.kept += 1
-                continue
+    game: str = ""
+    config: dict[str, Any] = field(default_factory=dict)
+    action_captions: list[Any] = field(default_factory=list)
+
+
+@dataclass
+class _Action:
+    """An entry of `actions.json`."""
+
+    tgt_id: int
+    action: Any
+    src_id: int | None = None
+    extras: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class OriginalSession(Session):
+    """One folder `<instance>/<session>` with actions."""
+
+    def frames(self) -> Iterator[np.ndarray]:
+        """Frames (h, w, 3) uint8 in the order of the entries. `UserError` for another number of them."""
+        entries = self.entries()
+        video = self.path / "frames.mp4"
+        if not video.exists():
+            for entry in entries:
+                yield self._read_image(entry.tgt_id)
+            return
+        count = 0
+        for count, frame in enumerate(video_frames(video), 1):
+            if count <= len(entries):
+                yield frame
+        if count != len(entries):
+            raise UserError(f"'{video}' has {count} frames for {len(entries)} actions: remove the session")
+
+    def steps(self, num_actions: int) -> Iterator[Step]:
+        """What led to each frame but the first."""
+        entries = self.entries()
+        numbers = self._numbers(entries)
+        for entry, info in zip(entries[1:], numbers[1:], strict=True):
+            yield Step(self._index(entry.action, num_actions), info.pop("reward", 0.0), info)
+
+    def entries(self) -> list[_Action]:
+        """The entries of `actions.json`, which fit each other."""
+        content = read_json(self._actions_fpath, _REMEDY)
+        found = content.get("actions") if isinstance(content, dict) else None
+        if not isinstance(found, list) or not found:
+            raise self._error("it has no list 'actions'")
+        known = _Action.__dataclass_fields__
+        try:
+            entries = [from_mapping(_Action, {k: v for k, v in entry.items() if k in known}) for entry in found]
+        except (ValueError, AttributeError) as error:
+            raise self._error(f"an action is not one: {error}") from None
+        for before, entry in pairwise(entries):
+            if entry.src_id not in (None, before.tgt_id):
+                raise self._error(f"step to {entry.tgt_id} does not start at {before.tgt_id}")
+        return entries
+
+    @property
+    def one_hot_size(self) -> int:
+        """Length of the one-hot actions, 0 where actions are numbers."""
+        action = self.entries()[0].action
+        return len(action) if isinstance(action, list) else 0
+
+    @property
+    def _actions_fpath(self) -> Path:
+        return self.path / "actions.json"
+
+    def _error(self, problem: str) -> UserError:
+        return UserError(f"'{self._actions_fpath}': {problem}: {_REMEDY}, or remove the session")
+
+    def _numbers(self, entries: Sequence[_Action]) -> list[dict[str, float]]:
+        """The numbers in each entry's extras; what is a number nowhere is omitted."""
+        names = {name for entry in entries for name, value in entry.extras.items() if _is_number(value)}
+        for entry in entries:
+            for name in names & entry.extras.keys():
+                value = entry.extras[name]
+                if not _is_number(value) or not math.isfinite(value):
+                    raise self._error(f"extras.{name} of step {entry.tgt_id} is {shortened(value)}, not a number")
+        if any("reward" in entry.extras for entry in entries) and "reward" not in names:
+            raise self._error("extras.reward is not a number")
+        return [{name: float(entry.extras[name]) for name in names & entry.extras.keys()} for entry in entries]
+
+    def _index(self, value: Any, num_actions: int) -> int:
+        index = value
+        if isinstance(value, list):
+            is_one_hot = all(map(_is_number, value)) and sorted(value) == [0] * (len(value) - 1) + [1]
+            index = int(np.argmax(value)) if is_one_hot else None
+        if type(index) is not int or not 0 <= index < num_actions:
+            raise self._error(f"action {shortened(value)} is not one of {num_actions}")
+        return index
+
+    def _read_image(self, number: int) -> np.ndarray:
+        for suffix in (".jpg", ".jpeg", ".png"):
             try:
-                _import_session(session, path, info)
-                result.made += 1
-            except UserError as error:
-                if on_bad_episode == "error":
-                    raise BadEpisodeError.of(error) from None
-                result.bad += 1
-                logger.warning("skipped: %s", error)
-    return result
+                return read_image(self.path / "frames" / f"{number:06d}{suffix}")
+            except FileNotFoundError:
+                pass
+        missing = self.path / "frames" / f"{number:06d}.jpg"
+        raise UserError(f"'{missing}' is missing: restore it or remove the session")
 
 
-def _environments(source_dpath: Path) -> list[Path]:
-    if not source_dpath.is_dir():
-        raise MissingDatasetError(f"'{source_dpath}' is not a folder: give an original dataset or environment folder")
-    if _numbered(source_dpath):
-        return [source_dpath]
-    found = [path for path in sorted(source_dpath.iterdir()) if path.is_dir() and _numbered(path)]
-    if not found:
-        raise UserError(f"'{source_dpath}' has no folders <instance>/<session>: not an original dataset")
-    return found
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not (isinstance(value, int) and abs(value) > 1 << 53)
 
 
-def _numbered(dpath: Path) -> list[Path]:
-    return sorted(
-        (path for path in dpath.iterdir() if path.name.isdigit() and path.is_dir()), key=lambda p: int(p.name)
-    )
+def numbered(dpath: Path) -> list[tuple[int, Path]]:
+    """The folders in a folder that are named by a number, in order."""
+    folders = (path for path in dpath.iterdir() if re.fullmatch("[0-9]{1,17}", path.name) and path.is_dir())
+    return sorted((int(path.name), path) for path in folders)
 
 
-def _sessions(env_dpath: Path) -> Iterator[_OriginalSession]:
-    for instance in _numbered(env_dpath):
-        for session in _numbered(instance):
-            if (session / "actions.json").is_file():
-                yield _OriginalSession(session, int(instance.name), int(session.name))
+def original_sessions(env_dpath: Path) -> tuple[list[OriginalSession], list[Path]]:
+    """The sessions of an original environment's folder, and the folders of sessions that have no actions."""
+    sessions, without = [], []
+    for instance, instance_dpath in numbered(env_dpath):
+        for session, dpath in numbered(instance_dpath):
+            if (dpath / "actions.json").exists():
+                sessions.append(OriginalSession(dpath, instance, session))
             else:
-                logger.warning("'%s' has no actions.json (an unfinished session): not imported", session)
+                without.append(dpath)
+    return sessions, without
 
 
-def _info(env_dpath: Path, first: _OriginalSession, action_names: list[str] | None) -> DatasetInfo:
-    original: dict[str, Any] = {}
-    if (env_dpath / INFO_FNAME).is_file():
-        original = _read_json(env_dpath / INFO_FNAME)
-    connector = original.get("info") or {}
-    entries = _entries(first)
-    names = action_names or _names(
-        connector, len(entries[0]["action"]) if isinstance(entries[0]["action"], list) else 0
-    )
-    frame = next(_frames(first, entries))
+def original_info(env_dpath: Path, first: OriginalSession, action_names: list[str] | None) -> DatasetInfo:
+    """What an original's info.json and its first session say; the shape of the frames is still unknown."""
+    path = env_dpath / INFO_FNAME
+    try:
+        content = read_json(path, _REMEDY) if path.exists() else {}
+        if not isinstance(content, dict):
+            raise ValueError("it holds no mapping")
+        source, connector = _known(_Source, content), _known(_Connector, content.get("info", {}))
+        names = action_names or _names(connector, first.one_hot_size)
+    except UserError:
+        raise
+    except ValueError as error:
+        raise UserError(f"'{path}' cannot be used ({error}): {_REMEDY}") from None
+    name = source.name or env_dpath.resolve().name
     return DatasetInfo(
-        name=str(original.get("name", env_dpath.name)),
-        game=str(connector.get("game", original.get("name", env_dpath.name))),
+        name=name,
+        game=connector.game or name,
         action_names=names,
-        frame_shape=(frame.shape[2], frame.shape[0], frame.shape[1]),
-        connector=dict(connector.get("config") or {}),
-        generator={"imported": True, **(original.get("generator_config") or {})},
-        versions={"original": str(original.get("version", "unknown"))},
+        frame_shape=(3, 1, 1),
+        connector=connector.config,
+        generator={"imported": True, **source.generator_config},
+        versions={"original": source.version},
     )
 
 
-def _names(connector: Mapping[str, Any], num_actions: int) -> list[str]:
-    config = connector.get("config") or {}
-    combos = connector.get("action_captions") or config.get("valid_action_combos") or []
-    names = ["+".join(combo) if isinstance(combo, list) else str(combo) for combo in combos]
+def _known(cls: type[Any], values: Any) -> Any:
+    if not isinstance(values, dict):
+        raise ValueError(f"{shortened(values)} is not a mapping")
+    return from_mapping(cls, {key: value for key, value in values.items() if key in cls.__dataclass_fields__})
+
+
+def _names(connector: _Connector, num_actions: int) -> list[str]:
+    combos = connector.action_captions or connector.config.get("valid_action_combos", [])
+    names = []
+    for combo in combos if isinstance(combos, list) else [combos]:
+        parts = combo if isinstance(combo, list) else [combo]
+        if not parts or not all(isinstance(part, str) and part.isprintable() and part for part in parts):
+            raise ValueError(f"{shortened(combo)} is not the name of an action")
+        names.append("+".join(parts))
     if len(names) >= num_actions > 0 or (names and not num_actions):
         return names
     if not num_actions:
         raise UserError("the actions are not one-hot and info.json has no names for them: give --action-names A,B,…")
     return [f"ACTION_{i}" for i in range(num_actions)]
-
-
-def _check_target(out_dpath: Path, info: DatasetInfo) -> None:
-    if not (out_dpath / INFO_FNAME).is_file():
-        return
-    present = DatasetInfo.load(out_dpath)
-    for fact in ("action_names", "frame_shape"):
-        mine, theirs = getattr(info, fact), getattr(present, fact)
-        if mine != theirs:
-            raise UserError(f"'{out_dpath}' exists with {fact} {theirs}, not {mine}: import into another folder")
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_bytes())
-    except ValueError as error:
-        raise UserError(f"'{path}' is not valid JSON ({error}): restore or remove it") from None
-
-
-def _entries(session: _OriginalSession) -> list[dict[str, Any]]:
-    path = session.dpath / "actions.json"
-    content = _read_json(path)
-    entries = content.get("actions") if isinstance(content, dict) else None
-    if not entries or any("tgt_id" not in entry or "action" not in entry for entry in entries):
-        raise UserError(f"'{path}' has no list 'actions' of tgt_id and action: restore or remove the session")
-    for before, entry in pairwise(entries):
-        if entry.get("src_id", before["tgt_id"]) != before["tgt_id"]:
-            raise UserError(
-                f"'{path}': step to {entry['tgt_id']} does not start at {before['tgt_id']}: remove the session"
-            )
-    return entries
-
-
-def _frames(session: _OriginalSession, entries: list[dict[str, Any]]) -> Iterator[np.ndarray]:
-    """Frames (H, W, 3) uint8 in the order of the entries."""
-    video = session.dpath / "frames.mp4"
-    if not video.is_file():
-        for entry in entries:
-            yield _read_image(session.dpath / "frames", int(entry["tgt_id"]))
-        return
-    import av  # only this import needs it
-
-    count = 0
-    try:
-        with av.open(str(video)) as container:
-            for image in container.decode(video=0):
-                yield image.to_ndarray(format="rgb24")
-                count += 1
-    except av.FFmpegError as error:
-        raise UserError(f"'{video}' is damaged ({error}): remove the session") from None
-    if count != len(entries):
-        raise UserError(f"'{video}' has {count} frames for {len(entries)} actions: remove the session")
-
-
-def _read_image(dpath: Path, frame: int) -> np.ndarray:
-    import cv2
-
-    for suffix in _IMAGE_SUFFIXES:
-        path = dpath / f"{frame:06d}{suffix}"
-        if path.is_file():
-            image = cv2.imread(str(path), cv2.IMREAD_COLOR)
-            if image is None:
-                raise UserError(f"'{path}' is not a readable image: restore it or remove the session")
-            return image[:, :, ::-1]
-    raise UserError(f"'{dpath / f'{frame:06d}.jpg'}' is missing: restore it or remove the session")
-
-
-def _action(session: _OriginalSession, value: Any, num_actions: int) -> int:
-    index = value
-    if isinstance(value, list):
-        index = int(np.argmax(value)) if sorted(value) == [0] * (len(value) - 1) + [1] else None
-    if not isinstance(index, int) or not 0 <= index < num_actions:
-        raise UserError(
-            f"'{session.dpath / 'actions.json'}': action {value} is not one of {num_actions}: remove the session"
-        )
-    return index
-
-
-def _import_session(session: _OriginalSession, path: Path, info: DatasetInfo) -> None:
-    entries = _entries(session)
-    meta = EpisodeMeta(0, session.instance, session.session, "imported", {}, info.game, info.versions)
-    frames = _frames(session, entries)
-    with EpisodeWriter(path, meta, info.frame_shape) as writer:
-        writer.start(next(frames).transpose(2, 0, 1))
-        for position, (entry, frame) in enumerate(zip(entries[1:], frames, strict=False), 2):
-            extras = {key: value for key, value in (entry.get("extras") or {}).items() if _is_number(value)}
-            action = _action(session, entry["action"], len(info.action_names))
-            # The original did not record how an episode ended: its end is the end of the recording.
-            truncated = position == len(entries)
-            writer.step(action, float(extras.pop("reward", 0.0)), False, truncated, extras, frame.transpose(2, 0, 1))
-        for _ in frames:
-            pass  # a video with too many frames says so at its end
-        writer.commit()
-    with EpisodeReader(path) as episode:
-        assert episode.num_frames == len(entries)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float)

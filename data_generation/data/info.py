@@ -48,7 +48,7 @@ class DatasetInfo:
     @property
     def frame_rate(self) -> float:
         """Frames per second to show the frames at. Without `fps`: an emulator's 60, one frame in four or as skipped."""
-        return self.fps or round(60 / (self.connector.get("n_skip_frames") or 4))
+        return self.fps or max(1, round(60 / (self.connector.get("n_skip_frames") or 4)))
 
     def save(self, env_dpath: Path | str) -> Path:
         """Write `<env_dpath>/info.json`."""
@@ -84,6 +84,8 @@ class DatasetInfo:
 
     def _contradiction(self) -> str:
         """What of the values cannot be; empty = nothing."""
+        if bad := [name for name in (self.name, self.game, *self.action_names) if not (name and name.isprintable())]:
+            return f"{shortened(bad[0])} is not a name"
         if self.fps is not None and not 0 < self.fps <= MAX_FPS:
             return f"'fps' is {self.fps}, not in (0, {MAX_FPS}]"
         if not (skip := self.connector.get("n_skip_frames")) or (type(skip) is int and skip > 0):

@@ -203,7 +203,9 @@ def write_mp4(path: Path, video: Iterable[np.ndarray], fps: float, pix_fmt: str 
     import av  # only exports need it
 
     with atomic_path(path) as temporary, av.open(str(temporary), "w", format="mp4") as container:
-        stream = container.add_stream("libx264", rate=Fraction(fps), options={"crf": str(crf), "preset": "medium"})
+        stream = container.add_stream(
+            "libx264", rate=Fraction(fps).limit_denominator(1001), options={"crf": str(crf), "preset": "medium"}
+        )
         stream.pix_fmt = pix_fmt
         for position, image in enumerate(video):
             # H.264 with halved chroma takes even sizes only.

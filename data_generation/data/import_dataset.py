@@ -1,0 +1,168 @@
+"""Import of recordings that other programs made: datasets of the original GenieRedux, and videos without actions."""
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from data_generation.data.episode import episode_path, is_whole
+from data_generation.data.errors import UserError
+from data_generation.data.import_original import OriginalSession, numbered, original_info, original_sessions
+from data_generation.data.import_session import Fit, Session, first_frame, keep_size, write_session
+from data_generation.data.info import INFO_FNAME, DatasetInfo, MissingDatasetError
+from data_generation.data.layout import BadEpisodeError
+from data_generation.data.recordings import VIDEO_SUFFIXES, frame_rate, images_in, natural_order, videos_in
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class Imported:
+    """Counts of one import."""
+
+    made: int = 0
+    kept: int = 0
+    bad: int = 0
+
+
+@dataclass
+class _Source:
+    """An environment to import. `describe` gives its info, but for the shape of its frames, by its first session."""
+
+    name: str
+    sessions: Sequence[Session]
+    describe: Callable[[Any], DatasetInfo]
+
+
+def import_dataset(
+    source_dpath: Path,
+    target_dpath: Path,
+    action_names: list[str] | None = None,
+    on_bad_episode: str = "error",
+    fit: Fit = keep_size,
+) -> Imported:
+    """Convert recordings into environments below `target_dpath`; sessions that are there already are kept.
+
+    `source_dpath`: an original dataset or environment, a video, a folder of videos or of folders of images, or a
+    folder of such folders. `action_names` overrides the names in an original's info.json. `fit` brings frames to the
+    size of the dataset. `UserError` names the bad file, unless `on_bad_episode` is "skip".
+    """
+    result = Imported()
+    for source in _sources(source_dpath, action_names):
+        info, env_dpath = _info(source, on_bad_episode, fit), target_dpath / source.name
+        _check_target(env_dpath, info)
+        info.save(env_dpath)
+        for session in tqdm(source.sessions, f"import {source.name}", unit="episode"):
+            if is_whole(episode_path(env_dpath, session.instance, session.session)):
+                result.kept += 1
+                continue
+            try:
+                write_session(session, env_dpath, info, fit)
+                result.made += 1
+            except UserError as error:
+                _say_bad(error, on_bad_episode)
+                result.bad += 1
+    return result
+
+
+def _say_bad(error: UserError, on_bad_episode: str) -> None:
+    if on_bad_episode == "error":
+        raise BadEpisodeError.of(error) from None
+    logger.warning("skipped: %s", error)
+
+
+def _info(source: _Source, on_bad_episode: str, fit: Fit) -> DatasetInfo:
+    """The environment's info, by its first good session."""
+    for session in source.sessions:
+        try:
+            shape = first_frame(session, fit).shape
+            info = replace(source.describe(session), frame_shape=(shape[0], shape[1], shape[2]))
+        except UserError as error:
+            if on_bad_episode == "error":
+                raise BadEpisodeError.of(error) from None
+        else:
+            if shape[1] != shape[2]:
+                size = f"{shape[2]}x{shape[1]}"
+                logger.warning("'%s' has frames of %s, and models take square ones: --image-size 64", source.name, size)
+            return info
+    raise UserError(
+        f"no session of '{source.name}' can be read: see 'python run.py data import --on-bad-episode error'"
+    )
+
+
+def _check_target(env_dpath: Path, info: DatasetInfo) -> None:
+    if not (env_dpath / INFO_FNAME).is_file():
+        return
+    present = DatasetInfo.load(env_dpath)
+    for fact in ("action_names", "frame_shape"):
+        mine, theirs = getattr(info, fact), getattr(present, fact)
+        if mine != theirs:
+            raise UserError(f"'{env_dpath}' exists with {fact} {theirs}, not {mine}: import into another folder")
+
+
+def _sources(source_dpath: Path, action_names: list[str] | None) -> list[_Source]:
+    """The environments at a path. `UserError` where there are none."""
+    if source_dpath.is_file() and source_dpath.suffix.lower() in VIDEO_SUFFIXES:
+        return [_without_actions(source_dpath, [Session(source_dpath, 0, 0)])]
+    if not source_dpath.is_dir():
+        raise MissingDatasetError(f"'{source_dpath}' is not a folder: give an original dataset, or a folder of videos")
+    try:
+        if source := _environment(source_dpath, action_names):
+            return [source]
+        folders = [path for path in source_dpath.iterdir() if path.is_dir() and not path.name.startswith(".")]
+        found = [_environment(path, action_names) for path in sorted(folders, key=natural_order)]
+    except OSError as error:
+        raise UserError(f"'{error.filename}' cannot be read ({error.strerror}): check its permissions") from None
+    if not any(found):
+        problem = (
+            "is not an original dataset (<instance>/<session>/actions.json), nor videos, nor folders of images"
+        )
+        raise UserError(f"'{source_dpath}' {problem}: name another folder")
+    return [source for source in found if source is not None]
+
+
+def _environment(dpath: Path, action_names: list[str] | None) -> _Source | None:
+    """What a folder holds if it is one environment."""
+    sessions, without = original_sessions(dpath)
+    if sessions:
+        for path in without:
+            logger.warning("'%s' has no actions.json (an unfinished session): not imported", path)
+        name = dpath.resolve().name
+
+        def describe(session: OriginalSession) -> DatasetInfo:
+            return original_info(dpath, session, action_names)
+
+        return _Source(name, sessions, describe)
+    recorded = videos_in(dpath) or [path for path in _folders(dpath) if images_in(path)]
+    if not recorded and images_in(dpath):
+        recorded = [dpath]
+    found = [Session(path, 0, number) for number, path in enumerate(recorded)]
+    return _without_actions(dpath, found or _original_frames(dpath)) if found or without else None
+
+
+def _folders(dpath: Path) -> list[Path]:
+    return sorted((path for path in dpath.iterdir() if path.is_dir()), key=natural_order)
+
+
+def _original_frames(env_dpath: Path) -> list[Session]:
+    """The sessions of an original environment, none of which has actions."""
+    found = []
+    for instance, instance_dpath in numbered(env_dpath):
+        for session, dpath in numbered(instance_dpath):
+            video = dpath / "frames.mp4"
+            found.append(Session(video if video.exists() else dpath / "frames", instance, session))
+    return found
+
+
+def _without_actions(path: Path, sessions: list[Session]) -> _Source:
+    """Videos, or folders of images, that tokenizer, LAM and GenieRedux can learn from."""
+    name = path.resolve().stem if path.is_file() else path.resolve().name
+
+    def describe(session: Session) -> DatasetInfo:
+        rate = None if session.path.is_dir() else frame_rate(session.path)
+        return DatasetInfo(name, name, [], (3, 1, 1), generator={"imported": True}, fps=rate)
+
+    return _Source(name, sessions, describe)

@@ -1,0 +1,84 @@
+"""One recording of another program, and how it becomes an episode."""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import chain, pairwise, repeat
+from pathlib import Path
+
+import numpy as np
+
+from data_generation.data.episode import EpisodeMeta, EpisodeWriter, episode_path
+from data_generation.data.errors import UserError
+from data_generation.data.info import DatasetInfo
+from data_generation.data.recordings import images_in, read_image, video_frames
+
+# Brings a frame (h, w, 3) to the size of the dataset: (3, H, W).
+Fit = Callable[[np.ndarray], np.ndarray]
+
+
+@dataclass
+class Step:
+    """An action, and the reward and the numbers that came of it."""
+
+    action: int = 0
+    reward: float = 0.0
+    numbers: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass
+class Session:
+    """A video file, or a folder of images, without actions; its place in the dataset."""
+
+    path: Path
+    instance: int
+    session: int
+
+    def frames(self) -> Iterator[np.ndarray]:
+        """Frames (h, w, 3) uint8. `UserError` for whatever is wrong with the files."""
+        if not self.path.is_dir():
+            yield from video_frames(self.path)
+            return
+        for path in images_in(self.path):
+            yield read_image(path)
+
+    def steps(self, num_actions: int) -> Iterable[Step] | None:
+        """What led to each frame but the first, of `num_actions` actions; None without actions."""
+        return None
+
+
+def keep_size(frame: np.ndarray) -> np.ndarray:
+    """A frame (h, w, 3) as (3, h, w)."""
+    return frame.transpose(2, 0, 1)
+
+
+def first_frame(session: Session, fit: Fit) -> np.ndarray:
+    """The first frame (3, H, W) of a session. `UserError` where there is none."""
+    frame = next(session.frames(), None)
+    if frame is None:
+        raise UserError(f"'{session.path}' holds no frames: remove it")
+    return fit(frame)
+
+
+def write_session(session: Session, env_dpath: Path, info: DatasetInfo, fit: Fit) -> None:
+    """Make an episode of a session. `UserError` where that is not possible; nothing is written then."""
+    path = episode_path(env_dpath, session.instance, session.session)
+    meta = EpisodeMeta(0, session.instance, session.session, "imported", {}, info.game, info.versions)
+    frames = (_of_size(fit(frame), session, info) for frame in session.frames())
+    steps = iter(session.steps(info.num_actions) or repeat(Step()))
+    with EpisodeWriter(path, meta, info.frame_shape) as writer:
+        for number, (frame, after) in enumerate(pairwise(chain(frames, [None]))):
+            assert frame is not None
+            if number == 0:
+                writer.start(frame)
+            else:
+                step = next(steps)
+                # Nobody recorded how the episode ended: its end is the end of the recording.
+                writer.step(step.action, step.reward, False, after is None, step.numbers, frame)
+        writer.commit()
+
+
+def _of_size(frame: np.ndarray, session: Session, info: DatasetInfo) -> np.ndarray:
+    if frame.shape != info.frame_shape:
+        problem = f"'{session.path}' has frames {frame.shape}, others have {info.frame_shape} (C, H, W)"
+        raise UserError(f"{problem}: resize all with --image-size 64, or remove the session")
+    return frame

@@ -1,0 +1,109 @@
+"""Frames of files that other programs recorded: images in a folder, or a video."""
+
+import re
+from collections.abc import Iterator
+from fractions import Fraction
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data_generation.data.errors import UserError
+from data_generation.data.info import MAX_FPS
+from data_generation.data.reading import UnreadableFileError, opened, read_file
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
+VIDEO_SUFFIXES = (".mp4", ".m4v", ".mkv", ".mov", ".avi", ".webm", ".mpg", ".mpeg", ".gif")
+# A file that claims a larger image, or an image file of more bytes, is refused before anything is decoded.
+_MAX_PIXELS = 1 << 26
+_MAX_IMAGE_BYTES = 1 << 28
+_REMEDY = "restore it or remove the session"
+
+
+def images_in(dpath: Path) -> list[Path]:
+    """The images of a folder, numbers in their names in numerical order."""
+    found = [path for path in dpath.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES]
+    return sorted(found, key=natural_order)
+
+
+def videos_in(dpath: Path) -> list[Path]:
+    """The videos of a folder, ordered as `images_in`."""
+    found = [path for path in dpath.iterdir() if path.suffix.lower() in VIDEO_SUFFIXES]
+    return sorted(found, key=natural_order)
+
+
+def natural_order(path: Path) -> tuple[Any, ...]:
+    """A key that sorts names with numbers in them: 2 before 10."""
+    parts = re.split(r"([0-9]+)", path.name)
+    return (*((int(part[:18]), part) if part.isdecimal() else (-1, part) for part in parts), path.name)
+
+
+def read_image(path: Path) -> np.ndarray:
+    """An image file as (h, w, 3) uint8. FileNotFoundError, or `UserError` for anything that is no image."""
+    # Only imports need them.
+    import cv2
+    from PIL import Image
+
+    data = read_file(path, _MAX_IMAGE_BYTES)
+    try:
+        with Image.open(BytesIO(data)) as image:
+            width, height = image.size
+        is_small = 0 < width * height <= _MAX_PIXELS
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if is_small else None
+    # Pillow raises SyntaxError and others for odd files.
+    except (OSError, ValueError, SyntaxError, OverflowError, Image.DecompressionBombError, cv2.error):
+        pixels = None
+    if pixels is None:
+        raise UserError(f"'{path}' is not a readable image of at most {_MAX_PIXELS} pixels: {_REMEDY}")
+    return pixels[:, :, ::-1]
+
+
+def video_frames(path: Path) -> Iterator[np.ndarray]:
+    """The frames (h, w, 3) uint8 of a video. `UserError` where it is damaged, or none."""
+    av = _import_av()
+    try:
+        with _open_video(path) as container:
+            for image in container.decode(video=0):
+                yield image.to_ndarray(format="rgb24")
+    except av.FFmpegError as error:
+        raise UserError(f"'{path}' is damaged ({error.strerror}): {_REMEDY}") from None
+
+
+def frame_rate(path: Path) -> float | None:
+    """Frames per second of a video; None where it does not say. `UserError` as `video_frames`."""
+    av = _import_av()
+    try:
+        with _open_video(path) as container:
+            rate = container.streams.video[0].average_rate
+    except av.FFmpegError as error:
+        raise UserError(f"'{path}' is damaged ({error.strerror}): {_REMEDY}") from None
+    return float(rate) if isinstance(rate, Fraction) and 0 < rate <= MAX_FPS else None
+
+
+def _open_video(path: Path) -> Any:
+    """An open container with a video that is not absurdly large."""
+    with opened(path):  # FFmpeg would wait for a FIFO
+        pass
+    # A playlist in place of a video may name addresses.
+    container = _import_av().open(f"file:{path}", metadata_errors="ignore", options={"protocol_whitelist": "file"})
+    try:
+        if not container.streams.video:
+            raise UnreadableFileError(f"'{path}' holds no video: {_REMEDY}")
+        context = container.streams.video[0].codec_context
+        if context is None or context.width * context.height > _MAX_PIXELS:
+            raise UnreadableFileError(f"'{path}' has frames of more than {_MAX_PIXELS} pixels: {_REMEDY}")
+        context.options = {"max_pixels": str(_MAX_PIXELS)}
+    except BaseException:
+        container.close()
+        raise
+    return container
+
+
+def _import_av() -> Any:
+    try:
+        import av
+    except ImportError:
+        raise UserError("videos need PyAV: pip install av") from None
+    av.logging.set_level(None)
+    return av
