@@ -26,6 +26,7 @@ from torch import Tensor
 
 from data.data import ClipDataset, frames_first
 from data.loader import Batch, BatchDataset
+from data_generation.data.reading import UnreadableFileError, opened
 
 logger = logging.getLogger(__name__)
 
@@ -56,9 +57,9 @@ class TokenStore:
         """Fill ids (T, h, w); False, and nothing filled, where they are not stored completely."""
         size = self.record_size(ids.size)
         try:
-            with open(self._path(key), "rb", buffering=0) as file:
-                record = os.pread(file.fileno(), size, key.number * size)
-        except OSError:
+            with opened(self._path(key)) as fd:
+                record = os.pread(fd, size, key.number * size)
+        except (OSError, UnreadableFileError):
             return False
         payload = record[_CHECKSUM_SIZE:]
         if len(record) < size or record[:_CHECKSUM_SIZE] != _checksum(key, payload):
@@ -75,7 +76,9 @@ class TokenStore:
         payload = ids.astype(self._dtype).tobytes()
         try:
             os.makedirs(os.path.dirname(self._path(key)), exist_ok=True)
-            with open(os.open(self._path(key), os.O_WRONLY | os.O_CREAT, 0o666), "wb", buffering=0) as file:
+            # Opening a FIFO would wait for a reader of it.
+            flags = os.O_WRONLY | os.O_CREAT | os.O_NONBLOCK
+            with open(os.open(self._path(key), flags, 0o666), "wb", buffering=0) as file:
                 os.pwrite(file.fileno(), _checksum(key, payload) + payload, key.number * size)
         except OSError as error:
             self._stop(f"writing failed ({error.strerror})")

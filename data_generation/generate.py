@@ -7,7 +7,7 @@ from pathlib import Path
 
 from data_generation.config import GenerateConfig
 from data_generation.data.data import Environment
-from data_generation.data.errors import under
+from data_generation.data.errors import FieldError, under
 from data_generation.generator.connector_base import Connector, make_connector
 from data_generation.generator.generator import GenerationFailed, Outcome, run
 from data_generation.generator.plan import Plan, make_plan, remove_if_empty

@@ -294,3 +294,24 @@ def test_batches_move_and_pin(dataset_dpath):
     moved = batch.to("cpu", non_blocking=True)
     assert torch.equal(moved.frames, batch.frames)
     assert batch.actions.dtype == torch.int64
+
+
+# ---- clips that are not there ---------------------------------------------------------------------------------------
+
+
+def test_no_clip_speaks_of_the_split_alone(tmp_path):
+    """Sessions 0 to 7 are train, 8 is validation, 9 is test."""
+    make_env(tmp_path / "env", 0, [9] * 8 + [61, 5])
+    for split, longest in (("train", 9), ("test", 5), ("all", 61)):
+        with pytest.raises(FieldError, match=f"num_frames=70: split '{split}'.* longest episode has {longest} frames"):
+            ClipDataset(tmp_path, split, num_frames=70)
+
+
+def test_episodes_shorter_than_a_clip_are_announced(tmp_path, caplog):
+    make_env(tmp_path / "a", 0, [30, 4, 30, 6])
+    make_env(tmp_path / "b", 1, [30, 30])
+    ClipDataset(tmp_path, "all", num_frames=16)
+    assert "2 of 6 'all' episodes (7.7 % of the frames) are shorter than num_frames=16" in caplog.text
+    caplog.clear()
+    ClipDataset(tmp_path, "all", num_frames=4)
+    assert not caplog.text

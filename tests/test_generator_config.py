@@ -42,6 +42,16 @@ def test_missing_agent_is_told_before_anything_is_written(tmp_path: Path) -> Non
     assert not list(tmp_path.rglob("*.episode"))
 
 
+def test_frames_that_are_not_square_are_refused_before_anything_is_written(tmp_path: Path) -> None:
+    cfg = retro_config(tmp_path)
+    cfg.config.connector.image_size = [48, 64]
+    with pytest.raises(
+        ValueError, match=r"config.connector.image_size=\[48, 64\]: .*set config.connector.image_size=64"
+    ):
+        generate(cfg)
+    assert not list(tmp_path.iterdir())
+
+
 def test_unknown_family_names_the_known_ones(tmp_path: Path) -> None:
     cfg = retro_config(tmp_path)
     cfg.config.connector.name = "retroact"

@@ -17,6 +17,7 @@ import cv2
 import numpy as np
 import torch
 
+import data_generation.cli  # noqa: F401 - a case may be unable to read the library later
 from auto_explore.src.agent import agent_of, read_agent
 from benchmarks.drills import fuzz_crafted as crafted
 from benchmarks.drills import tiny_runs
@@ -394,6 +395,7 @@ KINDS = (
         num_bytes=16,
         num_values=40,
         is_optional=True,
+        free=("generator_config.",),
         crafted=crafted.JSON_FILES,
         **_JSON,
     ),

@@ -117,9 +117,7 @@ def _sources(source_dpath: Path, action_names: list[str] | None) -> list[_Source
     except OSError as error:
         raise UserError(f"'{error.filename}' cannot be read ({error.strerror}): check its permissions") from None
     if not any(found):
-        problem = (
-            "is not an original dataset (<instance>/<session>/actions.json), nor videos, nor folders of images"
-        )
+        problem = "is not an original dataset (<instance>/<session>/actions.json), nor videos, nor folders of images"
         raise UserError(f"'{source_dpath}' {problem}: name another folder")
     return [source for source in found if source is not None]
 

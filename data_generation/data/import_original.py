@@ -77,6 +77,9 @@ class OriginalSession(Session):
         """What led to each frame but the first."""
         entries = self.entries()
         numbers = self._numbers(entries)
+        sizes = {len(entry.action) if isinstance(entry.action, list) else 0 for entry in entries}
+        if len(sizes) > 1:
+            raise self._error(f"its actions are one-hot of {sorted(sizes)} values")
         for entry, info in zip(entries[1:], numbers[1:], strict=True):
             yield Step(self._index(entry.action, num_actions), info.pop("reward", 0.0), info)
 

@@ -1,0 +1,188 @@
+"""`data import` of what other programs recorded: odd files, frames of other sizes, videos without actions."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from data_generation.data.data import Environment, list_environments
+from data_generation.data.errors import UserError
+from data_generation.data.media import write_gif, write_mp4
+from run import main
+from tests.training_helpers import save_fresh, tiny_config
+from training.main import train
+
+SIZE = (12, 20)
+
+
+def make_frames(count: int, seed: int = 0) -> list[np.ndarray]:
+    return list(np.random.default_rng(seed).integers(0, 255, (count, *SIZE, 3), np.uint8))
+
+
+def write_images(dpath: Path, frames: list[np.ndarray]) -> None:
+    dpath.mkdir(parents=True)
+    for i, frame in enumerate(frames):
+        Image.fromarray(frame).save(dpath / f"{i:06d}.png")
+
+
+def entry(i: int, **changes: Any) -> dict[str, Any]:
+    one_hot = np.eye(3, dtype=int)[i % 3].tolist()
+    return {"src_id": i - 1, "tgt_id": i, "action": one_hot, "extras": {"reward": i / 2}} | changes
+
+
+@pytest.fixture
+def original(tmp_path: Path) -> Path:
+    """An environment of two sessions in the original's layout."""
+    for session in range(2):
+        dpath = tmp_path / "toy" / "0" / str(session)
+        write_images(dpath / "frames", make_frames(4, session))
+        (dpath / "actions.json").write_text(json.dumps({"actions": [entry(i) for i in range(4)]}))
+    return tmp_path / "toy"
+
+
+def imported(source: Path, *options: str) -> Environment:
+    target = source.parent / "imported"
+    assert main(["data", "import", str(source), "--to", str(target), *options]) == 0
+    return Environment(list_environments(target)[0])
+
+
+def error_of(capsys: pytest.CaptureFixture[str], source: Path, *options: str) -> str:
+    """The one line of a failing import."""
+    capsys.readouterr()
+    assert main(["data", "import", str(source), "--to", str(source.parent / "imported"), *options]) == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1
+    return lines[0]
+
+
+def test_a_bad_first_session_is_skipped_like_any_other(original, capsys):
+    (original / "0/0/actions.json").write_text("{")
+    assert "0/0/actions.json' is not valid JSON" in error_of(capsys, original)
+    environment = imported(original, "--on-bad-episode", "skip")
+    assert environment.sessions.tolist() == [1]
+    shutil.rmtree(original / "0/1/frames")
+    assert "no session of 'toy' can be read" in error_of(capsys, original, "--on-bad-episode", "skip")
+
+
+ODD_ENTRIES = (
+    *({"action": action} for action in (None, [0, 1], [1, 1, 0], [0.5, 0.5, 0], ["1", 0, 0], {}, 3, -1, True, 1 << 70)),
+    *({"tgt_id": number} for number in (None, "2", 2.0, -1, 1 << 70, True)),
+    *({"src_id": number} for number in ("1", 7, [])),
+    *({"extras": extras} for extras in (None, [], {"reward": None}, {"reward": "x"}, {"reward": float("nan")})),
+    {"extras": {"reward": 10**400}},
+)
+
+
+@pytest.mark.parametrize("change", ODD_ENTRIES, ids=str)
+def test_an_odd_action_is_one_line_that_names_its_file(original, capsys, change):
+    actions = [entry(i, **(change if i == 2 else {})) for i in range(4)]
+    (original / "0/1/actions.json").write_text(json.dumps({"actions": actions}))
+    line = error_of(capsys, original)
+    assert "/toy/0/1/" in line
+    assert "--on-bad-episode=skip" in line
+
+
+@pytest.mark.parametrize("content", ["null", "[]", "3", '{"name": null}', '{"info": []}', '{"info": {"game": 3}}', "["])
+def test_an_odd_info_is_one_line_that_names_its_file(original, capsys, content):
+    (original / "info.json").write_text(content)
+    assert "toy/info.json'" in error_of(capsys, original)
+
+
+def claims_to_be_huge(path: Path) -> None:
+    """A PNG of a few bytes that says it has 60 000 x 60 000 pixels."""
+    data = bytearray(path.read_bytes())
+    data[16:24] = (60_000).to_bytes(4, "big") * 2
+    path.write_bytes(data)
+
+
+def is_a_fifo(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [lambda path: path.write_bytes(b""), lambda path: path.write_text("no image"), claims_to_be_huge, is_a_fifo],
+)
+def test_an_odd_image_is_one_line_that_names_it(original, capsys, spoil):
+    spoil(original / "0/1/frames/000002.png")
+    assert "0/1/frames/000002.png" in error_of(capsys, original)
+
+
+def test_what_a_power_cut_left_of_an_import_is_made_again(original):
+    path = imported(original).episode_path(1)
+    whole = path.read_bytes()
+    path.write_bytes(b"")
+    imported(original)
+    assert path.read_bytes() == whole
+
+
+def test_frames_of_any_size_are_resized_and_shown_whole(original):
+    environment = imported(original, "--image-size", "10")
+    assert environment.info.frame_shape == (3, 10, 10)
+    with environment.open(0) as episode:
+        frames = episode.frames()
+    assert not frames[:, :, [0, 1, 8, 9]].any()
+    np.testing.assert_allclose(frames[:, :, 2:8].mean(), np.mean(make_frames(4)), atol=3)
+
+
+def test_frames_that_change_their_size_are_one_line_unless_resized(original, capsys):
+    Image.fromarray(make_frames(1)[0][:6, :7]).save(original / "0/1/frames/000002.png")
+    assert "--image-size" in error_of(capsys, original)
+    shutil.rmtree(original.parent / "imported")
+    assert imported(original, "--image-size", "8").num_episodes == 2
+
+
+# ---- without actions ------------------------------------------------------------------------------------------------
+
+
+def make_recordings(root: Path, kind: str) -> Path:
+    """Two recordings of 9 and 10 frames."""
+    for i in range(2):
+        frames = make_frames(9 + i, i)
+        if kind == "images":
+            write_images(root / f"run {i}", frames)
+        elif kind == "original":
+            write_images(root / "0" / str(i) / "frames", frames)
+        elif kind == "gif":
+            write_gif(root / f"{i}.gif", frames, 10)
+        else:
+            write_mp4(root / f"{i}.mp4", frames, 10)
+    return root
+
+
+@pytest.mark.parametrize("kind", ["images", "original", "gif", "mp4"])
+def test_recordings_without_actions_become_episodes(tmp_path, kind):
+    environment = imported(make_recordings(tmp_path / "films", kind), "--image-size", "16")
+    assert environment.num_frames.tolist() == [9, 10]
+    assert environment.info.action_names == []
+    assert environment.info.frame_rate == (10 if kind in ("gif", "mp4") else 15)
+    assert main(["data", "check", str(environment.env_dpath)]) == 0
+    assert main(["data", "info", str(environment.env_dpath)]) == 0
+
+
+def test_one_video_is_a_dataset(tmp_path):
+    make_recordings(tmp_path / "films", "mp4")
+    assert imported(tmp_path / "films" / "1.mp4").num_frames.tolist() == [10]
+
+
+@pytest.mark.parametrize("model", ["tokenizer", "lam", "genie_redux", "genie_redux_guided"])
+def test_models_without_actions_train_on_recordings_without_actions(tmp_path, model):
+    make_recordings(tmp_path / "films", "images")
+    environment = imported(tmp_path / "films", "--image-size", "16")
+    environment.env_dpath.rename(tmp_path / "films_v0.0.0")
+    config = tiny_config(tmp_path, model)
+    config.train.dataset_name = config.eval.dataset_name = "films_v0.0.0"
+    config.train.num_train_steps = 1
+    if model.startswith("genie"):
+        config.tokenizer_fpath = str(save_fresh(tmp_path / "model-7.pt", tiny_config(tmp_path)))
+    if model == "genie_redux_guided":
+        with pytest.raises(UserError, match=r"model=genie_redux_guided: it takes recorded actions.*genie_redux"):
+            train(config)
+    else:
+        train(config)
