@@ -1,6 +1,8 @@
 """One job: a composed configuration becomes dataclasses, which go to the command's entry point."""
 
 import dataclasses
+import math
+import os
 import typing
 from operator import attrgetter
 from typing import Any
@@ -13,20 +15,28 @@ from omegaconf.errors import OmegaConfBaseException
 from data_generation.data.errors import FieldError, UserError, under
 from data_generation.data.fields import check_fields, expand_paths
 from launcher.commands import Command
-from launcher.errors import SUCCESS, exit_code_of
+from launcher.errors import SUCCESS, exit_code_of, explained
 from launcher.keys import type_words
 from launcher.overrides import omegaconf_line
 from launcher.processes import start
 
+# With more of them, starting alone takes all memory.
+_PROCESSES_PER_CORE = 4
 
-def run_job(command: Command, cfg: DictConfig) -> int:
-    """Hydra's task function: call the command's entry point, return the exit code."""
+
+def run_job(command: Command, name_is_swept: bool, cfg: DictConfig) -> int:
+    """Hydra's task function: call the command's entry point, return the exit code.
+
+    `name_is_swept`: the jobs of a multirun have names of their own.
+    """
 
     def run() -> int:
         config = to_dataclasses(cfg)
         if command.name_key is not None:
-            _name_run(config, command.name_key)
-        start(command.entry, config, _num_processes(config, command.num_processes_key))
+            is_own = name_is_swept or OmegaConf.is_interpolation(*_parent_and_leaf(cfg, command.name_key))
+            _name_run(config, command.name_key, is_own)
+        with explained(config):
+            start(command.entry, config, *_processes(config, command.num_processes_key))
         return SUCCESS
 
     return exit_code_of(run)
@@ -62,16 +72,32 @@ def _restore_tuples(config: Any) -> None:
             setattr(config, field.name, tuple(value))
 
 
-def _num_processes(config: Any, key: str | None) -> int:
-    return int(attrgetter(key)(config)) if key else 1
+def _processes(config: Any, key: str | None) -> tuple[int, float]:
+    """How many processes to start, and the minutes that they wait for each other."""
+    if key is None:
+        return 1, math.inf
+    holder, leaf = _parent_and_leaf(config, key)
+    count = getattr(holder, leaf)
+    most = _PROCESSES_PER_CORE * (os.cpu_count() or 1)
+    if count > most:
+        raise FieldError(key, count, f"this machine has {os.cpu_count()} cores", f"use at most {most}")
+    return count, holder.process_timeout
 
 
-def _name_run(config: Any, key: str) -> None:
-    """An unnamed run is called after its preset; each job of a multirun gets a name, and so a folder, of its own."""
-    group, _, leaf = key.rpartition(".")
-    holder = attrgetter(group)(config)
-    if getattr(holder, leaf) is not None:
-        return
+def _name_run(config: Any, key: str, is_own: bool) -> None:
+    """An unnamed run is called after its preset; each job of a multirun gets a name, and so a folder, of its own.
+
+    `is_own`: a name that is given differs from job to job.
+    """
+    holder, leaf = _parent_and_leaf(config, key)
     hydra = HydraConfig.get()
-    name = str(hydra.runtime.choices["config"]).replace("/", "_")
-    setattr(holder, leaf, f"{name}_{hydra.job.num}" if hydra.mode == RunMode.MULTIRUN else name)
+    given = getattr(holder, leaf)
+    name = given or str(hydra.runtime.choices["config"]).replace("/", "_")
+    if hydra.mode == RunMode.MULTIRUN and not (given and is_own):
+        name = f"{name}_{hydra.job.num}"
+    setattr(holder, leaf, name)
+
+
+def _parent_and_leaf(config: Any, key: str) -> tuple[Any, str]:
+    group, _, leaf = key.rpartition(".")
+    return attrgetter(group)(config), leaf

@@ -41,6 +41,11 @@ class Key:
         return takes_text(self.annotated)
 
     @property
+    def is_optional(self) -> bool:
+        """Whether null is the absence of a value."""
+        return self.type is Any or types.NoneType in typing.get_args(self.type)
+
+    @property
     def is_group(self) -> bool:
         return dataclasses.is_dataclass(self.type)
 
@@ -64,11 +69,11 @@ def keys_of(schema: type, prefix: str = "") -> dict[str, Key]:
     return keys
 
 
-def is_known(name: str, keys: Mapping[str, Key]) -> bool:
-    """Whether `name` is a key, or stands below one that takes anything."""
+def key_of(name: str, keys: Mapping[str, Key]) -> Key | None:
+    """The key of that name, or the one above it that takes anything; None if there is none."""
     parts = name.split(".")
     above = (".".join(parts[:n]) for n in range(1, len(parts)))
-    return name in keys or any(key in keys and keys[key].is_open for key in above)
+    return keys.get(name) or next((keys[key] for key in above if key in keys and keys[key].is_open), None)
 
 
 @cache

@@ -7,8 +7,9 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from data_generation.data.errors import UserError
+from data_generation.data.fields import expand_home
 from launcher.commands import COMMANDS, PLAIN_COMMANDS, Command
-from launcher.errors import INTERRUPTED, SUCCESS, USER_ERROR, code_of_exit, exit_code_of
+from launcher.errors import INTERRUPTED, SUCCESS, USER_ERROR, code_of_exit, exit_code_of, flush_stdout
 from launcher.help import command_help, overview
 from launcher.keys import did_you_mean
 from launcher.spelling import respell
@@ -20,12 +21,17 @@ def launch(argv: Sequence[str]) -> int:
     0: done; 1: a failure, with its traceback; 2: a mistake of the user, in one line; 130: interrupted.
     """
     try:
-        return exit_code_of(lambda: _dispatch(list(argv)))
+        return exit_code_of(lambda: _flushed(_dispatch(list(argv))))
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
     except SystemExit as error:
         return code_of_exit(error)
+
+
+def _flushed(code: int) -> int:
+    flush_stdout()
+    return code
 
 
 def _dispatch(argv: list[str]) -> int:
@@ -91,7 +97,11 @@ def _run_command(command: Command, arguments: list[str]) -> int:
     overrides, notes = respell(rest, command)
     for note in notes:
         print(f"note: {note}", file=sys.stderr)
-    with open_session(command, options.config_path, options.config_name, options.config_dir) as session:
+    config_dpath, extra_dpath = (
+        path and expand_home(name, path)
+        for name, path in (("--config-path", options.config_path), ("--config-dir", options.config_dir))
+    )
+    with open_session(command, config_dpath, options.config_name, extra_dpath) as session:
         if options.help:
             print(command_help(session, overrides))
         elif options.hydra_help:

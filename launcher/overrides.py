@@ -1,6 +1,6 @@
 """Checks overrides before Hydra composes the configuration, and explains in one line what Hydra refuses."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
@@ -13,9 +13,11 @@ from hydra.errors import HydraException, MissingConfigException
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException, ValidationError
 
 from data_generation.data.errors import UserError
+from data_generation.data.fields import expand_home, split_hint
 from launcher.commands import Command
 from launcher.errors import one_line
-from launcher.keys import Key, did_you_mean, is_known, type_words
+from launcher.keys import Key, did_you_mean, key_of, type_words
+from launcher.typed_text import with_typed_text
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,8 @@ class OverrideChecker:
         """The override as Hydra should get it. UserError names the nearest key or preset for one that is unknown."""
         text, override = self._parse(text)
         key = override.key_or_group
+        if key in ("hydra.run.dir", "hydra.sweep.dir") and isinstance(override.value(), str):
+            return f"{key}={quoted(expand_home(key, str(override.value())))}"
         if key == "hydra" or key.startswith(("hydra.", "hydra/")):
             return text
         if override.is_sweep_override() and not is_multirun:
@@ -50,9 +54,15 @@ class OverrideChecker:
             )
         if choices := self.choices(key):
             return self._with_full_choices(text, override, choices)
-        if not is_known(key, self.keys):
+        known = key_of(key, self.keys)
+        if known is None:
             raise UserError(self._unknown_key(key))
-        return text
+        return _with_text(text, override, known) if known.takes_text and not override.is_delete() else text
+
+    def is_swept(self, key: str, overrides: Sequence[str]) -> bool:
+        """Whether one of the overrides gives the key several values."""
+        parsed = (self._parse(text)[1] for text in overrides)
+        return any(override.key_or_group == key and override.is_sweep_override() for override in parsed)
 
     def _parse(self, text: str) -> tuple[str, Override]:
         if "=" not in text and not text.startswith("~"):
@@ -113,6 +123,18 @@ class OverrideChecker:
             options = ", ".join(missing.options or []) or "none"
             return UserError(f"there is no configuration '{missing.missing_cfg_file}'; available: {options}")
         return UserError(source + omegaconf_line(cause) if cause is not None else one_line(error))
+
+
+def _with_text(text: str, override: Override, key: Key) -> str:
+    """The override of a key that takes text, with values as they were typed."""
+    if (
+        split_hint(key.annotated)[0] is str
+        and not override.is_sweep_override()
+        and isinstance(override.value(), list | dict)
+    ):
+        name, _, value = text.partition("=")
+        return f"{name}={quoted(value)}"
+    return with_typed_text(text, keeps_null=key.is_optional)
 
 
 def quoted(value: str) -> str:

@@ -1,6 +1,8 @@
 """Runs an entry point in this process, or in several through torch's elastic launcher."""
 
+import ctypes
 import logging
+import math
 import os
 import pkgutil
 import signal
@@ -9,29 +11,44 @@ import threading
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from multiprocessing import parent_process
 from typing import Any
 
 from data_generation.data.errors import UserError
-from launcher.errors import INTERRUPTED, SUCCESS, USER_ERRORS, code_of_exit, one_line
+from launcher.errors import (
+    INTERRUPTED,
+    SUCCESS,
+    ConsoleHandler,
+    code_of_exit,
+    explained,
+    one_line,
+)
+from launcher.stopped import StoppedProcesses
+
+# prctl's option "send me this signal when my parent ends" (linux/prctl.h).
+_PR_SET_PDEATHSIG = 1
+# What torch and its back ends say of a process that does not answer.
+_NO_ANSWER = ("Timed out waiting", "Connection closed by peer", "Watchdog caught collective operation timeout")
 
 
-def start(entry: str, config: object, num_processes: int = 1) -> None:
+def start(entry: str, config: object, num_processes: int = 1, timeout: float = math.inf) -> None:
     """Call the entry point ("module:function") with the configuration object, in `num_processes` processes.
 
     With more than one, each process gets RANK, WORLD_SIZE and the rest of torch's environment variables. Where
     these are set already (`accelerate launch run.py …`), this process is one of several and calls the entry itself.
-    Raises UserError for a user's mistake in any of several processes, RuntimeError for other failures, and SystemExit
+    One that is stopped for `timeout` minutes is ended, and so is the run. Raises UserError for a user's mistake in any
+    of several processes and for one that was killed or does not answer, RuntimeError for other failures, and SystemExit
     where the entry point did (a training that was asked to stop).
     """
     if num_processes > 1 and "WORLD_SIZE" not in os.environ:
-        _start_elastic(entry, config, num_processes)
+        _start_elastic(entry, config, num_processes, timeout)
         return
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         _let_accelerate_use_cpus()
     pkgutil.resolve_name(entry)(config)
 
 
-def _start_elastic(entry: str, config: object, num_processes: int) -> None:
+def _start_elastic(entry: str, config: object, num_processes: int, timeout: float) -> None:
     # Imported here: torch is slow to import, and only this path needs it.
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -51,19 +68,40 @@ def _start_elastic(entry: str, config: object, num_processes: int) -> None:
         start_method="spawn",
         signals_to_handle="SIGTERM,SIGHUP,SIGQUIT",
     )
+    stopped = StoppedProcesses(num_processes, timeout)
     try:
-        with _silenced("torch.distributed.elastic", "torch.multiprocessing"), _interrupts_left_to_children():
+        with (
+            _silenced("torch.distributed.elastic", "torch.multiprocessing"),
+            _interrupts_left_to_children(),
+            stopped.watched(),
+        ):
             exit_codes = elastic_launch(launch_config, _work)(entry, config)
     except ChildFailedError as error:
-        rank, failure = error.get_first_failure()
-        message, trace = _reason(failure.message)
-        if message.startswith("UserError: "):
-            raise UserError(message.removeprefix("UserError: ")) from None
-        raise RuntimeError(f"process {rank} of {num_processes} failed: {message}\n{trace}") from None
+        raise _failure(error, num_processes, stopped) from None
     except SignalException as error:
         raise SystemExit(128 + error.sigval) from None
     if any(exit_codes.values()):
         raise SystemExit(max(exit_codes.values()))
+
+
+def _failure(error: Any, num_processes: int, stopped: StoppedProcesses) -> Exception:
+    """The exception for torch's ChildFailedError."""
+    if message := stopped.message():
+        return UserError(message)
+    # A process that was killed fails before those that notice it, but may be reported after them.
+    for rank, failure in error.failures.items():
+        if failure.exitcode < 0 and failure.exitcode != -signal.SIGTERM:
+            name = signal.Signals(-failure.exitcode).name
+            reason = "; the system may have been out of memory" if name == "SIGKILL" else ""
+            return UserError(f"process {rank} of {num_processes} was ended by {name}{reason}")
+    rank, failure = error.get_first_failure()
+    message, trace = _reason(failure.message)
+    if message.startswith("UserError: "):
+        return UserError(message.removeprefix("UserError: "))
+    if any(words in message for words in _NO_ANSWER):
+        problem = "waited in vain for another one, which hangs or was cut off"
+        return UserError(f"process {rank} of {num_processes} {problem} ({one_line(Exception(message))[:200]})")
+    return RuntimeError(f"process {rank} of {num_processes} failed: {message}\n{trace}")
 
 
 def _reason(message: Any) -> tuple[str, str]:
@@ -105,15 +143,17 @@ def _work(entry: str, config: object) -> int:
     """What each started process runs; returns the exit code that its entry point asked for."""
     import torch
 
+    _end_with_launcher()
     level = logging.INFO if os.environ["RANK"] == "0" else logging.WARNING
-    logging.basicConfig(level=level, format="%(message)s", stream=sys.stdout)
+    logging.basicConfig(level=level, format="%(message)s", handlers=[ConsoleHandler(sys.stdout)])
     # Without this each process would use all cores (Accelerate: one core, with a warning).
     threads = max(1, (os.cpu_count() or 1) // int(os.environ["LOCAL_WORLD_SIZE"]))
     torch.set_num_threads(int(os.environ.setdefault("OMP_NUM_THREADS", str(threads))))
     _let_accelerate_use_cpus()
     try:
-        pkgutil.resolve_name(entry)(config)
-    except USER_ERRORS as error:
+        with explained(config):
+            pkgutil.resolve_name(entry)(config)
+    except UserError as error:
         # Torch reports type and message as text.
         raise UserError(one_line(error)) from error
     except KeyboardInterrupt:
@@ -121,6 +161,21 @@ def _work(entry: str, config: object) -> int:
     except SystemExit as error:
         return code_of_exit(error)
     return SUCCESS
+
+
+def _end_with_launcher() -> None:
+    """A killed launcher cannot end its processes: the system does (on Linux), or a thread."""
+    launcher = parent_process()
+    assert launcher is not None
+    if sys.platform == "linux":
+        # Ends a stopped process, too.
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+    def watch() -> None:
+        launcher.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _let_accelerate_use_cpus() -> None:

@@ -4,8 +4,10 @@ import logging
 import os
 import pkgutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from datetime import datetime
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +22,14 @@ from omegaconf.errors import OmegaConfBaseException
 from data_generation.data.errors import MissingPathError, UserError
 from launcher import hydra_app
 from launcher.commands import Command
-from launcher.errors import SUCCESS
+from launcher.errors import SUCCESS, disk_error
 from launcher.job import run_job
 from launcher.keys import keys_of
 from launcher.overrides import OverrideChecker, quoted
 
-_RUN_DPATH = "outputs/hydra/${now:%Y-%m-%d}/${now:%H-%M-%S}"
-# Hydra's record of a run: below outputs/, and never the working directory.
-_OWN_OVERRIDES = (f"hydra.run.dir={_RUN_DPATH}", f"hydra.sweep.dir={_RUN_DPATH}", "hydra.job.chdir=false")
-# Of several processes started from outside, only the first keeps that record.
-_OTHER_RANK_OVERRIDES = (*_OWN_OVERRIDES, "hydra.run.dir=.", "hydra.output_subdir=null")
+_RECORDS_DPATH = Path("outputs/hydra")
+# Overrides with which a process writes no record.
+_NO_RECORD = ("hydra.run.dir=.", "hydra.output_subdir=null")
 
 
 class Session:
@@ -91,9 +91,12 @@ class Session:
         """Run the job, or each job of a multirun; the highest exit code of them."""
         multirun = multirun or "hydra.mode=MULTIRUN" in overrides
         mode = "MULTIRUN" if multirun else "RUN"
-        arguments = [*_own_overrides(overrides), *self._checked(overrides, multirun), f"hydra.mode={mode}"]
-        with self._explaining():
-            results = hydra_app.run_jobs(partial(run_job, self.command), self.config_name, arguments, multirun)
+        checked = self._checked(overrides, multirun)
+        name_key = self.command.name_key
+        task = partial(run_job, self.command, name_key is not None and self._checker.is_swept(name_key, overrides))
+        with _record("hydra.sweep.dir" if multirun else "hydra.run.dir", checked) as own, self._explaining():
+            arguments = [*own, *checked, f"hydra.mode={mode}"]
+            results = hydra_app.run_jobs(task, self.config_name, arguments, multirun)
         return max((result.return_value for result in results), default=SUCCESS)
 
     def _compose(self, overrides: Sequence[str]) -> DictConfig:
@@ -131,20 +134,58 @@ def open_session(
         yield Session(command, config_name or command.root, config_dpaths)
 
 
-def _own_overrides(overrides: Sequence[str]) -> list[str]:
-    """Overrides of this project's making; they precede the user's, which win."""
+@contextmanager
+def _record(key: str, overrides: Sequence[str]) -> Iterator[list[str]]:
+    """Overrides of this project's making, which precede the user's: where Hydra writes its record of a run, and how.
+
+    Hydra's record is below outputs/, in a folder of this command's own, and never the working directory. `key` is the
+    one that names it. Of several processes started from outside, only the first keeps a record.
+    """
     is_first = os.environ.get("RANK", "0") == "0"
-    own = _OWN_OVERRIDES if is_first else _OTHER_RANK_OVERRIDES
-    if any(override.startswith("hydra/job_logging=") for override in overrides):
-        return list(own)
-    return [*own, f"hydra/job_logging={'launcher' if is_first else 'launcher_other_rank'}"]
+    own = ["hydra.job.chdir=false"]
+    if not any(override.startswith("hydra/job_logging=") for override in overrides):
+        own.append(f"hydra/job_logging={'launcher' if is_first else 'launcher_other_rank'}")
+    if not is_first:
+        yield [*own, *_NO_RECORD]
+    elif given := [override.partition("=")[2] for override in overrides if override.startswith(f"{key}=")]:
+        # What the job itself refuses is told by the job: this is the record.
+        with _key_named(key, given[-1].strip("'\"")):
+            yield own
+    else:
+        with _key_named(key, str(_RECORDS_DPATH)):
+            dpath = _new_folder(_RECORDS_DPATH / f"{datetime.now():%Y-%m-%d/%H-%M-%S}")
+            try:
+                yield [*own, f"{key}={quoted(str(dpath))}"]
+            finally:
+                # A command line that Hydra refuses leaves nothing.
+                with suppress(OSError):
+                    os.removedirs(dpath)
+
+
+@contextmanager
+def _key_named(key: str, path: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise disk_error(error, {key: path}) from error
+
+
+def _new_folder(dpath: Path) -> Path:
+    """Make `dpath`, or `dpath`-1, -2, … if another process was faster."""
+    dpath.parent.mkdir(parents=True, exist_ok=True)
+    for number in count():
+        new = dpath.with_name(f"{dpath.name}-{number}") if number else dpath
+        with suppress(FileExistsError):
+            new.mkdir()
+            return new
+    raise AssertionError("count() has no end")
 
 
 def _job_logging() -> dict[str, dict[str, Any]]:
     """Logging of a job: plain lines on the screen, dated ones in the file of Hydra's record."""
-    console = {"class": "logging.StreamHandler", "formatter": "plain", "stream": "ext://sys.stdout"}
+    console = {"class": "launcher.errors.ConsoleHandler", "formatter": "plain", "stream": "ext://sys.stdout"}
     log_fpath = "${hydra.runtime.output_dir}/${hydra.job.name}.log"
-    file = {"class": "logging.FileHandler", "formatter": "dated", "filename": log_fpath}
+    file = {"class": "launcher.errors.RecordHandler", "formatter": "dated", "filename": log_fpath}
     formatters = {
         "plain": {"format": "%(message)s"},
         "dated": {"format": "%(asctime)s %(levelname)s %(name)s: %(message)s"},

@@ -13,7 +13,7 @@ import pytest
 import run
 from data_generation.data.data import DatasetInfo, EpisodeMeta, EpisodeWriter, episode_path
 from launcher.commands import COMMANDS
-from launcher.keys import is_known, keys_of
+from launcher.keys import key_of, keys_of
 
 ROOT_DPATH = Path(__file__).resolve().parents[1]
 DOCS_DPATH = ROOT_DPATH / "docs"
@@ -149,7 +149,7 @@ def test_keys_exist(path):
     for span in re.findall(r"`([^`]*)`", prose(path)):
         for name in re.findall(r"(?<![\w./<>-])((?:[a-z_]+\.)+[a-z_]\w*)(?![\w/(])", span):
             if name.partition(".")[0] in groups and name.rpartition(".")[2] not in FILE_SUFFIXES:
-                assert any(is_known(name, keys) for keys in schemas), name
+                assert any(key_of(name, keys) for keys in schemas), name
 
 
 def test_files_and_functions_named_for_contributors_exist():

@@ -10,6 +10,7 @@ from data_generation.data.fields import (
     FolderName,
     Fraction,
     FractionBelow1,
+    Minutes,
     NotNegative,
     NumFrames,
     NumProcesses,
@@ -37,6 +38,7 @@ class TrainConfig:
     dataset_root_dpath: PathText = "data_generation/datasets"
     dataset_name: str = ""
     num_processes: NumProcesses = 1
+    process_timeout: Minutes = 30.0  # minutes that one of several processes waits for another, or may stand still
     batch_size: Count = 4  # clips per process and micro-step
     grad_accum: Count = 1
     num_train_steps: NumSteps = 150_000
@@ -103,6 +105,7 @@ class EvalConfig:
     n_data_workers: NumWorkers = 0  # processes that read clips; 0 = the main process reads
     data_worker_seconds: Positive = 600.0  # the run ends when they have given no batch for so long
     num_processes: NumProcesses = 1
+    process_timeout: Minutes = 30.0  # minutes that one of several processes waits for another, or may stand still
     # A file; None = torch's hub cache, downloaded if need be; "none" = no FID. Of validation in training too.
     fid_weights: PathText | None = None
 

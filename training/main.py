@@ -54,7 +54,7 @@ def train(cfg: GenieReduxConfig) -> Path:
     Runs in every process of a launcher alike, or alone. User errors are UserError in one line; a stop by signal is
     SystemExit after saving.
     """
-    runtime = make_runtime(cfg.device, cfg.precision, cfg.train.grad_accum)
+    runtime = make_runtime(cfg.device, cfg.precision, cfg.train.grad_accum, cfg.train.process_timeout)
     folder = RunFolder(run_dpath(cfg))
     remedy = "wait for it or stop it, or give this run another train.wandb_name"
     with locked(folder.path, remedy) if runtime.is_main else nullcontext():
@@ -99,7 +99,7 @@ def evaluate(cfg: GenieReduxConfig) -> Path:
     """Evaluate `eval.model_fpath` (or `model_fpath`) and return the folder with metrics.json, plots and images."""
     if cfg.eval.enable_cache:
         logger.warning("eval.enable_cache has no effect: an evaluation encodes each clip once, so nothing is kept")
-    runtime = make_runtime(cfg.device, cfg.precision)
+    runtime = make_runtime(cfg.device, cfg.precision, timeout=cfg.eval.process_timeout)
     folder = evaluation.evaluate(evaluation_setup(cfg), runtime)
     if runtime.is_main:
         print(summary(folder))

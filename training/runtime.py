@@ -3,10 +3,12 @@
 import os
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState
+from accelerate.utils import InitProcessGroupKwargs
 
 from data_generation.data.errors import FieldError
 from training.allocator import keep_freed_memory
@@ -37,8 +39,11 @@ class Runtime:
         return torch.autocast(self.device.type, dtype=self.amp_dtype, enabled=self.amp_dtype is not None)
 
 
-def make_runtime(device: str, precision: str, grad_accum: int = 1) -> Runtime:
-    """Join the processes that a launcher started (or run alone) on `device`: auto | cpu | cuda | cuda:k | mps."""
+def make_runtime(device: str, precision: str, grad_accum: int = 1, timeout: float | None = None) -> Runtime:
+    """Join the processes that a launcher started (or run alone) on `device`: auto | cpu | cuda | cuda:k | mps.
+
+    `timeout`: minutes that one of several processes waits for another; None = torch's own limits.
+    """
     kind = choose_device(device)
     # Accelerate keeps its state in singletons; a second run in the same Python process starts afresh.
     AcceleratorState._reset_state(reset_partial_state=True)
@@ -48,7 +53,13 @@ def make_runtime(device: str, precision: str, grad_accum: int = 1) -> Runtime:
     if kind.type == "cpu":
         keep_freed_memory()
     # Mixed precision is `Runtime.autocast`: Accelerate's own would patch the model's forward and its checkpoints.
-    accelerator = Accelerator(cpu=kind.type == "cpu", mixed_precision="no", gradient_accumulation_steps=grad_accum)
+    handlers = [] if timeout is None else [InitProcessGroupKwargs(timeout=timedelta(minutes=timeout))]
+    accelerator = Accelerator(
+        cpu=kind.type == "cpu",
+        mixed_precision="no",
+        gradient_accumulation_steps=grad_accum,
+        kwargs_handlers=handlers,
+    )
     return Runtime(accelerator, choose_precision(precision, accelerator.device))
 
 

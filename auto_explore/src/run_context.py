@@ -5,12 +5,14 @@ import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.fabric import Fabric
+from lightning.fabric.strategies import DDPStrategy
 
 from auto_explore.config import CollectionConfig, CommonConfig, WorldModelConfig
 from auto_explore.src.agent import AgentInfo
@@ -164,7 +166,7 @@ def make_fabric(common: CommonConfig) -> tuple[Fabric, torch.dtype | None]:
         accelerator=device.type,
         devices=local if device.index is None else [device.index],
         num_nodes=num_processes // local,
-        strategy="ddp" if num_processes > 1 else "auto",
+        strategy=DDPStrategy(timeout=timedelta(minutes=common.process_timeout)) if num_processes > 1 else "auto",
         precision="32-true" if precision is None else "bf16-mixed",
     )
     fabric.launch()
