@@ -3,6 +3,7 @@
 import pytest
 
 import run
+from data_generation.data.errors import UserError
 from launcher.commands import COMMANDS
 from launcher.keys import nearest, type_words
 from launcher.spelling import RENAMED_KEYS, respell
@@ -136,7 +137,7 @@ def test_auto_explore_without_a_world_model_says_what_to_do(capsys, tmp_path):
 
 
 def test_a_users_mistake_in_the_job_is_one_line(entries, capsys, monkeypatch):
-    entries.error = FileNotFoundError("dataset 'x' not found\n  under 'y'")
+    entries.error = UserError("dataset 'x' not found\n  under 'y'")
     assert run.main(TRAIN) == 2
     assert error_line(capsys) == "error: dataset 'x' not found under 'y'"
     monkeypatch.setenv("HYDRA_FULL_ERROR", "1")

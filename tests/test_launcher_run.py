@@ -98,7 +98,7 @@ def test_multirun_gives_each_job_its_own_name(entries):
 
 
 def test_multirun_reports_a_failed_job(entries):
-    entries.error = ValueError("no")
+    entries.error = UserError("no")
     assert run.main([*TRAIN, "-m", "seed=1,2"]) == 2
     assert len(entries.configs) == 2
 

@@ -1,5 +1,6 @@
 """Several processes: none outlives its launcher, and none waits for ever for one that was killed or stopped."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -11,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from data_generation.data.errors import UserError
+from data_generation.data.fields import PathText
 from launcher.processes import start
-from tests.process_helpers import LIMIT, is_alive, wait_until
+from tests.process_helpers import is_alive, wait_until
 
 ROOT_DPATH = Path(__file__).parent.parent
 
@@ -21,7 +23,7 @@ ROOT_DPATH = Path(__file__).parent.parent
 class Job:
     """What the entry points below, in processes of their own, are given."""
 
-    out_dpath: Path
+    out_dpath: PathText
     # Of rank 1.
     ends_by: int = 0
 
@@ -29,19 +31,18 @@ class Job:
 def write_pid_and_wait(job: Job) -> None:
     """Entry point: rank 1 sends itself a signal, and both wait."""
     rank = os.environ["RANK"]
-    (job.out_dpath / f"{rank}.writing").write_text(str(os.getpid()))
-    (job.out_dpath / f"{rank}.writing").rename(job.out_dpath / f"{rank}.pid")
+    Path(job.out_dpath, f"{rank}.writing").write_text(str(os.getpid()))
+    Path(job.out_dpath, f"{rank}.writing").rename(Path(job.out_dpath, f"{rank}.pid"))
     if rank == "1" and job.ends_by:
         os.kill(os.getpid(), job.ends_by)
-    time.sleep(LIMIT)
+    time.sleep(120)
 
 
 def fill_the_disk(job: Job) -> None:
     """Entry point: rank 1 finds the disk full."""
     if os.environ["RANK"] == "1":
-        with open("/dev/full", "w") as file:
-            file.write("x" * 100_000)
-    time.sleep(LIMIT)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(Path(job.out_dpath, "model-1.pt")))
+    time.sleep(120)
 
 
 ENTRY = "tests.test_processes_end:write_pid_and_wait"
@@ -50,25 +51,25 @@ ENTRY = "tests.test_processes_end:write_pid_and_wait"
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
 def test_a_killed_process_is_one_line_that_names_it(tmp_path, number):
     with pytest.raises(UserError, match=f"^process 1 of 2 was ended by {number.name}"):
-        start(ENTRY, Job(tmp_path, number), num_processes=2, timeout=10)
+        start(ENTRY, Job(str(tmp_path), number), num_processes=2, timeout=10)
 
 
 def test_a_stopped_process_does_not_hold_up_the_others_for_ever(tmp_path, capfd):
     with pytest.raises(UserError, match=r"^process 1 of 2 was stopped \(SIGSTOP\)"):
-        start(ENTRY, Job(tmp_path, signal.SIGSTOP), num_processes=2, timeout=2 / 60)
+        start(ENTRY, Job(str(tmp_path), signal.SIGSTOP), num_processes=2, timeout=2 / 60)
     assert not any(is_alive(int(path.read_text())) for path in tmp_path.glob("*.pid"))
 
 
 def test_a_full_disk_in_one_of_several_processes_is_one_line(tmp_path):
-    with pytest.raises(UserError, match="No space left on device; free some space"):
-        start("tests.test_processes_end:fill_the_disk", Job(tmp_path), num_processes=2)
+    with pytest.raises(UserError, match=r"^out_dpath=.*model-1.pt': No space left on device; free some space"):
+        start("tests.test_processes_end:fill_the_disk", Job(str(tmp_path)), num_processes=2)
 
 
 def test_a_killed_launcher_takes_its_processes_with_it(tmp_path):
     """Also one that is stopped."""
     script = (
-        "from pathlib import Path; from launcher.processes import start; from tests.test_processes_end import Job\n"
-        f"if __name__ == '__main__': start({ENTRY!r}, Job(Path({str(tmp_path)!r}), {int(signal.SIGSTOP)}), 2)"
+        "from launcher.processes import start; from tests.test_processes_end import Job\n"
+        f"if __name__ == '__main__': start({ENTRY!r}, Job({str(tmp_path)!r}, {int(signal.SIGSTOP)}), 2)"
     )
     (tmp_path / "main.py").write_text(script)
     environment = {**os.environ, "PYTHONPATH": str(ROOT_DPATH)}
