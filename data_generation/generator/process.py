@@ -13,14 +13,25 @@ import cv2
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
+class Terminated(SystemExit):
+    """The parent ends this process. An exception, so that a writer removes its temporary file."""
+
+
 def set_up_worker_process() -> None:
-    """A process that plays has one core, leaves Ctrl-C to its parent, and ends with it."""
+    """A process that plays has one core, leaves Ctrl-C to its parent, and ends with it.
+
+    It finds modules of the folder where the user stands, as `python -m` does.
+    """
     # Ctrl-C reaches the whole process group; the parent ends its workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # An exception, so that a writer removes its temporary file.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    signal.signal(signal.SIGTERM, _terminate)
     _end_with_parent()
     cv2.setNumThreads(1)
+    sys.path.append(os.getcwd())
+
+
+def _terminate(*_: object) -> None:
+    raise Terminated(1)
 
 
 def _end_with_parent() -> None:
@@ -33,17 +44,6 @@ def _end_with_parent() -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
-
-
-@contextlib.contextmanager
-def one_opencv_thread() -> Iterator[None]:
-    """In the block OpenCV works in one thread: frames are too small to share among several."""
-    before = cv2.getNumThreads()
-    cv2.setNumThreads(1)
-    try:
-        yield
-    finally:
-        cv2.setNumThreads(before)
 
 
 @contextlib.contextmanager
