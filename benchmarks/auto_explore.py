@@ -159,7 +159,7 @@ def collect_case(size: str, precision: str, num_envs: int, num_steps: int) -> No
             def play(count: int) -> Collected:
                 uniform = torch.Generator().manual_seed(0)
                 return collector.collect(
-                    network, ActionSampling(1.0, 0.1, True), uniform, lambda steps, _: steps >= count
+                    network, ActionSampling(1.0, 0.1, True), uniform, lambda so_far: so_far.num_steps >= count
                 )
 
             play(5 * num_envs)  # from here on every step is rewarded

@@ -1,7 +1,7 @@
 """Configuration of `python run.py generate`. Every default is stated here and nowhere else."""
 
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, Any
 
 from data_generation.data.fields import (
     Count,
@@ -14,6 +14,7 @@ from data_generation.data.fields import (
     OneOf,
     PathText,
     Positive,
+    Range,
     Seed,
     TextOrTexts,
 )
@@ -49,6 +50,9 @@ class GeneratorConfig:
     n_steps_max: Count = 500  # actions per episode, at most
     n_workers: NumWorkers = 0  # emulator processes; 0 = one per core
     output_mode: Annotated[str, OneOf("lossless", "video")] = "lossless"
+    # The longest that one call of an environment (its making, a reset, a step) may take; then its process is ended, the
+    # episode is named as failed, and the run continues.
+    step_seconds: Annotated[float, Range(0.01, 86_400)] = 60.0
 
 
 @dataclass
@@ -60,10 +64,14 @@ class ConnectorConfig:
     game: TextOrTexts = "all"
     image_size: ImageSize = 64  # pixels: one number, or [height, width]
     n_skip_frames: Count = 4  # emulator frames for which an action is held
+    # Record each pixel's maximum over the last two emulator frames: against sprites that are drawn in every second one.
+    max_last_frames: bool = False
     n_skip_start_frames: CountOrZero = 0  # emulator frames without buttons before the first recorded frame
     # Names of the actions, in index order; each connector says which it knows. "+" holds buttons together; [] means all
     # that there are (gymnasium only).
     valid_action_combos: list[str] = field(default_factory=lambda: ["RIGHT", "LEFT", "UP", "DOWN", "ACTION_JUMP"])
+    # gymnasium: arguments with which the environments are made, {name: value}.
+    env_kwargs: dict[str, Any] = field(default_factory=dict)
     view: TextOrTexts = None  # filters over the tables: a value, a list of them, or null for any
     motion: TextOrTexts = None
     genre: TextOrTexts = None

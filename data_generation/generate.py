@@ -57,6 +57,8 @@ def generate(cfg: GenerateConfig) -> Generated:
         logger.debug("skipped games: %s", ", ".join(f"{game} ({reason})" for game, reason in plan.skipped.items()))
     outcome = run(GenerationJob(config, connector, _CONFIG_KEY), plan.missing)
     _omit_unplayable(plan, outcome)
+    if not plan.env_dpaths and not outcome.unplayable:
+        raise GenerationFailed(f"'{plan.dataset_dpath}' was deleted while it was written: run the command again")
     if not plan.env_dpaths:
         raise GenerationFailed("; ".join(f"{game}: {reason}" for game, reason in outcome.unplayable.items()))
     generated = _summarise(plan, outcome)

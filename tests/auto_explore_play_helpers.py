@@ -67,7 +67,7 @@ def collector_of(
 
 def play(collector: Collector, network: ActorCritic, num_steps: int, seed: int, replay: Replay | None = None):
     uniform = torch.Generator().manual_seed(seed)
-    return collector.collect(network, SAMPLING, uniform, lambda count, _: count >= num_steps, replay)
+    return collector.collect(network, SAMPLING, uniform, lambda so_far: so_far.num_steps >= num_steps, replay)
 
 
 def network_of() -> ActorCritic:

@@ -15,8 +15,8 @@ from data_generation.generate import generate
 from data_generation.generator.connector_base import CONNECTORS, make_connector
 
 # "module:id", so that worker processes find the environments, too.
-RGB, DRAWN, OFFSET, BLIND, CONTINUOUS = (
-    f"{__name__}:{name}-v0" for name in ("Rgb", "Drawn", "Offset", "Blind", "Continuous")
+RGB, DRAWN, OFFSET, BLIND, CONTINUOUS, TWO = (
+    f"{__name__}:{name}-v0" for name in ("Rgb", "Drawn", "Offset", "Blind", "Continuous", "Two")
 )
 
 
@@ -71,7 +71,12 @@ class Continuous(Counter):
     action_space = gym.spaces.Box(-1, 1, (2,))
 
 
-for _id, _class in ((RGB, Counter), (DRAWN, Drawn), (OFFSET, Offset), (BLIND, Blind), (CONTINUOUS, Continuous)):
+class Two(Counter):
+    action_space = gym.spaces.Discrete(2)
+
+
+_CLASSES = (Counter, Drawn, Offset, Blind, Continuous, Two)
+for _id, _class in zip((RGB, DRAWN, OFFSET, BLIND, CONTINUOUS, TWO), _CLASSES, strict=True):
     gym.register(_id.partition(":")[2], entry_point=_class, max_episode_steps=30)
 
 
@@ -157,7 +162,7 @@ def test_the_package_of_an_environment_is_recorded(monkeypatch: pytest.MonkeyPat
         ("no_such_package:Game-v0", {}, "game=no_such_package:Game-v0: .*no_such_package"),
         (BLIND, {}, "its observations, .* are not RGB images, and it renders none"),
         (CONTINUOUS, {}, "its actions are Box.*; only discrete ones can be recorded"),
-        ([RGB, "CartPole-v1"], {}, r"the environments differ in their number of actions, .*3.*2"),
+        ([RGB, TWO], {}, r"the environments differ in their number of actions, .*3.*2"),
         (RGB, {"valid_action_combos": ["RIGHT"]}, r"RIGHT is not an action of .*action_0 to action_2; \[\] means all"),
         (RGB, {"n_skip_start_frames": 1}, "n_skip_start_frames=1: must be 0 with gymnasium"),
     ],

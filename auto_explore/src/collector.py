@@ -55,13 +55,17 @@ class Clock:
 
 @dataclass
 class Collected:
-    """What was played: number of steps, episodes that ended, how often each action was taken."""
+    """What was played: number of steps, episodes that ended, how often each action was taken.
 
-    num_steps: int
-    finished: list[AgentEpisode]
+    `num_dropped`: episodes in which an environment failed, which are in no replay.
+    """
+
     action_counts: np.ndarray
-    reward_mean: float
-    clock: Clock
+    num_steps: int = 0
+    finished: list[AgentEpisode] = field(default_factory=list)
+    num_dropped: int = 0
+    reward_mean: float = 0.0
+    clock: Clock = field(default_factory=Clock)
 
 
 @dataclass
@@ -149,7 +153,6 @@ class Collector:
         self._reward_batch = reward_batch
         # In progress, one of each environment.
         self.episodes: list[AgentEpisode] = []
-        self._episode_numbers = [0] * envs.num_envs
         self._frames: np.ndarray = np.zeros(0, np.uint8)
         self._state: State | None = None
 
@@ -168,7 +171,7 @@ class Collector:
         """
         assert self._state is not None
         return {
-            "numbers": list(self._episode_numbers),
+            "numbers": list(self.envs.episode_numbers),
             "episodes": [episode.columns() for episode in self.episodes],
             # The stored name; levels were once called worlds.
             "worlds": [_level_and_seed(episode.meta) for episode in self.episodes],
@@ -179,6 +182,7 @@ class Collector:
     def load_state_dict(self, state: dict[str, Any]) -> list[AgentEpisode]:
         """Resume: play the episodes in progress again, whose frames are the same. Returns these episodes.
 
+        Where an environment fails at that, its next episode begins instead.
         OtherEpisodes if they have another level or seed, or show other frames.
         """
         recorded = [self._recorded_as(i, number) for i, number in enumerate(state["numbers"])]
@@ -190,14 +194,17 @@ class Collector:
         ]
         with under_connector():
             frames = self.envs.resume(progress)
-        self._episode_numbers = list(state["numbers"])
+        is_same = np.array(self.envs.episode_numbers) == np.array(state["numbers"])
         self._frames = np.stack([video[-1] for video in frames])
-        if "frames" in state and not np.array_equal(self._frames, state["frames"].numpy()):
+        if "frames" in state and not np.array_equal(self._frames[is_same], state["frames"].numpy()[is_same]):
             raise OtherEpisodes("other frames")
         self._state = State(*(part.to(self._device) for part in state["state"]))
+        self._restart_state(~is_same)
         self.episodes = [
-            AgentEpisode.from_columns(*place, columns, video)
-            for place, columns, video in zip(recorded, state["episodes"], frames, strict=True)
+            AgentEpisode.from_columns(*place, columns, video) if same else self._new_episode(i)
+            for i, (same, place, columns, video) in enumerate(
+                zip(is_same, recorded, state["episodes"], frames, strict=True)
+            )
         ]
         return self.episodes
 
@@ -209,39 +216,39 @@ class Collector:
         network: ActorCritic,
         sampling: ActionSampling,
         uniform: torch.Generator,
-        is_enough: Callable[[int, list[AgentEpisode]], bool],
+        is_enough: Callable[[Collected], bool],
         replay: Replay | None = None,
         progress: Callable[[int], None] = lambda _count: None,
     ) -> Collected:
-        """Play until `is_enough(steps, finished episodes)`, all randomness from `uniform`; then every reward is known.
+        """Play until `is_enough(what was collected)`, all randomness from `uniform`; then every reward is known.
 
-        New episodes go into `replay`, finished ones keep their place in it.
+        New episodes go into `replay`, finished ones keep their place in it. `progress` is told the steps.
         """
         assert self._state is not None, "start() or load_state_dict() comes first"
-        clock, began = Clock(), time.perf_counter()
-        seconds_before = self._rewards.seconds
-        finished: list[AgentEpisode] = []
-        counts = np.zeros(network.num_actions, np.int64)
-        num_steps, played = 0, []
-        while not is_enough(num_steps, finished):
+        began, seconds_before = time.perf_counter(), self._rewards.seconds
+        collected = Collected(np.zeros(network.num_actions, np.int64))
+        num_dropped_before = len(self.envs.dropped_sessions)
+        played: list[tuple[AgentEpisode, int]] = []
+        while not is_enough(collected):
             start = time.perf_counter()
             actions, log_probabilities = self._act(network, sampling, uniform)
-            clock.policy += time.perf_counter() - start
+            collected.clock.policy += time.perf_counter() - start
             start = time.perf_counter()
             with under_connector():
                 self._frames, steps = self.envs.step(actions)
-            clock.emulators += time.perf_counter() - start
-            played += [(episode, episode.num_steps) for episode in self.episodes]
-            ended = self._record(steps, log_probabilities, replay)
-            finished += ended
-            num_steps += len(actions)
-            counts += np.bincount(actions, minlength=len(counts))
+            collected.clock.emulators += time.perf_counter() - start
+            played += [(episode, episode.num_steps) for episode, step in zip(self.episodes, steps, strict=True) if step]
+            self._record(steps, log_probabilities, replay, collected)
+            collected.num_steps += len(actions)
+            collected.action_counts += np.bincount(actions, minlength=network.num_actions)
             progress(len(actions))
         self._rewards.flush()
-        clock.total = time.perf_counter() - began
-        clock.reward = self._rewards.seconds - seconds_before
-        mean = float(np.mean([episode.rewards[t] for episode, t in played])) if played else 0.0
-        return Collected(num_steps, finished, counts, mean, clock)
+        collected.num_dropped = len(self.envs.dropped_sessions) - num_dropped_before
+        collected.clock.total = time.perf_counter() - began
+        collected.clock.reward = self._rewards.seconds - seconds_before
+        if played:
+            collected.reward_mean = float(np.mean([episode.rewards[t] for episode, t in played]))
+        return collected
 
     def _act(
         self, network: ActorCritic, sampling: ActionSampling, uniform: torch.Generator
@@ -258,28 +265,37 @@ class Collector:
         return both[0].astype(np.int64), both[1]
 
     def _record(
-        self, steps: Sequence[Transition], log_probabilities: np.ndarray, replay: Replay | None
-    ) -> list[AgentEpisode]:
-        """Append a step to each episode, have its reward computed, and begin new episodes; returns those that ended."""
-        ended = []
+        self,
+        steps: Sequence[Transition | None],
+        log_probabilities: np.ndarray,
+        replay: Replay | None,
+        collected: Collected,
+    ) -> None:
+        """Append a step to each episode, have its reward computed, and begin new episodes where one is over."""
         for i, (episode, step) in enumerate(zip(self.episodes, steps, strict=True)):
-            episode.add(step, float(log_probabilities[i]))
-            self._rewards.add(episode, self._reward_batch)
-            if step.is_last:
-                ended.append(episode)
-                self._begin(i, replay)
-        if ended:
-            assert self._state is not None
-            continues = np.array([not step.is_last for step in steps])
-            self._state = self._state.masked(torch.from_numpy(continues).to(self._device))
-        return ended
+            if step is None:
+                if replay is not None:
+                    replay.remove(episode)
+            else:
+                episode.add(step, float(log_probabilities[i]))
+                self._rewards.add(episode, self._reward_batch)
+                if step.is_last:
+                    collected.finished.append(episode)
+            if step is None or step.is_last:
+                self.episodes[i] = self._new_episode(i)
+                if replay is not None:
+                    replay.add(self.episodes[i])
+        self._restart_state(np.array([step is None or step.is_last for step in steps]))
 
-    def _begin(self, i: int, replay: Replay | None) -> None:
-        """Begin the next episode of an environment."""
-        self._episode_numbers[i] += 1
-        self.episodes[i] = AgentEpisode(*self._recorded_as(i, self._episode_numbers[i]), self._frames[i])
-        if replay is not None:
-            replay.add(self.episodes[i])
+    def _new_episode(self, i: int) -> AgentEpisode:
+        """The episode that an environment has just begun."""
+        return AgentEpisode(*self._recorded_as(i, self.envs.episode_numbers[i]), self._frames[i])
+
+    def _restart_state(self, begins: np.ndarray) -> None:
+        """The recurrent state where new episodes begin (E,)."""
+        if begins.any():
+            assert self._state is not None
+            self._state = self._state.masked(torch.from_numpy(~begins).to(self._device))
 
     def close(self) -> None:
         """End the environments' processes and the thread."""

@@ -127,6 +127,10 @@ class Replay:
         """Add an episode, which may still grow."""
         self.episodes.append(episode)
 
+    def remove(self, episode: AgentEpisode) -> None:
+        """Forget an episode, if it is there."""
+        self.episodes = deque(known for known in self.episodes if known is not episode)
+
     def trim(self) -> None:
         """Drop the oldest complete episodes beyond the capacity; their files stay."""
         total = self.num_steps

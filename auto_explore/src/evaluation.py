@@ -1,5 +1,6 @@
 """Test episodes: how the agent plays without learning."""
 
+import itertools
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -7,9 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from tqdm import tqdm
 
 from auto_explore.config import TestPlayConfig
-from auto_explore.src.collector import ActionSampling, Collector
+from auto_explore.src.collector import ActionSampling, Collected, Collector
 from auto_explore.src.coverage import Coverage
 from auto_explore.src.dataset import AgentEpisode
 from auto_explore.src.models.actor_critic import ActorCritic
@@ -28,17 +30,24 @@ def test_episodes(collector: Collector, network: ActorCritic, config: TestPlayCo
     """Play the first `num_episodes` episodes of the collector's schedule, the same levels each time.
 
     Which episodes count does not depend on how long they are: with several environments the first ones to end would
-    be the short ones.
+    be the short ones. Where an environment fails in one of them, the next one of the schedule counts.
     """
-    wanted = set(range(config.num_episodes))
 
-    def is_enough(_num_steps: int, finished: list[AgentEpisode]) -> bool:
-        return wanted <= {episode.meta.session for episode in finished}
+    def wanted() -> set[int]:
+        sessions = (session for session in itertools.count() if session not in collector.envs.dropped_sessions)
+        return set(itertools.islice(sessions, config.num_episodes))
+
+    def is_enough(collected: Collected) -> bool:
+        done = wanted() & {episode.meta.session for episode in collected.finished}
+        bar.update(len(done) - bar.n)
+        return len(done) == config.num_episodes
 
     collector.start(network)
     sampling = ActionSampling(config.temperature, config.epsilon, config.should_sample)
-    collected = collector.collect(network, sampling, torch.Generator().manual_seed(seed), is_enough)
-    episodes = [episode for episode in collected.finished if episode.meta.session in wanted]
+    with tqdm(total=config.num_episodes, unit="episode", desc="test", leave=False) as bar:
+        collected = collector.collect(network, sampling, torch.Generator().manual_seed(seed), is_enough)
+    counted = wanted()
+    episodes = [episode for episode in collected.finished if episode.meta.session in counted]
     episodes.sort(key=lambda episode: episode.meta.session)
     return Tested(episodes, measure(episodes))
 

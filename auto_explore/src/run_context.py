@@ -23,7 +23,7 @@ from data_generation.config import ConnectorConfig
 from data_generation.data.data import EpisodeMeta
 from data_generation.data.errors import UNSET, FieldError, MissingPathError, under
 from data_generation.generator.connector_base import Connector, make_connector
-from data_generation.generator.episode import dataset_info, environment_dname, episode_meta
+from data_generation.generator.episode import dataset_info, environment_dname, environment_dnames, episode_meta
 from data_generation.generator.levels import Level, list_levels
 from data_generation.generator.schedule import EndlessSchedule, take_turns
 from data_generation.generator.vector import LevelVectorEnv
@@ -36,6 +36,7 @@ from training.runtime import choose_device, choose_precision
 # What AutoExplore reads of the connector's config; the rest, which selects games and says who plays, is `generate`'s.
 _CONNECTOR_FIELDS = (
     *("name", "version", "image_size", "n_skip_frames", "n_skip_start_frames", "valid_action_combos"),
+    *("env_kwargs", "max_last_frames"),
     *("roi_annotation_fpath", "rom_dpath", "start_level", "distribution_mode", "paint_vel_info", "generator_config"),
 )
 # Added to the seed of test episodes, so that they are not those of training.
@@ -83,9 +84,9 @@ class RunContext:
     def write_infos(self, episodes_dpath: Path) -> None:
         """`info.json` of each game's environment folder."""
         settings = {"variant": "auto_explore", "seed": self.common.seed}
-        for game in sorted({level.game for level in self.levels}):
-            info = dataset_info(self.connector, game, settings)
-            info.save(episodes_dpath / environment_dname(self.connector, game))
+        games = sorted({level.game for level in self.levels})
+        for game, dname in environment_dnames(self.connector, games).items():
+            dataset_info(self.connector, game, settings).save(episodes_dpath / dname)
 
     def check_agent(self, info: AgentInfo, checkpoint: Path) -> None:
         """FieldError (of `collection`) if the agent of a checkpoint cannot play here."""
@@ -142,7 +143,9 @@ def open_connector(config: CollectionConfig, world_model: ModelConfig | None) ->
         own.roi_annotation_fpath = own.roi_annotation_fpath or world_model.roi_table or None
     with under_connector():
         connector = make_connector(own)
-        skipped = connector.select().skipped
+        selection = connector.select()
+        environment_dnames(connector, selection.games)
+        skipped = selection.skipped
     if skipped:
         reasons = ", ".join(f"{game} ({reason})" for game, reason in skipped.items())
         raise MissingPathError("games", UNSET, reasons, "omit it, or import its ROM")

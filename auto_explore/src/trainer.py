@@ -110,7 +110,9 @@ class AgentTrainer:
             self._test(tracker)
         if self._is_due(self.common.save_every):
             self.save()
-        shown = f"reward {values['reward']:.3f}, {values['steps_per_second']:.0f} steps/s, {values['cells']:.0f} cells"
+        shown = f"reward {values['reward']:.3f}, {values['steps_per_second']:.0f} steps/s"
+        # Counted in complete episodes.
+        shown += f", {values['cells']:.0f} cells" if values["cells"] else ""
         return shown + (f", max x {values['max_x']:.0f}" if "max_x" in values else "")
 
     def _is_due(self, every: int) -> bool:
@@ -125,7 +127,12 @@ class AgentTrainer:
         bar = tqdm(total=config.num_steps, unit="step", desc="play", leave=False, disable=not self._shows_steps)
         with bar, under("collection"):
             played = self.collector.collect(
-                self.network, sampling, uniform, lambda count, _: count >= config.num_steps, self.replay, bar.update
+                self.network,
+                sampling,
+                uniform,
+                lambda so_far: so_far.num_steps >= config.num_steps,
+                self.replay,
+                bar.update,
             )
         for episode in played.finished:
             episode.save()
@@ -179,6 +186,8 @@ class AgentTrainer:
             "share_reward": clock.reward / clock.total,
             "epoch_seconds": seconds,
         }
+        if played.num_dropped:
+            values["dropped_episodes"] = played.num_dropped
         share = played.action_counts[played.action_counts > 0] / played.action_counts.sum()
         values["epoch_action_entropy"] = float(-(share * np.log(share)).sum())
         if finished:

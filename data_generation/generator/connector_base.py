@@ -11,7 +11,7 @@ common. A minimal one:
         def make_env(self, game, instance):
             actions = range(len(self.action_names))
             env = MyEnv(level=instance)
-            return ImageEnv(env, np.asarray, actions, self.config.n_skip_frames, self.frame_shape[1:])
+            return ImageEnv(env, np.asarray, actions, ImageSettings(self.config.n_skip_frames, self.frame_shape[1:]))
 """
 
 import re
@@ -79,16 +79,26 @@ class Connector(ABC):
 
     # Python packages whose version may change what a game shows; recorded with every episode.
     packages: tuple[str, ...] = ("gymnasium", "numpy", "opencv-python-headless")
-    # Whether it knows `n_skip_start_frames`.
+    # Whether it knows `n_skip_start_frames`, and `env_kwargs`.
     skips_start_frames = True
+    takes_arguments = False
 
     def __init__(self, config: ConnectorConfig):
-        _check_common_keys(config, self.skips_start_frames)
+        self._check_common_keys(config)
         self.config = config
         self.frame_shape: tuple[int, int, int] = (3, *_image_size(config.image_size))
         self.action_names = self.name_actions()
         if not self.action_names or len(set(self.action_names)) < len(self.action_names):
             raise FieldError("valid_action_combos", self.action_names, "name at least one action, none twice")
+
+    def _check_common_keys(self, config: ConnectorConfig) -> None:
+        if config.n_skip_start_frames and not self.skips_start_frames:
+            raise FieldError("n_skip_start_frames", config.n_skip_start_frames, f"must be 0 with {config.name}")
+        if config.env_kwargs and not self.takes_arguments:
+            raise FieldError("env_kwargs", config.env_kwargs, f"must be empty with {config.name}")
+        if config.roi_annotation_fpath is not None and config.name != "retro_act":
+            problem, remedy = "characters are followed in retro games only", f"leave the key out with {config.name}"
+            raise FieldError("roi_annotation_fpath", config.roi_annotation_fpath, problem, remedy)
 
     def name_actions(self) -> list[str]:
         """Names of the actions in index order: what the configuration says, unless a family has names of its own."""
@@ -120,6 +130,15 @@ class Connector(ABC):
         """How many instances (start states, levels) a game has; None = without a limit."""
         return None
 
+    def native_fps(self, game: str) -> float | None:
+        """Frames per second of a game at the speed at which people play; None where nobody knows it."""
+        return None
+
+    def fps(self, game: str) -> float | None:
+        """Frames per second of what is recorded."""
+        native = self.native_fps(game)
+        return None if native is None else round(native / self.config.n_skip_frames, 6)
+
     def environment_name(self, game: str) -> str:
         """Name of the game's environment folder, without version and dname."""
         return f"{self.config.name}_{re.sub(r'[^a-z0-9.-]+', '_', game.lower())}"
@@ -127,6 +146,8 @@ class Connector(ABC):
     def recipe(self) -> dict[str, Any]:
         """The settings that decide what an episode looks like: kept in info.json and compared before resuming."""
         config = self.config
+        # Named only where they are used, so that older datasets can be extended.
+        rare = {"env_kwargs": dict(config.env_kwargs), "max_last_frames": config.max_last_frames}
         return {
             "name": config.name,
             "version": config.version,
@@ -134,6 +155,7 @@ class Connector(ABC):
             "n_skip_frames": config.n_skip_frames,
             "n_skip_start_frames": config.n_skip_start_frames,
             "valid_action_combos": self.action_names,
+            **{key: value for key, value in rare.items() if value},
         }
 
     def versions(self) -> dict[str, str]:
@@ -147,14 +169,6 @@ def make_connector(config: ConnectorConfig) -> Connector:
         raise FieldError("name", config.name, "unknown", f"one of {', '.join(sorted(CONNECTORS))}")
     connector: Connector = load_class(CONNECTORS[config.name], "name")(config)
     return connector
-
-
-def _check_common_keys(config: ConnectorConfig, skips_start_frames: bool) -> None:
-    if config.n_skip_start_frames and not skips_start_frames:
-        raise FieldError("n_skip_start_frames", config.n_skip_start_frames, f"must be 0 with {config.name}")
-    if config.roi_annotation_fpath is not None and config.name != "retro_act":
-        problem, remedy = "characters are followed in retro games only", f"leave the key out with {config.name}"
-        raise FieldError("roi_annotation_fpath", config.roi_annotation_fpath, problem, remedy)
 
 
 def _image_size(value: Any) -> tuple[int, int]:

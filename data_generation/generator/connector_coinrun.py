@@ -9,9 +9,11 @@ import numpy as np
 from data_generation.config import ConnectorConfig
 from data_generation.data.errors import UNSET, FieldError
 from data_generation.generator.connector_base import Connector, Selection
-from data_generation.generator.image_env import ImageEnv
+from data_generation.generator.image_env import ImageEnv, ImageSettings
 
 GAME = "coinrun"
+# Procgen's games are played by people at that speed.
+FPS = 15.0
 # The actions of the presets.
 ACTIONS = ("NOOP", "RIGHT", "LEFT", "ACTION_JUMP", "RIGHT+ACTION_JUMP", "LEFT+ACTION_JUMP", "DOWN")
 # Pixels of Procgen's observations, and of its images for people.
@@ -63,7 +65,11 @@ class CoinRunConnector(Connector):
         }
         height, width = self.frame_shape[1:]
         env = CoinRunLevel(options, is_large=max(height, width) > NATIVE_SIZE)
-        return ImageEnv(env, np.asarray, self._actions, config.n_skip_frames, (height, width))
+        settings = ImageSettings(config.n_skip_frames, (height, width), config.max_last_frames)
+        return ImageEnv(env, np.asarray, self._actions, settings)
+
+    def native_fps(self, game: str) -> float:
+        return FPS
 
     def environment_name(self, game: str) -> str:
         return GAME

@@ -1,34 +1,37 @@
-"""Any Gymnasium environment with discrete actions that shows RGB images."""
+"""Any Gymnasium environment with discrete actions that shows images."""
 
-from collections.abc import Callable
+import json
 from importlib import metadata
-from typing import Any
-
-import gymnasium as gym
-import numpy as np
 
 from data_generation.data.errors import UNSET, FieldError
 from data_generation.generator.connector_base import Connector, Selection
-from data_generation.generator.image_env import ImageEnv
+from data_generation.generator.faults import EnvironmentFault
+from data_generation.generator.image_env import ImageEnv, ImageSettings
+from data_generation.generator.look import Look, image_source, look_at, make_raw
+
+# Arguments that are chosen here.
+_OWN_ARGUMENTS = ("render_mode", "disable_env_checker")
 
 
 class GymnasiumConnector(Connector):
     """Environments by id, "module:id" for one that a module registers; the actions are called action_0, action_1, …
 
     Images are the observations where these are RGB images, else what `render_mode="rgb_array"` gives. An id is one
-    instance: where an episode starts depends on the seed of its reset.
+    instance: where an episode starts depends on the seed of its reset. Each is looked at in a process of its own before
+    anything is recorded; one that fails there is skipped, unless all do.
     """
 
     skips_start_frames = False
+    takes_arguments = True
 
     def name_actions(self) -> list[str]:
         """All actions, or those of `valid_action_combos`. Several environments need the same number of actions."""
-        games = self._games()
-        found = {game: _inspect(game) for game in games}
+        self._looks, self._skipped = self._look_at_all()
+        games = list(self._looks)
         distributions = metadata.packages_distributions()
-        own = {name for _, package in found.values() for name in distributions.get(package, [])}
+        own = {name for look in self._looks.values() for name in distributions.get(look.package, [])}
         self.packages = tuple(sorted({*type(self).packages, *own}))
-        counts = {game: count for game, (count, _) in found.items()}
+        counts = {game: look.num_actions for game, look in self._looks.items()}
         if len(set(counts.values())) > 1:
             raise FieldError("game", UNSET, f"the environments differ in their number of actions, {counts}", "name one")
         known = [f"action_{index}" for index in range(counts[games[0]])]
@@ -38,69 +41,48 @@ class GymnasiumConnector(Connector):
             raise FieldError("valid_action_combos", UNSET, problem, "[] means all of them")
         return names
 
-    def select(self) -> Selection:
-        """All of `game`; resets each once, so that a missing package is reported before anything is written."""
-        games = self._games()
-        for game in games:
-            env = self.make_env(game, 0)
+    def _look_at_all(self) -> tuple[dict[str, Look], dict[str, str]]:
+        """What was found of each environment, and why others cannot be played. FieldError if none can."""
+        config = self.config
+        if own := [name for name in _OWN_ARGUMENTS if name in config.env_kwargs]:
+            raise FieldError(f"env_kwargs.{own[0]}", config.env_kwargs[own[0]], "is chosen by this command", "omit it")
+        looks, skipped = {}, {}
+        for game in self._games():
             try:
-                env.reset(seed=0)
-            except (gym.error.Error, ImportError) as error:
-                raise FieldError("game", game, _one_line(error)) from error
-            finally:
-                env.close()
-        return Selection(games)
+                looks[game] = look_at(game, json.dumps(config.env_kwargs), config.generator_config.step_seconds)
+            except EnvironmentFault as fault:
+                skipped[game] = str(fault)
+        if not looks:
+            game, problem = next(iter(skipped.items()))
+            raise FieldError("game", game, problem, _remedy(problem))
+        return looks, skipped
+
+    def select(self) -> Selection:
+        """All of `game` that could be played for a few steps."""
+        return Selection(list(self._looks), self._skipped)
 
     def make_env(self, game: str, instance: int) -> ImageEnv:
-        env, to_image = _open(game)
-        assert isinstance(env.action_space, gym.spaces.Discrete)
-        start = int(env.action_space.start)
-        actions = [start + int(name.removeprefix("action_")) for name in self.action_names]
-        return ImageEnv(env, to_image, actions, self.config.n_skip_frames, self.frame_shape[1:])
+        look = self._looks[game]
+        env = make_raw(game, self.config.env_kwargs, look.is_rendered)
+        actions = [look.first_action + int(name.removeprefix("action_")) for name in self.action_names]
+        settings = ImageSettings(self.config.n_skip_frames, self.frame_shape[1:], self.config.max_last_frames)
+        return ImageEnv(env, image_source(env, look.is_rendered), actions, settings, look.kind)
 
     def num_instances(self, game: str) -> int:
         return 1
+
+    def native_fps(self, game: str) -> float | None:
+        return self._looks[game].fps
 
     def _games(self) -> list[str]:
         game = self.config.game
         games = [str(name) for name in game] if isinstance(game, list | tuple) else [str(game)]
         if games in ([], ["all"]):
             raise FieldError("game", game, "name the id of a Gymnasium environment, such as CartPole-v1")
-        return games
+        return list(dict.fromkeys(games))
 
 
-def _inspect(game: str) -> tuple[int, str]:
-    """Number of actions of an environment, and the top-level package of its class."""
-    env = _make(game)
-    env.close()
-    if not isinstance(env.action_space, gym.spaces.Discrete):
-        raise FieldError("game", game, f"its actions are {env.action_space}; only discrete ones can be recorded")
-    return int(env.action_space.n), type(env.unwrapped).__module__.partition(".")[0]
-
-
-def _open(game: str) -> tuple[gym.Env[Any, Any], Callable[[Any], np.ndarray]]:
-    """The environment, and how an observation of it becomes an image (h, w, 3) uint8."""
-    env = _make(game)
-    space = env.observation_space
-    if isinstance(space, gym.spaces.Box) and space.dtype == np.uint8 and len(space.shape) == 3 and space.shape[2] == 3:
-        return env, lambda observation: observation
-    modes = env.metadata.get("render_modes") or []
-    env.close()
-    if "rgb_array" not in modes:
-        raise FieldError("game", game, f"its observations, {space}, are not RGB images, and it renders none")
-    env = _make(game, render_mode="rgb_array")
-    return env, lambda _observation: env.render()  # type: ignore[return-value]
-
-
-def _make(game: str, render_mode: str | None = None) -> gym.Env[Any, Any]:
-    """`gymnasium.make`; FieldError if there is no such environment or a package of it is missing."""
-    # Not every environment takes the key.
-    settings: dict[str, Any] = {} if render_mode is None else {"render_mode": render_mode}
-    try:
-        return gym.make(game, disable_env_checker=True, **settings)
-    except (gym.error.Error, ImportError) as error:
-        raise FieldError("game", game, _one_line(error)) from error
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
+def _remedy(problem: str) -> str:
+    """What to do about an environment with the interface of the old Gym."""
+    is_old = "'seed'" in problem or problem.startswith(("reset gave", "step gave 4 values"))
+    return "it has Gym's old interface: wrap it for Gymnasium" if is_old else ""

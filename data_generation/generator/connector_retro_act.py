@@ -16,7 +16,7 @@ from data_generation.annotations.tables import (
 from data_generation.config import ConnectorConfig
 from data_generation.data.errors import UNSET, FieldError, MissingPathError
 from data_generation.generator.connector_base import Connector, Selection
-from data_generation.generator.retro_env import RetroActEnv, RetroSettings, action_buttons
+from data_generation.generator.retro_env import FPS, RetroActEnv, RetroSettings, action_buttons
 from data_generation.generator.retro_games import IMPORT_COMMAND, NO_ROM, RetroGames, without_version
 from data_generation.generator.tracking import Box, TrackedEnv, read_boxes
 
@@ -63,7 +63,10 @@ class RetroActConnector(Connector):
         platform = platform_of(game)
         actions = {action: action_buttons(action, platform, env.buttons) for action in self.action_names}
         height, width = self.frame_shape[1:]
-        settings = RetroSettings(actions, self.config.n_skip_frames, self.config.n_skip_start_frames, height, width)
+        config = self.config
+        settings = RetroSettings(
+            actions, config.n_skip_frames, config.n_skip_start_frames, height, width, config.max_last_frames
+        )
         retro_env = RetroActEnv(env, settings)
         return retro_env if box is None else TrackedEnv(retro_env, box, (height, width))
 
@@ -71,6 +74,9 @@ class RetroActConnector(Connector):
         if self._boxes is None:
             return super().recipe()
         return {**super().recipe(), "roi_annotation_fpath": self.roi_table}
+
+    def native_fps(self, game: str) -> float:
+        return FPS
 
     def num_instances(self, game: str) -> int:
         return len(self.games.start_states(game))

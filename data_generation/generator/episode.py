@@ -1,11 +1,13 @@
 """Episodes as they are played: in memory, from a policy into a file, and what is recorded of all of them."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from data_generation.data.data import DatasetInfo, EpisodeMeta, EpisodeWriter, episode_path
+from data_generation.data.errors import FieldError
 from data_generation.generator.connector_base import Connector
 from data_generation.generator.levels import LevelEnv, Transition
 from data_generation.generator.policy import Policy
@@ -89,6 +91,19 @@ def environment_dname(connector: Connector, game: str, dname: str = "") -> str:
     return with_suffix(connector.environment_name(game), connector.config.version, dname)
 
 
+def environment_dnames(connector: Connector, games: Sequence[str], dname: str = "") -> dict[str, str]:
+    """Game -> name of its environment folder. FieldError (of the connector's config) if two share one."""
+    dnames: dict[str, str] = {}
+    for game in games:
+        folder = environment_dname(connector, game, dname)
+        if folder in dnames.values():
+            other = next(known for known in dnames if dnames[known] == folder)
+            problem = f"it and {other} lead to one folder, '{folder}'"
+            raise FieldError("game", game, problem, "record them as two datasets")
+        dnames[game] = folder
+    return dnames
+
+
 def with_suffix(name: str, version: str, dname: str = "") -> str:
     """`<name>_v<version>[_<dname>]`, the form of all names of datasets and environments."""
     return f"{name}_v{version}" + (f"_{dname}" if dname else "")
@@ -107,6 +122,7 @@ def dataset_info(connector: Connector, game: str, generator: dict[str, Any]) -> 
         connector=connector.recipe(),
         generator=generator,
         versions=connector.versions(),
+        fps=connector.fps(game),
     )
 
 

@@ -4,19 +4,19 @@ The generator, an agent that learns and a person who plays all open environments
 is the same whoever plays it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from numbers import Real
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 
 from data_generation.generator.connector_base import Connector
+from data_generation.generator.faults import EnvironmentFault, foreign
+from data_generation.generator.values import flag_of, kind_of, numbers_of, reward_of
 
-_NUMBERS = (Real, np.bool_)
-# Asked first, because an abstract class such as Real needs much longer to tell whether a value is one.
-_PLAIN_NUMBERS = {int, float, bool}
+# Values that an environment names anew at every step are not listed without an end.
+_MAX_NOTES = 100
 
 
 @dataclass(frozen=True)
@@ -51,43 +51,74 @@ class Transition:
 
 
 class LevelEnv:
-    """Plays episodes of any level, one after the other; keeps the environment open while the level stays the same."""
+    """Plays episodes of any level, one after the other; keeps the environment open while the level stays the same.
 
-    def __init__(self, connector: Connector, n_steps_max: int):
-        """An episode is truncated after `n_steps_max` steps."""
+    Whatever an environment raises or gives that cannot be recorded is an EnvironmentFault: close it then, and the next
+    episode opens a fresh one. UserErrors of this project's own wrappers pass.
+    """
+
+    def __init__(self, connector: Connector, n_steps_max: int, beat: Callable[[], None] = lambda: None):
+        """An episode is truncated after `n_steps_max` steps. `beat` is called before each call of an environment."""
         self._connector = connector
         self._n_steps_max = n_steps_max
+        self._beat = beat
         self._env: gym.Env[np.ndarray, Any] | None = None
         self._level: Level | None = None
         self._num_steps = 0
+        self._noted: set[tuple[str, str]] = set()
+        self._notes: list[str] = []
 
     def open(self, level: Level) -> None:
-        """Open the level's environment unless it is open; raises whatever `Connector.make_env` raises."""
+        """Open the level's environment unless it is open."""
         if self._env is None or self._level != level:
             # Before the next one is made: an emulator needs the process for itself.
             self.close()
-            self._env, self._level = self._connector.make_env(level.game, level.instance), level
+            self._level = level
+            with self._calling("make"):
+                self._env = self._connector.make_env(level.game, level.instance)
 
     def start(self, level: Level, seed: int) -> np.ndarray:
         """Start an episode of a level; its first frame (C, H, W) uint8. `seed` is that of the environment's reset."""
         self.open(level)
         assert self._env is not None
         self._num_steps = 0
-        frame, _ = self._env.reset(seed=seed)
-        return frame
+        with self._calling("reset"):
+            frame, _ = self._env.reset(seed=seed)
+            return self._checked("reset", frame)
 
     def step(self, action: int) -> Transition:
         """Play one action of the episode."""
         assert self._env is not None, "start() comes first"
-        frame, reward, terminated, truncated, info = self._env.step(action)
-        self._num_steps += 1
-        truncated = truncated or (self._num_steps >= self._n_steps_max and not terminated)
-        numbers = {
-            key: float(value)
-            for key, value in info.items()
-            if type(value) in _PLAIN_NUMBERS or isinstance(value, _NUMBERS)
-        }
-        return Transition(action, frame, float(reward), bool(terminated), bool(truncated), numbers)
+        with self._calling("step"):
+            frame, reward, terminated, truncated, info = self._env.step(action)
+            self._num_steps += 1
+            is_end, is_cut = flag_of(terminated, "terminated"), flag_of(truncated, "truncated")
+            is_cut = is_cut or (self._num_steps >= self._n_steps_max and not is_end)
+            numbers = numbers_of(info, self._omit)
+            return Transition(action, self._checked("step", frame), reward_of(reward), is_end, is_cut, numbers)
+
+    def _calling(self, call: str) -> foreign:
+        self._beat()
+        return foreign(call, checked=True)
+
+    def _checked(self, call: str, frame: np.ndarray) -> np.ndarray:
+        if frame.dtype != np.uint8 or frame.shape != self._connector.frame_shape:
+            expected = f"uint8 {self._connector.frame_shape}"
+            raise EnvironmentFault(call, f"gave {kind_of(frame)} as frame, expected {expected}")
+        return frame
+
+    def _omit(self, name: str, problem: str) -> None:
+        """Note, once per game and name, what is not recorded."""
+        assert self._level is not None
+        game = self._level.game
+        if (game, name) not in self._noted and len(self._noted) < _MAX_NOTES:
+            self._noted.add((game, name))
+            self._notes.append(f"{game}: {problem}: omitted")
+
+    def take_notes(self) -> list[str]:
+        """What the user should hear, once each: values that are omitted, environments that cannot be closed."""
+        notes, self._notes = self._notes, []
+        return notes
 
     def replay(self, level: Level, seed: int, actions: Sequence[int]) -> np.ndarray:
         """Start an episode and play recorded actions; its frames (len(actions) + 1, C, H, W), the last one being now.
@@ -100,6 +131,12 @@ class LevelEnv:
 
     def close(self) -> None:
         """Close the environment; the next episode opens one again."""
-        if self._env is not None:
-            self._env.close()
-        self._env, self._level = None, None
+        env, self._env = self._env, None
+        if env is None:
+            return
+        try:
+            with self._calling("close"):
+                env.close()
+        except EnvironmentFault as fault:
+            assert self._level is not None
+            self._notes.append(f"{self._level.game}: {fault}")

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from data_generation.config import DatasetConfig
-from data_generation.data.data import EPISODE_SUFFIX, DatasetInfo, episode_path
-from data_generation.data.errors import FieldError, under
+from data_generation.data.data import EPISODE_SUFFIX, DatasetInfo, episode_path, is_whole
+from data_generation.data.errors import FieldError, UserError, under
+from data_generation.data.info import INFO_FNAME
 from data_generation.generator.connector_base import Connector
-from data_generation.generator.episode import dataset_info, environment_dname, with_suffix
+from data_generation.generator.episode import dataset_info, environment_dnames, with_suffix
 from data_generation.generator.levels import Level, list_levels
 from data_generation.generator.policy import policy_recipe
 
@@ -64,18 +65,17 @@ def make_plan(config: DatasetConfig, connector: Connector) -> Plan:
     with under("connector"):
         selection = connector.select()
     dataset_dpath = Path(config.data_dpath) / dataset_name(config)
-    infos = {
-        dataset_dpath / environment_dname(connector, game, config.dname): _info(config, connector, game)
-        for game in selection.games
-    }
-    for env_dpath, info in infos.items():
-        _check_same_recipe(config, env_dpath, info)
+    with under("connector"):
+        dnames = environment_dnames(connector, selection.games, config.dname)
+    infos = {dataset_dpath / dname: _info(config, connector, game) for game, dname in dnames.items()}
+    known = {env_dpath: _same_recipe(config, env_dpath, info) for env_dpath, info in infos.items()}
     tasks = []
     for env_dpath, info in infos.items():
-        if not (env_dpath / "info.json").is_file() or DatasetInfo.load(env_dpath) != info:
+        if known[env_dpath] != info:
             info.save(env_dpath)
         tasks += _tasks(config, connector, info.game, env_dpath)
-    missing = [task for task in tasks if not task.path.exists()]
+    # What a power cut leaves, an empty file perhaps, is made again.
+    missing = [task for task in tasks if not is_whole(task.path)]
     return Plan(dataset_dpath, list(infos), missing, len(tasks) - len(missing), selection.skipped)
 
 
@@ -121,6 +121,12 @@ def remove_if_empty(env_dpath: Path) -> None:
         shutil.rmtree(env_dpath, ignore_errors=True)
 
 
+def _remove_episodes(env_dpath: Path) -> None:
+    """Remove all episodes of an environment folder."""
+    for path in env_dpath.glob(f"*/*{EPISODE_SUFFIX}"):
+        path.unlink()
+
+
 def _tasks(config: DatasetConfig, connector: Connector, game: str, env_dpath: Path) -> list[EpisodeTask]:
     """The episodes asked for, level by level."""
     generator = config.connector.generator_config
@@ -158,13 +164,29 @@ def _recipe_of(info: DatasetInfo) -> dict[str, Any]:
     return recipe
 
 
-def _check_same_recipe(config: DatasetConfig, env_dpath: Path, info: DatasetInfo) -> None:
-    """FieldError if the folder holds episodes that were made in another way than `info` says."""
-    if next(env_dpath.glob(f"*/*{EPISODE_SUFFIX}"), None) is None:
-        return
-    if not (env_dpath / "info.json").is_file():
-        raise FieldError("dname", config.dname, f"'{env_dpath}' holds episodes but no info.json", "delete that folder")
-    found = DatasetInfo.load(env_dpath)
+def _same_recipe(config: DatasetConfig, env_dpath: Path, info: DatasetInfo) -> DatasetInfo | None:
+    """The folder's info; None where there is no usable one, and then no episode either.
+
+    FieldError if the folder holds episodes that were made in another way than `info` says.
+    """
+    has_episodes = next(env_dpath.glob(f"*/*{EPISODE_SUFFIX}"), None) is not None
+    if not (env_dpath / INFO_FNAME).is_file():
+        if has_episodes:
+            problem = f"'{env_dpath}' holds episodes but no {INFO_FNAME}"
+            raise FieldError("dname", config.dname, problem, "delete that folder")
+        return None
+    try:
+        found = DatasetInfo.load(env_dpath)
+    except UserError:
+        if has_episodes and (env_dpath / INFO_FNAME).read_bytes().strip(b"\0"):
+            raise
+        if has_episodes:
+            # Nobody knows any more how they were made.
+            logger.warning("'%s': %s is empty, as after a power cut: all is made again", env_dpath, INFO_FNAME)
+            _remove_episodes(env_dpath)
+        return None
+    if not has_episodes:
+        return found
     old = _recipe_of(found)
     # As it looks after passing through a file.
     new = json.loads(json.dumps(_recipe_of(info)))
@@ -177,3 +199,4 @@ def _check_same_recipe(config: DatasetConfig, env_dpath: Path, info: DatasetInfo
         logger.warning(
             "'%s' is extended with other software versions: %s, now %s", env_dpath, found.versions, info.versions
         )
+    return found

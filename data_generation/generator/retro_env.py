@@ -20,6 +20,8 @@ BUTTONS: dict[str, dict[str, str]] = {
     "atari2600": {"ACTION_JUMP": "BUTTON", "ACTION_PRIMARY": "BUTTON", "ACTION_SECONDARY": "BUTTON"},
     "32x": {"ACTION_JUMP": "B", "ACTION_PRIMARY": "B", "ACTION_SECONDARY": "Y"},
 }
+# Emulator frames per second, to within a percent, of every platform.
+FPS = 60
 OTHER_PLATFORM = {"ACTION_JUMP": "A", "ACTION_PRIMARY": "A", "ACTION_SECONDARY": "B"}
 # Where the core does not know a button of the tables above.
 FALLBACK_BUTTONS = ("B", "BUTTON", "I")
@@ -55,6 +57,7 @@ class RetroSettings:
     n_skip_start_frames: int
     height: int
     width: int
+    max_last_frames: bool = False
 
 
 class RetroActEnv(gym.Env[np.ndarray, Any]):
@@ -65,13 +68,15 @@ class RetroActEnv(gym.Env[np.ndarray, Any]):
     the screen and the info of the others would be wasted. Reward and end are computed at every emulator frame.
     """
 
-    metadata = {"render_modes": ["rgb_array"], "render_fps": 60}  # noqa: RUF012 (Gymnasium's interface)
+    metadata = {"render_modes": ["rgb_array"], "render_fps": FPS}  # noqa: RUF012 (Gymnasium's interface)
     render_mode = "rgb_array"
 
     def __init__(self, env: RetroEnv, settings: RetroSettings):
         self._env = env
         self._settings = settings
         self._fit = FrameFitter(settings.height, settings.width)
+        # What the screen shows, with `max_last_frames` together with what it showed an emulator frame before.
+        self._image: np.ndarray = np.zeros((0, 0, 3), np.uint8)
         self._masks = [self._mask(buttons) for buttons in settings.actions.values()]
         self.action_names = list(settings.actions)
         self.action_space = gym.spaces.Discrete(len(self._masks))
@@ -97,7 +102,8 @@ class RetroActEnv(gym.Env[np.ndarray, Any]):
                 raise FieldError(
                     "n_skip_start_frames", num_frames, f"{self._env.gamename} ends before that", "use less"
                 )
-        return self._observe(), {}
+        self._image = self._screen()
+        return self._fit(self._image), {}
 
     def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """Hold the action's buttons for `n_skip_frames` emulator frames; the reward is their sum."""
@@ -105,20 +111,26 @@ class RetroActEnv(gym.Env[np.ndarray, Any]):
         emulator.set_button_mask(self._masks[action], 0)
         reward, terminated = 0.0, False
         for _ in range(self._settings.n_skip_frames):
+            before = self._screen() if self._settings.max_last_frames else None
             emulator.step()
             data.update_ram()
             reward += data.current_reward()
             if data.is_done():
                 terminated = True
                 break
-        return self._observe(), reward, terminated, False, dict(data.lookup_all())
+        self._image = self._screen()
+        # A console may change its resolution in the middle of a game.
+        if before is not None and before.shape == self._image.shape:
+            self._image = np.maximum(self._image, before)
+        return self._fit(self._image), reward, terminated, False, dict(data.lookup_all())
 
-    def _observe(self) -> np.ndarray:
-        return self._fit(self._env.get_screen(apply_rotation=True))
+    def _screen(self) -> np.ndarray:
+        image: np.ndarray = self._env.get_screen(apply_rotation=True)
+        return image
 
     def render(self) -> np.ndarray:
-        """The game's own image (h, w, 3) uint8."""
-        return self._env.get_screen(apply_rotation=True)
+        """The image (h, w, 3) uint8 that is recorded, in the game's own size."""
+        return self._image
 
     def close(self) -> None:
         """Free the emulator: a process can hold one at a time."""

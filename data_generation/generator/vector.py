@@ -3,22 +3,24 @@
 Stable-Retro allows one emulator a process. Imports no torch: worker processes start in a second.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
-from multiprocessing import parent_process
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
-from gymnasium.vector import AsyncVectorEnv, AutoresetMode
 
-from data_generation.data.errors import FieldError, UserError
+from data_generation.data.errors import UserError
+from data_generation.generator.child import Child, ChildEnd
 from data_generation.generator.connector_base import Connector
+from data_generation.generator.faults import EnvironmentFault
 from data_generation.generator.levels import LevelEnv, Transition
-from data_generation.generator.process import set_up_worker_process, single_threaded_children
 from data_generation.generator.schedule import EndlessSchedule
+
+logger = logging.getLogger(__name__)
+
+# Failed episodes of one environment without a complete one between them: nothing of it works.
+MAX_FAILURES_IN_A_ROW = 10
 
 
 @dataclass(frozen=True)
@@ -29,104 +31,121 @@ class EpisodeProgress:
     actions: list[int]
 
 
-class ScheduledEnv(gym.Env[np.ndarray, Any]):
-    """Plays the episodes of its schedule one after the other: every reset starts the next one, with its own seed.
+class LevelVectorEnv:
+    """The environments of some schedules. An episode's end starts the environment's next one in the same step.
 
-    The info holds the game's numbers as ("numbers", ((name, value), …)), because a vector environment would take
-    dictionaries apart at every step.
+    An episode in which the environment raises, dies or hangs is dropped, and the next one begins.
     """
 
-    metadata = {"render_modes": ["rgb_array"]}  # noqa: RUF012 (Gymnasium's interface)
-    render_mode = "rgb_array"
-
-    def __init__(self, connector: Connector, schedule: EndlessSchedule, n_steps_max: int):
-        self._env = LevelEnv(connector, n_steps_max)
-        self._schedule = schedule
-        self._next_episode = 0
-        self._is_set_up = False
-        self.action_space = gym.spaces.Discrete(len(connector.action_names))
-        self.observation_space = gym.spaces.Box(0, 255, connector.frame_shape, np.uint8)
-
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict]:
-        """Start the next episode of the schedule."""
-        return self._play_again([])[-1], {}
-
-    def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        with _errors_cross_processes():
-            step = self._env.step(int(action))
-        return step.frame, step.env_reward, step.terminated, step.truncated, {"numbers": tuple(step.numbers.items())}
-
-    def resume(self, progress: Sequence[EpisodeProgress]) -> np.ndarray:
-        """Play this environment's episode in progress again: its frames (n + 1, C, H, W), the last one being now."""
-        own = progress[self._schedule.index % len(progress)]
-        self._next_episode = own.episode
-        return self._play_again(own.actions)
-
-    def _play_again(self, actions: list[int]) -> np.ndarray:
-        """Start the next episode and play `actions`; its frames."""
-        if parent_process() is not None and not self._is_set_up:
-            set_up_worker_process()
-            self._is_set_up = True
-        episode = self._schedule.episode(self._next_episode)
-        self._next_episode += 1
-        with _errors_cross_processes():
-            return self._env.replay(episode.level, episode.env_seed, actions)
-
-    def close(self) -> None:
-        self._env.close()
-
-
-class LevelVectorEnv:
-    """The environments of some schedules. An episode's end starts the environment's next one in the same step."""
-
     def __init__(self, connector: Connector, schedules: Sequence[EndlessSchedule], n_steps_max: int):
-        makers = [partial(ScheduledEnv, connector, schedule, n_steps_max) for schedule in schedules]
-        with single_threaded_children():
-            self._envs = AsyncVectorEnv(makers, context="spawn", autoreset_mode=AutoresetMode.SAME_STEP, copy=True)
-        self.num_envs = len(schedules)
+        self._connector, self._schedules, self._n_steps_max = connector, list(schedules), n_steps_max
+        self._children = [self._new_child(schedule) for schedule in self._schedules]
+        self.num_envs = len(self._schedules)
+        # Of the episodes in progress, among those of each environment.
+        self.episode_numbers = [0] * self.num_envs
+        # Of the episodes that were dropped since `resume`.
+        self.dropped_sessions: list[int] = []
+        self._num_failures = [0] * self.num_envs
+        self._notes: set[str] = set()
+
+    def _new_child(self, schedule: EndlessSchedule) -> Child:
+        seconds = self._connector.config.generator_config.step_seconds
+        return Child("environment", seconds, _serve, self._connector, schedule, self._n_steps_max)
 
     def resume(self, progress: Sequence[EpisodeProgress]) -> list[np.ndarray]:
-        """Play every environment's episode in progress again; its frames (n + 1, C, H, W) so far."""
-        with _errors_of_children():
-            return list(self._envs.call("resume", progress))
+        """Play every environment's episode in progress again; its frames (n + 1, C, H, W) so far.
 
-    def step(self, actions: np.ndarray) -> tuple[np.ndarray, list[Transition]]:
+        One that fails is dropped: `episode_numbers` then says which later episode the only frame belongs to.
+        """
+        self.episode_numbers, self.dropped_sessions = [own.episode for own in progress], []
+        frames = self._begin({i: own.actions for i, own in enumerate(progress)})
+        return [frames[i] for i in range(self.num_envs)]
+
+    def step(self, actions: np.ndarray) -> tuple[np.ndarray, list[Transition | None]]:
         """Play an action (E,) in every environment: the frames (E, C, H, W) to act on next, and what was played.
 
-        Where an episode has ended, the next frame is the first one of the following episode.
+        Where an episode has ended, the next frame is the first one of the following episode; None where it was
+        dropped.
         """
-        with _errors_of_children():
-            frames, rewards, terminated, truncated, infos = self._envs.step(actions)
-        steps = []
-        for i, action in enumerate(actions):
-            is_last = terminated[i] or truncated[i]
-            numbers = infos["final_info"]["numbers"][i] if is_last else infos["numbers"][i]
-            frame = infos["final_obs"][i] if is_last else frames[i]
-            ends = bool(terminated[i]), bool(truncated[i])
-            steps.append(Transition(int(action), frame, float(rewards[i]), *ends, dict(numbers)))
-        return frames, steps
+        answers = self._ask({i: int(action) for i, action in enumerate(actions)})
+        steps = [answer if isinstance(answer, Transition) else None for answer in answers.values()]
+        for i, step in enumerate(steps):
+            if step is None:
+                self._drop(i, answers[i])
+            elif step.is_last:
+                self._num_failures[i] = 0
+                self.episode_numbers[i] += 1
+        first = self._begin({i: [] for i, step in enumerate(steps) if step is None or step.is_last})
+        frames = [step.frame if step is not None and i not in first else first[i][-1] for i, step in enumerate(steps)]
+        return np.stack(frames), steps
+
+    def _begin(self, actions: Mapping[int, list[int]]) -> dict[int, np.ndarray]:
+        """Begin the next episode of some environments and play actions; its frames. Where that fails, a later one."""
+        wanted, frames = dict(actions), {}
+        while wanted:
+            requests = {i: EpisodeProgress(self.episode_numbers[i], played) for i, played in wanted.items()}
+            for i, answer in self._ask(requests).items():
+                if isinstance(answer, EnvironmentFault):
+                    self._drop(i, answer)
+                    wanted[i] = []
+                else:
+                    frames[i] = answer
+                    del wanted[i]
+        return frames
+
+    def _drop(self, i: int, fault: EnvironmentFault) -> None:
+        """Give an environment's episode up. UserError if nothing of it works."""
+        episode = self._schedules[i].episode(self.episode_numbers[i])
+        name = f"{episode.level.game}, instance {episode.level.instance}, session {episode.session}"
+        logger.warning("episode dropped (%s): %s", name, fault)
+        self.dropped_sessions.append(episode.session)
+        self.episode_numbers[i] += 1
+        self._num_failures[i] += 1
+        if self._num_failures[i] >= MAX_FAILURES_IN_A_ROW:
+            raise UserError(f"{self._num_failures[i]} episodes in a row failed, the last ({name}): {fault}")
+
+    def _ask(self, requests: Mapping[int, Any]) -> dict[int, Any]:
+        """One request of each of some environments, answered at the same time."""
+        for i, request in requests.items():
+            self._children[i].send(request)
+        return {i: self._answer(i) for i in requests}
+
+    def _answer(self, i: int) -> Any:
+        try:
+            answer, notes = self._children[i].receive()
+        except EnvironmentFault as fault:
+            self._children[i].close()
+            self._children[i] = self._new_child(self._schedules[i])
+            return fault
+        for note in notes:
+            if note not in self._notes:
+                self._notes.add(note)
+                logger.warning("%s", note)
+        if isinstance(answer, UserError):
+            raise answer
+        return answer
 
     def close(self) -> None:
         """End the environments' processes."""
-        self._envs.close()
+        for child in self._children:
+            child.terminate()
+        for child in self._children:
+            child.close()
 
 
-@contextmanager
-def _errors_cross_processes() -> Iterator[None]:
-    """AsyncVectorEnv raises a child's error anew, as `type(error)(error)`, which a FieldError does not take."""
-    try:
-        yield
-    except FieldError as error:
-        raise UserError(error) from error
-
-
-@contextmanager
-def _errors_of_children() -> Iterator[None]:
-    """The FieldError that `_errors_cross_processes` has wrapped."""
-    try:
-        yield
-    except UserError as error:
-        inner: BaseException = error
-        while inner.args and isinstance(inner.args[0], UserError):
-            inner = inner.args[0]
-        raise inner from None
+def _serve(end: ChildEnd, connector: Connector, schedule: EndlessSchedule, n_steps_max: int) -> None:
+    """Body of an environment's process: an `EpisodeProgress` begins an episode, a number is an action."""
+    env = LevelEnv(connector, n_steps_max, end.beat)
+    for request in end.requests():
+        answer: Any
+        try:
+            if isinstance(request, EpisodeProgress):
+                episode = schedule.episode(request.episode)
+                answer = env.replay(episode.level, episode.env_seed, request.actions)
+            else:
+                answer = env.step(request)
+        except (EnvironmentFault, UserError) as error:
+            env.close()
+            answer = error
+        end.send((answer, env.take_notes()))
+    env.close()

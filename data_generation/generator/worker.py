@@ -1,19 +1,20 @@
 """A worker of the generator: plays episodes one after the other and reports what became of each."""
 
 import traceback
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from multiprocessing.connection import Connection
 
 from data_generation.config import DatasetConfig
 from data_generation.data.data import EpisodeWriter
 from data_generation.data.errors import UserError, under
+from data_generation.generator.child import START_SECONDS, ChildEnd
 from data_generation.generator.connector_base import Connector
 from data_generation.generator.episode import episode_meta, play_episode
-from data_generation.generator.levels import Level, LevelEnv
+from data_generation.generator.faults import EnvironmentFault, described
+from data_generation.generator.levels import LevelEnv
 from data_generation.generator.plan import EpisodeTask
 from data_generation.generator.policy import Policy, make_policy
-from data_generation.generator.process import set_up_worker_process
 from data_generation.generator.schedule import dataset_episode
 
 
@@ -34,40 +35,43 @@ class EpisodeOutcome:
     num_frames: int = 0
     # One line; empty = the episode is complete.
     error: str = ""
-    # The configuration is at fault, so that no other episode would fare better.
-    is_user_error: bool = False
-    # The game cannot be opened, so that none of its episodes would fare better.
-    is_unplayable: bool = False
+    # Nothing that the environment did: no other episode would fare better.
+    is_fatal: bool = False
+    # The environment could not be opened.
+    is_unopened: bool = False
     # Traceback.
     details: str = ""
-
-
-class Unplayable(Exception):
-    """A game's environment cannot be opened."""
+    # What the user should hear besides.
+    notes: tuple[str, ...] = ()
 
 
 class Player:
     """Plays episodes one after the other."""
 
-    def __init__(self, job: GenerationJob):
-        self._job = job
+    def __init__(self, job: GenerationJob, beat: Callable[[float | None], None]):
+        """`beat(seconds)`: called as a sign of life (see `ChildEnd.beat`)."""
+        self._job, self._beat = job, beat
         self._generator = job.config.connector.generator_config
-        self._env = LevelEnv(job.connector, self._generator.n_steps_max)
+        self._env = LevelEnv(job.connector, self._generator.n_steps_max, lambda: beat(None))
 
     @cached_property
     def _policy(self) -> Policy:
+        # An agent may have to import a lot.
+        self._beat(START_SECONDS)
         return make_policy(self._job.connector)
 
     def play(self, task: EpisodeTask) -> int:
         """Make one episode's file; returns its number of frames.
 
-        Raises UserError for what our own checks find, Unplayable if the game cannot be opened, and whatever the
-        environment raises while it is played.
+        Raises UserError and OSError for what the user has to change, EnvironmentFault for what the environment does,
+        and whatever a policy of the user's raises.
         """
         connector = self._job.connector
         # Before the environment: what is wrong with the policy is wrong with every game.
         policy = self._policy
-        self._open(task.level)
+        self._env.open(task.level)
+        if not task.env_dpath.is_dir():
+            raise UserError(f"'{task.env_dpath}' was deleted while episodes were written to it: run the command again")
         episode = dataset_episode(self._job.config.seed, task.level, task.session)
         meta = episode_meta(connector, episode, type(policy).__name__, policy.parameters)
         with EpisodeWriter(task.path, meta, connector.frame_shape, output_mode=self._generator.output_mode) as writer:
@@ -75,27 +79,21 @@ class Player:
             writer.commit()
         return num_frames
 
-    def _open(self, level: Level) -> None:
-        try:
-            with under(f"{self._job.config_key}.connector"):
-                self._env.open(level)
-        # A broken ROM may raise anything.
-        except Exception as error:
-            raise Unplayable(_one_line(error)) from error
-
     def outcome_of(self, task: EpisodeTask) -> EpisodeOutcome:
         """Play an episode; after a failure the environment is opened anew for the next one."""
         try:
             with under(f"{self._job.config_key}.connector"):
-                return EpisodeOutcome(self.play(task))
+                return EpisodeOutcome(self.play(task), notes=tuple(self._env.take_notes()))
         except Exception as error:
+            details = traceback.format_exc()
             self.close()
-            is_unplayable = isinstance(error, Unplayable)
+            is_ours = isinstance(error, UserError | EnvironmentFault)
             return EpisodeOutcome(
-                error=str(error) if is_unplayable else _one_line(error),
-                is_user_error=isinstance(error, UserError),
-                is_unplayable=is_unplayable,
-                details=traceback.format_exc(),
+                error=" ".join(str(error).split()) if is_ours else described(error),
+                is_fatal=isinstance(error, UserError | OSError),
+                is_unopened=isinstance(error, EnvironmentFault) and error.call == "make",
+                details=details,
+                notes=tuple(self._env.take_notes()),
             )
 
     def close(self) -> None:
@@ -103,16 +101,9 @@ class Player:
         self._env.close()
 
 
-def _one_line(error: Exception) -> str:
-    """The error's message; what our own checks did not raise is named by its class, too."""
-    line = " ".join(str(error).split()) or type(error).__name__
-    return line if isinstance(error, UserError) else f"{type(error).__name__}: {line}"
-
-
-def worker_main(connection: Connection, job: GenerationJob) -> None:
-    """Body of a worker process: play the tasks received from `connection`, report each, end at None."""
-    set_up_worker_process()
-    player = Player(job)
-    while (task := connection.recv()) is not None:
-        connection.send(player.outcome_of(task))
+def worker_main(end: ChildEnd, job: GenerationJob) -> None:
+    """Body of a worker process: play the tasks that it is sent, and report each."""
+    player = Player(job, end.beat)
+    for task in end.requests():
+        end.send(player.outcome_of(task))
     player.close()

@@ -1,0 +1,152 @@
+"""A process that answers requests one at a time, and is ended when it gives no sign of life.
+
+Environments are played in such processes only: one that crashes, hangs or is stopped costs what it was asked for.
+"""
+
+import contextlib
+import math
+import threading
+import time
+from collections.abc import Callable, Iterator
+from ctypes import c_double
+from dataclasses import dataclass
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
+from typing import Any
+
+from data_generation.data.errors import UserError
+from data_generation.generator.faults import EnvironmentFault
+from data_generation.generator.process import set_up_worker_process, single_threaded_children
+
+# Seconds for what takes long without being a hang: starting Python, loading an agent.
+START_SECONDS = 600.0
+# Seconds for a process to end.
+_PATIENCE = 10.0
+_MAX_POLL_SECONDS = 0.5
+# This process itself must have been stopped if it looks that much later than it meant to.
+_STOPPED_SECONDS = 5.0
+
+
+@dataclass
+class ChildEnd:
+    """The child's side: requests, answers, and signs of life."""
+
+    connection: Connection
+    # When to give it up (`time.monotonic`, which all processes share).
+    deadline: Any
+    seconds: float
+
+    def beat(self, seconds: float | None = None) -> None:
+        """A sign of life: the next one comes within so many seconds."""
+        self.deadline.value = time.monotonic() + (seconds or self.seconds)
+
+    def requests(self) -> Iterator[Any]:
+        """What the parent asks for, up to None."""
+        with contextlib.suppress(EOFError):
+            while (request := self.connection.recv()) is not None:
+                self.beat()
+                yield request
+
+    def send(self, answer: Any) -> None:
+        self.connection.send(answer)
+
+
+class Child:
+    """The parent's side of a process that runs `main(end, *args)`."""
+
+    def __init__(self, name: str, seconds: float, main: Callable[..., None], *args: Any):
+        """`seconds`: the longest that it may be silent (see `ChildEnd.beat`) while it is asked for something."""
+        # An emulator cannot be forked, so processes start from scratch (spawn).
+        context = get_context("spawn")
+        self.connection, other_end = context.Pipe()
+        self._seconds = seconds
+        self._deadline = context.RawValue(c_double, math.inf)
+        end = ChildEnd(other_end, self._deadline, seconds)
+        self._process = context.Process(target=_run, args=(main, end, *args), daemon=True, name=name)
+        with single_threaded_children():
+            self._process.start()
+        other_end.close()
+        self._has_answered = False
+        # Why it was ended.
+        self._reason = ""
+        self._is_closed = threading.Event()
+        threading.Thread(target=self._watch, daemon=True, name=f"watch {name}").start()
+
+    def send(self, request: Any) -> None:
+        """Ask for something. A process that has died is noticed by `receive`."""
+        self._deadline.value = time.monotonic() + (self._seconds if self._has_answered else START_SECONDS)
+        with contextlib.suppress(OSError):
+            self.connection.send(request)
+
+    def receive(self) -> Any:
+        """The next answer. EnvironmentFault if there is none, since the process has ended or was silent too long."""
+        try:
+            answer = self.connection.recv()
+        except (EOFError, OSError):
+            self._process.join()
+            raise EnvironmentFault("its worker process", self._reason or f"died ({self._cause()})") from None
+        self._deadline.value, self._has_answered = math.inf, True
+        return answer
+
+    def _cause(self) -> str:
+        exitcode = self._process.exitcode
+        if exitcode is not None and exitcode < 0:
+            return f"signal {-exitcode}" + (", perhaps out of memory" if exitcode == -9 else "")
+        return f"exit code {exitcode}"
+
+    def _watch(self) -> None:
+        """Kill the process when its deadline has passed; `receive` then finds its end of the pipe closed."""
+        poll = min(_MAX_POLL_SECONDS, self._seconds / 4)
+        looked = time.monotonic()
+        while not self._is_closed.wait(poll):
+            now = time.monotonic()
+            if now - looked > poll + _STOPPED_SECONDS:
+                self._deadline.value += now - looked
+            looked = now
+            if now > self._deadline.value:
+                self._reason = f"gave no sign of life for {self._seconds:g} s and was ended"
+                self._process.kill()
+                return
+
+    def terminate(self) -> None:
+        """Ask it to end now."""
+        self._process.terminate()
+
+    def close(self) -> None:
+        """Wait for its end, which it was asked for, and make sure of it."""
+        self._process.join(_PATIENCE)
+        self._is_closed.set()
+        self._process.kill()
+        self._process.join()
+        self.connection.close()
+
+
+def call_in_child(seconds: float, function: Callable[..., Any], *args: Any) -> Any:
+    """`function(beat, *args)`, called in a process of its own.
+
+    Raises the UserError or EnvironmentFault that it raises, and EnvironmentFault where the process dies or hangs.
+    """
+    child = Child("environment-look", seconds, _answer_calls)
+    try:
+        child.send((function, args))
+        answer = child.receive()
+    finally:
+        child.terminate()
+        child.close()
+    if isinstance(answer, Exception):
+        raise answer
+    return answer
+
+
+def _answer_calls(end: ChildEnd) -> None:
+    for function, args in end.requests():
+        try:
+            answer = function(end.beat, *args)
+        except (UserError, EnvironmentFault) as error:
+            answer = error
+        end.send(answer)
+
+
+def _run(main: Callable[..., None], end: ChildEnd, *args: Any) -> None:
+    set_up_worker_process()
+    main(end, *args)

@@ -1,0 +1,211 @@
+"""What a Gymnasium environment is like, found out before anything is recorded, in a process of its own."""
+
+import contextlib
+import copy
+import importlib
+import importlib.util
+import json
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib import metadata
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+
+from data_generation.data.errors import FieldError
+from data_generation.generator.child import call_in_child
+from data_generation.generator.faults import EnvironmentFault, foreign
+from data_generation.generator.image_env import reset_env, step_env
+from data_generation.generator.images import ImageKind, UnknownKindError, kind_of_images
+from data_generation.generator.values import number_of
+
+# Namespace or first word of an id -> module that registers it. Gymnasium imports none of them.
+_REGISTERED_BY = {
+    "ALE": "ale_py",
+    "BabyAI": "minigrid",
+    "MiniGrid": "minigrid",
+    "MiniHack": "minihack",
+    "MiniWorld": "miniworld",
+    "NetHack": "nle",
+    "VizdoomBasic": "vizdoom.gymnasium_wrapper",
+}
+_MAX_ACTIONS = 1000
+# Episodes that are tried where one fails, and steps of each, more where all that was seen is black.
+_NUM_SEEDS, _NUM_STEPS, _MAX_STEPS = 3, 4, 200
+# Emulator frames per second of an Atari, and how many of them a step of `ale_py` takes unless it says so.
+_ATARI_FPS, _ATARI_SKIP = 60.0, 4
+
+
+@dataclass(frozen=True)
+class Look:
+    """What there is to know of an environment before it is recorded."""
+
+    num_actions: int
+    # Number of the first one.
+    first_action: int
+    # Top-level package of the environment's class.
+    package: str
+    # Steps per second at the speed at which people play; None where it does not say.
+    fps: float | None
+    # Images are rendered, not the observations.
+    is_rendered: bool
+    kind: ImageKind
+
+
+@cache
+def look_at(game: str, kwargs: str, seconds: float) -> Look:
+    """Open an environment and play a little. `kwargs`: its arguments as JSON; `seconds` limits each call.
+
+    FieldError (of a `ConnectorConfig`) if it cannot be recorded, EnvironmentFault if it raises, dies or hangs whatever
+    the seed.
+    """
+    for seed in range(_NUM_SEEDS):
+        try:
+            found: Look = call_in_child(seconds, _look_in_child, game, kwargs, seed)
+            return found
+        except EnvironmentFault as fault:
+            if fault.call == "make" or seed == _NUM_SEEDS - 1:
+                raise
+    raise AssertionError
+
+
+def make_raw(game: str, kwargs: Mapping[str, Any], is_rendered: bool) -> gym.Env[Any, Any]:
+    """`gymnasium.make`; imports the package that registers the id if there is a known one."""
+    # Not every environment takes the key.
+    own: dict[str, Any] = {"render_mode": "rgb_array"} if is_rendered else {}
+    with foreign("make"):
+        module = _registering_module(game)
+        if module is not None and importlib.util.find_spec(module.partition(".")[0]) is not None:
+            importlib.import_module(module)
+        return gym.make(game, disable_env_checker=True, **kwargs, **own)
+
+
+def image_source(env: gym.Env[Any, Any], is_rendered: bool) -> Callable[[Any], Any]:
+    """How an observation of the environment becomes its image."""
+    return (lambda _observation: env.render()) if is_rendered else (lambda observation: observation)
+
+
+def _registering_module(game: str) -> str | None:
+    if ":" in game:
+        return None
+    words = (game.partition("/")[0], game.partition("-")[0])
+    plugins = {entry.name: entry.module for entry in metadata.entry_points(group="gymnasium.envs")}
+    return next((module for word in words if (module := _REGISTERED_BY.get(word) or plugins.get(word))), None)
+
+
+def _look_in_child(beat: Callable[[], None], game: str, kwargs: str, seed: int) -> Look:
+    try:
+        return _look(beat, game, kwargs, seed)
+    except EnvironmentFault as fault:
+        cause = fault.__cause__
+        if isinstance(cause, gym.error.Error | ImportError):
+            raise FieldError("game", game, " ".join(str(cause).split()), _package_remedy(game, cause)) from cause
+        if fault.call == "make" and isinstance(cause, TypeError):
+            problem, remedy = f"making it {fault.what}", "give arguments that it needs by {env_kwargs}={name:value}"
+            raise FieldError("game", game, problem, remedy) from cause
+        raise
+
+
+def _look(beat: Callable[[], None], game: str, kwargs: str, seed: int) -> Look:
+    arguments = json.loads(kwargs)
+    env = make_raw(game, arguments, is_rendered=False)
+    actions = env.action_space
+    if not isinstance(actions, gym.spaces.Discrete):
+        raise FieldError("game", game, f"its actions are {actions}; only discrete ones can be recorded")
+    if actions.n > _MAX_ACTIONS:
+        raise FieldError("game", game, f"it has {actions.n} actions; at most {_MAX_ACTIONS} can be recorded")
+    is_rendered = _is_rendered(env, game)
+    if is_rendered:
+        _close(env, beat)
+        beat()
+        env = make_raw(game, arguments, is_rendered)
+    space = None if is_rendered else env.observation_space
+    images = _first_images(env, image_source(env, is_rendered), beat, seed)
+    try:
+        kind = kind_of_images(images, space)
+    except UnknownKindError as error:
+        raise FieldError("game", game, f"{error}") from None
+    package = type(env.unwrapped).__module__.partition(".")[0]
+    look = Look(
+        num_actions=int(actions.n),
+        first_action=int(actions.start),
+        package=package,
+        fps=_fps(env, package),
+        is_rendered=is_rendered,
+        kind=kind,
+    )
+    _close(env, beat)
+    return look
+
+
+def _close(env: gym.Env[Any, Any], beat: Callable[[], None]) -> None:
+    """Close it. What an environment raises then changes nothing of what was found."""
+    beat()
+    with contextlib.suppress(EnvironmentFault), foreign("close"):
+        env.close()
+
+
+def _package_remedy(game: str, error: BaseException) -> str:
+    """What to do where the package that registers an id is missing or not known."""
+    if not isinstance(error, gym.error.NamespaceNotFound | gym.error.NameNotFound):
+        return ""
+    module = _registering_module(game)
+    if module is None:
+        return f"name the module that registers it: <module>:{game}" if "/" in game and ":" not in game else ""
+    name = f"{module.partition('.')[0]}:{game}"
+    return f"install the package with the module {module.partition('.')[0]}; the environment is {name}"
+
+
+def _is_rendered(env: gym.Env[Any, Any], game: str) -> bool:
+    """Whether images have to be rendered: observations that are RGB images of 8 bits are preferred to that."""
+    space: Any = env.observation_space
+    is_box = isinstance(space, gym.spaces.Box)
+    shape: tuple[int, ...] = space.shape if is_box else ()
+    if is_box and space.dtype == np.uint8 and len(shape) == 3 and shape[2] == 3:
+        return False
+    if "rgb_array" in (env.metadata.get("render_modes") or []):
+        return True
+    is_image = is_box and (space.dtype == np.uint8 or np.unique(space.high).tolist() in ([1], [255]))
+    if not is_image or len(shape) not in (2, 3) or (len(shape) == 3 and shape[2] not in (1, 3, 4)):
+        raise FieldError("game", game, f"its observations, {space}, are not RGB images, and it renders none")
+    return False
+
+
+def _first_images(
+    env: gym.Env[Any, Any], to_image: Callable[[Any], Any], beat: Callable[[], None], seed: int
+) -> list[Any]:
+    """Images of a reset and a few steps; further ones while all that was seen is black."""
+    assert isinstance(env.action_space, gym.spaces.Discrete)
+    rng = np.random.default_rng(seed)
+    beat()
+    observation, _ = reset_env(env, seed, None)
+    images = [_copied(to_image, observation)]
+    for step in range(_MAX_STEPS):
+        is_black = all(isinstance(image, np.ndarray) and not image.any() for image in images)
+        if step >= _NUM_STEPS and not is_black:
+            break
+        beat()
+        action = int(env.action_space.start + rng.integers(env.action_space.n))
+        observation, _, terminated, truncated, _ = step_env(env, action)
+        images.append(_copied(to_image, observation))
+        if terminated or truncated:
+            break
+    return images
+
+
+def _copied(to_image: Callable[[Any], Any], observation: Any) -> Any:
+    """An image that the environment does not draw over."""
+    with foreign("render"):
+        return copy.copy(to_image(observation))
+
+
+def _fps(env: gym.Env[Any, Any], package: str) -> float | None:
+    """Steps per second: the environment's own figure, or an Atari's."""
+    found = number_of(env.metadata.get("render_fps"))
+    if package == "ale_py":
+        skip = number_of(getattr(env.unwrapped, "_frameskip", None))
+        found = _ATARI_FPS / (skip or _ATARI_SKIP)
+    return found if found is not None and math.isfinite(found) and found > 0 else None
