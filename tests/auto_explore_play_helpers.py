@@ -53,6 +53,19 @@ def recorded_as(schedules: list[EndlessSchedule], env: int, number: int) -> tupl
 
 
 @contextmanager
+def envs_of(
+    schedules: list[EndlessSchedule], games: tuple[str, ...] = (WALK,), n_steps_max: int = 11, step_seconds: float = 60
+) -> Iterator[LevelVectorEnv]:
+    connector = connector_of(list(games))
+    connector.config.generator_config.step_seconds = step_seconds
+    envs = LevelVectorEnv(connector, schedules, n_steps_max)
+    try:
+        yield envs
+    finally:
+        envs.close()
+
+
+@contextmanager
 def collector_of(
     count: int, reward: Reward, games: tuple[str, ...] = (WALK,), n_steps_max: int = 11, batch: int = 4
 ) -> Iterator[Collector]:

@@ -14,13 +14,13 @@ from auto_explore.src.dataset import AgentEpisode, Replay
 from auto_explore.src.reward import Reward, RewardContext, RewardInputs, make_reward
 from data_generation.generator.levels import Level, Transition, list_levels
 from data_generation.generator.schedule import EndlessSchedule, take_turns
-from data_generation.generator.vector import EpisodeProgress, ScheduledEnv
+from data_generation.generator.vector import EpisodeProgress
 from tests.auto_explore_helpers import FRAME_SHAPE, make_episode, world_model
 from tests.auto_explore_play_helpers import (
     CountingReward,
     assert_same,
     collector_of,
-    connector_of,
+    envs_of,
     network_of,
     play,
     schedules_of,
@@ -102,26 +102,28 @@ def test_games_and_instances_take_turns() -> None:
 
 
 def test_resuming_plays_an_episode_to_the_same_frames_and_continues_alike() -> None:
-    schedule = schedules_of(2)[1]
-    env = ScheduledEnv(connector_of([WALK]), schedule, n_steps_max=11)
-    env.reset()
-    first, _ = env.reset()
-    frames = [first] + [env.step(action)[0] for action in (0, 0, 1, 2)]
-    other = ScheduledEnv(connector_of([WALK]), schedule, n_steps_max=11)
-    resumed = other.resume([EpisodeProgress(0, []), EpisodeProgress(1, [0, 0, 1, 2])])
-    assert np.array_equal(resumed, np.stack(frames))
-    for action in (0, 2):
-        a, b = env.step(action), other.step(action)
-        assert np.array_equal(a[0], b[0]) and a[1:] == b[1:]
-    assert np.array_equal(env.reset()[0], other.reset()[0])
+    schedules = schedules_of(2)
+    with envs_of(schedules) as env, envs_of(schedules) as other:
+        frames = env.resume([EpisodeProgress(0, []), EpisodeProgress(1, [])])
+        frames = [[video[-1]] for video in frames]
+        for action in (0, 0, 1, 2):
+            for video, frame in zip(frames, env.step(np.full(2, action))[0], strict=True):
+                video.append(frame)
+        progress = [EpisodeProgress(k, [0, 0, 1, 2]) for k in (0, 1)]
+        for video, resumed in zip(frames, other.resume(progress), strict=True):
+            assert np.array_equal(resumed, np.stack(video))
+        for action in (0, 2):
+            a, b = env.step(np.full(2, action)), other.step(np.full(2, action))
+            assert np.array_equal(a[0], b[0])
+            assert [step.numbers for step in a[1] if step] == [step.numbers for step in b[1] if step]
 
 
 def test_an_episode_is_cut_after_its_most_steps() -> None:
-    env = ScheduledEnv(connector_of([WALK]), schedules_of(1)[0], n_steps_max=4)
-    env.reset()
-    assert [env.step(2)[3] for _ in range(4)] == [False, False, False, True]
-    env.reset()
-    assert [env.step(2)[3] for _ in range(4)] == [False, False, False, True]
+    with envs_of(schedules_of(1), n_steps_max=4) as env:
+        env.resume([EpisodeProgress(0, [])])
+        ends = [env.step(np.array([2]))[1][0] for _ in range(8)]
+        assert [step.truncated for step in ends if step] == [False, False, False, True] * 2
+        assert env.episode_numbers == [2]
 
 
 @pytest.fixture(scope="module")

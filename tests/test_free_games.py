@@ -131,7 +131,9 @@ def test_broken_rom_is_skipped_with_its_reason(
     again = generate(cfg)  # the broken game is all that is left to do: no reason to fail
     assert (again.num_kept, again.num_environments) == (1, 1)
     assert names(tmp_path, "retro_act_v0.0.0_g50") == ["retro_cinderfoot-nes_v0.0.0_g50"]
-    reason = "its ROM is damaged, or another version" if keep_checksum else "RuntimeError: Could not load ROM"
+    reason = (
+        "its ROM is damaged, or another version" if keep_checksum else "make raised RuntimeError: Could not load ROM"
+    )
     assert f"1 game, {reason}: {OWNED}" in capsys.readouterr().out
     cfg.config.connector.game = OWNED
     with pytest.raises((ValueError, FileNotFoundError), match=f"{OWNED}: {reason}"):

@@ -28,6 +28,9 @@ FRAME_SIZE = 8
 class FaultyEnv(CountingEnv):
     """Raises what its game is called after."""
 
+    def close(self) -> None:
+        FaultyConnector.num_open -= 1
+
     def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict]:
         if self.game == "value_error":
             raise ValueError("the emulator's own mistake")
@@ -51,18 +54,7 @@ def connector_of(*games: str) -> FaultyConnector:
     return FaultyConnector(ConnectorConfig(name="faulty", game=list(games), image_size=FRAME_SIZE))
 
 
-@pytest.fixture
-def closing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Environments count their closing."""
-
-    def close(self: FaultyEnv) -> None:
-        FaultyConnector.num_open -= 1
-
-    monkeypatch.setattr(FaultyConnector, "num_open", 0)
-    monkeypatch.setattr(FaultyEnv, "close", close)
-
-
-def test_one_environment_is_open_at_a_time_and_stays_open_for_its_level(closing) -> None:
+def test_one_environment_is_open_at_a_time_and_stays_open_for_its_level() -> None:
     env = LevelEnv(connector_of("a", "b"), n_steps_max=5)
     for level in (Level("a", 0), Level("a", 0), Level("a", 1), Level("b", 0)):
         assert env.start(level, seed=3).max() == 3
@@ -71,7 +63,7 @@ def test_one_environment_is_open_at_a_time_and_stays_open_for_its_level(closing)
     assert FaultyConnector.num_open == 0
 
 
-def test_replayed_actions_continue_as_if_they_had_just_been_played(closing) -> None:
+def test_replayed_actions_continue_as_if_they_had_just_been_played() -> None:
     """What a person needs who takes an episode over."""
     played, taken_over = (LevelEnv(connector_of("a"), n_steps_max=4) for _ in range(2))
     frames = [played.start(Level("a", 0), 7), *(played.step(1).frame for _ in range(2))]
@@ -84,7 +76,7 @@ def test_replayed_actions_continue_as_if_they_had_just_been_played(closing) -> N
     taken_over.close()
 
 
-def test_an_episode_in_memory_is_saved_as_it_was_played(closing, tmp_path: Path) -> None:
+def test_an_episode_in_memory_is_saved_as_it_was_played(tmp_path: Path) -> None:
     env = LevelEnv(connector_of("a"), n_steps_max=100)
     episode = Episode(tmp_path, EpisodeMeta(game="a"), env.start(Level("a", 0), 0))
     while not episode.is_over:
@@ -100,13 +92,11 @@ def test_an_episode_in_memory_is_saved_as_it_was_played(closing, tmp_path: Path)
 
 @pytest.mark.parametrize("n_workers", [1, 2])
 def test_what_an_environment_raises_costs_its_episodes_and_what_our_checks_raise_ends_the_run(
-    closing, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, n_workers: int
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, n_workers: int
 ) -> None:
     monkeypatch.setitem(connector_base.CONNECTORS, "faulty", f"{__name__}:FaultyConnector")
-    # Classes of this module count environments in their own process only.
-    monkeypatch.setattr(FaultyConnector, "make_env", lambda self, game, instance: FaultyEnv(game))
     for game, message in (
-        ("value_error", r"not made: 2 of 2 episodes, first .*: ValueError: the emulator's own mistake"),
+        ("value_error", r"not made: 2 of 2 episodes, first .*: step raised ValueError: the emulator's own mistake"),
         ("user_error", r"^config.connector.n_skip_frames=4: found by our own check; use config.connector.image_size$"),
     ):
         cfg = counting_config(tmp_path / game, [game])

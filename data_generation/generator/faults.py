@@ -55,6 +55,6 @@ def described(error: BaseException) -> str:
     return shortened(f"{type(error).__name__}: {line}" if line else type(error).__name__)
 
 
-def shortened(text: str) -> str:
+def shortened(text: str, length: int = _MAX_LENGTH) -> str:
     """The beginning of a text that may be long."""
-    return text if len(text) <= _MAX_LENGTH else f"{text[:_MAX_LENGTH]} …"
+    return text if len(text) <= length else f"{text[:length]} …"

@@ -20,7 +20,7 @@ from data_generation.generator.child import call_in_child
 from data_generation.generator.faults import EnvironmentFault, foreign
 from data_generation.generator.image_env import reset_env, step_env
 from data_generation.generator.images import ImageKind, UnknownKindError, kind_of_images
-from data_generation.generator.values import number_of
+from data_generation.generator.values import number_of, reward_of
 
 # Namespace or first word of an id -> module that registers it. Gymnasium imports none of them.
 _REGISTERED_BY = {
@@ -189,7 +189,8 @@ def _first_images(
             break
         beat()
         action = int(env.action_space.start + rng.integers(env.action_space.n))
-        observation, _, terminated, truncated, _ = step_env(env, action)
+        observation, reward, terminated, truncated, _ = step_env(env, action)
+        reward_of(reward)
         images.append(_copied(to_image, observation))
         if terminated or truncated:
             break
