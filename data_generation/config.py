@@ -1,9 +1,10 @@
 """Configuration of `python run.py generate`. Every default is stated here and nowhere else."""
 
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import Annotated
 
 from data_generation.data.fields import (
+    Arguments,
     Count,
     CountOrZero,
     FolderName,
@@ -70,8 +71,7 @@ class ConnectorConfig:
     # Names of the actions, in index order; each connector says which it knows. "+" holds buttons together; [] means all
     # that there are (gymnasium only).
     valid_action_combos: list[str] = field(default_factory=lambda: ["RIGHT", "LEFT", "UP", "DOWN", "ACTION_JUMP"])
-    # gymnasium: arguments with which the environments are made, {name: value}.
-    env_kwargs: dict[str, Any] = field(default_factory=dict)
+    env_kwargs: Arguments = None  # gymnasium: arguments with which the environments are made, {name:value}
     view: TextOrTexts = None  # filters over the tables: a value, a list of them, or null for any
     motion: TextOrTexts = None
     genre: TextOrTexts = None

@@ -103,6 +103,12 @@ class _ImageSize:
         return next((problem for size in sizes if (problem := _PIXELS.problem(size))), None)
 
 
+class _Arguments:
+    def problem(self, value: Any) -> str | None:
+        good = isinstance(value, dict) and all(isinstance(name, str) for name in value)
+        return None if value is None or good else "expected a mapping, {name:value}"
+
+
 _PIXELS = Range(1, 4096)
 
 Count = Annotated[int, Range(1, 10**6)]
@@ -129,6 +135,8 @@ FolderName = Annotated[str, _FolderName()]
 PathText = Annotated[str, _Path()]
 TextOrTexts = Annotated[Any, _Text()]
 ImageSize = Annotated[Any, _ImageSize()]
+# Keyword arguments. A dictionary's type would refuse names that its default has not.
+Arguments = Annotated[Any, _Arguments()]
 
 
 def check_fields(config: Any) -> None:

@@ -147,7 +147,7 @@ class Connector(ABC):
         """The settings that decide what an episode looks like: kept in info.json and compared before resuming."""
         config = self.config
         # Named only where they are used, so that older datasets can be extended.
-        rare = {"env_kwargs": dict(config.env_kwargs), "max_last_frames": config.max_last_frames}
+        rare = {"env_kwargs": config.env_kwargs, "max_last_frames": config.max_last_frames}
         return {
             "name": config.name,
             "version": config.version,

@@ -2,6 +2,7 @@
 
 import json
 from importlib import metadata
+from typing import Any
 
 from data_generation.data.errors import UNSET, FieldError
 from data_generation.generator.connector_base import Connector, Selection
@@ -44,12 +45,12 @@ class GymnasiumConnector(Connector):
     def _look_at_all(self) -> tuple[dict[str, Look], dict[str, str]]:
         """What was found of each environment, and why others cannot be played. FieldError if none can."""
         config = self.config
-        if own := [name for name in _OWN_ARGUMENTS if name in config.env_kwargs]:
-            raise FieldError(f"env_kwargs.{own[0]}", config.env_kwargs[own[0]], "is chosen by this command", "omit it")
+        if own := [name for name in _OWN_ARGUMENTS if name in self._arguments]:
+            raise FieldError(f"env_kwargs.{own[0]}", self._arguments[own[0]], "is chosen by this command", "omit it")
         looks, skipped = {}, {}
         for game in self._games():
             try:
-                looks[game] = look_at(game, json.dumps(config.env_kwargs), config.generator_config.step_seconds)
+                looks[game] = look_at(game, json.dumps(self._arguments), config.generator_config.step_seconds)
             except EnvironmentFault as fault:
                 skipped[game] = str(fault)
         if not looks:
@@ -63,7 +64,7 @@ class GymnasiumConnector(Connector):
 
     def make_env(self, game: str, instance: int) -> ImageEnv:
         look = self._looks[game]
-        env = make_raw(game, self.config.env_kwargs, look.is_rendered)
+        env = make_raw(game, self._arguments, look.is_rendered)
         actions = [look.first_action + int(name.removeprefix("action_")) for name in self.action_names]
         settings = ImageSettings(self.config.n_skip_frames, self.frame_shape[1:], self.config.max_last_frames)
         return ImageEnv(env, image_source(env, look.is_rendered), actions, settings, look.kind)
@@ -73,6 +74,10 @@ class GymnasiumConnector(Connector):
 
     def native_fps(self, game: str) -> float | None:
         return self._looks[game].fps
+
+    @property
+    def _arguments(self) -> dict[str, Any]:
+        return dict(self.config.env_kwargs or {})
 
     def _games(self) -> list[str]:
         game = self.config.game

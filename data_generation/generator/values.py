@@ -91,7 +91,8 @@ def kind_of(value: Any) -> str:
         return "None"
     if isinstance(value, np.ndarray):
         return f"an array {value.dtype} {value.shape}"
-    return f"{type(value).__name__} ({shortened(repr(value), 60)})" if isinstance(value, _SHOWN) else type(value).__name__
+    shown = f" ({shortened(repr(value), 60)})" if isinstance(value, _SHOWN) else ""
+    return type(value).__name__ + shown
 
 
 _SHOWN = (str, bytes, int, float, complex, np.generic, enum.Enum)
