@@ -19,7 +19,9 @@ from data_generation.annotations.edit import (
 )
 from data_generation.annotations.tables import read_behavior
 from data_generation.annotations.validate import ACTIONS, EXTRA, TAGS, Tables, check
+from data_generation.arguments import OneLineParser
 from data_generation.data.errors import UNSET, FieldError, MissingPathError, UserError
+from data_generation.data.fields import Range, expand_home
 from data_generation.generator.action_clips import play_clips
 from data_generation.generator.retro_games import IMPORT_COMMAND, RetroGames
 
@@ -40,6 +42,8 @@ keys, as key=value:
   before=RIGHT*30,UP*4    actions to play before each clip, of four emulator frames each
 
 example: python run.py annotate Cinderfoot-Nes Airstriker-Genesis tables=my_tables"""
+# Of waiting and of playing before a clip.
+_MAX_STEPS = 1_000_000
 _ANSWERS = ("tags", *CONTROL_COLUMNS, "confidence")
 
 
@@ -66,7 +70,7 @@ class _Request:
 
 def main(argv: Sequence[str]) -> int:
     """Annotate games; returns the exit code. UserError for the user's mistakes."""
-    parser = argparse.ArgumentParser(
+    parser = OneLineParser(
         "python run.py annotate", description=_ABOUT, epilog=_KEYS, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("words", nargs="*", metavar="game | key=value", help="ids, with or without -v0")
@@ -100,13 +104,11 @@ def _parse(words: Sequence[str]) -> _Request:
         elif key in _ANSWERS:
             request.answers[key] = value
         elif key == "start_frames":
-            if not value.isdecimal():
-                raise FieldError(key, value, "must be a number of frames, at least 0")
-            request.start_frames = int(value)
+            request.start_frames = _count(key, value, value, least=0)
         elif key == "before":
             request.before = list(_script(value))
         elif key in options:
-            setattr(request, key, value)
+            setattr(request, key, expand_home(key, value))
         else:
             known = [*_ANSWERS, *options]
             near = difflib.get_close_matches(key, known, n=1, cutoff=0.4)
@@ -121,9 +123,15 @@ def _script(value: str) -> Iterator[str]:
     """Action names, one per step: "RIGHT*30,UP" is thirty times RIGHT and one UP."""
     for entry in value.split(","):
         name, _, count = entry.partition("*")
-        if not (count or "1").isdecimal():
-            raise FieldError("before", value, f"'{entry}' is not an action or <action>*<count>")
-        yield from [name] * int(count or 1)
+        yield from [name] * _count("before", value, count or "1", least=1)
+
+
+def _count(key: str, value: str, text: str, least: int) -> int:
+    """The number of frames or steps in `text`, which is a part of the key's value."""
+    problem = Range(least, _MAX_STEPS).problem(int(text)) if text.isdecimal() else "must be a number"
+    if problem:
+        raise FieldError(key, value, f"'{text}' {problem}")
+    return int(text)
 
 
 def _playable(games: RetroGames, name: str) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from data_generation.arguments import OneLineParser, read_path, whole_number
 from data_generation.data.check import check_environments
 from data_generation.data.data import SPLITS, Environment, EpisodeReader, list_environments, split_sessions
 from data_generation.data.errors import FieldError, under
@@ -24,21 +25,17 @@ _PATH_HELP = "a dataset folder or one environment folder in it"
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run one `data` command. Returns the exit code: 0, 1 if `check` found something bad, 2 for wrong arguments.
+    """Run one `data` command. Returns the exit code: 0, or 1 if `check` found something bad.
 
-    UserError for paths and files that are not as they should be.
+    UserError for wrong arguments, and for paths and files that are not as they should be.
     """
-    try:
-        arguments = _parser().parse_args(list(argv))
-    # Argparse has printed the help or the mistake.
-    except SystemExit as stop:
-        return stop.code if isinstance(stop.code, int) else 2
+    arguments = _parser().parse_args(list(argv))
     result: int = arguments.run(arguments)
     return result
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = OneLineParser(
         prog="python run.py data",
         description="Inspect, check, convert and export episode datasets.",
         epilog="example: python run.py data info data_generation/datasets/retro_act_v0.0.0_g50",
@@ -54,7 +51,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add(commands: Any, name: str, run: Any, summary: str, description: str, path_help: str) -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = commands.add_parser(name, help=summary, description=f"{summary}. {description}")
-    parser.add_argument("path", type=Path, help=path_help)
+    parser.add_argument("path", type=read_path, help=path_help)
     parser.set_defaults(run=run)
     return parser
 
@@ -77,9 +74,11 @@ def _add_import(commands: Any) -> None:
         "without actions: a video, a folder of videos or of folders of images"
     )
     parser = _add(commands, "import", _import, "convert an original dataset, or videos", description, path_help)
-    parser.add_argument("--to", type=Path, required=True, help="dataset folder that gets the environments")
+    parser.add_argument("--to", type=read_path, required=True, help="dataset folder that gets the environments")
     parser.add_argument("--action-names", help="names in index order, e.g. RIGHT,LEFT,UP,DOWN,ACTION_JUMP")
-    parser.add_argument("--image-size", type=_positive, help="resize frames to N x N, with black bars (default: keep)")
+    parser.add_argument(
+        "--image-size", type=whole_number(4096), help="resize to N x N, with black bars (default: keep)"
+    )
     parser.add_argument("--on-bad-episode", choices=("error", "skip"), default="error", help="default: error")
 
 
@@ -87,27 +86,22 @@ def _add_export(commands: Any) -> None:
     description = "mp4 and gif: one video per episode. lerobot: one dataset in LeRobot's layout v3.0 (needs pyarrow)."
     path_help = f"{_PATH_HELP}, or one {EPISODE_SUFFIX} file"
     parser = _add(commands, "export", _export, "write videos or a LeRobot dataset", description, path_help)
-    parser.add_argument("--to", type=Path, required=True, help="folder to write; for lerobot it must not exist")
+    parser.add_argument("--to", type=read_path, required=True, help="folder to write; for lerobot it must not exist")
     parser.add_argument("--format", choices=("mp4", "gif", "lerobot"), default="mp4", help="default: mp4")
-    parser.add_argument("--max-episodes", type=_positive, help="videos: per environment, spread evenly (default: all)")
-    parser.add_argument("--scale", type=_positive, default=4, help="videos: enlargement (default: 4)")
-    parser.add_argument("--fps", type=_positive, help="default: the speed at which people play, by info.json, or 15")
+    parser.add_argument("--max-episodes", type=whole_number(10**9), help="videos: of each environment (default: all)")
+    parser.add_argument("--scale", type=whole_number(64), default=4, help="videos: enlargement (default: 4)")
+    parser.add_argument(
+        "--fps", type=whole_number(1000), help="default: the speed at which people play, by info.json, or 15"
+    )
 
 
 def _add_view(commands: Any) -> None:
     description = "One row per episode, evenly spaced frames. Prints the path of the image."
     parser = _add(commands, "view", _view, "a contact sheet (PNG)", description, f"{_PATH_HELP}, or an episode file")
-    parser.add_argument("--to", type=Path, help="PNG to write (default: outputs/data/<name>.png)")
-    parser.add_argument("--rows", type=_positive, default=12, help="episodes to show (default: 12)")
-    parser.add_argument("--columns", type=_positive, default=10, help="frames per episode (default: 10)")
-    parser.add_argument("--scale", type=_positive, default=2, help="enlargement (default: 2)")
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not at least 1")
-    return value
+    parser.add_argument("--to", type=read_path, help="PNG to write (default: outputs/data/<name>.png)")
+    parser.add_argument("--rows", type=whole_number(1000), default=12, help="episodes to show (default: 12)")
+    parser.add_argument("--columns", type=whole_number(1000), default=10, help="frames per episode (default: 10)")
+    parser.add_argument("--scale", type=whole_number(64), default=2, help="enlargement (default: 2)")
 
 
 def _open(path: Path) -> list[Environment]:

@@ -1,11 +1,11 @@
 """`python run.py demo`: from nothing to images of a world model, by ordinary commands that it prints and runs."""
 
-import argparse
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from data_generation.arguments import OneLineParser
 from data_generation.data.errors import UserError
 from launcher.main import launch
 
@@ -51,7 +51,7 @@ STEPS = (
 
 def main(argv: list[str], run: Callable[[Sequence[str]], int] = launch) -> int:
     """Run all steps with `run`; stops at the first that fails and returns its exit code."""
-    argparse.ArgumentParser(prog="python run.py demo", description=_ABOUT).parse_args(argv)
+    OneLineParser(prog="python run.py demo", description=_ABOUT).parse_args(argv)
     print(_ABOUT)
     seconds: list[float] = []
     for number, step in enumerate(STEPS, start=1):

@@ -1,11 +1,10 @@
 """Reads the command line and does what it says."""
 
-import argparse
 import pkgutil
 import sys
 from collections.abc import Callable, Sequence
-from typing import NoReturn
 
+from data_generation.arguments import OneLineParser
 from data_generation.data.errors import UserError
 from data_generation.data.fields import expand_home
 from launcher.commands import COMMANDS, PLAIN_COMMANDS, Command
@@ -67,14 +66,9 @@ def _mode_in(arguments: list[str], name: str, modes: list[str]) -> str:
     raise UserError(f"'{name}' needs a mode: one of {', '.join(modes)}")
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message} (`--help` explains the command line)")
-
-
-def _option_parser() -> _Parser:
+def _option_parser() -> OneLineParser:
     """Those of Hydra's options that make sense here."""
-    parser = _Parser(add_help=False, allow_abbrev=False)
+    parser = OneLineParser("python run.py", add_help=False, allow_abbrev=False)
     parser.add_argument("--help", "-h", action="store_true")
     parser.add_argument("--hydra-help", action="store_true")
     parser.add_argument("--cfg", "-c", choices=["job", "hydra", "all"])

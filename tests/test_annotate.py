@@ -175,8 +175,8 @@ def test_without_answers_only_images_are_made(tmp_path: Path, tables: Tables, no
         ([CINDERFOOT, AIRSTRIKER, "tags=side h pl"], "tags=side h pl: is the answer for one game"),
         ([AIRSTRIKER, "tags=side h pl"], f"RIGHT: {AIRSTRIKER} is tagged pl and has no RIGHT yet; give RIGHT=… LEFT=…"),
         ([AIRSTRIKER, "RIGHT=right"], "RIGHT=right: controls are for platformers"),
-        ([CINDERFOOT, "start_frames=soon"], "start_frames=soon: must be a number"),
-        ([CINDERFOOT, "before=UP*x"], "before=UP*x: 'UP*x' is not an action"),
+        ([CINDERFOOT, "start_frames=soon"], "start_frames=soon: 'soon' must be a number"),
+        ([CINDERFOOT, "before=UP*x"], "before=UP*x: 'x' must be a number"),
         ([CINDERFOOT, "rom_dpath=nowhere"], "rom_dpath=nowhere: no such folder"),
     ],
 )

@@ -20,6 +20,8 @@ from data_generation.data.data import (
     episode_path,
     list_environments,
 )
+from data_generation.data.errors import UserError
+from launcher.main import launch
 
 SHAPE = (3, 16, 24)
 NAMES = ["RIGHT", "LEFT", "UP", "DOWN", "ACTION_JUMP"]
@@ -286,12 +288,12 @@ def test_a_contact_sheet_of_a_short_episode_repeats_no_frame(tmp_path):
 
 
 def test_help_and_wrong_arguments(capsys):
-    assert main(["--help"]) == 0
+    assert launch(["data", "--help"]) == 0
     assert "verify every byte" in capsys.readouterr().out
     for command in ("info", "check", "import", "export", "view"):
-        assert main([command, "--help"]) == 0
-    assert main(["inspect", "x"]) == 2
-    assert main([]) == 2
-    assert main(["view", "x", "--rows", "0"]) == 2
+        assert launch(["data", command, "--help"]) == 0
+    for arguments in (["inspect", "x"], [], ["view", "x", "--rows", "0"], ["view", "x", "--scale", "99999999"]):
+        with pytest.raises(UserError, match="--help` explains the command line"):
+            main(arguments)
     with pytest.raises(FileNotFoundError, match=r"run 'python run\.py generate"):
         main(["info", "nowhere"])

@@ -175,3 +175,39 @@ def test_nearest_names_are_near_or_none():
 def test_types_are_said_in_words():
     assert type_words(int | None) == "a whole number or null"
     assert type_words(list[str]).startswith("a list")
+
+
+@pytest.mark.parametrize("key", ["resume_id=5", "resume_ckpt_id=3"])
+def test_a_run_to_resume_without_resume_is_one_line(capsys, tmp_path, monkeypatch, key):
+    monkeypatch.chdir(tmp_path)
+    assert run.main(["auto_explore", "train", f"common.{key}"]) == 2
+    assert error_line(capsys) == f"error: common.{key}: a new run resumes nothing; set common.resume=true, or omit it"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "names"),
+    [
+        (["-m", "seed=1,2", "train.wandb_name=x"], ["x_0", "x_1"]),
+        (["-m", "train.wandb_name=a,b"], ["a", "b"]),
+        (["-m", "seed=1,2", "train.wandb_name=run-${seed}"], ["run-1", "run-2"]),
+        (["-m", "seed=1,2", "config=demo"], ["demo_0", "demo_1"]),
+        (["train.wandb_name=x"], ["x"]),
+    ],
+)
+def test_each_job_of_a_multirun_has_a_folder_of_its_own(entries, arguments, names):
+    assert run.main([*TRAIN, *arguments]) == 0
+    assert [config.train.wandb_name for config in entries.configs] == names
+
+
+def test_more_processes_than_the_machine_carries_are_refused(entries, capsys):
+    assert run.main([*TRAIN, "train.num_processes=1000"]) == 2
+    assert "train.num_processes=1000: this machine has" in error_line(capsys)
+
+
+@pytest.mark.parametrize("option", ["--config-dir=~/mine", "--config-dir ~/mine"])
+def test_a_folder_of_presets_may_be_in_the_home_folder(entries, monkeypatch, tmp_path, option):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "mine" / "config").mkdir(parents=True)
+    (tmp_path / "mine" / "config" / "own.yaml").write_text("# @package _global_\nseed: 7\n")
+    assert run.main([*TRAIN, *option.split(), "config=own"]) == 0
+    assert entries.configs[0].seed == 7

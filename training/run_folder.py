@@ -96,9 +96,13 @@ class RunFolder:
         if not match:
             raise FieldError("resume_ckpt", resume_ckpt, "is unknown", "use no, latest, a step or a model-<step>.pt")
         other = RunFolder(path.parent)
-        if other.path.resolve() != self.path.resolve():
+        is_other = other.path.resolve() != self.path.resolve()
+        if is_other:
             self._check_unused(resume_ckpt, "the checkpoint of another run")
-        return other._pair(resume_ckpt, int(match[1]))
+        point = other._pair(resume_ckpt, int(match[1]))
+        if is_other:
+            logger.info("'%s' continues '%s' from step %s in a folder of its own", self.path, other.path, match[1])
+        return point
 
     def _check_unused(self, resume_ckpt: str, overwriting: str) -> None:
         if steps := self.steps():
