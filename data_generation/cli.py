@@ -17,10 +17,11 @@ from data_generation.data.export_lerobot import export_lerobot
 from data_generation.data.import_dataset import import_dataset
 from data_generation.data.import_session import keep_size
 from data_generation.data.info import DatasetInfo, MissingDatasetError
-from data_generation.data.layout import EPISODE_SUFFIX
+from data_generation.data.layout import EPISODE_SUFFIX, MAX_SIDE
 from data_generation.data.media import contact_sheet, episode_images, episode_row, write_gif, write_mp4, write_png
 from data_generation.generator.frames import FrameFitter
 
+_MAX_IMAGE_BYTES = 1 << 29
 _PATH_HELP = "a dataset folder or one environment folder in it"
 
 
@@ -77,7 +78,7 @@ def _add_import(commands: Any) -> None:
     parser.add_argument("--to", type=read_path, required=True, help="dataset folder that gets the environments")
     parser.add_argument("--action-names", help="names in index order, e.g. RIGHT,LEFT,UP,DOWN,ACTION_JUMP")
     parser.add_argument(
-        "--image-size", type=whole_number(4096), help="resize to N x N, with black bars (default: keep)"
+        "--image-size", type=whole_number(MAX_SIDE), help="resize to N x N, with black bars (default: keep)"
     )
     parser.add_argument("--on-bad-episode", choices=("error", "skip"), default="error", help="default: error")
 
@@ -102,6 +103,14 @@ def _add_view(commands: Any) -> None:
     parser.add_argument("--rows", type=whole_number(1000), default=12, help="episodes to show (default: 12)")
     parser.add_argument("--columns", type=whole_number(1000), default=10, help="frames per episode (default: 10)")
     parser.add_argument("--scale", type=whole_number(64), default=2, help="enlargement (default: 2)")
+
+
+def _check_pixels(shape: tuple[int, int, int], scale: int, count: int = 1) -> None:
+    """FieldError where `count` enlarged frames take more memory than anybody has for an image."""
+    _, height, width = shape
+    if (size := count * 3 * height * width * scale**2) > _MAX_IMAGE_BYTES:
+        problem = f"{count} frames of {width * scale}x{height * scale} pixels take {size / 1e9:.1f} GB"
+        raise FieldError("--scale", scale, problem, "lower it, or show fewer frames" if count > 1 else "lower it")
 
 
 def _open(path: Path) -> list[Environment]:
@@ -218,6 +227,7 @@ def _rate(arguments: argparse.Namespace) -> float:
 
 
 def _write_video(path: Path, episode: EpisodeReader, fps: float, arguments: argparse.Namespace) -> None:
+    _check_pixels(episode.frame_shape, arguments.scale)
     write = write_mp4 if arguments.format == "mp4" else write_gif
     write(path, episode_images(episode, arguments.scale), fps)
 
@@ -235,6 +245,7 @@ def _view(arguments: argparse.Namespace) -> int:
     rows = []
     for label, path in chosen:
         with EpisodeReader(path) as episode:
+            _check_pixels(episode.frame_shape, arguments.scale, len(chosen) * arguments.columns)
             rows.append(episode_row(label, episode, arguments.columns, arguments.scale))
     write_png(target, contact_sheet(rows))
     print(f"{len(rows)} episodes: '{target}'")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from data_generation.data.errors import UserError
 from data_generation.data.files import (
     atomic_path,
     is_temporary,
@@ -105,15 +106,17 @@ def test_the_temporary_of_another_machine_is_removed_when_it_has_not_changed_for
     assert names(tmp_path) == [running.name]
 
 
-def test_a_file_never_replaces_a_folder_nor_a_folder_a_file(tmp_path):
+def test_a_file_replaces_no_folder_or_fifo_and_a_folder_no_file(tmp_path):
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder/precious").touch()
     (tmp_path / "file").touch()
-    with pytest.raises(IsADirectoryError):
-        write_atomically(tmp_path / "folder", "text")
-    with pytest.raises(NotADirectoryError), atomic_path(tmp_path / "file") as temporary:
+    os.mkfifo(tmp_path / "fifo")
+    for name in ("folder", "fifo"):
+        with pytest.raises(UserError, match=f"{name}' is a .*: remove it"):
+            write_atomically(tmp_path / name, "text")
+    with pytest.raises(UserError, match="file' is a file"), atomic_path(tmp_path / "file") as temporary:
         temporary.mkdir()
-    assert names(tmp_path) == ["file", "folder"]
+    assert names(tmp_path) == ["fifo", "file", "folder"]
     assert names(tmp_path / "folder") == ["precious"]
 
 

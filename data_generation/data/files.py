@@ -10,12 +10,15 @@ import re
 import secrets
 import shutil
 import socket
+import stat
 import time
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
+
+from data_generation.data.errors import UserError
 
 # The name of a temporary. Older versions of this project wrote no machine and no process id.
 _TEMPORARY = re.compile(r"\.(?P<name>.+)\.(?:(?P<machine>[0-9a-f]{8})-(?P<pid>\d+)-)?[0-9a-f]+\.tmp")
@@ -40,15 +43,28 @@ def replace(temporary: Path, path: Path, durable: bool = False) -> None:
     """Turn a complete temporary into `path`: in one step for a file, just after removing an older folder.
 
     `durable`: both the content and the name survive a power cut once this returns; otherwise a cut within about 30 s
-    may leave an empty file. OSError where a folder stands in place of a file, or a file in place of a folder.
+    may leave an empty file. `UserError` where something of another kind stands there: a folder in place of a file, a
+    file in place of a folder, a device.
     """
+    _check_kind(temporary, path)
     if durable:
         _sync_all(temporary)
-    if temporary.is_dir() and path.is_dir() and not path.is_symlink():
+    if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     os.replace(temporary, path)
     if durable:
         _sync(path.parent)
+
+
+def _check_kind(temporary: Path, path: Path) -> None:
+    """UserError unless a temporary may take the place of what is at `path`."""
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        return
+    if stat.S_ISDIR(mode) != temporary.is_dir() or not (stat.S_ISDIR(mode) or stat.S_ISREG(mode)):
+        found = "a folder" if stat.S_ISDIR(mode) else "a file" if stat.S_ISREG(mode) else "a device"
+        raise UserError(f"'{path}' is {found}, which stays: remove it, or write to another path")
 
 
 @contextmanager

@@ -7,6 +7,7 @@ dropped.
 """
 
 import math
+import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -62,7 +63,7 @@ class OriginalSession(Session):
         """Frames (h, w, 3) uint8 in the order of the entries. `UserError` for another number of them."""
         entries = self.entries()
         video = self.path / "frames.mp4"
-        if not video.exists():
+        if not os.path.lexists(video):
             for entry in entries:
                 yield self._read_image(entry.tgt_id)
             return
@@ -158,7 +159,7 @@ def original_sessions(env_dpath: Path) -> tuple[list[OriginalSession], list[Path
     sessions, without = [], []
     for instance, instance_dpath in numbered(env_dpath):
         for session, dpath in numbered(instance_dpath):
-            if (dpath / "actions.json").exists():
+            if os.path.lexists(dpath / "actions.json"):
                 sessions.append(OriginalSession(dpath, instance, session))
             else:
                 without.append(dpath)
@@ -169,10 +170,10 @@ def original_info(env_dpath: Path, first: OriginalSession, action_names: list[st
     """What an original's info.json and its first session say; the shape of the frames is still unknown."""
     path = env_dpath / INFO_FNAME
     try:
-        content = read_json(path, _REMEDY) if path.exists() else {}
-        if not isinstance(content, dict):
-            raise ValueError("it holds no mapping")
-        source, connector = _known(_Source, content), _known(_Connector, content.get("info", {}))
+        content = read_json(path, _REMEDY) if os.path.lexists(path) else {"info": {}}
+        if not isinstance(content, dict) or "info" not in content:
+            raise ValueError("it has no 'info'")
+        source, connector = _known(_Source, content), _known(_Connector, content["info"])
         names = action_names or _names(connector, first.one_hot_size)
     except UserError:
         raise
@@ -199,7 +200,9 @@ def _known(cls: type[Any], values: Any) -> Any:
 def _names(connector: _Connector, num_actions: int) -> list[str]:
     combos = connector.action_captions or connector.config.get("valid_action_combos", [])
     names = []
-    for combo in combos if isinstance(combos, list) else [combos]:
+    if not isinstance(combos, list):
+        raise ValueError(f"'valid_action_combos' is {shortened(combos)}, not a list")
+    for combo in combos:
         parts = combo if isinstance(combo, list) else [combo]
         if not parts or not all(isinstance(part, str) and part.isprintable() and part for part in parts):
             raise ValueError(f"{shortened(combo)} is not the name of an action")

@@ -23,13 +23,19 @@ _REMEDY = "restore it or remove the session"
 
 def images_in(dpath: Path) -> list[Path]:
     """The images of a folder, numbers in their names in numerical order."""
-    found = [path for path in dpath.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES]
-    return sorted(found, key=natural_order)
+    return _with_suffix(dpath, IMAGE_SUFFIXES)
 
 
 def videos_in(dpath: Path) -> list[Path]:
     """The videos of a folder, ordered as `images_in`."""
-    found = [path for path in dpath.iterdir() if path.suffix.lower() in VIDEO_SUFFIXES]
+    return _with_suffix(dpath, VIDEO_SUFFIXES)
+
+
+def _with_suffix(dpath: Path, suffixes: tuple[str, ...]) -> list[Path]:
+    try:
+        found = [path for path in dpath.iterdir() if path.suffix.lower() in suffixes and not path.name.startswith(".")]
+    except OSError as error:
+        raise UserError(f"'{dpath}' cannot be read ({error.strerror}): check its permissions") from None
     return sorted(found, key=natural_order)
 
 
@@ -83,8 +89,11 @@ def frame_rate(path: Path) -> float | None:
 
 def _open_video(path: Path) -> Any:
     """An open container with a video that is not absurdly large."""
-    with opened(path):  # FFmpeg would wait for a FIFO
-        pass
+    try:
+        with opened(path):  # FFmpeg would wait for a FIFO
+            pass
+    except FileNotFoundError:
+        raise UserError(f"'{path}' is missing: {_REMEDY}") from None
     # A playlist in place of a video may name addresses.
     container = _import_av().open(f"file:{path}", metadata_errors="ignore", options={"protocol_whitelist": "file"})
     try:
