@@ -10,6 +10,7 @@ from data_generation.data.fields import (
     Items,
     NotNegative,
     NumFrames,
+    NumLayers,
     OneOf,
     Pixels,
     Positive,
@@ -23,7 +24,7 @@ class TransformerConfig:
     """Sizes of one ST-transformer (used by encoder and decoder alike)."""
 
     dim: Size = 512
-    num_blocks: Size = 8
+    num_blocks: NumLayers = 8
     heads: Size = 8
     dim_head: Size = 64
     ff_mult: Positive = 4.0
@@ -31,6 +32,12 @@ class TransformerConfig:
     normalize_kv: bool = False
     # Recompute activations in the backward pass, for less memory.
     gradient_checkpointing: Annotated[str, OneOf("none", "selective", "full")] = "none"
+
+    @property
+    def num_weights(self) -> int:
+        """Weights of the blocks' matrices, near enough."""
+        attention = 4 * self.dim * self.heads * self.dim_head
+        return 2 * self.num_blocks * (attention + int(2 * self.ff_mult * self.dim**2))
 
     def __post_init__(self) -> None:
         old = {"true": "full", "false": "none"}  # older checkpoints and commands have a truth value
@@ -83,7 +90,7 @@ class LamConfig(TransformerConfig):
 class DynamicsConfig(TransformerConfig):
     """MaskGIT dynamics over the tokenizer's ids."""
 
-    num_blocks: Size = 12
+    num_blocks: NumLayers = 12
     max_seq_len: Count = 4096
     # Number of actions; None takes it from the dataset's info.
     action_dim: Size | None = None

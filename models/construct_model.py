@@ -1,15 +1,19 @@
 """Configuration to model, with fresh weights."""
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from data_generation.data.errors import FieldError, under
 from models.base import Model
-from models.config import ModelConfig
+from models.config import ModelConfig, TokenizerConfig, TransformerConfig
 from models.dynamics import Dynamics
 from models.genie_redux import GenieRedux
 from models.lam import LatentActionModel
 from models.tokenizer import Tokenizer
+
+# Of a frame: attention within a frame grows with their square.
+_MAX_PATCHES = 16_384
 
 
 @dataclass(frozen=True)
@@ -33,7 +37,23 @@ def build_model(config: ModelConfig, tokenizer: Tokenizer | None = None) -> Mode
     `tokenizer`: the trained one around which a world model is built, whose config replaces `config.tokenizer`; without
     it, a world model's tokenizer is fresh too. Raises FieldError for an unknown model or sizes that do not fit.
     """
-    return kind_of(config).build(config, tokenizer)
+    kind = kind_of(config)
+    for name in kind.parts:
+        if name != "tokenizer" or tokenizer is None:
+            with under(name):
+                _check_size(getattr(config, name))
+    return kind.build(config, tokenizer)
+
+
+def _check_size(config: TransformerConfig) -> None:
+    """FieldError for sizes that are fine one by one, but whose product no memory holds."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if 4 * config.num_weights > memory:
+        problem = f"with {{num_blocks}}={config.num_blocks} it makes {config.num_weights / 1e9:.1f} billion weights"
+        raise FieldError("dim", config.dim, problem, "they do not fit into memory: use smaller sizes")
+    if isinstance(config, TokenizerConfig) and (config.image_size // config.patch_size) ** 2 > _MAX_PATCHES:
+        problem = f"makes more than {_MAX_PATCHES} patches of a frame of {{image_size}}={config.image_size} pixels"
+        raise FieldError("patch_size", config.patch_size, problem, "use larger patches")
 
 
 def kind_of(config: ModelConfig) -> Kind:

@@ -27,7 +27,10 @@ from data_generation.data.fields import (
     path_fields,
     split_hint,
 )
+from data_generation.generate import generate
 from launcher.keys import keys_of
+from models.config import ModelConfig, TokenizerConfig
+from models.construct_model import build_model
 from models.import_checkpoint import ImportConfig
 from training.config import GenieReduxConfig
 
@@ -163,3 +166,27 @@ def test_every_field_of_the_roots_is_checked():
                 check_fields(config)
             assert error.value.key(error.value.field) == key.name
     assert all(dataclasses.is_dataclass(root) for root in ROOTS)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"dim": 65_536, "num_blocks": 512}, r"tokenizer.dim=65536: with tokenizer.num_blocks=512 it makes .* weights"),
+        ({"heads": 65_536, "dim_head": 65_536}, r"tokenizer.dim=512: .* weights"),
+        ({"image_size": 4096, "patch_size": 1}, r"tokenizer.patch_size=1: makes more than 16384 patches"),
+    ],
+)
+def test_sizes_whose_product_no_memory_holds_are_one_line(changes, message):
+    with pytest.raises(FieldError, match=message):
+        build_model(ModelConfig("tokenizer", TokenizerConfig(**changes)))
+
+
+def test_more_episodes_than_memory_holds_are_one_line(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = GenerateConfig()
+    config.config.connector.game = "Cinderfoot-Nes"
+    generator = config.config.connector.generator_config
+    generator.n_instances, generator.n_sessions = 2000, 1000
+    with pytest.raises(FieldError, match=r"config.connector.generator_config.n_sessions=1000: .* 2000000 episodes"):
+        generate(config)
+    assert not list(tmp_path.iterdir())

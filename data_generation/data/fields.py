@@ -117,6 +117,7 @@ CountOrZero = Annotated[int, Range(0, 10**9)]
 NumSteps = Annotated[int, Range(1, 10**9)]
 # Of tensors and layers.
 Size = Annotated[int, Range(1, 65_536)]
+NumLayers = Annotated[int, Range(1, 512)]
 Pixels = Annotated[int, _PIXELS]
 # Frames of a clip.
 NumFrames = Annotated[int, Range(1, 100_000)]

@@ -20,6 +20,9 @@ from data_generation.generator.policy import policy_recipe
 
 logger = logging.getLogger(__name__)
 
+# Of one command: each is held in memory.
+_MAX_EPISODES = 1_000_000
+
 
 @dataclass(frozen=True)
 class EpisodeTask:
@@ -64,6 +67,7 @@ def make_plan(config: DatasetConfig, connector: Connector) -> Plan:
     """
     with under("connector"):
         selection = connector.select()
+    _check_number(config, len(selection.games))
     dataset_dpath = Path(config.data_dpath) / dataset_name(config)
     with under("connector"):
         dnames = environment_dnames(connector, selection.games, config.dname)
@@ -77,6 +81,16 @@ def make_plan(config: DatasetConfig, connector: Connector) -> Plan:
     # What a power cut leaves, an empty file perhaps, is made again.
     missing = [task for task in tasks if not is_whole(task.path)]
     return Plan(dataset_dpath, list(infos), missing, len(tasks) - len(missing), selection.skipped)
+
+
+def _check_number(config: DatasetConfig, num_games: int) -> None:
+    generator = config.connector.generator_config
+    number = num_games * generator.n_instances * generator.n_sessions
+    if number > _MAX_EPISODES:
+        problem = f"with n_instances={generator.n_instances} and {num_games} games it makes {number} episodes"
+        raise FieldError(
+            "connector.generator_config.n_sessions", generator.n_sessions, problem, f"make at most {_MAX_EPISODES}"
+        )
 
 
 class EpisodeQueue:
