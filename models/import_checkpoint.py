@@ -8,6 +8,7 @@ import torch
 
 from data_generation.data.errors import UNSET, FieldError, under
 from data_generation.data.fields import PathText, Pixels, Seed, Size
+from data_generation.data.lock import locked
 from models.checkpoint import load_model, save_model
 from models.original import OriginalFacts
 
@@ -38,14 +39,20 @@ def import_checkpoint(cfg: ImportConfig) -> Path:
         if not getattr(cfg, key):
             remedy = "python run.py genie_redux import source=<original .pt> target=<folder>"
             raise FieldError(key, UNSET, "is not set", remedy)
-    target = Path(cfg.target)
+    with locked(Path(cfg.target), "wait for it, or give another target"):
+        return _import(cfg, Path(cfg.target))
+
+
+def _import(cfg: ImportConfig, target: Path) -> Path:
     if any(target.glob("model-*.pt")):
         raise FieldError("target", target, "holds checkpoints already", "give an empty folder")
-    torch.manual_seed(cfg.seed)
     source = _local("source", cfg.source)
     tokenizer_path = _local("tokenizer_fpath", cfg.tokenizer_fpath) if cfg.tokenizer_fpath else None
-    with under("", path="source"):
-        loaded = load_model(source, tokenizer_path=tokenizer_path, facts=OriginalFacts(cfg.image_size, cfg.action_dim))
+    facts = OriginalFacts(cfg.image_size, cfg.action_dim)
+    # Only weights that the original lacks come from the global generator.
+    with torch.random.fork_rng(devices=[]), under("", path="source"):
+        torch.manual_seed(cfg.seed)
+        loaded = load_model(source, tokenizer_path=tokenizer_path, facts=facts)
     path = target / f"model-{loaded.step}.pt"
     save_model(path, loaded.model, loaded.config, loaded.step)
     parameters = sum(p.numel() for p in loaded.model.parameters())

@@ -62,6 +62,16 @@ def test_what_resuming_needs_is_on_the_disk_before_the_checkpoint_is(tmp_path: P
     assert all(synced.index(path.stat().st_ino) < last for path in folder.rglob("*.episode"))
 
 
+@pytest.mark.parametrize("key", ["training.learning_rate", "collection.reward.learning_rate"])
+def test_divergence_is_one_line_with_epoch_and_remedy(tmp_path: Path, key: str) -> None:
+    def change(cfg) -> None:
+        config = cfg.training if key.startswith("training") else cfg.collection.reward
+        config.learning_rate = 1e30
+
+    with pytest.raises(UserError, match=rf"^{key}=1e\+30: .* not finite in epoch [12]; lower it"):
+        run_at(tmp_path, change, reward="rnd", epochs=4)
+
+
 def test_two_runs_in_one_folder_are_refused(trained: Path, tmp_path: Path) -> None:
     root = copy_of(trained, tmp_path)
     (last,) = root.rglob("last.pt")

@@ -124,9 +124,9 @@ class MetricsLogger:
 class _WandbRun:
     """A run of Weights & Biases that is talked to from a thread: whoever logs neither waits nor sees an error."""
 
-    def __init__(self, run: Any, processes: set[int]):
-        """`processes`: those that wandb has started."""
-        self._run, self._processes = run, processes
+    def __init__(self, wandb: Any, run: Any, processes: set[int]):
+        """A `run` of the module `wandb`, which has started these processes for it."""
+        self._wandb, self._run, self._processes = wandb, run, processes
         self._calls: SimpleQueue[Callable[[], object] | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="wandb", daemon=True)
         self._thread.start()
@@ -145,6 +145,7 @@ class _WandbRun:
                 # Or it would keep this process from ending.
                 with suppress(ProcessLookupError):
                     os.kill(process, signal.SIGKILL)
+            self._thread.join(5)
 
     def _work(self) -> None:
         while (call := self._calls.get()) is not None:
@@ -152,6 +153,9 @@ class _WandbRun:
                 call()
             except Exception as error:  # foreign code: whatever it is, training goes on
                 logger.warning("wandb is off from here (%s): metrics go to metrics.jsonl", _one_line(error))
+                with suppress(Exception):
+                    # Now, or it would be tried when this process ends, with a traceback.
+                    self._wandb.teardown()
                 return
 
 
@@ -202,7 +206,9 @@ def _start_wandb(folder: Path, config: WandbSettings, run_config: dict[str, Any]
             raise FieldError("mode", mode, problem, "mend that or set {mode}=disabled") from error
         logger.warning("wandb is off (%s): metrics go to %s", _one_line(error), folder / "metrics.jsonl")
         return None
-    return _WandbRun(run, _own_processes() - before)
+    # It would add a line for each row that a dead process does not take.
+    logging.getLogger("asyncio").setLevel(logging.ERROR)
+    return _WandbRun(wandb, run, _own_processes() - before)
 
 
 def _wandb_id(folder: Path) -> str:

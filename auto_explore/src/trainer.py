@@ -134,6 +134,11 @@ class AgentTrainer:
                 self.replay,
                 bar.update,
             )
+        if not math.isfinite(played.reward_mean):
+            problem = f"a reward is not finite in epoch {self.epoch + 1}"
+            remedy = f"lower it; '{self.folder.last}' is from before it"
+            rate = self.collection.reward.learning_rate
+            raise FieldError("collection.reward.learning_rate", rate, problem, remedy)
         for episode in played.finished:
             episode.save()
             self._unsynced.append(episode.path)
