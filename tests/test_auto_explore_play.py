@@ -1,7 +1,11 @@
 """AutoExplore's play: schedules, environments in processes, rewards in a thread."""
 
+import os
+import signal
 from collections import Counter
 from contextlib import nullcontext
+from multiprocessing import active_children
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,19 +16,22 @@ from auto_explore.src.agent import mixture
 from auto_explore.src.collector import Collected, Collector, OtherEpisodes, RewardThread
 from auto_explore.src.dataset import AgentEpisode, Replay
 from auto_explore.src.reward import Reward, RewardContext, RewardInputs, make_reward
+from data_generation.data.errors import UserError
 from data_generation.generator.levels import Level, Transition, list_levels
 from data_generation.generator.schedule import EndlessSchedule, take_turns
-from data_generation.generator.vector import EpisodeProgress
+from data_generation.generator.vector import EpisodeProgress, LevelVectorEnv
 from tests.auto_explore_helpers import FRAME_SHAPE, make_episode, world_model
 from tests.auto_explore_play_helpers import (
     CountingReward,
     assert_same,
     collector_of,
+    connector_of,
     envs_of,
     network_of,
     play,
     schedules_of,
 )
+from tests.odd_environments import NUM_STEPS, cannot_be_made, odd
 from tests.toy_game import SHORT_WALK, WALK
 
 # Rewards in their thread
@@ -124,6 +131,53 @@ def test_an_episode_is_cut_after_its_most_steps() -> None:
         ends = [env.step(np.array([2]))[1][0] for _ in range(8)]
         assert [step.truncated for step in ends if step] == [False, False, False, True] * 2
         assert env.episode_numbers == [2]
+
+
+@pytest.mark.parametrize("name", ["Raising", "Dying"])
+def test_a_failed_episode_is_dropped_and_play_continues_in_the_next_one(
+    name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    games = (odd(name),)
+    schedules = schedules_of(2, games)
+    with envs_of(schedules, games) as envs:
+        envs.resume([EpisodeProgress(0, [])] * 2)
+        finished = 0
+        for _ in range(3 * NUM_STEPS):
+            frames, steps = envs.step(np.zeros(2, np.int64))
+            assert frames.shape == (2, *FRAME_SHAPE)
+            finished += sum(step is not None and step.is_last for step in steps)
+        assert sum(envs.episode_numbers) == finished + len(envs.dropped_sessions)
+        assert finished and envs.dropped_sessions
+        said = [record.getMessage() for record in caplog.records if "episode dropped" in record.getMessage()]
+        assert [f"session {session})" in line for session, line in zip(envs.dropped_sessions, said, strict=True)]
+        # Playing a failed episode again fails again.
+        dropped = envs.dropped_sessions[0]
+        number, index = divmod(dropped, 2)
+        progress = [EpisodeProgress(number if i == index else 0, [0] * NUM_STEPS) for i in range(2)]
+        assert len(envs.resume(progress)[index]) == 1
+        assert envs.episode_numbers[index] > number
+
+
+def test_an_environment_that_hangs_is_ended_and_made_again() -> None:
+    """SIGSTOP of a process that is waiting for its next action."""
+    with envs_of(schedules_of(2), step_seconds=2) as envs:
+        envs.resume([EpisodeProgress(0, [])] * 2)
+        envs.step(np.zeros(2, np.int64))
+        os.kill(next(child.pid or 0 for child in active_children()), signal.SIGSTOP)
+        steps = envs.step(np.zeros(2, np.int64))[1]
+        assert sum(step is None for step in steps) == 1
+        assert all(envs.step(np.zeros(2, np.int64))[1])
+
+
+def test_an_environment_in_which_nothing_works_ends_the_run_in_one_line() -> None:
+    games = (odd("ResetRaises"),)
+    connector = SimpleNamespace(make_env=cannot_be_made, config=connector_of([WALK]).config, frame_shape=FRAME_SHAPE)
+    envs = LevelVectorEnv(connector, schedules_of(1, games), 11)  # type: ignore[arg-type]
+    try:
+        with pytest.raises(UserError, match=r"10 episodes in a row failed, the last \(.*session 9\): make raised"):
+            envs.resume([EpisodeProgress(0, [])])
+    finally:
+        envs.close()
 
 
 @pytest.fixture(scope="module")

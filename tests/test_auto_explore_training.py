@@ -22,8 +22,9 @@ from auto_explore.src.coverage import Coverage
 from auto_explore.src.run_folder import make_folder
 from auto_explore.src.trainer import AgentTrainer
 from data.data import ClipDataset
-from data_generation.data.data import Environment, list_environments
+from data_generation.data.data import Environment, EpisodeReader, list_environments
 from tests.auto_explore_helpers import ACTIONS, config_file, copy_of, quick_config, run_at, save_world_model
+from tests.odd_environments import NUM_STEPS, odd
 from tests.process_helpers import LIMIT, children_of, is_alive, wait_until
 from tests.toy_game import SHORT_WALK, SIZE, WALK
 
@@ -295,6 +296,19 @@ def test_which_test_episodes_count_does_not_depend_on_their_length(trained: Path
         cfg.collection.test.config.should_sample = False
         lengths.append(json.loads(evaluate(cfg).read_text())["mean"]["mean_length"])
     assert lengths[0] == lengths[1]
+
+
+def test_a_run_whose_environment_raises_now_and_then_plays_and_tests_on(tmp_path: Path) -> None:
+    def change(cfg: AutoExploreConfig) -> None:
+        cfg.collection.games, cfg.collection.reward.type = [odd("Raising")], "none"
+        cfg.collection.train.config.num_steps = 60
+
+    folder = run_at(tmp_path, change)
+    rows = [row for row in metrics_of(folder) if row["split"] == "play"]
+    assert sum(row.get("dropped_episodes", 0) for row in rows) > 0
+    assert [row for row in metrics_of(folder) if row["split"] == "test"]
+    lengths = {EpisodeReader(path).num_actions for path in (folder / "episodes").rglob("*.episode")}
+    assert lengths == {NUM_STEPS}
 
 
 def test_the_best_model_is_that_of_the_best_test(trained: Path) -> None:

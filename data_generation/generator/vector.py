@@ -149,3 +149,5 @@ def _serve(end: ChildEnd, connector: Connector, schedule: EndlessSchedule, n_ste
             answer = error
         end.send((answer, env.take_notes()))
     env.close()
+    for note in env.take_notes():
+        logger.warning("%s", note)

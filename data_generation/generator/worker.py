@@ -1,5 +1,6 @@
 """A worker of the generator: plays episodes one after the other and reports what became of each."""
 
+import logging
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ from data_generation.generator.levels import LevelEnv
 from data_generation.generator.plan import EpisodeTask
 from data_generation.generator.policy import Policy, make_policy
 from data_generation.generator.schedule import dataset_episode
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -83,7 +86,7 @@ class Player:
         """Play an episode; after a failure the environment is opened anew for the next one."""
         try:
             with under(f"{self._job.config_key}.connector"):
-                return EpisodeOutcome(self.play(task), notes=tuple(self._env.take_notes()))
+                return EpisodeOutcome(self.play(task), notes=self.take_notes())
         except Exception as error:
             details = traceback.format_exc()
             self.close()
@@ -93,8 +96,12 @@ class Player:
                 is_fatal=isinstance(error, UserError | OSError),
                 is_unopened=isinstance(error, EnvironmentFault) and error.call == "make",
                 details=details,
-                notes=tuple(self._env.take_notes()),
+                notes=self.take_notes(),
             )
+
+    def take_notes(self) -> tuple[str, ...]:
+        """What the user should hear, once each."""
+        return tuple(self._env.take_notes())
 
     def close(self) -> None:
         """Close the environment; the next episode opens one again."""
@@ -107,3 +114,5 @@ def worker_main(end: ChildEnd, job: GenerationJob) -> None:
     for task in end.requests():
         end.send(player.outcome_of(task))
     player.close()
+    for note in player.take_notes():
+        logger.warning("%s", note)
