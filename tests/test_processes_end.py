@@ -15,6 +15,7 @@ from data_generation.data.errors import UserError
 from data_generation.data.fields import PathText
 from launcher.processes import start
 from tests.process_helpers import is_alive, wait_until
+from training.runtime import make_runtime
 
 ROOT_DPATH = Path(__file__).parent.parent
 
@@ -45,6 +46,14 @@ def fill_the_disk(job: Job) -> None:
     time.sleep(120)
 
 
+def wait_for_the_other(job: Job) -> None:
+    """Entry point: rank 1 does not come to where rank 0 waits for it."""
+    runtime = make_runtime("cpu", "fp32", timeout=1 / 60)
+    if os.environ["RANK"] == "1":
+        time.sleep(120)
+    runtime.accelerator.wait_for_everyone()
+
+
 ENTRY = "tests.test_processes_end:write_pid_and_wait"
 
 
@@ -58,6 +67,11 @@ def test_a_stopped_process_does_not_hold_up_the_others_for_ever(tmp_path, capfd)
     with pytest.raises(UserError, match=r"^process 1 of 2 was stopped \(SIGSTOP\)"):
         start(ENTRY, Job(str(tmp_path), signal.SIGSTOP), num_processes=2, timeout=2 / 60)
     assert not any(is_alive(int(path.read_text())) for path in tmp_path.glob("*.pid"))
+
+
+def test_a_process_that_hangs_is_not_waited_for_for_ever(tmp_path):
+    with pytest.raises(UserError, match=r"^process 0 of 2 waited in vain for another one, which hangs or was cut off"):
+        start("tests.test_processes_end:wait_for_the_other", Job(str(tmp_path)), num_processes=2)
 
 
 def test_a_full_disk_in_one_of_several_processes_is_one_line(tmp_path):
