@@ -33,11 +33,8 @@ def locked(folder: Path, remedy: str) -> Iterator[None]:
     """
     missing = [parent for parent in (folder, *folder.parents) if not parent.exists()]
     path = folder.absolute() / _NAME
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        fd = _acquire(path, remedy)
-    except OSError as error:
-        raise UserError(f"'{folder}' cannot be written to ({error.strerror}): {remedy}") from error
+    folder.mkdir(parents=True, exist_ok=True)
+    fd = _acquire(path, remedy)
     process = os.getpid()
     _held.add(path)
     try:
