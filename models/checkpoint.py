@@ -209,6 +209,7 @@ def parse_config(plain: dict[str, Any], path: Path) -> ModelConfig:
         config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(ModelConfig), renamed))
         assert isinstance(config, ModelConfig)
         check_fields(config)
+        kind_of(config)
     return config
 
 

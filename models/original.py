@@ -148,7 +148,9 @@ class _PlainLoader(yaml.SafeLoader):
 def _read_published(path: Path) -> dict[str, Any]:
     """The original's configuration by part; of each part, the facts that tensors do not tell, if they are there."""
     try:
-        content = yaml.load(read_file(path, _MAX_YAML_BYTES), _PlainLoader) or {}
+        content = yaml.load(read_file(path, _MAX_YAML_BYTES), _PlainLoader)
+        if content is None:
+            return {}
         return {name: _facts_of(part) for name, part in content.items() if isinstance(part, dict)}
     except UserError:
         raise

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from auto_explore.src.models.actor_critic import ActorCritic, PolicyOutput, State
-from data_generation.data.errors import UserError
+from data_generation.data.errors import FieldError, UserError
 from data_generation.data.reading import from_mapping
 from data_generation.generator.connector_base import EnvironmentSpec
 from data_generation.generator.policy import PolicyContext
@@ -99,6 +99,8 @@ def read_agent(path: Path) -> dict[str, Any]:
     try:
         with torch.device("meta"):
             check_fit(AgentInfo.from_stored(content["info"]).build(), content["model"], path)
+    except FieldError as error:
+        raise UserError(f"'{path}': {error}: restore the file") from error
     except UserError:
         raise
     except (TypeError, ValueError, LookupError, ArithmeticError, RuntimeError) as error:
