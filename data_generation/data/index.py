@@ -6,7 +6,6 @@ and a reader that opens an episode by it compares the file's header with the one
 
 import logging
 import os
-import re
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -89,9 +88,8 @@ def _scan_instance(folder: "os.DirEntry[str]") -> Iterator[Key]:
 
 def _number(name: str) -> int | None:
     """The number of an instance or session in a name as `episode_path` spells it; None for other names."""
-    if not re.fullmatch(r"[0-9]{6,18}", name) or f"{int(name):06d}" != name:
-        return None
-    return int(name)
+    is_number = name.isdecimal() and name.isascii() and 6 <= len(name) <= 18
+    return int(name) if is_number and (len(name) == 6 or name[0] != "0") else None
 
 
 def load_entries(env_dpath: Path, info: DatasetInfo, max_bytes: int) -> tuple[list[Entry], int]:

@@ -11,6 +11,7 @@ import stat
 import types
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -89,7 +90,7 @@ def read_json(path: Path | str, remedy: str) -> Any:
 
 def from_mapping(cls: type[T], values: Mapping[str, Any]) -> T:
     """A dataclass from values that came through JSON. ValueError names the field and what its value should be."""
-    hints = get_type_hints(cls)
+    hints = _hints(cls)
     converted = {}
     for name, value in values.items():
         if name not in hints:
@@ -99,6 +100,11 @@ def from_mapping(cls: type[T], values: Mapping[str, Any]) -> T:
         return cls(**converted)
     except TypeError as error:
         raise ValueError(str(error).split(") ", 1)[-1]) from None
+
+
+@cache
+def _hints(cls: type[Any]) -> dict[str, Any]:
+    return get_type_hints(cls)
 
 
 def _converted(name: str, value: Any, hint: Any) -> Any:
