@@ -195,8 +195,8 @@ def save_entries(env_dpath: Path, entries: list[Entry]) -> None:
     packed = pack_columns({"version": INDEX_VERSION}, columns)
     try:
         write_atomically(env_dpath / INDEX_FNAME, _MAGIC + zlib.crc32(packed).to_bytes(4, "little") + packed)
-    except OSError as error:
-        logger.info("the index of '%s' stays in memory only (%s)", env_dpath, error.strerror)
+    except (OSError, UserError) as error:
+        logger.info("the index of '%s' stays in memory only (%s)", env_dpath, error)
 
 
 def read_entry(env_dpath: Path, key: Key, info: DatasetInfo) -> Entry:

@@ -90,7 +90,7 @@ def read_json(path: Path | str, remedy: str) -> Any:
 
 def from_mapping(cls: type[T], values: Mapping[str, Any]) -> T:
     """A dataclass from values that came through JSON. ValueError names the field and what its value should be."""
-    hints = _hints(cls)
+    hints = _hints(cls)  # type: ignore[arg-type] (a class is hashable)
     converted = {}
     for name, value in values.items():
         if name not in hints:
