@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 from data_generation.data.errors import UserError
 
@@ -90,7 +90,7 @@ def read_json(path: Path | str, remedy: str) -> Any:
 
 def from_mapping(cls: type[T], values: Mapping[str, Any]) -> T:
     """A dataclass from values that came through JSON. ValueError names the field and what its value should be."""
-    hints = _hints(cls)  # type: ignore[arg-type] (a class is hashable)
+    hints = _hints(cast(Any, cls))
     converted = {}
     for name, value in values.items():
         if name not in hints:
