@@ -59,7 +59,7 @@ def operations(name: str, size: str) -> int:
         part.gradient_checkpointing = "none"
     # In bf16 attention is plain products, which the counter knows. Fake tensors have shapes but no values to look at.
     variant = Variant(False, torch.autocast("cpu", torch.bfloat16), torch.float32)
-    unmasked = patch("models.genie_redux.random_mask", lambda shape, *_: torch.zeros(shape, dtype=torch.bool))
+    unmasked = patch("models.genie_redux.history_mask", lambda shape, *_: torch.zeros(shape, dtype=torch.bool))
     with FakeTensorMode(), unmasked:
         case = make_case(name, config, variant)
         mapping = {torch.ops.aten.convolution_backward: convolution_backward_operations}

@@ -58,9 +58,9 @@ def command_help(session: "Session", overrides: Sequence[str]) -> str:
     for preset in presets:
         comment = _first_comment(folder / "config" / f"{preset}.yaml" for folder in session.config_dpaths)
         lines.append(f"  {preset:<{width}}  {comment}".rstrip())
-    for group in ("tokenizer", "lam", "dynamics"):
+    for group, title in {"tokenizer": "Sizes", "lam": "Sizes", "dynamics": "Sizes", "recipe": "Recipes"}.items():
         if session.choices(group):
-            lines.append(f"Sizes ({group}=…): {', '.join(session.choices(group))}")
+            lines.append(f"{title} ({group}=…): {', '.join(session.choices(group))}")
     under = f", with their values under config={choices['config']}" if presets else ""
     lines += ["", f"Keys{under}:"]
     lines += _key_lines(session, cfg)

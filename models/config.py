@@ -6,6 +6,7 @@ from typing import Annotated
 
 from data_generation.data.fields import (
     Count,
+    Fraction,
     FractionBelow1,
     Items,
     NotNegative,
@@ -87,6 +88,21 @@ class LamConfig(TransformerConfig):
 
 
 @dataclass
+class HistoryConfig:
+    """What a training clip's history looks like and where the loss counts; by default as published.
+
+    Play conditions on complete frames, which the published masking never trains (docs/results/recipe.md).
+    """
+
+    complete: Fraction = 0.0  # share of training clips without masks
+    prefix: Fraction = 0.0  # share of training clips with complete first frames and masked later ones
+    prefix_min_mask_rate: FractionBelow1 = 0.2  # mask rate of these later frames: uniform in [this, 1)
+    loss_at: Annotated[str, OneOf("masked", "all")] = "masked"  # tokens whose prediction is trained
+    changed_weight: Positive = 1.0  # weight of tokens that change from one frame to the next
+    corruption: Fraction = 0.0  # largest share of random tokens in a clip's last frame
+
+
+@dataclass
 class DynamicsConfig(TransformerConfig):
     """MaskGIT dynamics over the tokenizer's ids."""
 
@@ -104,6 +120,9 @@ class DynamicsConfig(TransformerConfig):
     decoder_loss_weight: NotNegative = 0.0
     # Mask rate of training inputs, drawn uniformly once a step.
     min_mask_rate: FractionBelow1 = 0.5
+    history: HistoryConfig = field(default_factory=HistoryConfig)
+    # Guided only: append the action's vector to each token, which doubles the width of the transformer, or add it.
+    action_conditioning: Annotated[str, OneOf("concatenate", "add")] = "concatenate"
     sample_temperature: NotNegative = 1.0
     mask_schedule: str = "cosine"  # cosine | uniform | pow<x> | log | exp
 

@@ -19,7 +19,8 @@ GRADIENT_SHARE = 0.1
 class Dynamics(nn.Module):
     """Logits of the next frame's tokens from (partly masked) tokens and actions.
 
-    Guided (GenieRedux-G): actions are ids 0..action_dim-1, concatenated to every token, embedded or one-hot.
+    Guided (GenieRedux-G): actions are ids 0..action_dim-1, concatenated to every token, embedded or one-hot
+    (`action_conditioning`: or added).
     Unguided (GenieRedux): actions are latent action vectors (B, T, D), added to every token.
     """
 
@@ -33,12 +34,14 @@ class Dynamics(nn.Module):
         self.grid = tokenizer_config.image_size // tokenizer_config.patch_size
         self.codebook_size = tokenizer_config.codebook_size
         self.action_embedding: nn.Embedding | None = None
-        action_width = 0
-        if guided:
-            action_width = config.dim if config.use_action_embeddings else self.action_dim
-            if config.use_action_embeddings:
-                self.action_embedding = nn.Embedding(self.action_dim, config.dim)
-        width = config.dim + action_width
+        is_added = config.action_conditioning == "add"
+        if is_added and not config.use_action_embeddings:
+            raise FieldError("action_conditioning", "add", "adds embeddings", "set {use_action_embeddings}=true")
+        width = config.dim
+        if guided and config.use_action_embeddings:
+            self.action_embedding = nn.Embedding(self.action_dim, config.dim)
+        if guided and not is_added:
+            width += config.dim if config.use_action_embeddings else self.action_dim
         # The last one is the mask token.
         self.token_embedding = nn.Embedding(self.codebook_size + 1, config.dim)
         self.position_embedding = nn.Embedding(config.max_seq_len, config.dim)
@@ -77,6 +80,8 @@ class Dynamics(nn.Module):
             vectors = self.action_embedding(actions)
         else:
             vectors = F.one_hot(actions, self.action_dim).to(x.dtype)
+        if self.config.action_conditioning == "add":
+            return x + rearrange(vectors, "b t d -> b t 1 1 d")
         return torch.cat([x, repeat(vectors, "b t d -> b t h w d", h=self.grid, w=self.grid)], dim=-1)
 
     def forward(self, ids: Tensor, mask: Tensor, actions: Tensor, token_input: Tensor | None = None) -> Tensor:

@@ -11,7 +11,8 @@ from torch import Tensor
 from data_generation.data.errors import FieldError, under
 from models import streaming
 from models.base import Model, Output, Prediction, Rollout
-from models.components.maskgit import DecodeSettings, Generators, iterative_decode, random_mask, token_distance
+from models.components.history import corrupt, history_mask, loss_weights
+from models.components.maskgit import DecodeSettings, Generators, iterative_decode, token_distance
 from models.components.st_transformer import Cache
 from models.config import SampleSettings
 from models.dynamics import Dynamics
@@ -93,9 +94,12 @@ class GenieRedux(Model):
     def loss(
         self, video: Tensor | None, ids: Tensor, actions: Tensor | None, generator: torch.Generator | None
     ) -> Output:
-        """As `forward`, with the frames' token ids (B, T, h, w) given. Cross-entropy at the masked positions only."""
+        """As `forward`, with the frames' token ids (B, T, h, w) given. Cross-entropy where `history.loss_at` says."""
+        config = self.dynamics.config
         inputs, targets = ids[:, :-1], ids[:, 1:]
-        mask = random_mask(tuple(inputs.shape), self.dynamics.config.min_mask_rate, inputs.device, generator)
+        mask = history_mask(tuple(inputs.shape), config.history, config.min_mask_rate, inputs.device, generator)
+        weights = loss_weights(mask, inputs, targets, config.history)
+        inputs = corrupt(inputs, config.history.corruption, self.dynamics.codebook_size, generator)
         logs: dict[str, Tensor] = {}
         extra = torch.zeros((), device=ids.device)
         if self.lam is not None:
@@ -106,19 +110,18 @@ class GenieRedux(Model):
             logs |= lam_output.logs
         assert actions is not None
         logits = self.dynamics(inputs, mask, actions, self.token_input(inputs))
-        token_loss, token_logs = self.token_loss(logits, targets, mask)
+        token_loss, token_logs = self.token_loss(logits, targets, weights)
         loss = token_loss + extra
-        if self.dynamics.config.decoder_loss_weight > 0:
+        if config.decoder_loss_weight > 0:
             assert video is not None
             decoder_loss = self._decoder_loss(logits, ids[:, :1], video)
-            loss = loss + self.dynamics.config.decoder_loss_weight * decoder_loss
+            loss = loss + config.decoder_loss_weight * decoder_loss
             logs["decoder_loss"] = decoder_loss.detach()
         return Output(loss, {"loss": loss.detach(), **token_logs, **logs})
 
-    def token_loss(self, logits: Tensor, targets: Tensor, mask: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Mean loss over masked positions of logits (B, T, h, w, V) against targets (B, T, h, w), and its logs."""
+    def token_loss(self, logits: Tensor, targets: Tensor, weight: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Loss of logits (B, T, h, w, V) against targets (B, T, h, w), weighted (B, T, h, w), and its logs."""
         config = self.dynamics.config
-        weight = mask.float() / mask.sum()
         entropy = F.cross_entropy(logits.float().flatten(0, -2), targets.flatten(), reduction="none")
         loss = cross_entropy = (entropy * weight.flatten()).sum()
         correct = (logits.argmax(dim=-1) == targets).float()

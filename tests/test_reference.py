@@ -103,7 +103,7 @@ def test_logits(case, kind):
 @pytest.mark.parametrize("kind", ["guided", "genie"])
 def test_training_loss(case, kind, monkeypatch):
     model = case.world_model(kind)
-    monkeypatch.setattr("models.genie_redux.random_mask", lambda *_: case.expected["mask"])
+    monkeypatch.setattr("models.genie_redux.history_mask", lambda *_: case.expected["mask"])
     logs = model(case.video, case.expected["actions"]).logs
     close(logs["cross_entropy"], case.expected["guided_loss" if kind == "guided" else "genie_loss_own_actions"])
 

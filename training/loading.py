@@ -26,6 +26,7 @@ TRAIN_ONLY_FIELDS = {
     "tdce_weight",
     "decoder_loss_weight",
     "min_mask_rate",
+    "history",
     "sample_temperature",
     "mask_schedule",
 }

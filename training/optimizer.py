@@ -1,4 +1,4 @@
-"""AdamW and its learning-rate schedule."""
+"""The optimisers, their state and their learning-rate schedule."""
 
 import math
 from pathlib import Path
@@ -6,40 +6,108 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.optim import Optimizer
 
 from data_generation.data.errors import UserError
+from models.components.st_transformer import STTransformer
 from models.tensor_file import misfit
 from training.config import OptimizerConfig
 
+_ADAMW_MOMENTS, _MUON_MOMENTS = {"step", "exp_avg", "exp_avg_sq"}, {"momentum_buffer"}
 
-def make_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
-    """Fused AdamW over the parameters that train. Vectors (norms, biases, scales) get no weight decay."""
+
+class JointOptimizer:
+    """Several optimisers over disjoint parameters, used as one. Parameters are numbered through all of them."""
+
+    def __init__(self, *optimizers: Optimizer):
+        self._optimizers = optimizers
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:
+        """The groups of all; a new learning rate is set in each."""
+        return [group for optimizer in self._optimizers for group in optimizer.param_groups]
+
+    def step(self) -> None:
+        """One step of each."""
+        for optimizer in self._optimizers:
+            optimizer.step()
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Forget the gradients of all."""
+        for optimizer in self._optimizers:
+            optimizer.zero_grad(set_to_none=set_to_none)
+
+    def state_dict(self) -> dict[str, Any]:
+        """As of one optimiser over all parameters."""
+        state: dict[int, Any] = {}
+        groups: list[dict[str, Any]] = []
+        for optimizer, first in zip(self._optimizers, self._firsts(), strict=True):
+            own = optimizer.state_dict()
+            state |= {first + number: moments for number, moments in own["state"].items()}
+            groups += [{**group, "params": [first + n for n in group["params"]]} for group in own["param_groups"]]
+        return {"state": state, "param_groups": groups}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over what `state_dict` gave."""
+        groups = iter(state["param_groups"])
+        for optimizer, first in zip(self._optimizers, self._firsts(), strict=True):
+            own = [next(groups) for _ in optimizer.param_groups]
+            own = [{**group, "params": [number - first for number in group["params"]]} for group in own]
+            numbers = [number for group in own for number in group["params"]]
+            moments = {n: state["state"][first + n] for n in numbers if first + n in state["state"]}
+            optimizer.load_state_dict({"state": moments, "param_groups": own})
+
+    def _firsts(self) -> list[int]:
+        """The number of each optimiser's first parameter."""
+        counts = [sum(len(group["params"]) for group in optimizer.param_groups) for optimizer in self._optimizers]
+        return [sum(counts[:n]) for n in range(len(counts))]
+
+
+def make_optimizer(model: nn.Module, config: OptimizerConfig) -> Optimizer | JointOptimizer:
+    """Fused AdamW over the parameters that train; with `config.name` muon, Muon over the transformers' matrices.
+
+    Vectors (norms, biases, scales) get no weight decay. Muon (Jordan et al. 2024) takes the same learning rate as
+    AdamW, as its updates are scaled to the same root mean square (Liu et al. 2025, arXiv 2502.16982).
+    """
     trained = [p for p in model.parameters() if p.requires_grad]
+    if config.name == "adamw":
+        return _adamw(trained, config)
+    layers = [module for part in model.modules() if isinstance(part, STTransformer) for module in part.modules()]
+    matrices = [layer.weight for layer in layers if isinstance(layer, nn.Linear) and layer.weight.requires_grad]
+    chosen = {id(p) for p in matrices}
+    muon = torch.optim.Muon(
+        matrices, lr=config.learning_rate, weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw"
+    )
+    return JointOptimizer(muon, _adamw([p for p in trained if id(p) not in chosen], config))
+
+
+def _adamw(parameters: list[nn.Parameter], config: OptimizerConfig) -> torch.optim.AdamW:
     groups = [
-        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": config.weight_decay},
-        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
+        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": config.weight_decay},
+        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
     ]
     groups = [group for group in groups if group["params"]]
     beta1, beta2 = config.betas
     return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(beta1, beta2), fused=True)
 
 
-def restore_optimizer(optimizer: torch.optim.Optimizer, stored: dict[str, Any], path: Path) -> None:
+def restore_optimizer(optimizer: Optimizer | JointOptimizer, stored: dict[str, Any], path: Path) -> None:
     """Take moments and counts from a stored state, the rest from the configuration, which may have changed.
 
     UserError, with the state's `path`, where they are not those of the parameters that train.
     """
-    groups = optimizer.state_dict()["param_groups"]
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    parameters = [(p, "ns_steps" in group) for group in optimizer.param_groups for p in group["params"]]
     state = stored.get("state")
     if not isinstance(state, dict) or not set(state) <= set(range(len(parameters))):
         raise UserError(f"'{path}' is not the training state of this model: restore the file")
     for index, moments in state.items():
-        own = {"step": torch.zeros(()), "exp_avg": parameters[index], "exp_avg_sq": parameters[index]}
-        same = isinstance(moments, dict) and moments.keys() == own.keys()
+        parameter, is_muon = parameters[index]
+        names = _MUON_MOMENTS if is_muon else _ADAMW_MOMENTS
+        own = {name: torch.zeros(()) if name == "step" else parameter for name in names}
+        same = isinstance(moments, dict) and moments.keys() == names
         if not same or any(misfit(own[name], moments[name]) for name in own):
             raise UserError(f"'{path}' does not fit the model (parameter {index}): restore the file")
-    optimizer.load_state_dict({"state": state, "param_groups": groups})
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
 def learning_rate(config: OptimizerConfig, step: int) -> float:

@@ -1,0 +1,65 @@
+"""What the history of a training clip looks like: which tokens are masked or wrong, and where the loss counts.
+
+The published models mask all frames of a batch at one rate. Play conditions on a complete history with some wrong
+tokens; `HistoryConfig` can train on that as well.
+"""
+
+import torch
+from torch import Tensor
+
+from models.components.maskgit import random_mask
+from models.config import HistoryConfig
+
+
+def history_mask(
+    shape: tuple[int, ...],
+    config: HistoryConfig,
+    min_rate: float,
+    device: torch.device,
+    generator: torch.Generator | None,
+) -> Tensor:
+    """Boolean mask (B, T, h, w) of a batch of training clips, True = masked.
+
+    A share `complete` of the clips has no mask. A share `prefix` has 1 to T-1 complete frames, then tokens that are
+    masked at a rate in [prefix_min_mask_rate, 1). The others are masked throughout, at a rate in [min_rate, 1). With
+    neither share, one rate holds for the whole batch, as published. Drawn on the CPU: a seed gives the same masks on
+    every device.
+    """
+    if config.complete + config.prefix == 0:
+        return random_mask(shape, min_rate, device, generator)
+    batch, num_frames = shape[:2]
+    kind, rate, start = torch.rand(3, batch, generator=generator)
+    is_prefix = (kind >= config.complete) & (kind < config.complete + config.prefix)
+    least = torch.where(is_prefix, config.prefix_min_mask_rate, min_rate)
+    rate = torch.where(kind < config.complete, 0.0, least + (1 - least) * rate)
+    num_complete = torch.where(is_prefix, 1 + (start * max(1, num_frames - 1)).long(), 0)
+    masked_frames = torch.arange(num_frames) >= num_complete[:, None]
+    mask = torch.rand(shape, generator=generator) < (rate[:, None] * masked_frames)[:, :, None, None]
+    return mask.to(device, non_blocking=True)
+
+
+def corrupt(ids: Tensor, rate: float, codebook_size: int, generator: torch.Generator | None) -> Tensor:
+    """Token ids (B, T, h, w) of which some are replaced by random ones, more of them later in a clip.
+
+    The share of a clip's last frame is uniform in [0, rate] and falls linearly to 0 before its first frame, as errors
+    grow along a rollout (compare GameNGen, arXiv 2408.14837, section 3.2.1).
+    """
+    if rate == 0:
+        return ids
+    batch, num_frames = ids.shape[:2]
+    growth = torch.linspace(0, 1, num_frames + 1)[1:]
+    rates = rate * torch.rand(batch, 1, generator=generator) * growth
+    replaced = torch.rand(ids.shape, generator=generator) < rates[:, :, None, None]
+    random = torch.randint(codebook_size, ids.shape, generator=generator)
+    return torch.where(replaced.to(ids.device), random.to(ids.device), ids)
+
+
+def loss_weights(mask: Tensor, inputs: Tensor, targets: Tensor, config: HistoryConfig) -> Tensor:
+    """Weights (B, T, h, w) of the tokens' losses; their sum is 1.
+
+    Masked places count, or all (`loss_at`); tokens that differ from the frame before count `changed_weight` times.
+    """
+    weights = mask.float() if config.loss_at == "masked" else torch.ones_like(mask, dtype=torch.float32)
+    if config.changed_weight != 1:
+        weights = torch.where(inputs == targets, weights, weights * config.changed_weight)
+    return weights / weights.sum().clamp_min(1)

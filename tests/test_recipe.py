@@ -1,0 +1,109 @@
+"""Recipes: what a training clip's history looks like, where the loss counts, and the optimisers."""
+
+import pytest
+import torch
+
+from models.components.history import corrupt, history_mask, loss_weights
+from models.components.maskgit import random_mask
+from models.config import HistoryConfig
+from models.construct_model import build_model
+from tests.model_helpers import random_actions, random_video, tiny_config
+from tests.training_helpers import assert_equal, renamed, weights, world_config
+from training.main import train
+
+CPU = torch.device("cpu")
+SHAPE = (64, 7, 4, 4)
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def masks(**history: float) -> torch.Tensor:
+    return history_mask(SHAPE, HistoryConfig(**history), 0.5, CPU, seeded())
+
+
+def test_by_default_the_masks_are_the_published_ones() -> None:
+    assert torch.equal(masks(), random_mask(SHAPE, 0.5, CPU, seeded()))
+
+
+def test_complete_clips_have_no_mask() -> None:
+    assert not masks(complete=1).any()
+    untouched = (~masks(complete=0.5)).flatten(1).all(1).sum()
+    assert 20 <= untouched <= 44
+
+
+def test_a_prefix_is_complete_and_what_follows_is_masked() -> None:
+    per_frame = masks(prefix=1, prefix_min_mask_rate=0.9).flatten(2).float().mean(2)
+    lengths = (per_frame == 0).long().cumprod(1).sum(1)
+    assert set(lengths.tolist()) == {1, 2, 3, 4, 5, 6}
+    for shares, length in zip(per_frame, lengths.tolist(), strict=True):
+        assert (shares[length:] > 0.5).all()
+
+
+def test_a_clip_of_one_frame_keeps_it() -> None:
+    assert not history_mask((8, 1, 4, 4), HistoryConfig(prefix=1), 0.5, CPU, seeded()).any()
+
+
+def test_random_tokens_become_more_along_a_clip_and_stay_in_the_codebook() -> None:
+    ids = torch.full((256, 8, 4, 4), 3)
+    assert corrupt(ids, 0.0, 512, seeded()) is ids
+    changed = corrupt(ids, 0.4, 512, seeded())
+    assert changed.min() >= 0 and changed.max() < 512
+    shares = (changed != ids).float().mean((0, 2, 3))
+    assert shares[0] < 0.05 < shares[3] < shares[7] < 0.3
+
+
+def test_the_loss_counts_where_the_recipe_says() -> None:
+    inputs, targets = torch.zeros(2, 3, 2, 2, dtype=torch.long), torch.zeros(2, 3, 2, 2, dtype=torch.long)
+    targets[0, 1] = 1
+    mask = torch.zeros(2, 3, 2, 2, dtype=torch.bool)
+    mask[1, 2] = True
+    masked = loss_weights(mask, inputs, targets, HistoryConfig())
+    assert torch.equal(masked, mask.float() / 4)
+    everywhere = loss_weights(mask, inputs, targets, HistoryConfig(loss_at="all", changed_weight=3))
+    assert everywhere.sum() == pytest.approx(1)
+    assert everywhere[0, 1, 0, 0] == pytest.approx(3 * everywhere[0, 0, 0, 0].item())
+
+
+def test_a_batch_without_a_masked_token_trains_nothing_instead_of_failing() -> None:
+    config = tiny_config()
+    config.dynamics.history = HistoryConfig(complete=1)
+    torch.manual_seed(0)
+    loss = build_model(config)(random_video(), random_actions(), seeded()).loss
+    assert loss.item() == 0 and torch.isfinite(loss)
+
+
+def test_added_actions_keep_the_width_and_stream_like_a_whole_rollout() -> None:
+    config = tiny_config()
+    config.dynamics.action_conditioning = "add"
+    torch.manual_seed(0)
+    model = build_model(config).eval()
+    assert model.dynamics.to_logits.in_features == config.dynamics.dim
+    ids, actions = model.tokenizer.encode(random_video()), random_actions(8)
+    none = torch.zeros_like(ids, dtype=torch.bool)
+    at_once = model.dynamics(ids, none, actions, model.token_input(ids))
+    other = model.dynamics(ids, none, (actions + 1) % 4, model.token_input(ids))
+    assert (at_once - other).abs().max() > 1e-3
+    state = model.start(random_video()[:, :2], actions[:, :1])
+    _, state = model.step(state, actions[:, 1])
+    assert torch.equal(state.ids[:, 2], at_once[:, 1].argmax(-1))
+
+
+@pytest.mark.parametrize("model", ["genie_redux_guided", "genie_redux"])
+def test_muon_and_a_complete_history_resume_exactly(root, model) -> None:
+    cfg = world_config(root, model)
+    cfg.optimizer.name = "muon"
+    cfg.dynamics.history = HistoryConfig(complete=0.5, prefix=0.5, loss_at="all", corruption=0.1, changed_weight=2)
+    once = train(renamed(cfg, "once", num_train_steps=4, save_model_every=0))
+    train(renamed(cfg, "twice", num_train_steps=2))
+    assert_equal(weights(train(renamed(cfg, "twice", num_train_steps=4, resume_ckpt="latest"))), weights(once))
+
+
+def test_a_model_of_the_published_recipe_is_fine_tuned_with_another(root) -> None:
+    cfg = world_config(root)
+    published = train(renamed(cfg, "published", num_train_steps=1))
+    cfg.model_fpath, cfg.tokenizer_fpath = str(published), None
+    cfg.dynamics.history = HistoryConfig(complete=1, loss_at="all")
+    tuned = train(renamed(cfg, "tuned", num_train_steps=2))
+    assert torch.load(tuned, weights_only=True)["config"]["dynamics"]["history"]["loss_at"] == "all"
