@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 from tqdm import tqdm
 
 from auto_explore.config import AutoExploreConfig, CommonConfig, EvaluationConfig, RewardConfig
-from auto_explore.src.agent import AgentInfo, agent_of, read_agent
+from auto_explore.src.agent import agent_of, read_agent
 from auto_explore.src.checks import check_train_config
 from auto_explore.src.evaluation import save_gifs, test_episodes
 from auto_explore.src.models.actor_critic import ActorCritic
@@ -92,7 +92,7 @@ def evaluate(cfg: AutoExploreConfig) -> Path:
     context.check_agent(info, path)
     target = folder.path / "outputs" / f"evaluation_{path.stem}.json"
     with locked(folder.evaluations, "wait for that evaluation or stop it"):
-        result = _play_epochs(context, cfg.evaluation, folder, network.to(context.fabric.device), info)
+        result = _play_epochs(context, cfg.evaluation, folder, network.to(context.fabric.device))
         content = {"checkpoint": str(path), "epoch": info.epoch, **result}
         write_atomically(target, json.dumps(content, indent=2) + "\n")
     print(_summary(content, folder, target))
@@ -129,9 +129,7 @@ def _remove_empty(folder: AgentFolder) -> None:
         folder.path.rmdir()
 
 
-def _play_epochs(
-    context: RunContext, evaluation: EvaluationConfig, folder: AgentFolder, network: ActorCritic, info: AgentInfo
-) -> dict:
+def _play_epochs(context: RunContext, evaluation: EvaluationConfig, folder: AgentFolder, network: ActorCritic) -> dict:
     """The measures of every epoch, and their means."""
     test = context.collection.test
     reward = context.make_reward(test.config.n_preds)
@@ -144,7 +142,7 @@ def _play_epochs(
                 tested = test_episodes(collector, network, test.config, context.common.seed + epoch)
             rows.append(tested.values)
             shown = tested.episodes[: evaluation.n_gifs]
-            save_gifs(folder.evaluations, epoch, shown, info.action_names, logger.debug)
+            save_gifs(folder.evaluations, epoch, shown, context.connector, logger.debug)
     finally:
         collector.close()
     names = sorted({name for row in rows for name in row})

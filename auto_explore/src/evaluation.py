@@ -16,6 +16,7 @@ from auto_explore.src.coverage import Coverage
 from auto_explore.src.dataset import AgentEpisode
 from auto_explore.src.models.actor_critic import ActorCritic
 from auto_explore.src.videos import save_episode_gif
+from data_generation.generator.connector_base import Connector
 
 
 @dataclass
@@ -77,10 +78,10 @@ def add_episode(coverage: Coverage, episode: AgentEpisode) -> None:
 
 
 def save_gifs(
-    folder: Path, epoch: int, episodes: list[AgentEpisode], action_names: list[str], say: Callable[[str], None]
+    folder: Path, epoch: int, episodes: list[AgentEpisode], connector: Connector, say: Callable[[str], None]
 ) -> None:
     """A GIF of each episode."""
     for number, episode in enumerate(episodes):
         path = folder / f"epoch-{epoch:06d}_episode-{number}.gif"
-        save_episode_gif(path, episode, action_names)
+        save_episode_gif(path, episode, connector.action_names, connector.fps(episode.meta.game))
         say(str(path))

@@ -223,7 +223,7 @@ class AgentTrainer:
                 tested = test_episodes(self._tester(), self.network, self.collection.test.config, seed)
             tracker.log(self.epoch, "test", tested.values)
             shown = tested.episodes[: self.evaluation.n_gifs]
-            save_gifs(self.folder.gifs, self.epoch, shown, self.info.action_names, logger.debug)
+            save_gifs(self.folder.gifs, self.epoch, shown, self.context.connector, logger.debug)
             mean_return = tested.values["mean_return"]
             logger.info("epoch %d: test %s", self.epoch, _listing(tested.values))
             if mean_return > self.best_return:
