@@ -72,9 +72,17 @@ def test_size_composes(choice):
     assert dataclasses.replace(config, **{group: getattr(default, group)}) == default
 
 
-def test_every_yaml_is_a_preset_a_size_or_the_root():
+def test_recipes_differ_from_the_published_one_that_holds_by_default():
+    assert composed(TRAIN, "recipe=published") == composed(TRAIN)
+    tuned = composed(TRAIN, "recipe=tuned")
+    assert tuned.dynamics.history != composed(TRAIN).dynamics.history
+    assert composed(TRAIN, "config=demo").dynamics.history == tuned.dynamics.history
+    assert composed(TRAIN, "config=demo", "recipe=published").dynamics.history == composed(TRAIN).dynamics.history
+
+
+def test_every_yaml_is_a_preset_a_size_a_recipe_or_the_root():
     known = {command.config_dpath / "default.yaml" for command in COMMANDS if command.name == "genie_redux"}
-    for group in ("config", *SIZE_GROUPS):
+    for group in ("config", "recipe", *SIZE_GROUPS):
         known |= {TRAIN.config_dpath / group / f"{name}.yaml" for name in names_in(TRAIN.config_dpath / group)}
     assert set(TRAIN.config_dpath.rglob("*.*")) == known
 
