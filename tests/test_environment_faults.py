@@ -1,6 +1,7 @@
 """Whatever an environment does costs its episode, and no more; what cannot be recorded is refused beforehand."""
 
 import logging
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -152,6 +153,15 @@ def test_a_folder_deleted_in_the_middle_of_a_run_is_one_line(tmp_path: Path, mon
     with pytest.raises(ValueError, match=r"'.*' was deleted while .*: run the .*command again") as raised:
         generate(config_of(tmp_path, odd("Deleting")))
     assert "\n" not in str(raised.value)
+
+
+def test_what_the_disk_refuses_ends_the_run_and_is_no_fault_of_the_environment(tmp_path: Path) -> None:
+    _, environment = made(tmp_path, odd("Plain"))
+    folder = environment.env_dpath / "000000"
+    shutil.rmtree(folder)
+    folder.touch()
+    with pytest.raises(OSError, match="000000"):
+        generate(config_of(tmp_path, odd("Plain")))
 
 
 def test_texts_of_the_info_are_omitted_and_said_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -47,8 +47,8 @@ def run(job: GenerationJob, tasks: list[EpisodeTask]) -> Outcome:
     """Make the episodes of `tasks`, each visible as soon as it is complete.
 
     An episode that fails (the environment raised or hangs, its worker died) is reported and omitted; the others are
-    still made. A game of which nothing works is given up. GenerationFailed if the configuration is at fault, or the
-    disk.
+    still made. A game of which nothing works is given up. GenerationFailed if the configuration is at fault,
+    OSError where the disk refuses something.
     """
     if not tasks:
         return Outcome()
@@ -99,6 +99,8 @@ class _Progress:
             self._bar.update()
             return
         logger.debug("%s: %s", task, result.details)
+        if result.disk_error is not None:
+            raise result.disk_error
         if result.is_fatal:
             raise GenerationFailed(result.error)
         outcome.failures.append((task, result.error))

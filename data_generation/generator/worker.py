@@ -40,6 +40,8 @@ class EpisodeOutcome:
     error: str = ""
     # Nothing that the environment did: no other episode would fare better.
     is_fatal: bool = False
+    # What the disk refused.
+    disk_error: OSError | None = None
     # The environment could not be opened.
     is_unopened: bool = False
     # Traceback.
@@ -93,7 +95,8 @@ class Player:
             is_ours = isinstance(error, UserError | EnvironmentFault)
             return EpisodeOutcome(
                 error=" ".join(str(error).split()) if is_ours else described(error),
-                is_fatal=isinstance(error, UserError | OSError),
+                is_fatal=isinstance(error, UserError),
+                disk_error=_with_path(error, task) if isinstance(error, OSError) else None,
                 is_unopened=isinstance(error, EnvironmentFault) and error.call == "make",
                 details=details,
                 notes=self.take_notes(),
@@ -106,6 +109,13 @@ class Player:
     def close(self) -> None:
         """Close the environment; the next episode opens one again."""
         self._env.close()
+
+
+def _with_path(error: OSError, task: EpisodeTask) -> OSError:
+    """Writing to an open file does not say which one it is."""
+    if error.filename is None:
+        error.filename = str(task.path)
+    return error
 
 
 def worker_main(end: ChildEnd, job: GenerationJob) -> None:
