@@ -262,6 +262,15 @@ class GenieRedux(Model):
         return self.dynamics.features(ids, mask, self.action_input(actions), self.token_input(ids))
 
     @torch.no_grad()
+    def predict_tokens(self, video: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits (B, T-1, h, w, V) for the tokens of frames 2, 3, … of videos (B, T, C, H, W), and all token ids.
+
+        Each frame is predicted from the recorded ones before it and action ids (B, T-1). The ids are (B, T, h, w).
+        """
+        ids = self.tokenizer.encode(video)
+        return self.dynamics.to_logits(self.known_features(ids[:, :-1], actions)), ids
+
+    @torch.no_grad()
     def start(
         self, prime_frames: Tensor, actions: Tensor | None = None, window: int | None = None
     ) -> streaming.StreamState:

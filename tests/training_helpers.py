@@ -85,6 +85,8 @@ def tiny_config(root: Path, model: str = "tokenizer") -> GenieReduxConfig:
             n_gifs=2,
             batch_size=2,
             fid_weights="none",
+            eval_lite0=False,
+            action_following_steps=0,
         ),
     )
 

@@ -99,6 +99,12 @@ class EvalConfig:
     delta_psnr_horizon: NumFrames = 4
     seq_step: Count = 16
     eval_control: bool = True  # also measure controllability (delta PSNR)
+    eval_lite0: bool = True  # also measure Fréchet and kernel distance, on features of EfficientNet-Lite0
+    # Training steps of the model that reads actions off frames, once for a dataset; 0 = no action following.
+    action_following_steps: CountOrZero = 300
+    drift_frames: CountOrZero = 0  # length of streamed rollouts in which drift is measured; 0 = none
+    n_drift_clips: Count = 16  # such rollouts, at most
+    n_counterfactuals: CountOrZero = 0  # states from which every action is played in the game itself; 0 = none
     enable_cache: bool = False  # no effect: an evaluation encodes each clip once
     n_total_samples: CountOrZero = 0  # clips to evaluate; 0 = all
     n_gifs: CountOrZero = 8

@@ -27,6 +27,15 @@ from training.fid import Fid, make_fid, score
 from training.images import keep_frames
 from training.latent_actions import keep_actions, take_scores
 from training.loading import ClipChoice, check_actions, check_frames, open_clips
+from training.measures.calibration import keep_calibration, take_calibration
+from training.measures.distances import keep_features, take_distances
+from training.measures.inverse_dynamics import (
+    InverseDynamics,
+    InverseDynamicsSettings,
+    prepare_inverse_dynamics,
+    shown_actions,
+)
+from training.measures.lite0 import Lite0, load_lite0
 from training.metrics import SampleTable, Truth, add_quality, evenly_spaced, own_indices, psnr_per_frame
 from training.report import EvaluationReport, write_report
 from training.rollout import clip_generators, held_action, last_given, random_actions, truth_of
@@ -67,13 +76,20 @@ class Evaluation(ABC):
     def measure(self, clips: Clips, table: SampleTable) -> Prediction:
         """Measure a batch of clips; what the model predicts for them, which images and FID show."""
 
+    def prepare(self) -> list[str]:
+        """Get ready what `measure` needs; one line for each measure that is omitted."""
+        return []
+
     def run(self) -> Path:
         """Measure every clip, write the results, return their folder."""
         started = time.monotonic()
         folder = Path(self.config.save_root_dpath) / self.loaded.config.model / self.config.dataset_name / self.mode
         fid, no_fid = self._make_fid()
-        rows = self._measure_all(fid)
+        lite0, no_lite0 = self._load_lite0()
+        omitted = self.prepare()
+        rows = self._measure_all(fid, lite0)
         scores, no_scores = take_scores(rows, self.loaded.model.action_codes)
+        scores |= take_distances(rows) | take_calibration(rows)
         distance, no_distance = score(fid)
         report = EvaluationReport(
             mode=self.mode,
@@ -83,7 +99,7 @@ class Evaluation(ABC):
             num_given=self.num_marked,
             rows=rows,
             extra=scores | distance,
-            notes=[note for note in (no_scores, no_fid, no_distance) if note],
+            notes=[note for note in (no_scores, no_fid, no_distance, no_lite0, *omitted) if note],
             seconds=time.monotonic() - started,
         )
         if self.runtime.is_main:
@@ -93,7 +109,7 @@ class Evaluation(ABC):
         return folder
 
     @torch.no_grad()
-    def _measure_all(self, fid: Fid | None) -> dict[str, np.ndarray]:
+    def _measure_all(self, fid: Fid | None, lite0: Lite0 | None) -> dict[str, np.ndarray]:
         """Values per clip, (N, ...) by name, of all processes' clips."""
         table, config = SampleTable(), self.config
         own = own_indices(self.clips, self.runtime.accelerator)
@@ -106,6 +122,8 @@ class Evaluation(ABC):
                 if fid is not None:
                     fid.update(made.target, real=True)
                     fid.update(made.frames, real=False)
+                if lite0 is not None:
+                    keep_features(table, clips.indices, lite0, made.frames, made.target)
                 keep_frames(table, self._shown, clips.indices, clips.video, made.frames, made.num_given)
                 bar.update(len(clips.indices))
         return table.gather()
@@ -125,6 +143,11 @@ class Evaluation(ABC):
     def _make_fid(self) -> tuple[Fid | None, str]:
         with under("eval"):
             return make_fid(self.config.fid_weights, self.runtime.accelerator)
+
+    def _load_lite0(self) -> tuple[Lite0 | None, str]:
+        if not self.config.eval_lite0 or self.dataset.frame_shape[0] != 3:
+            return None, ""
+        return load_lite0(self.runtime.device)
 
 
 class ReconstructionEvaluation(Evaluation):
@@ -153,6 +176,16 @@ class WorldModelEvaluation(Evaluation):
             self.mode = world_model_mode(self.config, names)
         self.is_control, self.num_marked = self.config.action_to_take >= 0, self.rollout.num_prime
         self.label = f"held: {names[self.config.action_to_take]}" if self.is_control else "predicted"
+        self._inverse_dynamics: InverseDynamics | None = None
+
+    def prepare(self) -> list[str]:
+        """The model that reads actions off frames."""
+        if self.is_control or not self.config.action_following_steps:
+            return []
+        folder = Path(self.config.save_root_dpath) / "inverse_dynamics" / self.config.dataset_name
+        settings = InverseDynamicsSettings(self.config.action_following_steps, folder)
+        self._inverse_dynamics, reason = prepare_inverse_dynamics(settings, self.dataset, self.runtime)
+        return [reason] if reason else []
 
     def measure(self, clips: Clips, table: SampleTable) -> Prediction:
         if self.is_control:
@@ -160,9 +193,27 @@ class WorldModelEvaluation(Evaluation):
         prediction = self._measure_prediction(clips, table)
         truth = truth_of(clips.indices, clips.video, prediction)
         self._measure_bounds(clips, table, prediction, truth)
+        keep_calibration(table, clips.indices, *self._predict_tokens(clips))
+        recorded = clips.actions[:, : self.rollout.length - 1]
+        self._measure_following(clips, table, "", prediction.frames, recorded)
+        self._measure_following(clips, table, "_ceiling", prediction.target, recorded)
         if self.config.eval_control:
             self._measure_control(clips, table, prediction, truth)
         return prediction
+
+    def _predict_tokens(self, clips: Clips) -> tuple[Tensor, Tensor]:
+        """Logits (B, N, h, w, V) of the predicted frames' tokens after recorded ones, and ids (B, N+1, h, w)."""
+        logits, ids = self.model.predict_tokens(*self._driven(clips))
+        return logits[:, -self.rollout.num_frames :], ids[:, -self.rollout.num_frames - 1 :]
+
+    def _measure_following(self, clips: Clips, table: SampleTable, name: str, frames: Tensor, actions: Tensor) -> None:
+        """Where frames (B, N, C, H, W) after the prime frames show the last N of actions (B, P-1+N)."""
+        if self._inverse_dynamics is None:
+            return
+        count = frames.shape[1]
+        video = torch.cat([clips.video[:, : self.rollout.num_prime], frames], dim=1)
+        shown = shown_actions(self._inverse_dynamics, video, count)
+        table.add(f"action_following{name}", clips.indices, (shown == actions[:, -count:]).float())
 
     def _measure_bounds(self, clips: Clips, table: SampleTable, prediction: Prediction, truth: Truth) -> None:
         """What a model reaches that repeats the last given frame, and one that knows the true tokens."""
@@ -173,8 +224,12 @@ class WorldModelEvaluation(Evaluation):
 
     def _measure_control(self, clips: Clips, table: SampleTable, prediction: Prediction, truth: Truth) -> None:
         """ΔPSNR (Genie, Bruce et al. 2024, section 4): how much worse a rollout with random actions is at step t."""
-        frames = self._continue_randomly(clips)
+        frames, drawn = self._continue_randomly(clips)
         add_quality(table, "random_actions_", frames, truth)
+        recorded = clips.actions[:, : self.rollout.length - 1]
+        self._measure_following(clips, table, "_floor", frames, recorded)
+        if self.model.takes_actions:
+            self._measure_following(clips, table, "_random", frames, drawn)
         randomly = psnr_per_frame(frames, prediction.target)
         at = self.config.delta_psnr_horizon - 1
         difference = psnr_per_frame(prediction.frames, prediction.target)[:, at] - randomly[:, at]
@@ -188,15 +243,15 @@ class WorldModelEvaluation(Evaluation):
         still, frames = last_given(video, prediction), prediction.frames.clamp(0, 1)
         table.add("psnr_to_last_given_frame", clips.indices, psnr_per_frame(still, frames))
         if self.config.eval_control:
-            randomly = self._continue_randomly(clips)
+            randomly, _ = self._continue_randomly(clips)
             table.add("psnr_to_random_actions", clips.indices, psnr_per_frame(randomly, frames))
         return prediction
 
-    def _continue_randomly(self, clips: Clips) -> Tensor:
-        """Frames (B, N, C, H, W) under random actions, with the noise that other rollouts of the clips have."""
+    def _continue_randomly(self, clips: Clips) -> tuple[Tensor, Tensor]:
+        """Frames (B, N, C, H, W) under random actions, with the noise that other rollouts have; the actions."""
         video, actions = self._driven(clips)
         drawn = random_actions(actions, self.model.num_actions, self.rollout, self.setup.seed, clips.indices)
-        return self.model.continue_clips(video, drawn, self.rollout, self._generators(clips)).frames
+        return self.model.continue_clips(video, drawn, self.rollout, self._generators(clips)).frames, drawn
 
     def _driven(self, clips: Clips) -> tuple[Tensor, Tensor]:
         """The clips as long as the rollout, and their true (or inferred) actions."""

@@ -1,0 +1,120 @@
+"""Measures that a still image cannot score well in, tried on predictors whose rank is known."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from data.data import ClipDataset
+from tests.training_helpers import ACTIONS, DATASET, write_dataset
+from training.measures.calibration import keep_calibration, take_calibration
+from training.measures.distances import frechet_distance, kernel_distance
+from training.measures.inverse_dynamics import InverseDynamics, shown_actions, train_inverse_dynamics
+from training.measures.lite0 import load_lite0
+from training.metrics import SampleTable, Truth, add_quality, averages, changed_pixels
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory):
+    """Videos (B, T, C, H, W) and actions of play that the inverse-dynamics model was not trained on."""
+    root = write_dataset(tmp_path_factory.mktemp("measures"), sessions=24)
+    held_out = ClipDataset(root / DATASET, "validation", 6, 6)
+    batch = held_out.read(list(range(len(held_out))))
+    return root, batch.frames.float() / 255, batch.actions
+
+
+def shares(found: dict[str, torch.Tensor], actions: torch.Tensor) -> dict[str, float]:
+    return {name: float((shown == actions).float().mean()) for name, shown in found.items()}
+
+
+def test_repeating_the_last_frame_scores_worst_of_all_in_pixels_that_change(clips):
+    _, video, _ = clips
+    target, still = video[:, 2:], video[:, 1:2].expand_as(video[:, 2:])
+    truth = Truth(list(range(len(video))), target, changed_pixels(target, video[:, 1:2]))
+    table = SampleTable()
+    for name, frames in {"still_": still, "half_": (still + target) / 2, "true_": target}.items():
+        add_quality(table, name, frames, truth)
+    found = averages(table.gather())
+    still_psnr, half, true = (found[f"{name}_changed_pooled_psnr"] for name in ("still", "half", "true"))
+    assert still_psnr < half - 3 < half < true == 100
+    assert still_psnr < found["still_pooled_psnr"] - 5
+
+
+def test_actions_are_read_off_real_frames_and_not_off_still_ones(clips):
+    root, video, actions = clips
+    train = ClipDataset(root / DATASET, "train", 5, 3)
+    network = InverseDynamics(len(ACTIONS))
+    train_inverse_dynamics(network, train, 60, torch.device("cpu"))
+    other = video[torch.randperm(len(video), generator=torch.Generator().manual_seed(0))]
+    frames = {"real": video, "still": video[:, :1].expand_as(video), "ignores the action": other}
+    found = shares({name: shown_actions(network, v, 4) for name, v in frames.items()}, actions[:, -4:])
+    assert found["real"] > 0.9
+    assert found["still"] < 0.6 and found["ignores the action"] < 0.6
+    again = InverseDynamics(len(ACTIONS))
+    train_inverse_dynamics(again, train, 3, torch.device("cpu"))
+    third = train_inverse_dynamics(InverseDynamics(len(ACTIONS)), train, 3, torch.device("cpu"))
+    assert torch.equal(again.head.weight, third.head.weight)
+
+
+def calibration(logits: torch.Tensor, ids: torch.Tensor) -> dict[str, float]:
+    table = SampleTable()
+    for index in range(len(ids)):
+        keep_calibration(table, [index], logits[index, None], ids[index, None])
+    return take_calibration(table.gather())
+
+
+def test_calibration_of_a_model_that_knows_what_it_does_not_know():
+    generator = torch.Generator().manual_seed(0)
+    sharpness = torch.rand(4, 7, 8, 8, 1, generator=generator) * 6
+    logits = sharpness * torch.randn(4, 7, 8, 8, 16, generator=generator)
+    drawn = torch.multinomial(logits.softmax(-1).flatten(0, -2), 1, generator=generator).view(4, 7, 8, 8)
+    ids = torch.cat([drawn[:, :1], drawn], dim=1)
+    found = calibration(logits, ids)
+    assert found["calibration_auroc"] > 0.75 and found["calibration_ece"] < 0.04
+    entropy = torch.distributions.Categorical(logits=logits).entropy().flatten()
+    wrong = (logits.argmax(-1) != drawn).flatten()
+    exact = (entropy[wrong][:, None] > entropy[~wrong][None]).float().mean()
+    assert found["calibration_auroc"] == pytest.approx(float(exact), abs=3e-3)
+    assert found["token_accuracy"] == pytest.approx(float((~wrong).float().mean()), abs=1e-6)
+    overconfident = calibration(logits * 3, ids)
+    assert overconfident["calibration_ece"] > found["calibration_ece"] + 0.1
+    unrelated = logits[..., torch.randperm(16, generator=generator)][torch.randperm(4, generator=generator)]
+    assert abs(calibration(unrelated, ids)["calibration_auroc"] - 0.5) < 0.1
+
+
+def test_calibration_without_errors_omits_what_it_cannot_say():
+    ids = torch.zeros(1, 3, 2, 2, dtype=torch.int64)
+    logits = F.one_hot(ids[:, 1:], 8).float() * 50
+    found = calibration(logits, ids)
+    assert found["token_accuracy"] == 1 and "calibration_auroc" not in found
+    assert not any(math.isnan(value) for value in found.values())
+
+
+def test_frechet_distance_is_that_of_two_gaussians():
+    generator = torch.Generator().manual_seed(0)
+    first = torch.randn(4000, 3, generator=generator, dtype=torch.float64)
+    second = 2 * torch.randn(4000, 3, generator=generator, dtype=torch.float64) + 1
+    assert frechet_distance(first, second) == pytest.approx(3 + 3, rel=0.05)  # |μ|² + 3 (2 - 1)²
+    assert frechet_distance(first, first) == pytest.approx(0, abs=1e-9)
+    assert kernel_distance(first, first) == 0
+    assert abs(kernel_distance(first[:2000], first[2000:])) < 0.1 < kernel_distance(first, second)
+
+
+def test_lite0_distances_grow_with_blur_and_with_noise():
+    network, reason = load_lite0(torch.device("cpu"))
+    if network is None:
+        pytest.skip(reason)
+    generator = torch.Generator().manual_seed(0)
+    # Shapes of all sizes, as natural images have.
+    grids = [torch.rand(10, 3, size, size, generator=generator) for size in (2, 4, 8, 16, 32, 64)]
+    frames = torch.stack([F.interpolate(grid, (64, 64), mode="bilinear") for grid in grids]).mean(dim=0)
+    features = network(frames).double()
+    noise = torch.randn(frames.shape, generator=generator)
+    blurred = [F.avg_pool2d(frames, k, 1, k // 2, count_include_pad=False) for k in (3, 7, 15)]
+    noisy = [frames + strength * noise for strength in (0.03, 0.1, 0.3)]
+    for worse in (blurred, noisy):
+        found = [network(images).double() for images in worse]
+        for distance in (frechet_distance, kernel_distance):
+            values = [distance(features, features), *(distance(other, features) for other in found)]
+            assert values == sorted(values) and values[1] > values[0] + 1e-4
