@@ -153,12 +153,12 @@ class ClipDataset(BatchDataset):
 
     def fingerprint(self, row: int) -> str:
         """The fingerprint of a row's episode."""
-        environment, episode = self._episode(row)
+        environment, episode = self.episode_of(row)
         return environment.fingerprint(episode)
 
     def read_actions(self, row: int, start: int, actions: np.ndarray) -> None:
         """Fill actions (T-1,) of one clip, from memory."""
-        environment, episode = self._episode(row)
+        environment, episode = self.episode_of(row)
         actions[:] = environment.actions(episode)[start : start + self.num_frames - 1]
 
     def read_clip(self, row: int, start: int, frames: np.ndarray, actions: np.ndarray) -> bool:
@@ -170,7 +170,7 @@ class ClipDataset(BatchDataset):
         first, count = self._first_row[env], self._rows_per_env[env]
         for attempt in range(count):
             source = first + (row - first + attempt) % count
-            environment, episode = self._episode(source)
+            environment, episode = self.episode_of(source)
             begin = min(start, int(environment.num_frames[episode]) - self.num_frames)
             if begin < 0:
                 continue
@@ -184,7 +184,8 @@ class ClipDataset(BatchDataset):
         dpath = self._environments[env].env_dpath
         raise EpisodeError(f"no readable '{self.split}' episode in '{dpath}': generate it again")
 
-    def _episode(self, row: int) -> tuple[Environment, int]:
+    def episode_of(self, row: int) -> tuple[Environment, int]:
+        """The environment of a row, and its episode's number there."""
         return self._environments[self._env_of_row[row]], int(self._episode_of_row[row])
 
     def _note_bad(self, path: Path, error: EpisodeError) -> None:

@@ -1,18 +1,32 @@
 """Measures that a still image cannot score well in, tried on predictors whose rank is known."""
 
+import json
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 import torch.nn.functional as F
 
 from data.data import ClipDataset
-from tests.training_helpers import ACTIONS, DATASET, write_dataset
+from data_generation.config import ConnectorConfig, DatasetConfig, GenerateConfig, GeneratorConfig
+from data_generation.data.errors import FieldError
+from data_generation.generate import generate
+from models.base import Prediction, Rollout
+from models.config import SampleSettings
+from tests.toy_game import WALK
+from tests.training_helpers import ACTIONS, DATASET, save_fresh, tiny_config, write_dataset
+from training.clips import read_clips
+from training.config import EvalConfig
+from training.main import evaluate
 from training.measures.calibration import keep_calibration, take_calibration
+from training.measures.counterfactuals import measure_counterfactuals, play_counterfactuals
 from training.measures.distances import frechet_distance, kernel_distance
+from training.measures.drift import measure_drift, stream
 from training.measures.inverse_dynamics import InverseDynamics, shown_actions, train_inverse_dynamics
 from training.measures.lite0 import load_lite0
 from training.metrics import SampleTable, Truth, add_quality, averages, changed_pixels
+from training.runtime import make_runtime
 
 
 @pytest.fixture(scope="module")
@@ -118,3 +132,119 @@ def test_lite0_distances_grow_with_blur_and_with_noise():
         for distance in (frechet_distance, kernel_distance):
             values = [distance(features, features), *(distance(other, features) for other in found)]
             assert values == sorted(values) and values[1] > values[0] + 1e-4
+
+
+class Predictor:
+    """A world model with a rule in place of a network; its state is the last frame and what it has shown."""
+
+    num_actions = 3
+
+    def __init__(self, follows: bool, moves: bool = True):
+        self.follows, self.moves = follows, moves
+
+    def driving_actions(self, video, actions):
+        return actions
+
+    def next(self, frame, action):
+        """The toy game's square moved by the actions (B,), or always to the right."""
+        shift = [((1, -1, 0)[int(a)] if self.follows else 1) * self.moves for a in action]
+        return torch.stack([shifted(row, s) for row, s in zip(frame, shift, strict=True)])
+
+    def start(self, prime_frames, actions=None):
+        return prime_frames[:, -1]
+
+    def step(self, state, action):
+        frame = self.next(state, action)
+        return frame, frame
+
+    def continue_clips(self, video, actions, rollout, generators):
+        frames = stream(self, video, actions, rollout.num_prime)
+        return Prediction(frames, video[:, rollout.num_prime :], rollout.num_prime, rollout.num_prime)
+
+
+def shifted(frame: torch.Tensor, by: int) -> torch.Tensor:
+    """`toy_game.Walk` one step later: the square stops at the left edge."""
+    seen = frame[2].amax(dim=0).nonzero().flatten()
+    place = max(0, int(seen[0]) + by)
+    later = frame.clone()
+    later[2] = 0
+    later[2, 4:9, place : place + 4] = 1
+    later[1] = (frame[1] + 8 / 255).clamp(max=1)
+    return later
+
+
+@pytest.fixture(scope="module")
+def walk(tmp_path_factory):
+    """Recorded play of a game that can be played here."""
+    root = tmp_path_factory.mktemp("walk")
+    generator = GeneratorConfig(n_sessions=8, n_workers=1, n_steps_max=30)
+    connector = ConnectorConfig(name="gymnasium", game=WALK, image_size=16, valid_action_combos=[])
+    connector.generator_config, connector.n_skip_frames = generator, 1
+    generate(GenerateConfig(DatasetConfig(connector, data_dpath=str(root), dname="t")))
+    (dataset,) = root.iterdir()
+    return ClipDataset(dataset, "all", 6, 6)
+
+
+ROLLOUT = Rollout(2, 4, SampleSettings())
+RUNTIME = make_runtime("cpu", "fp32")
+
+
+def counterfactuals(dataset, model) -> dict[str, float]:
+    found, reason = measure_counterfactuals(
+        model, play_counterfactuals(dataset, [0, 3, 5], ROLLOUT), ROLLOUT, 0, RUNTIME
+    )
+    assert not reason
+    return found
+
+
+def test_counterfactuals_rank_predictors(walk):
+    perfect, deaf, still = (counterfactuals(walk, Predictor(*p)) for p in ((True,), (False,), (True, False)))
+    assert perfect["counterfactual_pooled_psnr"] == 100 and perfect["counterfactual_ranking"] == 1
+    assert perfect["counterfactual_other_pooled_psnr"] < 30 and perfect["counterfactual_delta_psnr"] > 20
+    for ignorant in (deaf, still):
+        assert ignorant["counterfactual_delta_psnr"] == pytest.approx(0, abs=1e-4)
+        assert ignorant["counterfactual_ranking"] == pytest.approx(0.5)
+
+
+def test_a_game_that_cannot_be_played_here_is_one_line(clips):
+    dataset = ClipDataset(clips[0] / DATASET, "all", 6, 6)
+    found, reason = measure_counterfactuals(
+        Predictor(True), play_counterfactuals(dataset, [0], ROLLOUT), ROLLOUT, 0, RUNTIME
+    )
+    assert found == {} and reason.startswith("no counterfactuals: 'square' cannot be played here")
+    assert "\n" not in reason
+
+
+def test_drift_ranks_predictors(walk):
+    dataset = ClipDataset(walk.dataset_dpath, "all", 12, 12)
+    config = EvalConfig(batch_size=2)
+    found = {}
+    for name, model in {"perfect": Predictor(True), "still": Predictor(True, False)}.items():
+        clips = read_clips(dataset, list(range(min(4, len(dataset)))), config, torch.device("cpu"))
+        found[name] = measure_drift(model, clips, 2, RUNTIME)
+    assert {key.rsplit("_", 1)[1] for key in found["perfect"]} == {"1", "10"}
+    assert found["perfect"]["drift_psnr_10"] == 100 > found["still"]["drift_psnr_10"]
+    assert found["perfect"]["drift_copy_last_pooled_psnr_10"] < 40
+
+
+def test_an_evaluation_reports_every_measure_and_trains_the_reader_of_actions_once(clips, tmp_path, capsys):
+    cfg = tiny_config(clips[0], "genie_redux_guided")
+    changes = {"action_following_steps": 2, "drift_frames": 10, "n_counterfactuals": 1, "n_gifs": 0}
+    cfg.eval = replace(cfg.eval, **changes, save_root_dpath=str(tmp_path / "results"))
+    cfg.eval.model_fpath = str(save_fresh(tmp_path / "run" / "model-7.pt", cfg))
+    first, second = (json.loads((evaluate(cfg) / "metrics.json").read_text())["metrics"] for _ in range(2))
+    assert first == second
+    following = {f"action_following{suffix}" for suffix in ("", "_ceiling", "_floor", "_random")}
+    assert following | {"token_accuracy", "calibration_ece", "changed_pooled_psnr"} <= first.keys()
+    assert {"drift_psnr_1", "drift_pooled_psnr_10", "drift_copy_last_psnr_10"} <= first.keys()
+    assert len(list((tmp_path / "results" / "inverse_dynamics").rglob("*.pt"))) == 1
+    printed = capsys.readouterr().out
+    assert "(ceiling)" in printed and "drift" in printed and "cannot be played here" in printed
+
+
+def test_drift_longer_than_every_episode_is_one_line(clips, tmp_path):
+    cfg = tiny_config(clips[0], "genie_redux_guided")
+    cfg.eval = replace(cfg.eval, drift_frames=50, save_root_dpath=str(tmp_path / "results"))
+    cfg.eval.model_fpath = str(save_fresh(tmp_path / "run" / "model-7.pt", cfg))
+    with pytest.raises(FieldError, match=r"eval\.drift_frames=50: with eval\.num_first_frames=2 it is longer"):
+        evaluate(cfg)

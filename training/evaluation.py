@@ -15,6 +15,7 @@ from torch import Tensor
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from data.data import ClipDataset
 from data_generation.data.errors import UNSET, FieldError, under
 from models.base import Prediction, Rollout
 from models.checkpoint import LoadedModel, load_model
@@ -28,7 +29,9 @@ from training.images import keep_frames
 from training.latent_actions import keep_actions, take_scores
 from training.loading import ClipChoice, check_actions, check_frames, open_clips
 from training.measures.calibration import keep_calibration, take_calibration
+from training.measures.counterfactuals import measure_counterfactuals, play_counterfactuals
 from training.measures.distances import keep_features, take_distances
+from training.measures.drift import measure_drift
 from training.measures.inverse_dynamics import (
     InverseDynamics,
     InverseDynamicsSettings,
@@ -80,6 +83,10 @@ class Evaluation(ABC):
         """Get ready what `measure` needs; one line for each measure that is omitted."""
         return []
 
+    def measure_apart(self) -> tuple[dict[str, float], list[str]]:
+        """Scores by name of other clips than `measure` gets; one line for each measure that is omitted."""
+        return {}, []
+
     def run(self) -> Path:
         """Measure every clip, write the results, return their folder."""
         started = time.monotonic()
@@ -89,7 +96,8 @@ class Evaluation(ABC):
         omitted = self.prepare()
         rows = self._measure_all(fid, lite0)
         scores, no_scores = take_scores(rows, self.loaded.model.action_codes)
-        scores |= take_distances(rows) | take_calibration(rows)
+        apart, not_apart = self.measure_apart()
+        scores |= take_distances(rows) | take_calibration(rows) | apart
         distance, no_distance = score(fid)
         report = EvaluationReport(
             mode=self.mode,
@@ -99,7 +107,7 @@ class Evaluation(ABC):
             num_given=self.num_marked,
             rows=rows,
             extra=scores | distance,
-            notes=[note for note in (no_scores, no_fid, no_distance, no_lite0, *omitted) if note],
+            notes=[note for note in (no_scores, no_fid, no_distance, no_lite0, *omitted, *not_apart) if note],
             seconds=time.monotonic() - started,
         )
         if self.runtime.is_main:
@@ -177,6 +185,8 @@ class WorldModelEvaluation(Evaluation):
         self.is_control, self.num_marked = self.config.action_to_take >= 0, self.rollout.num_prime
         self.label = f"held: {names[self.config.action_to_take]}" if self.is_control else "predicted"
         self._inverse_dynamics: InverseDynamics | None = None
+        with under("eval", on_bad_episode="data.on_bad_episode"):
+            self._long_clips = self._open_long_clips()
 
     def prepare(self) -> list[str]:
         """The model that reads actions off frames."""
@@ -214,6 +224,38 @@ class WorldModelEvaluation(Evaluation):
         video = torch.cat([clips.video[:, : self.rollout.num_prime], frames], dim=1)
         shown = shown_actions(self._inverse_dynamics, video, count)
         table.add(f"action_following{name}", clips.indices, (shown == actions[:, -count:]).float())
+
+    def measure_apart(self) -> tuple[dict[str, float], list[str]]:
+        """Drift and counterfactuals, where they are wanted."""
+        if self.is_control:
+            return {}, []
+        scores: dict[str, float] = {}
+        notes: list[str] = []
+        accelerator = self.runtime.accelerator
+        if self._long_clips is not None:
+            own = own_indices(evenly_spaced(len(self._long_clips), self.config.n_drift_clips), accelerator)
+            clips = read_clips(self._long_clips, own, self.config, self.runtime.device)
+            scores |= measure_drift(self.model, clips, self.rollout.num_prime, self.runtime)
+        if self.config.n_counterfactuals:
+            own = own_indices(evenly_spaced(len(self.dataset), self.config.n_counterfactuals), accelerator)
+            futures = play_counterfactuals(self.dataset, own, self.rollout)
+            found, note = measure_counterfactuals(self.model, futures, self.rollout, self.setup.seed, self.runtime)
+            scores, notes = scores | found, [note]
+        return scores, notes
+
+    def _open_long_clips(self) -> ClipDataset | None:
+        """The clips in which drift is measured."""
+        if not self.config.drift_frames or self.is_control:
+            return None
+        length = self.rollout.num_prime + self.config.drift_frames
+        choice = ClipChoice(self.config.split, length, length)
+        try:
+            return open_clips(self.config, choice, self.setup.on_bad_episode)
+        except FieldError as error:
+            if error.field != "num_frames":
+                raise
+            problem = f"with {{num_first_frames}}={self.rollout.num_prime} it is longer than every episode"
+            raise FieldError("drift_frames", self.config.drift_frames, problem, "lower it") from error
 
     def _measure_bounds(self, clips: Clips, table: SampleTable, prediction: Prediction, truth: Truth) -> None:
         """What a model reaches that repeats the last given frame, and one that knows the true tokens."""

@@ -53,6 +53,11 @@ _SINGLE = {
     "calibration_changed_auroc": "  among tokens that change",
     "calibration_frame_spearman": "entropy and error of frames: rank correlation",
     "calibration_ece": "expected calibration error",
+    "counterfactual_pooled_psnr": "counterfactuals: pooled PSNR [dB] to the game's own future",
+    "counterfactual_other_pooled_psnr": "  to the game's futures under other actions",
+    "counterfactual_copy_last_pooled_psnr": "  last given frame, repeated",
+    "counterfactual_delta_psnr": "  ΔPSNR [dB] (the action − other actions)",
+    "counterfactual_ranking": "  own future nearer than another's (0.5 = chance)",
     "psnr_to_last_given_frame": "PSNR [dB] to the last given frame (lower = more motion)",
     "psnr_to_random_actions": "PSNR [dB] to random actions (lower = the action matters more)",
     "latent_perplexity": "latent actions in use, effectively (perplexity)",
@@ -111,6 +116,10 @@ def summary(folder: Path) -> str:
     for prefix, label in rows.items():
         lines.append(f"  {label:<26}" + "".join(f"{metrics[prefix + name]:>18.4g}" for name in _COLUMNS))
     lines += [f"  {label}: {metrics[name]:.4g}" for name, label in _SINGLE.items() if name in metrics]
+    drift = [name.rsplit("_", 1)[1] for name in metrics if name.startswith("drift_pooled_psnr_")]
+    for label, prefix in (("drift: pooled PSNR [dB]", "drift_"), ("  last given frame, repeated", "drift_copy_last_")):
+        values = ", ".join(f"frame {t}: {metrics[f'{prefix}pooled_psnr_{t}']:.4g}" for t in drift)
+        lines += [f"  {label}: {values}"] if drift else []
     lines += [f"  {note}" for note in content["notes"]]
     lines.append(f"results, strips and animations: {folder}")
     return "\n".join(lines)

@@ -1,0 +1,204 @@
+"""Counterfactuals: from one state of the game every action is played, in the game itself and in the model.
+
+A recorded episode has one future; here each action has its own, so that a model is measured on what an action changes.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, fields
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from data.data import ClipDataset
+from data_generation.config import ConnectorConfig
+from data_generation.data.data import DatasetInfo
+from data_generation.generator.connector_base import Connector, make_connector
+from data_generation.generator.levels import Level, LevelEnv
+from data_generation.generator.schedule import dataset_episode
+from models.base import Rollout
+from training.clips import frames_to_float
+from training.measures.world_model import WorldModel
+from training.metrics import SampleTable, averages, psnr_per_frame, squared_error_per_frame
+from training.rollout import clip_generators
+from training.runtime import Runtime
+
+# Actions played from a state: all, or so many of them at equal distances.
+_MAX_ACTIONS = 8
+
+
+class CannotReplay(Exception):
+    """The game cannot be played here as it was recorded; the message is one line."""
+
+
+class _OtherFrames(Exception):
+    """A replay does not show the recorded frames."""
+
+
+@dataclass(frozen=True)
+class Futures:
+    """What the game shows after one state: prime frames and then N steps of an action, for each of K actions.
+
+    `index`: the clip. video (K, P+N, C, H, W) uint8, actions (K, P+N-1).
+    """
+
+    index: int
+    video: Tensor
+    actions: Tensor
+
+
+@torch.no_grad()
+def measure_counterfactuals(
+    model: WorldModel, futures: Iterator[Futures], rollout: Rollout, seed: int, runtime: Runtime
+) -> tuple[dict[str, float], str]:
+    """Scores by name, and one line that says why there are none or why some states are missing.
+
+    `counterfactual_psnr`, `counterfactual_pooled_psnr`: the model's future under an action against the game's own.
+    `counterfactual_other_pooled_psnr`: against the game's futures under the other actions.
+    `counterfactual_delta_psnr`: PSNR of the action's own future minus that of the model's futures under other actions,
+    both against the game's; 0 = the model ignores actions. `counterfactual_ranking`: of two different futures of the
+    game, how often the one of the model's action is nearer to the model's future; 0.5 = chance. Call it on every
+    process.
+    """
+    table, reason = SampleTable(), ""
+    try:
+        for item in futures:
+            with runtime.autocast():
+                _measure(model, item, rollout, seed, table, runtime.device)
+    except CannotReplay as error:
+        reason = f"counterfactuals end early: {error}"
+    rows = table.gather()
+    ranked = rows.pop("counterfactual_ranking", np.empty(0))
+    if not rows:
+        return {}, reason.replace("counterfactuals end early", "no counterfactuals") or "no counterfactuals: no state"
+    scores = averages(rows)
+    if not np.isnan(ranked).all():
+        scores["counterfactual_ranking"] = float(np.nanmean(ranked))
+    return scores, reason
+
+
+def _measure(
+    model: WorldModel, item: Futures, rollout: Rollout, seed: int, table: SampleTable, device: torch.device
+) -> None:
+    video, actions = frames_to_float(item.video.to(device)), item.actions.to(device)
+    count = len(actions)
+    # The same noise for all actions of a state.
+    generators = clip_generators(seed, [item.index] * count, device)
+    made = model.continue_clips(video, model.driving_actions(video, actions), rollout, generators).frames
+    real = video[:, rollout.num_prime :]
+    still = video[:, rollout.num_prime - 1, None].expand_as(real)
+    error, psnr, apart = (torch.zeros(count, count) for _ in range(3))
+    for j in range(count):
+        prediction = made[j, None].expand_as(real)
+        error[j] = squared_error_per_frame(prediction, real).mean(dim=1).cpu()
+        psnr[j] = psnr_per_frame(prediction, real).mean(dim=1).cpu()
+        apart[j] = squared_error_per_frame(real[j, None].expand_as(real), real).mean(dim=1).cpu()
+    others = ~torch.eye(count, dtype=torch.bool)
+    values = {
+        "psnr": psnr.diagonal().mean(),
+        "mse": error.diagonal().mean(),
+        "other_mse": error[others].mean(),
+        "copy_last_mse": squared_error_per_frame(still, real).mean().cpu(),
+        "delta_psnr": psnr.diagonal().mean() - psnr[others].mean(),
+        "ranking": ranking(error, others & (apart > 0)),
+    }
+    for name, value in values.items():
+        table.add(f"counterfactual_{name}", [item.index], value[None])
+
+
+def ranking(error: Tensor, counted: Tensor) -> Tensor:
+    """Share of the `counted` pairs (j, k) with error[j, j] < error[j, k], equal ones counting half; NaN for no pair.
+
+    error (K, K): of the model's future j against the game's future k.
+    """
+    own = error.diagonal()[:, None]
+    right = (own < error).float() + 0.5 * (own == error).float()
+    return right[counted].mean()
+
+
+def play_counterfactuals(dataset: ClipDataset, indices: Sequence[int], rollout: Rollout) -> Iterator[Futures]:
+    """The game's futures from the last prime frame of each clip.
+
+    A state is omitted where an episode ends before all of its futures are complete. CannotReplay where the game cannot
+    be opened, or shows other frames than were recorded.
+    """
+    for index in indices:
+        (row,), (start,) = dataset.locate([index])
+        environment, episode = dataset.episode_of(row)
+        with environment.open(episode) as reader:
+            recorded = np.array(reader.frames(start, start + rollout.num_prime))
+            played, meta, lossless = reader.actions[: start + rollout.num_prime - 1], reader.meta, reader.lossless
+        info = environment.info
+        count = min(info.num_actions, _MAX_ACTIONS)
+        choices = np.linspace(0, info.num_actions - 1, count).round().astype(int).tolist()
+        level = Level(meta.game or info.game, meta.instance)
+        # The seed of the reset is derived from the dataset's in generated datasets, and recorded in AutoExplore's.
+        seeds = (dataset_episode(meta.seed, level, meta.session).env_seed, meta.seed)
+        states = [_State(level, seed, played.tolist(), choices, recorded if lossless else None) for seed in seeds]
+        try:
+            found = _play_first(recorded_connector(info), states, rollout)
+        except CannotReplay:
+            raise
+        # A broken ROM may raise anything.
+        except Exception as error:
+            raise CannotReplay(f"'{info.game}' cannot be played here ({_one_line(error)})") from error
+        if found is None:
+            continue
+        video, actions = found
+        video[:, : rollout.num_prime] = recorded
+        yield Futures(index, torch.from_numpy(video), torch.from_numpy(actions))
+
+
+@dataclass(frozen=True)
+class _State:
+    """A state of a game: how it is reached, the actions to play from it, and the frames that lead to it, if known."""
+
+    level: Level
+    seed: int
+    played: list[int]
+    choices: list[int]
+    prime_frames: np.ndarray | None
+
+
+def _play_first(
+    connector: Connector, states: Sequence[_State], rollout: Rollout
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """As `_play_all`, for the first of the states that shows the frames it should. CannotReplay if none does."""
+    for state in states:
+        with suppress(_OtherFrames):
+            return _play_all(connector, state, rollout)
+    raise CannotReplay(f"'{states[0].level.game}' shows other frames than were recorded")
+
+
+def _play_all(connector: Connector, state: _State, rollout: Rollout) -> tuple[np.ndarray, np.ndarray] | None:
+    """Video (K, P+N, C, H, W) and actions (K, P+N-1) of each choice's future; None where an episode ends too early."""
+    env = LevelEnv(connector, len(state.played) + rollout.num_frames + 1)
+    prime_actions = state.played[len(state.played) - (rollout.num_prime - 1) :]
+    videos, actions = [], []
+    try:
+        for action in state.choices:
+            frames = list(env.replay(state.level, state.seed, state.played)[-rollout.num_prime :])
+            if state.prime_frames is not None and not np.array_equal(frames, state.prime_frames):
+                raise _OtherFrames
+            for _ in range(rollout.num_frames):
+                step = env.step(action)
+                frames.append(step.frame)
+                if step.is_last and len(frames) < rollout.length:
+                    return None
+            videos.append(np.stack(frames))
+            actions.append(prime_actions + [action] * rollout.num_frames)
+    finally:
+        env.close()
+    return np.stack(videos), np.array(actions, np.int64)
+
+
+def recorded_connector(info: DatasetInfo) -> Connector:
+    """The connector that an environment was recorded with. UserError where it cannot be had here."""
+    known = {field.name for field in fields(ConnectorConfig)}
+    settings = {name: value for name, value in info.connector.items() if name in known}
+    return make_connector(ConnectorConfig(**{**settings, "game": info.game}))
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

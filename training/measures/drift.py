@@ -1,0 +1,48 @@
+"""How fast a long streamed rollout leaves the recorded episode, as an interactive player would see it."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from training.clips import Clips
+from training.measures.world_model import WorldModel
+from training.metrics import SampleTable, averages_per_frame, psnr_per_frame, squared_error_per_frame
+from training.runtime import Runtime
+
+# Predicted frames, from 1, whose values are reported one by one.
+_FRAMES = (1, 10, 30, 60, 100, 200)
+
+
+@torch.no_grad()
+def measure_drift(model: WorldModel, clips: Iterator[Clips], num_prime: int, runtime: Runtime) -> dict[str, float]:
+    """PSNR of frames 1, 10, 30, … of rollouts streamed under the clips' actions, and of the still last prime frame.
+
+    The clips are as long as prime and predicted frames together. `drift_psnr_<frame>`: mean of the rollouts' PSNR;
+    `drift_pooled_psnr_<frame>`: PSNR of their mean squared error; the same with `drift_copy_last_…`. Call it on every
+    process, each with its share of the clips.
+    """
+    table = SampleTable()
+    for batch in clips:
+        target = batch.video[:, num_prime:]
+        with runtime.autocast():
+            frames = stream(model, batch.video, batch.actions, num_prime)
+        still = batch.video[:, num_prime - 1, None].expand_as(target)
+        for name, made in (("drift_", frames), ("drift_copy_last_", still)):
+            table.add(f"{name}psnr", batch.indices, psnr_per_frame(made, target))
+            table.add(f"{name}mse", batch.indices, squared_error_per_frame(made, target))
+    curves = averages_per_frame(table.gather())
+    length = min(map(len, curves.values()))
+    chosen = [frame for frame in _FRAMES if frame < length] + [length]
+    return {f"{name}_{frame}": curve[frame - 1] for name, curve in curves.items() for frame in chosen}
+
+
+def stream(model: WorldModel, video: Tensor, actions: Tensor, num_prime: int) -> Tensor:
+    """Frames (B, T-P, C, H, W) streamed after the prime frames of videos (B, T, C, H, W) under actions (B, T-1)."""
+    driving = model.driving_actions(video, actions)
+    state = model.start(video[:, :num_prime], driving[:, : num_prime - 1])
+    frames = []
+    for t in range(num_prime - 1, driving.shape[1]):
+        frame, state = model.step(state, driving[:, t])
+        frames.append(frame.float())
+    return torch.stack(frames, dim=1)
