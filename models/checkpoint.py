@@ -11,7 +11,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-import torch
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor, nn
@@ -25,7 +24,7 @@ from models.construct_model import build_model, kind_of
 from models.genie_redux import GenieRedux
 from models.lam import LatentActionModel
 from models.original import OriginalFacts, convert_checkpoint, is_original
-from models.tensor_file import check_format, check_keys, misfit, read_content, write_file, written
+from models.tensor_file import check_format, check_keys, misfit, read_content, shapes_only, write_file, written
 from models.tokenizer import Tokenizer
 
 logger = logging.getLogger(__name__)
@@ -97,7 +96,7 @@ class StoredModel:
     def build(self) -> Model:
         """The model of `config` with the stored weights; UserError where they do not fit."""
         # First without memory: the sizes in a file may be absurd, the tensors in it are as large as the file at most.
-        with torch.device("meta"), _explained(self.path):
+        with shapes_only(), _explained(self.path):
             self._check_depth()
             check_fit(build_model(self.config, self.tokenizer), self.state, self.path, self._optional)
         model = build_model(self.config, self.tokenizer)

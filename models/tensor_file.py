@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from data_generation.data.errors import MissingPathError, UserError
 from data_generation.data.files import atomic_path
@@ -164,3 +166,19 @@ def misfit(own: Tensor, stored: Any) -> str:
 
 def _damaged(path: Path, what: str, reason: str) -> UserError:
     return UserError(f"'{path}' cannot be read ({reason}): it is damaged or cut, or not a {what}; restore or remove it")
+
+
+class _WithoutValues(TorchFunctionMode):
+    """Leaves out what gives weights their values: on the meta device it would import a thousand modules first."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is F.normalize or getattr(func, "__module__", "") == "torch.nn.init":
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **(kwargs or {}))
+
+
+@contextmanager
+def shapes_only() -> Iterator[None]:
+    """Modules that are built in this block have shapes and take no memory."""
+    with torch.device("meta"), _WithoutValues():
+        yield

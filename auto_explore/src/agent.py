@@ -14,7 +14,7 @@ from data_generation.data.reading import from_mapping
 from data_generation.generator.connector_base import EnvironmentSpec
 from data_generation.generator.policy import PolicyContext
 from models.checkpoint import check_fit
-from models.tensor_file import check_keys, check_tensors, read_file, write_file
+from models.tensor_file import check_keys, check_tensors, read_file, shapes_only, write_file
 
 FORMAT = "genieredux-agent"
 FORMAT_VERSION = 1
@@ -97,7 +97,7 @@ def read_agent(path: Path) -> dict[str, Any]:
     check_keys(content, path, what, info=dict, model=dict)
     check_tensors(content, path, what)
     try:
-        with torch.device("meta"):
+        with shapes_only():
             check_fit(AgentInfo.from_stored(content["info"]).build(), content["model"], path)
     except FieldError as error:
         raise UserError(f"'{path}': {error}: restore the file") from error
