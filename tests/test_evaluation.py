@@ -258,7 +258,6 @@ def test_the_table_names_the_metrics_the_reason_for_no_fid_and_the_place(root, t
         ({"num_frames": 5}, "exceeds eval.num_frames=5; set eval.num_frames to 6"),
         ({"delta_psnr_horizon": 5}, "eval.delta_psnr_horizon=5"),
         ({"inference_method": "both"}, "one_go or autoregressive"),
-        ({"inference_steps": 0}, "eval.inference_steps=0"),
         ({"fid_weights": "none.pth"}, "eval.fid_weights=none.pth: file of the FID Inception-v3 weights not found"),
         ({"split": "some"}, "some"),
     ],

@@ -57,7 +57,7 @@ def test_missing_action_embeddings_are_told_and_drawn_from_the_seed(
     assert not torch.equal(first, embeddings("c", 1))
 
 
-@pytest.mark.parametrize("change", ["missing", "unknown", "misshapen"])
+@pytest.mark.parametrize("change", ["missing", "unknown", "unusable"])
 def test_a_tensor_that_does_not_fit_is_named(tmp_path: Path, change: str) -> None:
     checkpoint = torch.load(COINRUN / "guided_model.pt", weights_only=True)
     tensors = checkpoint["model"]["dynamics"]

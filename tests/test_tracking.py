@@ -139,7 +139,7 @@ def test_boxes_are_checked(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"roi_annotation_fpath=nothing.csv: no such table; it has the columns"):
         RetroActConnector(ConnectorConfig(game=GAME, roi_annotation_fpath="nothing.csv"))
     table.write_text("game,x,y,w\n")
-    with pytest.raises(ValueError, match="no column 'h'; it needs game, x, y, w, h"):
+    with pytest.raises(ValueError, match="no column 'h'"):
         read_boxes(table)
     table.write_text(f"game,x,y,w,h\n{GAME},1,2,3,none\n")
     with pytest.raises(ValueError, match=rf"boxes.csv:2: the box of {GAME} is not four numbers"):
