@@ -179,3 +179,14 @@ def test_no_hidden_state():
 def test_hydras_private_interface_is_used_in_one_module():
     private = [item for path in source_paths() for item in imports_of(path) if item.imported.startswith("hydra._")]
     assert {item.module for item in private} == {"launcher.hydra_app"}
+
+
+def test_two_classes_never_share_a_name():
+    paths = [*source_paths(), *(ROOT_DPATH / "benchmarks").rglob("*.py")]
+    names = [
+        node.name.lstrip("_")
+        for path in paths
+        for node in ast.parse(path.read_text()).body
+        if isinstance(node, ast.ClassDef)
+    ]
+    assert sorted({name for name in names if names.count(name) > 1}) == []

@@ -52,7 +52,7 @@ class Ended:
 
 
 @dataclass
-class _Child:
+class _RunningCase:
     case: Case
     pid: int
     folder: Path
@@ -62,7 +62,7 @@ class _Child:
 def run_cases(cases: Iterable[Case], jobs: int = 1) -> Iterator[Ended]:
     """Run cases, `jobs` at a time; yields them as they end."""
     waiting = iter(cases)
-    running: list[_Child] = []
+    running: list[_RunningCase] = []
     base = _resident()
     root = Path(tempfile.mkdtemp(prefix="drill-"))
     try:
@@ -91,14 +91,14 @@ def _resident() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-def _start(case: Case, root: Path) -> _Child:
+def _start(case: Case, root: Path) -> _RunningCase:
     folder = Path(tempfile.mkdtemp(dir=root))
     sys.stdout.flush()
     sys.stderr.flush()
     pid = os.fork()
     if pid == 0:
         _be_child(case, folder)
-    return _Child(case, pid, folder, time.monotonic())
+    return _RunningCase(case, pid, folder, time.monotonic())
 
 
 def _be_child(case: Case, folder: Path) -> None:
@@ -131,7 +131,7 @@ def _be_child(case: Case, folder: Path) -> None:
         os._exit(code)
 
 
-def _poll(child: _Child) -> tuple[int | None, int] | None:
+def _poll(child: _RunningCase) -> tuple[int | None, int] | None:
     """Exit status (None: it was killed for its time) and peak of resident bytes, once it has ended."""
     pid, status, usage = os.wait4(child.pid, os.WNOHANG)
     if pid:
@@ -150,7 +150,7 @@ def _kill(pid: int) -> None:
             kill(pid, signal.SIGKILL)
 
 
-def _collect(child: _Child, status: int | None, memory: int) -> Ended:
+def _collect(child: _RunningCase, status: int | None, memory: int) -> Ended:
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(child.pid, signal.SIGKILL)  # what it has left behind
     stdout, stderr = (_text(child.folder / name) for name in ("stdout", "stderr"))

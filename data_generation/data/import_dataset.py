@@ -11,7 +11,7 @@ from tqdm import tqdm
 from data_generation.data.episode import episode_path, is_whole
 from data_generation.data.errors import UserError
 from data_generation.data.import_original import OriginalSession, numbered, original_info, original_sessions
-from data_generation.data.import_session import Fit, Session, first_frame, keep_size, write_session
+from data_generation.data.import_session import Fit, ImportedSession, first_frame, keep_size, write_session
 from data_generation.data.info import INFO_FNAME, DatasetInfo, MissingDatasetError
 from data_generation.data.layout import BadEpisodeError
 from data_generation.data.recordings import VIDEO_SUFFIXES, frame_rate, images_in, natural_order, videos_in
@@ -29,11 +29,11 @@ class Imported:
 
 
 @dataclass
-class _Source:
+class _DatasetSource:
     """An environment to import. `describe` gives its info, but for the shape of its frames, by its first session."""
 
     name: str
-    sessions: Sequence[Session]
+    sessions: Sequence[ImportedSession]
     describe: Callable[[Any], DatasetInfo]
 
 
@@ -74,7 +74,7 @@ def _say_bad(error: UserError, on_bad_episode: str) -> None:
     logger.warning("skipped: %s", error)
 
 
-def _info(source: _Source, on_bad_episode: str, fit: Fit) -> DatasetInfo:
+def _info(source: _DatasetSource, on_bad_episode: str, fit: Fit) -> DatasetInfo:
     """The environment's info, by its first good session."""
     for session in source.sessions:
         try:
@@ -103,10 +103,10 @@ def _check_target(env_dpath: Path, info: DatasetInfo) -> None:
             raise UserError(f"'{env_dpath}' exists with {fact} {theirs}, not {mine}: import into another folder")
 
 
-def _sources(source_dpath: Path, action_names: list[str] | None) -> list[_Source]:
+def _sources(source_dpath: Path, action_names: list[str] | None) -> list[_DatasetSource]:
     """The environments at a path. `UserError` where there are none."""
     if source_dpath.is_file() and source_dpath.suffix.lower() in VIDEO_SUFFIXES:
-        return [_without_actions(source_dpath, [Session(source_dpath, 0, 0)])]
+        return [_without_actions(source_dpath, [ImportedSession(source_dpath, 0, 0)])]
     if not source_dpath.is_dir():
         raise MissingDatasetError(f"'{source_dpath}' is not a folder: give an original dataset, or a folder of videos")
     try:
@@ -122,7 +122,7 @@ def _sources(source_dpath: Path, action_names: list[str] | None) -> list[_Source
     return [source for source in found if source is not None]
 
 
-def _environment(dpath: Path, action_names: list[str] | None) -> _Source | None:
+def _environment(dpath: Path, action_names: list[str] | None) -> _DatasetSource | None:
     """What a folder holds if it is one environment."""
     sessions, without = original_sessions(dpath)
     if sessions:
@@ -133,11 +133,11 @@ def _environment(dpath: Path, action_names: list[str] | None) -> _Source | None:
         def describe(session: OriginalSession) -> DatasetInfo:
             return original_info(dpath, session, action_names)
 
-        return _Source(name, sessions, describe)
+        return _DatasetSource(name, sessions, describe)
     recorded = videos_in(dpath) or [path for path in _folders(dpath) if images_in(path)]
     if not recorded and images_in(dpath):
         recorded = [dpath]
-    found = [Session(path, 0, number) for number, path in enumerate(recorded)]
+    found = [ImportedSession(path, 0, number) for number, path in enumerate(recorded)]
     return _without_actions(dpath, found or _original_frames(dpath)) if found or without else None
 
 
@@ -145,22 +145,22 @@ def _folders(dpath: Path) -> list[Path]:
     return sorted((path for path in dpath.iterdir() if path.is_dir()), key=natural_order)
 
 
-def _original_frames(env_dpath: Path) -> list[Session]:
+def _original_frames(env_dpath: Path) -> list[ImportedSession]:
     """The sessions of an original environment, none of which has actions."""
     found = []
     for instance, instance_dpath in numbered(env_dpath):
         for session, dpath in numbered(instance_dpath):
             video = dpath / "frames.mp4"
-            found.append(Session(video if video.exists() else dpath / "frames", instance, session))
+            found.append(ImportedSession(video if video.exists() else dpath / "frames", instance, session))
     return found
 
 
-def _without_actions(path: Path, sessions: list[Session]) -> _Source:
+def _without_actions(path: Path, sessions: list[ImportedSession]) -> _DatasetSource:
     """Videos, or folders of images, that tokenizer, LAM and GenieRedux can learn from."""
     name = path.resolve().stem if path.is_file() else path.resolve().name
 
-    def describe(session: Session) -> DatasetInfo:
+    def describe(session: ImportedSession) -> DatasetInfo:
         rate = None if session.path.is_dir() else frame_rate(session.path)
         return DatasetInfo(name, name, [], (3, 1, 1), generator={"imported": True}, fps=rate)
 
-    return _Source(name, sessions, describe)
+    return _DatasetSource(name, sessions, describe)

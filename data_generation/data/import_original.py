@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from data_generation.data.errors import UserError
-from data_generation.data.import_session import Session, Step
+from data_generation.data.import_session import ImportedSession, Step
 from data_generation.data.info import INFO_FNAME, DatasetInfo
 from data_generation.data.reading import from_mapping, read_json, shortened
 from data_generation.data.recordings import read_image, video_frames
@@ -27,7 +27,7 @@ _REMEDY = "restore or remove it"
 
 
 @dataclass
-class _Source:
+class _OriginalInfo:
     """The original's `info.json`, which may be missing."""
 
     name: str = ""
@@ -37,7 +37,7 @@ class _Source:
 
 
 @dataclass
-class _Connector:
+class _OriginalConnector:
     """`info` in it: which game, and what its actions are called."""
 
     game: str = ""
@@ -56,7 +56,7 @@ class _Action:
 
 
 @dataclass
-class OriginalSession(Session):
+class OriginalSession(ImportedSession):
     """One folder `<instance>/<session>` with actions."""
 
     def frames(self) -> Iterator[np.ndarray]:
@@ -173,7 +173,7 @@ def original_info(env_dpath: Path, first: OriginalSession, action_names: list[st
         content = read_json(path, _REMEDY) if os.path.lexists(path) else {"info": {}}
         if not isinstance(content, dict) or "info" not in content:
             raise ValueError("it has no 'info'")
-        source, connector = _known(_Source, content), _known(_Connector, content["info"])
+        source, connector = _known(_OriginalInfo, content), _known(_OriginalConnector, content["info"])
         names = action_names or _names(connector, first.one_hot_size)
     except UserError:
         raise
@@ -197,7 +197,7 @@ def _known(cls: type[Any], values: Any) -> Any:
     return from_mapping(cls, {key: value for key, value in values.items() if key in cls.__dataclass_fields__})
 
 
-def _names(connector: _Connector, num_actions: int) -> list[str]:
+def _names(connector: _OriginalConnector, num_actions: int) -> list[str]:
     combos = connector.action_captions or connector.config.get("valid_action_combos", [])
     names = []
     if not isinstance(combos, list):

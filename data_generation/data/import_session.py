@@ -26,7 +26,7 @@ class Step:
 
 
 @dataclass
-class Session:
+class ImportedSession:
     """A video file, or a folder of images, without actions; its place in the dataset."""
 
     path: Path
@@ -51,7 +51,7 @@ def keep_size(frame: np.ndarray) -> np.ndarray:
     return frame.transpose(2, 0, 1)
 
 
-def first_frame(session: Session, fit: Fit) -> np.ndarray:
+def first_frame(session: ImportedSession, fit: Fit) -> np.ndarray:
     """The first frame (3, H, W) of a session. `UserError` where there is none."""
     frame = next(session.frames(), None)
     if frame is None:
@@ -59,7 +59,7 @@ def first_frame(session: Session, fit: Fit) -> np.ndarray:
     return fit(frame)
 
 
-def write_session(session: Session, env_dpath: Path, info: DatasetInfo, fit: Fit) -> None:
+def write_session(session: ImportedSession, env_dpath: Path, info: DatasetInfo, fit: Fit) -> None:
     """Make an episode of a session. `UserError` where that is not possible; nothing is written then."""
     path = episode_path(env_dpath, session.instance, session.session)
     meta = EpisodeMeta(0, session.instance, session.session, "imported", {}, info.game, info.versions)
@@ -77,7 +77,7 @@ def write_session(session: Session, env_dpath: Path, info: DatasetInfo, fit: Fit
         writer.commit()
 
 
-def _of_size(frame: np.ndarray, session: Session, info: DatasetInfo) -> np.ndarray:
+def _of_size(frame: np.ndarray, session: ImportedSession, info: DatasetInfo) -> np.ndarray:
     if frame.shape != info.frame_shape:
         problem = f"'{session.path}' has frames {frame.shape}, others have {info.frame_shape} (C, H, W)"
         raise UserError(f"{problem}: resize all with --image-size 64, or remove the session")

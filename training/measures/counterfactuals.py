@@ -135,7 +135,7 @@ def play_counterfactuals(dataset: ClipDataset, indices: Sequence[int], rollout: 
         level = Level(meta.game or info.game, meta.instance)
         # The seed of the reset is derived from the dataset's in generated datasets, and recorded in AutoExplore's.
         seeds = (dataset_episode(meta.seed, level, meta.session).env_seed, meta.seed)
-        states = [_State(level, seed, played.tolist(), choices, recorded if lossless else None) for seed in seeds]
+        states = [_GameState(level, seed, played.tolist(), choices, recorded if lossless else None) for seed in seeds]
         try:
             found = _play_first(recorded_connector(info), states, rollout)
         except CannotReplay:
@@ -151,7 +151,7 @@ def play_counterfactuals(dataset: ClipDataset, indices: Sequence[int], rollout: 
 
 
 @dataclass(frozen=True)
-class _State:
+class _GameState:
     """A state of a game: how it is reached, the actions to play from it, and the frames that lead to it, if known."""
 
     level: Level
@@ -162,7 +162,7 @@ class _State:
 
 
 def _play_first(
-    connector: Connector, states: Sequence[_State], rollout: Rollout
+    connector: Connector, states: Sequence[_GameState], rollout: Rollout
 ) -> tuple[np.ndarray, np.ndarray] | None:
     """As `_play_all`, for the first of the states that shows the frames it should. CannotReplay if none does."""
     for state in states:
@@ -171,7 +171,7 @@ def _play_first(
     raise CannotReplay(f"'{states[0].level.game}' shows other frames than were recorded")
 
 
-def _play_all(connector: Connector, state: _State, rollout: Rollout) -> tuple[np.ndarray, np.ndarray] | None:
+def _play_all(connector: Connector, state: _GameState, rollout: Rollout) -> tuple[np.ndarray, np.ndarray] | None:
     """Video (K, P+N, C, H, W) and actions (K, P+N-1) of each choice's future; None where an episode ends too early."""
     env = LevelEnv(connector, len(state.played) + rollout.num_frames + 1)
     prime_actions = state.played[len(state.played) - (rollout.num_prime - 1) :]

@@ -45,7 +45,7 @@ class _Convolution(nn.Conv2d):
         return super().forward(F.pad(x, (width // 2, width - width // 2, height // 2, height - height // 2)))
 
 
-class _Block(nn.Module):
+class _MobileBlock(nn.Module):
     """Inverted residual: expand, filter each channel, project."""
 
     def __init__(self, inputs: int, outputs: int, kernel: int, stride: int, expansion: int):
@@ -74,7 +74,7 @@ class Lite0(nn.Module):
         blocks, channels = [], _STEM_CHANNELS
         for kernel, stride, expansion, outputs, count in _STAGES:
             for i in range(count):
-                blocks.append(_Block(channels, outputs, kernel, stride if i == 0 else 1, expansion))
+                blocks.append(_MobileBlock(channels, outputs, kernel, stride if i == 0 else 1, expansion))
                 channels = outputs
         self._blocks = nn.ModuleList(blocks)
         self._conv_head, self._bn1 = _Convolution(channels, NUM_FEATURES, 1), _batch_norm(NUM_FEATURES)
