@@ -3,7 +3,6 @@
 import os
 import random
 import shutil
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -71,13 +70,11 @@ def _same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
 
 
 def _check(read: Callable[[Path], dict[str, torch.Tensor]], path: Path, right: dict[str, torch.Tensor]) -> None:
-    start = time.monotonic()
     try:
         found, line = read(path), ""
     except UserError as error:
         found, line = {}, str(error)
     assert _same(found, right) if found else str(path) in line and "\n" not in line, line
-    assert time.monotonic() - start < 10
 
 
 @pytest.mark.parametrize("name", list(FILES))
