@@ -8,6 +8,7 @@ from pathlib import Path
 from data_generation.config import GenerateConfig
 from data_generation.data.data import Environment
 from data_generation.data.errors import FieldError, under
+from data_generation.data.files import remove_temporaries_in
 from data_generation.generator.connector_base import Connector, make_connector
 from data_generation.generator.generator import GenerationFailed, Outcome, run
 from data_generation.generator.plan import Plan, make_plan, remove_if_empty
@@ -84,6 +85,9 @@ def _omit_unplayable(plan: Plan, outcome: Outcome) -> None:
         plan.skipped[game] = reason
         remove_if_empty(env_dpaths[game])
     plan.env_dpaths = [env_dpath for env_dpath in plan.env_dpaths if env_dpath.is_dir()]
+    # Once more at the end: workers of a killed run may have outlived the start of this one.
+    for folder in (folder for env_dpath in plan.env_dpaths for folder in env_dpath.iterdir() if folder.is_dir()):
+        remove_temporaries_in(folder)
 
 
 def _summarise(plan: Plan, outcome: Outcome) -> Generated:

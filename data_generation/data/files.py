@@ -132,6 +132,9 @@ def _is_abandoned(temporary: Path, machine: str | None, pid: str | None) -> bool
         return True
     except (PermissionError, OverflowError):
         return False
+    # A dead process keeps its number until its parent asks for its end.
+    with suppress(OSError, IndexError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
     return False
 
 
