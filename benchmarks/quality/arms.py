@@ -2,34 +2,43 @@
 
 from dataclasses import dataclass
 
+PUBLISHED = ("recipe=published",)
 COMPLETE = ("dynamics.history.complete=0.5", "dynamics.history.prefix=0.5")
 EVERYWHERE = ("dynamics.history.loss_at=all",)
+HISTORY = (*COMPLETE, *EVERYWHERE)
+ADD = ("dynamics.action_conditioning=add",)
+MUON = ("optimizer.name=muon",)
 
 
 @dataclass(frozen=True)
 class Arm:
-    """What is changed for the tokenizer's training, for the dynamics' and for both; and the tokenizer's budget."""
+    """Overrides of the tokenizer's training and of the dynamics'; the tokenizer's share of the operations."""
 
-    tokenizer: tuple[str, ...] = ()
-    dynamics: tuple[str, ...] = ()
-    both: tuple[str, ...] = ()
+    tokenizer: tuple[str, ...] = PUBLISHED
+    dynamics: tuple[str, ...] = PUBLISHED
     tokenizer_share: float = 0.25
+
+
+def _changed(*dynamics: str, tokenizer: tuple[str, ...] = (), share: float = 0.25) -> Arm:
+    return Arm((*PUBLISHED, *tokenizer), (*PUBLISHED, *dynamics), share)
 
 
 ARMS = {
     "published": Arm(),
     # The history and the place of the loss, alone and together.
-    "history": Arm(dynamics=COMPLETE),
-    "loss_everywhere": Arm(dynamics=EVERYWHERE),
-    "history_loss": Arm(dynamics=(*COMPLETE, *EVERYWHERE)),
+    "history": _changed(*COMPLETE),
+    "loss_everywhere": _changed(*EVERYWHERE),
+    "history_loss": _changed(*HISTORY),
     # The mix of clips.
-    "all_complete": Arm(dynamics=("dynamics.history.complete=1", *EVERYWHERE)),
-    "all_prefix": Arm(dynamics=("dynamics.history.prefix=1", *EVERYWHERE)),
-    "thirds": Arm(dynamics=("dynamics.history.complete=0.34", "dynamics.history.prefix=0.33", *EVERYWHERE)),
-    # More, each on top of history_loss.
-    "add": Arm(dynamics=(*COMPLETE, *EVERYWHERE, "dynamics.action_conditioning=add")),
-    "add_6_blocks": Arm(dynamics=(*COMPLETE, *EVERYWHERE, "dynamics.action_conditioning=add", "dynamics.num_blocks=6")),
-    "muon": Arm(dynamics=(*COMPLETE, *EVERYWHERE), both=("optimizer.name=muon",)),
-    "changed_4": Arm(dynamics=(*COMPLETE, *EVERYWHERE, "dynamics.history.changed_weight=4")),
-    "corruption": Arm(dynamics=(*COMPLETE, *EVERYWHERE, "dynamics.history.corruption=0.2")),
+    "all_complete": _changed("dynamics.history.complete=1", *EVERYWHERE),
+    "all_prefix": _changed("dynamics.history.prefix=1", *EVERYWHERE),
+    "thirds": _changed("dynamics.history.complete=0.34", "dynamics.history.prefix=0.33", *EVERYWHERE),
+    # Each on top of history_loss.
+    "add": _changed(*HISTORY, *ADD),
+    "muon": _changed(*HISTORY, *MUON, tokenizer=MUON),
+    # Each on top of history_loss, add and muon.
+    "add_muon": _changed(*HISTORY, *ADD, *MUON, tokenizer=MUON),
+    "changed_4": _changed(*HISTORY, *ADD, *MUON, "dynamics.history.changed_weight=4", tokenizer=MUON),
+    "corruption": _changed(*HISTORY, *ADD, *MUON, "dynamics.history.corruption=0.2", tokenizer=MUON),
+    "tuned": Arm(("recipe=tuned",), ("recipe=tuned",)),
 }

@@ -1,0 +1,146 @@
+"""Train and evaluate one arm on one dataset with one seed, with a fixed number of floating-point operations."""
+
+import json
+import os
+import re
+import resource
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks.presets import composed
+from benchmarks.quality.arms import ARMS
+from benchmarks.quality.data import Data, keep_unseen_levels
+from data_generation.data.files import write_atomically
+from models.construct_model import build_model
+
+NUM_ACTIONS = 7
+# The demo's 600 + 1000 steps with the published recipe and 4-pixel patches, divided by ten.
+OPERATIONS_PER_MINUTE = 9.6e12
+PRESETS = {"tokenizer": "config=demo_tokenizer", "dynamics": "config=demo"}
+MODELS = {"tokenizer": "tokenizer", "dynamics": "genie_redux_guided"}
+METHODS = {
+    "autoregressive": ("eval.inference_method=autoregressive", "eval.dream_length=1", "eval.drift_frames=60"),
+    "one_go": ("eval.inference_method=one_go", "eval.action_following_steps=0"),
+}
+
+
+def operations_per_step(part: str, overrides: tuple[str, ...]) -> int:
+    """Floating-point operations of one optimiser step: forward and backward, the frozen tokenizer included."""
+    cfg = composed("genie_redux train", PRESETS[part], *overrides)
+    cfg.dynamics.action_dim = NUM_ACTIONS
+    model = build_model(cfg)
+    size, train = cfg.tokenizer.image_size, cfg.train
+    video = torch.rand(train.batch_size, train.num_frames, cfg.tokenizer.channels, size, size)
+    actions = torch.zeros(train.batch_size, train.num_frames - 1, dtype=torch.int64)
+    with FlopCounterMode(display=False) as counter:
+        model(video, actions, torch.Generator().manual_seed(0)).loss.backward()
+    return counter.get_total_flops() * train.grad_accum
+
+
+class Comparison:
+    """One arm on one dataset with one seed. Arms with the same tokenizer share it."""
+
+    def __init__(self, root: Path, data: Data, arm_name: str, minutes: float, seed: int):
+        self.root, self.data, self.arm_name, self.seed = root, data, arm_name, seed
+        self.arm = ARMS[arm_name]
+        self.dpath = root / f"{minutes:g}min" / data.name
+        self.budget = OPERATIONS_PER_MINUTE * minutes
+
+    def run(self) -> dict[str, Any]:
+        """Train and evaluate what is missing; the results, which are also in a file."""
+        path = self.dpath / "results" / f"{self.arm_name}-seed{self.seed}.json"
+        if path.is_file():
+            return dict(json.loads(path.read_text()))
+        share = self.arm.tokenizer_share
+        # Sizes of the tokenizer are facts of its checkpoint: the world model's training takes them from there.
+        recipe = re.sub(r"[^\w.=-]+", "_", "+".join(self.arm.tokenizer))
+        tokenizer, tokenizer_cost = self._train(
+            "tokenizer", f"{recipe}+{share:g}-seed{self.seed}", share, self.arm.tokenizer
+        )
+        model, model_cost = self._train(
+            "dynamics",
+            f"{self.arm_name}-seed{self.seed}",
+            1 - share,
+            (*_structure(self.arm.tokenizer), *self.arm.dynamics),
+            f"tokenizer_fpath={tokenizer}",
+        )
+        result: dict[str, Any] = {"tokenizer": tokenizer_cost, "dynamics": model_cost}
+        for part in ("seen", "unseen"):
+            result[part] = {name: self._evaluate(part, model, name) for name in METHODS}
+        write_atomically(path, json.dumps(result, indent=2) + "\n")
+        return result
+
+    def _train(
+        self, part: str, name: str, share: float, overrides: tuple[str, ...], *more: str
+    ) -> tuple[Path, dict[str, float]]:
+        """Train with a share of the operations, or take what is there: the checkpoint and the cost."""
+        overrides = (*self.data.sizes, *overrides)
+        per_step = operations_per_step(part, overrides)
+        steps = max(100, round(share * self.budget / per_step))
+        folder = self.dpath / MODELS[part] / name
+        cost_path = folder / "cost.json"
+        if not cost_path.is_file():
+            seconds = launch(
+                *("genie_redux", "train", PRESETS[part], *overrides, *more, f"seed={self.seed}"),
+                *(f"train.dataset_root_dpath={self.root / 'datasets'}", f"train.save_root_dpath={self.dpath}"),
+                *(f"train.dataset_name={self.data.dataset_name(f'{self.data.name}_seen')}", f"train.wandb_name={name}"),
+                *(f"train.num_train_steps={steps}", f"optimizer.cosine_annealing_t_max={max(1, steps - 50)}"),
+                *(f"train.save_model_every={max(steps // 4, 1)}", "train.keep_checkpoints=1", "train.log_every=50"),
+                *("train.validate_every=0", "train.n_total_samples=4", "train.max_valid_size=4"),
+            )
+            cost = {"steps": steps, "operations": float(steps * per_step), "cpu_seconds": seconds}
+            write_atomically(cost_path, json.dumps(cost) + "\n")
+        return folder / f"model-{steps}.pt", json.loads(cost_path.read_text())
+
+    def _evaluate(self, part: str, model: Path, method: str) -> dict[str, float]:
+        name = self.data.dataset_name(f"{self.data.name}_{part}")
+        target = self.dpath / "evaluation" / f"{self.arm_name}-seed{self.seed}" / method
+        # The model that reads actions off frames depends on the dataset alone.
+        shared = self.root / "inverse_dynamics"
+        shared.mkdir(parents=True, exist_ok=True)
+        target.mkdir(parents=True, exist_ok=True)
+        if not (target / shared.name).is_symlink():
+            (target / shared.name).symlink_to(shared.resolve())
+        launch(
+            *("genie_redux", "eval", "config=demo", *METHODS[method], f"eval.model_fpath={model}"),
+            *(f"eval.dataset_root_dpath={self.root / 'datasets'}", f"eval.dataset_name={name}"),
+            *(f"eval.split={'test' if part == 'seen' else 'all'}", "eval.n_total_samples=128", "eval.fid_weights=none"),
+            *(f"eval.save_root_dpath={target}", "eval.n_gifs=4", "eval.seq_step=8"),
+        )
+        (path,) = (target / MODELS["dynamics"] / name).rglob("metrics.json")
+        return dict(json.loads(path.read_text())["metrics"])
+
+
+def _structure(overrides: tuple[str, ...]) -> tuple[str, ...]:
+    """Those of the tokenizer's overrides that say what it is, not how it is trained."""
+    return tuple(override for override in overrides if override.startswith("tokenizer."))
+
+
+def launch(*arguments: str) -> float:
+    """Run a command of the project on one core; its CPU seconds. RuntimeError with its last lines if it fails."""
+    print(f"$ python run.py {' '.join(arguments)}", flush=True)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "WANDB_MODE": "disabled"}
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    command = [sys.executable, "run.py", *arguments]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if result.returncode:
+        raise RuntimeError(f"failed:\n{(result.stdout + result.stderr)[-2000:]}")
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def generate(root: Path, data: Data) -> None:
+    """Make the dataset and its unseen levels, if they are missing."""
+    for part, more in (("seen", ()), ("unseen", data.unseen)):
+        dname = f"{data.name}_{part}"
+        path = root / "datasets" / data.dataset_name(dname)
+        if not (path / "complete").is_file():
+            launch("generate", *data.generate, *more, f"config.data_dpath={root / 'datasets'}", f"config.dname={dname}")
+            if part == "unseen":
+                keep_unseen_levels(path, data)
+            (path / "complete").touch()

@@ -1,0 +1,79 @@
+"""The comparison's table and plots: means over seeds with intervals, a row per dataset, arm, part and method."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+
+# Two-sided 95 % quantiles of Student's t by degrees of freedom.
+_T = {1: 12.71, 2: 4.30, 3: 3.18, 4: 2.78}
+COLUMNS = {
+    "pooled_psnr": "pooled PSNR",
+    "changed_pooled_psnr": "of changed pixels",
+    "ssim": "SSIM",
+    "delta_psnr": "ΔPSNR",
+    "action_following": "following",
+    "action_following_ceiling": "(ceiling)",
+    "drift_pooled_psnr_60": "frame 60",
+    "drift_copy_last_pooled_psnr_60": "(still)",
+    "copy_last_pooled_psnr": "still",
+    "tokenizer_pooled_psnr": "tokenizer",
+}
+_HEAD = ("data", "arm", "seeds", "steps", "TFLOP", "CPU s", "levels", "method")
+
+# The results of all seeds by dataset and arm.
+Results = dict[tuple[str, str], list[dict[str, Any]]]
+
+
+def interval(values: list[float]) -> str:
+    """The mean, with the half-width of its 95 % interval (Student's t) from two values on; "" for none."""
+    if not values:
+        return ""
+    mean = np.mean(values)
+    if len(values) < 2:
+        return f"{mean:.2f}"
+    half = _T.get(len(values) - 1, 1.96) * np.std(values, ddof=1) / math.sqrt(len(values))
+    return f"{mean:.2f} ± {half:.2f}"
+
+
+def table(results: Results) -> str:
+    """The results as Markdown."""
+    lines = ["| " + " | ".join((*_HEAD, *COLUMNS.values())) + " |", "|" + " --- |" * (len(_HEAD) + len(COLUMNS))]
+    for (data, arm), seeds in results.items():
+        steps = f"{seeds[0]['tokenizer']['steps']} + {seeds[0]['dynamics']['steps']}"
+        operations = sum(seeds[0][part]["operations"] for part in ("tokenizer", "dynamics")) / 1e12
+        seconds = np.mean([sum(seed[part]["cpu_seconds"] for part in ("tokenizer", "dynamics")) for seed in seeds])
+        head = f"| {data} | {arm} | {len(seeds)} | {steps} | {operations:.0f} | {seconds:.0f}"
+        for part in ("seen", "unseen"):
+            for method in seeds[0][part]:
+                measured = [seed[part][method] for seed in seeds]
+                cells = [interval([m[name] for m in measured if name in m]) for name in COLUMNS]
+                lines.append(f"{head} | {part} | {method} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def plot(results: Results, path: Path) -> None:
+    """Pooled PSNR and ΔPSNR of the arms on each dataset (autoregressive, seen levels), a point per seed, as PNG."""
+    datasets = list(dict.fromkeys(data for data, _ in results))
+    figure, axes = plt.subplots(len(datasets), 2, figsize=(11, 0.6 + 2.6 * len(datasets)), squeeze=False)
+    for row, data in enumerate(datasets):
+        arms = {arm: seeds for (name, arm), seeds in results.items() if name == data}
+        for axis, column in zip(axes[row], ("pooled_psnr", "delta_psnr"), strict=True):
+            for height, seeds in enumerate(arms.values()):
+                values = [seed["seen"]["autoregressive"][column] for seed in seeds]
+                axis.plot(values, [height] * len(values), "o", alpha=0.6, color="C0")
+                axis.plot([np.mean(values)], [height], "|", markersize=16, color="C1")
+            axis.set_yticks(range(len(arms)), list(arms) if column == "pooled_psnr" else [])
+            axis.set_ylim(len(arms) - 0.5, -0.5)
+            axis.set_title(f"{data}: {COLUMNS[column]} [dB]", fontsize=9)
+            axis.grid(alpha=0.3)
+        measured = next(iter(arms.values()))[0]["seen"]["autoregressive"]
+        axes[row][0].axvline(measured["copy_last_pooled_psnr"], color="grey", linestyle=":")
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
