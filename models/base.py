@@ -115,6 +115,10 @@ class Model(nn.Module, ABC):
         """Freeze all but the decoder, where `decoder_trains_alone`."""
         raise NotImplementedError(f"the decoder of a {type(self).__name__} is not trained alone")
 
+    def training_fault(self) -> str:
+        """One line about what has gone wrong in the last steps though the loss is finite; "" if nothing has."""
+        return ""
+
     def compile_layers(self) -> None:
         """Compile the transformer layers that train, each kind once; what is around them stays eager."""
         for module in self.modules():

@@ -125,6 +125,8 @@ class DynamicsConfig(TransformerConfig):
     action_conditioning: Annotated[str, OneOf("concatenate", "add")] = "concatenate"
     sample_temperature: NotNegative = 1.0
     mask_schedule: str = "cosine"  # cosine | uniform | pow<x> | log | exp
+    # Which tokens of several new frames are settled first: the most certain, or by place, or one frame after the other.
+    unmask_order: Annotated[str, OneOf("confidence", "halton", "frames")] = "confidence"
 
 
 @dataclass

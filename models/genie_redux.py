@@ -209,7 +209,8 @@ class GenieRedux(Model):
         length = num_frames if settings.method == "one_go" else settings.dream_length
         action_input = self.action_input(actions)
         temperature = self.dynamics.config.sample_temperature if settings.temperature is None else settings.temperature
-        decode = DecodeSettings(settings.inference_steps, temperature, self.dynamics.config.mask_schedule)
+        config = self.dynamics.config
+        decode = DecodeSettings(settings.inference_steps, temperature, config.mask_schedule, config.unmask_order)
         cache, pending = Cache(), prime_ids
         for start in range(0, num_frames, length):
             count = min(length, num_frames - start)

@@ -14,8 +14,11 @@ from models.components.finite_scalar_quantize import FiniteScalarQuantizer
 from models.components.patch_embedding import PatchEmbedding, PixelHead
 from models.components.position import ContinuousPositionBias
 from models.components.st_transformer import Cache, STTransformer
-from models.components.vector_quantize import Quantized, VectorQuantizer, perplexity, used_share
+from models.components.vector_quantize import CodeAges, Quantized, VectorQuantizer, perplexity, used_share
 from models.config import TokenizerConfig
+
+# A codebook counts as collapsed when a smaller share of the codes was used in so many training steps.
+COLLAPSE_SHARE, COLLAPSE_STEPS = 0.1, 200
 
 
 def make_quantizer(config: TokenizerConfig) -> VectorQuantizer | FiniteScalarQuantizer:
@@ -52,6 +55,7 @@ class Tokenizer(Model):
         self.position_bias = ContinuousPositionBias(config.dim, config.heads)  # shared by encoder and decoder
         self.encoder = STTransformer(config, "st")
         self.quantizer = make_quantizer(config)
+        self.code_ages = CodeAges(config.codebook_size)
         self.decoder = STTransformer(config, "ts")
         self.to_pixels = PixelHead(config, config.dim)
         self.decoder_only = False
@@ -109,6 +113,8 @@ class Tokenizer(Model):
         bias = self._bias()
         quantized = self._quantize(video, bias, generator)
         reconstruction = self.to_pixels(self.decoder(quantized.output, bias))
+        if self.training:
+            self.code_ages.update(quantized.ids)
         recons_loss = F.mse_loss(reconstruction.float(), video.float())
         loss = self.config.vq_loss_weight * quantized.loss + self.config.recons_loss_weight * recons_loss
         logs = {
@@ -119,6 +125,18 @@ class Tokenizer(Model):
             "codebook_used": used_share(quantized.ids, self.config.codebook_size),
         }
         return Output(loss, logs)
+
+    def training_fault(self) -> str:
+        """A codebook that has collapsed: nearly all of the frames are drawn with few codes."""
+        share = self.code_ages.used_share(COLLAPSE_STEPS)
+        if self.decoder_only or share >= COLLAPSE_SHARE:
+            return ""
+        remedy = "tokenizer.quantizer=fsq cannot collapse" if self.config.quantizer == "vq" else "check the frames"
+        return (
+            f"the codebook has collapsed: {share:.0%} of {self.config.codebook_size} codes were used in the last "
+            f"{COLLAPSE_STEPS} steps. Unless the frames hardly vary, start again with a lower "
+            f"optimizer.learning_rate; {remedy}"
+        )
 
     @torch.no_grad()
     def encode(self, video: Tensor) -> Tensor:

@@ -4,10 +4,7 @@ import pytest
 import torch
 
 from models import streaming
-from models.components.maskgit import (
-    DecodeSettings,
-    iterative_decode,
-)
+from models.components.maskgit import DecodeSettings, halton_ranks, iterative_decode, last_ranked, unmask_ranks
 from models.genie_redux import GenieRedux, SampleSettings
 from tests.model_helpers import random_actions, random_video, tiny_model
 
@@ -98,3 +95,28 @@ def test_streaming_beyond_the_window_goes_on_as_if_started_from_its_newer_half()
             torch.testing.assert_close(frame, model.step(fresh, actions[:, t])[0], atol=1e-5, rtol=1e-5)
     again, _ = model.step(before, actions[:, -1])  # states are values: the same step twice gives the same frame
     assert torch.equal(again, frame)
+
+
+@pytest.mark.parametrize("order", ["halton", "frames"])
+def test_an_order_by_place_unmasks_every_token_once_and_ever_more_of_them(order):
+    ranks = unmask_ranks(order, 3, 4, 4)
+    assert sorted(ranks.flatten().tolist()) == list(range(48))
+    masks = [last_ranked(ranks, fraction, 2) for fraction in (0.75, 0.5, 1e-6)]
+    assert [int(mask[1].sum()) for mask in masks] == [36, 24, 1]
+    assert not (masks[1] & ~masks[0]).any() and not (masks[2] & ~masks[1]).any()
+    per_frame = masks[1][0].flatten(1).sum(1).tolist()
+    assert per_frame == ([8, 8, 8] if order == "halton" else [0, 8, 16])
+
+
+def test_the_halton_order_spreads_over_the_frame():
+    early = halton_ranks(8, 8) < 16
+    assert all(2 <= early[y : y + 4, x : x + 4].sum() <= 6 for y in (0, 4) for x in (0, 4))
+
+
+@torch.no_grad()
+def test_frame_by_frame_in_as_many_rounds_is_autoregressive_at_temperature_0():
+    model, video, actions = tiny_model(), random_video(), random_actions(5)
+    model.dynamics.config.unmask_order, model.dynamics.config.mask_schedule = "frames", "uniform"
+    rounds = model.sample(video[:, :2], actions, 4, SampleSettings("one_go", 4, temperature=0))
+    one_by_one = model.sample(video[:, :2], actions, 4, SampleSettings("autoregressive", 1, dream_length=1))
+    torch.testing.assert_close(rounds, one_by_one)

@@ -335,3 +335,15 @@ def test_a_fid_that_cannot_be_computed_is_a_note_and_the_rest_is_written(root, m
     metrics = json.loads((evaluate(cfg) / "metrics.json").read_text())
     assert metrics["metrics"]["psnr"] > 0
     assert any("no FID" in note and "More than one sample" in note for note in metrics["notes"])
+
+
+@pytest.mark.parametrize("num_codes", [16, 65_536])
+def test_a_codebook_that_collapses_is_named_once_while_training(root, monkeypatch, caplog, num_codes):
+    monkeypatch.setattr("models.tokenizer.COLLAPSE_STEPS", 2)
+    cfg = tiny_config(root)
+    cfg.tokenizer.codebook_size = num_codes
+    with caplog.at_level(logging.WARNING):
+        train(renamed(cfg, f"codes{num_codes}", num_train_steps=5))
+    said = [record.message for record in caplog.records if "collapsed" in record.message]
+    assert len(said) == (num_codes > 16)
+    assert not said or "step 2: the codebook has collapsed" in said[0]

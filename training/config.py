@@ -181,5 +181,6 @@ class EvaluationSetup:
     on_bad_episode: str
     sample_temperature: float
     mask_schedule: str
+    unmask_order: str
     seed: int
     settings: dict[str, Any]

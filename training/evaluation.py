@@ -178,6 +178,7 @@ class WorldModelEvaluation(Evaluation):
         super().__init__(setup, loaded, runtime)
         self.model, self.rollout = loaded.model, configured_rollout(setup)
         self.model.dynamics.config.mask_schedule = setup.mask_schedule
+        self.model.dynamics.config.unmask_order = setup.unmask_order
         names = self._action_names()
         with under("eval"):
             _check_rollout(self.config, self.rollout)

@@ -29,6 +29,7 @@ TRAIN_ONLY_FIELDS = {
     "history",
     "sample_temperature",
     "mask_schedule",
+    "unmask_order",
 }
 # Settings of a LAM's frames, which must be those of the tokenizer.
 _FRAME_SETTINGS = ("image_size", "channels", "patch_size", "temporal_patch_size")

@@ -131,6 +131,7 @@ def evaluation_setup(cfg: GenieReduxConfig) -> EvaluationSetup:
         on_bad_episode=cfg.data.on_bad_episode,
         sample_temperature=cfg.dynamics.sample_temperature,
         mask_schedule=cfg.dynamics.mask_schedule,
+        unmask_order=cfg.dynamics.unmask_order,
         seed=cfg.seed,
         settings={"device": cfg.device, "precision": cfg.precision},
     )

@@ -87,6 +87,7 @@ class Trainer:
         # Moved forward by pauses, so that rates are those of training.
         self._clock = time.monotonic()
         self._logged_step = 0
+        self._warned = False
 
     def _distribute(self) -> nn.Module:
         if self.cfg.compile:
@@ -178,7 +179,15 @@ class Trainer:
         values["clips_per_second"] = rate * self.batches.per_batch * self.cfg.train.grad_accum
         metrics.log(self.step, "train", values)
         self._clock, self._logged_step = time.monotonic(), self.step
+        self._warn()
         return f"loss={values['loss'] if 'loss' in values else values['lam_loss']:.4f}"
+
+    def _warn(self) -> None:
+        """Say once what has gone wrong though the loss is finite."""
+        fault = self.model.training_fault()
+        if fault and not self._warned and self.runtime.is_main:
+            logger.warning("step %d: %s", self.step, fault)
+        self._warned = self._warned or bool(fault)
 
     # ---- validation, checkpoints, stopping ---------------------------------------------------------------------------
 

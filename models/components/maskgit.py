@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -69,11 +70,12 @@ def gumbel_sample(logits: Tensor, temperature: float, generators: Generators) ->
 
 @dataclass(frozen=True)
 class DecodeSettings:
-    """How `iterative_decode` draws: rounds, first temperature, mask schedule."""
+    """How `iterative_decode` draws: rounds, first temperature, mask schedule, order of unmasking."""
 
     inference_steps: int
     temperature: float
     schedule: str
+    order: str = "confidence"
 
 
 def iterative_decode(
@@ -91,7 +93,8 @@ def iterative_decode(
     where rounds cannot change anything.
 
     Each round draws every token anew, at a temperature that falls linearly to 0 (an argmax) in the last round.
-    Before each round but the first, the share of the least confident tokens that the schedule names is masked again.
+    Before each round but the first, a share of the tokens, which the schedule names, is masked again: those of least
+    confidence, or those that come last in an order that is known in advance (`unmask_ranks`).
     Returns ids (B, N, h, w) and the last round's logits (B, N, h, w, V).
     """
     if num_frames == 1:
@@ -101,9 +104,13 @@ def iterative_decode(
     ids = torch.zeros(batch, num_frames, height, width, dtype=torch.int64, device=first_logits.device)
     mask = torch.ones_like(ids, dtype=torch.bool)
     logits = first_logits
+    ranks = unmask_ranks(settings.order, num_frames, height, width)
+    if ranks is not None:
+        ranks = ranks.to(first_logits.device)
     for step in range(steps):
         if step > 0:
-            mask = least_confident(logits, ids, mask_fraction(settings.schedule, (step + 1) / steps))
+            fraction = mask_fraction(settings.schedule, (step + 1) / steps)
+            mask = least_confident(logits, ids, fraction) if ranks is None else last_ranked(ranks, fraction, batch)
         logits = torch.cat([first_logits, later_logits(ids[:, :-1], mask[:, :-1])], dim=1)
         ids = gumbel_sample(logits, settings.temperature * (steps - 1 - step) / steps, generators)
     return ids, logits
@@ -116,6 +123,57 @@ def least_confident(logits: Tensor, ids: Tensor, fraction: float) -> Tensor:
     count = max(1, round(fraction * confidence.shape[1]))
     lowest = confidence.topk(count, dim=1, largest=False).indices
     return torch.zeros_like(confidence, dtype=torch.bool).scatter_(1, lowest, True).view(ids.shape)
+
+
+UNMASK_ORDERS = ("confidence", "halton", "frames")
+
+
+def unmask_ranks(order: str, num_frames: int, height: int, width: int) -> Tensor | None:
+    """When each token (N, h, w) is unmasked, 0 first; None where confidence decides.
+
+    halton: in every frame alike, spread over it as a Halton sequence is (Besnier et al. 2025, arXiv 2503.17076).
+    frames: all of a frame before the next one. FieldError for an unknown order.
+    """
+    if order == "confidence":
+        return None
+    places = halton_ranks(height, width).view(-1)
+    frames = torch.arange(num_frames)
+    if order == "halton":
+        ranks = places * num_frames + frames[:, None]
+    elif order == "frames":
+        ranks = places + frames[:, None] * height * width
+    else:
+        raise FieldError("unmask_order", order, "is unknown", f"use {', '.join(UNMASK_ORDERS)}")
+    return ranks.view(num_frames, height, width)
+
+
+@lru_cache
+def halton_ranks(height: int, width: int) -> Tensor:
+    """Ranks (h, w) of a grid's places by when the Halton sequence of bases 2 and 3 first falls into them."""
+    ranks = torch.full((height, width), -1, dtype=torch.int64)
+    found = index = 0
+    while found < height * width:
+        index += 1
+        y, x = int(_radical_inverse(index, 2) * height), int(_radical_inverse(index, 3) * width)
+        if ranks[y, x] < 0:
+            ranks[y, x] = found
+            found += 1
+    return ranks
+
+
+def _radical_inverse(index: int, base: int) -> float:
+    """The digits of `index`, mirrored at the point: a number in [0, 1)."""
+    value, weight = 0.0, 1.0 / base
+    while index:
+        index, digit = divmod(index, base)
+        value, weight = value + digit * weight, weight / base
+    return value
+
+
+def last_ranked(ranks: Tensor, fraction: float, batch: int) -> Tensor:
+    """Mask (B, N, h, w) of the `fraction` of tokens with the highest ranks (N, h, w), at least one."""
+    count = max(1, round(fraction * ranks.numel()))
+    return (ranks >= ranks.numel() - count).expand(batch, *ranks.shape)
 
 
 def token_distance(logits: Tensor, targets: Tensor, codebook: Tensor) -> Tensor:

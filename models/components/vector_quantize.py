@@ -126,6 +126,27 @@ def used_share(ids: Tensor, codebook_size: int) -> Tensor:
     return (_histogram(ids, codebook_size) > 0).float().mean()
 
 
+class CodeAges(nn.Module):
+    """For each code, the training steps since it was last used; all 0 at first and after loading."""
+
+    steps: Tensor
+
+    def __init__(self, codebook_size: int):
+        super().__init__()
+        # No checkpoint holds it: it tells the user something, and nothing that is computed depends on it.
+        self.register_buffer("steps", torch.zeros(codebook_size, dtype=torch.int32), persistent=False)
+
+    @torch.no_grad()
+    def update(self, ids: Tensor) -> None:
+        """Count a step with these ids (...)."""
+        self.steps.add_(1)
+        self.steps.index_fill_(0, ids.flatten(), 0)
+
+    def used_share(self, num_steps: int) -> float:
+        """Share of the codes that were used in the last `num_steps` steps."""
+        return (self.steps < num_steps).float().mean().item()
+
+
 def _histogram(ids: Tensor, codebook_size: int) -> Tensor:
     # Not bincount, which waits for the GPU.
     count = torch.zeros(codebook_size, device=ids.device)
