@@ -111,6 +111,11 @@ class ClipDataset(BatchDataset):
         return self._environments[0].info.frame_shape
 
     @property
+    def frame_rate(self) -> float:
+        """Frames per second at which people play: the first environment's."""
+        return self._environments[0].info.frame_rate
+
+    @property
     def roi_table(self) -> str:
         return self._environments[0].info.roi_table
 

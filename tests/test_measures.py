@@ -18,6 +18,7 @@ from tests.toy_game import WALK
 from tests.training_helpers import ACTIONS, DATASET, save_fresh, tiny_config, write_dataset
 from training.clips import read_clips
 from training.config import EvalConfig
+from training.images import PREDICTED, RECORDED
 from training.main import evaluate
 from training.measures.calibration import keep_calibration, take_calibration
 from training.measures.counterfactuals import measure_counterfactuals, play_counterfactuals
@@ -221,7 +222,9 @@ def test_drift_ranks_predictors(walk):
     found = {}
     for name, model in {"perfect": Predictor(True), "still": Predictor(True, False)}.items():
         clips = read_clips(dataset, list(range(min(4, len(dataset)))), config, torch.device("cpu"))
-        found[name] = measure_drift(model, clips, 2, RUNTIME)
+        drift = measure_drift(model, clips, 2, RUNTIME, shown=frozenset([0, 1]))
+        found[name] = drift.scores
+        assert drift.films[RECORDED].shape == drift.films[PREDICTED].shape and len(drift.films[RECORDED]) == 2
     assert {key.rsplit("_", 1)[1] for key in found["perfect"]} == {"1", "10"}
     assert found["perfect"]["drift_psnr_10"] == 100 > found["still"]["drift_psnr_10"]
     assert found["perfect"]["drift_copy_last_pooled_psnr_10"] < 40

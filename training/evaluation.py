@@ -74,6 +74,8 @@ class Evaluation(ABC):
         check_actions(loaded.config, self.dataset, f"'{setup.weights.model}'")
         self.clips = evenly_spaced(len(self.dataset), self.config.n_total_samples)
         self._shown = {int(i) for i in self.clips[_spread(len(self.clips), self.config.n_gifs)]}
+        # Long rollouts to show, by the names of training.images.
+        self.films: dict[str, np.ndarray] = {}
 
     @abstractmethod
     def measure(self, clips: Clips, table: SampleTable) -> Prediction:
@@ -106,6 +108,8 @@ class Evaluation(ABC):
             step=self.loaded.step,
             num_given=self.num_marked,
             rows=rows,
+            films=self.films,
+            frame_rate=self.dataset.frame_rate,
             extra=scores | distance,
             notes=[note for note in (no_scores, no_fid, no_distance, no_lite0, *omitted, *not_apart) if note],
             seconds=time.monotonic() - started,
@@ -236,7 +240,10 @@ class WorldModelEvaluation(Evaluation):
         if self._long_clips is not None:
             own = own_indices(evenly_spaced(len(self._long_clips), self.config.n_drift_clips), accelerator)
             clips = read_clips(self._long_clips, own, self.config, self.runtime.device)
-            scores |= measure_drift(self.model, clips, self.rollout.num_prime, self.runtime)
+            films = frozenset(own[: self.config.n_gifs])
+            num_prime, network = self.rollout.num_prime, self._inverse_dynamics
+            drift = measure_drift(self.model, clips, num_prime, self.runtime, network, films)
+            scores, self.films = scores | drift.scores, drift.films
         if self.config.n_counterfactuals:
             own = own_indices(evenly_spaced(len(self.dataset), self.config.n_counterfactuals), accelerator)
             futures = play_counterfactuals(self.dataset, own, self.rollout)

@@ -73,7 +73,10 @@ _SHEET_CLIPS = 8  # clips on the one sheet of strips
 
 @dataclass
 class EvaluationReport:
-    """Results of one evaluation. `rows`: values per clip (N,) or per clip and frame (N, T), and the kept frames."""
+    """Results of one evaluation. `rows`: values per clip (N,) or per clip and frame (N, T), and the kept frames.
+
+    `films`: kept frames of long rollouts, shown at `frame_rate`, the speed of play, in frames/s.
+    """
 
     mode: str
     label: str
@@ -81,6 +84,8 @@ class EvaluationReport:
     step: int
     num_given: int
     rows: dict[str, np.ndarray]
+    films: dict[str, np.ndarray]
+    frame_rate: float
     extra: dict[str, float]
     notes: list[str]
     seconds: float
@@ -97,6 +102,8 @@ def write_report(folder: Path, report: EvaluationReport, setup: EvaluationSetup,
         recorded, predicted = rows.pop(RECORDED, None), rows.pop(PREDICTED, None)
         if recorded is not None and predicted is not None:
             _write_images(temporary, report, recorded, predicted)
+        if report.films:
+            _write_films(temporary, report)
         title = f"{config.model}, step {report.step}: {report.mode}"
         save_curves(_panels(averages_per_frame(rows)), title, temporary / "psnr_per_frame.png")
         metrics = _metrics(report, rows, setup, config)
@@ -120,6 +127,11 @@ def summary(folder: Path) -> str:
     for label, prefix in (("drift: pooled PSNR [dB]", "drift_"), ("  last given frame, repeated", "drift_copy_last_")):
         values = ", ".join(f"frame {t}: {metrics[f'{prefix}pooled_psnr_{t}']:.4g}" for t in drift)
         lines += [f"  {label}: {values}"] if drift else []
+    if "drift_action_following" in metrics:
+        lines += [
+            f"  actions read off the second half of these rollouts: {metrics['drift_action_following']:.4g}",
+            f"    off the recorded frames (ceiling): {metrics['drift_action_following_ceiling']:.4g}",
+        ]
     lines += [f"  {note}" for note in content["notes"]]
     lines.append(f"results, strips and animations: {folder}")
     return "\n".join(lines)
@@ -157,6 +169,13 @@ def _metrics(
         "versions": {name: version(name) for name in ("torch", "torchmetrics", "numpy", "accelerate")},
         **({"commit": commit} if (commit := code_commit()) is not None else {}),
     }
+
+
+def _write_films(folder: Path, report: EvaluationReport) -> None:
+    """Long rollouts next to the recorded play, as GIFs at the speed of play."""
+    for i, (real, made) in enumerate(zip(report.films[RECORDED], report.films[PREDICTED], strict=True)):
+        videos = (LabelledVideo("game", real, report.num_given), LabelledVideo("model", made, report.num_given))
+        write_gif(folder / f"film-{i:03d}.gif", animation(videos), report.frame_rate)
 
 
 def _write_images(folder: Path, report: EvaluationReport, recorded: np.ndarray, predicted: np.ndarray) -> None:

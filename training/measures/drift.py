@@ -1,11 +1,15 @@
 """How fast a long streamed rollout leaves the recorded episode, as an interactive player would see it."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from training.clips import Clips
+from training.images import keep_frames
+from training.measures.inverse_dynamics import InverseDynamics, shown_actions
 from training.measures.world_model import WorldModel
 from training.metrics import SampleTable, averages_per_frame, psnr_per_frame, squared_error_per_frame
 from training.runtime import Runtime
@@ -14,15 +18,32 @@ from training.runtime import Runtime
 _FRAMES = (1, 10, 30, 60, 100, 200)
 
 
+@dataclass
+class Drift:
+    """`scores` by name; `films`: frames of the shown rollouts, by the names of `training.images`."""
+
+    scores: dict[str, float] = field(default_factory=dict)
+    films: dict[str, np.ndarray] = field(default_factory=dict)
+
+
 @torch.no_grad()
-def measure_drift(model: WorldModel, clips: Iterator[Clips], num_prime: int, runtime: Runtime) -> dict[str, float]:
+def measure_drift(
+    model: WorldModel,
+    clips: Iterator[Clips],
+    num_prime: int,
+    runtime: Runtime,
+    network: InverseDynamics | None = None,
+    shown: frozenset[int] = frozenset(),
+) -> Drift:
     """PSNR of frames 1, 10, 30, … of rollouts streamed under the clips' actions, and of the still last prime frame.
 
     The clips are as long as prime and predicted frames together. `drift_psnr_<frame>`: mean of the rollouts' PSNR;
-    `drift_pooled_psnr_<frame>`: PSNR of their mean squared error; the same with `drift_copy_last_…`. Call it on every
-    process, each with its share of the clips.
+    `drift_pooled_psnr_<frame>`: PSNR of their mean squared error; the same with `drift_copy_last_…`. With a `network`,
+    `drift_action_following`: the share of the second half's actions that it reads off the streamed frames, and
+    `…_ceiling` off the recorded ones. Clips with the indices `shown` are kept as films. Call it on every process, each
+    with its share of the clips.
     """
-    table = SampleTable()
+    table, films = SampleTable(), SampleTable()
     for batch in clips:
         target = batch.video[:, num_prime:]
         with runtime.autocast():
@@ -31,10 +52,20 @@ def measure_drift(model: WorldModel, clips: Iterator[Clips], num_prime: int, run
         for name, made in (("drift_", frames), ("drift_copy_last_", still)):
             table.add(f"{name}psnr", batch.indices, psnr_per_frame(made, target))
             table.add(f"{name}mse", batch.indices, squared_error_per_frame(made, target))
+        if network is not None:
+            late = max(1, target.shape[1] // 2)
+            for name, made in (("", frames), ("_ceiling", target)):
+                video = torch.cat([batch.video[:, :num_prime], made], dim=1)
+                right = shown_actions(network, video, late) == batch.actions[:, -late:]
+                films.add(f"drift_action_following{name}", batch.indices, right.float())
+        keep_frames(films, set(shown), batch.indices, batch.video, frames, num_prime)
     curves = averages_per_frame(table.gather())
     length = min(map(len, curves.values()))
     chosen = [frame for frame in _FRAMES if frame < length] + [length]
-    return {f"{name}_{frame}": curve[frame - 1] for name, curve in curves.items() for frame in chosen}
+    scores = {f"{name}_{frame}": curve[frame - 1] for name, curve in curves.items() for frame in chosen}
+    rows = films.gather()
+    following = {name: float(rows.pop(name).mean()) for name in list(rows) if name.startswith("drift_")}
+    return Drift(scores | following, rows)
 
 
 def stream(model: WorldModel, video: Tensor, actions: Tensor, num_prime: int) -> Tensor:
