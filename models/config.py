@@ -68,6 +68,7 @@ class TokenizerConfig(TransformerConfig):
     dead_code_threshold: NotNegative = 0.0
     vq_loss_weight: NotNegative = 1.0
     recons_loss_weight: NotNegative = 1.0
+    changed_pixel_weight: Positive = 1.0  # weight of pixels that differ visibly from the frame before
 
     def __post_init__(self) -> None:
         super().__post_init__()

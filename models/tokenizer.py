@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from data_generation.data.errors import FieldError, UserError
 from models.base import Model, Output, Prediction, Rollout
 from models.components.finite_scalar_quantize import FiniteScalarQuantizer
 from models.components.patch_embedding import PatchEmbedding, PixelHead
+from models.components.pixel_loss import pixel_loss
 from models.components.position import ContinuousPositionBias
 from models.components.st_transformer import Cache, STTransformer
 from models.components.vector_quantize import CodeAges, Quantized, VectorQuantizer, perplexity, used_share
@@ -115,7 +115,7 @@ class Tokenizer(Model):
         reconstruction = self.to_pixels(self.decoder(quantized.output, bias))
         if self.training:
             self.code_ages.update(quantized.ids)
-        recons_loss = F.mse_loss(reconstruction.float(), video.float())
+        recons_loss = pixel_loss(reconstruction, video, self.config.changed_pixel_weight)
         loss = self.config.vq_loss_weight * quantized.loss + self.config.recons_loss_weight * recons_loss
         logs = {
             "loss": loss.detach(),

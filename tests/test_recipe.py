@@ -5,6 +5,7 @@ import torch
 
 from models.components.history import corrupt, history_mask, loss_weights
 from models.components.maskgit import random_mask
+from models.components.pixel_loss import pixel_loss
 from models.config import HistoryConfig
 from models.construct_model import build_model
 from tests.model_helpers import random_actions, random_video, tiny_config
@@ -64,6 +65,17 @@ def test_the_loss_counts_where_the_recipe_says() -> None:
     everywhere = loss_weights(mask, inputs, targets, HistoryConfig(loss_at="all", changed_weight=3))
     assert everywhere.sum() == pytest.approx(1)
     assert everywhere[0, 1, 0, 0] == pytest.approx(3 * everywhere[0, 0, 0, 0].item())
+
+
+def test_pixels_that_change_count_as_often_as_the_recipe_says() -> None:
+    target = torch.zeros(1, 3, 3, 4, 4)
+    target[:, 2, 1, 0, 0] = 1
+    prediction = torch.zeros_like(target)
+    plain, weighted = (pixel_loss(prediction, target, weight).item() for weight in (1, 9))
+    assert plain == pytest.approx(1 / target.numel())
+    # One pixel of 48 has changed, in one of its three channels.
+    assert weighted == pytest.approx(9 / 3 / (47 + 9))
+    assert pixel_loss(target[:, :1], target[:, :1], 9) == 0
 
 
 def test_a_batch_without_a_masked_token_trains_nothing_instead_of_failing() -> None:

@@ -22,6 +22,7 @@ TRAIN_ONLY_FIELDS = {
     "vq_loss_weight",
     "recons_loss_weight",
     "reconstruction_weight",
+    "changed_pixel_weight",
     "loss",
     "tdce_weight",
     "decoder_loss_weight",
