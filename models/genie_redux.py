@@ -295,6 +295,12 @@ class GenieRedux(Model):
     @torch.no_grad()
     def step(self, state: streaming.StreamState, action: Tensor) -> tuple[Tensor, streaming.StreamState]:
         """The next frame (B, C, H, W), not clamped, after action ids (B,), and the state after it."""
+        step = self.advance(state, action)
+        return step.frame, step.state
+
+    @torch.no_grad()
+    def advance(self, state: streaming.StreamState, action: Tensor) -> streaming.StreamStep:
+        """As `step`, with the logits from which the frame's tokens were taken."""
         return streaming.step(self, state, self.action_input(action.unsqueeze(1)))
 
     @under("dynamics")

@@ -1,12 +1,13 @@
 """Interactive use: one frame a step, at the cost of one frame."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from models.components.st_transformer import Cache
+from models.components.st_transformer import Cache, LayerCache
 from models.tokenizer import Tokenizer
 
 
@@ -46,8 +47,17 @@ def start(model: Streamable, prime_ids: Tensor, action_input: Tensor, window: in
     return StreamState(prime_ids, action_input, dynamics, decoder, window)
 
 
-def step(model: Streamable, state: StreamState, action_input: Tensor) -> tuple[Tensor, StreamState]:
-    """The next frame (B, C, H, W), not clamped, under action input (B, 1, ...), and the state after it.
+@dataclass(frozen=True)
+class StreamStep:
+    """A new frame (B, C, H, W), not clamped, the logits (B, h, w, V) of its tokens, and the state after it."""
+
+    frame: Tensor
+    logits: Tensor
+    state: StreamState
+
+
+def step(model: Streamable, state: StreamState, action_input: Tensor) -> StreamStep:
+    """The next frame under action input (B, 1, ...).
 
     The first frame after known ones does not depend on masked tokens (the shift): one pass gives the argmax.
     When the history is full, its newer half becomes the whole of it, as if play had started there.
@@ -61,4 +71,53 @@ def step(model: Streamable, state: StreamState, action_input: Tensor) -> tuple[T
     decoded = model.tokenizer.decode_next(ids, state.decoder)
     history = torch.cat([state.ids, ids], dim=1)
     actions = torch.cat([state.actions, action_input], dim=1)
-    return decoded.video[:, 0], StreamState(history, actions, dynamics, decoded.cache, state.window)
+    after = StreamState(history, actions, dynamics, decoded.cache, state.window)
+    return StreamStep(decoded.video[:, 0], logits[:, 0], after)
+
+
+# ---- several rollouts in one pass -----------------------------------------------------------------------------------
+
+
+def join(states: Sequence[StreamState]) -> StreamState:
+    """The rollouts of several states, whose histories are equally long, as one batch."""
+    first = states[0]
+    if len(states) == 1:
+        return first
+    dynamics = _join_caches([state.dynamics for state in states])
+    decoder = _join_caches([state.decoder for state in states])
+    ids, actions = torch.cat([state.ids for state in states]), torch.cat([state.actions for state in states])
+    return StreamState(ids, actions, dynamics, decoder, first.window)
+
+
+def split(state: StreamState) -> list[StreamState]:
+    """Each rollout of a batch on its own. Copies, so that one which is kept does not keep the others' memory."""
+    if len(state.ids) == 1:
+        return [state]
+    return [
+        StreamState(
+            state.ids[i : i + 1],
+            state.actions[i : i + 1],
+            _row(state.dynamics, i),
+            _row(state.decoder, i),
+            state.window,
+        )
+        for i in range(len(state.ids))
+    ]
+
+
+def _join_caches(caches: Sequence[Cache]) -> Cache:
+    layers = [LayerCache(*map(_cat, *map(_tensors, layer))) for layer in zip(*(c.layers for c in caches), strict=True)]
+    return Cache(caches[0].num_frames, layers)
+
+
+def _row(cache: Cache, i: int) -> Cache:
+    rows = [[None if part is None else part[i : i + 1].clone() for part in _tensors(layer)] for layer in cache.layers]
+    return Cache(cache.num_frames, [LayerCache(*row) for row in rows])  # type: ignore[arg-type]
+
+
+def _tensors(layer: LayerCache) -> tuple[Tensor | None, ...]:
+    return layer.peg, layer.keys, layer.values
+
+
+def _cat(*parts: Tensor) -> Tensor | None:
+    return None if parts[0] is None else torch.cat(parts)

@@ -1,0 +1,216 @@
+"""A trained world model as a Gymnasium environment: `reset` gives it some frames, `step` streams one frame.
+
+    import gymnasium
+    env = gymnasium.make("play.env:GenieRedux/WorldModel-v0", model_fpath="…/model-1000.pt", dataset_dpath="…")
+    envs = gymnasium.make_vec("play.env:GenieRedux/WorldModel-v0", 16, model_fpath="…", dataset_dpath="…")
+
+Naming the module before the id imports it, which registers the environment; any library that takes ids can train in it.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import gymnasium as gym
+import numpy as np
+import torch
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
+
+from data_generation.data.errors import under
+from data_generation.data.fields import Count, NumFrames, check_fields
+from models.checkpoint import load_world_model
+from models.genie_redux import GenieRedux
+from models.streaming import StreamState
+from play.batching import Simulator
+from play.starts import DatasetStarts, Start, frame_shape_of, open_datasets
+
+ENV_ID = "GenieRedux/WorldModel-v0"
+# Frames per second of most recordings: 60 Hz, one frame in four.
+RENDER_FPS = 15
+
+StartSource = Callable[[np.random.Generator], Start]
+
+
+class RewardHook(Protocol):
+    """What a step is worth, which a world model does not say."""
+
+    def __call__(self, before: np.ndarray, actions: np.ndarray, after: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Rewards (B,) and whether the episode ends (B,), of frames (B, C, H, W) uint8 around actions (B,)."""
+        ...
+
+
+class ConstantReward:
+    """The same for each step, and no end."""
+
+    def __init__(self, value: float = 0.0):
+        self.value = value
+
+    def __call__(self, before: np.ndarray, actions: np.ndarray, after: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return np.full(len(actions), self.value), np.zeros(len(actions), bool)
+
+
+@dataclass
+class RolloutConfig:
+    """How episodes in a model are played."""
+
+    max_episode_steps: Count = 80  # steps after which an episode is truncated
+    num_prime: NumFrames = 2  # frames of a dataset's episode that it starts from
+    window: NumFrames | None = None  # frames of history; None = as many as the model takes
+
+
+class WorldModelEnv(gym.Env[np.ndarray, Any]):
+    """One rollout at a time. Observations (C, H, W) uint8, actions are the model's, guided or latent.
+
+    `reset(options={"start": Start(…)})` starts from given frames, otherwise `starts` draws some. A step's info holds
+    `entropy`: the mean entropy of the new frame's tokens, as a share of the greatest.
+    """
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": RENDER_FPS}  # noqa: RUF012 (Gymnasium's interface)
+
+    def __init__(
+        self,
+        model: GenieRedux,
+        starts: StartSource,
+        config: RolloutConfig | None = None,
+        reward: RewardHook | None = None,
+        render_mode: str | None = None,
+    ):
+        self._config = config or RolloutConfig()
+        self._simulator, self._starts = Simulator(model, self._config.window), starts
+        self._reward = reward or ConstantReward()
+        self.render_mode = render_mode
+        self.action_space, self.observation_space = _spaces(model)
+        self._frame = np.zeros(frame_shape_of(model), np.uint8)
+        self._state: StreamState | None = None
+        self._num_steps = 0
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict]:
+        """Begin an episode; its first observation is the start's last frame."""
+        super().reset(seed=seed)
+        start = (options or {}).get("start") or self._starts(self.np_random)
+        self._state, self._frame, self._num_steps = self._simulator.start(start), start.frames[-1].copy(), 0
+        return self._frame, {"label": start.label}
+
+    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        """Stream a frame."""
+        assert self._state is not None, "reset() comes first"
+        (made,) = self._simulator.step([self._state], [int(action)])
+        rewards, ends = self._reward(self._frame[None], np.array([action]), made.frame[None])
+        self._state, self._frame, self._num_steps = made.state, made.frame, self._num_steps + 1
+        is_cut = self._num_steps >= self._config.max_episode_steps
+        return made.frame, float(rewards[0]), bool(ends[0]), is_cut, {"entropy": float(made.entropy.mean())}
+
+    def render(self) -> np.ndarray | None:  # type: ignore[override]
+        """The current frame (H, W, C) uint8."""
+        return self._frame.transpose(1, 2, 0) if self.render_mode == "rgb_array" else None
+
+
+class WorldModelVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
+    """Several rollouts, stepped in one batch. A rollout that has ended is reset by the next step (Gymnasium's default).
+
+    Each rollout's starts come from a generator of its own, so they do not depend on the others.
+    """
+
+    metadata = {  # noqa: RUF012 (Gymnasium's interface)
+        "render_modes": [],
+        "render_fps": RENDER_FPS,
+        "autoreset_mode": AutoresetMode.NEXT_STEP,
+    }
+
+    def __init__(
+        self,
+        model: GenieRedux,
+        starts: StartSource,
+        num_envs: int,
+        config: RolloutConfig | None = None,
+        reward: RewardHook | None = None,
+    ):
+        self._config = config or RolloutConfig()
+        self._simulator, self._starts = Simulator(model, self._config.window), starts
+        self._reward = reward or ConstantReward()
+        self.num_envs = num_envs
+        self.single_action_space, self.single_observation_space = _spaces(model)
+        self.action_space = batch_space(self.single_action_space, num_envs)
+        self.observation_space = batch_space(self.single_observation_space, num_envs)
+        self._states: list[StreamState] = []
+        self._frames = np.zeros((num_envs, *frame_shape_of(model)), np.uint8)
+        self._num_steps, self._is_over = np.zeros(num_envs, np.int64), np.zeros(num_envs, bool)
+        self._generators: list[np.random.Generator] = []
+
+    def reset(
+        self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        """Begin all episodes. `seed`: of all, or one for each."""
+        if seed is not None or not self._generators:
+            seeds = list(seed) if isinstance(seed, Sequence) else np.random.SeedSequence(seed).spawn(self.num_envs)
+            self._generators = [np.random.default_rng(own) for own in seeds]
+        self._states = [self._begin(i) for i in range(self.num_envs)]
+        return self._frames.copy(), {}
+
+    def _begin(self, i: int) -> StreamState:
+        start = self._starts(self._generators[i])
+        self._frames[i], self._num_steps[i], self._is_over[i] = start.frames[-1], 0, False
+        return self._simulator.start(start)
+
+    def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+        """Stream a frame of each rollout; of one that has ended, the first frame of its next episode."""
+        rewards, ends = np.zeros(self.num_envs), np.zeros(self.num_envs, bool)
+        playing = np.flatnonzero(~self._is_over)
+        for i in np.flatnonzero(self._is_over):
+            self._states[i] = self._begin(int(i))
+        if len(playing):
+            chosen = np.asarray(actions)[playing]
+            made = self._simulator.step([self._states[i] for i in playing], chosen.tolist())
+            after = np.stack([step.frame for step in made])
+            rewards[playing], ends[playing] = self._reward(self._frames[playing], chosen, after)
+            self._frames[playing] = after
+            self._num_steps[playing] += 1
+            for i, step in zip(playing, made, strict=True):
+                self._states[i] = step.state
+        cuts = (self._num_steps >= self._config.max_episode_steps) & ~ends
+        self._is_over = ends | cuts
+        return self._frames.copy(), rewards, ends, cuts, {}
+
+
+def _spaces(model: GenieRedux) -> tuple[gym.spaces.Discrete, gym.spaces.Box]:
+    return gym.spaces.Discrete(model.num_actions), gym.spaces.Box(0, 255, frame_shape_of(model), np.uint8)
+
+
+def make_env(
+    model_fpath: str,
+    dataset_dpath: str,
+    reward: RewardHook | None = None,
+    render_mode: str | None = None,
+    **settings: Any,
+) -> WorldModelEnv:
+    """The model of a checkpoint, started from a dataset's episodes. `settings`: those of `RolloutConfig`.
+
+    UserErrors are those of `load_world_model` and `open_datasets`.
+    """
+    config = RolloutConfig(**settings)
+    model, starts = _load(model_fpath, dataset_dpath, config)
+    return WorldModelEnv(model, starts, config, reward, render_mode)
+
+
+def make_vector_env(
+    num_envs: int, model_fpath: str, dataset_dpath: str, reward: RewardHook | None = None, **settings: Any
+) -> WorldModelVectorEnv:
+    """As `make_env`, several rollouts in one batch."""
+    config = RolloutConfig(**settings)
+    model, starts = _load(model_fpath, dataset_dpath, config)
+    return WorldModelVectorEnv(model, starts, num_envs, config, reward)
+
+
+def _load(model_fpath: str, dataset_dpath: str, config: RolloutConfig) -> tuple[GenieRedux, DatasetStarts]:
+    check_fields(config)
+    with under("", path="model_fpath"):
+        loaded = load_world_model(Path(model_fpath))
+    model = loaded.model.to("cuda" if torch.cuda.is_available() else "cpu")
+    environments = open_datasets(Path(dataset_dpath), model, loaded.config.action_names)
+    return model, DatasetStarts(environments, config.num_prime)
+
+
+# Gymnasium's way of naming an environment is a table in Gymnasium, which the import of this module fills.
+gym.register(ENV_ID, entry_point="play.env:make_env", vector_entry_point="play.env:make_vector_env")

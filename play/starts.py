@@ -1,0 +1,114 @@
+"""What play starts from: some frames of a recorded episode, of the game itself, or a picture."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from data_generation.data.data import Environment, list_environments
+from data_generation.data.errors import FieldError, UserError
+from data_generation.generator.frames import FrameFitter
+from data_generation.generator.levels import Level, LevelEnv
+from data_generation.generator.schedule import dataset_episode
+from models.genie_redux import GenieRedux
+
+
+@dataclass(frozen=True)
+class PlayedState:
+    """A state of the real game: its level, the seed of the reset, and the actions that lead to it."""
+
+    level: Level
+    seed: int
+    played: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Start:
+    """Frames (P, C, H, W) uint8 and the actions (P-1,) between them.
+
+    `following` (N,): the recorded actions after the last frame. `game`: the real game's state there, if there is one.
+    """
+
+    frames: np.ndarray
+    actions: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
+    following: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
+    game: PlayedState | None = None
+    label: str = ""
+
+
+def episode_start(environment: Environment, episode: int, time: int, num_prime: int) -> Start:
+    """Up to `num_prime` frames of an episode that end with the frame at `time`."""
+    first = max(0, time + 1 - num_prime)
+    with environment.open(episode) as reader:
+        frames, actions, meta = np.array(reader.frames(first, time + 1)), reader.actions, reader.meta
+    level = Level(meta.game or environment.info.game, meta.instance)
+    seed = dataset_episode(meta.seed, level, meta.session).env_seed
+    game = PlayedState(level, seed, tuple(actions[:time].tolist()))
+    label = f"{environment.info.game}, level {meta.instance}, episode {meta.session}, frame {time}"
+    return Start(frames, actions[first:time], actions[time:], game, label)
+
+
+def game_start(env: LevelEnv, state: PlayedState, num_prime: int) -> Start:
+    """The last frames of the game when it is in a state."""
+    frames = env.replay(state.level, state.seed, state.played)[-num_prime:]
+    actions = np.array(state.played, np.int64)[len(state.played) - (len(frames) - 1) :]
+    return Start(frames, actions, game=state, label=f"{state.level.game}, level {state.level.instance}")
+
+
+def picture_start(image: np.ndarray, frame_shape: tuple[int, int, int], label: str = "a picture") -> Start:
+    """An image (h, w, 3) uint8 of any size, fitted to frames (C, H, W) of the model."""
+    frame = FrameFitter(*frame_shape[1:])(image)
+    if frame_shape[0] == 1:
+        frame = frame.mean(axis=0, keepdims=True).round().astype(np.uint8)
+    return Start(frame[None], label=label)
+
+
+def frame_shape_of(model: GenieRedux) -> tuple[int, int, int]:
+    """Shape (C, H, W) of a model's frames."""
+    config = model.tokenizer.config
+    return config.channels, config.image_size, config.image_size
+
+
+def open_datasets(dataset_dpath: Path, model: GenieRedux, action_names: Sequence[str]) -> list[Environment]:
+    """The environments of a dataset, whose episodes a model can start from. FieldError of `dataset_dpath` otherwise."""
+    environments = [Environment(path, on_bad_episode="skip") for path in list_environments(dataset_dpath)]
+    environments = [environment for environment in environments if environment.num_episodes]
+    if not environments:
+        raise FieldError("dataset_dpath", dataset_dpath, "holds no episodes", "generate some")
+    for environment in environments:
+        if problem := misfit(environment, model, action_names):
+            raise FieldError("dataset_dpath", dataset_dpath, problem, "give a dataset like the one it was trained on")
+    return environments
+
+
+def misfit(environment: Environment, model: GenieRedux, action_names: Sequence[str]) -> str:
+    """Why a model cannot start from an environment's episodes; empty where it can."""
+    info, shape = environment.info, frame_shape_of(model)
+    if tuple(info.frame_shape) != shape:
+        return f"has frames {tuple(info.frame_shape)}, the model {shape}"
+    if model.takes_actions and list(info.action_names) != list(action_names):
+        return f"has the actions {', '.join(info.action_names)}, the model {', '.join(action_names)}"
+    return ""
+
+
+class DatasetStarts:
+    """Starts drawn from all frames of some environments' episodes but the last ones, all equally likely."""
+
+    def __init__(self, environments: Sequence[Environment], num_prime: int):
+        self._environments, self._num_prime = environments, num_prime
+        # Of each episode: frames after which there is an action, and which have enough before them.
+        counts = [np.maximum(environment.num_frames - num_prime, 0) for environment in environments]
+        self._episodes = [(k, i) for k, count in enumerate(counts) for i in range(len(count))]
+        self._ends = np.cumsum(np.concatenate(counts))
+        if not len(self._ends) or not self._ends[-1]:
+            raise UserError(f"no episode has more than {num_prime} frames: give another dataset or a smaller num_prime")
+
+    def __call__(self, rng: np.random.Generator) -> Start:
+        """Draw one."""
+        place = int(rng.integers(self._ends[-1]))
+        row = int(np.searchsorted(self._ends, place, side="right"))
+        before = int(self._ends[row - 1]) if row else 0
+        environment, episode = self._episodes[row]
+        time = self._num_prime - 1 + place - before
+        return episode_start(self._environments[environment], episode, time, self._num_prime)

@@ -1,0 +1,183 @@
+"""A world model as a Gymnasium environment."""
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from gymnasium.utils.env_checker import check_env
+
+from data_generation.data.data import Environment, list_environments
+from data_generation.data.errors import UserError
+from models import streaming
+from models.config import SampleSettings
+from play.batching import Simulator, entropy_share, to_uint8
+from play.env import ENV_ID, ConstantReward, RolloutConfig, WorldModelEnv, WorldModelVectorEnv
+from play.starts import DatasetStarts, Start, episode_start, game_start, picture_start
+from tests.model_helpers import random_actions, tiny_model
+from tests.toy_game import WALK
+from tests.training_helpers import DATASET, save_fresh, tiny_config, write_dataset
+
+SHAPE = (3, 16, 16)
+
+
+def random_start(seed: int = 0, num_prime: int = 2) -> Start:
+    rng = np.random.default_rng(seed)
+    return Start(rng.integers(256, size=(num_prime, *SHAPE), dtype=np.uint8), rng.integers(4, size=num_prime - 1))
+
+
+def draw(rng: np.random.Generator) -> Start:
+    return random_start(int(rng.integers(2**31)))
+
+
+@pytest.mark.parametrize("name", ["genie_redux_guided", "genie_redux"])
+def test_gymnasiums_own_check(name):
+    env = WorldModelEnv(tiny_model(name), draw, RolloutConfig(max_episode_steps=20), render_mode="rgb_array")
+    check_env(env)
+
+
+@pytest.mark.parametrize("name", ["genie_redux_guided", "genie_redux"])
+def test_steps_equal_the_rollout_of_an_evaluation(name):
+    model, start, actions = tiny_model(name), random_start(), random_actions(8, batch=1)
+    frames = torch.from_numpy(start.frames).float()[None] / 255
+    prime = torch.from_numpy(start.actions)[None] if model.takes_actions else model.infer_actions(frames)
+    settings = SampleSettings("autoregressive", dream_length=1)
+    expected = to_uint8(model.sample(frames, torch.cat([prime, actions], dim=1), 8, settings)[0])
+    env = WorldModelEnv(model, draw)
+    env.reset(options={"start": start})
+    made = np.stack([env.step(int(action))[0] for action in actions[0]])
+    assert np.abs(made.astype(int) - expected).max() <= 1
+
+
+def test_a_batch_of_rollouts_equals_each_alone():
+    model = tiny_model()
+    simulator = Simulator(model, window=6)
+    starts = [random_start(seed, num_prime) for seed, num_prime in enumerate((1, 2, 2, 4))]
+    together = alone = [simulator.start(start) for start in starts]
+    for t in range(12):
+        actions = [(t * 3 + i) % 5 for i in range(4)]
+        made = simulator.step(together, actions)
+        single = [simulator.step([state], [action])[0] for state, action in zip(alone, actions, strict=True)]
+        for a, b in zip(made, single, strict=True):
+            assert torch.equal(a.state.ids, b.state.ids)
+            assert np.abs(a.frame.astype(int) - b.frame).max() <= 1
+            np.testing.assert_allclose(a.entropy, b.entropy, atol=1e-4)
+        together, alone = [a.state for a in made], [b.state for b in single]
+
+
+def test_rollouts_with_equally_long_histories_are_stepped_in_one_pass(monkeypatch):
+    simulator = Simulator(tiny_model(), window=5)
+    states = [simulator.start(random_start(seed)) for seed in range(4)]
+    passes = []
+    step = streaming.step
+    monkeypatch.setattr(streaming, "step", lambda *args: passes.append(1) or step(*args))
+    for _ in range(8):
+        states = [made.state for made in simulator.step(states, [0, 1, 2, 3])]
+    assert len(passes) == 8
+
+
+def test_the_vector_form_equals_single_environments():
+    model, config = tiny_model(), RolloutConfig(max_episode_steps=5)
+    envs = WorldModelVectorEnv(model, draw, 3, config, ConstantReward(0.5))
+    single = [WorldModelEnv(model, draw, config, ConstantReward(0.5)) for _ in range(3)]
+    seeds = [11, 12, 13]
+    frames, _ = envs.reset(seed=seeds)
+    expected = [env.reset(seed=seed)[0] for env, seed in zip(single, seeds, strict=True)]
+    assert np.array_equal(frames, expected)
+    assert envs.observation_space.contains(frames)
+    over = [False] * 3
+    for t in range(12):
+        actions = np.array([t % 5, (t + 1) % 5, 2])
+        frames, rewards, ends, cuts, _ = envs.step(actions)
+        for i, env in enumerate(single):
+            if over[i]:
+                assert np.array_equal(frames[i], env.reset()[0])
+                assert (rewards[i], ends[i], cuts[i], over.__setitem__(i, False)) == (0, False, False, None)
+            else:
+                frame, reward, end, over[i], _ = env.step(actions[i])
+                assert np.abs(frames[i].astype(int) - frame).max() <= 1
+                assert (rewards[i], ends[i], cuts[i]) == (reward, end, over[i])
+    assert t == 11 and envs.metadata["autoreset_mode"] == gym.vector.AutoresetMode.NEXT_STEP
+
+
+def test_a_reward_hook_sees_both_frames_and_ends_episodes():
+    seen = []
+
+    def reward(before, actions, after):
+        seen.append((before.copy(), actions, after.copy()))
+        return actions * 2.0, actions == 3
+
+    env = WorldModelEnv(tiny_model(), draw, reward=reward)
+    first, _ = env.reset(seed=0)
+    second, value, terminated, *_ = env.step(1)
+    assert (value, terminated) == (2.0, False)
+    assert env.step(3)[1:3] == (6.0, True)
+    assert np.array_equal(seen[0][0][0], first) and np.array_equal(seen[1][0][0], second)
+
+
+def test_the_registered_ids_start_from_a_dataset(tmp_path):
+    write_dataset(tmp_path)
+    cfg = tiny_config(tmp_path, "genie_redux_guided")
+    path = save_fresh(tmp_path / "model-7.pt", cfg)
+    known = {"model_fpath": str(path), "dataset_dpath": str(tmp_path / DATASET)}
+    env = gym.make(f"play.env:{ENV_ID}", **known, max_episode_steps=None, num_prime=3)
+    frame, info = env.reset(seed=1)
+    assert frame.shape == SHAPE and "square" in info["label"]
+    again, _ = env.reset(seed=1)
+    assert np.array_equal(frame, again)
+    envs = gym.make_vec(f"play.env:{ENV_ID}", 2, **known, vectorization_mode="vector_entry_point")
+    assert envs.reset(seed=0)[0].shape == (2, *SHAPE)
+    assert envs.step(np.array([0, 1]))[0].shape == (2, *SHAPE)
+    with pytest.raises(UserError, match=r"num_prime=0: must be at least 1"):
+        gym.make(f"play.env:{ENV_ID}", **known, num_prime=0)
+    with pytest.raises(UserError, match=r"model_fpath=.*nothing"):
+        gym.make(f"play.env:{ENV_ID}", model_fpath=str(tmp_path / "nothing.pt"), dataset_dpath=known["dataset_dpath"])
+
+
+def test_a_dataset_of_other_frames_or_actions_is_refused(tmp_path):
+    write_dataset(tmp_path, size=32)
+    path = save_fresh(tmp_path / "model-7.pt", tiny_config(tmp_path, "genie_redux_guided"))
+    with pytest.raises(UserError, match=r"dataset_dpath=.*has frames \(3, 32, 32\), the model \(3, 16, 16\)"):
+        gym.make(f"play.env:{ENV_ID}", model_fpath=str(path), dataset_dpath=str(tmp_path / DATASET))
+
+
+def test_starts_of_episodes_hold_what_was_recorded(tmp_path):
+    write_dataset(tmp_path)
+    environment = Environment(list_environments(tmp_path / DATASET)[0])
+    start = episode_start(environment, 2, 5, 3)
+    reader = environment.open(2)
+    assert np.array_equal(start.frames, reader.frames(3, 6))
+    assert start.actions.tolist() == reader.actions[3:5].tolist()
+    assert start.following.tolist() == reader.actions[5:].tolist()
+    assert start.game is not None and start.game.played == tuple(reader.actions[:5].tolist())
+    drawn = [DatasetStarts([environment], 4)(np.random.default_rng(seed)) for seed in range(50)]
+    assert all(len(start.frames) == 4 and len(start.following) >= 1 for start in drawn)
+    assert len({start.label for start in drawn}) > 30
+
+
+def test_a_start_of_the_game_is_its_state_after_the_actions():
+    from data_generation.config import ConnectorConfig
+    from data_generation.generator.connector_base import make_connector
+    from data_generation.generator.levels import Level, LevelEnv
+    from play.starts import PlayedState
+
+    connector = make_connector(ConnectorConfig(name="gymnasium", game=WALK, image_size=16, valid_action_combos=[]))
+    env = LevelEnv(connector, 100)
+    try:
+        state = PlayedState(Level(connector.select().games[0], 0), 3, (0, 1, 0, 1))
+        start = game_start(env, state, 3)
+        frames = env.replay(state.level, state.seed, state.played)
+    finally:
+        env.close()
+    assert np.array_equal(start.frames, frames[-3:])
+    assert start.actions.tolist() == [0, 1]
+
+
+def test_pictures_of_any_size_are_fitted():
+    image = np.random.default_rng(0).integers(256, size=(100, 40, 3), dtype=np.uint8)
+    assert picture_start(image, SHAPE).frames.shape == (1, *SHAPE)
+    assert picture_start(image, (1, 16, 16)).frames.shape == (1, 1, 16, 16)
+
+
+def test_entropy_is_a_share_of_the_greatest():
+    logits = torch.stack([torch.zeros(8), torch.tensor([100.0] + [0.0] * 7)])
+    torch.testing.assert_close(entropy_share(logits), torch.tensor([1.0, 0.0]))
