@@ -54,6 +54,9 @@ class TokenizerConfig(TransformerConfig):
     channels: Size = 3
     patch_size: Pixels = 4
     temporal_patch_size: NumFrames = 1
+    # Which of encoder and decoder sees the frames before: both, decoder or none. Where the encoder does not, equal
+    # frames have equal token ids.
+    temporal: Annotated[str, OneOf("both", "decoder", "none")] = "both"
     # A learned codebook, or finite scalar quantisation: a fixed grid.
     quantizer: Annotated[str, OneOf("vq", "fsq")] = "vq"
     # fsq only: values per channel. Their product is the codebook's size and their number its width, in place of

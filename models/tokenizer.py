@@ -50,6 +50,9 @@ class Tokenizer(Model):
         if config.image_size % config.patch_size:
             problem = f"does not divide {{image_size}}={config.image_size}"
             raise FieldError("patch_size", config.patch_size, problem, "choose a divisor")
+        if config.temporal != "both" and config.temporal_patch_size != 1:
+            problem = f"takes each frame alone, {{temporal_patch_size}}={config.temporal_patch_size} several together"
+            raise FieldError("temporal", config.temporal, problem, "set {temporal_patch_size}=1")
         self.config = config
         self.patch_embedding = PatchEmbedding(config, config.dim)
         self.position_bias = ContinuousPositionBias(config.dim, config.heads)  # shared by encoder and decoder
@@ -90,9 +93,28 @@ class Tokenizer(Model):
         self.decoder.requires_grad_(True)
         self.to_pixels.requires_grad_(True)
 
+    def _encoded(self, video: Tensor, bias: Tensor) -> Tensor:
+        """Tokens (B, t, h, w, D) of frames (B, T, C, H, W)."""
+        if self.config.temporal == "both":
+            return self.encoder(self.patch_embedding(video), bias)
+        # Clips of one frame: no layer sees another.
+        tokens = self.encoder(self.patch_embedding(video.flatten(0, 1).unsqueeze(1)), bias)
+        return tokens.view(*video.shape[:2], *tokens.shape[2:])
+
+    def _decoded(self, tokens: Tensor, bias: Tensor) -> Tensor:
+        """Frames (B, T, C, H, W) of quantised tokens (B, t, h, w, D)."""
+        if self.config.temporal != "none":
+            return self.to_pixels(self.decoder(tokens, bias))
+        video = self.to_pixels(self.decoder(tokens.flatten(0, 1).unsqueeze(1), bias))
+        return video.view(*tokens.shape[:2], *video.shape[2:])
+
+    def has_idle_parameters(self, num_frames: int) -> bool:
+        """The weights of later frames, where each frame is taken alone."""
+        return self.config.temporal != "both" or super().has_idle_parameters(num_frames)
+
     def _quantize(self, video: Tensor, bias: Tensor, generator: torch.Generator | None) -> Quantized:
         if not self.decoder_only:
-            return self.quantizer(self.encoder(self.patch_embedding(video), bias), generator)
+            return self.quantizer(self._encoded(video, bias), generator)
         # Without a gradient, and without moving codes.
         ids = self.encode(video)
         return Quantized(self.quantizer.decode(ids), ids, torch.zeros((), device=video.device))
@@ -112,7 +134,7 @@ class Tokenizer(Model):
         self._check(video)
         bias = self._bias()
         quantized = self._quantize(video, bias, generator)
-        reconstruction = self.to_pixels(self.decoder(quantized.output, bias))
+        reconstruction = self._decoded(quantized.output, bias)
         if self.training:
             self.code_ages.update(quantized.ids)
         recons_loss = pixel_loss(reconstruction, video, self.config.changed_pixel_weight)
@@ -142,18 +164,20 @@ class Tokenizer(Model):
     def encode(self, video: Tensor) -> Tensor:
         """Encode frames (B, T, C, H, W) into token ids (B, t, h, w)."""
         self._check(video)
-        return self.quantizer.encode(self.encoder(self.patch_embedding(video), self._bias()))
+        return self.quantizer.encode(self._encoded(video, self._bias()))
 
     def decode(self, ids: Tensor) -> Tensor:
         """Decode token ids (B, t, h, w) into frames (B, T, C, H, W), not clamped."""
-        return self.to_pixels(self.decoder(self.quantizer.decode(ids), self._bias()))
+        return self._decoded(self.quantizer.decode(ids), self._bias())
 
     def decode_codes(self, codes: Tensor) -> Tensor:
         """Decode codes (B, t, h, w, codebook_dim), which may carry a gradient, into frames (B, T, C, H, W)."""
-        return self.to_pixels(self.decoder(self.quantizer.project_out(codes), self._bias()))
+        return self._decoded(self.quantizer.project_out(codes), self._bias())
 
     def decode_next(self, ids: Tensor, cache: Cache) -> Decoded:
         """Decode further ids (B, t, h, w) after those that `cache` has seen; equal to `decode` of all at once."""
+        if self.config.temporal == "none":
+            return Decoded(self.decode(ids), Cache(cache.num_frames + ids.shape[1]))
         tokens, extended = self.decoder.extend(self.quantizer.decode(ids), self._bias(), cache)
         return Decoded(self.to_pixels(tokens, continued=cache.num_frames > 0), extended)
 

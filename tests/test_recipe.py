@@ -6,10 +6,11 @@ import torch
 from models.components.history import corrupt, history_mask, loss_weights
 from models.components.maskgit import random_mask
 from models.components.pixel_loss import pixel_loss
-from models.config import HistoryConfig
+from models.config import HistoryConfig, SampleSettings
 from models.construct_model import build_model
 from tests.model_helpers import random_actions, random_video, tiny_config
 from tests.training_helpers import assert_equal, renamed, weights, world_config
+from tests.training_helpers import tiny_config as training_config
 from training.main import train
 
 CPU = torch.device("cpu")
@@ -84,6 +85,46 @@ def test_a_batch_without_a_masked_token_trains_nothing_instead_of_failing() -> N
     torch.manual_seed(0)
     loss = build_model(config)(random_video(), random_actions(), seeded()).loss
     assert loss.item() == 0 and torch.isfinite(loss)
+
+
+@pytest.mark.parametrize("temporal", ["decoder", "none"])
+def test_equal_frames_have_equal_token_ids_where_the_encoder_sees_one_at_a_time(temporal) -> None:
+    config = tiny_config("tokenizer")
+    config.tokenizer.temporal = temporal
+    torch.manual_seed(0)
+    tokenizer = build_model(config).eval()
+    video = random_video()
+    ids = tokenizer.encode(video)
+    assert torch.equal(ids[:, 3:4], tokenizer.encode(video[:, 3:4]))
+    assert torch.equal(ids.flip(1), tokenizer.encode(video.flip(1)))
+    alone = torch.cat([tokenizer.decode(ids[:, t : t + 1]) for t in range(ids.shape[1])], dim=1)
+    assert torch.allclose(alone, tokenizer.decode(ids), atol=1e-5) == (temporal == "none")
+
+
+@pytest.mark.parametrize("temporal", ["decoder", "none"])
+def test_frames_encoded_alone_stream_like_a_whole_rollout(temporal) -> None:
+    config = tiny_config()
+    config.tokenizer.temporal = temporal
+    torch.manual_seed(0)
+    model = build_model(config).eval()
+    video, actions = random_video(), random_actions(5)
+    state, frames = model.start(video[:, :2], actions[:, :1]), []
+    for t in range(1, 5):
+        frame, state = model.step(state, actions[:, t])
+        frames.append(frame)
+    at_once = model.sample(video[:, :2], actions, 4, SampleSettings("autoregressive", dream_length=1))
+    torch.testing.assert_close(torch.stack(frames, dim=1), at_once, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("temporal", ["decoder", "none"])
+def test_a_tokenizer_of_single_frames_trains_and_resumes_exactly(root, temporal) -> None:
+    cfg = training_config(root)
+    cfg.tokenizer.temporal = temporal
+    once = train(renamed(cfg, f"{temporal}_once", num_train_steps=4, save_model_every=0))
+    train(renamed(cfg, f"{temporal}_twice", num_train_steps=2))
+    assert_equal(
+        weights(train(renamed(cfg, f"{temporal}_twice", num_train_steps=4, resume_ckpt="latest"))), weights(once)
+    )
 
 
 def test_added_actions_keep_the_width_and_stream_like_a_whole_rollout() -> None:
