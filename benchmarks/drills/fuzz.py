@@ -6,7 +6,7 @@
 
 Mutations are bytes (flipped, zeroed, cut, doubled, swapped, inserted), values within valid files (nulls, other types,
 absurd sizes, NaN; checksums made right again), and odd things at the path (a folder, a FIFO, /dev/zero). Every case
-runs in a child process of at most 10 s (60 s where a whole command runs, for busy machines) and 1 GiB. Outcomes:
+runs in a child process of at most 10 s of processor time (100 s by the clock) and 1 GiB. Outcomes:
 
     right        the value of the whole file (the mutation hit nothing that counts), or a miss of a cache
     unnamed line refused in one line that names neither the file nor its folder
@@ -30,8 +30,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.drills.children import Case, Ended, Limits, run_cases
-from benchmarks.drills.fuzz_kinds import KINDS, FileKind, make_materials, outcome_of
+from benchmarks.drills.fuzz_kinds import KINDS, FileKind
+from benchmarks.drills.fuzz_materials import make_materials
 from benchmarks.drills.fuzz_mutations import PATH_MUTATIONS, spoil_bytes, spoilt_values
+from benchmarks.drills.fuzz_readers import outcome_of
 
 OUTCOMES = ("right", "one line", "unnamed line", "other value", "wrong value", "traceback", "hang", "blow-up")
 FAULTS = OUTCOMES[4:]
@@ -95,7 +97,7 @@ def _write(results: list[Result], report: str | None) -> None:
 
 
 def _cases(kind: FileKind, root: Path, arguments: argparse.Namespace) -> Iterator[Case]:
-    limits = Limits(kind.seconds)
+    limits = Limits()
     for number in range(round(kind.num_bytes * arguments.scale)):
         yield Case(f"{kind.name} bytes {number}", partial(_bytes, kind, root, number, arguments.seed), limits)
     for number in range(round(kind.num_values * arguments.scale)):

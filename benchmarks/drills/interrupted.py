@@ -143,7 +143,7 @@ def whole_run(folder: Path, scenario: Scenario) -> int:
 
 def must_run(folder: Path, line: tuple[str, ...], prepare: Callable[[], None] = lambda: None) -> Ended:
     """Run to the end in a child; anything but success ends the drill."""
-    (ended,) = run_cases([Case("run", lambda: run_in(folder, line, prepare), Limits(300.0, 8 * GIB))])
+    (ended,) = run_cases([Case("run", lambda: run_in(folder, line, prepare), Limits(60.0, 8 * GIB))])
     if ended.died or ended.value:
         raise SystemExit(f"{' '.join(line)}: {ended.died} {ended.value} {ended.stderr[-2000:]}")
     return ended

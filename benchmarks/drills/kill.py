@@ -21,7 +21,7 @@ from pathlib import Path
 from benchmarks.drills.children import GIB, Case, Ended, Limits, run_cases
 from benchmarks.drills.interrupted import SCENARIOS, Moment, Scenario, must_run, results_of, run_in, whole_run
 
-_PATIENCE = 240.0
+_PATIENCE = 60.0
 
 
 def main() -> int:

@@ -38,7 +38,7 @@ from benchmarks.drills.interrupted import (
     whole_run,
 )
 
-_PATIENCE = 240.0
+_PATIENCE = 60.0
 _SAVED_EVERY = 2  # steps between two checkpoints of the drills' trainings
 
 
