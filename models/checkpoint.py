@@ -22,7 +22,6 @@ from models.base import Model
 from models.config import ModelConfig
 from models.construct_model import build_model, kind_of
 from models.genie_redux import GenieRedux
-from models.lam import LatentActionModel
 from models.original import OriginalFacts, convert_checkpoint, is_original
 from models.tensor_file import check_format, check_keys, misfit, read_content, shapes_only, write_file, written
 from models.tokenizer import Tokenizer
@@ -170,13 +169,6 @@ def load_tokenizer(path: Path, facts: OriginalFacts = NO_FACTS) -> Tokenizer:
         problem = f"holds a {loaded.config.model}, not a tokenizer"
         raise FieldError("path", path, problem, "give the path of a tokenizer's model-<step>.pt")
     return loaded.model
-
-
-def load_lam(path: Path, facts: OriginalFacts = NO_FACTS) -> LatentActionModel:
-    """Load a latent action model from its own checkpoint, or the one within a world model's."""
-    model = read_lam(path, facts).build().eval()
-    assert isinstance(model, LatentActionModel)
-    return model
 
 
 def read_checkpoint(path: Path, facts: OriginalFacts = NO_FACTS) -> dict[str, Any]:

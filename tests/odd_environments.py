@@ -104,6 +104,27 @@ class CloseRaises(Plain):
         raise RuntimeError("no handle")
 
 
+class CloseHangs(Plain):
+    def close(self) -> None:
+        if self.render_mode:
+            time.sleep(1e6)
+
+
+class MakeHangs(Plain):
+    """Leaves a line for each time in the file that the test names."""
+
+    def __init__(self, render_mode: str | None = None):
+        with open(os.environ["FILE_OF_CALLS"], "a") as file:
+            file.write("made\n")
+        time.sleep(1e6)
+
+
+class WithoutActions(Plain):
+    @property
+    def action_space(self) -> gym.Space:  # type: ignore[override]
+        raise AttributeError("no action_space")
+
+
 class Deleting(Plain):
     """Deletes the folder that the test names."""
 
@@ -126,6 +147,11 @@ class Flicker(Plain):
 class Float(Plain):
     def render(self) -> Any:
         return np.full((SIZE, SIZE, 3), 0.8, np.float32)
+
+
+class BigEndian(Plain):
+    def render(self) -> Any:
+        return np.full((SIZE, SIZE, 3), 0.8, ">f4")
 
 
 class Kwargs(Plain):

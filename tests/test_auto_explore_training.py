@@ -1,7 +1,9 @@
 """AutoExplore's loop: resume = uninterrupted, evaluation."""
 
+import functools
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from omegaconf import OmegaConf
+from tqdm import tqdm
 
 import run
 from auto_explore.config import AutoExploreConfig, CommonConfig
@@ -309,6 +312,21 @@ def test_a_run_whose_environment_raises_now_and_then_plays_and_tests_on(tmp_path
     assert [row for row in metrics_of(folder) if row["split"] == "test"]
     lengths = {EpisodeReader(path).num_actions for path in (folder / "episodes").rglob("*.episode")}
     assert lengths == {NUM_STEPS}
+
+
+def test_a_test_shows_its_steps_and_no_cells_are_shown_before_an_episode_is_complete(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("auto_explore.src.evaluation.tqdm", functools.partial(tqdm, mininterval=0))
+
+    def change(cfg: AutoExploreConfig) -> None:
+        cfg.collection.reward.type, cfg.collection.train.config.num_steps = "none", 4
+        cfg.evaluation.every = 1
+
+    run_at(tmp_path, change, epochs=1)
+    shown = capfd.readouterr().err
+    assert re.search(r"test: +0%.* 3 steps", shown)
+    assert "reward" in shown and " 0 cells" not in shown
 
 
 def test_the_best_model_is_that_of_the_best_test(trained: Path) -> None:

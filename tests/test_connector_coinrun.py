@@ -108,6 +108,11 @@ def test_mistakes_are_one_line_with_the_key(changes: dict[str, Any], message: st
     assert "\n" not in str(raised.value)
 
 
+@pytest.mark.parametrize("name", ["random", "random_test", "agent"])
+def test_datasets_have_15_frames_a_second(name: str) -> None:
+    assert CoinRunConnector(preset(name).connector).fps("coinrun") == 15
+
+
 def test_presets_make_the_datasets_that_training_expects() -> None:
     random, test, agent = preset("random"), preset("random_test"), preset("agent")
     names = [dataset_name(each) for each in (random, test, agent)]

@@ -135,6 +135,12 @@ def exit_code(arguments: list[str]) -> int | str | None:
 
 
 @pytest.mark.parametrize("path", PAGES, ids=name_of)
+def test_tests_that_are_named_exist(path):
+    for file, name in re.findall(r"`(tests/\w+\.py)::(\w+)`", path.read_text(encoding="utf-8")):
+        assert f"\ndef {name}(" in (ROOT_DPATH / file).read_text(encoding="utf-8"), f"{file}::{name}"
+
+
+@pytest.mark.parametrize("path", PAGES, ids=name_of)
 def test_modules_exist(path):
     """Code spans such as `models/tokenizer.py`, from the root or from the page's folder."""
     for name in re.findall(r"`((?:[\w.-]+/)+[\w-]+\.(?:py|csv|json|c|s|txt))`", prose(path)):

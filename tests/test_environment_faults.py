@@ -62,6 +62,7 @@ def test_an_episode_that_raises_exits_hangs_or_is_stopped_is_named_and_the_other
         ("ChangingSize", r"its images change from an array uint8 \(12, 12, 3\) to"),
         ("ExitsAtOnce", r"its worker process died \(exit code 9\)"),
         ("ResetRaises", "reset raised SystemExit: no level at all"),
+        ("WithoutActions", "make raised AttributeError: no action_space"),
     ],
 )
 def test_what_cannot_be_recorded_is_refused_in_one_line_with_the_game(name: str, message: str) -> None:
@@ -89,6 +90,20 @@ def test_an_environment_that_cannot_be_closed_is_reported(tmp_path: Path, capfd:
     assert "CloseRaises-v0: close raised RuntimeError: no handle" in capfd.readouterr().err
 
 
+def test_one_that_cannot_be_closed_in_time_is_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("data_generation.generator.child._PATIENCE", 0.5)
+    assert made(tmp_path, odd("CloseHangs"))[0].num_made == 2
+
+
+def test_one_that_hangs_while_it_is_made_is_named_and_tried_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FILE_OF_CALLS", str(tmp_path / "calls"))
+    with pytest.raises(ValueError, match=r"game=.*MakeHangs-v0: make gave no sign of life for 3 s \(step_seconds\)"):
+        make_connector(config_of(tmp_path, odd("MakeHangs"), step_seconds=3).config.connector)
+    assert (tmp_path / "calls").read_text() == "made\n"
+
+
 def test_arguments_of_an_environment_are_recorded_and_compared(tmp_path: Path) -> None:
     _, environment = made(tmp_path, odd("Kwargs"), env_kwargs={"level": 3})
     assert environment.info.connector["env_kwargs"] == {"level": 3}
@@ -99,8 +114,9 @@ def test_arguments_of_an_environment_are_recorded_and_compared(tmp_path: Path) -
         make_connector(ConnectorConfig(name="coinrun", env_kwargs={"level": 3}))
 
 
-def test_float_images_are_not_recorded_black(tmp_path: Path) -> None:
-    _, environment = made(tmp_path, odd("Float"))
+@pytest.mark.parametrize("name", ["Float", "BigEndian"])
+def test_float_images_are_not_recorded_black(tmp_path: Path, name: str) -> None:
+    _, environment = made(tmp_path, odd(name))
     with environment.open(0) as episode:
         assert (episode.frames() == 204).all()
 

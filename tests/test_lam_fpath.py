@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from models.checkpoint import load_lam, load_model
+from models.checkpoint import load_model, read_lam
 from models.config import LamConfig
 from models.original import OriginalFacts
 from tests.training_helpers import save_fresh, tiny_config, write_dataset
@@ -38,7 +38,7 @@ def saved_lam(root: Path, **changes) -> Path:
 
 
 def lam_weights(path: Path) -> dict[str, torch.Tensor]:
-    return load_lam(path).state_dict()
+    return read_lam(path).build().state_dict()
 
 
 def assert_close(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> None:
@@ -91,7 +91,7 @@ def test_an_original_checkpoints_lam_is_read_without_its_tokenizer(name):
     tokenizer = folder / ("tokenizer_model.pt" if name.startswith("tiny_coinrun") else "model-1.pt")
     facts = OriginalFacts(image_size=16)
     whole = load_model(source, tokenizer_path=tokenizer, facts=facts)
-    lam = load_lam(source)
+    lam = read_lam(source).build()
     assert_close(lam.state_dict(), whole.model.lam.state_dict())
     for size in ("image_size", "patch_size", "temporal_patch_size"):
         assert getattr(lam.tokenizer_config, size) == getattr(whole.config.tokenizer, size)
@@ -99,7 +99,7 @@ def test_an_original_checkpoints_lam_is_read_without_its_tokenizer(name):
 
 def test_a_world_model_starts_with_an_original_checkpoints_lam(root):
     source = REFERENCE / "tiny_coinrun" / "genie_redux_model.pt"
-    lam = load_lam(source)
+    lam = read_lam(source).build()
     cfg = world_config(root, source)
     tokenizer = tiny_config(root)
     tokenizer.tokenizer = replace(tokenizer.tokenizer, patch_size=lam.tokenizer_config.patch_size)

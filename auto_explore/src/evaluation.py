@@ -40,12 +40,14 @@ def test_episodes(collector: Collector, network: ActorCritic, config: TestPlayCo
 
     def is_enough(collected: Collected) -> bool:
         done = wanted() & {episode.meta.session for episode in collected.finished}
+        bar.set_postfix_str(f"{collected.num_steps} steps", refresh=False)
         bar.update(len(done) - bar.n)
         return len(done) == config.num_episodes
 
     collector.start(network)
     sampling = ActionSampling(config.temperature, config.epsilon, config.should_sample)
-    with tqdm(total=config.num_episodes, unit="episode", desc="test", leave=False) as bar:
+    # Steps are shown while no episode is complete, too.
+    with tqdm(total=config.num_episodes, unit="episode", desc="test", leave=False, miniters=0) as bar:
         collected = collector.collect(network, sampling, torch.Generator().manual_seed(seed), is_enough)
     counted = wanted()
     episodes = [episode for episode in collected.finished if episode.meta.session in counted]

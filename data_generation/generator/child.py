@@ -8,7 +8,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Iterator
-from ctypes import c_double
+from ctypes import c_char, c_double
 from dataclasses import dataclass
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
@@ -23,6 +23,7 @@ START_SECONDS = 600.0
 # Seconds for a process to end.
 _PATIENCE = 10.0
 _MAX_POLL_SECONDS = 0.5
+_MAX_CALL_BYTES = 32
 # This process itself must have been stopped if it looks that much later than it meant to.
 _STOPPED_SECONDS = 5.0
 
@@ -32,12 +33,14 @@ class ChildEnd:
     """The child's side: requests, answers, and signs of life."""
 
     connection: Connection
-    # When to give it up (`time.monotonic`, which all processes share).
+    # When to give it up (`time.monotonic`, which all processes share), and what it is doing.
     deadline: Any
+    call: Any
     seconds: float
 
-    def beat(self, seconds: float | None = None) -> None:
-        """A sign of life: the next one comes within so many seconds."""
+    def beat(self, call: str = "", seconds: float | None = None) -> None:
+        """A sign of life: the next one comes within so many seconds. `call`: of an environment, which begins."""
+        self.call.value = call.encode()
         self.deadline.value = time.monotonic() + (seconds or self.seconds)
 
     def requests(self) -> Iterator[Any]:
@@ -61,7 +64,8 @@ class Child:
         self.connection, other_end = context.Pipe()
         self._seconds = seconds
         self._deadline = context.RawValue(c_double, math.inf)
-        end = ChildEnd(other_end, self._deadline, seconds)
+        self._call = context.RawArray(c_char, _MAX_CALL_BYTES)
+        end = ChildEnd(other_end, self._deadline, self._call, seconds)
         self._process = context.Process(target=_run, args=(main, end, *args), daemon=True, name=name)
         with single_threaded_children():
             self._process.start()
@@ -84,7 +88,9 @@ class Child:
             answer = self.connection.recv()
         except (EOFError, OSError):
             self._process.join()
-            raise EnvironmentFault("its worker process", self._reason or f"died ({self._cause()})") from None
+            if self._reason:
+                raise EnvironmentFault(self._call.value.decode() or "its worker process", self._reason) from None
+            raise EnvironmentFault("its worker process", f"died ({self._cause()})") from None
         self._deadline.value, self._has_answered = math.inf, True
         return answer
 
@@ -104,7 +110,7 @@ class Child:
                 self._deadline.value += now - looked
             looked = now
             if now > self._deadline.value:
-                self._reason = f"gave no sign of life for {self._seconds:g} s and was ended"
+                self._reason = f"gave no sign of life for {self._seconds:g} s (step_seconds) and was ended"
                 self._process.kill()
                 return
 
@@ -122,16 +128,20 @@ class Child:
 
 
 def call_in_child(seconds: float, function: Callable[..., Any], *args: Any) -> Any:
-    """`function(beat, *args)`, called in a process of its own.
+    """The answer of `function(beat, *args)`, called in a process of its own.
 
-    Raises the UserError or EnvironmentFault that it raises, and EnvironmentFault where the process dies or hangs.
+    The function gives its answer and what that process does afterwards, whatever becomes of it. Raises the UserError or
+    EnvironmentFault that the function raises, and EnvironmentFault where the process dies or hangs before it answers.
     """
     child = Child("environment-look", seconds, _answer_calls)
     try:
         child.send((function, args))
         answer = child.receive()
-    finally:
+        child.send(None)
+    except BaseException:
         child.terminate()
+        raise
+    finally:
         child.close()
     if isinstance(answer, Exception):
         raise answer
@@ -141,10 +151,13 @@ def call_in_child(seconds: float, function: Callable[..., Any], *args: Any) -> A
 def _answer_calls(end: ChildEnd) -> None:
     for function, args in end.requests():
         try:
-            answer = function(end.beat, *args)
+            answer, afterwards = function(end.beat, *args)
         except (UserError, EnvironmentFault) as error:
-            answer = error
+            end.send(error)
+            continue
         end.send(answer)
+        with contextlib.suppress(EnvironmentFault):
+            afterwards()
 
 
 def _run(main: Callable[..., None], end: ChildEnd, *args: Any) -> None:

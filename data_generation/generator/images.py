@@ -68,7 +68,8 @@ def kind_of_images(images: Sequence[Any], space: gym.Space | None) -> ImageKind:
             raise UnknownKindError(f"its images change from {kind_of(first)} to {kind_of(image)}")
     channels = _channels(first)
     assert channels is not None
-    return ImageKind(first.dtype.name, channels, 1 if first.dtype == np.uint8 else _scale(images, space))
+    # With its byte order.
+    return ImageKind(first.dtype.str, channels, 1 if first.dtype == np.uint8 else _scale(images, space))
 
 
 def _channels(image: np.ndarray) -> int | None:

@@ -57,8 +57,8 @@ class LevelEnv:
     episode opens a fresh one. UserErrors of this project's own wrappers pass.
     """
 
-    def __init__(self, connector: Connector, n_steps_max: int, beat: Callable[[], None] = lambda: None):
-        """An episode is truncated after `n_steps_max` steps. `beat` is called before each call of an environment."""
+    def __init__(self, connector: Connector, n_steps_max: int, beat: Callable[[str], None] = lambda _: None):
+        """An episode is truncated after `n_steps_max` steps. `beat(call)` is called before each of an environment."""
         self._connector = connector
         self._n_steps_max = n_steps_max
         self._beat = beat
@@ -98,7 +98,7 @@ class LevelEnv:
             return Transition(action, self._checked("step", frame), reward_of(reward), is_end, is_cut, numbers)
 
     def _calling(self, call: str) -> foreign:
-        self._beat()
+        self._beat(call)
         return foreign(call, checked=True)
 
     def _checked(self, call: str, frame: np.ndarray) -> np.ndarray:

@@ -67,7 +67,8 @@ def look_at(game: str, kwargs: str, seconds: float) -> Look:
             found: Look = call_in_child(seconds, _look_in_child, game, kwargs, seed)
             return found
         except EnvironmentFault as fault:
-            if fault.call == "make" or seed == _NUM_SEEDS - 1:
+            # Neither depends on the seed.
+            if fault.call in ("make", "close") or seed == _NUM_SEEDS - 1:
                 raise
     raise AssertionError
 
@@ -96,7 +97,7 @@ def _registering_module(game: str) -> str | None:
     return next((module for word in words if (module := _REGISTERED_BY.get(word) or plugins.get(word))), None)
 
 
-def _look_in_child(beat: Callable[[], None], game: str, kwargs: str, seed: int) -> Look:
+def _look_in_child(beat: Callable[[str], None], game: str, kwargs: str, seed: int) -> tuple[Look, Callable[[], None]]:
     try:
         return _look(beat, game, kwargs, seed)
     except EnvironmentFault as fault:
@@ -109,27 +110,29 @@ def _look_in_child(beat: Callable[[], None], game: str, kwargs: str, seed: int) 
         raise
 
 
-def _look(beat: Callable[[], None], game: str, kwargs: str, seed: int) -> Look:
+def _look(beat: Callable[[str], None], game: str, kwargs: str, seed: int) -> tuple[Look, Callable[[], None]]:
+    """What was found, and how to close the environment: whatever that does changes nothing of it."""
     arguments = json.loads(kwargs)
+    beat("make")
     env = make_raw(game, arguments, is_rendered=False)
-    actions = env.action_space
+    with foreign("make"):
+        actions, space = env.action_space, env.observation_space
     if not isinstance(actions, gym.spaces.Discrete):
         raise FieldError("game", game, f"its actions are {actions}; only discrete ones can be recorded")
     if actions.n > _MAX_ACTIONS:
         raise FieldError("game", game, f"it has {actions.n} actions; at most {_MAX_ACTIONS} can be recorded")
-    is_rendered = _is_rendered(env, game)
+    is_rendered = _is_rendered(env, space, game)
     if is_rendered:
         _close(env, beat)
-        beat()
+        beat("make")
         env = make_raw(game, arguments, is_rendered)
-    space = None if is_rendered else env.observation_space
     images = _first_images(env, image_source(env, is_rendered), beat, seed)
     try:
-        kind = kind_of_images(images, space)
+        kind = kind_of_images(images, None if is_rendered else space)
     except UnknownKindError as error:
         raise FieldError("game", game, f"{error}") from None
     package = type(env.unwrapped).__module__.partition(".")[0]
-    look = Look(
+    found = Look(
         num_actions=int(actions.n),
         first_action=int(actions.start),
         package=package,
@@ -137,13 +140,11 @@ def _look(beat: Callable[[], None], game: str, kwargs: str, seed: int) -> Look:
         is_rendered=is_rendered,
         kind=kind,
     )
-    _close(env, beat)
-    return look
+    return found, lambda: _close(env, beat)
 
 
-def _close(env: gym.Env[Any, Any], beat: Callable[[], None]) -> None:
-    """Close it. What an environment raises then changes nothing of what was found."""
-    beat()
+def _close(env: gym.Env[Any, Any], beat: Callable[[str], None]) -> None:
+    beat("close")
     with contextlib.suppress(EnvironmentFault), foreign("close"):
         env.close()
 
@@ -159,9 +160,8 @@ def _package_remedy(game: str, error: BaseException) -> str:
     return f"install the package with the module {module.partition('.')[0]}; the environment is {name}"
 
 
-def _is_rendered(env: gym.Env[Any, Any], game: str) -> bool:
+def _is_rendered(env: gym.Env[Any, Any], space: Any, game: str) -> bool:
     """Whether images have to be rendered: observations that are RGB images of 8 bits are preferred to that."""
-    space: Any = env.observation_space
     is_box = isinstance(space, gym.spaces.Box)
     shape: tuple[int, ...] = space.shape if is_box else ()
     if is_box and space.dtype == np.uint8 and len(shape) == 3 and shape[2] == 3:
@@ -175,19 +175,19 @@ def _is_rendered(env: gym.Env[Any, Any], game: str) -> bool:
 
 
 def _first_images(
-    env: gym.Env[Any, Any], to_image: Callable[[Any], Any], beat: Callable[[], None], seed: int
+    env: gym.Env[Any, Any], to_image: Callable[[Any], Any], beat: Callable[[str], None], seed: int
 ) -> list[Any]:
     """Images of a reset and a few steps; further ones while all that was seen is black."""
     assert isinstance(env.action_space, gym.spaces.Discrete)
     rng = np.random.default_rng(seed)
-    beat()
+    beat("reset")
     observation, _ = reset_env(env, seed, None)
     images = [_copied(to_image, observation)]
     for step in range(_MAX_STEPS):
         is_black = all(isinstance(image, np.ndarray) and not image.any() for image in images)
         if step >= _NUM_STEPS and not is_black:
             break
-        beat()
+        beat("step")
         action = int(env.action_space.start + rng.integers(env.action_space.n))
         observation, reward, terminated, truncated, _ = step_env(env, action)
         reward_of(reward)

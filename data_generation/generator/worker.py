@@ -53,16 +53,16 @@ class EpisodeOutcome:
 class Player:
     """Plays episodes one after the other."""
 
-    def __init__(self, job: GenerationJob, beat: Callable[[float | None], None]):
-        """`beat(seconds)`: called as a sign of life (see `ChildEnd.beat`)."""
+    def __init__(self, job: GenerationJob, beat: Callable[..., None]):
+        """`beat(call, seconds)`: called as a sign of life (see `ChildEnd.beat`)."""
         self._job, self._beat = job, beat
         self._generator = job.config.connector.generator_config
-        self._env = LevelEnv(job.connector, self._generator.n_steps_max, lambda: beat(None))
+        self._env = LevelEnv(job.connector, self._generator.n_steps_max, beat)
 
     @cached_property
     def _policy(self) -> Policy:
         # An agent may have to import a lot.
-        self._beat(START_SECONDS)
+        self._beat(seconds=START_SECONDS)
         return make_policy(self._job.connector)
 
     def play(self, task: EpisodeTask) -> int:
