@@ -8,6 +8,7 @@ import random
 import re
 import signal
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +39,7 @@ class Scenario:
     again: tuple[str, ...]
     results: tuple[str, ...]  # globs of the files that must come out the same
     checkpoints: str = ""  # regular expression of a checkpoint's name, with its step
+    files: str = ""  # glob of files that other processes write: their number tells how far the run is
 
 
 def _line(arguments: list[str]) -> tuple[str, ...]:
@@ -60,8 +62,10 @@ _GENERATE_2 = _line(tiny_runs.generate(sessions=150, workers=2))
 _EXPLORE = _line(tiny_runs.explore(epochs=8, evaluation__every=4))
 _EXPLORE_ON = _line(tiny_runs.explore(epochs=8, evaluation__every=4, common__resume="true"))
 SCENARIOS = (
-    Scenario("generate", (), _GENERATE, _GENERATE, (_EPISODES, "data_generation/datasets/*/*/info.json")),
-    Scenario("generate, 2 workers", (), _GENERATE_2, _GENERATE_2, (_EPISODES,)),
+    Scenario(
+        "generate", (), _GENERATE, _GENERATE, (_EPISODES, "data_generation/datasets/*/*/info.json"), files=_EPISODES
+    ),
+    Scenario("generate, 2 workers", (), _GENERATE_2, _GENERATE_2, (_EPISODES,), files=_EPISODES),
     _training("tokenizer", "tokenizer", _DATA),
     _training("tokenizer, validated", "tokenizer", _DATA, train__validate_every=3),
     _training("LAM", "lam", _DATA),
@@ -91,7 +95,10 @@ def run_in(folder: Path, line: tuple[str, ...], prepare: Callable[[], None] = la
 
 @dataclass(frozen=True)
 class Moment:
-    """When a run is killed: some time after (or just before) its `rename`-th renaming of a file, counted from 1."""
+    """When a run is killed: some time after (or just before) its `rename`-th renaming of a file, counted from 1.
+
+    Or some time after as many files are there, which its processes write.
+    """
 
     rename: int
     delay: float  # seconds after it; negative: just before it
@@ -102,8 +109,11 @@ class Moment:
         delay = rng.choice((-1.0, 0.0)) if rng.random() < 0.5 else rng.uniform(0.0, 0.3)
         return cls(rng.randint(1, max(1, num_renames)), delay)
 
-    def arm(self) -> None:
-        """Let this process be killed then."""
+    def arm(self, files: str = "") -> None:
+        """Let this process be killed then; `files`: glob of what other processes write."""
+        if files:
+            threading.Thread(target=self._wait_for, args=(files,), daemon=True).start()
+            return
         count = [0]
 
         def watch(rename: Callable[..., None]) -> Callable[..., None]:
@@ -118,6 +128,12 @@ class Moment:
             return call
 
         os.replace, os.rename = watch(os.replace), watch(os.rename)
+
+    def _wait_for(self, files: str) -> None:
+        while sum(1 for _ in Path().glob(files)) < self.rename:
+            time.sleep(0.001)
+        time.sleep(max(0.0, self.delay))
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def count_renames(log: Path) -> None:
@@ -135,10 +151,10 @@ def count_renames(log: Path) -> None:
 
 
 def whole_run(folder: Path, scenario: Scenario) -> int:
-    """Run the scenario to its end; how many renamings it made."""
+    """Run the scenario to its end; how many renamings it made, or how many of `Scenario.files`."""
     log = folder.with_name("renames")
     must_run(folder, scenario.first, lambda: count_renames(log))
-    return log.stat().st_size
+    return len(list(folder.glob(scenario.files))) if scenario.files else log.stat().st_size
 
 
 def must_run(folder: Path, line: tuple[str, ...], prepare: Callable[[], None] = lambda: None) -> Ended:

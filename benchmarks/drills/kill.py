@@ -75,7 +75,7 @@ def _kills(scenario: Scenario, root: Path, count: int, seed: int) -> Iterator[tu
         line = scenario.first
         for _ in range(rng.choice((1, 1, 2))):
             moments.append(Moment.draw(rng, num_renames))
-            action = partial(run_in, folder, line, moments[-1].arm)
+            action = partial(run_in, folder, line, partial(moments[-1].arm, scenario.files))
             (ended,) = run_cases([Case("killed", action, Limits(_PATIENCE, 8 * GIB))])
             line = _next_line(scenario, folder)
             if not ended.died.startswith("signal"):
@@ -90,7 +90,7 @@ def _next_line(scenario: Scenario, folder: Path) -> tuple[str, ...]:
 
 
 def _outcome(ended: Ended, right: dict[str, str], found: dict[str, str], moments: list[Moment]) -> tuple[str, str]:
-    at = " and ".join(f"renaming {moment.rename} {moment.delay:+.2f} s" for moment in moments)
+    at = " and ".join(f"file {moment.rename} {moment.delay:+.2f} s" for moment in moments)
     last = (ended.stderr.strip().splitlines() or [""])[-1][:300]
     if ended.died == "hang":
         return "hang", at

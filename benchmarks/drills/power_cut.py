@@ -94,7 +94,7 @@ def _cuts(scenario: Scenario, root: Path, arguments: argparse.Namespace) -> Iter
         log.unlink(missing_ok=True)
         old = {_identity(path) for path in folder.rglob("*") if path.is_file()}
         moment = Moment.draw(rng, num_renames)
-        action = partial(run_in, folder, scenario.first, partial(_prepare, moment, log))
+        action = partial(run_in, folder, scenario.first, partial(_prepare, moment, log, scenario.files))
         list(run_cases([Case("cut", action, Limits(_PATIENCE, 8 * GIB))]))
         newest = newest_step(folder, scenario)
         lost = cut(folder, log, old, arguments.names)
@@ -108,7 +108,7 @@ def _cuts(scenario: Scenario, root: Path, arguments: argparse.Namespace) -> Iter
                 right,
                 results_of(folder, scenario),
                 newest,
-                f"at renaming {moment.rename} {moment.delay:+.2f} s, {lost}",
+                f"at file {moment.rename} {moment.delay:+.2f} s, {lost}",
             ),
         )
 
@@ -140,9 +140,9 @@ def _identity(path: Path) -> tuple[int, int, int]:
     return status.st_ino, status.st_mtime_ns, status.st_size
 
 
-def _prepare(moment: Moment, log: Path) -> None:
+def _prepare(moment: Moment, log: Path, files: str) -> None:
     _record_syncs(log)
-    moment.arm()
+    moment.arm(files)
 
 
 def _record_syncs(log: Path) -> None:
