@@ -36,14 +36,17 @@ STEPS = (
         lambda: ["genie_redux", "train", "config=demo", f"tokenizer_fpath={_newest(TOKENIZER_DPATH)}"],
     ),
     DemoStep(
-        "Predict recorded play",
-        lambda: ["genie_redux", "eval", "config=demo", f"eval.model_fpath={_newest(MODEL_DPATH)}"],
+        "Predict recorded play, and film 100 frames of it",
+        lambda: [
+            *("genie_redux", "eval", "config=demo", f"eval.model_fpath={_newest(MODEL_DPATH)}"),
+            *("eval.drift_frames=100", "eval.n_drift_clips=8"),
+        ],
     ),
     DemoStep(
         "Steer: hold one action",
         lambda: [
             *("genie_redux", "eval", "config=demo", f"eval.model_fpath={_newest(MODEL_DPATH)}"),
-            *("eval.action_to_take=0", "eval.inference_method=autoregressive"),
+            "eval.action_to_take=0",
         ],
     ),
 )
@@ -94,5 +97,8 @@ def _where_to_look() -> Iterator[str]:
     for folder in sorted(path.parent for path in EVALUATION_DPATH.glob("*/metrics.json")):
         about = "the game over the model's prediction" if "replicate" in folder.name else "the model, one action held"
         yield f"  {folder / 'strips.png'}  ({about})"
-        for path in [*sorted(folder.glob("clip-*.gif"))[:1], folder / "metrics.json"]:
+        films = sorted(folder.glob("film-*.gif"))[:1]
+        for path in films:
+            yield f"  {path}  (100 frames of play: the game, and the model under the same actions)"
+        for path in [*([] if films else sorted(folder.glob("clip-*.gif"))[:1]), folder / "metrics.json"]:
             yield f"  {path}"

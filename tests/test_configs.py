@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -74,10 +75,16 @@ def test_size_composes(choice):
 
 def test_recipes_differ_from_the_published_one_that_holds_by_default():
     assert composed(TRAIN, "recipe=published") == composed(TRAIN)
-    tuned = composed(TRAIN, "recipe=tuned")
-    assert tuned.dynamics.history != composed(TRAIN).dynamics.history
-    assert composed(TRAIN, "config=demo").dynamics.history == tuned.dynamics.history
-    assert composed(TRAIN, "config=demo", "recipe=published").dynamics.history == composed(TRAIN).dynamics.history
+
+    def recipe(*overrides: str) -> tuple[Any, ...]:
+        config = composed(TRAIN, *overrides)
+        dynamics = (config.dynamics.history, config.dynamics.action_conditioning)
+        return (config.tokenizer.temporal, *dynamics, config.optimizer.name)
+
+    tuned, published = recipe("recipe=tuned"), recipe()
+    assert all(ours != theirs for ours, theirs in zip(tuned, published, strict=True))
+    assert recipe("config=demo") == recipe("config=demo_tokenizer") == recipe("config=exploration") == tuned
+    assert recipe("config=demo", "recipe=published") == published
 
 
 def test_every_yaml_is_a_preset_a_size_a_recipe_or_the_root():

@@ -8,6 +8,7 @@ EVERYWHERE = ("dynamics.history.loss_at=all",)
 HISTORY = (*COMPLETE, *EVERYWHERE)
 ADD = ("dynamics.action_conditioning=add",)
 MUON = ("optimizer.name=muon",)
+ALONE = ("tokenizer.temporal=none",)
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,10 @@ def _changed(*dynamics: str, tokenizer: tuple[str, ...] = (), share: float = 0.2
     return Arm((*PUBLISHED, *tokenizer), (*PUBLISHED, *dynamics), share)
 
 
+def _tuned(*dynamics: str, tokenizer: tuple[str, ...] = (), share: float = 0.25) -> Arm:
+    return Arm(("recipe=tuned", *tokenizer), ("recipe=tuned", *dynamics), share)
+
+
 ARMS = {
     "published": Arm(),
     # The history and the place of the loss, alone and together.
@@ -36,9 +41,17 @@ ARMS = {
     # Each on top of history_loss.
     "add": _changed(*HISTORY, *ADD),
     "muon": _changed(*HISTORY, *MUON, tokenizer=MUON),
-    # Each on top of history_loss, add and muon.
-    "add_muon": _changed(*HISTORY, *ADD, *MUON, tokenizer=MUON),
-    "changed_4": _changed(*HISTORY, *ADD, *MUON, "dynamics.history.changed_weight=4", tokenizer=MUON),
-    "corruption": _changed(*HISTORY, *ADD, *MUON, "dynamics.history.corruption=0.2", tokenizer=MUON),
-    "tuned": Arm(("recipe=tuned",), ("recipe=tuned",)),
+    "frames_alone": _changed(*HISTORY, tokenizer=ALONE),
+    # All of these together, and each taken away.
+    "tuned": _tuned(),
+    "tuned_concatenate": _tuned("dynamics.action_conditioning=concatenate"),
+    "tuned_adamw": _tuned("optimizer.name=adamw", tokenizer=("optimizer.name=adamw",)),
+    "tuned_temporal": _tuned(tokenizer=("tokenizer.temporal=both",)),
+    "tuned_temporal_decoder": _tuned(tokenizer=("tokenizer.temporal=decoder",)),
+    # More, on top of tuned.
+    "changed_4": _tuned("dynamics.history.changed_weight=4"),
+    "changed_pixels_4": _tuned(tokenizer=("tokenizer.changed_pixel_weight=4",)),
+    "corruption": _tuned("dynamics.history.corruption=0.2"),
+    "six_blocks": _tuned("dynamics.num_blocks=6"),
+    "fsq": _tuned(tokenizer=("tokenizer.quantizer=fsq",)),
 }

@@ -16,14 +16,15 @@ class Data:
     generate: tuple[str, ...]
     unseen: tuple[str, ...]  # overrides that make more levels, or other ones
     num_trained_levels: int  # levels with a smaller number are removed from the unseen dataset; 0 = none
-    sizes: tuple[str, ...]
+    sizes: tuple[str, ...] = ()
 
     def dataset_name(self, part: str) -> str:
         """Name of the part `seen` or `unseen`."""
         return f"{self.dataset}_{part}"
 
 
-_PATCH_8 = ("tokenizer.patch_size=8", "tokenizer.codebook_size=512", "dynamics.max_seq_len=640")
+# The demo has patches of 8 pixels; around the character the tokens of whole frames would be too coarse.
+_PATCH_4 = ("tokenizer.patch_size=4", "tokenizer.codebook_size=256", "dynamics.max_seq_len=1792")
 _GENERATOR = "config.connector.generator_config"
 
 ALL_DATA = {
@@ -32,10 +33,10 @@ ALL_DATA = {
         Data(
             name="hero",
             dataset="retro_act_v0.0.0",
-            generate=("config=retro_act/demo",),
+            generate=("config=retro_act/demo", "config.connector.roi_annotation_fpath=RetroAct_roi.csv"),
             unseen=(f"{_GENERATOR}.n_instances=5", f"{_GENERATOR}.n_sessions=16"),
             num_trained_levels=1,
-            sizes=(),
+            sizes=_PATCH_4,
         ),
         Data(
             name="whole",
@@ -48,15 +49,13 @@ ALL_DATA = {
             ),
             unseen=(f"{_GENERATOR}.n_instances=18", f"{_GENERATOR}.n_sessions=6"),
             num_trained_levels=12,
-            sizes=_PATCH_8,
         ),
         Data(
             name="one_level",
             dataset="retro_act_v0.0.0",
-            generate=("config=retro_act/demo", "config.connector.roi_annotation_fpath=null"),
+            generate=("config=retro_act/demo",),
             unseen=(f"{_GENERATOR}.n_instances=5", f"{_GENERATOR}.n_sessions=16"),
             num_trained_levels=1,
-            sizes=_PATCH_8,
         ),
         Data(
             name="coinrun",
@@ -69,7 +68,6 @@ ALL_DATA = {
             ),
             unseen=("config.connector.start_level=24", f"{_GENERATOR}.n_sessions=2"),
             num_trained_levels=0,
-            sizes=_PATCH_8,
         ),
     )
 }
