@@ -19,6 +19,7 @@ what is missing.
   bash install.sh test             set up, then the tests; arguments go to pytest: bash install.sh test -k launcher
   bash install.sh --with coinrun   set up, with Procgen's CoinRun (Python 3.11 only)
   bash install.sh --with launchers set up, with Hydra's launchers for parallel and Slurm multiruns
+  bash install.sh --with lerobot   set up, with PyArrow, which `data export --format lerobot` needs
 
 Needs Python 3.11 or newer with its venv module. PYTHON=<path> chooses another one than the first that is found.
 torch: the CPU build on Linux machines without an NVIDIA GPU, else the usual one.
@@ -98,6 +99,9 @@ install_extra() {
         launchers)
             pip_install -c "$here/constraints.txt" hydra-joblib-launcher==1.2.0 hydra-submitit-launcher==1.2.0
             ;;
+        lerobot)
+            pip_install pyarrow==26.0.1
+            ;;
     esac
 }
 
@@ -128,7 +132,7 @@ while [ $# -gt 0 ]; do
             exit
             ;;
         --with)
-            [ $# -ge 2 ] || fail "--with needs the name of an extra: coinrun, launchers"
+            [ $# -ge 2 ] || fail "--with needs the name of an extra: coinrun, launchers, lerobot"
             extras="$extras $2"
             shift 2
             ;;
@@ -146,7 +150,7 @@ while [ $# -gt 0 ]; do
 done
 
 for extra in $extras; do
-    case $extra in coinrun | launchers) ;; *) fail "unknown extra '$extra': there are coinrun, launchers" ;; esac
+    case $extra in coinrun | launchers | lerobot) ;; *) fail "unknown extra '$extra': there are coinrun, launchers, lerobot" ;; esac
 done
 set_up
 for extra in $extras; do
