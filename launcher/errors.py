@@ -174,6 +174,10 @@ def _send_nowhere(number: int) -> None:
     os.close(nowhere)
 
 
+# Matplotlib says at length, when it is imported, that its cache is elsewhere where there is no home folder.
+QUIET_LOGGERS = ("matplotlib",)
+
+
 class ConsoleHandler(logging.StreamHandler):
     """Log lines on standard output; a run goes on when nobody reads them any more."""
 

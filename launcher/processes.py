@@ -17,6 +17,7 @@ from typing import Any
 from data_generation.data.errors import UserError
 from launcher.errors import (
     INTERRUPTED,
+    QUIET_LOGGERS,
     SUCCESS,
     ConsoleHandler,
     code_of_exit,
@@ -146,6 +147,8 @@ def _work(entry: str, config: object) -> int:
     _end_with_launcher()
     level = logging.INFO if os.environ["RANK"] == "0" else logging.WARNING
     logging.basicConfig(level=level, format="%(message)s", handlers=[ConsoleHandler(sys.stdout)])
+    for name in QUIET_LOGGERS:
+        logging.getLogger(name).setLevel(logging.ERROR)
     # Without this each process would use all cores (Accelerate: one core, with a warning).
     threads = max(1, (os.cpu_count() or 1) // int(os.environ["LOCAL_WORLD_SIZE"]))
     torch.set_num_threads(int(os.environ.setdefault("OMP_NUM_THREADS", str(threads))))

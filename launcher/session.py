@@ -22,7 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 from data_generation.data.errors import MissingPathError, UserError
 from launcher import hydra_app
 from launcher.commands import Command
-from launcher.errors import SUCCESS, disk_error
+from launcher.errors import QUIET_LOGGERS, SUCCESS, disk_error
 from launcher.job import run_job
 from launcher.keys import keys_of
 from launcher.overrides import OverrideChecker, quoted
@@ -190,7 +190,8 @@ def _job_logging() -> dict[str, dict[str, Any]]:
         "plain": {"format": "%(message)s"},
         "dated": {"format": "%(asctime)s %(levelname)s %(name)s: %(message)s"},
     }
-    common = {"version": 1, "formatters": formatters, "disable_existing_loggers": False}
+    quiet = {name: {"level": "ERROR"} for name in QUIET_LOGGERS}
+    common = {"version": 1, "formatters": formatters, "disable_existing_loggers": False, "loggers": quiet}
     first = {"handlers": {"console": console, "file": file}, "root": {"level": "INFO", "handlers": ["console", "file"]}}
     other = {"handlers": {"console": console}, "root": {"level": "WARNING", "handlers": ["console"]}}
     return {"launcher": common | first, "launcher_other_rank": common | other}

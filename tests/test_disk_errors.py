@@ -140,3 +140,14 @@ def test_log_lines_that_nobody_reads_do_not_stop_a_run(tmp_path):
     os.close(write_end)
     assert (result.returncode, result.stderr) == (0, b"")
     assert (tmp_path / "done").exists()
+
+
+def test_a_command_without_a_home_folder_says_what_it_means_alone(tmp_path):
+    """Libraries that keep something there say nothing of it."""
+    command = [sys.executable, str(ROOT_DPATH / "run.py"), "genie_redux", "eval", "eval.model_fpath=nosuch.pt"]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("MPL", "XDG"))}
+    environment["HOME"] = "/proc/nobody"
+    result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert len(result.stderr.splitlines()) == 1
+    assert "nosuch.pt" in result.stderr
