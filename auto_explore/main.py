@@ -14,20 +14,23 @@ from tqdm import tqdm
 from auto_explore.config import AutoExploreConfig, CommonConfig, EvaluationConfig, RewardConfig
 from auto_explore.src.agent import agent_of, read_agent
 from auto_explore.src.checks import check_train_config
-from auto_explore.src.evaluation import save_gifs, test_episodes
+from auto_explore.src.evaluation import test_episodes
 from auto_explore.src.models.actor_critic import ActorCritic
 from auto_explore.src.reward import WORLD_MODEL_REWARDS, Reward, load_reward
 from auto_explore.src.run_context import RunContext, make_context
-from auto_explore.src.run_folder import AgentFolder, find_folder, make_folder
 from auto_explore.src.trainer import AgentTrainer
 from auto_explore.src.world_model import checkpoint_path
 from data_generation.data.errors import UNSET, FieldError, under
 from data_generation.data.files import write_atomically
 from data_generation.data.lock import locked
+from training.agent_folder import AgentFolder, AgentKind, find_folder, make_folder
+from training.episode_gif import save_gifs
 from training.run_record import make_record
 from training.tracker import MetricsLogger, WandbSettings
 
 logger = logging.getLogger(__name__)
+
+KIND = AgentKind("auto_explore", read_agent)
 
 
 def train(cfg: AutoExploreConfig) -> Path:
@@ -42,8 +45,8 @@ def train(cfg: AutoExploreConfig) -> Path:
     context = make_context(cfg.common, cfg.collection, cfg.world_model, n_preds)
     fabric = context.fabric
     if folder is None and fabric.is_global_zero:
-        folder = make_folder(cfg.common)
-    folder = AgentFolder(fabric.broadcast(folder.path if folder else Path()))
+        folder = make_folder(KIND, Path(cfg.common.root_dpath), cfg.common.name)
+    folder = AgentFolder(fabric.broadcast(folder.path if folder else Path()), KIND)
     remedy = "wait for it or stop it, or name another run by common.resume_id"
     try:
         with locked(folder.path, remedy) if fabric.is_global_zero else nullcontext():
@@ -82,7 +85,7 @@ def evaluate(cfg: AutoExploreConfig) -> Path:
     Nothing is learned. Each episode becomes a GIF (`evaluation.n_gifs` of each epoch).
     """
     with under("common"):
-        folder = find_folder(cfg.common)
+        folder = find_folder(KIND, Path(cfg.common.root_dpath), cfg.common.resume_id)
     path = folder.checkpoint(_checkpoint_name(cfg.common.resume_ckpt_id))
     network, info = agent_of(read_agent(path))
     context = make_context(cfg.common, cfg.collection, cfg.world_model, cfg.collection.test.config.n_preds)
@@ -101,7 +104,7 @@ def evaluate(cfg: AutoExploreConfig) -> Path:
 
 def _folder_to_resume(common: CommonConfig) -> AgentFolder:
     with under("common"):
-        folder = find_folder(common)
+        folder = find_folder(KIND, Path(common.root_dpath), common.resume_id)
         if common.resume_ckpt_id != "last":
             problem = "training resumes from 'last' only"
             raise FieldError("resume_ckpt_id", common.resume_ckpt_id, problem, "omit it")
@@ -142,7 +145,7 @@ def _play_epochs(context: RunContext, evaluation: EvaluationConfig, folder: Agen
                 tested = test_episodes(collector, network, test.config, context.common.seed + epoch)
             rows.append(tested.values)
             shown = tested.episodes[: evaluation.n_gifs]
-            save_gifs(folder.evaluations, epoch, shown, context.connector, logger.debug)
+            save_gifs(folder.evaluations, epoch, shown, context.connector)
     finally:
         collector.close()
     names = sorted({name for row in rows for name in row})

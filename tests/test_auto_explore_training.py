@@ -18,11 +18,9 @@ from omegaconf import OmegaConf
 from tqdm import tqdm
 
 import run
-from auto_explore.config import AutoExploreConfig, CommonConfig
-from auto_explore.main import evaluate, train
+from auto_explore.config import AutoExploreConfig
+from auto_explore.main import KIND, evaluate, train
 from auto_explore.src.agent import read_agent
-from auto_explore.src.coverage import Coverage
-from auto_explore.src.run_folder import make_folder
 from auto_explore.src.trainer import AgentTrainer
 from data.data import ClipDataset
 from data_generation.data.data import Environment, EpisodeReader, list_environments
@@ -30,6 +28,8 @@ from tests.auto_explore_helpers import ACTIONS, config_file, copy_of, quick_conf
 from tests.odd_environments import NUM_STEPS, odd
 from tests.process_helpers import LIMIT, children_of, is_alive, wait_until
 from tests.toy_game import SHORT_WALK, SIZE, WALK
+from training.agent_folder import make_folder
+from training.coverage import Coverage
 
 ROOT = Path(run.__file__).parent
 TIMES = ("time", "steps_per_second", "share_emulators", "share_policy", "share_reward", "epoch_seconds")
@@ -338,9 +338,8 @@ def test_the_best_model_is_that_of_the_best_test(trained: Path) -> None:
 
 def test_runs_that_start_at_one_moment_have_different_numbers(tmp_path: Path) -> None:
     (tmp_path / "004_old").mkdir()
-    commons = [CommonConfig(root_dpath=str(tmp_path), name=f"run{i % 3}") for i in range(60)]
     with ThreadPoolExecutor(12) as pool:
-        folders = list(pool.map(make_folder, commons))
+        folders = list(pool.map(lambda i: make_folder(KIND, tmp_path, f"run{i % 3}"), range(60)))
     numbers = sorted(int(folder.path.name[:3]) for folder in folders)
     assert len(set(numbers)) == 60 and numbers[0] == 5
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["004_old", *(f.path.name for f in folders)])

@@ -1,10 +1,7 @@
 """Test episodes: how the agent plays without learning."""
 
 import itertools
-import zlib
-from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -12,11 +9,9 @@ from tqdm import tqdm
 
 from auto_explore.config import TestPlayConfig
 from auto_explore.src.collector import ActionSampling, Collected, Collector
-from auto_explore.src.coverage import Coverage
 from auto_explore.src.dataset import AgentEpisode
 from auto_explore.src.models.actor_critic import ActorCritic
-from auto_explore.src.videos import save_episode_gif
-from data_generation.generator.connector_base import Connector
+from training.coverage import Coverage, add_episode
 
 
 @dataclass
@@ -68,22 +63,3 @@ def measure(episodes: list[AgentEpisode]) -> dict[str, float]:
     for episode in episodes:
         add_episode(coverage, episode)
     return values | coverage.summary()
-
-
-def add_episode(coverage: Coverage, episode: AgentEpisode) -> None:
-    """Count a complete episode in the measures of coverage."""
-    names = {name for info in episode.infos for name in info}
-    infos = {name: np.array([info.get(name, np.nan) for info in episode.infos]) for name in names}
-    # Equal instances of two games are two levels.
-    level = zlib.crc32(f"{episode.meta.game}/{episode.meta.instance}".encode())
-    coverage.add(level, episode.frames, infos, np.array(episode.actions, np.int64))
-
-
-def save_gifs(
-    folder: Path, epoch: int, episodes: list[AgentEpisode], connector: Connector, say: Callable[[str], None]
-) -> None:
-    """A GIF of each episode."""
-    for number, episode in enumerate(episodes):
-        path = folder / f"epoch-{epoch:06d}_episode-{number}.gif"
-        save_episode_gif(path, episode, connector.action_names, connector.fps(episode.meta.game))
-        say(str(path))

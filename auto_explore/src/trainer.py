@@ -18,16 +18,17 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from auto_explore.config import EvaluationConfig, TrainingConfig
 from auto_explore.src.agent import AgentInfo, agent_of, read_agent, save_agent
 from auto_explore.src.collector import ActionSampling, Collected, Collector, OtherEpisodes
-from auto_explore.src.coverage import Coverage
 from auto_explore.src.dataset import AgentEpisode, Replay
-from auto_explore.src.evaluation import add_episode, save_gifs, test_episodes
+from auto_explore.src.evaluation import test_episodes
 from auto_explore.src.learner import Learner
 from auto_explore.src.reward import load_reward
 from auto_explore.src.run_context import RunContext
-from auto_explore.src.run_folder import AgentFolder
 from data_generation.data.errors import UNSET, FieldError, UserError, under
 from data_generation.data.files import sync
 from models.tensor_file import check_keys
+from training.agent_folder import AgentFolder
+from training.coverage import Coverage, add_episode
+from training.episode_gif import save_gifs
 from training.rollout import seed_of
 from training.run_record import changes
 from training.tracker import MetricsLogger
@@ -223,7 +224,7 @@ class AgentTrainer:
                 tested = test_episodes(self._tester(), self.network, self.collection.test.config, seed)
             tracker.log(self.epoch, "test", tested.values)
             shown = tested.episodes[: self.evaluation.n_gifs]
-            save_gifs(self.folder.gifs, self.epoch, shown, self.context.connector, logger.debug)
+            save_gifs(self.folder.gifs, self.epoch, shown, self.context.connector)
             mean_return = tested.values["mean_return"]
             logger.info("epoch %d: test %s", self.epoch, _listing(tested.values))
             if mean_return > self.best_return:

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import numpy as np
 
-from auto_explore.src.coverage import Coverage
 from benchmarks.exploration.commands import Experiment
 from benchmarks.exploration.places import hero_places
 from benchmarks.exploration.settings import LEARNING_AGENTS
 from data_generation.data.data import EpisodeReader, list_environments
 from data_generation.generator.connector_coinrun import ACTIONS
+from training.coverage import Coverage
 
 NUM_POINTS = 16  # of a curve
 

@@ -1,6 +1,7 @@
 """What play has covered: how far exploration went, whatever its reward."""
 
 import hashlib
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -8,6 +9,8 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
+
+from data_generation.generator.episode import Episode
 
 # Go-Explore's cells (Ecoffet et al. 2021): 11×8 pixels of 8 grey levels.
 CELL_SIZE, NUM_GREYS = (11, 8), 8
@@ -92,6 +95,15 @@ class Coverage:
         sets = {name: set(state[name].tolist()) for name in _SETS}
         actions = np.array(state["actions"], np.int64)
         return cls(num_steps=state["num_steps"], max_x=list(state["max_x"]), actions=actions, **sets)
+
+
+def add_episode(coverage: Coverage, episode: Episode) -> None:
+    """Count a complete episode in the measures of coverage."""
+    names = {name for info in episode.infos for name in info}
+    infos = {name: np.array([info.get(name, np.nan) for info in episode.infos]) for name in names}
+    # Equal instances of two games are two levels.
+    level = zlib.crc32(f"{episode.meta.game}/{episode.meta.instance}".encode())
+    coverage.add(level, episode.frames, infos, np.array(episode.actions, np.int64))
 
 
 _SETS = ("cells", "positions", "levels", "goals")

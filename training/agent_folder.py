@@ -2,21 +2,31 @@
 
 import logging
 import re
+from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from auto_explore.config import CommonConfig
-from auto_explore.src.agent import read_agent
 from data_generation.data.errors import MissingPathError, UserError
 
 logger = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
+class AgentKind:
+    """A kind of agent that learns: the command that trains it, and what reads (and so checks) its checkpoints."""
+
+    command: str
+    read: Callable[[Path], Any]
+
+
+@dataclass(frozen=True)
 class AgentFolder:
     """The paths of one run."""
 
-    def __init__(self, path: Path):
-        self.path = path
+    path: Path
+    kind: AgentKind
 
     @property
     def episodes(self) -> Path:
@@ -29,7 +39,7 @@ class AgentFolder:
 
     @property
     def evaluations(self) -> Path:
-        """The GIFs of `auto_explore eval`."""
+        """The GIFs of `eval`."""
         return self.path / "outputs" / "evaluation"
 
     @property
@@ -45,10 +55,10 @@ class AgentFolder:
     def to_resume(self) -> Path:
         """`last`, or the one before it if only that is whole, which a warning says."""
         try:
-            read_agent(self.last)
+            self.kind.read(self.last)
         except UserError as error:
             with suppress(UserError):
-                read_agent(self.previous)
+                self.kind.read(self.previous)
                 logger.warning("%s: falling back to '%s'", error, self.previous)
                 return self.previous
         return self.last
@@ -62,9 +72,8 @@ class AgentFolder:
         return self.path / "checkpoints" / f"{name}.pt"
 
 
-def make_folder(common: CommonConfig) -> AgentFolder:
+def make_folder(kind: AgentKind, root: Path, name: str) -> AgentFolder:
     """A new folder, numbered after the last one; runs that start at the same moment get different numbers, too."""
-    root = Path(common.root_dpath)
     root.mkdir(parents=True, exist_ok=True)
     number = max(_runs(root), default=0) + 1
     while True:
@@ -77,7 +86,7 @@ def make_folder(common: CommonConfig) -> AgentFolder:
             continue
         try:
             if number not in _runs(root):
-                folder = AgentFolder(root / f"{number:03d}_{common.name}")
+                folder = AgentFolder(root / f"{number:03d}_{name}", kind)
                 folder.path.mkdir()
                 return folder
         finally:
@@ -85,19 +94,20 @@ def make_folder(common: CommonConfig) -> AgentFolder:
         number += 1
 
 
-def find_folder(common: CommonConfig) -> AgentFolder:
-    """The run that `resume_id` names, or the newest one. MissingPathError lists the existing ones."""
-    root = Path(common.root_dpath)
+def find_folder(kind: AgentKind, root: Path, resume_id: int | None) -> AgentFolder:
+    """The run of that number, or the newest one.
+
+    MissingPathError (of a config with `root_dpath` and `resume_id`) lists the existing ones.
+    """
     runs = _runs(root)
     if not runs:
-        raise MissingPathError(
-            "root_dpath", root, "there is no run", "start one with 'python run.py auto_explore train'"
-        )
-    number = max(runs) if common.resume_id is None else common.resume_id
+        remedy = f"start one with 'python run.py {kind.command} train'"
+        raise MissingPathError("root_dpath", root, "there is no run", remedy)
+    number = max(runs) if resume_id is None else resume_id
     if number not in runs:
         names = ", ".join(path.name for _, path in sorted(runs.items()))
         raise MissingPathError("resume_id", number, f"there is no such run in '{root}'", f"there are {names}")
-    return AgentFolder(runs[number])
+    return AgentFolder(runs[number], kind)
 
 
 def _runs(root: Path) -> dict[int, Path]:

@@ -2,9 +2,8 @@
 
 import numpy as np
 
-from auto_explore.src.coverage import Coverage, cell_of
-from auto_explore.src.evaluation import add_episode
 from tests.auto_explore_helpers import FRAME_SHAPE, make_episode
+from training.coverage import Coverage, add_episode, cell_of
 
 
 def test_coverage_counts_what_is_new() -> None:
