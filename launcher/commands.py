@@ -158,7 +158,39 @@ _EXPLORE_EVAL = replace(
     root="evaluate",
 )
 
-COMMANDS = (_GENERATE, _TRAIN, _EVAL, _IMPORT, _EXPLORE, _EXPLORE_EVAL)
+# The agent sees the game's own, whole image, whatever is recorded.
+_UNREAD_OF_VIEW = ("collection.connector.image_size", "collection.connector.roi_annotation_fpath")
+
+_AGENT57 = Command(
+    name="agent57",
+    mode="train",
+    summary="Train Agent57, which plays for the game's own reward and has no part in a world model.",
+    config_dpath=ROOT_DPATH / "external" / "agent57" / "configs",
+    schema="external.agent57.config:Agent57Config",
+    entry="external.agent57.main:train",
+    examples=(
+        "python run.py agent57 train config=cinderfoot",
+        "python run.py agent57 train 'collection.games=[SuperMarioBros-Nes]' collection.train.num_envs=32",
+        "python run.py agent57 train config=cinderfoot common.resume=true common.resume_id=1",
+    ),
+    unread=(*_UNREAD_OF_CONNECTOR, *_UNREAD_OF_VIEW),
+    root="trainer",
+)
+
+_AGENT57_EVAL = replace(
+    _AGENT57,
+    mode="eval",
+    summary="Let a trained Agent57 play: returns, coverage, and a GIF of each episode.",
+    entry="external.agent57.main:evaluate",
+    examples=(
+        "python run.py agent57 eval config=cinderfoot common.resume_id=1 common.resume_ckpt_id=model_best_reward",
+        "python run.py agent57 eval config=cinderfoot common.epochs=3 collection.test.policy=7",
+    ),
+    unread=(*_UNREAD_OF_CONNECTOR, *_UNREAD_OF_VIEW, "training", "wandb", "collection.train"),
+    root="evaluate",
+)
+
+COMMANDS = (_GENERATE, _TRAIN, _EVAL, _IMPORT, _EXPLORE, _EXPLORE_EVAL, _AGENT57, _AGENT57_EVAL)
 
 PLAIN_COMMANDS = {
     "annotate": PlainCommand(

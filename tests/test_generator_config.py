@@ -75,7 +75,8 @@ def test_presets_compose(name: str) -> None:
 def test_presets_are_those_promised() -> None:
     names = {"pretrain", "control", "control_test", "g200", "airstriker", "cinderfoot", "demo"}
     agents = {f"{agent}_{game}" for agent in ("auto_explore", "agent57") for game in ("smb", "ai2")}
-    assert names | agents | {"auto_explore_cinderfoot"} == set(PRESETS)
+    own = {f"{agent}_cinderfoot" for agent in ("auto_explore", "agent57")}
+    assert names | agents | own == set(PRESETS)
     sessions = {name: preset(name).config.connector.generator_config.n_sessions for name in PRESETS}
     assert (sessions["pretrain"], sessions["g200"], sessions["control"], sessions["control_test"]) == (20, 50, 100, 20)
     assert all(sessions[name] == 10_000 for name in agents)

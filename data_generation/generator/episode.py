@@ -10,7 +10,7 @@ from data_generation.data.data import DatasetInfo, EpisodeMeta, EpisodeWriter, e
 from data_generation.data.errors import FieldError
 from data_generation.generator.connector_base import Connector
 from data_generation.generator.levels import LevelEnv, Transition
-from data_generation.generator.policy import Policy
+from data_generation.generator.policy import Observation, Policy, sees_observation
 from data_generation.generator.schedule import ScheduledEpisode
 
 
@@ -19,9 +19,10 @@ def play_episode(env: LevelEnv, policy: Policy, writer: EpisodeWriter, episode: 
     rng = np.random.default_rng(episode.policy_seed)
     frame = env.start(episode.level, episode.env_seed)
     writer.start(frame)
-    carry, num_frames = policy.initial_carry(), 1
+    carry, num_frames, sees_all = policy.initial_carry(), 1, sees_observation(policy)
+    step: Transition | None = None
     while True:
-        carry, action = policy(carry, frame, rng)
+        carry, action = policy(carry, Observation(frame, env.image(), step) if sees_all else frame, rng)
         step = env.step(action)
         writer.step(action, step.env_reward, step.terminated, step.truncated, step.numbers, step.frame)
         frame, num_frames = step.frame, num_frames + 1

@@ -97,6 +97,13 @@ class LevelEnv:
             numbers = numbers_of(info, self._omit)
             return Transition(action, self._checked("step", frame), reward_of(reward), is_end, is_cut, numbers)
 
+    def image(self) -> np.ndarray:
+        """The game's own image (h, w, 3) uint8 of the last frame."""
+        assert self._env is not None
+        with self._calling("render"):
+            image: np.ndarray = self._env.render()  # type: ignore[assignment]
+        return image
+
     def _calling(self, call: str) -> foreign:
         self._beat(call)
         return foreign(call, checked=True)

@@ -14,6 +14,7 @@ import numpy as np
 from data_generation.config import AgentConfig, ConnectorConfig
 from data_generation.data.errors import UNSET, FieldError, MissingPathError
 from data_generation.generator.connector_base import Connector, EnvironmentSpec
+from data_generation.generator.levels import Transition
 from data_generation.generator.resolve import check_importable, load_class
 
 VARIANTS: dict[str, str] = {
@@ -46,8 +47,28 @@ class PolicyContext:
         return self.spec.frame_shape
 
 
+@dataclass(frozen=True)
+class Observation:
+    """What a policy with `sees_observation = True` is given in place of the frame."""
+
+    # (C, H, W) uint8, as it is recorded.
+    frame: np.ndarray
+    # The game's own (h, w, 3) uint8.
+    image: np.ndarray
+    # The step that led to it, with the action that was really played; None at an episode's start.
+    last: Transition | None
+
+
+def sees_observation(policy: "Policy") -> bool:
+    """Whether a policy is given an `Observation`."""
+    return getattr(policy, "sees_observation", False)
+
+
 class Policy(Protocol):
-    """Chooses actions; `parameters` (JSON values) are recorded with each episode."""
+    """Chooses actions; `parameters` (JSON values) are recorded with each episode.
+
+    A class attribute `sees_observation = True` lets it act on an `Observation` instead of the frame.
+    """
 
     parameters: dict[str, Any]
 
@@ -60,7 +81,7 @@ class Policy(Protocol):
         """The carry before an episode's first action."""
         ...
 
-    def __call__(self, carry: Any, observation: np.ndarray, rng: np.random.Generator) -> tuple[Any, int]:
+    def __call__(self, carry: Any, observation: Any, rng: np.random.Generator) -> tuple[Any, int]:
         """The action for a frame (C, H, W) uint8. All randomness comes from `rng`."""
         ...
 
@@ -142,6 +163,7 @@ class EpsilonPolicy:
         self.policy = policy
         self.num_actions = num_actions
         self.gamma = gamma
+        self.sees_observation = sees_observation(policy)
         self.parameters: dict[str, Any] = {**policy.parameters, "gamma": gamma}
 
     @classmethod
@@ -151,7 +173,7 @@ class EpsilonPolicy:
     def initial_carry(self) -> Any:
         return self.policy.initial_carry()
 
-    def __call__(self, carry: Any, observation: np.ndarray, rng: np.random.Generator) -> tuple[Any, int]:
+    def __call__(self, carry: Any, observation: Any, rng: np.random.Generator) -> tuple[Any, int]:
         carry, action = self.policy(carry, observation, rng)
         if rng.random() < self.gamma:
             action = int(rng.integers(self.num_actions))

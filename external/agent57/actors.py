@@ -1,0 +1,238 @@
+"""Actors: processes that play environments, all driven by one batched pass of the networks (Espeholt et al. 2020)."""
+
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from data_generation.data.data import EpisodeMeta
+from data_generation.data.errors import UserError, under
+from data_generation.generator.levels import Transition
+from data_generation.generator.vector import EpisodeProgress, LevelVectorEnv
+from external.agent57.bandit import SlidingWindowUcb
+from external.agent57.config import Agent57TrainingConfig
+from external.agent57.family import betas
+from external.agent57.intrinsic import Curiosity
+from external.agent57.networks import AgentInputs, AgentNetworks, QValues
+from external.agent57.replay import PlayedEpisode, ReplaySequence, new_starts
+from external.agent57.targets import combine
+
+
+class ForeignEpisodes(UserError):
+    """The environments do not play the episodes that a run was saved in."""
+
+
+def under_environments() -> AbstractContextManager[None]:
+    """Errors of the block name fields of the collection's connector, whose games are the collection's own field."""
+    return under("connector", game="games")
+
+
+def actor_epsilons(num_actors: int, epsilon: float, power: float) -> np.ndarray:
+    """Probabilities (L,) of a random action, ε^(1 + α l / (L − 1)) (R2D2, appendix); one actor has the middle one."""
+    places = np.linspace(0, 1, num_actors) if num_actors > 1 else np.array([0.5])
+    return epsilon ** (1 + power * places)
+
+
+@dataclass
+class PlayedSteps:
+    """What was played: steps, episodes that ended, sequences that became complete, and seconds by what took them."""
+
+    num_steps: int = 0
+    finished: list[PlayedEpisode] = field(default_factory=list)
+    sequences: list[ReplaySequence] = field(default_factory=list)
+    num_dropped: int = 0
+    int_reward_sum: float = 0.0
+    seconds: dict[str, float] = field(default_factory=lambda: {"policy": 0.0, "curiosity": 0.0, "emulators": 0.0})
+
+
+@dataclass(frozen=True)
+class ActorSetting:
+    """How actors choose: probabilities (E,) of a random action, and the policy of all; None = the bandits'."""
+
+    epsilons: np.ndarray
+    policy: int | None = None
+
+
+class ActorGroup:
+    """Plays a vector of environments; episodes continue from one call to the next."""
+
+    def __init__(
+        self,
+        envs: LevelVectorEnv,
+        recorded_as: Callable[[int, int], tuple[Path, EpisodeMeta]],
+        networks: AgentNetworks,
+        config: Agent57TrainingConfig,
+        setting: ActorSetting,
+    ):
+        """`recorded_as(environment, k)`: environment folder and meta data of an environment's k-th episode."""
+        self.envs, self.networks, self.config, self._recorded_as = envs, networks, config, recorded_as
+        self._setting = setting
+        self._device = networks.network.device
+        self._betas = torch.from_numpy(betas(config.family)).to(self._device)
+        count = envs.num_envs
+        self.bandits = [SlidingWindowUcb(config.family.num_policies, config.bandit) for _ in range(count)]
+        self.curiosity = Curiosity(config.intrinsic, config.network.embedding, count)
+        # In progress, one of each environment.
+        self.episodes: list[PlayedEpisode] = []
+        self._frames: np.ndarray = np.zeros(0, np.uint8)
+        self._states = networks.network.initial_state(count)
+        # Action and rewards of the step before.
+        self._last = np.zeros((3, count), np.float32)
+
+    # ---- state ------------------------------------------------------------------------------------------------------
+
+    def start(self, rng: np.random.Generator) -> None:
+        """Begin the first episode of every environment."""
+        with under_environments():
+            frames = self.envs.resume([EpisodeProgress(0, []) for _ in range(self.envs.num_envs)])
+        self._frames = np.stack([video[-1] for video in frames])
+        self.episodes = [self._new_episode(i, self._choose(i, rng)) for i in range(self.envs.num_envs)]
+        self._forget(np.ones(self.envs.num_envs, bool))
+
+    def state_dict(self) -> dict[str, Any]:
+        """The episodes in progress and all that the actors remember, as plain values and tensors."""
+        return {
+            "numbers": list(self.envs.episode_numbers),
+            "episodes": [episode.columns() for episode in self.episodes],
+            "levels": [_level_and_seed(episode.meta) for episode in self.episodes],
+            "frames": torch.from_numpy(self._frames),
+            "states": self._states.cpu(),
+            "last": torch.from_numpy(self._last.copy()),
+            "bandits": [bandit.state_dict() for bandit in self.bandits],
+            "curiosity": self.curiosity.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Resume: play the episodes in progress again. ForeignEpisodes if they are others or show other frames."""
+        recorded = [self._recorded_as(i, number) for i, number in enumerate(state["numbers"])]
+        if state["levels"] != [_level_and_seed(meta) for _, meta in recorded]:
+            raise ForeignEpisodes("other levels or seeds")
+        columns = state["episodes"]
+        progress = [EpisodeProgress(n, own["actions"]) for n, own in zip(state["numbers"], columns, strict=True)]
+        with under_environments():
+            frames = self.envs.resume(progress)
+        self._frames = np.stack([video[-1] for video in frames])
+        if self.envs.episode_numbers != state["numbers"] or not np.array_equal(self._frames, state["frames"].numpy()):
+            raise ForeignEpisodes("other frames")
+        self._states = state["states"].to(self._device)
+        self._last = state["last"].numpy().copy()
+        self.curiosity.load_state_dict(state["curiosity"])
+        for bandit, stored in zip(self.bandits, state["bandits"], strict=True):
+            bandit.load_state_dict(stored)
+        self.episodes = []
+        for (dpath, meta), own, video in zip(recorded, columns, frames, strict=True):
+            episode = PlayedEpisode(dpath, meta, video[0], own["policy"])
+            episode.restore(own, video)
+            self.episodes.append(episode)
+
+    # ---- playing ----------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def play(self, rng: np.random.Generator, is_enough: Callable[[PlayedSteps], bool]) -> PlayedSteps:
+        """Play until `is_enough(what was played)`; all randomness from `rng`."""
+        played, num_dropped = PlayedSteps(), len(self.envs.dropped_sessions)
+        while not is_enough(played):
+            began = time.perf_counter()
+            actions, probabilities = self._act(rng)
+            began = _clock(played, "policy", began)
+            with under_environments():
+                self._frames, steps = self.envs.step(actions)
+            began = _clock(played, "emulators", began)
+            # A failed environment's frame is the next episode's first one: its reward is not used.
+            reached = [self._frames[i] if step is None else step.frame for i, step in enumerate(steps)]
+            frames = torch.from_numpy(np.stack(reached)).to(self._device)
+            int_rewards = self.curiosity.rewards(self.networks, frames)
+            _clock(played, "curiosity", began)
+            self._record(steps, int_rewards, probabilities, played, rng)
+        played.num_dropped = len(self.envs.dropped_sessions) - num_dropped
+        return played
+
+    def _act(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """Actions (E,) of the environments and their probabilities; advances the recurrent states."""
+        states = self._states.cpu().numpy()
+        for episode, state in zip(self.episodes, states, strict=True):
+            episode.keep_state(state, self.config.replay)
+        policies = torch.tensor([episode.policy for episode in self.episodes], device=self._device)
+        last = torch.from_numpy(self._last).to(self._device).unsqueeze(-1)
+        frames = torch.from_numpy(self._frames).to(self._device).unsqueeze(1)
+        inputs = AgentInputs(frames, last[0].long(), last[1], last[2], policies)
+        values, self._states = self.networks.network(inputs, self._states)
+        best = best_actions(values, self._betas[policies])[:, 0].cpu().numpy()
+        return epsilon_greedy(best, values.ext.shape[-1], self._setting.epsilons, rng)
+
+    def _record(
+        self,
+        steps: Sequence[Transition | None],
+        int_rewards: np.ndarray,
+        probabilities: np.ndarray,
+        played: PlayedSteps,
+        rng: np.random.Generator,
+    ) -> None:
+        """Append a step to each episode, and begin new ones where one is over."""
+        played.num_steps += len(steps)
+        for i, (episode, step) in enumerate(zip(self.episodes, steps, strict=True)):
+            if step is not None:
+                episode.add(step, float(int_rewards[i]), float(probabilities[i]))
+                played.int_reward_sum += float(int_rewards[i])
+                self._last[:, i] = step.action, step.env_reward, int_rewards[i]
+                if step.is_last:
+                    self.bandits[i].add(episode.policy, float(np.sum(episode.env_rewards)))
+            else:
+                # What was played before the environment failed is experience, too.
+                episode.truncated = True
+            starts = new_starts(episode.num_steps - (step is not None), episode, self.config.replay)
+            played.sequences += [ReplaySequence(episode, start) for start in starts]
+            if episode.is_over:
+                played.finished += [episode] * (episode.num_steps > 0)
+                self.episodes[i] = self._new_episode(i, self._choose(i, rng))
+        self._forget(np.array([step is None or step.is_last for step in steps]))
+
+    def _choose(self, i: int, rng: np.random.Generator) -> int:
+        chosen = self.bandits[i].choose(rng)
+        return chosen if self._setting.policy is None else self._setting.policy
+
+    def _new_episode(self, i: int, policy: int) -> PlayedEpisode:
+        """The episode that an environment has just begun."""
+        return PlayedEpisode(*self._recorded_as(i, self.envs.episode_numbers[i]), self._frames[i], policy)
+
+    def _forget(self, begins: np.ndarray) -> None:
+        """What must not reach the episodes that begin (E,)."""
+        if begins.any():
+            self._last[:, begins] = 0
+            self._states = self._states * torch.from_numpy(~begins).to(self._device)[:, None, None]
+            for i in np.flatnonzero(begins):
+                self.curiosity.restart(int(i))
+
+    def close(self) -> None:
+        """End the environments' processes."""
+        self.envs.close()
+
+
+def best_actions(values: QValues, weights: torch.Tensor) -> torch.Tensor:
+    """The greedy actions (B, T) of policies whose weights of the intrinsic reward are (B,)."""
+    return combine(values.ext, values.int_, weights[:, None, None]).argmax(dim=-1)
+
+
+def epsilon_greedy(
+    best: np.ndarray, num_actions: int, epsilons: np.ndarray, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Actions (E,), the best ones or with probabilities `epsilons` (E,) random ones; and their probabilities (E,)."""
+    uniform, drawn = rng.random(len(best)), rng.integers(num_actions, size=len(best))
+    actions = np.where(uniform < epsilons, drawn, best)
+    return actions, np.where(actions == best, 1 - epsilons + epsilons / num_actions, epsilons / num_actions)
+
+
+def _clock(played: PlayedSteps, what: str, began: float) -> float:
+    now = time.perf_counter()
+    played.seconds[what] += now - began
+    return now
+
+
+def _level_and_seed(meta: EpisodeMeta) -> list[Any]:
+    """What tells the first frames of episodes apart."""
+    return [meta.game, meta.instance, meta.seed]

@@ -1,0 +1,166 @@
+"""Entry points of `python run.py agent57 train|eval`."""
+
+import json
+import logging
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from omegaconf import OmegaConf
+from tqdm import tqdm
+
+from data_generation.data.errors import FieldError, under
+from data_generation.data.files import write_atomically
+from data_generation.data.lock import locked
+from external.agent57.actors import ActorGroup
+from external.agent57.checkpoint import Agent57Info, read_agent57
+from external.agent57.config import Agent57Config, Agent57TrainingConfig, RunConfig
+from external.agent57.intrinsic import StreamMoments
+from external.agent57.setup import AgentSetup, check_test, check_training, make_setup
+from external.agent57.testing import play_test
+from external.agent57.trainer import Agent57Trainer
+from training.agent_folder import AgentFolder, AgentKind, find_folder, make_folder
+from training.episode_gif import save_gifs
+from training.run_record import make_record
+from training.tracker import MetricsLogger, WandbSettings
+
+logger = logging.getLogger(__name__)
+
+KIND = AgentKind("agent57", read_agent57)
+
+
+def train(cfg: Agent57Config) -> Path:
+    """Train an agent and return its folder. The user's mistakes are UserErrors.
+
+    A run may be killed at any time: `common.resume=true` resumes from its last checkpoint, exactly.
+    """
+    common = cfg.common
+    folder = _folder_to_resume(common)
+    check_training(cfg.collection, cfg.training)
+    setup = make_setup(common, cfg.collection)
+    folder = folder or make_folder(KIND, Path(common.root_dpath), common.name)
+    try:
+        with locked(folder.path, "wait for it or stop it, or name another run by common.resume_id"):
+            return _train(cfg, setup, folder)
+    finally:
+        # A run that cannot start leaves nothing.
+        with suppress(OSError):
+            folder.path.rmdir()
+
+
+def _train(cfg: Agent57Config, setup: AgentSetup, folder: AgentFolder) -> Path:
+    trainer = Agent57Trainer(setup, cfg.training, cfg.evaluation, folder)
+    try:
+        trainer.record = make_record(cfg, {}, {})
+        if cfg.common.resume:
+            trainer.load()
+        _log_start(trainer)
+        with under("wandb"):
+            wandb = WandbSettings(cfg.wandb.mode, cfg.wandb.project, cfg.wandb.name, cfg.wandb.dpath)
+            tracker = MetricsLogger(folder.path, wandb, asdict(cfg), trainer.epoch, True)
+        # Not before: a run that cannot start leaves nothing, or the folder as it was.
+        _write_config(folder, cfg)
+        setup.write_infos(folder.episodes)
+    except BaseException:
+        trainer.close()
+        raise
+    trainer.run(tracker)
+    logger.info("done: %s", folder.path)
+    return folder.path
+
+
+def evaluate(cfg: Agent57Config) -> Path:
+    """Let a trained agent play `common.epochs` times `num_episodes` episodes; returns the JSON file with the measures.
+
+    Nothing is learned. Each episode becomes a GIF (`evaluation.n_gifs` of each epoch).
+    """
+    with under("common"):
+        folder = find_folder(KIND, Path(cfg.common.root_dpath), cfg.common.resume_id)
+    path = folder.checkpoint(_checkpoint_name(cfg.common.resume_ckpt_id))
+    stored = read_agent57(path)
+    check_test(cfg.collection, stored.info.family.num_policies)
+    setup = make_setup(cfg.common, cfg.collection)
+    setup.check_agent(stored.info, path)
+    target = folder.path / "outputs" / f"evaluation_{path.stem}.json"
+    networks = stored.load().eval().requires_grad_(False).to(setup.device)
+    info = stored.info
+    config = Agent57TrainingConfig(network=info.network, family=info.family, intrinsic=info.intrinsic)
+    with locked(folder.evaluations, "wait for that evaluation or stop it"):
+        actors = setup.actors(networks, config, folder.episodes, is_test=True)
+        try:
+            result = _play_epochs(cfg, setup, actors, folder, info)
+        finally:
+            actors.close()
+        content = {"checkpoint": str(path), "epoch": info.epoch, **result}
+        write_atomically(target, json.dumps(content, indent=2) + "\n")
+    print(_summary(content, folder, target))
+    return target
+
+
+def _play_epochs(
+    cfg: Agent57Config, setup: AgentSetup, actors: ActorGroup, folder: AgentFolder, info: Agent57Info
+) -> dict[str, Any]:
+    """The measures of every epoch, and their means."""
+    rows = []
+    for epoch in tqdm(range(cfg.common.epochs), unit="epoch", desc="evaluate"):
+        actors.curiosity.errors = StreamMoments.from_state(info.errors)
+        actors.curiosity.distances = [StreamMoments.from_state(info.distances) for _ in actors.curiosity.distances]
+        with under("collection"):
+            tested = play_test(actors, cfg.collection.test.num_episodes, cfg.common.seed + epoch)
+        rows.append(tested.values)
+        save_gifs(folder.evaluations, epoch, tested.episodes[: cfg.evaluation.n_gifs], setup.connector)
+    names = sorted({name for row in rows for name in row})
+    means = {name: float(np.mean([row[name] for row in rows if name in row])) for name in names}
+    return {"mean": means, "epochs": rows}
+
+
+def _folder_to_resume(common: RunConfig) -> AgentFolder | None:
+    with under("common"):
+        for name, value, default in (
+            ("resume_id", common.resume_id, None),
+            ("resume_ckpt_id", common.resume_ckpt_id, RunConfig.resume_ckpt_id),
+        ):
+            if value != default and not common.resume:
+                raise FieldError(name, value, "a new run resumes nothing", "set {resume}=true, or omit it")
+        if not common.resume:
+            return None
+        folder = find_folder(KIND, Path(common.root_dpath), common.resume_id)
+        if common.resume_ckpt_id != "last":
+            raise FieldError("resume_ckpt_id", common.resume_ckpt_id, "training resumes from 'last' only", "omit it")
+    # A missing checkpoint is reported before anything is made.
+    read_agent57(folder.to_resume())
+    return folder
+
+
+def _checkpoint_name(name: str) -> str:
+    """An epoch may be written with or without its leading zeros."""
+    return f"{int(name):06d}" if name.isdecimal() else name
+
+
+def _write_config(folder: AgentFolder, cfg: Agent57Config) -> None:
+    path = folder.path / "config" / "trainer.yaml"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, OmegaConf.to_yaml(OmegaConf.create(asdict(cfg))))
+
+
+def _log_start(trainer: Agent57Trainer) -> None:
+    setup = trainer.setup
+    logger.info(
+        "training an agent of %d policies (%.1f M parameters) on %s: epoch %d to %d, %d actors, %s, into %s",
+        trainer.config.family.num_policies,
+        sum(p.numel() for p in trainer.networks.parameters()) / 1e6,
+        ", ".join(sorted({level.game for level in setup.levels})),
+        trainer.epoch,
+        trainer.common.epochs,
+        trainer.actors.envs.num_envs,
+        setup.device.type,
+        trainer.folder.path,
+    )
+
+
+def _summary(content: dict[str, Any], folder: AgentFolder, target: Path) -> str:
+    lines = [f"agent         {content['checkpoint']} (epoch {content['epoch']})"]
+    lines += [f"{name:<24}{value:.4g}" for name, value in content["mean"].items()]
+    return "\n".join([*lines, f"GIFs          {folder.evaluations}", f"all figures   {target}"])

@@ -1,0 +1,251 @@
+"""The replay: sequences of episodes, drawn by priority, with the recurrent state from which each was played (R2D2)."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from data_generation.data.data import EpisodeMeta, EpisodeReader
+from data_generation.data.errors import UserError
+from data_generation.generator.episode import Episode
+from data_generation.generator.levels import Transition
+from external.agent57.config import ReplayConfig
+from external.agent57.networks import AgentInputs
+from external.agent57.sum_tree import SumTree
+
+# Names of the agent's own numbers in a file, among those of the environment, and of the policy that played.
+INTRINSIC_REWARD, PROBABILITY, POLICY = "intrinsic_reward", "probability", "policy"
+
+
+class PlayedEpisode(Episode):
+    """An episode that an agent learns from.
+
+    `int_rewards`: intrinsic ones; `probabilities` with which the actions were drawn; `states` (4, H) by the step
+    before which they were the recurrent state: that of step 0, and those in which sequences begin to warm up.
+    """
+
+    def __init__(self, env_dpath: Path, meta: EpisodeMeta, first_frame: np.ndarray, policy: int):
+        super().__init__(env_dpath, meta, first_frame)
+        self.policy = policy
+        meta.policy_parameters[POLICY] = policy
+        self.int_rewards: list[float] = []
+        self.probabilities: list[float] = []
+        self.states: dict[int, np.ndarray] = {}
+
+    def add(self, step: Transition, int_reward: float, probability: float) -> None:
+        """Append a step."""
+        self.append(step)
+        self.int_rewards.append(int_reward)
+        self.probabilities.append(probability)
+
+    def recorded(self, t: int) -> tuple[float, dict[str, float]]:
+        own = {INTRINSIC_REWARD: self.int_rewards[t], PROBABILITY: self.probabilities[t]}
+        return self.env_rewards[t], {**self.infos[t], **own}
+
+    @classmethod
+    def load(cls, path: Path) -> "PlayedEpisode":
+        """Read an episode that `save` wrote, without its states. UserError for a damaged or another file."""
+        with EpisodeReader(path) as reader:
+            if PROBABILITY not in reader.infos or POLICY not in reader.meta.policy_parameters:
+                raise UserError(f"'{path}' is not an episode of this agent's replay")
+            frames = reader.frames()
+            episode = cls(path.parent.parent, reader.meta, frames[0], reader.meta.policy_parameters[POLICY])
+            for t, action in enumerate(reader.actions.tolist()):
+                numbers = {name: float(column[t]) for name, column in reader.infos.items()}
+                int_reward, probability = numbers.pop(INTRINSIC_REWARD), numbers.pop(PROBABILITY)
+                ends = bool(reader.terminated[t]), bool(reader.truncated[t])
+                step = Transition(action, frames[t + 1], float(reader.rewards[t]), *ends, numbers)
+                episode.add(step, int_reward, probability)
+        return episode
+
+    def columns(self) -> dict[str, Any]:
+        """All but the frames, as plain values and tensors."""
+        return {
+            "actions": list(self.actions),
+            "env_rewards": list(self.env_rewards),
+            "infos": list(self.infos),
+            "int_rewards": list(self.int_rewards),
+            "probabilities": list(self.probabilities),
+            "policy": self.policy,
+            "states": self.stored_states(),
+        }
+
+    def keep_state(self, state: np.ndarray, config: ReplayConfig) -> None:
+        """Keep the recurrent state (4, H) before the next step, if a sequence will begin to warm up there."""
+        t = self.num_steps
+        if t == 0 or (t + config.burn_in) % config.period == 0:
+            self.states[t] = state.copy()
+
+    def stored_states(self) -> dict[int, Tensor]:
+        return {t: torch.from_numpy(state) for t, state in self.states.items()}
+
+    def restore_states(self, stored: dict[int, Tensor]) -> None:
+        self.states = {t: state.numpy() for t, state in stored.items()}
+
+    def restore(self, columns: dict[str, Any], frames: np.ndarray) -> None:
+        """Append the steps of an episode in progress from `columns()` and its frames (T + 1, C, H, W)."""
+        for t, action in enumerate(columns["actions"]):
+            step = Transition(action, frames[t + 1], columns["env_rewards"][t], False, False, columns["infos"][t])
+            self.add(step, columns["int_rewards"][t], columns["probabilities"][t])
+        self.restore_states(columns["states"])
+
+
+@dataclass(frozen=True)
+class ReplaySequence:
+    """The steps of an episode from `start` on that are learned from."""
+
+    episode: PlayedEpisode
+    start: int
+
+
+@dataclass
+class SequenceBatch:
+    """S steps each that are learned from, after `burn_in` steps that only warm up the state (B, 4, H) before them.
+
+    `inputs`: (B, burn_in + S + 1, …); `is_warm` (B,): False where an episode starts after the burn-in, which is padding
+    there; the others (B, S), `valid` False after a row's last step.
+    """
+
+    inputs: AgentInputs
+    states: Tensor
+    is_warm: Tensor
+    actions: Tensor
+    ext_rewards: Tensor
+    int_rewards: Tensor
+    probabilities: Tensor
+    ended: Tensor
+    valid: Tensor
+    # Of the draw: (B,) weights, and (not moved between devices) the slots.
+    weights: Tensor
+    slots: np.ndarray
+
+    @property
+    def burn_in(self) -> int:
+        return self.inputs.frames.shape[1] - self.valid.shape[1] - 1
+
+    def to(self, device: torch.device) -> "SequenceBatch":
+        inputs = AgentInputs(**{name: value.to(device) for name, value in vars(self.inputs).items()})
+        others = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)}
+        return SequenceBatch(inputs=inputs, slots=self.slots, **others)
+
+
+class SequenceReplay:
+    """The newest sequences, as many as their capacity in steps allows."""
+
+    def __init__(self, config: ReplayConfig):
+        self.config = config
+        self.num_slots = max(1, -(-config.num_steps // config.period))
+        self.sequences: list[ReplaySequence] = []
+        self.num_added = 0
+        self._tree = SumTree(self.num_slots)
+
+    def add(self, sequence: ReplaySequence) -> None:
+        """Add a sequence in the place of the oldest one, with the largest priority that there is."""
+        slot = self.num_added % self.num_slots
+        highest = self.priorities().max(initial=0.0) or 1.0
+        if slot == len(self.sequences):
+            self.sequences.append(sequence)
+        else:
+            self.sequences[slot] = sequence
+        self._tree.set(np.array([slot]), np.array([highest]))
+        self.num_added += 1
+
+    def priorities(self) -> np.ndarray:
+        """Those of the draw (N,): raised to their power."""
+        return self._tree[np.arange(len(self.sequences))]
+
+    def set_priorities(self, slots: np.ndarray, values: np.ndarray) -> None:
+        self._tree.set(slots, np.maximum(values, 1e-6) ** self.config.priority_power)
+
+    def sample(self, batch: int, rng: np.random.Generator) -> SequenceBatch:
+        """Sequences by priority, with weights (N P)^-β, the largest of which is 1 (Schaul et al. 2016)."""
+        slots = self._tree.draw(rng.random(batch))
+        shares = self._tree[slots] / self._tree.total
+        weights = (len(self.sequences) * shares) ** -self.config.importance_power
+        rows = [cut(self.sequences[slot], self.config) for slot in slots]
+        return _stacked(rows, (weights / weights.max()).astype(np.float32), slots)
+
+    def state_dict(self, name_of: Any) -> dict[str, Any]:
+        """Plain values and tensors; `name_of(episode)` names an episode, whose columns are kept elsewhere."""
+        return {
+            "sequences": [[name_of(item.episode), item.start] for item in self.sequences],
+            "priorities": torch.from_numpy(self.priorities()),
+            "num_added": self.num_added,
+        }
+
+    def load_state_dict(self, state: dict[str, Any], episode_of: Any) -> None:
+        """From `state_dict`; `episode_of(name)` gives the episodes, None for one that is lost: left out."""
+        named = [(episode_of(name), start) for name, start in state["sequences"]]
+        self.sequences = [ReplaySequence(episode, start) for episode, start in named if episode is not None]
+        kept = np.array([episode is not None for episode, _ in named], bool)
+        priorities = state["priorities"].numpy()[kept]
+        self._tree = SumTree(self.num_slots)
+        if len(priorities):
+            self._tree.set(np.arange(len(priorities)), priorities)
+        # With some left out the ring is filled up from its end.
+        self.num_added = state["num_added"] if kept.all() else len(self.sequences)
+
+    @property
+    def episodes(self) -> list[PlayedEpisode]:
+        """Those that sequences are from."""
+        return list({id(item.episode): item.episode for item in self.sequences}.values())
+
+
+def new_starts(num_before: int, episode: PlayedEpisode, config: ReplayConfig) -> list[int]:
+    """Starts of the sequences that became complete since the episode had `num_before` steps.
+
+    A sequence is complete when it has all its steps; at the episode's end also one that has a step that no other has.
+    """
+    length, period, count = config.sequence, config.period, episode.num_steps
+    starts = [start for start in range(0, count, period) if num_before < start + length <= count]
+    if episode.is_over:
+        num_full = 0 if count < length else (count - length) // period + 1
+        end_of_last = (num_full - 1) * period + length if num_full else 0
+        if end_of_last < count:
+            starts.append(num_full * period)
+    return starts
+
+
+def cut(sequence: ReplaySequence, config: ReplayConfig) -> dict[str, Any]:
+    """One row of `SequenceBatch`, its inputs next to the others."""
+    episode, start, burn_in, length = sequence.episode, sequence.start, config.burn_in, config.sequence
+    is_warm = start > 0
+    first, stop = start - burn_in * is_warm, min(start + length, episode.num_steps)
+    size, offset = burn_in + length + 1, burn_in * (not is_warm)
+    ended = np.zeros(length, bool)
+    ended[stop - start - 1] = episode.terminated and stop == episode.num_steps
+    before = slice(max(first - 1, 0), stop)
+    shift = offset + (first == 0)
+    return {
+        "frames": _placed(episode.frames[first : stop + 1], size, offset, np.uint8),
+        "last_actions": _placed(episode.actions[before], size, shift, np.int64),
+        "last_ext_rewards": _placed(episode.env_rewards[before], size, shift, np.float32),
+        "last_int_rewards": _placed(episode.int_rewards[before], size, shift, np.float32),
+        "policies": np.int64(episode.policy),
+        "states": episode.states[first if is_warm else 0],
+        "is_warm": np.bool_(is_warm),
+        "actions": _placed(episode.actions[start:stop], length, 0, np.int64),
+        "ext_rewards": _placed(episode.env_rewards[start:stop], length, 0, np.float32),
+        "int_rewards": _placed(episode.int_rewards[start:stop], length, 0, np.float32),
+        "probabilities": _placed(episode.probabilities[start:stop], length, 0, np.float32, fill=1),
+        "ended": ended,
+        "valid": np.arange(length) < stop - start,
+    }
+
+
+def _placed(values: Any, size: int, offset: int, dtype: Any, fill: int = 0) -> np.ndarray:
+    """Values from `offset` on in an array of `size`, the rest `fill`."""
+    values = np.asarray(values, dtype)
+    out = np.full((size, *values.shape[1:]), fill, dtype)
+    out[offset : offset + len(values)] = values
+    return out
+
+
+def _stacked(rows: list[dict[str, Any]], weights: np.ndarray, slots: np.ndarray) -> SequenceBatch:
+    columns = {name: torch.from_numpy(np.stack([row[name] for row in rows])) for name in rows[0]}
+    names = ("frames", "last_actions", "last_ext_rewards", "last_int_rewards", "policies")
+    inputs = AgentInputs(*(columns.pop(name) for name in names))
+    return SequenceBatch(inputs=inputs, weights=torch.from_numpy(weights), slots=slots, **columns)

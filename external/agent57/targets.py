@@ -1,0 +1,65 @@
+"""Targets of the value networks: Retrace under a transformed Bellman operator."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+_EPSILON = 1e-3
+
+
+def squash(x: Tensor) -> Tensor:
+    """h(x) = sign(x)(√(|x| + 1) − 1) + εx: values of any size become values of moderate size (Pohlen et al. 2018)."""
+    return x.sign() * ((x.abs() + 1).sqrt() - 1) + _EPSILON * x
+
+
+def unsquash(x: Tensor) -> Tensor:
+    """The inverse of `squash`, in a form that float32 bears: the textbook's subtracts nearly equal numbers."""
+    magnitude = x.abs()
+    # Solves |x| = s − 1 + ε(s² − 1) for s = √(h⁻¹ + 1): s − 1 = 2|x| / (1 + 2ε + √(…)).
+    root = (1 + 4 * _EPSILON * (magnitude + 1 + _EPSILON)).sqrt()
+    s = 1 + 2 * magnitude / (1 + 2 * _EPSILON + root)
+    return x.sign() * (s.square() - 1)
+
+
+def combine(ext: Tensor, int_: Tensor, beta: Tensor) -> Tensor:
+    """Squashed values of both rewards together: h(h⁻¹(ext) + β h⁻¹(int)) (Agent57, equation 3)."""
+    return squash(unsquash(ext) + beta * unsquash(int_))
+
+
+@dataclass
+class RecordedSteps:
+    """What was played, each field (B, T).
+
+    `discounts`: γ, or 0 where the episode ended for good; `traces`: λ min(1, π(a)/μ(a)) of the actions that were taken;
+    `valid`: False in padding, which follows a row's last step.
+    """
+
+    rewards: Tensor
+    discounts: Tensor
+    traces: Tensor
+    valid: Tensor
+
+
+def retrace(steps: RecordedSteps, taken: Tensor, following: Tensor) -> Tensor:
+    """Targets (B, T), squashed, for the values of the actions that were taken (Munos et al. 2016; NGU, appendix C).
+
+    taken (B, T): squashed values Q(x_t, a_t); following (B, T): expected plain values Σ_a π(a|x) h⁻¹(Q(x, a)) of the
+    frame x after each step. Both are the target networks'.
+    """
+    plain = unsquash(taken)
+    errors = steps.valid * (steps.rewards + steps.discounts * following - plain)
+    correction = torch.zeros_like(errors[:, 0])
+    corrections = []
+    traces = torch.cat([steps.traces[:, 1:], torch.zeros_like(steps.traces[:, :1])], dim=1)
+    for t in reversed(range(errors.shape[1])):
+        correction = errors[:, t] + steps.discounts[:, t] * traces[:, t] * correction
+        corrections.append(correction)
+    return squash(plain + torch.stack(corrections[::-1], dim=1))
+
+
+def priorities(errors: Tensor, valid: Tensor, max_share: float) -> Tensor:
+    """Priorities (B,) of sequences from absolute errors (B, T): η max + (1 − η) mean (R2D2, section 2.3)."""
+    errors = errors * valid
+    mean = errors.sum(dim=1) / valid.sum(dim=1)
+    return max_share * errors.amax(dim=1) + (1 - max_share) * mean

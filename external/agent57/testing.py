@@ -1,0 +1,58 @@
+"""Test episodes: how one policy of the family plays without learning."""
+
+import itertools
+from dataclasses import dataclass
+
+import numpy as np
+from tqdm import tqdm
+
+from external.agent57.actors import ActorGroup, PlayedSteps
+from external.agent57.replay import PlayedEpisode
+from training.coverage import Coverage, add_episode
+
+
+@dataclass
+class Agent57Test:
+    """The test's episodes by number, and its measures by name."""
+
+    episodes: list[PlayedEpisode]
+    values: dict[str, float]
+
+
+def play_test(actors: ActorGroup, num_episodes: int, seed: int) -> Agent57Test:
+    """Play the first `num_episodes` episodes of the actors' schedule, the same levels each time.
+
+    Which episodes count does not depend on how long they are: with several environments the first ones to end would
+    be the short ones. Where an environment fails in one of them, the next one of the schedule counts.
+    """
+
+    def wanted() -> set[int]:
+        sessions = (session for session in itertools.count() if session not in actors.envs.dropped_sessions)
+        return set(itertools.islice(sessions, num_episodes))
+
+    def is_enough(played: PlayedSteps) -> bool:
+        done = wanted() & {episode.meta.session for episode in played.finished}
+        bar.update(len(done) - bar.n)
+        return len(done) == num_episodes
+
+    rng = np.random.default_rng(seed)
+    actors.start(rng)
+    with tqdm(total=num_episodes, unit="episode", desc="test", leave=False) as bar:
+        played = actors.play(rng, is_enough)
+    counted = wanted()
+    episodes = [episode for episode in played.finished if episode.meta.session in counted]
+    episodes.sort(key=lambda episode: episode.meta.session)
+    return Agent57Test(episodes, measures_of(episodes))
+
+
+def measures_of(episodes: list[PlayedEpisode]) -> dict[str, float]:
+    """Means of the returns and of the length of some episodes, and what they cover."""
+    values = {
+        "mean_return": float(np.mean([np.sum(episode.env_rewards) for episode in episodes])),
+        "mean_intrinsic_return": float(np.mean([np.sum(episode.int_rewards) for episode in episodes])),
+        "mean_length": float(np.mean([episode.num_steps for episode in episodes])),
+    }
+    coverage = Coverage()
+    for episode in episodes:
+        add_episode(coverage, episode)
+    return values | coverage.summary()

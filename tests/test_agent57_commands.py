@@ -1,0 +1,172 @@
+"""Agent57 by command: a run's files, resume = uninterrupted, evaluation, generation, and what is said of mistakes."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import run
+from data_generation.config import ConnectorConfig, DatasetConfig, GenerateConfig, GeneratorConfig
+from data_generation.data.data import Environment, EpisodeReader, list_environments
+from data_generation.generate import generate
+from external.agent57.checkpoint import read_agent57
+from external.agent57.main import evaluate, train
+from external.agent57.trainer import Agent57Trainer
+from tests.agent57_helpers import quick_config
+from tests.test_auto_explore_training import assert_equal
+from tests.toy_game import SIZE, WALK
+
+TIMES = ("time", "steps_per_second", "epoch_seconds", "updates_per_second")
+
+
+def metrics_of(folder: Path) -> list[dict[str, Any]]:
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in row.items() if k not in TIMES and not k.startswith("share_")} for row in rows]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of four epochs, in `<root>/agents/001_agent57`."""
+    return train(quick_config(tmp_path_factory.mktemp("trained")))
+
+
+def test_a_run_leaves_its_files(trained: Path) -> None:
+    assert {path.name for path in trained.iterdir()} == {
+        "checkpoints", "config", "episodes", "metrics.jsonl", "outputs"
+    }  # fmt: skip
+    assert {path.name for path in (trained / "checkpoints").iterdir()} == {
+        "last.pt", "last-previous.pt", "model_best_reward.pt"
+    }  # fmt: skip
+    assert len(list((trained / "outputs" / "gifs").iterdir())) == 2
+    rows = metrics_of(trained)
+    assert [(row["step"], row["split"]) for row in rows] == [
+        (1, "play"), (2, "play"), (2, "train"), (2, "test"), (3, "play"), (3, "train"), (4, "play"), (4, "train"),
+        (4, "test"),
+    ]  # fmt: skip
+    assert [row["total_steps"] for row in rows if row["split"] == "play"] == [20, 40, 60, 80]
+
+
+def test_episodes_of_the_replay_are_an_ordinary_dataset(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run.main(["data", "check", str(trained / "episodes")]) == 0
+    (env_dpath,) = list_environments(trained / "episodes")
+    with Environment(env_dpath).open(0) as episode:
+        assert episode.frame_shape == (1, 84, 84)
+        assert {"intrinsic_reward", "probability", "x"} <= set(episode.infos)
+
+
+def test_files_of_episodes_that_left_the_replay_are_removed(trained: Path) -> None:
+    stored = [read_agent57(trained / "checkpoints" / f"{name}.pt").state for name in ("last", "last-previous")]
+    named = {name for state in stored if state for name in state["episode_states"]}
+    found = {str(path.relative_to(trained)) for path in trained.rglob("*.episode")}
+    assert named == found and found
+
+
+def test_resuming_equals_a_run_without_a_break(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        save = Agent57Trainer.save
+
+        def stop_after_two(self: Agent57Trainer) -> None:
+            save(self)
+            if self.epoch == 2:
+                raise KeyboardInterrupt
+
+        patch.setattr(Agent57Trainer, "save", stop_after_two)
+        with pytest.raises(KeyboardInterrupt):
+            train(quick_config(tmp_path))
+    broken = train(quick_config(tmp_path, resume=True))
+    for name in ("last", "model_best_reward"):
+        paths = [folder / "checkpoints" / f"{name}.pt" for folder in (trained, broken)]
+        whole, again = (torch.load(path, weights_only=True) for path in paths)
+        if "state" in whole:
+            for state in (whole["state"], again["state"]):
+                state["run"].pop("common.resume", None)
+        assert_equal(whole, again, name)
+    assert metrics_of(trained) == metrics_of(broken)
+
+
+def test_resuming_with_other_settings_is_refused_in_one_line(trained: Path, tmp_path: Path) -> None:
+    shutil.copytree(trained.parent, tmp_path / "agents")
+    for change, message in (
+        (lambda cfg: setattr(cfg.common, "seed", 5), "common.seed=5: the run .* has 0"),
+        (lambda cfg: setattr(cfg.training.network, "lstm", 16), "training.network.lstm=16: the run .* has 8"),
+        (lambda cfg: setattr(cfg.collection.train, "num_envs", 1), "collection.train.num_envs=1: the run .* has 2"),
+    ):
+        cfg = quick_config(tmp_path, resume=True, epochs=5)
+        change(cfg)
+        with pytest.raises(ValueError, match=message) as raised:
+            train(cfg)
+        assert "\n" not in str(raised.value)
+
+
+def test_evaluation_plays_the_same_episodes_and_writes_its_measures(trained: Path, tmp_path: Path, capsys) -> None:
+    shutil.copytree(trained.parent, tmp_path / "agents")
+    contents = []
+    for _ in range(2):
+        cfg = quick_config(tmp_path, epochs=2, resume_ckpt_id="model_best_reward")
+        contents.append(json.loads(evaluate(cfg).read_text()))
+    assert contents[0] == contents[1]
+    assert len(contents[0]["epochs"]) == 2 and {"mean_return", "cells", "max_x"} <= set(contents[0]["mean"])
+    folder = tmp_path / "agents" / "001_agent57" / "outputs"
+    assert len(list((folder / "evaluation").glob("*.gif"))) == 2
+    assert "mean_return" in capsys.readouterr().out
+
+
+# The agent as a policy of the generator
+
+
+def generate_config(dpath: Path, checkpoint: Path, n_workers: int = 1, **changes: Any) -> GenerateConfig:
+    sizes = GeneratorConfig(n_sessions=3, n_steps_max=11, n_workers=n_workers)
+    settings = {"image_size": SIZE, "n_skip_frames": 1, "valid_action_combos": [], "game": WALK, **changes}
+    connector = ConnectorConfig(name="gymnasium", variant="agent57", generator_config=sizes, **settings)
+    connector.agent.checkpoint_fpath = str(checkpoint)
+    return GenerateConfig(DatasetConfig(connector, data_dpath=str(dpath)))
+
+
+def test_generate_plays_the_agent_alike_for_any_number_of_workers(trained: Path, tmp_path: Path) -> None:
+    made = []
+    for n_workers in (1, 2):
+        checkpoint = trained / "checkpoints" / "last.pt"
+        generate(generate_config(tmp_path / str(n_workers), checkpoint, n_workers))
+        paths = sorted((tmp_path / str(n_workers)).rglob("*.episode"))
+        made.append([path.read_bytes() for path in paths])
+    assert made[0] == made[1] and len(made[0]) == 3
+    actions = []
+    for path in paths:
+        with EpisodeReader(path) as episode:
+            assert episode.frame_shape == (3, SIZE, SIZE)
+            assert episode.meta.policy_parameters == {
+                "checkpoint": "last.pt", "epoch": 4, "epsilon": 0.01, "gamma": 0.15
+            }  # fmt: skip
+            actions.append(episode.actions.tolist())
+    assert len({tuple(played) for played in actions}) == 3
+
+
+# Mistakes
+
+
+@pytest.mark.parametrize(
+    ("mode", "arguments", "expected"),
+    [
+        ("train", ["training.replay.burn_in=41"], "training.replay.burn_in=41: must be at most training.replay.period"),
+        ("train", ["training.replay.sequence=20"], "training.replay.period=40: must be at most training.replay.seq"),
+        ("train", ["training.family.gamma_mid=0.5"], "training.family.gamma_mid=0.5: must be between"),
+        ("train", ["training.family.num_policies=1"], "num_policies=1: must be at least 2"),
+        ("train", ["collection.test.policy=32"], "collection.test.policy=32: the agent has 32, from 0 on"),
+        ("train", ["training.network.channels=[3,4]"], "must have 3 to 3 items"),
+        ("train", ["collection.games=[Cinderfood-Nes]"], "collection.games"),
+        ("train", ["common.resume=true"], "start one with 'python run.py agent57 train'"),
+        ("train", ["common.resume_id=3"], "common.resume_id=3: a new run resumes nothing"),
+        ("train", ["common.device=tpu"], "common.device=tpu"),
+        ("train", ["training.learner.bach_size=3"], "did you mean 'training.learner.batch_size'"),
+        ("eval", [], "start one with 'python run.py agent57 train'"),
+    ],
+)
+def test_a_mistake_is_one_line_that_helps(tmp_path, monkeypatch, capsys, mode, arguments, expected) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run.main(["agent57", mode, "wandb.mode=disabled", *arguments]) == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1 and expected in lines[0]
+    assert not (tmp_path / "checkpoints").exists()
