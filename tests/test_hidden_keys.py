@@ -10,16 +10,20 @@ import pytest
 
 from auto_explore.main import evaluate as evaluate_agent
 from auto_explore.main import train as train_agent
+from external.agent57.main import evaluate as evaluate_agent57
+from external.agent57.main import train as train_agent57
 from launcher.commands import COMMANDS, ROOT_DPATH, Command
 from launcher.keys import keys_of
 from models.construct_model import KINDS
+from tests.agent57_helpers import quick_config as quick_agent57
 from tests.auto_explore_helpers import quick_config, save_world_model
 from tests.training_helpers import save_fresh, tiny_config, write_dataset
 from training.main import evaluate, train
 
 BY_TITLE = {command.title: command for command in COMMANDS}
 CODE_DPATHS = tuple(
-    str(ROOT_DPATH / name) + "/" for name in ("auto_explore", "data", "data_generation", "models", "training")
+    str(ROOT_DPATH / name) + "/"
+    for name in ("auto_explore", "data", "data_generation", "external", "models", "training")
 )
 
 
@@ -96,3 +100,14 @@ def test_exploration_reads_no_hidden_key(tmp_path):
     evaluate_agent(record_reads(quick_config(tmp_path), reads))
     assert "collection.test.num_envs" in reads
     assert sorted(reads & hidden_keys(BY_TITLE["auto_explore eval"])) == []
+
+
+def test_agent57_reads_no_hidden_key(tmp_path):
+    reads: set[str] = set()
+    train_agent57(record_reads(quick_agent57(tmp_path), reads))
+    assert "training.learner.learning_rate" in reads
+    assert sorted(reads & hidden_keys(BY_TITLE["agent57 train"])) == []
+    reads = set()
+    evaluate_agent57(record_reads(quick_agent57(tmp_path), reads))
+    assert "collection.test.num_envs" in reads
+    assert sorted(reads & hidden_keys(BY_TITLE["agent57 eval"])) == []

@@ -6,6 +6,7 @@ import numpy as np
 SIZE = 16
 # "module:id", so that worker processes find them, too.
 WALK, SHORT_WALK = f"{__name__}:AutoExploreWalk-v0", f"{__name__}:AutoExploreShortWalk-v0"
+CORRIDOR = f"{__name__}:Agent57Corridor-v0"
 
 
 class Walk(gym.Env[np.ndarray, int]):
@@ -41,5 +42,25 @@ class ShortWalk(Walk):
     width = 3
 
 
+class Corridor(Walk):
+    """One step to the left leads back to the start, and only the right end is rewarded: random play does not get there.
+
+    Of every 1024 ways of 10 steps that are not stays one leads to the end.
+    """
+
+    width = 10
+
+    def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[np.ndarray, dict]:
+        super().reset(seed=seed)
+        self.place, self.colour = 0, 0
+        return self.observe(), {}
+
+    def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict]:
+        self.place = (self.place + 1, 0, self.place)[int(action)]
+        is_end = self.place >= self.width
+        return self.observe(), float(is_end), is_end, False, {"x": self.place, "y": 3}
+
+
 gym.register("AutoExploreWalk-v0", entry_point=Walk)
 gym.register("AutoExploreShortWalk-v0", entry_point=ShortWalk)
+gym.register("Agent57Corridor-v0", entry_point=Corridor)

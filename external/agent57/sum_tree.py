@@ -6,9 +6,8 @@ import numpy as np
 class SumTree:
     """Priorities of numbered slots in a tree of sums.
 
-    A draw of a batch takes some vectorised steps: 64 of 100 000 slots in 0.05 ms, TorchRL's compiled sampler 0.03 ms,
-    both nothing next to an update; sequences with a stored state from growing episodes, and resuming exactly, are this
-    project's own in any case.
+    Our own, since TorchRL 0.14.1's compiled trees do not load next to torch 2.13.0 (an undefined symbol). A draw of 64
+    out of 100 000 slots takes 0.13 ms, setting 64 priorities as much, which is nothing next to an update.
     """
 
     def __init__(self, num_slots: int):
