@@ -10,6 +10,8 @@ import yaml
 import run
 from auto_explore.config import AutoExploreConfig
 from data_generation.config import GenerateConfig
+from external.agent57.config import Agent57Config, Agent57TrainingConfig
+from external.agent57.setup import check_training
 from launcher.commands import COMMANDS, Command
 from launcher.job import to_dataclasses
 from launcher.keys import comments_of, keys_of
@@ -19,6 +21,7 @@ from training.config import GenieReduxConfig
 
 GENERATE, TRAIN = COMMANDS[0], COMMANDS[1]
 EXPLORE, EXPLORE_EVAL = (command for command in COMMANDS if command.name == "auto_explore")
+AGENT57, AGENT57_EVAL = (command for command in COMMANDS if command.name == "agent57")
 SIZE_GROUPS = ("tokenizer", "lam", "dynamics")
 
 
@@ -57,6 +60,17 @@ def test_auto_explore_preset_composes(preset):
     evaluation = composed(EXPLORE_EVAL, f"config={preset}")
     assert not evaluation.training.should
     assert (evaluation.common.epochs, evaluation.collection.test.config.num_episodes) == (20, 1)
+
+
+@pytest.mark.parametrize("preset", names_in(AGENT57.config_dpath / "config"))
+def test_agent57_preset_composes(preset):
+    config = composed(AGENT57, f"config={preset}")
+    assert isinstance(config, Agent57Config)
+    check_training(config.collection, config.training)
+    # The default is the papers' agent, in the sizes of published checkpoints.
+    assert (config.training == Agent57TrainingConfig()) is (preset == "full")
+    assert composed(AGENT57_EVAL, f"config={preset}").common.epochs == 5
+    assert composed(AGENT57).training == Agent57TrainingConfig()
 
 
 @pytest.mark.parametrize(

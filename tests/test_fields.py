@@ -28,13 +28,14 @@ from data_generation.data.fields import (
     split_hint,
 )
 from data_generation.generate import generate
+from external.agent57.config import Agent57Config
 from launcher.keys import keys_of
 from models.config import ModelConfig, TokenizerConfig
 from models.construct_model import build_model
 from models.import_checkpoint import ImportConfig
 from training.config import GenieReduxConfig
 
-ROOTS = (GenerateConfig, GenieReduxConfig, ImportConfig, AutoExploreConfig)
+ROOTS = (GenerateConfig, GenieReduxConfig, ImportConfig, AutoExploreConfig, Agent57Config)
 
 
 @dataclass
