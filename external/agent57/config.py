@@ -75,7 +75,7 @@ class Agent57CollectionConfig:
 class NetworkConfig:
     """Sizes of the networks; the defaults are those of published checkpoints."""
 
-    channels: Annotated[list[int], Items(3, 3)] = field(default_factory=lambda: [32, 64, 64])  # of the convolutions
+    channels: Annotated[list[Size], Items(3, 3)] = field(default_factory=lambda: [32, 64, 64])  # of the convolutions
     lstm: Size = 512  # units of each of the two value networks
     head: Size = 512  # hidden units of their advantages and values
     embedding: Size = 32  # what an action can change of a frame, as the episodic memory keeps it
