@@ -43,6 +43,7 @@ class Decoded:
 class Tokenizer(Model):
     """Frames to discrete tokens and back; causal in time on both ways."""
 
+    suits_muon: ClassVar[bool] = True
     decoder_trains_alone: ClassVar[bool] = True
 
     def __init__(self, config: TokenizerConfig):

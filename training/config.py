@@ -70,8 +70,9 @@ class TrainConfig:
 
 @dataclass
 class OptimizerConfig:
-    # muon: Muon for the matrices of the transformers, AdamW for all else, at the same learning rate.
-    name: Annotated[str, OneOf("adamw", "muon")] = "adamw"
+    # muon: Muon for the matrices of the transformers, AdamW for all else, at the same learning rate. auto: muon for a
+    # tokenizer, adamw for other models.
+    name: Annotated[str, OneOf("adamw", "muon", "auto")] = "adamw"
     learning_rate: Positive = 1e-4
     betas: tuple[FractionBelow1, FractionBelow1] = (0.9, 0.99)
     weight_decay: NotNegative = 1e-4  # none on vectors

@@ -9,6 +9,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from data_generation.data.errors import UserError
+from models.base import Model
 from models.components.st_transformer import STTransformer
 from models.tensor_file import misfit
 from training.config import OptimizerConfig
@@ -63,14 +64,16 @@ class JointOptimizer:
         return [sum(counts[:n]) for n in range(len(counts))]
 
 
-def make_optimizer(model: nn.Module, config: OptimizerConfig) -> Optimizer | JointOptimizer:
+def make_optimizer(model: Model, config: OptimizerConfig) -> Optimizer | JointOptimizer:
     """Fused AdamW over the parameters that train; with `config.name` muon, Muon over the transformers' matrices.
+
+    auto is muon for models that it suits.
 
     Vectors (norms, biases, scales) get no weight decay. Muon (Jordan et al. 2024) takes the same learning rate as
     AdamW, as its updates are scaled to the same root mean square (Liu et al. 2025, arXiv 2502.16982).
     """
     trained = [p for p in model.parameters() if p.requires_grad]
-    if config.name == "adamw":
+    if config.name == "adamw" or (config.name == "auto" and not model.suits_muon):
         return _adamw(trained, config)
     layers = [module for part in model.modules() if isinstance(part, STTransformer) for module in part.modules()]
     matrices = [layer.weight for layer in layers if isinstance(layer, nn.Linear) and layer.weight.requires_grad]

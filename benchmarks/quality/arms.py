@@ -46,6 +46,7 @@ ARMS = {
     "tuned": _tuned(),
     "tuned_concatenate": _tuned("dynamics.action_conditioning=concatenate"),
     "tuned_adamw": _tuned("optimizer.name=adamw", tokenizer=("optimizer.name=adamw",)),
+    "tuned_muon": _tuned("optimizer.name=muon"),
     "tuned_temporal": _tuned(tokenizer=("tokenizer.temporal=both",)),
     "tuned_temporal_decoder": _tuned(tokenizer=("tokenizer.temporal=decoder",)),
     # More, on top of tuned.
