@@ -11,7 +11,9 @@ from models.construct_model import build_model
 from tests.model_helpers import random_actions, random_video, tiny_config
 from tests.training_helpers import assert_equal, renamed, weights, world_config
 from tests.training_helpers import tiny_config as training_config
+from training.config import OptimizerConfig
 from training.main import train
+from training.optimizer import JointOptimizer, make_optimizer
 
 CPU = torch.device("cpu")
 SHAPE = (64, 7, 4, 4)
@@ -141,6 +143,12 @@ def test_added_actions_keep_the_width_and_stream_like_a_whole_rollout() -> None:
     state = model.start(random_video()[:, :2], actions[:, :1])
     _, state = model.step(state, actions[:, 1])
     assert torch.equal(state.ids[:, 2], at_once[:, 1].argmax(-1))
+
+
+@pytest.mark.parametrize(("model", "joint"), [("tokenizer", True), ("genie_redux_guided", False), ("lam", False)])
+def test_the_optimiser_that_suits_a_model_is_chosen_by_auto(model, joint) -> None:
+    optimizer = make_optimizer(build_model(tiny_config(model)), OptimizerConfig(name="auto"))
+    assert isinstance(optimizer, JointOptimizer) == joint
 
 
 @pytest.mark.parametrize("model", ["genie_redux_guided", "genie_redux"])
