@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from data_generation.config import AgentConfig
+from data_generation.data.errors import UserError
 from data_generation.generator.connector_base import EnvironmentSpec
 from data_generation.generator.levels import Transition
 from data_generation.generator.policy import Observation, PolicyContext
@@ -183,6 +184,31 @@ def test_an_agent_of_other_actions_is_refused(tmp_path: Path) -> None:
     save_agent57(tmp_path / "own.pt", small_networks(), info)
     with pytest.raises(ValueError, match=r"was trained on the actions A, B, C, these are C, B, A; set"):
         policy_of(tmp_path / "own.pt", ["C", "B", "A"])
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("num_actions", [10**12, -1, 2, "3", None, 3.0]),
+        ("action_names", [[], "ABC", [1, 2, 3], None]),
+        ("network", [{}, None, {"lstm": 10**9}, {"channels": [4]}, {"channels": [4, 4, 5]}, {"odd": 1}]),
+        ("family", [{"num_policies": 5}, {"num_policies": 0}, {"beta": "x"}, []]),
+        ("intrinsic", [{"memory": 0}, {"num_neighbours": -1}, {"kernel_epsilon": float("nan")}]),
+        ("errors", [[], [-1.0, 0.0, 0.0], "abc", [1.0, float("inf"), 1.0]]),
+        ("epoch", ["a", None, 1.5]),
+        ("odd", [1]),
+    ],
+)
+def test_odd_values_in_an_own_file_are_told_in_one_line(tmp_path: Path, name: str, values: list[Any]) -> None:
+    info = Agent57Info(["A", "B", "C"], NUM_ACTIONS, small_network(), FamilyConfig(num_policies=NUM_POLICIES))
+    path = tmp_path / "own.pt"
+    save_agent57(path, small_networks(), info)
+    content = torch.load(path, weights_only=True)
+    for value in values:
+        torch.save({**content, "info": {**content["info"], name: value}}, path)
+        with pytest.raises(UserError, match=r"own\.pt") as raised:
+            read_agent57(path)
+        assert "\n" not in str(raised.value)
 
 
 def test_an_own_agent_is_read_as_it_was_written(tmp_path: Path) -> None:

@@ -40,11 +40,11 @@ def random_return(num_episodes: int) -> float:
 
 @pytest.mark.slow
 def test_it_solves_a_corridor_that_random_play_does_not(tmp_path: Path) -> None:
-    cfg = quick_config(tmp_path, epochs=40, save_every=0)
+    cfg = quick_config(tmp_path, epochs=12, save_every=0)
     cfg.collection.games = [CORRIDOR]
     cfg.collection.connector.generator_config.n_steps_max = NUM_STEPS
     cfg.collection.train.num_envs, cfg.collection.train.num_steps = 4, 160
-    cfg.evaluation.every = 10
+    cfg.evaluation.every = 4
     training = cfg.training
     training.network.channels, training.network.lstm, training.network.head = [8, 8, 8], 32, 32
     training.family.num_policies, training.family.gamma_max = 3, 0.97

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from data_generation.data.errors import UserError
+from data_generation.data.errors import FieldError, UserError
 from data_generation.data.fields import check_fields
 from data_generation.data.reading import from_mapping
 from external.agent57.config import FamilyConfig, IntrinsicConfig, NetworkConfig
@@ -37,8 +37,8 @@ class Agent57Info:
     # Of its test.
     mean_return: float | None = None
     # Of the errors of the distilled network and of squared distances, from which acting goes on.
-    errors: list[float] = field(default_factory=lambda: StreamMoments().state_dict())
-    distances: list[float] = field(default_factory=lambda: StreamMoments().state_dict())
+    errors: tuple[float, float, float] = StreamMoments().state_dict()
+    distances: tuple[float, float, float] = StreamMoments().state_dict()
 
     @classmethod
     def from_stored(cls, values: dict[str, Any]) -> "Agent57Info":
@@ -46,8 +46,10 @@ class Agent57Info:
         configs: dict[str, Any] = {name: from_mapping(group, values[name]) for name, group in groups.items()}
         for config in configs.values():
             check_fields(config)
-        plain = {name: value for name, value in values.items() if name not in groups}
-        return cls(**plain, **configs)
+        info = from_mapping(cls, {**values, **configs})
+        if len(info.action_names) != info.num_actions or min(info.errors[0], info.distances[0]) < 0:
+            raise ValueError("its numbers of actions, or of what was measured, cannot be")
+        return info
 
     def build(self) -> AgentNetworks:
         """The networks, with fresh weights."""
@@ -96,6 +98,8 @@ def read_agent57(path: Path) -> StoredAgent:
         with shapes_only():
             info = Agent57Info.from_stored(content["info"]) if is_own else _published_info(content, path)
             check_fit(info.build(), tensors, path)
+    except FieldError as error:
+        raise UserError(f"'{path}': {error}: restore the file") from error
     except UserError:
         raise
     except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RuntimeError) as error:

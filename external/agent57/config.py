@@ -47,7 +47,7 @@ class RunConfig:
 @dataclass
 class ActorsConfig:
     num_envs: NumProcesses = 16  # actors: each plays its own episodes, with policies that its own bandit chooses
-    num_steps: NumSteps = 2000  # environment steps per epoch, over all actors
+    num_steps: NumSteps = 4000  # environment steps per epoch, over all actors
     # Actor l of L takes a random action with probability epsilon ** (1 + epsilon_power * l / (L - 1)).
     epsilon: FractionBelow1 = 0.4
     epsilon_power: NotNegative = 8.0
@@ -135,7 +135,7 @@ class ReplayConfig:
 @dataclass
 class LearnerConfig:
     batch_size: Count = 64  # sequences per update
-    updates_per_epoch: CountOrZero = 20
+    updates_per_epoch: CountOrZero = 5
     learning_rate: Positive = 1e-4
     adam_epsilon: Positive = 1e-4
     max_grad_norm: Positive = 40.0

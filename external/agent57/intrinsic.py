@@ -31,8 +31,8 @@ class StreamMoments:
     def std(self) -> float:
         return math.sqrt(max(0.0, self.square - self.mean**2))
 
-    def state_dict(self) -> list[float]:
-        return [self.count, self.mean, self.square]
+    def state_dict(self) -> tuple[float, float, float]:
+        return self.count, self.mean, self.square
 
     @classmethod
     def from_state(cls, state: Sequence[float]) -> "StreamMoments":
