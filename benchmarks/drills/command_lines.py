@@ -52,6 +52,9 @@ def main() -> int:
         for ended in run_cases(cases, arguments.jobs):
             line = by_name[ended.case.name]
             results.append((line, *_judge(line, ended)))
+            # Now and then, for who stops the drill.
+            if arguments.report and len(results) % 20 == 0:
+                Path(arguments.report).write_text(_report(results))
             if arguments.show:
                 print(line.name, results[-1][1:], ended.stdout, ended.stderr, sep="\n")
     finally:
