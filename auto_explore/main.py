@@ -188,6 +188,9 @@ def _log_start(trainer: AgentTrainer) -> None:
         context.fabric.device.type,
         trainer.folder.path,
     )
+    _, height, width = context.connector.frame_shape
+    if height != width:
+        logger.warning("frames are %dx%d: models, which take square ones, cannot train on the episodes", width, height)
 
 
 def _summary(content: dict, folder: AgentFolder, target: Path) -> str:

@@ -253,7 +253,9 @@ class Trainer:
 
     def _diverged(self, step: int) -> FieldError:
         problem = f"loss or gradient is not finite at step {step}"
-        remedy = f"lower it or set precision=fp32; the checkpoints in '{self.folder.path}' are from before that step"
+        remedy = "lower it or set precision=fp32"
+        if steps := self.folder.steps():
+            remedy += f"; '{self.folder.checkpoint(steps[-1])}' is from before that step"
         return FieldError("optimizer.learning_rate", self.cfg.optimizer.learning_rate, problem, remedy)
 
     def _stop(self, number: int) -> None:
