@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Sets up .venv next to this file, and runs the demo or the tests if asked. `bash install.sh --help` explains.
+# Sets up .venv next to this file, and runs the demo, the tests or the page if asked. `bash install.sh --help` explains.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -8,7 +8,7 @@ torch_version=$(sed -n 's/^torch==//p' "$here/constraints.txt")
 
 usage() {
     cat <<'USAGE'
-bash install.sh [--with <extra>]… [demo|test [<arguments>]]
+bash install.sh [--with <extra>]… [demo|test|play [<arguments>]]
 
 Makes a virtual environment in .venv (next to this file) with everything that GenieRedux needs, in the tested
 versions of constraints.txt. Takes some minutes and 1.5 GB (more with a GPU). Run it again at any time: it does only
@@ -17,6 +17,7 @@ what is missing.
   bash install.sh                  set up
   bash install.sh demo             set up, then `python run.py demo`: a small world model from nothing, in minutes
   bash install.sh test             set up, then the tests; arguments go to pytest: bash install.sh test -k launcher
+  bash install.sh play             set up, then `python run.py play`: a page to play a world model on; arguments go to it
   bash install.sh --with coinrun   set up, with Procgen's CoinRun (Python 3.11 only)
   bash install.sh --with launchers set up, with Hydra's launchers for parallel and Slurm multiruns
   bash install.sh --with lerobot   set up, with PyArrow, which `data export --format lerobot` needs
@@ -140,7 +141,7 @@ while [ $# -gt 0 ]; do
             extras="$extras ${1#--with=}"
             shift
             ;;
-        demo | test)
+        demo | test | play)
             action=$1
             shift
             break
@@ -157,7 +158,7 @@ for extra in $extras; do
     install_extra "$extra"
 done
 case $action in
-    demo) exec "$venv/bin/python" "$here/run.py" demo "$@" ;;
+    demo | play) exec "$venv/bin/python" "$here/run.py" "$action" "$@" ;;
     test)
         cd "$here"
         exec "$venv/bin/python" -m pytest "$@"

@@ -190,7 +190,21 @@ _AGENT57_EVAL = replace(
     root="evaluate",
 )
 
-COMMANDS = (_GENERATE, _TRAIN, _EVAL, _IMPORT, _EXPLORE, _EXPLORE_EVAL, _AGENT57, _AGENT57_EVAL)
+_PLAY = Command(
+    name="play",
+    mode=None,
+    summary="Play a trained world model in the browser, and look at datasets, runs and evaluations there.",
+    config_dpath=ROOT_DPATH / "play" / "configs",
+    schema="play.config:PlayRootConfig",
+    entry="play.main:play",
+    examples=(
+        "python run.py play play.model_fpath=checkpoints/genie_redux_guided/demo/model-1000.pt",
+        "python run.py play play.model_fpath=<path> play.agent_fpath=<run>/checkpoints/model_best_reward.pt",
+        "python run.py play play.model_fpath=<path> play.host=0.0.0.0 play.port=9000",
+    ),
+)
+
+COMMANDS = (_GENERATE, _TRAIN, _EVAL, _IMPORT, _EXPLORE, _EXPLORE_EVAL, _AGENT57, _AGENT57_EVAL, _PLAY)
 
 PLAIN_COMMANDS = {
     "annotate": PlainCommand(

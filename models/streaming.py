@@ -106,18 +106,22 @@ def split(state: StreamState) -> list[StreamState]:
 
 
 def _join_caches(caches: Sequence[Cache]) -> Cache:
-    layers = [LayerCache(*map(_cat, *map(_tensors, layer))) for layer in zip(*(c.layers for c in caches), strict=True)]
+    layers = [_join_layers(layers) for layers in zip(*(cache.layers for cache in caches), strict=True)]
     return Cache(caches[0].num_frames, layers)
 
 
+def _join_layers(layers: Sequence[LayerCache]) -> LayerCache:
+    keys = [layer.keys for layer in layers if layer.keys is not None]
+    values = [layer.values for layer in layers if layer.values is not None]
+    peg = torch.cat([layer.peg for layer in layers])
+    return LayerCache(peg, torch.cat(keys), torch.cat(values)) if keys else LayerCache(peg)
+
+
 def _row(cache: Cache, i: int) -> Cache:
-    rows = [[None if part is None else part[i : i + 1].clone() for part in _tensors(layer)] for layer in cache.layers]
-    return Cache(cache.num_frames, [LayerCache(*row) for row in rows])  # type: ignore[arg-type]
+    return Cache(cache.num_frames, [_layer_row(layer, slice(i, i + 1)) for layer in cache.layers])
 
 
-def _tensors(layer: LayerCache) -> tuple[Tensor | None, ...]:
-    return layer.peg, layer.keys, layer.values
-
-
-def _cat(*parts: Tensor) -> Tensor | None:
-    return None if parts[0] is None else torch.cat(parts)
+def _layer_row(layer: LayerCache, row: slice) -> LayerCache:
+    if layer.keys is None or layer.values is None:
+        return LayerCache(layer.peg[row].clone())
+    return LayerCache(layer.peg[row].clone(), layer.keys[row].clone(), layer.values[row].clone())

@@ -102,7 +102,7 @@ class WorldModelEnv(gym.Env[np.ndarray, Any]):
         is_cut = self._num_steps >= self._config.max_episode_steps
         return made.frame, float(rewards[0]), bool(ends[0]), is_cut, {"entropy": float(made.entropy.mean())}
 
-    def render(self) -> np.ndarray | None:  # type: ignore[override]
+    def render(self) -> np.ndarray | None:
         """The current frame (H, W, C) uint8."""
         return self._frame.transpose(1, 2, 0) if self.render_mode == "rgb_array" else None
 

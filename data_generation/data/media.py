@@ -3,6 +3,7 @@
 Images are (H, W, 3) uint8, videos sequences of them of one size. Files are written completely or not at all.
 """
 
+import io
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -187,6 +188,13 @@ def write_png(path: Path, image: np.ndarray) -> None:
     """Write an image."""
     with atomic_path(path) as temporary:
         Image.fromarray(image).save(temporary, "PNG")
+
+
+def encode_png(image: np.ndarray) -> bytes:
+    """An image as the bytes of a PNG file."""
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, "PNG")
+    return file.getvalue()
 
 
 def write_gif(path: Path, video: Iterable[np.ndarray], fps: float) -> None:

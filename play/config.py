@@ -1,0 +1,39 @@
+"""Configuration of `python run.py play`. Every default is stated here and nowhere else."""
+
+from dataclasses import dataclass, field
+from typing import Annotated
+
+from data_generation.data.fields import Count, CountOrZero, NumFrames, PathText, Positive, Range
+
+
+@dataclass
+class PlayConfig:
+    model_fpath: PathText | None = None  # world model (…/model-<step>.pt); null = the one in weights/
+    tokenizer_fpath: PathText | None = None  # null = tokenizer.pt next to the model
+    agent_fpath: PathText | None = None  # an AutoExplore agent's checkpoint, to which a player can hand over
+    datasets_dpath: PathText = "data_generation/datasets"  # folder of datasets: to start from, and to look at
+    runs_dpath: PathText = "checkpoints"  # folder of training and AutoExplore runs to look at
+    evaluations_dpath: PathText = "outputs/evaluation"  # folder of evaluations to look at
+    browser_dpath: PathText | None = None  # a page of `export`, which is offered as "play in this browser"
+    # The game that is played beside the model, where no dataset says which; it needs no dataset if it is here.
+    game: str = "Cinderfoot-Nes"
+    fps: Annotated[float, Range(1, 120)] = 15.0  # frames per second while a key is held; real time is 60 / frame skip
+    idle_action: str = ""  # what is done while no key is held; "" = NOOP or UP if there is one, else the world waits
+    num_prime: NumFrames = 4  # frames of a recorded episode, or of the game, that a start gives the model
+    window: NumFrames | None = None  # frames of history; null = as many as the model takes
+    rewind_frames: Annotated[int, Range(1, 10_000)] = 600  # frames of each visitor that are kept to go back to
+    num_threads: CountOrZero = 0  # of PyTorch; 0 = its own choice
+    host: str = "127.0.0.1"  # any other than a loopback address makes the page ask for a token
+    port: Annotated[int, Range(0, 65_535)] = 8000  # 0 = any free one
+    token: str | None = None  # what the page's address must hold; null = a fresh one where a token is needed
+    max_visitors: Annotated[int, Range(1, 64)] = 4  # who plays at the same time; others are asked to wait
+    idle_seconds: Positive = 60.0  # without a message, after which a visitor's place is given to whoever waits for one
+    resume_seconds: Positive = 30.0  # for which a game is kept after its connection was lost
+    max_messages_per_second: Count = 300  # of one visitor; who sends more is disconnected
+
+
+@dataclass
+class PlayRootConfig:
+    """Root of the `play` command."""
+
+    play: PlayConfig = field(default_factory=PlayConfig)

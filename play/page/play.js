@@ -1,0 +1,313 @@
+// The page's game: keys and touch to actions, a websocket to the server, frames to canvases.
+
+const $ = (id) => document.getElementById(id);
+// Key → part of an action's name, such as RIGHT+ACTION_JUMP.
+const KEYS = {
+  ArrowRight: "RIGHT", ArrowLeft: "LEFT", ArrowUp: "UP", ArrowDown: "DOWN",
+  d: "RIGHT", a: "LEFT", w: "UP", s: "DOWN", " ": "ACTION_JUMP", x: "ACTION_SECONDARY",
+};
+const SIGNS = { RIGHT: "→", LEFT: "←", UP: "↑", DOWN: "↓", ACTION_JUMP: "space", ACTION_PRIMARY: "space", ACTION_SECONDARY: "x" };
+
+const state = {
+  socket: null, hello: null, key: sessionStorage.getItem("key") || "", frame: null, retries: 0,
+  isPaused: false, isWaiting: false, isLeaving: false, sentAt: 0, latencies: [], arrivals: [],
+  heldKeys: new Set(), heldButtons: new Set(), queue: [],
+};
+window.play = state; // For tests and for the curious.
+
+// ---- connection ---------------------------------------------------------------------------------------------------
+
+function connect() {
+  const scheme = location.protocol === "https:" ? "wss" : "ws";
+  const socket = new WebSocket(`${scheme}://${location.host}/socket?key=${encodeURIComponent(state.key)}`);
+  socket.binaryType = "arraybuffer";
+  socket.onmessage = (event) => receive(event.data);
+  socket.onclose = (event) => lost(event);
+  state.socket = socket;
+}
+
+function lost(event) {
+  state.isWaiting = false;
+  state.queue = [];
+  if (state.isLeaving) return;
+  if ([1001, 1008, 1013].includes(event.code)) {
+    tell(`${event.reason || "The server has ended the game."} Reload the page to play again.`, true);
+    return;
+  }
+  tell("Connection lost, trying again …", true);
+  setTimeout(connect, Math.min(4000, 250 * 2 ** state.retries++));
+}
+
+// Messages wait for each other's answers: at most one is on its way.
+function send(message) {
+  if (state.isWaiting || state.socket?.readyState !== WebSocket.OPEN) {
+    if (!(message instanceof ArrayBuffer) && message.do === "step") return;
+    state.queue = [...state.queue.filter((other) => other.do !== message.do || message instanceof ArrayBuffer), message];
+    return;
+  }
+  state.isWaiting = true;
+  state.sentAt = performance.now();
+  state.sent = message.do;
+  state.socket.send(message instanceof ArrayBuffer ? message : JSON.stringify(message));
+}
+
+function receive(data) {
+  const length = new DataView(data).getUint32(0, true);
+  const header = JSON.parse(new TextDecoder().decode(new Uint8Array(data, 4, length)));
+  const body = new Uint8Array(data, 4 + length);
+  if (header.is === "hello") return welcome(header);
+  if (header.is === "frame") show(header, body);
+  if (header.is === "problem") problem(header.text);
+  if (header.is === "recording") save(body, header.kind);
+  if (state.isWaiting) {
+    state.isWaiting = false;
+    if (state.sent === "step") note(state.latencies, performance.now() - state.sentAt);
+    const next = state.queue.shift();
+    if (next) send(next);
+  }
+}
+
+function problem(text) {
+  state.isPaused = true;
+  tell(text, true);
+  controls();
+}
+
+function welcome(hello) {
+  state.hello = hello;
+  state.key = hello.key;
+  state.retries = 0;
+  sessionStorage.setItem("key", hello.key);
+  for (const id of ["model", "game"]) [$(id).height, $(id).width] = hello.size;
+  $("heat").width = $("heat").height = hello.grid;
+  $("fps").value ||= hello.fps;
+  fill($("source"), hello.sources, (name) => name.replace("_", " "));
+  fill($("level"), hello.levels, (name, i) => name, (_, i) => i);
+  fill($("environment"), hello.environments, (each) => each.name, (_, i) => i);
+  $("from_episode").hidden = !hello.environments.length;
+  $("from_level").hidden = $("with_game").hidden = !hello.levels.length;
+  Object.assign($("browser"), { href: hello.browser || "", hidden: !hello.browser });
+  listEpisodes();
+  drawActions();
+  if (hello.is_resumed) return tell("Connected again.");
+  tell("Ready.");
+  if (hello.environments.length) startEpisode();
+  else if (hello.levels.length) send({ do: "start_level", level: 0 });
+  else tell("Give a picture to start from.");
+}
+
+// ---- frames -------------------------------------------------------------------------------------------------------
+
+function show(header, body) {
+  state.frame = header;
+  let offset = 0;
+  for (const [name, size] of Object.entries(header.parts)) {
+    const pixels = body.subarray(offset, offset + size);
+    offset += size;
+    if (name === "entropy") drawHeat(pixels);
+    else drawPixels($(name), pixels);
+  }
+  if (!header.parts.entropy) $("heat").getContext("2d").clearRect(0, 0, $("heat").width, $("heat").height);
+  $("beside").hidden = !header.parts.game;
+  $("psnr").textContent = header.psnr === null ? "" : `(PSNR ${header.psnr.toFixed(1)} dB)`;
+  note(state.arrivals, performance.now());
+  state.modelTime = header.ms;
+  if (state.sent !== "step") tell(header.label);
+  controls();
+}
+
+function drawPixels(canvas, rgb) {
+  const image = new ImageData(canvas.width, canvas.height);
+  for (let i = 0, k = 0; i < rgb.length; i += 3, k += 4) {
+    image.data[k] = rgb[i];
+    image.data[k + 1] = rgb[i + 1];
+    image.data[k + 2] = rgb[i + 2];
+    image.data[k + 3] = 255;
+  }
+  canvas.getContext("2d").putImageData(image, 0, 0);
+}
+
+function drawHeat(shares) {
+  const image = new ImageData($("heat").width, $("heat").height);
+  shares.forEach((share, i) => image.data.set([255, 60, 20, share], 4 * i));
+  $("heat").getContext("2d").putImageData(image, 0, 0);
+}
+
+function controls() {
+  const frame = state.frame;
+  if (!frame) return;
+  Object.assign($("time"), { min: frame.first, max: frame.last });
+  $("time").value = frame.time;
+  $("source").value = frame.source;
+  $("show_game").checked = frame.has_game;
+  for (const option of $("source").options) option.disabled = option.value === "recorded" && !frame.can_follow;
+  $("pause").textContent = state.isPaused ? "Go on" : "Pause";
+  const acting = frame.source === "keys" ? heldAction() : frame.action;
+  [...$("actions").children].forEach((button, i) => button.classList.toggle("held", i === acting));
+}
+
+// ---- actions ------------------------------------------------------------------------------------------------------
+
+function partsOf(name) {
+  return name.split("+").map((part) => (part === "ACTION_PRIMARY" ? "ACTION_JUMP" : part));
+}
+
+// The action whose parts are all held and that uses most of them; null = none.
+function heldAction() {
+  const buttons = [...state.heldButtons];
+  const names = state.hello?.actions || [];
+  const held = new Set([...state.heldKeys, ...buttons.flatMap((i) => partsOf(names[i]))]);
+  let best = null;
+  let most = 0;
+  names.forEach((name, i) => {
+    const parts = partsOf(name);
+    // The newest key wins among actions of equally many parts.
+    if (parts.length >= most && parts.every((part) => held.has(part)) && (parts.length > most || newer(parts, names[best]))) {
+      [best, most] = [i, parts.length];
+    }
+  });
+  return best;
+}
+
+function newer(parts, other) {
+  const order = [...state.heldKeys];
+  return Math.max(...parts.map((part) => order.indexOf(part))) > Math.max(...partsOf(other).map((part) => order.indexOf(part)));
+}
+
+function drawActions() {
+  $("actions").replaceChildren(...state.hello.actions.map((name, i) => {
+    const button = document.createElement("button");
+    const sign = document.createElement("small");
+    sign.textContent = name.split("+").map((part) => SIGNS[part] || "").join(" ") || (i < 9 ? `key ${i + 1}` : "");
+    button.append(name.replace("ACTION_", ""), sign);
+    const hold = (on) => (event) => {
+      event.preventDefault();
+      if (on) state.heldButtons.add(i); else state.heldButtons.delete(i);
+      controls();
+    };
+    button.onpointerdown = hold(true);
+    for (const end of ["onpointerup", "onpointercancel", "onpointerleave"]) button[end] = hold(false);
+    button.oncontextmenu = (event) => event.preventDefault();
+    return button;
+  }));
+}
+
+function key(event, on) {
+  if (event.ctrlKey || event.metaKey || event.altKey || /^(INPUT|SELECT)$/.test(event.target.tagName) || $("play").hidden) return;
+  const name = event.key.length === 1 ? event.key.toLowerCase() : event.key;
+  const number = Number(name) - 1;
+  const direct = state.hello?.actions[number];
+  const part = KEYS[name] || (direct && partsOf(direct)[0]);
+  if (KEYS[name]) {
+    if (on) state.heldKeys.add(part); else state.heldKeys.delete(part);
+  } else if (direct) {
+    if (on) state.heldButtons.add(number); else state.heldButtons.delete(number);
+  } else if (on && !event.repeat && name === "p") togglePause();
+  else if (on && name === "n") once();
+  else return;
+  event.preventDefault();
+  // A button that was clicked would be clicked again by the space bar.
+  if (document.activeElement instanceof HTMLButtonElement) document.activeElement.blur();
+  controls();
+}
+
+// ---- time ---------------------------------------------------------------------------------------------------------
+
+let due = 0;
+function tick(now) {
+  requestAnimationFrame(tick);
+  if (!state.frame || state.isPaused || state.isWaiting || now < due || $("play").hidden) return;
+  const action = heldAction() ?? state.hello.idle_action;
+  if (state.frame.source === "keys" && action === null) return;
+  due = Math.max(now - 50, due) + 1000 / Math.max(1, Number($("fps").value) || 15);
+  send({ do: "step", action: action ?? 0 });
+}
+
+function once() {
+  state.isPaused = true;
+  send({ do: "step", action: heldAction() ?? state.hello.idle_action ?? 0 });
+}
+
+function togglePause() {
+  state.isPaused = !state.isPaused;
+  if (!state.isPaused) tell("");
+  controls();
+}
+
+function note(list, value) {
+  list.push(value);
+  if (list.length > 120) list.shift();
+}
+
+setInterval(() => {
+  const recent = state.arrivals.filter((time) => time > performance.now() - 2000);
+  const sorted = [...state.latencies].sort((a, b) => a - b);
+  if (!sorted.length) return;
+  const at = (share) => sorted[Math.min(sorted.length - 1, Math.floor(share * sorted.length))].toFixed(0);
+  $("figures").textContent = `${(recent.length / 2).toFixed(1)} frames/s · latency ${at(0.5)} ms (95 %: ${at(0.95)} ms) · ` +
+    `the server needs ${state.modelTime?.toFixed(0)} ms a frame · frame ${state.frame?.time}`;
+}, 500);
+
+// ---- the other controls -------------------------------------------------------------------------------------------
+
+function tell(text, isProblem = false) {
+  $("status").textContent = text;
+  $("status").classList.toggle("problem", isProblem);
+}
+
+function fill(select, items, text, value = (item) => item) {
+  select.replaceChildren(...items.map((item, i) => new Option(text(item, i), value(item, i))));
+}
+
+function listEpisodes() {
+  const episodes = state.hello.environments[$("environment").value]?.episodes || [];
+  fill($("episode"), episodes, ([instance, session, frames]) => `level ${instance}, ${session} (${frames} frames)`, (_, i) => i);
+  $("frame").value = state.hello.num_prime - 1;
+}
+
+function startEpisode() {
+  const frames = state.hello.environments[$("environment").value].episodes[$("episode").value][2];
+  const time = Math.max(0, Math.min(frames - 1, Math.floor(Number($("frame").value)) || 0));
+  send({ do: "start_episode", environment: Number($("environment").value), episode: Number($("episode").value), time });
+}
+
+function save(body, kind) {
+  const link = document.createElement("a");
+  link.href = URL.createObjectURL(new Blob([body], { type: kind === "gif" ? "image/gif" : "video/mp4" }));
+  link.download = `play.${kind}`;
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 10000);
+  tell(`Saved play.${kind}.`);
+}
+
+function record(kind) {
+  if (state.frame) send({ do: "record", kind, first: state.frame.first, last: state.frame.last });
+}
+
+$("pause").onclick = togglePause;
+$("once").onclick = once;
+$("source").onchange = () => send({ do: "source", name: $("source").value });
+$("show_game").onchange = () => send({ do: "game", on: $("show_game").checked });
+$("show_heat").onchange = () => { $("heat").hidden = !$("show_heat").checked; };
+$("time").oninput = () => { state.isPaused = true; send({ do: "rewind", time: Number($("time").value) }); };
+$("gif").onclick = () => record("gif");
+$("mp4").onclick = () => record("mp4");
+$("environment").onchange = listEpisodes;
+$("start_episode").onclick = startEpisode;
+$("start_level").onclick = () => send({ do: "start_level", level: Number($("level").value) });
+$("picture").onchange = async () => { if ($("picture").files[0]) send(await $("picture").files[0].arrayBuffer()); };
+addEventListener("keydown", (event) => key(event, true));
+addEventListener("keyup", (event) => key(event, false));
+addEventListener("blur", () => { state.heldKeys.clear(); state.heldButtons.clear(); controls(); });
+addEventListener("pagehide", () => {
+  state.isLeaving = true;
+  if (state.socket?.readyState === WebSocket.OPEN) state.socket.close(1000);
+});
+for (const button of document.querySelectorAll("nav button")) {
+  button.addEventListener("click", () => {
+    for (const main of document.querySelectorAll("main")) main.hidden = main.id !== button.dataset.view;
+    for (const other of document.querySelectorAll("nav button")) other.classList.toggle("chosen", other === button);
+  });
+}
+connect();
+requestAnimationFrame(tick);

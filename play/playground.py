@@ -1,0 +1,138 @@
+"""What all visitors share: the model, the episodes and levels to start from, the game, and who else can act."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from data_generation.config import AgentConfig, ConnectorConfig
+from data_generation.data.data import Environment
+from data_generation.data.errors import UNSET, FieldError, UserError, under
+from data_generation.generator.connector_base import Connector, EnvironmentSpec, make_connector
+from data_generation.generator.levels import Level, list_levels
+from data_generation.generator.policy import VARIANTS, Policy, PolicyContext
+from data_generation.generator.resolve import load_class
+from models.checkpoint import LoadedModel, load_world_model
+from models.genie_redux import GenieRedux
+from play.batching import Simulator
+from play.config import PlayConfig
+from play.starts import Start, episode_start, frame_shape_of, misfit
+from play.viewer import Library
+from training.measures.counterfactuals import recorded_connector
+
+SHIPPED_DPATH = Path(__file__).resolve().parent.parent / "weights" / "guided"
+_MAX_LEVELS = 200
+# Recorded actions that a model with latent ones follows.
+_MAX_INFERRED = 120
+_REST = ("NOOP", "UP")
+
+
+@dataclass(frozen=True)
+class LoadedGame:
+    """The real game of the model: how it is made, and its levels."""
+
+    connector: Connector
+    levels: list[Level]
+
+
+class Playground:
+    """Loads what the configuration names. FieldErrors of `PlayConfig` where the model cannot be played."""
+
+    def __init__(self, config: PlayConfig):
+        self.config = config
+        loaded = _load(config)
+        self.model = loaded.model.to("cuda" if torch.cuda.is_available() else "cpu")
+        self.frame_shape = frame_shape_of(self.model)
+        self.simulator = Simulator(self.model, config.window)
+        self.is_guided = self.model.takes_actions
+        self.game_actions = list(loaded.config.action_names)
+        latent = [f"latent_{i}" for i in range(self.model.num_actions)]
+        self.action_names = self.game_actions if self.is_guided else latent
+        self.library = Library(config)
+        self.environments = [
+            environment
+            for environment in self.library.environments()
+            if environment.num_episodes and not misfit(environment, self.model, self.game_actions)
+        ]
+        self.game, self.no_game = self._find_game(loaded)
+        self.policies = self._make_policies(loaded)
+        self.idle_action = self._idle_action()
+
+    def _find_game(self, loaded: LoadedModel[GenieRedux]) -> tuple[LoadedGame | None, str]:
+        """The game, or why there is none."""
+        if not self.is_guided:
+            return None, "the model's actions are latent ones, which the game does not know"
+        try:
+            connector = self._connector(loaded)
+            games = connector.select().games
+            return LoadedGame(connector, list_levels(connector, games[:1], _MAX_LEVELS)), ""
+        except UserError as error:
+            return None, str(error)
+
+    def _connector(self, loaded: LoadedModel[GenieRedux]) -> Connector:
+        if self.environments:
+            return recorded_connector(self.environments[0].info)
+        config = ConnectorConfig(
+            game=[self.config.game],
+            image_size=self.frame_shape[1],
+            valid_action_combos=self.game_actions,
+            roi_annotation_fpath=loaded.config.roi_table or None,
+        )
+        with under("play"):
+            return make_connector(config)
+
+    def _make_policies(self, loaded: LoadedModel[GenieRedux]) -> dict[str, Policy]:
+        names = ["random", "sticky_random"]
+        checkpoint = self.config.agent_fpath
+        if checkpoint is not None:
+            if not self.is_guided:
+                remedy = "leave it out, or play a guided model"
+                raise FieldError("agent_fpath", checkpoint, "the model's actions are latent ones", remedy)
+            names.append("auto_explore")
+        spec = EnvironmentSpec(self.action_names, self.frame_shape, loaded.config.roi_table)
+        context = PolicyContext(AgentConfig(checkpoint_fpath=checkpoint), spec)
+        policies: dict[str, Any] = {}
+        for name in names:
+            with under("", **{"agent.checkpoint_fpath": "agent_fpath"}):
+                kind: Any = load_class(VARIANTS[name], "agent_fpath")
+                policies["agent" if name == "auto_explore" else name] = kind.from_context(context)
+        return policies
+
+    def _idle_action(self) -> int | None:
+        """What is done while no key is held; None = nothing happens then."""
+        name = self.config.idle_action
+        if name and name not in self.action_names:
+            problem = "is not an action of the model"
+            raise FieldError("idle_action", name, problem, f"use one of {', '.join(self.action_names)}")
+        chosen = next((rest for rest in (name, *_REST) if rest in self.action_names), None)
+        return None if chosen is None else self.action_names.index(chosen)
+
+    def episode(self, environment: int, episode: int, time: int) -> Start:
+        """The start at a frame of an episode, with its actions as the model understands them. UserError if none."""
+        if environment >= len(self.environments) or episode >= self.environments[environment].num_episodes:
+            raise UserError("there is no such episode")
+        chosen = self.environments[environment]
+        if time >= chosen.num_frames[episode]:
+            raise UserError(f"the episode has {chosen.num_frames[episode]} frames")
+        start = episode_start(chosen, episode, time, self.config.num_prime)
+        return start if self.is_guided else self._inferred(start, chosen, episode, time)
+
+    def _inferred(self, start: Start, environment: Environment, episode: int, time: int) -> Start:
+        """The start with latent actions in place of recorded ones."""
+        first = time + 1 - len(start.frames)
+        with environment.open(episode) as reader:
+            frames = np.array(reader.frames(first, min(reader.num_frames, time + 1 + _MAX_INFERRED)))
+        video = torch.from_numpy(frames).to(next(self.model.parameters()).device).float().unsqueeze(0) / 255
+        latent = self.model.infer_actions(video)[0].cpu().numpy() if len(frames) > 1 else np.empty(0, np.int64)
+        return replace(start, following=latent[len(start.frames) - 1 :], game=None)
+
+
+def _load(config: PlayConfig) -> LoadedModel[GenieRedux]:
+    fpath = config.model_fpath or next(iter(sorted(map(str, SHIPPED_DPATH.glob("model-*.pt")))), None)
+    if fpath is None:
+        raise FieldError("model_fpath", UNSET, "is not set", "give the model-<step>.pt of a world model")
+    tokenizer = Path(config.tokenizer_fpath) if config.tokenizer_fpath else None
+    with under("", path="model_fpath"):
+        return load_world_model(Path(fpath), tokenizer)

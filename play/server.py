@@ -1,0 +1,284 @@
+"""The server of the page: answers requests, and plays with each visitor over a websocket."""
+
+import asyncio
+import contextlib
+import logging
+import mimetypes
+import tempfile
+import time
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, Response
+from starlette.routing import Route, WebSocketRoute
+from starlette.types import ASGIApp
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+from data_generation.data.errors import MissingPathError, UserError
+from data_generation.data.media import write_gif, write_mp4
+from play import messages
+from play.config import PlayConfig
+from play.guard import BROWSER_PATH, Guard
+from play.messages import packed, parse
+from play.playground import Playground
+from play.session import PlaySession, enlarged
+from play.step_queue import StepQueue
+from play.viewer import Shown, episodes_of
+from play.visitors import BROKEN_RULE, DONE, GOING_AWAY, TRY_LATER, Guest, Visitors
+
+logger = logging.getLogger(__name__)
+
+_PAGE_DPATH = Path(__file__).parent / "page"
+_PAGE_FILES = {
+    "/": ("index.html", "text/html"),
+    "/play.js": ("play.js", "text/javascript"),
+    "/viewer.js": ("viewer.js", "text/javascript"),
+    "/style.css": ("style.css", "text/css"),
+}
+# Answers of the viewer that are made at the same time.
+_MAX_LOOKING = 2
+
+
+class Server:
+    """The application and what it holds."""
+
+    def __init__(self, ground: Playground, token: str | None, clock: Callable[[], float] = time.monotonic):
+        self.ground, self._clock = ground, clock
+        self.queue = StepQueue(ground.simulator)
+        self.visitors = Visitors(ground.config, lambda: PlaySession(ground, self.queue))
+        self._looking = asyncio.Semaphore(_MAX_LOOKING)
+        self._recording = asyncio.Semaphore(1)
+        # Read once: no request opens a file of the page.
+        self._page = {path: ((_PAGE_DPATH / name).read_bytes(), kind) for path, (name, kind) in _PAGE_FILES.items()}
+        self._exported = _exported_files(ground.config)
+        self.app: ASGIApp = Guard(Starlette(routes=self._routes(), lifespan=self._life), token)
+
+    def _routes(self) -> list[Any]:
+        library = self.ground.library
+        looks: dict[str, Callable[..., Any]] = {
+            "/datasets": library.datasets,
+            "/episode/{number:int}/{episode:int}": library.episode,
+            "/strip/{number:int}/{episode:int}": library.strip,
+            "/runs": library.runs,
+            "/run/{key}": library.run,
+            "/evaluations": library.evaluations,
+            "/image/{kind}/{key}/{number:int}": library.image,
+        }
+        return [
+            *(Route(path, self._page_file) for path in self._page),
+            *(Route(f"/look{path}", self._look(function)) for path, function in looks.items()),
+            *(Route(path, self._exported_file) for path in self._exported),
+            WebSocketRoute("/socket", self.play),
+        ]
+
+    @contextlib.asynccontextmanager
+    async def _life(self, _: Starlette) -> AsyncIterator[None]:
+        sweeping = asyncio.create_task(self.visitors.keep_sweeping())
+        try:
+            yield
+        finally:
+            sweeping.cancel()
+            await self.visitors.close()
+            self.queue.close()
+
+    async def _page_file(self, request: Request) -> Response:
+        content, kind = self._page[request.url.path]
+        return Response(content, media_type=kind)
+
+    async def _exported_file(self, request: Request) -> Response:
+        path, kind = self._exported[request.url.path]
+        return FileResponse(path, media_type=kind)
+
+    def _look(self, function: Callable[..., Any]) -> Callable[[Request], Any]:
+        """The endpoint of one of the viewer's functions, whose arguments are in the path."""
+
+        async def answer(request: Request) -> Response:
+            async with self._looking:
+                try:
+                    found = await asyncio.to_thread(function, **request.path_params)
+                except UserError as error:
+                    return PlainTextResponse(str(error), 404)
+            if isinstance(found, Shown):
+                return Response(found.content, media_type=found.media_type)
+            return JSONResponse(found)
+
+        return answer
+
+    # ---- a visitor --------------------------------------------------------------------------------------------------
+
+    async def play(self, socket: WebSocket) -> None:
+        """One connection, from its beginning to its end."""
+        await socket.accept()
+        visitor = await self.visitors.enter(socket, socket.query_params.get("key", ""))
+        if visitor is None:
+            problem = f"{len(self.visitors)} people play already: try again in a moment"
+            await socket.send_bytes(packed({"is": "problem", "text": problem}))
+            await socket.close(TRY_LATER, "full")
+            return
+        is_over = False
+        try:
+            await socket.send_bytes(packed(self._hello(visitor)))
+            if visitor.session.has_begun:
+                await socket.send_bytes(frame_message(visitor.session, 0.0))
+            is_over = await self._converse(visitor, socket)
+        except WebSocketDisconnect as gone:
+            # What the page and browsers say when a tab is closed. Anything else may be a lost connection.
+            is_over = gone.code in (DONE, GOING_AWAY)
+        # What a connection that breaks in the middle of an answer raises.
+        except RuntimeError as error:
+            logger.debug("connection lost: %s", error)
+        finally:
+            await self.visitors.lose(visitor, socket, is_over)
+
+    async def _converse(self, visitor: Guest, socket: WebSocket) -> bool:
+        """Answer messages, one after the other; True if the visitor leaves for good."""
+        pace = _Pace(self.ground.config.max_messages_per_second, self._clock)
+        while True:
+            message = await socket.receive()
+            if message["type"] == "websocket.disconnect":
+                raise WebSocketDisconnect(message["code"])
+            self.visitors.hear(visitor)
+            if pace.is_exceeded():
+                await socket.close(BROKEN_RULE, "too many messages")
+                return True
+            try:
+                request = await _request(message)
+                if isinstance(request, messages.Leave):
+                    return True
+                # A visitor who comes back may find the answer to the lost connection still in the making.
+                async with visitor.turn:
+                    answer = await self._answer(visitor.session, request)
+            except UserError as error:
+                answer = packed({"is": "problem", "text": str(error)})
+            await socket.send_bytes(answer)
+
+    async def _answer(self, session: PlaySession, request: messages.Message | np.ndarray) -> bytes:
+        began = time.perf_counter()
+        match request:
+            case messages.PlayStep(action):
+                await session.step(action)
+            case messages.StartEpisode(environment, episode, at):
+                await session.begin_episode(environment, episode, at)
+            case messages.StartLevel(level):
+                await session.begin_level(level)
+            case messages.Rewind(at):
+                session.rewind(at)
+            case messages.ChooseSource(name):
+                session.choose_source(name)
+            case messages.ShowGame(on):
+                await session.show_game(on)
+            case messages.Record(kind, first, last):
+                return await self._record(session, kind, first, last)
+            case np.ndarray():
+                await session.begin_picture(request)
+        return frame_message(session, 1000 * (time.perf_counter() - began))
+
+    async def _record(self, session: PlaySession, kind: str, first: int, last: int) -> bytes:
+        """One at a time: drawing is work."""
+        images = session.images(first, last)
+        async with self._recording:
+            content = await asyncio.to_thread(_video_file, images, kind, self.ground.config.fps)
+        return packed({"is": "recording", "kind": kind}, content)
+
+    def _hello(self, visitor: Guest) -> dict[str, Any]:
+        ground, session = self.ground, visitor.session
+        levels = [level.instance for level in ground.game.levels] if ground.game else []
+        return {
+            "is": "hello",
+            "key": visitor.key,
+            "is_resumed": session.has_begun,
+            "actions": ground.action_names,
+            "idle_action": ground.idle_action,
+            "fps": ground.config.fps,
+            "size": ground.frame_shape[1:],
+            "grid": ground.model.tokenizer.grid,
+            "sources": ["keys", "recorded", *ground.policies],
+            "num_prime": ground.config.num_prime,
+            "levels": levels,
+            "no_game": ground.no_game,
+            "browser": BROWSER_PATH if self._exported else None,
+            "resume_seconds": ground.config.resume_seconds,
+            "environments": [
+                {"name": f"{each.env_dpath.parent.name} / {each.name}", "episodes": episodes_of(each)}
+                for each in ground.environments
+            ],
+        }
+
+
+def _exported_files(config: PlayConfig) -> dict[str, tuple[Path, str]]:
+    """Request's path → file and type, of the files that an exported page has now. FieldError if it is none."""
+    if config.browser_dpath is None:
+        return {}
+    folder = Path(config.browser_dpath)
+    if not (folder / "world.json").is_file():
+        remedy = "give the target of 'python run.py export'"
+        raise MissingPathError("browser_dpath", config.browser_dpath, "holds no exported page", remedy)
+    kinds = {".mjs": "text/javascript", ".js": "text/javascript", ".wasm": "application/wasm"}
+    files = {}
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        kind = kinds.get(path.suffix) or mimetypes.guess_type(path.name)[0] or "application/octet-stream"
+        files[f"{BROWSER_PATH}{path.relative_to(folder).as_posix()}"] = (path, kind)
+    return {**files, BROWSER_PATH: files[f"{BROWSER_PATH}index.html"]}
+
+
+class _Pace:
+    """Counts messages a second."""
+
+    def __init__(self, limit: int, clock: Callable[[], float]):
+        self._limit, self._clock, self._since, self._count = limit, clock, clock(), 0
+
+    def is_exceeded(self) -> bool:
+        """Count one; whether there were too many."""
+        now = self._clock()
+        if now - self._since >= 1:
+            self._since, self._count = now, 0
+        self._count += 1
+        return self._count > self._limit
+
+
+async def _request(message: Any) -> messages.Message | np.ndarray:
+    """A text, or a picture as bytes. BadMessageError for anything else."""
+    if message.get("text") is not None:
+        return parse(message["text"])
+    return await asyncio.to_thread(messages.decode_picture, message.get("bytes") or b"")
+
+
+def frame_message(session: PlaySession, milliseconds: float) -> bytes:
+    """What is shown now: a header, and the pixels (RGB) of the model's frame, of the game's, and the entropy map."""
+    moment = session.moment
+    parts = {"model": _rgb(moment.frame)}
+    if moment.real is not None:
+        parts["game"] = _rgb(moment.real)
+    if moment.entropy is not None:
+        parts["entropy"] = (moment.entropy.clip(0, 1) * 255).astype(np.uint8).tobytes()
+    header = {
+        "is": "frame",
+        "parts": {name: len(part) for name, part in parts.items()},
+        "time": session.time,
+        "first": session.first,
+        "last": session.last,
+        "action": moment.action,
+        "source": session.source,
+        "has_game": session.has_game,
+        "can_follow": len(session.start.following) > session.time,
+        "label": session.start.label,
+        "psnr": None if moment.psnr is None else round(moment.psnr, 2),
+        "ms": round(milliseconds, 2),
+    }
+    return packed(header, *parts.values())
+
+
+def _rgb(frame: np.ndarray) -> bytes:
+    """Pixels, row by row, of a frame (C, H, W) uint8."""
+    return np.ascontiguousarray(np.broadcast_to(frame.transpose(1, 2, 0), (*frame.shape[1:], 3))).tobytes()
+
+
+def _video_file(images: list[np.ndarray], kind: str, fps: float) -> bytes:
+    with tempfile.TemporaryDirectory(prefix="play-") as folder:
+        path = Path(folder) / f"play.{kind}"
+        (write_gif if kind == "gif" else write_mp4)(path, enlarged(images), fps)
+        return path.read_bytes()

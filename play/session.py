@@ -1,0 +1,271 @@
+"""One visitor's game: its history, which can be gone back to, who acts in it, and the real game beside it."""
+
+import asyncio
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from data_generation.data.errors import UserError
+from data_generation.data.media import enlarge
+from data_generation.generator.faults import EnvironmentFault
+from models.streaming import StreamState
+from play.game import RealGame, psnr
+from play.playground import Playground
+from play.starts import PlayedState, Start, picture_start
+from play.step_queue import StepQueue
+
+# Between two frames whose state is kept; from there, others are reached by stepping again.
+_STATE_EVERY = 20
+_SCALE = 4
+_MAX_RECORDED = 600
+
+
+@dataclass(frozen=True)
+class PlayMoment:
+    """A frame (C, H, W) uint8, the action that led to it, its tokens' entropy (h, w), and the game's frame beside it.
+
+    `carry`: what the policy that acts remembers after it.
+    """
+
+    frame: np.ndarray
+    action: int | None = None
+    entropy: np.ndarray | None = None
+    real: np.ndarray | None = None
+    carry: Any = None
+
+    @property
+    def psnr(self) -> float | None:
+        """Of the model's frame against the game's."""
+        return None if self.real is None else psnr(self.frame, self.real)
+
+
+class PlaySession:
+    """Begins with `begin`; then `step` adds moments. `time` is the moment that is shown, from 0 at the start.
+
+    Calls are made one after the other, as one connection's messages are.
+    """
+
+    def __init__(self, ground: Playground, queue: StepQueue):
+        self._ground, self._queue = ground, queue
+        self._rng = np.random.default_rng()
+        self._start: Start | None = None
+        self._moments: dict[int, PlayMoment] = {}
+        self._states: dict[int, StreamState] = {}
+        # Of the whole game since its start.
+        self._actions: list[int] = []
+        self.time = 0
+        self.source = "keys"
+        self._game: RealGame | None = None
+        # Steps after which the game is where the model is; None = elsewhere. It may have ended.
+        self._game_time: int | None = None
+        self._game_is_over = False
+
+    # ---- where it starts --------------------------------------------------------------------------------------------
+
+    async def begin_episode(self, environment: int, episode: int, time: int) -> None:
+        """Start from a recorded episode."""
+        await self.begin(await self._queue.call(self._ground.episode, environment, episode, time))
+
+    async def begin_level(self, level: int) -> None:
+        """Start the game at a level. UserError where it cannot be played here."""
+        if self._ground.game is None:
+            raise UserError(f"no game here: {self._ground.no_game}")
+        if level >= len(self._ground.game.levels):
+            raise UserError("there is no such level")
+        state = PlayedState(self._ground.game.levels[level], 0)
+        await self.begin(await self._in_game(lambda game: game.start(state, self._ground.config.num_prime)))
+
+    async def begin_picture(self, image: np.ndarray) -> None:
+        """Start from an image (h, w, 3) uint8."""
+        await self.begin(picture_start(image, self._ground.frame_shape))
+
+    async def begin(self, start: Start) -> None:
+        """Start anew."""
+        state = await self._queue.call(self._ground.simulator.start, start)
+        self._start, self._states, self._actions, self.time = start, {0: state}, [], 0
+        self._moments = {0: PlayMoment(start.frames[-1])}
+        if self.source == "recorded" and not len(start.following):
+            self.source = "keys"
+        self._game_time, self._game_is_over = None, False
+        await self._follow_with_game()
+
+    @property
+    def has_begun(self) -> bool:
+        return self._start is not None
+
+    @property
+    def start(self) -> Start:
+        if self._start is None:
+            raise UserError("nothing has been started yet")
+        return self._start
+
+    # ---- playing ----------------------------------------------------------------------------------------------------
+
+    @property
+    def moment(self) -> PlayMoment:
+        """What is shown."""
+        return self._moments[self.time]
+
+    @property
+    def last(self) -> int:
+        """The newest moment."""
+        return len(self._actions)
+
+    @property
+    def first(self) -> int:
+        """The oldest moment that is kept."""
+        return min(self._moments)
+
+    @property
+    def has_game(self) -> bool:
+        return self._game is not None
+
+    async def step(self, action: int) -> PlayMoment:
+        """One frame under `action`, or that of whoever else acts. Later moments are dropped: a new branch begins."""
+        _ = self.start
+        if action >= len(self._ground.action_names):
+            raise UserError("there is no such action")
+        self._branch()
+        action, carry = await self._choose(action)
+        state = self._states.get(self.time) or await self._state_at(self.time)
+        made, real = await asyncio.gather(self._queue.step(state, action), self._step_game(action))
+        if self.time % _STATE_EVERY:
+            self._states.pop(self.time, None)
+        self._actions.append(action)
+        self.time += 1
+        self._moments[self.time] = PlayMoment(made.frame, action, made.entropy, real, carry)
+        self._states[self.time] = made.state
+        self._forget()
+        return self.moment
+
+    def _branch(self) -> None:
+        for time in range(self.time + 1, self.last + 1):
+            self._moments.pop(time, None)
+            self._states.pop(time, None)
+        del self._actions[self.time :]
+
+    def _forget(self) -> None:
+        """Moments older than may be gone back to, up to one whose state is kept."""
+        keep = self.time - self._ground.config.rewind_frames
+        if keep > 0 and keep % _STATE_EVERY == 0:
+            self._moments = {time: moment for time, moment in self._moments.items() if time >= keep}
+            self._states = {time: state for time, state in self._states.items() if time >= keep}
+
+    async def _choose(self, action: int) -> tuple[int, Any]:
+        """The action of whoever acts, and what a policy remembers then."""
+        if self.source == "recorded":
+            if self.time < len(self.start.following):
+                return int(self.start.following[self.time]), None
+            self.source = "keys"
+        if self.source == "keys":
+            return action, None
+        policy = self._ground.policies[self.source]
+        carry = self.moment.carry if self.moment.carry is not None else policy.initial_carry()
+        carry, chosen = await self._queue.call(policy, carry, self.moment.frame, self._rng)
+        return int(chosen), carry
+
+    async def _state_at(self, time: int) -> StreamState:
+        """The state at a moment, reached again from the last one that was kept before it."""
+        kept = max(known for known in self._states if known <= time)
+        state = self._states[kept]
+        for past in range(kept, time):
+            state = (await self._queue.step(state, self._actions[past])).state
+        return state
+
+    def rewind(self, time: int) -> PlayMoment:
+        """Show another moment that is kept; the next step continues from there."""
+        _ = self.start
+        self.time = min(max(time, self.first), self.last)
+        return self.moment
+
+    def choose_source(self, name: str) -> None:
+        """Who acts from now on. UserError where that is not possible."""
+        if name == "recorded" and not len(self.start.following):
+            raise UserError("this start has no recorded actions after it")
+        if name not in ("keys", "recorded", *self._ground.policies):
+            raise UserError("there is no such agent: set play.agent_fpath")
+        self.source = name
+        # A policy begins without a memory of what others did.
+        if self._start is not None:
+            self._moments[self.time] = replace(self.moment, carry=None)
+
+    # ---- the game beside it -----------------------------------------------------------------------------------------
+
+    async def show_game(self, on: bool) -> None:
+        """Play the real game under the same actions, or stop that. UserError where it cannot be had."""
+        if not on:
+            await self.close()
+        elif self._ground.game is None:
+            raise UserError(f"no game here: {self._ground.no_game}")
+        elif self.start.game is None:
+            raise UserError("the game has no state that looks like a picture: start from an episode or a level")
+        else:
+            self._game = self._game or RealGame(self._ground.game.connector)
+            await self._follow_with_game()
+
+    async def _follow_with_game(self) -> None:
+        """Put the game, if it is shown, where the model is."""
+        if self._game is None:
+            return
+        if self.start.game is None:
+            await self.close()
+            return
+        state = self.start.game
+        state = replace(state, played=(*state.played, *self._actions[: self.time]))
+        start = await self._in_game(lambda game: game.start(state, 1))
+        self._game_time, self._game_is_over = self.time, False
+        self._moments[self.time] = replace(self.moment, real=start.frames[-1])
+
+    async def _step_game(self, action: int) -> np.ndarray | None:
+        """The game's next frame; the last one where it has ended."""
+        if self._game is None:
+            return None
+        if self._game_time != self.time:
+            await self._follow_with_game()
+        if self._game_is_over:
+            self._game_time = self.time + 1
+            return self.moment.real
+        step = await self._in_game(lambda game: game.step(action))
+        self._game_time, self._game_is_over = self.time + 1, step.is_last
+        return step.frame
+
+    async def _in_game(self, call: Any) -> Any:
+        """A call of the game, made in a thread; a game for this call only if none is shown."""
+        assert self._ground.game is not None
+        game = self._game or RealGame(self._ground.game.connector)
+        try:
+            return await asyncio.to_thread(call, game)
+        except (UserError, EnvironmentFault) as error:
+            await self.close()
+            raise UserError(f"the game cannot be played: {error}") from error
+        finally:
+            if game is not self._game:
+                await asyncio.to_thread(game.close)
+
+    async def close(self) -> None:
+        """Free what it holds outside this object."""
+        game, self._game, self._game_time = self._game, None, None
+        if game is not None:
+            await asyncio.to_thread(game.close)
+
+    # ---- recording --------------------------------------------------------------------------------------------------
+
+    def images(self, first: int, last: int) -> list[np.ndarray]:
+        """Frames of kept moments as images (H, W, 3), with the game's beside them. UserError where there are none."""
+        chosen = [self._moments[time] for time in range(first, last + 1) if time in self._moments][-_MAX_RECORDED:]
+        if not chosen:
+            raise UserError("there are no frames to record")
+        both = all(moment.real is not None for moment in chosen)
+        return [_image(moment, both) for moment in chosen]
+
+
+def _image(moment: PlayMoment, both: bool) -> np.ndarray:
+    frames = [moment.frame, moment.real] if both and moment.real is not None else [moment.frame]
+    return np.concatenate([frame.transpose(1, 2, 0) for frame in frames], axis=1)
+
+
+def enlarged(images: list[np.ndarray]) -> Iterator[np.ndarray]:
+    """Images as they are recorded."""
+    return (enlarge(image, _SCALE) for image in images)

@@ -1,0 +1,68 @@
+"""Steps of several visitors, collected while the model is busy and made together."""
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from models.streaming import StreamState
+from play.batching import Simulated, Simulator
+
+T = TypeVar("T")
+
+
+@dataclass
+class _WaitingStep:
+    state: StreamState
+    action: int
+    answer: asyncio.Future[Simulated]
+
+
+class StepQueue:
+    """The model's one thread. Each visitor waits for its own step, so all have equal shares, whoever asks most."""
+
+    def __init__(self, simulator: Simulator):
+        self.simulator = simulator
+        self._thread = ThreadPoolExecutor(1, "model")
+        self._waiting: list[_WaitingStep] = []
+        self._runner: asyncio.Task[None] | None = None
+
+    async def step(self, state: StreamState, action: int) -> Simulated:
+        """A step of one rollout."""
+        answer: asyncio.Future[Simulated] = asyncio.get_running_loop().create_future()
+        self._waiting.append(_WaitingStep(state, action, answer))
+        if self._runner is None:
+            self._runner = asyncio.create_task(self._run())
+        return await answer
+
+    async def call(self, function: Callable[..., T], *args: Any) -> T:
+        """Something else that the model does, in its turn."""
+        return await asyncio.get_running_loop().run_in_executor(self._thread, function, *args)
+
+    async def _run(self) -> None:
+        try:
+            while self._waiting:
+                batch, self._waiting = self._waiting, []
+                await self._step_all(batch)
+        finally:
+            self._runner = None
+
+    async def _step_all(self, batch: list[_WaitingStep]) -> None:
+        states, actions = [item.state for item in batch], [item.action for item in batch]
+        try:
+            steps = await self.call(self.simulator.step, states, actions)
+        # Whatever it is, it must reach those who wait.
+        except Exception as error:
+            for item in batch:
+                if not item.answer.done():
+                    item.answer.set_exception(error)
+            return
+        for item, step in zip(batch, steps, strict=True):
+            # A visitor who has left no longer waits.
+            if not item.answer.done():
+                item.answer.set_result(step)
+
+    def close(self) -> None:
+        """End the thread."""
+        self._thread.shutdown(wait=True, cancel_futures=True)

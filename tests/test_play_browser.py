@@ -1,0 +1,194 @@
+"""The page in a real Chromium: `pytest -m browser`."""
+
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("starlette", reason="the page's libraries are not installed")
+
+from play.batching import Simulator
+from play.playground import Playground
+from tests.play_helpers import play_config
+
+pytestmark = pytest.mark.browser
+ROOT_DPATH = Path(__file__).parent.parent
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+# The machine may be busy.
+PATIENCE = 120_000
+# Playwright waits by evaluating texts, which the page forbids (bypass_csp).
+PIXELS = """id => {
+    const canvas = document.getElementById(id);
+    return [...canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data];
+}"""
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("play")
+
+
+@pytest.fixture(scope="module")
+def config(root):
+    return play_config(root)
+
+
+def serve(config, port: int = 0) -> tuple[subprocess.Popen, str]:
+    keys = ("model_fpath", "datasets_dpath", "runs_dpath", "evaluations_dpath")
+    words = [f"play.{key}={getattr(config, key)}" for key in keys]
+    command = [sys.executable, "run.py", "play", f"play.port={port}", *words]
+    server = subprocess.Popen(command, cwd=ROOT_DPATH, stdout=subprocess.PIPE, text=True)
+    assert server.stdout is not None
+    return server, next(found[0] for line in server.stdout if (found := re.search(r"http://[\d.:]+/", line)))
+
+
+@pytest.fixture(scope="module")
+def address(config) -> Iterator[str]:
+    server, address = serve(config)
+    yield address
+    server.terminate()
+    server.wait()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator:
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    if CHROMIUM is None:
+        pytest.skip("there is no Chromium here")
+    with playwright.sync_playwright() as started:
+        chromium = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def page(browser, address) -> Iterator:
+    context = browser.new_context(bypass_csp=True)
+    page = context.new_page()
+    page.set_default_timeout(PATIENCE)
+    problems: list = []
+    page.on("pageerror", problems.append)
+    page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
+    page.goto(address)
+    page.wait_for_function("window.play && window.play.frame")
+    yield page
+    context.close()
+    assert not problems
+
+
+def frame(page) -> np.ndarray:
+    """What the canvas shows, (C, H, W)."""
+    return np.array(page.evaluate(PIXELS, "model"), np.uint8).reshape(16, 16, 4)[..., :3].transpose(2, 0, 1)
+
+
+def pause(page) -> None:
+    """Nothing moves by itself: the tiny model has no action for a hand that rests."""
+    assert page.evaluate("window.play.hello.idle_action") is None
+
+
+def test_keys_change_the_picture_as_the_same_actions_do_in_python(page, config):
+    pause(page)
+    ground = Playground(config)
+    simulator, start = Simulator(ground.model), ground.episode(0, 0, 3)
+    assert np.array_equal(frame(page), start.frames[-1])
+    page.click("#pause")
+    state = simulator.start(start)
+    for time, (key, action) in enumerate((("ArrowRight", 0), ("ArrowLeft", 1), ("ArrowRight", 0), ("3", 2)), start=1):
+        page.keyboard.down(key)
+        page.keyboard.press("n")
+        page.keyboard.up(key)
+        page.wait_for_function(f"window.play.frame.time === {time}")
+        (made,) = simulator.step([state], [action])
+        state = made.state
+        assert page.evaluate("window.play.frame.action") == action
+        assert np.array_equal(frame(page), made.frame)
+
+
+def test_held_keys_play_on_and_a_pointer_does_so_too(page):
+    page.keyboard.down("ArrowRight")
+    page.wait_for_function("window.play.frame.time >= 5")
+    page.keyboard.up("ArrowRight")
+    button = page.locator("#actions button").nth(1).bounding_box()
+    page.mouse.move(button["x"] + 5, button["y"] + 5)
+    page.mouse.down()
+    page.wait_for_function("window.play.frame.action === 1 && window.play.frame.time >= 9")
+    page.mouse.up()
+    page.wait_for_function("document.getElementById('figures').textContent.includes('frames/s')")
+
+
+def test_rewinding_branching_handing_over_and_saving(page):
+    page.keyboard.down("ArrowRight")
+    page.wait_for_function("window.play.frame.time >= 6")
+    page.keyboard.up("ArrowRight")
+    page.evaluate("const bar = document.getElementById('time'); bar.value = 2; bar.dispatchEvent(new Event('input'))")
+    page.wait_for_function("window.play.frame.time === 2")
+    page.click("#once")
+    page.wait_for_function("window.play.frame.last === 3")
+    page.select_option("#source", "recorded")
+    page.wait_for_function("window.play.frame.source === 'recorded'")
+    page.click("#pause")
+    page.wait_for_function("window.play.frame.source === 'keys'")
+    page.check("#show_heat")
+    assert any(page.evaluate(PIXELS, "heat"))
+    with page.expect_download() as saved:
+        page.click("#gif")
+    assert Path(saved.value.path()).read_bytes()[:6] == b"GIF89a"
+
+
+def test_pictures_and_rubbish(page, root):
+    from PIL import Image
+
+    Image.new("RGB", (90, 90), (10, 200, 30)).save(root / "green.png")
+    (root / "rubbish.png").write_bytes(b"no picture")
+    page.set_input_files("#picture", root / "rubbish.png")
+    page.wait_for_function("document.getElementById('status').textContent.includes('not a picture')")
+    page.set_input_files("#picture", root / "green.png")
+    page.wait_for_function("window.play.frame.label === 'a picture'")
+    assert frame(page)[:, 8, 8].tolist() == [10, 200, 30]
+
+
+def test_two_visitors_do_not_meet(page, browser, address):
+    other = browser.new_page(bypass_csp=True)
+    other.set_default_timeout(PATIENCE)
+    other.goto(address)
+    other.wait_for_function("window.play && window.play.frame")
+    other.keyboard.down("ArrowLeft")
+    other.wait_for_function("window.play.frame.time >= 3")
+    other.keyboard.up("ArrowLeft")
+    assert page.evaluate("window.play.frame.time") == 0
+    other.close()
+
+
+def test_datasets_are_shown(page):
+    page.click("[data-view=datasets]")
+    page.click("#datasets td button >> nth=0")
+    page.wait_for_function("[...document.querySelectorAll('#datasets img')].some(image => image.naturalWidth > 100)")
+    for view, text in (("runs", "No runs"), ("evaluations", "No evaluations")):
+        page.click(f"[data-view={view}]")
+        page.wait_for_function(f"document.getElementById('{view}').textContent.includes('{text}')")
+
+
+def test_a_restarted_server_is_found_again(browser, config):
+    server, address = serve(config)
+    page = browser.new_page(bypass_csp=True)
+    page.set_default_timeout(PATIENCE)
+    try:
+        page.goto(address)
+        page.wait_for_function("window.play && window.play.frame")
+        before = page.evaluate("window.play.key")
+    finally:
+        server.kill()
+        server.wait()
+    page.wait_for_function("document.getElementById('status').textContent.includes('trying again')")
+    server, _ = serve(config, port=int(re.findall(r"\d+", address)[-1]))
+    try:
+        page.wait_for_function(f"window.play.key !== '{before}' && window.play.frame.time === 0")
+    finally:
+        page.close()
+        server.kill()
+        server.wait()

@@ -1,0 +1,103 @@
+"""The real game beside the model."""
+
+import numpy as np
+import pytest
+
+pytest.importorskip("starlette", reason="the page's libraries are not installed")
+
+from data_generation.config import ConnectorConfig
+from data_generation.generator.faults import EnvironmentFault
+from data_generation.generator.levels import Level, Transition
+from play.game import RealGame, psnr
+from play.playground import LoadedGame
+from play.starts import PlayedState, Start
+from tests.generator_helpers import CountingConnector
+from tests.play_helpers import SOCKET, WebPlayer, play_config, serving
+
+
+class CountedGame:
+    """Shows how many actions were played since its own beginning; ends after 12, breaks under action 2."""
+
+    num_open = 0
+
+    def __init__(self, connector: object):
+        CountedGame.num_open += 1
+        self.count = 0
+
+    def frame(self) -> np.ndarray:
+        return np.full((3, 16, 16), self.count, np.uint8)
+
+    def start(self, state: PlayedState, num_frames: int) -> Start:
+        self.count = len(state.played)
+        return Start(self.frame()[None], game=state, label="counted")
+
+    def step(self, action: int) -> Transition:
+        if action == 2:
+            raise EnvironmentFault("step", "is on fire")
+        self.count += 1
+        return Transition(action, self.frame(), 0.0, self.count == 12, False, {})
+
+    def close(self) -> None:
+        CountedGame.num_open -= 1
+
+
+@pytest.fixture
+def player(tmp_path, monkeypatch):
+    monkeypatch.setattr("play.session.RealGame", CountedGame)
+    with serving(play_config(tmp_path)) as (client, server):
+        server.ground.game = LoadedGame(None, [Level("counted", 0)])  # type: ignore[arg-type]
+        with client.websocket_connect(SOCKET) as socket:
+            yield WebPlayer(socket)
+    assert CountedGame.num_open == 0
+
+
+def shown(answer) -> int:
+    header, parts = answer
+    frame, real = (np.frombuffer(parts[name], np.uint8) for name in ("model", "game"))
+    assert header["psnr"] == pytest.approx(psnr(frame, real), abs=0.01)
+    assert len(set(real.tolist())) == 1
+    return int(real[0])
+
+
+def test_the_game_follows_through_steps_rewinding_and_branches(player):
+    player.ask(do="start_episode", environment=0, episode=0, time=3)
+    assert shown(player.ask(do="game", on=True)) == 3
+    assert [shown(player.ask(do="step", action=0)) for _ in range(5)] == [4, 5, 6, 7, 8]
+    assert shown(player.ask(do="rewind", time=2)) == 5
+    assert [shown(player.ask(do="step", action=1)) for _ in range(3)] == [6, 7, 8]
+    header, _ = player.ask(do="game", on=False)
+    assert not header["has_game"]
+    assert "game" not in player.ask(do="step", action=0)[1]
+    assert shown(player.ask(do="game", on=True)) == 3 + 6
+    # After its end it shows its last frame, until the model goes back to before.
+    assert [shown(player.ask(do="step", action=1)) for _ in range(5)] == [10, 11, 12, 12, 12]
+    player.ask(do="rewind", time=7)
+    assert shown(player.ask(do="step", action=1)) == 11
+
+
+def test_a_game_that_breaks_is_said_and_play_goes_on(player):
+    player.ask(do="start_episode", environment=0, episode=0, time=3)
+    player.ask(do="game", on=True)
+    assert "is on fire" in player.problem('{"do": "step", "action": 2}')
+    header, _ = player.ask(do="step", action=0)
+    assert (header["time"], header["has_game"]) == (1, False)
+
+
+def test_a_level_of_the_game_is_a_start(player):
+    assert player.hello["is"] == "hello"
+    header, _ = player.ask(do="start_level", level=0)
+    assert header["label"] == "counted"
+    assert shown(player.ask(do="game", on=True)) == 0
+    assert "no such level" in player.problem('{"do": "start_level", "level": 1}')
+
+
+def test_the_process_of_a_game_plays_it():
+    game = RealGame(CountingConnector(ConnectorConfig(image_size=8)))
+    try:
+        start = game.start(PlayedState(Level("toy", 0), 7, (0, 1, 2)), 2)
+        assert start.frames[:, 0, 0, 0].tolist() == [2, 3] and start.actions.tolist() == [2]
+        assert game.step(1).frame[0, 0, 0] == 4
+        with pytest.raises(EnvironmentFault, match="on fire"):
+            game.start(PlayedState(Level("broken", 0), 0, (0,)), 1)
+    finally:
+        game.close()

@@ -1,0 +1,185 @@
+"""The page's server: playing over the websocket gives what the model gives in Python."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+pytest.importorskip("starlette", reason="the page's libraries are not installed")
+
+from starlette.websockets import WebSocketDisconnect
+
+from data_generation.data.errors import UserError
+from play.batching import Simulator
+from play.playground import Playground
+from play.server import Server
+from play.starts import episode_start
+from tests.play_helpers import SOCKET, WebPlayer, play_config, serving
+
+START = {"do": "start_episode", "environment": 0, "episode": 1, "time": 3}
+
+
+def pixels(part: bytes, size: int = 16) -> np.ndarray:
+    return np.frombuffer(part, np.uint8).reshape(size, size, 3).transpose(2, 0, 1)
+
+
+def test_steps_are_those_of_the_model(tmp_path):
+    with serving(play_config(tmp_path, window=5)) as (client, server), client.websocket_connect(SOCKET) as socket:
+        player = WebPlayer(socket)
+        assert player.hello["actions"] == ["RIGHT", "LEFT", "STAY"]
+        header, parts = player.ask(**START)
+        start = episode_start(server.ground.environments[0], 1, 3, 4)
+        assert np.array_equal(pixels(parts["model"]), start.frames[-1])
+        simulator = Simulator(server.ground.model, 5)
+        state = simulator.start(start)
+        for t in range(9):
+            header, parts = player.ask(do="step", action=t % 3)
+            (made,) = simulator.step([state], [t % 3])
+            state = made.state
+            assert np.array_equal(pixels(parts["model"]), made.frame)
+            assert len(parts["entropy"]) == 16
+            assert (header["time"], header["action"], header["last"]) == (t + 1, t % 3, t + 1)
+
+
+def test_rewinding_and_branching_equal_playing_straight_on(tmp_path, monkeypatch):
+    monkeypatch.setattr("play.session._STATE_EVERY", 4)
+    with serving(play_config(tmp_path, window=5)) as (client, _), client.websocket_connect(SOCKET) as socket:
+        player = WebPlayer(socket)
+        player.ask(**START)
+        straight = [player.ask(do="step", action=a)[1]["model"] for a in (0, 1, 2, 0, 0, 0, 0, 1, 1, 1)]
+        header, parts = player.ask(do="rewind", time=7)
+        assert (header["time"], header["last"], parts["model"]) == (7, 10, straight[6])
+        again = [player.ask(do="step", action=a)[1]["model"] for a in (1, 1, 1)]
+        assert again == straight[7:]
+        player.ask(do="rewind", time=2)
+        header, parts = player.ask(do="step", action=1)
+        assert header["last"] == 3
+        branch = [player.ask(do="step", action=0)[1]["model"] for _ in range(3)]
+        player.ask(**START)
+        expected = [player.ask(do="step", action=a)[1]["model"] for a in (0, 1, 1, 0, 0, 0)]
+        assert [parts["model"], *branch] == expected[2:]
+
+
+def test_frames_beyond_those_that_are_kept_are_forgotten(tmp_path, monkeypatch):
+    monkeypatch.setattr("play.session._STATE_EVERY", 4)
+    config = play_config(tmp_path, rewind_frames=8)
+    with serving(config) as (client, server), client.websocket_connect(SOCKET) as socket:
+        player = WebPlayer(socket)
+        player.ask(**START)
+        for _ in range(30):
+            header, _ = player.ask(do="step", action=0)
+        assert header["last"] == 30 and 18 <= header["first"] <= 22
+        assert player.ask(do="rewind", time=0)[0]["time"] == header["first"]
+        (visitor,) = server.visitors._by_key.values()
+        assert len(visitor.session._moments) <= 13 and len(visitor.session._states) <= 5
+
+
+def test_recorded_actions_policies_and_keys_take_over_from_each_other(tmp_path):
+    with serving(play_config(tmp_path)) as (client, server), client.websocket_connect(SOCKET) as socket:
+        player = WebPlayer(socket)
+        player.ask(**START)
+        recorded = server.ground.environments[0].actions(1)[3:]
+        assert player.ask(do="source", name="recorded")[0]["source"] == "recorded"
+        taken = [player.ask(do="step", action=0)[0]["action"] for _ in recorded]
+        assert taken == recorded.tolist()
+        header, _ = player.ask(do="step", action=2)
+        assert (header["action"], header["source"]) == (2, "keys")
+        player.ask(do="source", name="sticky_random")
+        assert len({player.ask(do="step", action=0)[0]["action"] for _ in range(30)}) == 3
+        assert "play.agent_fpath" in player.problem('{"do": "source", "name": "agent"}')
+
+
+def test_latent_actions_are_buttons_and_recordings_are_followed_by_inferred_ones(tmp_path):
+    with serving(play_config(tmp_path, "genie_redux")) as (client, server):
+        with client.websocket_connect(SOCKET) as socket:
+            player = WebPlayer(socket)
+            assert player.hello["actions"] == ["latent_0", "latent_1", "latent_2"]
+            assert player.hello["levels"] == [] and "latent" in player.hello["no_game"]
+            player.ask(**START)
+            player.ask(do="source", name="recorded")
+            assert player.ask(do="step", action=0)[0]["source"] == "recorded"
+            assert "latent" in player.problem('{"do": "game", "on": true}')
+        assert len(server.visitors) == 0
+
+
+def test_a_picture_is_a_start(tmp_path):
+    with serving(play_config(tmp_path)) as (client, _), client.websocket_connect(SOCKET) as socket:
+        player = WebPlayer(socket)
+        file = io.BytesIO()
+        Image.new("RGBA", (300, 200), (200, 10, 10, 255)).save(file, "PNG")
+        socket.send_bytes(file.getvalue())
+        header, parts = player.receive()
+        assert header["label"] == "a picture"
+        assert pixels(parts["model"])[:, 8, 8].tolist() == [200, 10, 10]
+        assert player.ask(do="step", action=1)[0]["time"] == 1
+
+
+@pytest.mark.parametrize(("kind", "mark"), [("gif", b"GIF89a"), ("mp4", b"ftyp")])
+def test_what_was_played_is_saved_as_a_video(tmp_path, kind, mark):
+    with serving(play_config(tmp_path)) as (client, _), client.websocket_connect(SOCKET) as socket:
+        player = WebPlayer(socket)
+        player.ask(**START)
+        for t in range(5):
+            player.ask(do="step", action=t % 3)
+        header, parts = player.ask(do="record", kind=kind, first=0, last=99)
+        assert header == {"is": "recording", "kind": kind}
+        assert mark in parts["file"][:16]
+        if kind == "gif":
+            assert Image.open(io.BytesIO(parts["file"])).n_frames >= 3
+
+
+def test_a_lost_connection_resumes_and_a_closed_tab_frees_its_place(tmp_path):
+    with serving(play_config(tmp_path, max_visitors=2)) as (client, server):
+        with client.websocket_connect(SOCKET) as socket:
+            player = WebPlayer(socket)
+            player.ask(**START)
+            shown = player.ask(do="step", action=1)[1]["model"]
+            socket.close(1006)
+        assert len(server.visitors) == 1
+        with client.websocket_connect(f"{SOCKET}?key={player.hello['key']}") as socket:
+            again = WebPlayer(socket)
+            assert again.hello["is_resumed"] and again.hello["key"] == player.hello["key"]
+            header, parts = again.receive()
+            assert (header["time"], parts["model"]) == (1, shown)
+            assert again.ask(do="step", action=0)[0]["time"] == 2
+            socket.close(1001)
+        assert len(server.visitors) == 0
+
+
+def test_as_many_visitors_as_allowed_play_at_once(tmp_path):
+    with serving(play_config(tmp_path, max_visitors=2)) as (client, server):
+        with client.websocket_connect(SOCKET) as one, client.websocket_connect(SOCKET) as two:
+            first, second = WebPlayer(one), WebPlayer(two)
+            first.ask(**START)
+            second.ask(**{**START, "episode": 2})
+            assert first.ask(do="step", action=0)[1] != second.ask(do="step", action=0)[1]
+            with client.websocket_connect(SOCKET) as three:
+                assert "2 people play already" in WebPlayer(three).hello["text"]
+                with pytest.raises(WebSocketDisconnect) as end:
+                    three.receive_bytes()
+                assert end.value.code == 1013
+            two.close(1006)
+            # A place whose connection was lost is given to whoever comes.
+            with client.websocket_connect(SOCKET) as three:
+                assert WebPlayer(three).hello["is"] == "hello"
+            assert first.ask(do="step", action=0)[0]["time"] == 2
+        assert len(server.visitors) == 0
+
+
+def test_an_exported_page_is_offered(tmp_path):
+    folder = tmp_path / "page"
+    (folder / "runtime").mkdir(parents=True)
+    for name in ("index.html", "world.json", "worker.js", "runtime/ort.wasm"):
+        (folder / name).write_text(name)
+    with serving(play_config(tmp_path, browser_dpath=str(folder))) as (client, _):
+        assert client.get("/browser/").text == "index.html"
+        worker = client.get("/browser/worker.js")
+        assert worker.headers["content-type"].startswith("text/javascript")
+        assert "'wasm-unsafe-eval'" in worker.headers["content-security-policy"]
+        assert client.get("/browser/runtime/ort.wasm").headers["content-type"] == "application/wasm"
+        assert client.get("/browser/../model-7.pt").status_code == 404
+        with client.websocket_connect(SOCKET) as socket:
+            assert WebPlayer(socket).hello["browser"] == "/browser/"
+    with pytest.raises(UserError, match=r"browser_dpath=.*holds no exported page"):
+        Server(Playground(play_config(tmp_path / "other", browser_dpath=str(tmp_path))), None)
