@@ -234,6 +234,7 @@ class PlaySession:
     async def _in_game(self, call: Any) -> Any:
         """A call of the game, made in a thread; a game for this call only if none is shown."""
         assert self._ground.game is not None
+        is_shown = self._game is not None
         game = self._game or RealGame(self._ground.game.connector)
         try:
             return await asyncio.to_thread(call, game)
@@ -241,7 +242,7 @@ class PlaySession:
             await self.close()
             raise UserError(f"the game cannot be played: {error}") from error
         finally:
-            if game is not self._game:
+            if not is_shown:
                 await asyncio.to_thread(game.close)
 
     async def close(self) -> None:
