@@ -19,7 +19,8 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 from unittest.mock import patch
 
@@ -27,7 +28,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.models_cases import CASES, SIZES, STREAMED, TRAINED, Variant, make_case, sized
+from benchmarks.models_cases import CASES, NUM_FRAMES, SIZES, STREAMED, TRAINED, Variant, make_case, sized
 from models.components.recompute import CHECKPOINTING
 from training.allocator import keep_freed_memory
 
@@ -59,13 +60,41 @@ def operations(name: str, size: str) -> int:
         part.gradient_checkpointing = "none"
     # In bf16 attention is plain products, which the counter knows. Fake tensors have shapes but no values to look at.
     variant = Variant(False, torch.autocast("cpu", torch.bfloat16), torch.float32)
-    unmasked = patch("models.genie_redux.history_mask", lambda shape, *_: torch.zeros(shape, dtype=torch.bool))
-    with FakeTensorMode(), unmasked:
+    with shapes_only():
         case = make_case(name, config, variant)
         mapping = {torch.ops.aten.convolution_backward: convolution_backward_operations}
         with FlopCounterMode(display=False, custom_mapping=mapping) as counter:
             case()
     return counter.get_total_flops()
+
+
+def kept_bytes(name: str, size: str, precision: str, plain: bool = False) -> int:
+    """Bytes, without weights, that a training case's forward pass keeps for the backward pass; computes nothing."""
+    config, (kind, batch) = sized(size), TRAINED[name]
+    config.model = kind
+    variant = Variant(plain, torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"), DTYPES[precision])
+    kept: dict[int, torch.UntypedStorage] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        kept[storage._cdata] = storage
+        return tensor
+
+    with shapes_only(), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), variant.precision:
+        model = variant.build(config).train()
+        output = model(variant.video(batch, NUM_FRAMES), variant.ids(5, batch, NUM_FRAMES - 1))  # holds what is kept
+        weights = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
+        total = sum(storage.nbytes() for key, storage in kept.items() if key not in weights)
+        del output
+    return total
+
+
+@contextmanager
+def shapes_only() -> Iterator[None]:
+    """Models that are made and run in this block have shapes and values that nobody computes."""
+    unmasked = patch("models.genie_redux.history_mask", lambda shape, *_: torch.zeros(shape, dtype=torch.bool))
+    with FakeTensorMode(), unmasked:
+        yield
 
 
 def measure(args: argparse.Namespace) -> dict[str, float]:
@@ -107,7 +136,7 @@ def measured(name: str, precision: str, variant: str, args: argparse.Namespace) 
     return json.loads(result.stdout.splitlines()[-1])
 
 
-def row(name: str, precision: str, flops: int, results: dict[str, dict[str, float] | None]) -> str:
+def row(name: str, precision: str, flops: int, results: dict[str, dict[str, float] | None], kept: list[int]) -> str:
     """One line of the table."""
     plain, ours = results.get("plain"), results.get("ours")
     cells = [f"{name:22}", f"{precision:5}"]
@@ -124,6 +153,7 @@ def row(name: str, precision: str, flops: int, results: dict[str, dict[str, floa
             f"{one['seconds'] / floor:6.2f}",
         ]
     cells += [f"{result['peak_gb']:6.1f}" if result else " " * 6 for result in (plain, ours)]
+    cells += [f"{count / 1e9:6.2f}" for count in kept]
     if name == "streaming" and ours:
         cells.append(f" {STREAMED / ours['seconds']:.1f} frames/s")
     return " ".join(cells)
@@ -150,7 +180,7 @@ def main() -> None:
         return
     print(
         f"{'case':22} {'':5} {'plain s':>8} {'ours s':>8} {'ratio':>7} {'TFLOP':>8} {'TF/s':>6} {'floor s':>8} "
-        f"{'x flr':>6} {'GB':>6} {'GB':>6}"
+        f"{'x flr':>6} {'GB':>6} {'GB':>6} {'kept GB':>13}"
     )
     for name in args.only:
         flops = operations(name, args.size)
@@ -158,7 +188,8 @@ def main() -> None:
             # Sampling in plain form has no `streaming`: it is what autoregressive_dream1 does.
             kinds = [kind for kind in args.variants if not (kind == "plain" and name == "streaming")]
             results = {kind: measured(name, precision, kind, args) for kind in kinds}
-            print(row(name, precision, flops, results), flush=True)
+            kept = [kept_bytes(name, args.size, precision, kind == "plain") for kind in kinds if name in TRAINED]
+            print(row(name, precision, flops, results, kept), flush=True)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from benchmarks.models_plain import make_plain, plain_sample
 from benchmarks.presets import composed
+from models.base import Model
 from models.config import DynamicsConfig, LamConfig, ModelConfig, TokenizerConfig
 from models.construct_model import build_model
 from models.genie_redux import GenieRedux, SampleSettings
@@ -44,6 +45,7 @@ TRAINED = {
     "tokenizer_train": ("tokenizer", 2),
     "guided_train": ("genie_redux_guided", 2),
     "genie_redux_train": ("genie_redux", 1),
+    "lam_train": ("lam", 2),
 }
 SAMPLED = {
     "one_go": (14, SampleSettings("one_go", ROUNDS)),
@@ -62,12 +64,17 @@ class Variant:
     precision: AbstractContextManager
     dtype: torch.dtype
     clock: Callable[[], float] = time.perf_counter
+    # Training only: torch.compile of the layers, and the clips' length.
+    compiled: bool = False
+    num_frames: int = NUM_FRAMES
 
-    def build(self, config: ModelConfig) -> nn.Module:
+    def build(self, config: ModelConfig) -> Model:
         """The model with fresh weights."""
         torch.manual_seed(0)
         model = build_model(config)
-        return make_plain(model) if self.plain else model
+        if self.plain:
+            make_plain(model)
+        return model
 
     def for_inference(self, config: ModelConfig) -> nn.Module:
         """The model to sample with."""
@@ -88,12 +95,12 @@ class Variant:
 Run = Callable[[], float]
 
 
-def make_case(name: str, config: ModelConfig, variant: Variant) -> Run:
-    """The case `name`."""
+def make_case(name: str, config: ModelConfig, variant: Variant, batch: int | None = None) -> Run:
+    """The case `name`; `batch`: clips of a training step, None = the case's own."""
     config = deepcopy(config)
     config.model = TRAINED[name][0] if name in TRAINED else "genie_redux_guided"
     if name in TRAINED:
-        return _training(config, variant, TRAINED[name][1])
+        return _training(config, variant, batch or TRAINED[name][1])
     model = variant.for_inference(config)
     assert isinstance(model, GenieRedux)
     if name in SAMPLED:
@@ -106,13 +113,15 @@ def make_case(name: str, config: ModelConfig, variant: Variant) -> Run:
 def _training(config: ModelConfig, variant: Variant, batch: int) -> Run:
     """Optimiser steps on random clips."""
     model = variant.build(config).train()
+    if variant.compiled:
+        model.compile_layers()
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=1e-4, fused=not variant.plain)
     for parameter in trained:  # the optimiser's state, so that the first step has all that a later one has
         parameter.grad = torch.zeros_like(parameter)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
-    clips, actions = variant.video(batch, NUM_FRAMES), variant.ids(5, batch, NUM_FRAMES - 1)
+    clips, actions = variant.video(batch, variant.num_frames), variant.ids(5, batch, variant.num_frames - 1)
 
     def step() -> float:
         with variant.precision:

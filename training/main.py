@@ -19,6 +19,7 @@ from models.construct_model import kind_of
 from models.genie_redux import GenieRedux
 from training import evaluation
 from training.clips import ClipSource, FrameSource, TrainingBatches
+from training.compiled_code import CompiledCode, kept_code
 from training.config import (
     EvaluationSetup,
     GenieReduxConfig,
@@ -58,10 +59,12 @@ def train(cfg: GenieReduxConfig) -> Path:
     folder = RunFolder(run_dpath(cfg))
     remedy = "wait for it or stop it, or give this run another train.wandb_name"
     with locked(folder.path, remedy) if runtime.is_main else nullcontext():
-        return _train(cfg, runtime, folder)
+        code_dpath = Path(cfg.train.save_root_dpath) / "compiled"
+        with kept_code(code_dpath, runtime) if cfg.compile else nullcontext() as code:
+            return _train(cfg, runtime, folder, code)
 
 
-def _train(cfg: GenieReduxConfig, runtime: Runtime, folder: RunFolder) -> Path:
+def _train(cfg: GenieReduxConfig, runtime: Runtime, folder: RunFolder, code: CompiledCode | None) -> Path:
     with under("train", model_fpath="model_fpath"):
         point = folder.resume_point(cfg.train.resume_ckpt)
     clips = _open_clips(cfg, "train")
@@ -82,7 +85,7 @@ def _train(cfg: GenieReduxConfig, runtime: Runtime, folder: RunFolder) -> Path:
     batches = TrainingBatches(source_of(clips), cfg.train, cfg.seed, runtime)
     trainer_config = TrainerConfig(cfg.train, cfg.optimizer, cfg.seed, cfg.compile)
     trainer = Trainer(trainer_config, runtime, prepared, batches, folder)
-    trainer.record = record
+    trainer.record, trainer.compiled_code = record, code
     if point and state is not None:
         trainer.load_state(state, point.state)
     trainer.validator = _validator(cfg, trainer, source_of)

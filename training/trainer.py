@@ -17,6 +17,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from data_generation.data.errors import FieldError, UserError
 from models.tensor_file import UnwritableFileError
 from training.clips import Inputs, TrainingBatches
+from training.compiled_code import CompiledCode
 from training.config import TrainerConfig
 from training.loading import ModelAndConfig
 from training.optimizer import learning_rate, make_optimizer, restore_optimizer
@@ -78,6 +79,7 @@ class Trainer:
         self.optimizer = make_optimizer(self.model, cfg.optimizer)
         self.step, self._saved_step = 0, -1
         self.validator: Validator | None = None
+        self.compiled_code: CompiledCode | None = None
         # What the run is, for those that resume it.
         self.record: dict[str, Any] = {}
         self._trained = [p for p in self.model.parameters() if p.requires_grad]
@@ -222,6 +224,8 @@ class Trainer:
                 self.folder.save(self.model, self.config, self.step, state, self.cfg.train.keep_checkpoints)
             except UnwritableFileError as error:
                 raise UnwritableFileError(f"{error}: resume by train.resume_ckpt=latest") from error
+            if self.compiled_code is not None:
+                self.compiled_code.record()
         self.runtime.accelerator.wait_for_everyone()
         self._saved_step = self.step
         self._clock += time.monotonic() - start

@@ -18,9 +18,33 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
     above all in bf16 (docs/results/benchmarks.md); everywhere else it is SDPA.
     """
     if q.device.type == "cpu":
-        scores = (q * SCALE) @ k.transpose(-2, -1) + bias.float()  # a power of two rounds nothing; sum in float32
-        return scores.softmax(dim=-1).to(v.dtype) @ v
+        return _PlainAttention.apply(q, k, v, bias)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype), scale=SCALE)
+
+
+class _PlainAttention(torch.autograd.Function):
+    """softmax(q k^T * SCALE + bias) v, with its inputs and the probabilities in their precision kept for backward.
+
+    Autograd would keep the probabilities in float32 too, and contiguous copies of q, k and v.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
+        scores = (q * SCALE) @ k.transpose(-2, -1) + bias.float()  # a power of two rounds nothing; sum in float32
+        probabilities = scores.softmax(dim=-1).to(v.dtype)
+        ctx.save_for_backward(q, k, v, probabilities)
+        return probabilities @ v
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        q, k, v, probabilities = ctx.saved_tensors
+        of_v = probabilities.transpose(-2, -1) @ gradients[0]
+        of_probabilities = gradients[0] @ v.transpose(-2, -1)
+        of_scores = torch._softmax_backward_data(of_probabilities, probabilities, -1, q.dtype)
+        needs_bias = ctx.needs_input_grad[3]
+        of_bias = of_scores.flatten(0, -4).sum(dim=0, dtype=torch.float32) if needs_bias else None
+        of_q = (of_scores @ k).mul_(SCALE)
+        return of_q, of_scores.transpose(-2, -1) @ (q * SCALE), of_v, of_bias
 
 
 class _UnitVectors(torch.autograd.Function):

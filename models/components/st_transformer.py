@@ -1,6 +1,7 @@
 """Space-time transformer (ST-transformer; arXiv 2409.06445, section 3)."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +15,27 @@ from models.components.recompute import CHECKPOINTING, recompute
 from models.config import TransformerConfig
 
 
+class _GatedContraction(torch.autograd.Function):
+    """(value * GELU(gate)) W^T of values and gates (..., n) and W (D, n), which alone are kept for the backward pass.
+
+    Autograd would keep GELU(gate) and the product as well: half as much again.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, gate: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(value, gate, weight)
+        return F.linear(F.gelu(gate).mul_(value), weight)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        value, gate, weight = ctx.saved_tensors
+        active = F.gelu(gate)
+        of_weight = gradients[0].flatten(0, -2).t() @ (value * active).flatten(0, -2)
+        of_product = gradients[0] @ weight
+        of_value = active.mul_(of_product)
+        return of_value, torch.ops.aten.gelu_backward(of_product.mul_(value), gate), of_weight
+
+
 class FeedForward(nn.Module):
     """LayerNorm, then GEGLU: first half x GELU(second half)."""
 
@@ -25,8 +47,12 @@ class FeedForward(nn.Module):
         self.contract = nn.Linear(inner, dim, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        value, gate = self.expand(self.norm(x)).chunk(2, dim=-1)
-        return self.contract(value * F.gelu(gate))
+        x = self.norm(x)
+        if x.device.type == "cpu":  # GELU takes a third of the time where gates lie together in memory
+            value, gate = (F.linear(x, half) for half in self.expand.weight.chunk(2))
+        else:
+            value, gate = self.expand(x).chunk(2, dim=-1)
+        return _GatedContraction.apply(value, gate, self.contract.weight.to(value.dtype))
 
 
 @dataclass
