@@ -8,18 +8,21 @@ import numpy as np
 import pytest
 
 from data_generation.config import AgentConfig, ConnectorConfig
+from data_generation.data.data import EpisodeMeta, EpisodeReader, EpisodeWriter
 from data_generation.generator.connector_base import EnvironmentSpec
-from data_generation.generator.levels import Level
+from data_generation.generator.episode import play_episode
+from data_generation.generator.levels import Level, LevelEnv
 from data_generation.generator.plan import EpisodeQueue, EpisodeTask
 from data_generation.generator.policy import (
     EpsilonPolicy,
     PolicyContext,
+    RandomPolicy,
     ScriptedPolicy,
     StickyRandomPolicy,
     make_policy,
 )
-from data_generation.generator.schedule import episode_seed
-from tests.generator_helpers import ACTIONS, FRAME, CountingConnector
+from data_generation.generator.schedule import dataset_episode, episode_seed
+from tests.generator_helpers import ACTIONS, FRAME, CountingConnector, CountingEnv
 
 
 def test_scripted_policy_plays_its_script() -> None:
@@ -80,3 +83,42 @@ def test_queue_keeps_all_workers_busy_with_few_changes_of_game() -> None:
     assert set(played.values()) == {1}
     assert changes == 2
     assert queue.next(levels[0]) is None
+
+
+class RenderedEnv(CountingEnv):
+    """Its own image is twice as large as its frames."""
+
+    def render(self) -> np.ndarray:
+        return np.full((16, 16, 3), 100 + self.steps, np.uint8)
+
+
+class RenderedConnector(CountingConnector):
+    def make_env(self, game: str, instance: int) -> RenderedEnv:
+        return RenderedEnv(game)
+
+
+class SeeingPolicy(RandomPolicy):
+    """Always action 0; remembers what it saw."""
+
+    sees_observation = True
+
+    def __call__(self, carry: Any, observation: Any, rng: np.random.Generator) -> tuple[Any, int]:
+        self.seen = [*getattr(self, "seen", []), observation]
+        return carry, 0
+
+
+def test_a_policy_may_see_the_games_own_image_and_what_was_really_played(tmp_path: Path) -> None:
+    connector = RenderedConnector(ConnectorConfig(game=["toy"], image_size=8, valid_action_combos=["A", "B", "C"]))
+    env, inner = LevelEnv(connector, n_steps_max=100), SeeingPolicy(3)
+    policy = EpsilonPolicy(inner, 3, gamma=1.0)
+    episode = dataset_episode(0, Level("toy", 0), 0)
+    with EpisodeWriter(tmp_path / "0.episode", EpisodeMeta(), connector.frame_shape) as writer:
+        assert play_episode(env, policy, writer, episode) == 11
+        writer.commit()
+    with EpisodeReader(tmp_path / "0.episode") as reader:
+        actions = reader.actions.tolist()
+    assert len(set(actions)) > 1
+    first, *others = inner.seen
+    assert first.last is None and [seen.image[0, 0, 0] for seen in inner.seen] == [100 + t for t in range(10)]
+    assert [seen.last.action for seen in others] == actions[:-1]
+    assert all((seen.frame == t + 1).all() and seen.last.env_reward == 1 for t, seen in enumerate(others))

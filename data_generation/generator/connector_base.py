@@ -123,7 +123,8 @@ class Connector(ABC):
         """An environment with actions Discrete(len(action_names)) and observations uint8 of `frame_shape` (C, H, W).
 
         A reset with the same seed followed by the same actions must show the same frames, whatever was played before.
-        The info values of `step` that are numbers are recorded.
+        The info values of `step` that are numbers are recorded. `render` gives the game's own image (h, w, 3) uint8, on
+        which some agents act.
         """
 
     def num_instances(self, game: str) -> int | None:
