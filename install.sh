@@ -21,6 +21,7 @@ what is missing.
   bash install.sh --with coinrun   set up, with Procgen's CoinRun (Python 3.11 only)
   bash install.sh --with launchers set up, with Hydra's launchers for parallel and Slurm multiruns
   bash install.sh --with lerobot   set up, with PyArrow, which `data export --format lerobot` needs
+  bash install.sh --with export    set up, with ONNX and onnxruntime-web (by npm) for `python run.py export`
 
 Needs Python 3.11 or newer with its venv module. PYTHON=<path> chooses another one than the first that is found.
 torch: the CPU build on Linux machines without an NVIDIA GPU, else the usual one.
@@ -87,6 +88,30 @@ install_torch() {
     pip_install "torch==$torch_version"
 }
 
+# What an exported page runs on, in a browser: from the npm registry into .venv/share.
+install_onnxruntime_web() {
+    local version=$1 folder=$venv/share/onnxruntime-web packed
+    grep -qs "\"version\": \"$version\"" "$folder/package.json" && return
+    if ! command -v npm >/dev/null; then
+        echo "install.sh: no npm here to fetch onnxruntime-web $version: see docs/guide/export.md" >&2
+        return
+    fi
+    packed=$(mktemp -d)
+    npm pack --silent --pack-destination "$packed" "onnxruntime-web@$version" >/dev/null ||
+        fail "npm could not fetch onnxruntime-web (see above): check the network, then run again"
+    mkdir -p "$folder"
+    (
+        cd "$packed"
+        tar -xzf ./*.tgz
+        rm -rf "$folder/dist"
+        mv package/dist package/package.json "$folder/"
+        # Only what the page takes.
+        find "$folder/dist" -type f ! -name 'ort.wasm.bundle.min.mjs' ! -name 'ort-wasm-simd-threaded.wasm' \
+            ! -name 'ort.webgpu.bundle.min.mjs' ! -name 'ort-wasm-simd-threaded.asyncify.wasm' -delete
+    )
+    rm -rf "$packed"
+}
+
 install_extra() {
     case $1 in
         coinrun)
@@ -102,6 +127,11 @@ install_extra() {
             ;;
         lerobot)
             pip_install pyarrow==26.0.1
+            ;;
+        export)
+            pip_install -c "$here/constraints.txt" onnx==1.23.2 onnxruntime==1.32.0 onnxscript==0.7.2 \
+                onnx-ir==1.1.0 ml_dtypes==0.6.0 flatbuffers==25.12.19
+            install_onnxruntime_web 1.30.0
             ;;
     esac
 }
@@ -133,7 +163,7 @@ while [ $# -gt 0 ]; do
             exit
             ;;
         --with)
-            [ $# -ge 2 ] || fail "--with needs the name of an extra: coinrun, launchers, lerobot"
+            [ $# -ge 2 ] || fail "--with needs the name of an extra: coinrun, launchers, lerobot, export"
             extras="$extras $2"
             shift 2
             ;;
@@ -151,7 +181,7 @@ while [ $# -gt 0 ]; do
 done
 
 for extra in $extras; do
-    case $extra in coinrun | launchers | lerobot) ;; *) fail "unknown extra '$extra': there are coinrun, launchers, lerobot" ;; esac
+    case $extra in coinrun | launchers | lerobot | export) ;; *) fail "unknown extra '$extra': there are coinrun, launchers, lerobot, export" ;; esac
 done
 set_up
 for extra in $extras; do

@@ -204,7 +204,22 @@ _PLAY = Command(
     ),
 )
 
-COMMANDS = (_GENERATE, _TRAIN, _EVAL, _IMPORT, _EXPLORE, _EXPLORE_EVAL, _AGENT57, _AGENT57_EVAL, _PLAY)
+_EXPORT = Command(
+    name="export",
+    mode=None,
+    summary="Write a trained world model as a static page that plays in a browser, on a phone too, without a server.",
+    config_dpath=ROOT_DPATH / "play" / "configs",
+    schema="play.export:ExportConfig",
+    entry="play.export:export",
+    examples=(
+        "python run.py export model_fpath=checkpoints/genie_redux_guided/demo/model-1000.pt "
+        "dataset_dpath=data_generation/datasets/retro_act_v0.0.0_demo target=page",
+        "python run.py export model_fpath=<path> dataset_dpath=<dataset> target=page 'starts=[0,12:40]' webgpu=false",
+    ),
+    root="export",
+)
+
+COMMANDS = (_GENERATE, _TRAIN, _EVAL, _IMPORT, _EXPLORE, _EXPLORE_EVAL, _AGENT57, _AGENT57_EVAL, _PLAY, _EXPORT)
 
 PLAIN_COMMANDS = {
     "annotate": PlainCommand(

@@ -68,9 +68,19 @@ class Dynamics(nn.Module):
         if (start + ids.shape[1]) * per_frame > self.config.max_seq_len:
             problem = f"{start + ids.shape[1]} frames of {per_frame} tokens exceed it"
             raise FieldError("max_seq_len", self.config.max_seq_len, problem, f"use at most {self.max_frames} frames")
-        x = self.token_embedding(torch.where(mask, self.codebook_size, ids))
-        positions = self.position_embedding.weight[start * per_frame : (start + ids.shape[1]) * per_frame]
-        x = x + rearrange(positions, "(t h w) d -> t h w d", h=self.grid, w=self.grid)
+        return self.embed_at(ids, mask, actions, token_input, self.frame_positions[start : start + ids.shape[1]])
+
+    @property
+    def frame_positions(self) -> Tensor:
+        """The position embeddings (max_frames, h, w, dim) of each frame's tokens."""
+        used = self.position_embedding.weight[: self.max_frames * self.grid**2]
+        return rearrange(used, "(t h w) d -> t h w d", h=self.grid, w=self.grid)
+
+    def embed_at(
+        self, ids: Tensor, mask: Tensor, actions: Tensor, token_input: Tensor | None, positions: Tensor
+    ) -> Tensor:
+        """As `embed`, with the frames' position embeddings ([B,] T, h, w, dim) given."""
+        x = self.token_embedding(torch.where(mask, self.codebook_size, ids)) + positions
         if token_input is not None:
             x = x + TOKEN_SCALE * token_input * ~mask.unsqueeze(-1)
         x = GRADIENT_SHARE * x + (1 - GRADIENT_SHARE) * x.detach()

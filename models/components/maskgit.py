@@ -63,8 +63,12 @@ def gumbel_sample(logits: Tensor, temperature: float, generators: Generators) ->
     """Draw ids (B, ...) from logits (B, ..., V) at a temperature; 0 is the argmax."""
     if temperature <= 0:
         return logits.argmax(dim=-1)
-    noise = uniform_noise(logits.shape, logits.device, generators).clamp_min(1e-20)
-    gumbel = -torch.log((-torch.log(noise)).clamp_min(1e-20))
+    return gumbel_argmax(logits, temperature, uniform_noise(logits.shape, logits.device, generators))
+
+
+def gumbel_argmax(logits: Tensor, temperature: float, noise: Tensor) -> Tensor:
+    """As `gumbel_sample`, with uniform `noise` (B, ..., V) in [0, 1) given and a temperature above 0."""
+    gumbel = -torch.log((-torch.log(noise.clamp_min(1e-20))).clamp_min(1e-20))
     return (logits.float() / temperature + gumbel).argmax(dim=-1)
 
 

@@ -27,28 +27,24 @@ class PEG(nn.Module):
 
         `past` (B, 2, h, w, D): the two frames before, None = zeros.
         """
-        batch = x.shape[0]
         if past is not None:
             x = torch.cat([past.to(x.dtype), x], dim=1)
         if torch.is_autocast_enabled(x.device.type):  # once, not in each of the three convolutions
             x = x.to(torch.get_autocast_dtype(x.device.type))
-        images = rearrange(x, "b t h w d -> (b t) d h w")  # channels-last in memory: no copy
-        newest, middle, oldest = (
-            rearrange(
-                F.conv2d(
-                    images, self.weight[:, :, k], self.bias if k == 2 else None, padding=1, groups=images.shape[1]
-                ),
-                "(b t) d h w -> b t h w d",
-                b=batch,
-            )
-            for k in (2, 1, 0)
-        )
         if past is not None:
-            return newest[:, 2:] + middle[:, 1:-1] + oldest[:, :-2]
+            return self._convolve(x[:, 2:], 2) + self._convolve(x[:, 1:-1], 1) + self._convolve(x[:, :-2], 0)
+        newest, middle, oldest = (self._convolve(x, k) for k in (2, 1, 0))
         # functional form of: out[:, 1:] += middle[:, :-1]; out[:, 2:] += oldest[:, :-2]
         middle = F.pad(middle[:, :-1], (0, 0, 0, 0, 0, 0, 1, 0))
         oldest = F.pad(oldest[:, :-2], (0, 0, 0, 0, 0, 0, min(2, x.shape[1]), 0))
         return newest + middle + oldest
+
+    def _convolve(self, x: Tensor, k: int) -> Tensor:
+        """Frames (B, T, h, w, D) under the kernel's time offset k; 2 is the newest, with which the bias goes."""
+        images = rearrange(x, "b t h w d -> (b t) d h w")  # channels-last in memory: no copy
+        bias = self.bias if k == 2 else None
+        out = F.conv2d(images, self.weight[:, :, k], bias, padding=1, groups=images.shape[1])
+        return rearrange(out, "(b t) d h w -> b t h w d", b=x.shape[0])
 
 
 class ContinuousPositionBias(nn.Module):

@@ -1,5 +1,6 @@
 """Space-time transformer (ST-transformer; arXiv 2409.06445, section 3)."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -156,12 +157,18 @@ class STTransformer(nn.Module):
         """Transform further frames x (B, T, h, w, D) after those in `cache`; equal to `forward` on all at once."""
         num_frames = cache.num_frames + x.shape[1]
         temporal_bias = causal_alibi(self.heads, x.shape[1], num_frames, x.device)
+        x, layers = self.run_layers(x, spatial_bias, temporal_bias, cache.layers or [None] * len(self.halves))
+        return x, Cache(num_frames, layers)
+
+    def run_layers(
+        self, x: Tensor, spatial_bias: Tensor, temporal_bias: Tensor, past: Sequence[LayerCache | None]
+    ) -> tuple[Tensor, list[LayerCache]]:
+        """As `extend`, with the temporal bias (..., heads, T, past + T) and what each layer keeps given."""
         layers = []
-        for i, layer in enumerate(self.halves):
-            bias = spatial_bias if isinstance(layer, SpatialLayer) else temporal_bias
-            x, state = layer(x, bias, cache.layers[i] if cache.layers else None)
+        for layer, cache in zip(self.halves, past, strict=True):
+            x, state = layer(x, spatial_bias if isinstance(layer, SpatialLayer) else temporal_bias, cache)
             layers.append(state)
-        return self.norm(x), Cache(num_frames, layers)
+        return self.norm(x), layers
 
 
 def _without_cache(layer: Layer, x: Tensor, bias: Tensor) -> Tensor:

@@ -1,0 +1,219 @@
+"""`python run.py export`: a trained world model as a static page, which plays in a browser without a server."""
+
+import json
+import logging
+import shutil
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+
+from data_generation.data.data import Environment
+from data_generation.data.errors import UNSET, FieldError, MissingPathError, under
+from data_generation.data.fields import NotNegative, NumFrames, OneOf, PathText, Range
+from data_generation.data.files import atomic_path
+from data_generation.data.media import enlarge, to_pixels, write_png
+from models.checkpoint import LoadedModel, load_world_model
+from models.genie_redux import GenieRedux
+from play.onnx_file import PRECISIONS, compare, write_onnx
+from play.onnx_step import MIN_WINDOW, STATE, FixedStep
+from play.starts import Start, episode_start, open_datasets
+
+logger = logging.getLogger(__name__)
+
+STATIC_DPATH = Path(__file__).parent / "static"
+# Where `bash install.sh --with export` puts the runtime.
+RUNTIME_DPATH = Path(sys.prefix) / "share" / "onnxruntime-web"
+RUNTIME_FILES = {
+    "wasm": ("ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm"),
+    "webgpu": ("ort.webgpu.bundle.min.mjs", "ort-wasm-simd-threaded.asyncify.wasm"),
+}
+DEFAULT_STARTS = 6
+IDLE_ACTIONS = ("NOOP", "UP")
+
+
+@dataclass
+class ExportConfig:
+    """Root of the `export` command."""
+
+    model_fpath: PathText = ""  # world model (…/model-<step>.pt)
+    target: PathText = ""  # folder for the page; an older page there is replaced
+    tokenizer_fpath: PathText | None = None  # null = tokenizer.pt next to the model
+    dataset_dpath: PathText = ""  # dataset with the episodes that play starts from
+    # Where: <episode>, counted over the dataset, or <episode>:<frame>, from 0; [] = at some episodes, evenly spread.
+    starts: list[str] = field(default_factory=list)
+    num_prime: NumFrames = 4  # frames of an episode that a start gives the model; the named one is the last of them
+    window: Annotated[int, Range(MIN_WINDOW, 100_000)] | None = (
+        None  # frames of history; null = as many as the model takes
+    )
+    precision: Annotated[str, OneOf(*PRECISIONS)] = "float32"  # of the weights
+    # 0 takes the likeliest tokens, as play in Python does; above 0 they are drawn.
+    temperature: NotNegative = 0.0
+    fps: Annotated[float, Range(1, 120)] = 15.0  # frames per second on the page; real time is 60 / frame skip
+    idle_action: str = ""  # what is done while no key is held; "" = NOOP or UP if there is one, else the world waits
+    webgpu: bool = True  # offer WebGPU too, which adds 27 MB to the folder; they load when somebody chooses it
+    # The npm package onnxruntime-web; null = where `bash install.sh --with export` puts it.
+    runtime_dpath: PathText | None = None
+    num_checked_steps: Annotated[int, Range(1, 10_000)] = 50  # steps whose ids are compared with PyTorch's
+
+
+def export(cfg: ExportConfig) -> Path:
+    """Write the page and return its folder. UserError where something is missing."""
+    for key in ("model_fpath", "dataset_dpath", "target"):
+        if not getattr(cfg, key):
+            remedy = "python run.py export model_fpath=<model-N.pt> dataset_dpath=<dataset> target=<folder>"
+            raise FieldError(key, UNSET, "is not set", remedy)
+    target = Path(cfg.target)
+    if target.exists() and not (target / "world.json").is_file():
+        raise FieldError("target", target, "exists and holds no page", "give a new folder")
+    runtime = _runtime_files(cfg)
+    with under("", path="model_fpath"):
+        loaded = load_world_model(Path(cfg.model_fpath), Path(cfg.tokenizer_fpath) if cfg.tokenizer_fpath else None)
+    _check(cfg, loaded)
+    with atomic_path(target) as folder:
+        folder.mkdir()
+        step = FixedStep(loaded.model, cfg.window, cfg.temperature)
+        starts = write_starts(cfg, loaded, step, folder)
+        write_onnx(step, folder / "model.onnx", cfg.precision)
+        report = compare(step, folder / "model.onnx", starts[0], cfg.num_checked_steps)
+        manifest = {**_manifest(cfg, loaded, step), "starts": starts, "checked": report}
+        (folder / "world.json").write_text(json.dumps(manifest))
+        shutil.copytree(STATIC_DPATH, folder, dirs_exist_ok=True)
+        (folder / "runtime").mkdir()
+        for path in runtime:
+            shutil.copyfile(path, folder / "runtime" / path.name)
+    _report(target, report)
+    return target
+
+
+def _backends(cfg: ExportConfig) -> list[str]:
+    return ["wasm", "webgpu"] if cfg.webgpu else ["wasm"]
+
+
+def _runtime_files(cfg: ExportConfig) -> list[Path]:
+    """The files of onnxruntime-web that the page needs."""
+    dpath = Path(cfg.runtime_dpath) if cfg.runtime_dpath else RUNTIME_DPATH
+    paths = [dpath / "dist" / name for backend in _backends(cfg) for name in RUNTIME_FILES[backend]]
+    if missing := [path for path in paths if not path.is_file()]:
+        problem = f"there is no '{missing[0].relative_to(dpath)}' in '{dpath}'"
+        remedy = "bash install.sh --with export, or unpack the npm package onnxruntime-web and give its folder"
+        raise MissingPathError("runtime_dpath", cfg.runtime_dpath or UNSET, problem, remedy)
+    return paths
+
+
+def _check(cfg: ExportConfig, loaded: LoadedModel[GenieRedux]) -> None:
+    tokenizer, dynamics = loaded.config.tokenizer, loaded.model.dynamics
+    if tokenizer.temporal_patch_size != 1:
+        problem = f"has temporal_patch_size={tokenizer.temporal_patch_size}: play needs one frame a step"
+        raise FieldError("model_fpath", cfg.model_fpath, problem, "give a model with temporal_patch_size=1")
+    if dynamics.max_frames < MIN_WINDOW:
+        problem = f"sees {dynamics.max_frames} frames"
+        raise FieldError("model_fpath", cfg.model_fpath, problem, f"give a model that sees {MIN_WINDOW} or more")
+
+
+def action_names(loaded: LoadedModel[GenieRedux]) -> list[str]:
+    """The actions that a player chooses from: the dataset's, or numbers for latent ones."""
+    names = loaded.config.action_names if loaded.model.takes_actions else []
+    count = loaded.model.num_actions
+    return list(names) if len(names) == count else [f"{number}" for number in range(1, count + 1)]
+
+
+def idle_action(name: str, names: list[str]) -> int | None:
+    """The action while no key is held; None = the world waits."""
+    if name and name not in names:
+        raise FieldError("idle_action", name, "is not an action of this model", f"use one of {', '.join(names)}")
+    return next((names.index(known) for known in ([name] if name else IDLE_ACTIONS) if known in names), None)
+
+
+def _manifest(cfg: ExportConfig, loaded: LoadedModel[GenieRedux], step: FixedStep) -> dict[str, Any]:
+    """What the page knows of the model: world.json without its starts."""
+    names, state = action_names(loaded), step.start()
+    path = Path(cfg.model_fpath)
+    types = {torch.int32: "int32", torch.float32: "float32"}
+    parameters = sum(p.numel() for p in loaded.model.parameters())
+    return {
+        "name": f"{path.parent.name} ({loaded.config.model})",
+        "about": f"{parameters / 1e6:.1f} M parameters, {loaded.step} training steps, trained on episodes like those "
+        f"of {Path(cfg.dataset_dpath).name}. Each frame is drawn by the model, in this browser.",
+        "actions": names,
+        "idle": idle_action(cfg.idle_action, names),
+        "fps": cfg.fps,
+        "size": loaded.config.tokenizer.image_size,
+        "grid": step.grid,
+        "precision": cfg.precision,
+        "noise": [step.grid, step.grid, loaded.config.tokenizer.codebook_size] if cfg.temperature else None,
+        "runtime": {name: RUNTIME_FILES[name][1] for name in _backends(cfg)},
+        "state": {name: {"type": types[state[name].dtype], "shape": list(state[name].shape)} for name in STATE},
+    }
+
+
+# ---- starts ---------------------------------------------------------------------------------------------------------
+
+
+def write_starts(
+    cfg: ExportConfig, loaded: LoadedModel[GenieRedux], step: FixedStep, folder: Path
+) -> list[dict[str, Any]]:
+    """The starts of the page: token ids and actions of an episode's frames, and a picture of the last of them."""
+    if not Path(cfg.dataset_dpath).is_dir():
+        raise MissingPathError("dataset_dpath", cfg.dataset_dpath, "is no folder", "give the folder of a dataset")
+    environments = open_datasets(Path(cfg.dataset_dpath), loaded.model, action_names(loaded))
+    episodes = [(environment, i) for environment in environments for i in range(environment.num_episodes)]
+    spread = np.linspace(0, len(episodes) - 1, min(DEFAULT_STARTS, len(episodes))).astype(int)
+    (folder / "starts").mkdir()
+    num_prime = min(cfg.num_prime, step.window)
+    return [
+        _write_start(_chosen_start(text, episodes, num_prime), loaded.model, folder / "starts" / f"{i}.png")
+        for i, text in enumerate(cfg.starts or [str(row) for row in spread])
+    ]
+
+
+def _chosen_start(text: str, episodes: list[tuple[Environment, int]], num_prime: int) -> Start:
+    """The `num_prime` frames, or fewer, that end with the one that `<episode>[:<frame>]` names."""
+    row, _, frame = str(text).partition(":")
+    if not row.isdecimal() or not (frame or "0").isdecimal():
+        raise FieldError("starts", text, "is not of the form <episode> or <episode>:<frame>", "as in [0,12:40]")
+    if int(row) >= len(episodes):
+        raise FieldError("starts", text, f"the dataset has {len(episodes)} episodes", f"use 0 to {len(episodes) - 1}")
+    environment, episode = episodes[int(row)]
+    last = int(environment.num_frames[episode]) - 1
+    time = int(frame) if frame else min(num_prime - 1, last)
+    if time > last:
+        raise FieldError("starts", text, f"the episode has {last + 1} frames", f"use {row}:0 to {row}:{last}")
+    return episode_start(environment, episode, time, num_prime)
+
+
+def _write_start(start: Start, model: GenieRedux, picture: Path) -> dict[str, Any]:
+    video = torch.from_numpy(start.frames)[None].float() / 255
+    is_given = model.takes_actions or len(start.actions) == 0
+    actions = start.actions if is_given else model.infer_actions(video)[0]
+    # The picture shows what the model starts from: the last frame through its tokens.
+    shown = to_pixels(model.tokenizer.reconstruct(video)[0, -1:].numpy())[0]
+    write_png(picture, enlarge(shown, 1))
+    ids = model.tokenizer.encode(video)[0].flatten(1)
+    return {
+        "label": start.label,
+        "picture": f"{picture.parent.name}/{picture.name}",
+        "ids": ids.tolist(),
+        "actions": actions.tolist(),
+    }
+
+
+def _report(target: Path, report: dict[str, Any]) -> None:
+    sizes = {path: path.stat().st_size for path in target.rglob("*") if path.is_file()}
+    logger.info(
+        "the same ids as PyTorch in %d of %d steps, pixels differ by %d of 255 at most",
+        report["equal_steps"],
+        report["num_steps"],
+        report["pixel_difference"],
+    )
+    logger.info(
+        "'%s' has %.1f MB: model %.1f MB, WebAssembly runtime %.1f MB; play it with: python -m http.server -d %s",
+        target,
+        sum(sizes.values()) / 1e6,
+        (target / "model.onnx").stat().st_size / 1e6,
+        sum((target / "runtime" / name).stat().st_size for name in RUNTIME_FILES["wasm"]) / 1e6,
+        target,
+    )

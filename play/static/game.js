@@ -1,0 +1,221 @@
+// The page: keys and buttons in, frames out.
+
+import { buttonOf, buttonsOf, chooseAction, labelOf } from "./keys.js";
+
+const element = (id) => document.getElementById(id);
+const canvas = element("screen");
+const MAX_THREADS = 4;
+// For measurements and tests: ?fast, ?threads=1, ?backend=webgpu.
+const query = new URLSearchParams(location.search);
+
+let worker;
+let calls = 0;
+const waiting = new Map();
+let manifest;
+let held = []; // names of buttons, the latest last
+let paused = false;
+let generation = 0; // of the running game; an older loop ends
+const times = []; // when the last frames were shown
+const costs = []; // milliseconds of the last steps
+
+function ask(message) {
+  const call = ++calls;
+  worker.postMessage({ ...message, call });
+  return new Promise((resolve, reject) => waiting.set(call, { resolve, reject }));
+}
+
+function answered({ data }) {
+  const { resolve, reject } = waiting.get(data.call);
+  waiting.delete(data.call);
+  if (data.error) reject(new Error(data.error));
+  else resolve(data);
+}
+
+function say(text) {
+  element("status").textContent = text;
+}
+
+// ---- the game -------------------------------------------------------------------------------------------------------
+
+async function loadModel(backend) {
+  generation += 1;
+  worker?.terminate();
+  waiting.clear();
+  worker = new Worker("./worker.js", { type: "module" });
+  worker.onmessage = answered;
+  worker.onerror = (event) => say(`This browser cannot run the model: ${event.message}`);
+  const numThreads = self.crossOriginIsolated ? wantedThreads() : 1;
+  say("Loading the model…");
+  manifest = (await ask({ do: "load", backend, numThreads })).manifest;
+  element("runtime").textContent = backend === "webgpu" ? "WebGPU" : `WebAssembly, threads: ${numThreads}`;
+}
+
+function wantedThreads() {
+  return Number(query.get("threads")) || Math.min(MAX_THREADS, navigator.hardwareConcurrency ?? 1);
+}
+
+async function restart() {
+  const mine = ++generation;
+  const index = Number(element("start").value);
+  times.length = costs.length = 0;
+  say("");
+  await Promise.all([showPicture(manifest.starts[index].picture), ask({ do: "begin", start: index })]);
+  canvas.dataset.frames = 0;
+  let due = performance.now();
+  while (mine === generation) {
+    due = Math.max(due + 1000 / speed(), performance.now());
+    await until(due);
+    if (mine !== generation) break;
+    const action = paused ? null : (chooseAction(held, manifest.actions) ?? manifest.idle);
+    if (action === null) continue;
+    const { pixels, milliseconds } = await ask({ do: "step", action });
+    if (mine === generation) show(pixels, milliseconds, action);
+  }
+}
+
+function speed() {
+  return element("fast").checked ? 1000 : manifest.fps;
+}
+
+function until(time) {
+  return new Promise((resolve) => setTimeout(resolve, Math.max(0, time - performance.now())));
+}
+
+async function showPicture(url) {
+  const image = new Image();
+  image.src = url;
+  await image.decode();
+  canvas.getContext("2d").drawImage(image, 0, 0);
+}
+
+function show(pixels, milliseconds, action) {
+  canvas.getContext("2d").putImageData(new ImageData(pixels, canvas.width, canvas.height), 0, 0);
+  canvas.dataset.frames = Number(canvas.dataset.frames) + 1;
+  const now = performance.now();
+  times.push(now);
+  costs.push(milliseconds);
+  while (times.length > 1 && now - times[0] > 2000) times.shift();
+  if (costs.length > 60) costs.shift();
+  const rate = times.length > 1 ? ((times.length - 1) * 1000) / (now - times[0]) : 0;
+  const median = costs.toSorted((a, b) => a - b)[costs.length >> 1];
+  element("rate").textContent = `${rate.toFixed(1)} frames/s, ${median.toFixed(0)} ms a frame`;
+  element("action").textContent = labelOf(manifest.actions[action]) || "–";
+}
+
+// ---- what is pressed ------------------------------------------------------------------------------------------------
+
+function press(button) {
+  if (!held.includes(button)) held.push(button);
+  marked(button, true);
+}
+
+function release(button) {
+  held = held.filter((other) => other !== button);
+  marked(button, false);
+}
+
+function marked(button, on) {
+  for (const key of document.querySelectorAll("#pad button")) {
+    if (key.dataset.button === button) key.classList.toggle("held", on);
+  }
+}
+
+function onKey(event) {
+  if (event.altKey || event.ctrlKey || event.metaKey || event.target.matches("select, input")) return;
+  if (event.code === "KeyR" && event.type === "keydown" && !event.repeat) restart();
+  if (event.code === "KeyP" && event.type === "keydown" && !event.repeat) togglePause();
+  const button = buttonOf(event.code, manifest?.actions ?? []);
+  if (button === null) return;
+  event.preventDefault();
+  if (event.type === "keydown") press(button);
+  else release(button);
+}
+
+function togglePause() {
+  paused = !paused;
+  element("pause").textContent = paused ? "Go on" : "Pause";
+}
+
+function makePad() {
+  const buttons = buttonsOf(manifest.actions);
+  const pad = element("pad");
+  pad.replaceChildren();
+  for (const name of buttons) {
+    const key = document.createElement("button");
+    key.type = "button";
+    key.dataset.button = name;
+    key.textContent = labelOf(name);
+    key.addEventListener("pointerdown", (event) => {
+      event.preventDefault();
+      key.setPointerCapture(event.pointerId);
+      press(name);
+    });
+    for (const kind of ["pointerup", "pointercancel", "lostpointercapture"]) {
+      key.addEventListener(kind, () => release(name));
+    }
+    key.addEventListener("contextmenu", (event) => event.preventDefault());
+    pad.append(key);
+  }
+}
+
+// ---- start ----------------------------------------------------------------------------------------------------------
+
+// The service worker keeps the files for offline play, and adds the headers without which a browser allows no threads.
+// They count after one reload.
+async function serveLocally() {
+  if (!navigator.serviceWorker || self.crossOriginIsolated) return;
+  try {
+    await navigator.serviceWorker.register("./service_worker.js");
+    await navigator.serviceWorker.ready;
+  } catch {
+    return; // not allowed here: one thread, online
+  }
+  if (sessionStorage.getItem("reloaded")) return;
+  sessionStorage.setItem("reloaded", "yes");
+  location.reload();
+  await new Promise(() => {}); // nothing else until then
+}
+
+function describe() {
+  document.title = `Play ${manifest.name}`;
+  element("name").textContent = manifest.name;
+  element("about").textContent = manifest.about;
+  canvas.width = canvas.height = manifest.size;
+  element("start").replaceChildren(...manifest.starts.map((start, i) => new Option(start.label, i)));
+}
+
+async function chooseBackend() {
+  try {
+    await loadModel(element("backend").value);
+    await restart();
+  } catch (error) {
+    say(`The model does not run here: ${error.message}`);
+  }
+}
+
+async function main() {
+  if (location.protocol === "file:") {
+    return say("Serve this folder, since browsers load no models from files: python -m http.server");
+  }
+  await serveLocally();
+  element("fast").checked = query.has("fast");
+  if (!navigator.gpu || !(await (await fetch("world.json")).json()).runtime.webgpu) element("backend").options[1].remove();
+  if (query.get("backend") === "webgpu") element("backend").value = "webgpu";
+  document.addEventListener("keydown", onKey);
+  document.addEventListener("keyup", onKey);
+  window.addEventListener("blur", () => [...held].forEach(release));
+  element("reset").addEventListener("click", restart);
+  element("pause").addEventListener("click", togglePause);
+  element("start").addEventListener("change", restart);
+  element("backend").addEventListener("change", chooseBackend);
+  try {
+    await loadModel(element("backend").value);
+  } catch (error) {
+    return say(`The model does not run here: ${error.message}`);
+  }
+  describe();
+  makePad();
+  await restart();
+}
+
+main();

@@ -1,0 +1,307 @@
+"""The step with fixed shapes, its ONNX file, and the page around it, also in a browser where there is one."""
+
+import functools
+import http.server
+import importlib.util
+import json
+import shutil
+import subprocess
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+from model_helpers import random_actions, random_video, tiny_config
+from training_helpers import ACTIONS, DATASET, write_dataset
+
+from data_generation.data.errors import UserError
+from models import streaming
+from models.checkpoint import load_world_model, save_model
+from models.config import ModelConfig
+from models.construct_model import build_model
+from models.genie_redux import GenieRedux
+from play.export import RUNTIME_DPATH, RUNTIME_FILES, STATIC_DPATH, ExportConfig, export, idle_action
+from play.onnx_file import OnnxPlayer, onnx_runner, torch_runner
+from play.onnx_step import ANCHORS, FixedStep
+
+NUM_PRIME, NUM_STEPS = 3, 55
+
+needs_onnx = pytest.mark.skipif(
+    not all(importlib.util.find_spec(name) for name in ("onnx", "onnxruntime", "onnxscript")),
+    reason="ONNX is not installed: bash install.sh --with export",
+)
+needs_browser = pytest.mark.skipif(
+    not (
+        importlib.util.find_spec("playwright")
+        and shutil.which("chromium")
+        and all((RUNTIME_DPATH / "dist" / name).is_file() for name in RUNTIME_FILES["wasm"])
+    ),
+    reason="needs playwright, Chromium and onnxruntime-web",
+)
+
+
+def lively_model(kind: str = "genie_redux_guided", temporal: str = "both") -> tuple[GenieRedux, ModelConfig]:
+    """A small model whose pictures change from frame to frame, which those of fresh weights hardly do."""
+    torch.manual_seed(0)
+    config = tiny_config(kind)
+    config.tokenizer.temporal = temporal
+    for part in (config.tokenizer, config.lam, config.dynamics):
+        part.num_blocks = 1
+    config.dynamics.action_dim, config.action_names = len(ACTIONS), list(ACTIONS)
+    model = build_model(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(3) if parameter.dim() > 1 else parameter.add_(0.1 * torch.randn_like(parameter))
+    return model, config
+
+
+def streamed(model: GenieRedux, prime_ids: torch.Tensor, actions: torch.Tensor) -> list[tuple[torch.Tensor, ...]]:
+    """Ids (h, w) and pixels (H, W, 3) of the frames after prime ids (1, P, h, w), by the step that play makes."""
+    num_prime = prime_ids.shape[1]
+    known = model.action_input(actions[:, : num_prime - 1])
+    state = streaming.start(model, prime_ids, known, model.dynamics.max_frames, ANCHORS)
+    frames = []
+    for t in range(num_prime - 1, actions.shape[1]):
+        frame, state = model.step(state, actions[:, t])
+        pixels = (frame[0].clamp(0, 1) * 255).round().permute(1, 2, 0)
+        frames.append((state.ids[0, -1], pixels))
+    return frames
+
+
+@pytest.mark.parametrize(
+    ("kind", "temporal"), [("genie_redux_guided", "both"), ("genie_redux", "decoder"), ("genie_redux_guided", "none")]
+)
+def test_the_step_with_fixed_shapes_equals_the_streaming_step(kind, temporal):
+    """Also when the history is full, several times."""
+    model, _ = lively_model(kind, temporal)
+    actions = random_actions(NUM_PRIME - 1 + NUM_STEPS, batch=1, high=len(ACTIONS))
+    prime_ids = model.tokenizer.encode(random_video(NUM_PRIME, batch=1))
+    step = FixedStep(model)
+    player = OnnxPlayer(step, torch_runner(step))
+    player.begin(prime_ids[0].flatten(1).tolist(), actions[0, : NUM_PRIME - 1].tolist())
+    seen = set()
+    for t, (ids, pixels) in enumerate(streamed(model, prime_ids, actions), NUM_PRIME - 1):
+        own_ids, own_pixels = player.step(int(actions[0, t]))
+        assert torch.equal(torch.from_numpy(own_ids), ids.int()), f"step {t}"
+        assert (torch.from_numpy(own_pixels)[..., :3] - pixels).abs().max() <= 1
+        seen.add(own_ids.tobytes())
+    assert len(seen) > NUM_STEPS / 2, "a still picture shows nothing"
+    assert 3 * model.dynamics.max_frames < NUM_STEPS
+
+
+def test_starting_again_forgets_what_was_played():
+    model, _ = lively_model()
+    step = FixedStep(model)
+    start = model.tokenizer.encode(random_video(2, batch=1))[0].flatten(1).tolist()
+    used, fresh = OnnxPlayer(step, torch_runner(step)), OnnxPlayer(step, torch_runner(step))
+    used.begin(start, [1])
+    for action in (0, 1, 2, 2):
+        used.step(action)
+    for player in (used, fresh):
+        player.begin(start[::-1], [0])
+    for action in (2, 0, 1):
+        assert (used.step(action)[0] == fresh.step(action)[0]).all()
+
+
+# ---- the page -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory) -> tuple[Path, ExportConfig]:
+    """An exported page, with files in place of the runtime where that is not installed."""
+    root = tmp_path_factory.mktemp("export")
+    write_dataset(root, sessions=8)
+    save_model(root / "model" / "model-7.pt", *lively_model(), step=7)
+    runtime = RUNTIME_DPATH
+    if not (runtime / "dist").is_dir():
+        runtime = root / "runtime"
+        (runtime / "dist").mkdir(parents=True)
+        for name in RUNTIME_FILES["wasm"]:
+            (runtime / "dist" / name).write_text("")
+    cfg = ExportConfig(
+        model_fpath=str(root / "model" / "model-7.pt"),
+        dataset_dpath=str(root / DATASET),
+        target=str(root / "page"),
+        starts=["0", "3:5"],
+        num_prime=NUM_PRIME,
+        precision="float32",
+        webgpu=False,
+        runtime_dpath=str(runtime),
+    )
+    return export(cfg), cfg
+
+
+@needs_onnx
+def test_the_onnx_step_draws_the_same_ids_as_the_streaming_step(page):
+    folder, cfg = page
+    model = load_world_model(Path(cfg.model_fpath)).model
+    start = json.loads((folder / "world.json").read_text())["starts"][1]
+    grid = model.tokenizer.grid
+    prime_ids = torch.tensor(start["ids"]).view(1, NUM_PRIME, grid, grid)
+    chosen = random_actions(NUM_STEPS, batch=1, high=len(ACTIONS))
+    player = OnnxPlayer(FixedStep(model), onnx_runner(folder / "model.onnx"))
+    player.begin(start["ids"], start["actions"])
+    actions = torch.cat([torch.tensor([start["actions"]]), chosen], dim=1)
+    for t, (ids, pixels) in enumerate(streamed(model, prime_ids, actions)):
+        own_ids, own_pixels = player.step(int(chosen[0, t]))
+        assert torch.equal(torch.from_numpy(own_ids), ids.int()), f"step {t}"
+        assert (torch.from_numpy(own_pixels)[..., :3] - pixels).abs().max() <= 1
+
+
+@needs_onnx
+def test_the_page_has_all_that_it_needs(page):
+    folder, cfg = page
+    world = json.loads((folder / "world.json").read_text())
+    assert {path.name for path in STATIC_DPATH.iterdir()} <= {path.name for path in folder.iterdir()}
+    assert world["actions"] == ACTIONS and world["idle"] is None
+    assert world["checked"]["equal_steps"] == cfg.num_checked_steps
+    assert [start["label"] for start in world["starts"]] == [
+        f"square, level 0, episode {episode}, frame {frame}" for episode, frame in ((0, 2), (3, 5))
+    ]
+    assert all((folder / start["picture"]).is_file() for start in world["starts"])
+    assert all((folder / "runtime" / name).is_file() for name in RUNTIME_FILES["wasm"])
+    # GitHub refuses files above 100 MB.
+    assert max(path.stat().st_size for path in folder.rglob("*")) < 100e6
+
+
+@needs_onnx
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"model_fpath": ""}, "model_fpath: is not set"),
+        ({"target": ""}, "target: is not set"),
+        ({"model_fpath": "nothing.pt"}, "model_fpath=nothing.pt"),
+        ({"dataset_dpath": "nothing"}, "dataset_dpath"),
+        ({"starts": ["9:a"]}, "starts=9:a: is not of the form"),
+        ({"starts": ["99"]}, "starts=99: the dataset has 8 episodes"),
+        ({"starts": ["0:900"]}, "starts=0:900"),
+        ({"idle_action": "FLY"}, "idle_action=FLY"),
+        ({"runtime_dpath": "nothing"}, "runtime_dpath=nothing"),
+    ],
+)
+def test_a_wrong_setting_is_named(page, tmp_path, changes, named):
+    cfg = ExportConfig(**{**vars(page[1]), "target": str(tmp_path / "page"), **changes})
+    with pytest.raises(UserError) as error:
+        export(cfg)
+    assert named in str(error.value)
+    assert not (tmp_path / "page").exists()
+
+
+@needs_onnx
+def test_a_folder_with_something_else_is_left_alone(page, tmp_path):
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(UserError, match="holds no page"):
+        export(ExportConfig(**{**vars(page[1]), "target": str(tmp_path)}))
+    assert (tmp_path / "thesis.tex").read_text() == "years of work"
+
+
+def test_while_no_key_is_held():
+    assert idle_action("", ["RIGHT", "NOOP", "UP"]) == 1
+    assert idle_action("", ["RIGHT", "UP"]) == 1
+    assert idle_action("", ["RIGHT", "LEFT"]) is None
+    assert idle_action("LEFT", ["RIGHT", "LEFT", "NOOP"]) == 1
+
+
+@pytest.mark.skipif(not shutil.which("node"), reason="node is not installed")
+def test_keys_choose_the_action_with_most_of_them():
+    code = """
+        import { buttonOf, chooseAction } from "./keys.js";
+        const actions = ["NOOP", "RIGHT", "LEFT", "ACTION_JUMP", "RIGHT+ACTION_JUMP"];
+        console.log(JSON.stringify([
+            chooseAction([], actions), chooseAction(["RIGHT"], actions), chooseAction(["RIGHT", "LEFT"], actions),
+            chooseAction(["RIGHT", "ACTION_JUMP"], actions), chooseAction(["LEFT", "ACTION_JUMP"], actions),
+            chooseAction(["DOWN"], actions), buttonOf("Space", actions), buttonOf("ArrowDown", actions),
+            buttonOf("Digit5", actions), chooseAction(["RIGHT+ACTION_JUMP"], actions), chooseAction(["2"], ["1", "2"]),
+        ]));
+    """
+    run = subprocess.run(
+        ["node", "--input-type=module", "-e", code], cwd=STATIC_DPATH, capture_output=True, text=True, check=True
+    )
+    expected = [None, 1, 2, 4, 3, None, "ACTION_JUMP", None, "RIGHT+ACTION_JUMP", 4, 1]
+    assert json.loads(run.stdout) == expected
+
+
+# ---- in a browser ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def browser_page(page):
+    """The page in headless Chromium, from a plain web server."""
+    from playwright.sync_api import sync_playwright
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=page[0]))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+        tab = browser.new_page()
+        tab.set_default_timeout(120_000)
+        tab.goto(f"http://127.0.0.1:{server.server_port}/?threads=1")
+        yield tab
+        browser.close()
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.mark.slow
+@needs_onnx
+@needs_browser
+def test_the_browser_draws_the_same_ids_as_pytorch(page, browser_page):
+    folder, cfg = page
+    model = load_world_model(Path(cfg.model_fpath)).model
+    start = json.loads((folder / "world.json").read_text())["starts"][0]
+    chosen = random_actions(NUM_STEPS, batch=1, high=len(ACTIONS))[0].tolist()
+    browser_page.wait_for_function("document.querySelectorAll('#pad button').length > 0")
+    drawn = browser_page.evaluate(
+        """async (actions) => {
+            const { load } = await import("./engine.js");
+            const world = await load(new URL("./", location.href).href, "wasm", 1);
+            await world.begin(world.manifest.starts[0]);
+            const ids = [];
+            for (const action of actions) ids.push([...(await world.step(action)).ids]);
+            return ids;
+        }""",
+        chosen,
+    )
+    step = FixedStep(model)
+    player = OnnxPlayer(step, torch_runner(step))
+    player.begin(start["ids"], start["actions"])
+    assert drawn == [player.step(action)[0].flatten().tolist() for action in chosen]
+
+
+@pytest.mark.slow
+@needs_onnx
+@needs_browser
+def test_a_person_plays_by_keys_and_by_touch(browser_page):
+    frames = "Number(document.getElementById('screen').dataset.frames)"
+    browser_page.wait_for_function(f"{frames} === 0")
+    # There is no idle action, so the world waits for a key.
+    browser_page.keyboard.down("ArrowRight")
+    browser_page.wait_for_function(f"{frames} > 3")
+    assert browser_page.inner_text("#action") == "→"
+    browser_page.keyboard.up("ArrowRight")
+    pictures = [browser_page.evaluate("document.getElementById('screen').toDataURL()")]
+    button = browser_page.locator("#pad button", has_text="←")
+    button.dispatch_event("pointerdown", {"pointerId": 1})
+    browser_page.wait_for_function("document.getElementById('action').textContent === '←'")
+    button.dispatch_event("pointerup", {"pointerId": 1})
+    pictures.append(browser_page.evaluate("document.getElementById('screen').toDataURL()"))
+    assert pictures[0] != pictures[1]
+    browser_page.select_option("#start", index=1)
+    browser_page.wait_for_function(f"{frames} === 0")
+    assert browser_page.evaluate("self.crossOriginIsolated"), "threads are allowed once the service worker runs"
+
+
+@pytest.mark.slow
+@needs_onnx
+@needs_browser
+def test_the_page_plays_offline_once_it_was_loaded(browser_page):
+    browser_page.wait_for_function("document.querySelectorAll('#pad button').length > 0")
+    browser_page.context.set_offline(True)
+    browser_page.reload()
+    browser_page.wait_for_function("document.querySelectorAll('#pad button').length > 0")
+    browser_page.keyboard.down("ArrowRight")
+    browser_page.wait_for_function("Number(document.getElementById('screen').dataset.frames) > 3")
