@@ -92,7 +92,7 @@ def _name_run(config: Any, key: str, is_own: bool) -> None:
     holder, leaf = _parent_and_leaf(config, key)
     hydra = HydraConfig.get()
     given = getattr(holder, leaf)
-    name = given or str(hydra.runtime.choices["config"]).replace("/", "_")
+    name = given or str(hydra.runtime.choices.get("config", "default")).replace("/", "_")
     if hydra.mode == RunMode.MULTIRUN and not (given and is_own):
         name = f"{name}_{hydra.job.num}"
     setattr(holder, leaf, name)

@@ -57,7 +57,16 @@ class OverrideChecker:
         known = key_of(key, self.keys)
         if known is None:
             raise UserError(self._unknown_key(key))
-        return _with_text(text, override, known) if known.takes_text and not override.is_delete() else text
+        if override.is_delete():
+            return self._checked_deletion(text, key)
+        return _with_text(text, override, known) if known.takes_text else text
+
+    def _checked_deletion(self, text: str, key: str) -> str:
+        """UserError for a key of the dataclasses, which would come back with its default."""
+        if key not in self.keys:
+            return text
+        remedy = f"write {key}=null" if self.keys[key].is_optional else "omit this"
+        raise UserError(f"{text}: a key of the command cannot be deleted; {remedy}")
 
     def is_swept(self, key: str, overrides: Sequence[str]) -> bool:
         """Whether one of the overrides gives the key several values."""

@@ -129,7 +129,7 @@ def shared_root(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
         ("train", ["common.resume=true", "common.resume_ckpt_id=2"], "training resumes from 'last' only"),
         ("train", ["common.resume=true", "common.root_dpath={root}/none"], "there is no run; start one"),
         ("eval", ["common.resume_id=9"], "there are 001_auto_explore"),
-        ("eval", ["common.resume_ckpt_id=77"], "000077.pt: checkpoint of an AutoExplore agent not found"),
+        ("eval", ["common.resume_ckpt_id=77"], "common.resume_ckpt_id=77: '{root}/agents/001"),
         ("eval", ["collection.connector.valid_action_combos=[action_0,action_2,action_1]",
                   "collection.reward.type=rnd"],
          "was trained on the actions action_0, action_1, action_2"),

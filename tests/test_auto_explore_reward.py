@@ -2,7 +2,9 @@
 
 import copy
 import math
+from collections.abc import Callable
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,10 +12,12 @@ import torch
 from torch import Tensor
 
 from auto_explore.config import RewardConfig
-from auto_explore.src.reward import Reward, RewardContext, RewardInputs, make_reward, top_entropy
+from auto_explore.src.reward import Reward, RewardContext, RewardInputs, load_reward, make_reward, top_entropy
+from data_generation.data.errors import FieldError
 from models.genie_redux import SampleSettings
 from tests.auto_explore_helpers import FRAME_SHAPE, world_model
 
+LAST = Path("last.pt")
 REWARDS = ("entropy", "cnn-mse", "vae-mse", "disagreement", "rnd", "none")
 
 
@@ -136,9 +140,44 @@ def test_a_reward_goes_on_exactly_from_its_state(kind: str, normalize: bool) -> 
     size = first.num_frames
     for seed in range(3):
         first(inputs_of(4, size, seed), learn=True)
-    second.load_state_dict(copy.deepcopy(first.state_dict()))
+    load_reward(second, copy.deepcopy(first.state_dict()), second.context.config, LAST)
     for seed in range(3, 6):
         assert torch.equal(first(inputs_of(4, size, seed), learn=True), second(inputs_of(4, size, seed), learn=True))
+
+
+def _change_moment(change: Callable[[Tensor], Any]) -> Callable[[dict[str, Any]], None]:
+    def spoil(state: dict[str, Any]) -> None:
+        moments = state["inner"]["optimizer"]["state"][0]
+        moments["exp_avg"] = change(moments["exp_avg"])
+
+    return spoil
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        _change_moment(lambda moment: torch.zeros(0)),
+        _change_moment(lambda moment: moment > 0),
+        _change_moment(lambda moment: moment / 0),
+        lambda state: state["inner"]["optimizer"].pop("state"),
+        lambda state: state["inner"]["networks"].popitem(),
+        lambda state: state.update(sum=math.nan),
+        lambda state: state.update(sum="many"),
+        lambda state: state.update(count=0),
+        lambda state: state.update(count=[]),
+    ],
+)
+def test_a_rewards_state_that_is_not_its_own_is_one_line_that_names_the_file(
+    spoil: Callable[[dict[str, Any]], None],
+) -> None:
+    first, second = (reward_of("rnd", normalize=True) for _ in range(2))
+    first(inputs_of(4, first.num_frames), learn=True)
+    state = copy.deepcopy(first.state_dict())
+    spoil(state)
+    with pytest.raises(
+        FieldError, match=r"^type=rnd: the run was trained with another reward, or 'last\.pt' is damaged"
+    ):
+        load_reward(second, state, second.context.config, LAST)
 
 
 def test_a_normalised_reward_has_a_root_mean_square_of_one() -> None:

@@ -108,6 +108,8 @@ def test_tuples_are_tuples(entries):
         ([*TRAIN, "train.batch_size=null"], "train.batch_size=null: expected a whole number"),
         ([*TRAIN, "optimizer.betas=[0.9]"], "optimizer.betas=[0.9]: expected a list of 2 values"),
         ([*TRAIN, "train=3"], "train=3: expected one of the keys below it"),
+        ([*TRAIN, "~train"], "~train: a key of the command cannot be deleted; omit this"),
+        ([*TRAIN, "~tokenizer_fpath"], "cannot be deleted; write tokenizer_fpath=null"),
         ([*TRAIN, "train.batch_size=2,4"], "several values need -m"),
         ([*TRAIN, "train.wandb_name=${nowhere}"], "Interpolation key 'nowhere' not found"),
         ([*TRAIN, "tokenizer"], "'tokenizer' is not an override: write config=tokenizer"),

@@ -16,6 +16,7 @@ from auto_explore.src.models.novelty import Disagreement, FrameVae, RandomDistil
 from data_generation.data.errors import FieldError
 from models.checkpoint import load_strictly
 from models.genie_redux import GenieRedux
+from training.optimizer import restore_optimizer
 
 # Real frames that the world model sees before those that it predicts.
 NUM_PRIME = 2
@@ -85,10 +86,11 @@ class Reward(ABC):
         optimizer = self.optimizer.state_dict() if self.optimizer else None
         return {"networks": self.networks.state_dict(), "optimizer": optimizer}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        load_strictly(self.networks, state["networks"], Path("the reward's networks"))
+    def load_state_dict(self, state: dict[str, Any], path: Path) -> None:
+        """Take the networks over that a run has kept at `path`. Raises many kinds of errors for others."""
+        load_strictly(self.networks, state["networks"], path)
         if self.optimizer is not None:
-            self.optimizer.load_state_dict(state["optimizer"])
+            restore_optimizer(self.optimizer, state["optimizer"], path)
 
     def train_networks(self, networks: nn.Module) -> None:
         """Set this reward's networks, with an optimiser for those parameters that train."""
@@ -168,8 +170,8 @@ class FrameErrorReward(Reward):
     def state_dict(self) -> dict[str, Any]:
         return {**super().state_dict(), "noise": self._noise.get_state()}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        super().load_state_dict(state)
+    def load_state_dict(self, state: dict[str, Any], path: Path) -> None:
+        super().load_state_dict(state, path)
         self._noise.set_state(state["noise"])
 
 
@@ -227,9 +229,12 @@ class NormalizedReward(Reward):
     def state_dict(self) -> dict[str, Any]:
         return {"inner": self.inner.state_dict(), "sum": self._sum, "count": self._count}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.inner.load_state_dict(state["inner"])
-        self._sum, self._count = state["sum"], state["count"]
+    def load_state_dict(self, state: dict[str, Any], path: Path) -> None:
+        self.inner.load_state_dict(state["inner"], path)
+        total, count = float(state["sum"]), int(state["count"])
+        if not math.isfinite(total) or total < 0 or count < (total > 0):
+            raise ValueError(f"a sum of {total} over {count} rewards")
+        self._sum, self._count = total, count
 
 
 def make_reward(context: RewardContext, frame_shape: tuple[int, int, int], seed: int) -> Reward:
@@ -249,10 +254,13 @@ def make_reward(context: RewardContext, frame_shape: tuple[int, int, int], seed:
     return NormalizedReward(reward) if context.config.normalize else reward
 
 
-def load_reward(reward: Reward, state: dict[str, Any], config: RewardConfig) -> None:
-    """Give a reward the networks of a run: learned novelty must not start anew. FieldError if they differ."""
+def load_reward(reward: Reward, state: dict[str, Any], config: RewardConfig, path: Path) -> None:
+    """Give a reward the networks of a run, kept at `path`: learned novelty must not start anew.
+
+    FieldError if they differ.
+    """
     try:
-        reward.load_state_dict(state)
-    except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
-        problem = "the run was trained with another reward, whose networks do not fit"
+        reward.load_state_dict(state, path)
+    except (AttributeError, KeyError, RuntimeError, TypeError, ValueError, OverflowError) as error:
+        problem = f"the run was trained with another reward, or '{path}' is damaged: its networks do not fit"
         raise FieldError("type", config.type, problem) from error

@@ -239,7 +239,7 @@ class AgentTrainer:
             self._test_collector = self.context.collector(
                 num_envs, self._test_reward, self.folder.episodes, is_test=True
             )
-        self._test_reward.load_state_dict(self.reward.state_dict())
+        self._test_reward.load_state_dict(self.reward.state_dict(), self.folder.last)
         return self._test_collector
 
     def _info_now(self, mean_return: float | None = None) -> AgentInfo:
@@ -312,7 +312,7 @@ class AgentTrainer:
         self.network.load_state_dict(content["model"])
         self.learner.load_state_dict(state["learner"], path)
         with under("collection.reward"):
-            load_reward(self.reward, own["reward"], self.collection.reward)
+            load_reward(self.reward, own["reward"], self.collection.reward, path)
         self.coverage = Coverage.from_state(own["coverage"])
         self.epoch, self.num_steps, self.best_return = state["epoch"], state["num_steps"], state["best_return"]
         return own
