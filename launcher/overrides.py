@@ -90,10 +90,14 @@ class OverrideChecker:
     def _with_full_choices(self, text: str, override: Override, choices: list[str]) -> str:
         if override.value_type in (ValueType.CHOICE_SWEEP, ValueType.SIMPLE_CHOICE_SWEEP):
             values = list(override.sweep_string_iterator())
-        elif override.value_type == ValueType.ELEMENT and isinstance(override.value(), str):
+        elif override.is_delete() or override.value_type != ValueType.ELEMENT:
+            return text  # a deletion, or a glob over the choices
+        elif isinstance(override.value(), str | QuotedString):
             values = [str(override.value())]
+        elif text.partition("=")[2] in choices:
+            return f"{override.key_or_group}={quoted(text.partition('=')[2])}"  # a name that looks like a number
         else:
-            return text  # a deletion, `null`, or a glob over the choices
+            raise UserError(f"{text}: expected the name of a preset: {', '.join(choices)}")
         found = [self._choice(override.key_or_group, value, choices) for value in values]
         return text if found == values else f"{text.partition('=')[0]}={','.join(found)}"
 

@@ -58,7 +58,7 @@ def open_file(path: Path | str) -> int:
         raise UnreadableFileError(f"'{path}' cannot be read ({reason}): check its permissions or remove it") from None
     if not stat.S_ISREG(os.fstat(fd).st_mode):
         os.close(fd)
-        raise UnreadableFileError(f"'{path}' is not a file: remove it")
+        raise UnreadableFileError(f"'{path}' is not a file: move it away, or name another")
     return fd
 
 
