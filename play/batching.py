@@ -26,7 +26,7 @@ class Simulated:
 class Simulator:
     """Starts and steps rollouts. A rollout is its state, a value, which is kept by whoever plays."""
 
-    def __init__(self, model: GenieRedux, window: int | None = None, anchors: int | None = 1):
+    def __init__(self, model: GenieRedux, window: int | None = None, anchors: int | None = None):
         """`window`: frames of history, None = as many as the model takes. `anchors`: as in `models.streaming.step`."""
         self.model, self._window, self._anchors = model, window, anchors
         self._device = next(model.parameters()).device
@@ -41,7 +41,7 @@ class Simulator:
         return self.model.start(frames, actions, self._window, self._anchors)
 
     def step(self, states: Sequence[StreamState], actions: Sequence[int]) -> list[Simulated]:
-        """Step rollouts, those with equally long histories in one pass; with anchors, all are when they are full."""
+        """Step rollouts, those with equally long histories in one pass."""
         groups: dict[int, list[int]] = defaultdict(list)
         for i, state in enumerate(states):
             groups[state.ids.shape[1]].append(i)

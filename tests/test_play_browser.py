@@ -72,7 +72,7 @@ def page(browser, address) -> Iterator:
     page = context.new_page()
     page.set_default_timeout(PATIENCE)
     problems: list = []
-    page.on("pageerror", problems.append)
+    page.on("pageerror", lambda error: problems.append(str(error)))
     page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
     page.goto(address)
     page.wait_for_function("window.play && window.play.frame")
