@@ -5,7 +5,8 @@
 
 speed: each visitor asks for the next frame as soon as it has one; then, with --pace 15, fifteen times a second.
 quality: rollouts of 200 frames from the start of the game's level under random keys, each held for five frames on
-average, next to the game under the same keys; for each way of making room in a full history.
+average, next to the game under the same keys; for each way of making room in a full history. PSNR flatters a picture
+that stands still: look at the frames, too (--film).
 """
 
 import argparse
@@ -26,6 +27,7 @@ import torch
 from torch import Tensor
 
 from data_generation.data.data import Environment, list_environments
+from data_generation.data.media import enlarge, to_pixels, write_png
 from data_generation.generator.levels import Level, LevelEnv
 from models import streaming
 from models.checkpoint import load_world_model
@@ -227,8 +229,16 @@ def quality(args: argparse.Namespace) -> None:
             began = time.process_time()
             frames = stream(model, video, actions, window, ROOMS[name])
             line(name, frames, video[:, 2:], known, shown)
+            if args.film:
+                images = [film_row(x[0, shown]) for x in (video[:, 2:], frames)]
+                write_png(Path(args.film) / f"{window}_{name}.png", np.concatenate(images))
             print(f"  {(time.process_time() - began) / frames[:, :, 0, 0, 0].numel() * 1000:.0f} ms of CPU a frame")
     line("still", video[:, 1:2].expand(-1, SHOWN[-1], -1, -1, -1), video[:, 2:], known, shown)
+
+
+def film_row(frames: Tensor) -> np.ndarray:
+    """Frames (N, C, H, W) next to each other."""
+    return np.concatenate([enlarge(frame, 2) for frame in to_pixels(frames.numpy())], axis=1)
 
 
 def line(name: str, frames: Tensor, real: Tensor, known: Tensor, shown: Sequence[int]) -> None:
@@ -253,6 +263,7 @@ def main() -> None:
     parser.add_argument("--dataset", default="data_generation/datasets/retro_act_v0.0.0_demo")
     parser.add_argument("--rollouts", type=int, default=4)
     parser.add_argument("--windows", type=int, nargs="+")
+    parser.add_argument("--film", help="a folder for images: the game's frames above the model's")
     parser.add_argument("--rooms", nargs="+", choices=list(ROOMS), default=list(ROOMS))
     args = parser.parse_args()
     torch.manual_seed(0)
