@@ -273,12 +273,17 @@ class GenieRedux(Model):
 
     @torch.no_grad()
     def start(
-        self, prime_frames: Tensor, actions: Tensor | None = None, window: int | None = None
+        self,
+        prime_frames: Tensor,
+        actions: Tensor | None = None,
+        window: int | None = None,
+        anchors: int | None = None,
     ) -> streaming.StreamState:
         """Begin an interactive rollout after prime frames (B, P, C, H, W); `step` continues it.
 
         actions (B, P-1): ids of the transitions between the prime frames. None: there are none (P = 1), or an unguided
-        model infers them. `window`: frames of history, None = what `dynamics.max_seq_len` allows.
+        model infers them. `window`: frames of history, None = what `dynamics.max_seq_len` allows. `anchors`: as in
+        `streaming.step`.
         """
         num_prime = prime_frames.shape[1]
         if actions is None and num_prime > 1:
@@ -290,7 +295,7 @@ class GenieRedux(Model):
         ids = self.tokenizer.encode(prime_frames)
         longest = self.dynamics.max_frames
         window = longest if window is None else min(window, longest)
-        return streaming.start(self, ids, self.action_input(actions), window)
+        return streaming.start(self, ids, self.action_input(actions), window, anchors)
 
     @torch.no_grad()
     def step(self, state: streaming.StreamState, action: Tensor) -> tuple[Tensor, streaming.StreamState]:

@@ -26,9 +26,9 @@ class Simulated:
 class Simulator:
     """Starts and steps rollouts. A rollout is its state, a value, which is kept by whoever plays."""
 
-    def __init__(self, model: GenieRedux, window: int | None = None):
-        """`window`: frames of history, None = as many as the model takes."""
-        self.model, self._window = model, window
+    def __init__(self, model: GenieRedux, window: int | None = None, anchors: int | None = None):
+        """`window`: frames of history, None = as many as the model takes. `anchors`: as in `models.streaming.step`."""
+        self.model, self._window, self._anchors = model, window, anchors
         self._device = next(model.parameters()).device
 
     def start(self, start: Start) -> StreamState:
@@ -38,7 +38,7 @@ class Simulator:
         actions = None
         if self.model.takes_actions:
             actions = torch.tensor(start.actions, dtype=torch.int64, device=self._device).unsqueeze(0)
-        return self.model.start(frames, actions, self._window)
+        return self.model.start(frames, actions, self._window, self._anchors)
 
     def step(self, states: Sequence[StreamState], actions: Sequence[int]) -> list[Simulated]:
         """Step rollouts, those with equally long histories in one pass."""

@@ -1,7 +1,7 @@
 """One step of a world model as a function of tensors whose shapes never change, which ONNX can hold.
 
-It equals `GenieRedux.step` with anchors (models/streaming.py), the step of `python run.py play`: a full history forgets
-its oldest frame but the first ones, so play never ends and each step takes the same time.
+It equals `GenieRedux.step` with anchors (models/streaming.py): a full history forgets its oldest frame but the first
+ones, so play never ends and each step takes the same time. `python run.py play` goes on with the newer half instead.
 """
 
 import torch
@@ -14,7 +14,7 @@ from models.components.st_transformer import LayerCache, STTransformer, Temporal
 from models.config import TransformerConfig
 from models.genie_redux import GenieRedux
 
-ANCHORS = 1  # first frames that a full history keeps, as play does
+ANCHORS = 1  # first frames that a full history keeps
 MIN_WINDOW = ANCHORS + 2
 PREDICT = -1  # in place of the ids of a known frame
 STATE = ("num_frames", "dynamics_attention", "dynamics_peg", "decoder_attention", "decoder_peg")

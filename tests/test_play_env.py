@@ -64,15 +64,18 @@ def test_a_batch_of_rollouts_equals_each_alone():
         together, alone = [a.state for a in made], [b.state for b in single]
 
 
-def test_rollouts_with_equally_long_histories_are_stepped_in_one_pass(monkeypatch):
-    simulator = Simulator(tiny_model(), window=5)
-    states = [simulator.start(random_start(seed)) for seed in range(4)]
+def test_rollouts_that_forget_one_frame_at_a_time_are_stepped_in_one_pass(monkeypatch):
+    simulator = Simulator(tiny_model(), window=5, anchors=0)
+    states = [simulator.start(random_start(seed, num_prime)) for seed, num_prime in enumerate((1, 2, 3, 4))]
+    for _ in range(5):
+        states = [made.state for made in simulator.step(states, [0] * 4)]
     passes = []
     step = streaming.step
     monkeypatch.setattr(streaming, "step", lambda *args: passes.append(1) or step(*args))
-    for _ in range(8):
+    for _ in range(4):
         states = [made.state for made in simulator.step(states, [0, 1, 2, 3])]
-    assert len(passes) == 8
+    assert len(passes) == 4
+    assert all(state.ids.shape[1] == 5 for state in states)
 
 
 def test_the_vector_form_equals_single_environments():
