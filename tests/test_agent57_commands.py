@@ -16,6 +16,7 @@ from external.agent57.checkpoint import read_agent57
 from external.agent57.main import evaluate, train
 from external.agent57.trainer import Agent57Trainer
 from tests.agent57_helpers import quick_config
+from tests.odd_environments import NUM_STEPS, odd
 from tests.test_auto_explore_training import assert_equal
 from tests.toy_game import SIZE, WALK
 
@@ -112,6 +113,19 @@ def test_evaluation_plays_the_same_episodes_and_writes_its_measures(trained: Pat
     folder = tmp_path / "agents" / "001_agent57" / "outputs"
     assert len(list((folder / "evaluation").glob("*.gif"))) == 2
     assert "mean_return" in capsys.readouterr().out
+
+
+def test_a_run_whose_environment_raises_now_and_then_plays_and_resumes(tmp_path: Path) -> None:
+    for epochs, resume in ((4, False), (6, True)):
+        cfg = quick_config(tmp_path, epochs=epochs, resume=resume)
+        cfg.collection.games, cfg.collection.train.num_steps = [odd("Raising")], 60
+        folder = train(cfg)
+    rows = metrics_of(folder)
+    assert [row["step"] for row in rows if row["split"] == "play"] == [1, 2, 3, 4, 5, 6]
+    assert sum(row.get("dropped_episodes", 0) for row in rows) > 0
+    # What was played before it failed is kept, too.
+    lengths = {EpisodeReader(path).num_actions for path in folder.rglob("*.episode")}
+    assert max(lengths) == NUM_STEPS > min(lengths)
 
 
 # The agent as a policy of the generator

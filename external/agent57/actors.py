@@ -107,8 +107,11 @@ class ActorGroup:
             "curiosity": self.curiosity.state_dict(),
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Resume: play the episodes in progress again. ForeignEpisodes if they are others or show other frames."""
+    def load_state_dict(self, state: dict[str, Any]) -> set[int]:
+        """Resume: play the episodes in progress again. ForeignEpisodes if they are others or show other frames.
+
+        Where an environment fails at that, its next episode begins instead; the numbers of these environments.
+        """
         recorded = [self._recorded_as(i, number) for i, number in enumerate(state["numbers"])]
         if state["levels"] != [_level_and_seed(meta) for _, meta in recorded]:
             raise ForeignEpisodes("other levels or seeds")
@@ -117,18 +120,20 @@ class ActorGroup:
         with under_environments():
             frames = self.envs.resume(progress)
         self._frames = np.stack([video[-1] for video in frames])
-        if self.envs.episode_numbers != state["numbers"] or not np.array_equal(self._frames, state["frames"].numpy()):
+        is_same = np.array(self.envs.episode_numbers) == np.array(state["numbers"])
+        if not np.array_equal(self._frames[is_same], state["frames"].numpy()[is_same]):
             raise ForeignEpisodes("other frames")
         self._states = state["states"].to(self._device)
         self._last = state["last"].numpy().copy()
         self.curiosity.load_state_dict(state["curiosity"])
         for bandit, stored in zip(self.bandits, state["bandits"], strict=True):
             bandit.load_state_dict(stored)
-        self.episodes = []
-        for (dpath, meta), own, video in zip(recorded, columns, frames, strict=True):
-            episode = PlayedEpisode(dpath, meta, video[0], own["policy"])
-            episode.restore(own, video)
-            self.episodes.append(episode)
+        self.episodes = [self._new_episode(i, own["policy"]) for i, own in enumerate(columns)]
+        for i in np.flatnonzero(is_same):
+            self.episodes[i] = PlayedEpisode(*recorded[i], frames[i][0], columns[i]["policy"])
+            self.episodes[i].restore(columns[i], frames[i])
+        self._forget(~is_same)
+        return {int(i) for i in np.flatnonzero(~is_same)}
 
     # ---- playing ----------------------------------------------------------------------------------------------------
 

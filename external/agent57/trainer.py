@@ -271,18 +271,22 @@ class Agent57Trainer:
         self.epoch, self.num_steps, self.best_return = state["epoch"], state["num_steps"], state["best_return"]
         try:
             with under("collection"):
-                self.actors.load_state_dict(state["actors"])
+                lost = self.actors.load_state_dict(state["actors"])
         except ForeignEpisodes as error:
             problem = f"the environments do not replay the run's episodes ({error})"
             remedy = "resume with its {collection.games}, {common.seed} and {collection.connector}"
             raise FieldError("collection", UNSET, problem, remedy) from error
-        self.replay.load_state_dict(state["replay"], self._reader_of(state["episode_states"]))
+        self.replay.load_state_dict(state["replay"], self._reader_of(state["episode_states"], lost))
         named = {episode.path for episode in self.replay.episodes if episode.is_over}
         self._named = [set(self.folder.episodes.rglob("*.episode")) - named, named]
 
-    def _reader_of(self, states: dict[str, Any]) -> Callable[[int | str], PlayedEpisode | None]:
-        """What gives the replay's episodes by name: those in progress, or from their files; None for damaged ones."""
+    def _reader_of(self, states: dict[str, Any], lost: set[int]) -> Callable[[int | str], PlayedEpisode | None]:
+        """What gives the replay's episodes by name: those in progress, or from their files.
+
+        None for damaged ones, and for those of the environments that have `lost` theirs.
+        """
         known: dict[int | str, PlayedEpisode | None] = dict(enumerate(self.actors.episodes))
+        known.update(dict.fromkeys(lost))
 
         def episode_of(name: int | str) -> PlayedEpisode | None:
             if name not in known:
