@@ -89,6 +89,11 @@ class LamConfig(TransformerConfig):
     dead_code_threshold: NotNegative = 0.0  # as the tokenizer's
     vq_loss_weight: NotNegative = 1.0
     reconstruction_weight: NotNegative = 1.0
+    # Draw the change and add it to the frame before; the published decoder draws the whole frame.
+    predict_change: bool = False
+    # Which code is decoded: the encoder's, as published, or the one of all that predicts best, in about equal shares of
+    # a batch, which the encoder learns to name (after ILPO, Edwards et al. 2019, arXiv 1805.07914).
+    assignment: Annotated[str, OneOf("encoder", "best")] = "encoder"
 
 
 @dataclass

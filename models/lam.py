@@ -16,15 +16,20 @@ from models.components.st_transformer import STTransformer
 from models.components.vector_quantize import Quantized, VectorQuantizer, perplexity, used_share
 from models.config import LamConfig, TokenizerConfig
 
+# Of `balanced_choice`: of errors as shares of the mean change between frames; and rounds of balancing.
+_TEMPERATURE, _ROUNDS = 0.5, 3
+
 
 @dataclass
 class LatentActions:
-    """Quantised actions of T - 1 transitions (output (B, T-1, D), ids (B, T-1), loss), and what decoding needs.
+    """Actions of T - 1 transitions, quantised (output (B, T-1, D), ids (B, T-1), loss), and `vectors` before that.
 
-    Decoding needs the patch embeddings of frames 0..T-2 (B, T-1, h, w, D) and the spatial bias.
+    Decoding needs frames 0..T-2 (B, T-1, C, H, W), their patch embeddings (B, T-1, h, w, D) and the spatial bias.
     """
 
     quantized: Quantized
+    vectors: Tensor
+    frames: Tensor
     patches: Tensor
     bias: Tensor
 
@@ -48,6 +53,10 @@ class LatentActionModel(Model):
         )
         self.decoder = STTransformer(config, "ts")
         self.to_pixels = PixelHead(tokenizer_config, config.dim)
+        if config.predict_change:
+            # Training starts from a repeated frame.
+            for parameter in self.to_pixels.parameters():
+                nn.init.zeros_(parameter)
 
     def infer(self, video: Tensor, generator: torch.Generator | None = None) -> LatentActions:
         """Latent actions between the frames (B, T, C, H, W); `generator` is for codes that training moves."""
@@ -55,12 +64,14 @@ class LatentActionModel(Model):
         patches = self.patch_embedding(video)
         encoded = self.encoder(patches, bias)
         vectors = self.to_action(rearrange(encoded, "b t h w d -> b t (h w d)"))
-        return LatentActions(self.quantizer(vectors[:, 1:], generator), patches[:, :-1], bias)
+        vectors = vectors[:, 1:]
+        return LatentActions(self.quantizer(vectors, generator), vectors, video[:, :-1], patches[:, :-1], bias)
 
     def decode(self, latent: LatentActions, actions: Tensor) -> Tensor:
         """Frames 1..T-1 (B, T-1, C, H, W) from the frames before them and action vectors (B, T-1, D)."""
         tokens = latent.patches + rearrange(actions, "b t d -> b t 1 1 d")
-        return self.to_pixels(self.decoder(tokens, latent.bias))
+        pixels = self.to_pixels(self.decoder(tokens, latent.bias))
+        return latent.frames + pixels if self.config.predict_change else pixels
 
     def reconstruct(self, video: Tensor, actions: Tensor | None = None) -> Tensor:
         """Predict frames 1..T-1 of video (B, T, C, H, W) with its own latent actions or given ids (B, T-1)."""
@@ -68,20 +79,36 @@ class LatentActionModel(Model):
         return self.decode(latent, latent.quantized.output if actions is None else self.quantizer.decode(actions))
 
     def loss(self, video: Tensor, latent: LatentActions) -> Output:
-        """vq_loss_weight * vq + reconstruction_weight * mse of the predicted frames."""
+        """vq_loss_weight * vq + reconstruction_weight * mse of the predicted frames.
+
+        With `assignment` best, vq is the cross-entropy of the encoder's codes against the best ones.
+        """
         config = self.config
-        loss = config.vq_loss_weight * latent.quantized.loss
+        code_loss, vectors = latent.quantized.loss, latent.quantized.output
+        if config.assignment == "best":
+            best = self.best_codes(video, latent)
+            code_loss, vectors = self.quantizer.given_ids_loss(latent.vectors, best), self.quantizer.decode(best)
+        loss = config.vq_loss_weight * code_loss
         logs = {
-            "lam_vq_loss": latent.quantized.loss.detach(),
+            "lam_vq_loss": code_loss.detach(),
             "lam_perplexity": perplexity(latent.quantized.ids, config.num_actions),
             "lam_used": used_share(latent.quantized.ids, config.num_actions),
         }
         if config.reconstruction_weight > 0:
-            prediction = self.decode(latent, latent.quantized.output)
+            prediction = self.decode(latent, vectors)
             recons_loss = F.mse_loss(prediction.float(), video[:, 1:].float())
             loss = loss + config.reconstruction_weight * recons_loss
             logs["lam_recons_loss"] = recons_loss.detach()
         return Output(loss, {"lam_loss": loss.detach(), **logs})
+
+    @torch.no_grad()
+    def best_codes(self, video: Tensor, latent: LatentActions) -> Tensor:
+        """Ids (B, T-1) of the codes that predict the transitions best; each code gets about as many of the batch."""
+        like, codes = latent.quantized.ids, range(self.config.num_actions)
+        decoded = (self.decode(latent, self.quantizer.decode(torch.full_like(like, code))) for code in codes)
+        errors = [_mean_square(frames - video[:, 1:]) for frames in decoded]
+        change = _mean_square(video[:, 1:] - video[:, :-1]).mean()
+        return balanced_choice(torch.stack(errors, dim=-1).flatten(0, 1) / (change + 1e-12)).view_as(like)
 
     def forward(
         self,
@@ -113,3 +140,20 @@ class LatentActionModel(Model):
     def infer_actions(self, video: Tensor) -> Tensor:
         """Latent action ids (B, T-1) of frames (B, T, C, H, W)."""
         return self.infer(video).quantized.ids
+
+
+def _mean_square(difference: Tensor) -> Tensor:
+    """Of frames (B, T, C, H, W): (B, T)."""
+    return difference.float().square().mean(dim=(2, 3, 4))
+
+
+def balanced_choice(errors: Tensor) -> Tensor:
+    """For each row of errors (n, K) a column (n,) with a small error, each column about equally often.
+
+    Sinkhorn's algorithm, as in SwAV (Caron et al. 2020, arXiv 2006.09882, section 3.1).
+    """
+    share = torch.exp((errors.amin(dim=1, keepdim=True) - errors) / _TEMPERATURE)
+    for _ in range(_ROUNDS):
+        share = share / (share.sum(dim=0) + 1e-12)
+        share = share / share.sum(dim=1, keepdim=True)
+    return share.argmax(dim=1)

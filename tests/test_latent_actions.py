@@ -7,9 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from models.checkpoint import load_model
 from models.config import LamConfig
+from models.lam import LatentActionModel, balanced_choice
 from tests.training_helpers import save_fresh, tiny_config, write_dataset
 from training.clips import read_clips
 from training.latent_actions import normalised_mutual_information, probe_accuracy, score_latent_actions
@@ -121,9 +123,9 @@ def test_one_clip_gives_no_scores_and_says_why(root, tmp_path, capsys):
 def test_a_lam_finds_the_actions_of_a_simple_world_by_itself(tmp_path):
     cfg = tiny_config(write_dataset(tmp_path, sessions=40), "lam")
     sizes = {"dim": 32, "num_blocks": 1, "heads": 2, "dim_head": 16, "codebook_dim": 8}
-    cfg.lam = LamConfig(**sizes, num_actions=3, dead_code_threshold=0.3, reconstruction_weight=100)
-    cfg.train = replace(cfg.train, batch_size=8, num_train_steps=1200)
-    cfg.optimizer = replace(cfg.optimizer, learning_rate=2e-3, cosine_annealing_t_max=1200)
+    cfg.lam = LamConfig(**sizes, num_actions=3, predict_change=True, assignment="best", reconstruction_weight=200)
+    cfg.train = replace(cfg.train, batch_size=8, num_train_steps=300)
+    cfg.optimizer = replace(cfg.optimizer, learning_rate=3e-3, linear_warmup_total_iters=20, cosine_annealing_t_max=280)
     cfg.eval = replace(cfg.eval, model_fpath=str(train(cfg)), n_total_samples=0, n_gifs=0)
     scores = json.loads((evaluate(cfg) / "metrics.json").read_text())["metrics"]
     assert scores["latent_nmi"] > 0.3
@@ -140,3 +142,35 @@ def test_a_lam_trains_by_itself_and_logs_the_use_of_its_codes(root, threshold):
     assert rows[-1]["lam_recons_loss"] < rows[0]["lam_recons_loss"]
     assert 1 <= rows[-1]["lam_perplexity"] <= 3
     assert 1 / 3 <= rows[-1]["lam_used"] <= 1.001
+
+
+# ---- recipe ---------------------------------------------------------------------------------------------------------
+
+
+def lam(**settings: object) -> LatentActionModel:
+    cfg = tiny_config(Path())
+    torch.manual_seed(0)
+    return LatentActionModel(replace(cfg.lam, **settings), cfg.tokenizer)
+
+
+def test_each_code_is_chosen_equally_often_and_where_it_fits():
+    errors = torch.ones(30, 3)
+    errors[torch.arange(30), torch.arange(30) % 3] = 0.5
+    errors[:, 0] -= 0.4
+    assert torch.equal(balanced_choice(errors), torch.arange(30) % 3)
+
+
+def test_the_decoded_code_is_the_best_one():
+    model, video = lam(assignment="best"), torch.rand(6, 3, 3, 16, 16)
+    latent = model.infer(video)
+    best = model.best_codes(video, latent)
+    output = model.loss(video, latent)
+    expected = F.mse_loss(model.decode(latent, model.quantizer.decode(best)), video[:, 1:])
+    assert float(output.logs["lam_recons_loss"]) == pytest.approx(float(expected))
+    output.loss.backward()
+    assert all(p.grad is not None for p in (model.quantizer.codebook, model.quantizer.project_in.weight))
+
+
+def test_a_lam_that_predicts_the_change_starts_by_repeating_the_frame():
+    model, video = lam(predict_change=True), torch.rand(2, 4, 3, 16, 16)
+    assert torch.equal(model.reconstruct(video), video[:, :-1])
