@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -147,7 +148,7 @@ def test_a_lam_trains_by_itself_and_logs_the_use_of_its_codes(root, threshold):
 # ---- recipe ---------------------------------------------------------------------------------------------------------
 
 
-def lam(**settings: object) -> LatentActionModel:
+def lam(**settings: Any) -> LatentActionModel:
     cfg = tiny_config(Path())
     torch.manual_seed(0)
     return LatentActionModel(replace(cfg.lam, **settings), cfg.tokenizer)
