@@ -1,5 +1,6 @@
 """Agent57's checkpoints: its own, and published ones (Deep RL Zoo's format), of which these are synthetic."""
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -43,8 +44,13 @@ def q_network(num_actions: int, num_policies: int) -> dict[str, Tensor]:
     return tensors_of(shapes) | {f"lstm.{name}": 0.01 * torch.randn(shape) for name, shape in lstm.items()}
 
 
-def published(num_actions: int = 5, num_policies: int = 32, deep: bool = True) -> dict[str, Any]:
-    """A file as Deep RL Zoo writes it (the specification's names and shapes)."""
+def published(deep: bool = True) -> dict[str, Any]:
+    """A file as Deep RL Zoo writes it (the specification's names and shapes), to change."""
+    return {name: dict(value) if isinstance(value, dict) else value for name, value in _published(deep).items()}
+
+
+@functools.cache
+def _published(deep: bool, num_actions: int = 5, num_policies: int = 32) -> dict[str, Any]:
     networks = q_network(num_actions, num_policies)
     embedding = {f"net.net.{n}": shape for n, shape in CONVOLUTIONS.items()}
     embedding |= {"fc": (32, 3136), "inverse_head.0": (128, 64), "inverse_head.2": (num_actions, 128)}
