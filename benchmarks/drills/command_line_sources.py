@@ -242,7 +242,6 @@ _PLAIN: dict[str, tuple[str, ...]] = {
 
 
 def sources() -> tuple[Source, ...]:
-    explore = [line for line in COMMANDS if line.name == "auto_explore"]
     lines = {
         ("generate", None): tiny_runs.generate(sessions=2, config__dname="lines"),
         ("genie_redux", "train"): tiny_runs.train("tokenizer", 2, train__validate_every=2, train__wandb_name="fresh"),
@@ -250,9 +249,12 @@ def sources() -> tuple[Source, ...]:
         ("genie_redux", "import"): ["genie_redux", "import", "source=original.pt", "target=taken"],
         ("auto_explore", "train"): tiny_runs.explore(epochs=2),
         ("auto_explore", "eval"): tiny_runs.explore("eval", epochs=1),
+        ("agent57", "train"): tiny_runs.agent57(epochs=2),
+        ("agent57", "eval"): tiny_runs.agent57("eval", epochs=1),
     }
-    assert len(explore) == 2
-    keyed = [Source(command.title, tuple(lines[command.name, command.mode]), command) for command in COMMANDS]
+    # The others need extras, or serve until they are stopped.
+    known = [command for command in COMMANDS if (command.name, command.mode) in lines]
+    keyed = [Source(command.title, tuple(lines[command.name, command.mode]), command) for command in known]
     return (*keyed, *(Source(title, (), None, plain) for title, plain in _PLAIN.items()))
 
 
@@ -306,6 +308,7 @@ def make_folder(folder: Path) -> bool:
         tiny_runs.train("tokenizer"),
         tiny_runs.train("genie_redux_guided"),
         tiny_runs.explore(epochs=1),
+        tiny_runs.agent57(epochs=1),
     ):
         if code := launch(line):
             raise SystemExit(code)

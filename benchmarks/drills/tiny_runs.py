@@ -106,6 +106,40 @@ def explore(mode: str = "train", epochs: int = 2, reward: str = "rnd", **keys: o
     return ["auto_explore", mode, *_overrides(given, keys)]
 
 
+def agent57(mode: str = "train", epochs: int = 2, **keys: object) -> list[str]:
+    given: dict[str, object] = {
+        "common.epochs": epochs,
+        "common.device": "cpu",
+        "common.precision": "fp32",
+        "collection.games": f"[{GAME}]",
+        "collection.connector.name": "gymnasium",
+        "collection.connector.n_skip_frames": 1,
+        "collection.connector.valid_action_combos": "[]",
+        "collection.connector.image_size": SIZE,
+        "collection.connector.generator_config.n_steps_max": 11,
+        "collection.train.num_envs": 1,
+        "collection.train.num_steps": 24,
+        "collection.test.num_envs": 1,
+        "collection.test.num_episodes": 1,
+        "training.network.channels": "[4,4,4]",
+        "training.network.lstm": 8,
+        "training.network.head": 8,
+        "training.network.rnd": 8,
+        "training.family.num_policies": 4,
+        "training.replay.num_steps": 60,
+        "training.replay.burn_in": 2,
+        "training.replay.sequence": 4,
+        "training.replay.period": 2,
+        "training.replay.min_steps": 20,
+        "training.learner.batch_size": 2,
+        "training.learner.updates_per_epoch": 1,
+        "evaluation.every": 2,
+        "evaluation.n_gifs": 1,
+        "wandb.mode": "disabled",
+    }
+    return ["agent57", mode, *_overrides(given, keys)]
+
+
 def _overrides(given: dict[str, object], keys: dict[str, object]) -> list[str]:
     """`a__b=1` is the key a.b."""
     merged = {**given, **{key.replace("__", "."): value for key, value in keys.items()}}
