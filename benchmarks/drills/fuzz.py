@@ -6,7 +6,8 @@
 
 Mutations are bytes (flipped, zeroed, cut, doubled, swapped, inserted), values within valid files (nulls, other types,
 absurd sizes, NaN; checksums made right again), and odd things at the path (a folder, a FIFO, /dev/zero). Every case
-runs in a child process of at most 10 s of processor time (300 s by the clock) and 1 GiB. Outcomes:
+runs in a child process of at most 10 s of processor time (60 s where an agent plays on; thirty times as many by the
+clock) and 1 GiB. Outcomes:
 
     right        the value of the whole file (the mutation hit nothing that counts), or a miss of a cache
     unnamed line refused in one line that names neither the file nor its folder
@@ -97,7 +98,7 @@ def _write(results: list[Result], report: str | None) -> None:
 
 
 def _cases(kind: FileKind, root: Path, arguments: argparse.Namespace) -> Iterator[Case]:
-    limits = Limits()
+    limits = Limits(kind.seconds)
     for number in range(round(kind.num_bytes * arguments.scale)):
         yield Case(f"{kind.name} bytes {number}", partial(_bytes, kind, root, number, arguments.seed), limits)
     for number in range(round(kind.num_values * arguments.scale)):

@@ -27,6 +27,9 @@ from data_generation.annotations.tables import read_behavior, read_controls
 from data_generation.generator.tracking import read_boxes
 from training.inception import load_inception
 
+# A damaged checkpoint is replaced by the one before, from which the agent plays and learns again.
+_PLAYING_SECONDS = 60.0
+
 
 @dataclass(frozen=True)
 class FileKind:
@@ -46,6 +49,7 @@ class FileKind:
     is_optional: bool = False  # it may be missing
     free: tuple[str, ...] = ("-",)  # values below these may be anything: nothing but people read them
     also_right: tuple[str, ...] = ()
+    seconds: float = 10.0  # of processor time that a reader may take
 
 
 def _load_json(path: Path) -> Any:
@@ -151,6 +155,7 @@ KINDS = (
         resume_agent,
         num_bytes=4,
         num_values=16,
+        seconds=_PLAYING_SECONDS,
         **_TORCH,
     ),
     FileKind(
@@ -159,6 +164,7 @@ KINDS = (
         "checkpoints/auto_explore/*/episodes/*/000000/*.episode",
         resume_agent,
         num_bytes=6,
+        seconds=_PLAYING_SECONDS,
     ),
     _published("original model", "published/genie_redux_guided", "model-1.pt", "model-1.pt"),
     _published("original tokenizer", "published/tokenizer", "model-1.pt", "model-1.pt"),
