@@ -11,6 +11,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
@@ -26,6 +27,7 @@ from launcher.errors import QUIET_LOGGERS, SUCCESS, disk_error
 from launcher.job import run_job
 from launcher.keys import keys_of
 from launcher.overrides import OverrideChecker, quoted
+from launcher.preset_files import check_presets, unreadable
 
 _RECORDS_DPATH = Path("outputs/hydra")
 # Overrides with which a process writes no record.
@@ -104,6 +106,7 @@ class Session:
             return compose(self.config_name, self._checked(overrides), return_hydra_config=True)
 
     def _checked(self, overrides: Sequence[str], multirun: bool = False) -> list[str]:
+        check_presets(self.config_dpaths, overrides)
         return [*self._search_path, *(self._checker.check(text, multirun) for text in overrides)]
 
     @contextmanager
@@ -112,6 +115,9 @@ class Session:
             yield
         except (HydraException, OmegaConfBaseException) as error:
             raise self._checker.explain(error) from error
+        except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+            # In a preset that another one names.
+            raise unreadable(error) from error
 
 
 @contextmanager

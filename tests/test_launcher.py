@@ -216,3 +216,18 @@ def test_a_folder_of_presets_may_be_in_the_home_folder(entries, monkeypatch, tmp
     (tmp_path / "mine" / "config" / "own.yaml").write_text("# @package _global_\nseed: 7\n")
     assert run.main([*TRAIN, *option.split(), "config=own"]) == 0
     assert entries.configs[0].seed == 7
+
+
+@pytest.mark.parametrize("content", [
+    b"train:\n  a: [\n", b"\xff\xfe", b"a: &a [*a]", b"[" * 5000, b"train:\n  batch_size: 1\x00",
+    b"a: !!python/object/apply:os.system ['true']", b"train:\n  batch_size: 1\ntrain:\n  batch_size: 2",
+    b"a: &a [1,1,1,1,1,1,1,1,1,1]\n" + b"\n".join(b"%c: &%c [%s]" % (
+        98 + i, 98 + i, b",".join([b"*%c" % (97 + i)] * 10)) for i in range(9)),
+])  # fmt: skip
+def test_a_preset_that_cannot_be_read_is_one_line_that_names_it(tmp_path, capsys, content):
+    path = tmp_path / "config" / "spoilt.yaml"
+    path.parent.mkdir()
+    path.write_bytes(content)
+    assert run.main([*TRAIN, "config=spoilt", "--config-dir", str(tmp_path)]) == 2
+    error = capsys.readouterr().err.strip()
+    assert error.startswith(f"error: preset '{path}' cannot be read") and "\n" not in error
