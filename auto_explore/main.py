@@ -20,7 +20,7 @@ from auto_explore.src.reward import WORLD_MODEL_REWARDS, Reward, load_reward
 from auto_explore.src.run_context import RunContext, make_context
 from auto_explore.src.trainer import AgentTrainer
 from auto_explore.src.world_model import checkpoint_path
-from data_generation.data.errors import UNSET, FieldError, MissingPathError, under
+from data_generation.data.errors import UNSET, FieldError, under
 from data_generation.data.files import write_atomically
 from data_generation.data.lock import locked
 from training.agent_folder import AgentFolder, AgentKind, find_folder, make_folder
@@ -86,7 +86,7 @@ def evaluate(cfg: AutoExploreConfig) -> Path:
     """
     with under("common"):
         folder = find_folder(KIND, Path(cfg.common.root_dpath), cfg.common.resume_id)
-        path = _checkpoint(folder, cfg.common.resume_ckpt_id)
+        path = folder.chosen_checkpoint(cfg.common.resume_ckpt_id)
     network, info = agent_of(read_agent(path))
     context = make_context(cfg.common, cfg.collection, cfg.world_model, cfg.collection.test.config.n_preds)
     if context.fabric.world_size > 1:
@@ -159,15 +159,6 @@ def _load_reward_of_run(config: RewardConfig, folder: AgentFolder, reward: Rewar
     if state is not None and (config.type not in ("entropy", "none") or config.normalize):
         with under("collection.reward"):
             load_reward(reward, state["ranks"][0]["reward"], config, folder.last)
-
-
-def _checkpoint(folder: AgentFolder, name: str) -> Path:
-    """The checkpoint of that name; an epoch may be written with or without its leading zeros."""
-    path = folder.checkpoint(f"{int(name):06d}" if name.isdecimal() else name)
-    if not path.exists():
-        have = ", ".join(sorted(other.stem for other in path.parent.glob("*.pt"))) or "none"
-        raise MissingPathError("resume_ckpt_id", name, f"'{path}' not found", f"the folder has {have}")
-    return path
 
 
 def _write_config(folder: AgentFolder, cfg: AutoExploreConfig) -> None:

@@ -71,6 +71,17 @@ class AgentFolder:
     def checkpoint(self, name: str) -> Path:
         return self.path / "checkpoints" / f"{name}.pt"
 
+    def chosen_checkpoint(self, name: str) -> Path:
+        """The checkpoint that `resume_ckpt_id` names; an epoch may be written with or without its leading zeros.
+
+        MissingPathError, with the names that there are.
+        """
+        path = self.checkpoint(f"{int(name):06d}" if name.isdecimal() else name)
+        if not path.exists():
+            have = ", ".join(sorted(other.stem for other in path.parent.glob("*.pt"))) or "none"
+            raise MissingPathError("resume_ckpt_id", name, f"'{path}' not found", f"the folder has {have}")
+        return path
+
 
 def make_folder(kind: AgentKind, root: Path, name: str) -> AgentFolder:
     """A new folder, numbered after the last one; runs that start at the same moment get different numbers, too."""

@@ -133,7 +133,7 @@ def _trained(config: ModelConfig, weights: WeightPaths, dataset: ClipDataset, ow
 
     The checkpoint's sizes go into `config`, which decides how it is trained.
     """
-    with under("", path="model_fpath"):
+    with under("", path="model_fpath" if own == weights.model else f"{config.model}_fpath"):
         stored = read_model(own, weights.tokenizer)
     _check_kind(config, stored)
     _adopt_sizes(config, stored.config)

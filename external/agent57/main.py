@@ -78,7 +78,7 @@ def evaluate(cfg: Agent57Config) -> Path:
     """
     with under("common"):
         folder = find_folder(KIND, Path(cfg.common.root_dpath), cfg.common.resume_id)
-    path = folder.checkpoint(_checkpoint_name(cfg.common.resume_ckpt_id))
+        path = folder.chosen_checkpoint(cfg.common.resume_ckpt_id)
     stored = read_agent57(path)
     check_test(cfg.collection, stored.info.family.num_policies)
     setup = make_setup(cfg.common, cfg.collection)
@@ -132,11 +132,6 @@ def _folder_to_resume(common: RunConfig) -> AgentFolder | None:
     # A missing checkpoint is reported before anything is made.
     read_agent57(folder.to_resume())
     return folder
-
-
-def _checkpoint_name(name: str) -> str:
-    """An epoch may be written with or without its leading zeros."""
-    return f"{int(name):06d}" if name.isdecimal() else name
 
 
 def _write_config(folder: AgentFolder, cfg: Agent57Config) -> None:
