@@ -59,6 +59,10 @@ class OverrideChecker:
             raise UserError(self._unknown_key(key))
         if override.is_delete():
             return self._checked_deletion(text, key)
+        # To OmegaConf, any number but 0 is true.
+        is_number = isinstance(override.value(), int | float) and not isinstance(override.value(), bool)
+        if known.type is bool and is_number and override.value() not in (0, 1):
+            raise UserError(f"{text}: expected true or false")
         return _with_text(text, override, known) if known.takes_text else text
 
     def _checked_deletion(self, text: str, key: str) -> str:

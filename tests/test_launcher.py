@@ -108,6 +108,8 @@ def test_tuples_are_tuples(entries):
         ([*TRAIN, "train.batch_size=null"], "train.batch_size=null: expected a whole number"),
         ([*TRAIN, "optimizer.betas=[0.9]"], "optimizer.betas=[0.9]: expected a list of 2 values"),
         ([*TRAIN, "train=3"], "train=3: expected one of the keys below it"),
+        ([*TRAIN, "compile=2"], "compile=2: expected true or false"),
+        ([*TRAIN, "train.enable_cache=0.5"], "train.enable_cache=0.5: expected true or false"),
         ([*TRAIN, "config=null"], "config=null: expected the name of a preset: "),
         ([*TRAIN, "tokenizer=[1]"], "tokenizer=[1]: expected the name of a preset: "),
         ([*TRAIN, "config={a:1}"], "config={a:1}: expected the name of a preset: "),

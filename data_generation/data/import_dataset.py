@@ -85,8 +85,8 @@ def _info(source: _DatasetSource, on_bad_episode: str, fit: Fit) -> DatasetInfo:
                 raise BadEpisodeError.of(error) from None
         else:
             if shape[1] != shape[2]:
-                size = f"{shape[2]}x{shape[1]}"
-                logger.warning("'%s' has frames of %s, and models take square ones: --image-size 64", source.name, size)
+                problem = f"'{source.name}' has frames of {shape[2]}x{shape[1]}, and models take square ones"
+                logger.warning("%s: resize with --image-size 64, which shows all of them, between black bars", problem)
             return info
     raise UserError(
         f"no session of '{source.name}' can be read: see 'python run.py data import --on-bad-episode error'"
