@@ -91,6 +91,8 @@ def explore(mode: str = "train", epochs: int = 2, reward: str = "rnd", **keys: o
         "collection.reward.batch_size": 4,
         "collection.train.num_envs": 1,
         "collection.train.config.num_steps": 24,
+        # The same probability in every epoch: a run of two epochs is the beginning of one of three.
+        "collection.train.config.min_epsilon": 0.1,
         "collection.test.num_envs": 1,
         "collection.test.config.num_episodes": 1,
         "training.replay_steps": 60,
