@@ -103,6 +103,8 @@ def resume(work: Path) -> Any:
 
 def resume_agent(work: Path) -> Any:
     os.chdir(work / "agent")
+    # As the run was made: what is learned anew from the checkpoint before is then the same.
+    torch.set_num_threads(1)
     command(tiny_runs.explore(epochs=3, common__resume="true"))
     return read_agent_file(next(Path("checkpoints").rglob("last.pt")))
 
