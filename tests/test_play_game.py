@@ -1,5 +1,7 @@
 """The real game beside the model."""
 
+from threading import Lock
+
 import numpy as np
 import pytest
 
@@ -13,15 +15,18 @@ from play.playground import LoadedGame
 from play.starts import PlayedState, Start
 from tests.generator_helpers import CountingConnector
 from tests.play_helpers import SOCKET, WebPlayer, play_config, serving
+from tests.process_helpers import wait_until
 
 
 class CountedGame:
     """Shows how many actions were played since its own beginning; ends after 12, breaks under action 2."""
 
     num_open = 0
+    lock = Lock()
 
     def __init__(self, connector: object):
-        CountedGame.num_open += 1
+        with self.lock:
+            CountedGame.num_open += 1
         self.count = 0
 
     def frame(self) -> np.ndarray:
@@ -38,7 +43,8 @@ class CountedGame:
         return Transition(action, self.frame(), 0.0, self.count == 12, False, {})
 
     def close(self) -> None:
-        CountedGame.num_open -= 1
+        with self.lock:
+            CountedGame.num_open -= 1
 
 
 @pytest.fixture
@@ -48,7 +54,8 @@ def player(tmp_path, monkeypatch):
         server.ground.game = LoadedGame(None, [Level("counted", 0)])  # type: ignore[arg-type]
         with client.websocket_connect(SOCKET) as socket:
             yield WebPlayer(socket)
-    assert CountedGame.num_open == 0
+    # A thread may still be closing one.
+    wait_until(lambda: CountedGame.num_open == 0)
 
 
 def shown(answer) -> int:
