@@ -186,10 +186,11 @@ class Trainer:
 
     def _warn(self) -> None:
         """Say once what has gone wrong though the loss is finite."""
-        fault = self.model.training_fault()
-        if fault and not self._warned and self.runtime.is_main:
+        if self._warned or not self.runtime.is_main:
+            return
+        if fault := self.model.training_fault():
+            self._warned = True
             logger.warning("step %d: %s", self.step, fault)
-        self._warned = self._warned or bool(fault)
 
     # ---- validation, checkpoints, stopping ---------------------------------------------------------------------------
 

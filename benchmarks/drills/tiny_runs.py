@@ -4,6 +4,20 @@ from benchmarks.drills.tiny_env import GAME, SIZE
 
 DATASET = "gymnasium_v0.0.0_drill"
 ENVIRONMENT_GLOB = "data_generation/datasets/*/*"
+# Of agents that play: few steps of the drills' game.
+_AGENT: dict[str, object] = {
+    "common.device": "cpu",
+    "common.precision": "fp32",
+    "collection.games": f"[{GAME}]",
+    "collection.connector.name": "gymnasium",
+    "collection.connector.n_skip_frames": 1,
+    "collection.connector.valid_action_combos": "[]",
+    "collection.connector.image_size": SIZE,
+    "collection.connector.generator_config.n_steps_max": 11,
+    "evaluation.every": 2,
+    "evaluation.n_gifs": 1,
+    "wandb.mode": "disabled",
+}
 _SIZES = {"dim": 16, "num_blocks": 1, "heads": 2, "dim_head": 8}
 
 
@@ -78,15 +92,8 @@ def evaluate(model: str = "genie_redux_guided", step: int = 4, **keys: object) -
 
 def explore(mode: str = "train", epochs: int = 2, reward: str = "rnd", **keys: object) -> list[str]:
     given: dict[str, object] = {
+        **_AGENT,
         "common.epochs": epochs,
-        "common.device": "cpu",
-        "common.precision": "fp32",
-        "collection.games": f"[{GAME}]",
-        "collection.connector.name": "gymnasium",
-        "collection.connector.n_skip_frames": 1,
-        "collection.connector.valid_action_combos": "[]",
-        "collection.connector.image_size": SIZE,
-        "collection.connector.generator_config.n_steps_max": 11,
         "collection.reward.type": reward,
         "collection.reward.batch_size": 4,
         "collection.train.num_envs": 1,
@@ -101,24 +108,14 @@ def explore(mode: str = "train", epochs: int = 2, reward: str = "rnd", **keys: o
         "training.actor_critic.steps_per_epoch": 1,
         "training.actor_critic.burn_in": 2,
         "training.actor_critic.num_steps": 3,
-        "evaluation.every": 2,
-        "evaluation.n_gifs": 1,
-        "wandb.mode": "disabled",
     }
     return ["auto_explore", mode, *_overrides(given, keys)]
 
 
 def agent57(mode: str = "train", epochs: int = 2, **keys: object) -> list[str]:
     given: dict[str, object] = {
+        **_AGENT,
         "common.epochs": epochs,
-        "common.device": "cpu",
-        "common.precision": "fp32",
-        "collection.games": f"[{GAME}]",
-        "collection.connector.name": "gymnasium",
-        "collection.connector.n_skip_frames": 1,
-        "collection.connector.valid_action_combos": "[]",
-        "collection.connector.image_size": SIZE,
-        "collection.connector.generator_config.n_steps_max": 11,
         "collection.train.num_envs": 1,
         "collection.train.num_steps": 24,
         "collection.test.num_envs": 1,
@@ -135,9 +132,6 @@ def agent57(mode: str = "train", epochs: int = 2, **keys: object) -> list[str]:
         "training.replay.min_steps": 20,
         "training.learner.batch_size": 2,
         "training.learner.updates_per_epoch": 1,
-        "evaluation.every": 2,
-        "evaluation.n_gifs": 1,
-        "wandb.mode": "disabled",
     }
     return ["agent57", mode, *_overrides(given, keys)]
 
