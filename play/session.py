@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -196,7 +197,7 @@ class PlaySession:
     async def show_game(self, on: bool) -> None:
         """Play the real game under the same actions, or stop that. UserError where it cannot be had."""
         if not on:
-            await self.close()
+            self.close()
         elif self._ground.game is None:
             raise UserError(f"no game here: {self._ground.no_game}")
         elif self.start.game is None:
@@ -210,7 +211,7 @@ class PlaySession:
         if self._game is None:
             return
         if self.start.game is None:
-            await self.close()
+            self.close()
             return
         state = self.start.game
         state = replace(state, played=(*state.played, *self._actions[: self.time]))
@@ -239,17 +240,17 @@ class PlaySession:
         try:
             return await asyncio.to_thread(call, game)
         except (UserError, EnvironmentFault) as error:
-            await self.close()
+            self.close()
             raise UserError(f"the game cannot be played: {error}") from error
         finally:
             if not is_shown:
-                await asyncio.to_thread(game.close)
+                _end(game)
 
-    async def close(self) -> None:
+    def close(self) -> None:
         """Free what it holds outside this object."""
         game, self._game, self._game_time = self._game, None, None
         if game is not None:
-            await asyncio.to_thread(game.close)
+            _end(game)
 
     # ---- recording --------------------------------------------------------------------------------------------------
 
@@ -260,6 +261,11 @@ class PlaySession:
             raise UserError("there are no frames to record")
         both = all(moment.real is not None for moment in chosen)
         return [_image(moment, both) for moment in chosen]
+
+
+def _end(game: RealGame) -> None:
+    """End a game's process in a thread. Nothing is awaited, so it ends even if the connection's task is cancelled."""
+    Thread(target=game.close, name="ends a game").start()
 
 
 def _image(moment: PlayMoment, both: bool) -> np.ndarray:

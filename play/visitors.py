@@ -78,8 +78,8 @@ class Visitors:
 
     async def _remove(self, visitor: Guest) -> None:
         self._by_key.pop(visitor.key, None)
+        visitor.session.close()
         await _close(visitor.socket, GOING_AWAY, "somebody else was waiting to play.")
-        await visitor.session.close()
 
     async def sweep(self) -> None:
         """Remove those whose connection was lost too long ago."""

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 # Seconds. Only ends a test that hangs; no test may need it.
-LIMIT = 900.0
+LIMIT = 300.0
 
 
 def wait_until(condition: Callable[[], object]) -> None:

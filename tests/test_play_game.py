@@ -50,6 +50,7 @@ class CountedGame:
 @pytest.fixture
 def player(tmp_path, monkeypatch):
     monkeypatch.setattr("play.session.RealGame", CountedGame)
+    monkeypatch.setattr(CountedGame, "num_open", 0)
     with serving(play_config(tmp_path)) as (client, server):
         server.ground.game = LoadedGame(None, [Level("counted", 0)])  # type: ignore[arg-type]
         with client.websocket_connect(SOCKET) as socket:

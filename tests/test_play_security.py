@@ -211,8 +211,10 @@ class SleepingSocket:
 
 
 class QuietSession:
-    async def close(self) -> None:
-        pass
+    is_closed = False
+
+    def close(self) -> None:
+        self.is_closed = True
 
 
 def test_those_who_sleep_or_stay_away_lose_their_places():
@@ -236,6 +238,25 @@ def test_those_who_sleep_or_stay_away_lose_their_places():
         assert await enter[4] is not None
         assert len(visitors) == 3 and [socket.code for socket in sockets] == [1001, 0, 0, 0, 0]
         assert await visitors.enter(SleepingSocket(), sleeper.key) is None  # type: ignore[arg-type]
+
+    asyncio.run(run())
+
+
+def test_a_game_is_freed_even_if_its_connection_is_cancelled():
+    class SlowSocket(SleepingSocket):
+        async def close(self, code: int, reason: str) -> None:
+            await asyncio.sleep(3600)
+
+    async def run() -> None:
+        visitors = Visitors(PlayConfig(), QuietSession)  # type: ignore[arg-type]
+        guest = await visitors.enter(SlowSocket(), "")  # type: ignore[arg-type]
+        assert guest is not None
+        closing = asyncio.create_task(visitors.close())
+        await asyncio.sleep(0)
+        closing.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await closing
+        assert guest.session.is_closed  # type: ignore[attr-defined]
 
     asyncio.run(run())
 
