@@ -20,8 +20,8 @@ from models.construct_model import build_model
 from training.optimizer import make_optimizer
 
 NUM_ACTIONS = 7
-# The demo's 600 + 1000 steps with the published recipe and 4-pixel patches, divided by ten.
-OPERATIONS_PER_MINUTE = 9.6e12
+# What one idle core of the machine in docs/results/benchmarks.md does in a minute of these small trainings.
+OPERATIONS_PER_MINUTE = 4.5e12
 PRESETS = {"tokenizer": "config=demo_tokenizer", "dynamics": "config=demo"}
 MODELS = {"tokenizer": "tokenizer", "dynamics": "genie_redux_guided"}
 METHODS = {
