@@ -1,7 +1,8 @@
 """Saving and loading of weights with their configuration. Files of the original code are read too.
 
 A checkpoint is `model-<step>.pt`: plain tensors and the configuration, loaded with `weights_only`. `config.yaml` next
-to it is for people; `tokenizer.pt` next to a world model holds the tokenizer that it was trained with.
+to it is for people; `tokenizer.pt` next to a world model holds the tokenizer that it was trained with. In the form in
+which models are shared, a folder of `model.safetensors` and `config.json`, a world model's tokenizer is in the weights.
 """
 
 import logging
@@ -23,8 +24,10 @@ from models.config import ModelConfig
 from models.construct_model import build_model, kind_of
 from models.genie_redux import GenieRedux
 from models.original import OriginalFacts, convert_checkpoint, is_original
+from models.provenance import code_commit
 from models.tensor_file import check_format, check_keys, misfit, read_content, shapes_only, write_file, written
 from models.tokenizer import Tokenizer
+from models.weights_folder import write_weights_folder
 
 logger = logging.getLogger(__name__)
 
@@ -73,6 +76,13 @@ def _write_model(path: Path, config: dict[str, Any], step: int, state: dict[str,
     write_file(path, FORMAT, FORMAT_VERSION, content)
 
 
+def export_model(folder: Path, model: Model, config: ModelConfig, step: int) -> None:
+    """Write `model.safetensors` (frozen parts included) and `config.json` into a folder that exists."""
+    plain = stored_config(config) | {part: asdict(getattr(model, part).config) for part in model.frozen_parts}
+    head: dict[str, Any] = {"format": FORMAT, "format_version": FORMAT_VERSION, "commit": code_commit()}
+    write_weights_folder(folder, {**head, "kind": plain["model"], "step": step, "config": plain}, model.state_dict())
+
+
 def stored_config(config: ModelConfig) -> dict[str, Any]:
     """The model's part of a configuration, as plain values."""
     return {name: value for name, value in asdict(config).items() if name in ModelConfig.__dataclass_fields__}
@@ -102,6 +112,13 @@ class StoredModel:
         model.load_state_dict(self.state, strict=False)
         return model
 
+    def take_part(self, part: str) -> "StoredModel":
+        """A part with the tensors whose names begin with its own, without them; this model keeps the others."""
+        prefix = f"{part}."
+        inner = {name.removeprefix(prefix): tensor for name, tensor in self.state.items() if name.startswith(prefix)}
+        self.state = {name: tensor for name, tensor in self.state.items() if not name.startswith(prefix)}
+        return StoredModel(self.path, replace(self.config, model=part), self.step, inner)
+
     @property
     def _optional(self) -> list[str]:
         frozen = [f"{part}." for part in kind_of(self.config).model.frozen_parts] if self.tokenizer else []
@@ -122,7 +139,7 @@ def read_model(path: Path, tokenizer_path: Path | None = None, facts: OriginalFa
     stored = StoredModel(path, parse_config(content["config"], path), content["step"], content["model"])
     stored.fresh = content["fresh"]
     if "tokenizer" in kind_of(stored.config).model.frozen_parts:
-        stored.tokenizer = _frozen_tokenizer(path, content["config"].get("tokenizer", {}), tokenizer_path)
+        stored.tokenizer = _frozen_tokenizer(stored, content["config"].get("tokenizer", {}), tokenizer_path)
         stored.config.tokenizer = stored.tokenizer.config
     return stored
 
@@ -247,11 +264,17 @@ def load_strictly(model: nn.Module, state: dict[str, Tensor], path: Path, option
     model.load_state_dict(state, strict=False)
 
 
-def _frozen_tokenizer(path: Path, trained_with: dict[str, Any], tokenizer_path: Path | None) -> Tokenizer:
-    """The tokenizer at `tokenizer_path` or next to the world model at `path`; UserError if its ids mean something else.
+def _frozen_tokenizer(stored: StoredModel, trained_with: dict[str, Any], tokenizer_path: Path | None) -> Tokenizer:
+    """The tokenizer at `tokenizer_path`, within a world model's weights, or next to them.
 
-    `trained_with`: what is known of the configuration of the tokenizer that the world model was trained with.
+    UserError if its ids mean something else. `trained_with`: what is known of the configuration of the tokenizer that
+    the world model was trained with.
     """
+    inner, path = stored.take_part("tokenizer"), stored.path
+    if tokenizer_path is None and inner.state:
+        tokenizer = inner.build()
+        assert isinstance(tokenizer, Tokenizer)
+        return tokenizer
     next_to = path.parent / "tokenizer.pt"
     if tokenizer_path is None and not next_to.is_file():
         problem = f"world model '{path}' has no tokenizer.pt next to it"

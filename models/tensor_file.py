@@ -21,6 +21,7 @@ from data_generation.data.errors import MissingPathError, UserError
 from data_generation.data.files import atomic_path
 from data_generation.data.reading import UnreadableFileError, open_file
 from models.provenance import code_commit
+from models.weights_folder import is_weights_folder, read_weights_folder, weights_digest
 
 
 class UnwritableFileError(UserError):
@@ -62,12 +63,17 @@ def read_file(path: Path, file_format: str, version: int, what: str, names: str 
 
 
 def read_content(path: Path, what: str, names: str) -> Any:
-    """What torch.save wrote, checked against its checksums, without executing anything. Raises as `read_file`."""
+    """What torch.save or `write_weights_folder` wrote, checked against its checksums; nothing in it is executed.
+
+    Raises as `read_file`.
+    """
     path = Path(path)
     if not path.exists():
         found = sorted(entry.name for entry in path.parent.glob(names)) if path.parent.is_dir() else []
         remedy = f"the folder has {', '.join(found)}" if found else f"no {what} is in that folder"
         raise MissingPathError("path", path, f"{what} not found", remedy)
+    if is_weights_folder(path):
+        return read_weights_folder(path, what)
     check_whole(path, what)
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
@@ -128,6 +134,8 @@ def check_keys(content: dict[str, Any], path: Path, what: str, **types: type) ->
 
 def digest(path: Path) -> int | None:
     """A number that tells the tensors in a file from others; None for a file without checksums or without tensors."""
+    if is_weights_folder(path):
+        return weights_digest(path)
     try:
         with os.fdopen(open_file(path), "rb") as file, zipfile.ZipFile(file) as archive:
             found = [(entry.filename.split("/", 1)[-1], entry.CRC) for entry in archive.infolist()]

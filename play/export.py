@@ -132,10 +132,11 @@ def _manifest(cfg: ExportConfig, loaded: LoadedModel[GenieRedux], step: FixedSte
     """What the page knows of the model: world.json without its starts."""
     names, state = action_names(loaded), step.start()
     path = Path(cfg.model_fpath)
+    run = path if path.is_dir() else path.parent
     types = {torch.int32: "int32", torch.float32: "float32"}
     parameters = sum(p.numel() for p in loaded.model.parameters())
     return {
-        "name": f"{path.parent.name} ({loaded.config.model})",
+        "name": f"{run.name} ({loaded.config.model})",
         "about": f"{parameters / 1e6:.1f} M parameters, {loaded.step} training steps, trained on episodes like those "
         f"of {Path(cfg.dataset_dpath).name}. Each frame is drawn by the model, in this browser.",
         "actions": names,
