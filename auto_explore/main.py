@@ -26,6 +26,7 @@ from data_generation.data.lock import locked
 from training.agent_folder import AgentFolder, AgentKind, find_folder, make_folder
 from training.episode_gif import save_gifs
 from training.run_record import make_record
+from training.run_report import RunReport, make_facts, write_agent_evaluation
 from training.tracker import MetricsLogger, WandbSettings
 
 logger = logging.getLogger(__name__)
@@ -68,6 +69,7 @@ def _train(cfg: AutoExploreConfig, context: RunContext, folder: AgentFolder) -> 
         if fabric.is_global_zero:
             _write_config(folder, cfg)
             context.write_infos(folder.episodes)
+            trainer.report = _make_report(cfg, trainer)
         fabric.barrier()
     except BaseException:
         if trainer is not None:
@@ -98,6 +100,7 @@ def evaluate(cfg: AutoExploreConfig) -> Path:
         result = _play_epochs(context, cfg.evaluation, folder, network.to(context.fabric.device))
         content = {"checkpoint": str(path), "epoch": info.epoch, **result}
         write_atomically(target, json.dumps(content, indent=2) + "\n")
+        write_agent_evaluation(folder.evaluations, cfg, context.fabric.device, content)
     print(_summary(content, folder, target))
     return target
 
@@ -124,6 +127,14 @@ def _make_tracker(cfg: AutoExploreConfig, folder: AgentFolder, epoch: int, is_ma
     settings = WandbSettings(wandb.mode, wandb.project, wandb.name, wandb.dpath)
     with under("wandb"):
         return MetricsLogger(folder.path, settings, asdict(cfg), epoch, is_main)
+
+
+def _make_report(cfg: AutoExploreConfig, trainer: AgentTrainer) -> RunReport:
+    fabric = trainer.context.fabric
+    facts = make_facts(cfg, fabric.device, fabric.world_size)
+    facts.parameters = sum(p.numel() for p in trainer.network.parameters())
+    report = RunReport(trainer.folder.path, facts, fabric.device)
+    return report.resumed() if cfg.common.resume else report
 
 
 def _remove_empty(folder: AgentFolder) -> None:

@@ -230,6 +230,10 @@ PLAIN_COMMANDS = {
         "Inspect, check, convert and export datasets: `data info|check|view <path>`; `data --help` lists all.",
         "data_generation.cli:main",
     ),
+    "report": PlainCommand(
+        "Write a page about a run or an evaluation, or one that compares several: `report <folder>…`.",
+        "training.pages.command:main",
+    ),
     "demo": PlainCommand(
         "From nothing to images of a world model in some minutes: prints each command that it runs.",
         "launcher.demo:main",

@@ -14,6 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from data_generation.data.errors import FieldError, UserError, under
 from data_generation.data.fields import check_fields, expand_paths
+from data_generation.data.invocation import Invocation, note_invocation
 from launcher.commands import Command
 from launcher.errors import SUCCESS, exit_code_of, explained
 from launcher.keys import type_words
@@ -35,6 +36,7 @@ def run_job(command: Command, name_is_swept: bool, cfg: DictConfig) -> int:
         if command.name_key is not None:
             is_own = name_is_swept or OmegaConf.is_interpolation(*_parent_and_leaf(cfg, command.name_key))
             _name_run(config, command.name_key, is_own)
+        note_invocation(config, _invocation(command))
         with explained(config):
             start(command.entry, config, *_processes(config, command.num_processes_key))
         return SUCCESS
@@ -56,6 +58,13 @@ def to_dataclasses(cfg: DictConfig) -> Any:
     expand_paths(config)
     check_fields(config)
     return config
+
+
+def _invocation(command: Command) -> Invocation:
+    """What the command line chose."""
+    hydra = HydraConfig.get()
+    overrides = tuple(text for text in hydra.overrides.task if not text.startswith("config="))
+    return Invocation(command.title, str(hydra.runtime.choices.get("config", "")), overrides)
 
 
 def _restore_tuples(config: Any) -> None:

@@ -36,7 +36,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_run_leaves_its_files(trained: Path) -> None:
     assert {path.name for path in trained.iterdir()} == {
-        "checkpoints", "config", "episodes", "metrics.jsonl", "outputs"
+        "checkpoints", "config", "episodes", "metrics.jsonl", "outputs", "report.html", "run.json"
     }  # fmt: skip
     assert {path.name for path in (trained / "checkpoints").iterdir()} == {
         "last.pt", "last-previous.pt", "model_best_reward.pt"

@@ -80,7 +80,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_run_leaves_its_files(trained: Path) -> None:
     assert trained.name == "001_auto_explore"
     assert {path.name for path in trained.iterdir()} == {
-        "checkpoints", "config", "episodes", "metrics.jsonl", "outputs"
+        "checkpoints", "config", "episodes", "metrics.jsonl", "outputs", "report.html", "run.json"
     }  # fmt: skip
     assert {path.name for path in (trained / "checkpoints").iterdir()} == {
         "last.pt", "last-previous.pt", "model_best_reward.pt"
@@ -88,6 +88,8 @@ def test_a_run_leaves_its_files(trained: Path) -> None:
     assert {path.name for path in (trained / "outputs" / "gifs").iterdir()} == {
         "epoch-000002_episode-0.gif", "epoch-000004_episode-0.gif"
     }  # fmt: skip
+    page = (trained / "report.html").read_text()
+    assert all(text in page for text in ("epoch-000004_episode-0.gif", "frames/s", "collection.reward.type"))
     shown = OmegaConf.load(trained / "config" / "trainer.yaml")
     assert shown.common.epochs == 4 and shown.collection.games == [WALK]
 

@@ -32,6 +32,7 @@ from training.loading import TRAIN_ONLY_FIELDS, ClipChoice, open_clips, prepare_
 from training.report import summary
 from training.run_folder import RunFolder, read_state
 from training.run_record import changes, make_record
+from training.run_report import RunFacts, RunReport, make_facts
 from training.runtime import Runtime, make_runtime
 from training.token_cache import TokenCache
 from training.tracker import MetricsLogger, WandbSettings
@@ -90,6 +91,8 @@ def _train(cfg: GenieReduxConfig, runtime: Runtime, folder: RunFolder, code: Com
         trainer.load_state(state, point.state)
     trainer.validator = _validator(cfg, trainer, source_of)
     if runtime.is_main:
+        report = RunReport(folder.path, _facts(cfg, trainer), runtime.device, runtime.amp_dtype)
+        trainer.report = report.resumed() if point else report
         logger.info("%s", _start_line(trainer, clips))
     with under("train", mode="train.wandb_mode"):
         metrics = MetricsLogger(folder.path, _wandb_settings(cfg.train), asdict(cfg), trainer.step, runtime.is_main)
@@ -103,8 +106,10 @@ def evaluate(cfg: GenieReduxConfig) -> Path:
     if cfg.eval.enable_cache:
         logger.warning("eval.enable_cache has no effect: an evaluation encodes each clip once, so nothing is kept")
     runtime = make_runtime(cfg.device, cfg.precision, timeout=cfg.eval.process_timeout)
+    facts = make_facts(cfg, runtime.device, runtime.num_processes)
     folder = evaluation.evaluate(evaluation_setup(cfg), runtime)
     if runtime.is_main:
+        RunReport(folder, facts, runtime.device).write()
         print(summary(folder))
     return folder
 
@@ -225,6 +230,14 @@ def _validator(
     except UserError as error:
         raise UserError(f"{error}; or train without validation: train.validate_every=0") from error
     return Validator(config, trainer.runtime, clips, trainer.folder.path, source_of(clips))
+
+
+def _facts(cfg: GenieReduxConfig, trainer: Trainer) -> RunFacts:
+    """What the run's page says of it."""
+    facts = make_facts(cfg, trainer.runtime.device, trainer.runtime.num_processes)
+    facts.parameters = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
+    facts.frames_per_step = trainer.batches.per_batch * cfg.train.grad_accum * cfg.train.num_frames
+    return facts
 
 
 def _start_line(trainer: Trainer, clips: ClipDataset) -> str:

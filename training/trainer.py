@@ -23,8 +23,10 @@ from training.loading import ModelAndConfig
 from training.optimizer import learning_rate, make_optimizer, restore_optimizer
 from training.rollout import TRAINING, seed_of
 from training.run_folder import RunFolder
+from training.run_report import RunReport
 from training.runtime import Runtime
 from training.stop import StopRequest
+from training.throughput import OperationCounter
 from training.tracker import MetricsLogger
 from training.validation import Validator
 
@@ -80,6 +82,9 @@ class Trainer:
         self.step, self._saved_step = 0, -1
         self.validator: Validator | None = None
         self.compiled_code: CompiledCode | None = None
+        # Of the main process.
+        self.report: RunReport | None = None
+        self._operations = OperationCounter(is_wanted=not cfg.compile)
         # What the run is, for those that resume it.
         self.record: dict[str, Any] = {}
         self._trained = [p for p in self.model.parameters() if p.requires_grad]
@@ -130,6 +135,7 @@ class Trainer:
                 self._report(metrics, bar)
                 if number := stop.agreed(self.step):
                     self._stop(number)
+            self._write_report()
 
     def _train_step(self, batches: Iterator[Inputs]) -> None:
         """One optimiser step over `grad_accum` micro-batches."""
@@ -143,7 +149,8 @@ class Trainer:
             with accelerator.accumulate(self._parallel):
                 with self.runtime.autocast():
                     generator = torch.Generator().manual_seed(seed)
-                    output = self._parallel(batch.video, batch.actions, generator, batch.ids)
+                    with self._operations.once():
+                        output = self._parallel(batch.video, batch.actions, generator, batch.ids)
                 accelerator.backward(output.loss)
                 self._remember_if_not_finite(output.loss)
                 self._meter.add(output.logs)
@@ -227,9 +234,14 @@ class Trainer:
                 raise UnwritableFileError(f"{error}: resume by train.resume_ckpt=latest") from error
             if self.compiled_code is not None:
                 self.compiled_code.record()
+            self._write_report()
         self.runtime.accelerator.wait_for_everyone()
         self._saved_step = self.step
         self._clock += time.monotonic() - start
+
+    def _write_report(self) -> None:
+        if self.report is not None:
+            self.report.write(self._operations, self.cfg.train.grad_accum)
 
     def load_state(self, state: dict[str, Any], path: Path) -> None:
         """Continue from a training state, the content of `path`; the model's weights are loaded already."""

@@ -31,6 +31,7 @@ from training.coverage import Coverage, add_episode
 from training.episode_gif import save_gifs
 from training.rollout import seed_of
 from training.run_record import changes
+from training.run_report import RunReport
 from training.tracker import MetricsLogger
 
 logger = logging.getLogger(__name__)
@@ -73,6 +74,8 @@ class AgentTrainer:
         self._test_collector: Collector | None = None
         # What the run is, for those that resume it.
         self.record: dict[str, Any] = {}
+        # Of the first process.
+        self.report: RunReport | None = None
         # Episodes that a power cut could still empty.
         self._unsynced: list[Path] = []
 
@@ -271,6 +274,8 @@ class AgentTrainer:
             if self.folder.last.exists():
                 os.replace(self.folder.last, self.folder.previous)
             save_agent(self.folder.last, self.network, self._info_now(), {"state": state})
+            if self.report is not None:
+                self.report.write()
         self.context.fabric.barrier()
 
     def _rank_state(self) -> dict[str, Any]:

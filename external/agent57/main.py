@@ -24,6 +24,7 @@ from external.agent57.trainer import Agent57Trainer
 from training.agent_folder import AgentFolder, AgentKind, find_folder, make_folder
 from training.episode_gif import save_gifs
 from training.run_record import make_record
+from training.run_report import RunReport, make_facts, write_agent_evaluation
 from training.tracker import MetricsLogger, WandbSettings
 
 logger = logging.getLogger(__name__)
@@ -63,6 +64,7 @@ def _train(cfg: Agent57Config, setup: AgentSetup, folder: AgentFolder) -> Path:
         # Not before: a run that cannot start leaves nothing, or the folder as it was.
         _write_config(folder, cfg)
         setup.write_infos(folder.episodes)
+        trainer.report = _make_report(cfg, trainer)
     except BaseException:
         trainer.close()
         raise
@@ -95,6 +97,7 @@ def evaluate(cfg: Agent57Config) -> Path:
             actors.close()
         content = {"checkpoint": str(path), "epoch": info.epoch, **result}
         write_atomically(target, json.dumps(content, indent=2) + "\n")
+        write_agent_evaluation(folder.evaluations, cfg, setup.device, content)
     print(_summary(content, folder, target))
     return target
 
@@ -138,6 +141,14 @@ def _write_config(folder: AgentFolder, cfg: Agent57Config) -> None:
     path = folder.path / "config" / "trainer.yaml"
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, OmegaConf.to_yaml(OmegaConf.create(asdict(cfg))))
+
+
+def _make_report(cfg: Agent57Config, trainer: Agent57Trainer) -> RunReport:
+    device = trainer.setup.device
+    facts = make_facts(cfg, device)
+    facts.parameters = sum(p.numel() for p in trainer.networks.parameters() if p.requires_grad)
+    report = RunReport(trainer.folder.path, facts, device)
+    return report.resumed() if cfg.common.resume else report
 
 
 def _log_start(trainer: Agent57Trainer) -> None:

@@ -34,6 +34,7 @@ from training.coverage import Coverage, add_episode
 from training.episode_gif import save_gifs
 from training.rollout import seed_of
 from training.run_record import changes
+from training.run_report import RunReport
 from training.tracker import MetricsLogger
 
 logger = logging.getLogger(__name__)
@@ -68,6 +69,7 @@ class Agent57Trainer:
         self.epoch, self.num_steps, self.best_return = 0, 0, -math.inf
         # What the run is, for those that resume it.
         self.record: dict[str, Any] = {}
+        self.report: RunReport | None = None
         self._testers: ActorGroup | None = None
         # Files of episodes that a power cut could still empty, and those that `last` and the one before it name.
         self._unsynced: list[Path] = []
@@ -226,6 +228,8 @@ class Agent57Trainer:
             os.replace(self.folder.last, self.folder.previous)
         save_agent57(self.folder.last, self.networks, self._info_now(), state)
         self._forget_files()
+        if self.report is not None:
+            self.report.write()
 
     def _replay_state(self) -> dict[str, Any]:
         """Complete episodes are named, not copied: they have files. Those in progress are numbers."""
