@@ -8,7 +8,7 @@ import statistics
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from data_generation.data.errors import UserError
 from data_generation.data.reading import read_json
@@ -88,7 +88,7 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return found
 
 
-def is_number(value: Any) -> bool:
+def is_number(value: Any) -> TypeGuard[float]:
     """Whether a value from JSON is a finite number."""
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
@@ -160,9 +160,9 @@ def _read_evaluation(path: Path) -> RunView:
         view.curves[str(name)] = {"": points} if points else {}
     notes = content.get("notes")
     view.notes = [str(note) for note in notes] if isinstance(notes, list) else []
-    count = [content.get(name) for name in ("num_clips", "num_frames_per_clip", "seconds")]
-    if all(is_number(number) and number > 0 for number in count):
-        view.frames_per_second = count[0] * count[1] / count[2]  # type: ignore[operator]
+    clips, frames, seconds = (content.get(name) for name in ("num_clips", "num_frames_per_clip", "seconds"))
+    if is_number(clips) and is_number(frames) and is_number(seconds) and seconds > 0:
+        view.frames_per_second = clips * frames / seconds
     view.samples = [file for name in ("strips.png", "psnr_per_frame.png") if (file := path / name).is_file()]
     films = [path for path in _numbered(path, ".gif") if path.name.startswith("film-")]
     clips = [path for path in _numbered(path, ".gif") if path.name.startswith("clip-")]
