@@ -10,6 +10,7 @@ from data_generation.data.fields import (
     FolderName,
     Fraction,
     Minutes,
+    ModelFolder,
     NotNegative,
     NumFrames,
     NumProcesses,
@@ -45,7 +46,8 @@ class WorldModelConfig:
     """`<root_dpath>/<model_dname>/<model_fname>`, needed for the rewards that use a world model."""
 
     root_dpath: PathText = "checkpoints/genie_redux_guided"
-    model_dname: str = "demo"
+    # Holds model-<step>.pt, or model.safetensors and config.json; or hf://<owner>/<name>[@<revision>].
+    model_dname: ModelFolder = "demo"
     model_fname: str | None = None  # null = the checkpoint with the most steps
 
 

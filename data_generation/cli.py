@@ -1,4 +1,4 @@
-"""`python run.py data info|check|import|export|view <path>`: inspect, check, convert and export datasets."""
+"""`python run.py data info|check|import|export|view|push|pull <path>`: inspect, check, convert and share datasets."""
 
 import argparse
 import json
@@ -12,8 +12,11 @@ from tqdm import tqdm
 from data_generation.arguments import OneLineParser, read_path, whole_number
 from data_generation.data.check import check_environments
 from data_generation.data.data import SPLITS, Environment, EpisodeReader, list_environments, split_sessions
+from data_generation.data.dataset_card import dataset_card
 from data_generation.data.errors import FieldError, under
 from data_generation.data.export_lerobot import export_lerobot
+from data_generation.data.fields import HUB
+from data_generation.data.hub import HubPlace, fetch, local_path, send
 from data_generation.data.import_dataset import import_dataset
 from data_generation.data.import_session import keep_size
 from data_generation.data.info import DatasetInfo, MissingDatasetError
@@ -22,7 +25,7 @@ from data_generation.data.media import contact_sheet, episode_images, episode_ro
 from data_generation.generator.frames import FrameFitter
 
 _MAX_IMAGE_BYTES = 1 << 29
-_PATH_HELP = "a dataset folder or one environment folder in it"
+_PATH_HELP = "a dataset folder, one environment folder in it, or a dataset on the hub (hf://<owner>/<name>)"
 
 
 def main(argv: Sequence[str]) -> int:
@@ -31,6 +34,8 @@ def main(argv: Sequence[str]) -> int:
     UserError for wrong arguments, and for paths and files that are not as they should be.
     """
     arguments = _parser().parse_args(list(argv))
+    if isinstance(getattr(arguments, "path", None), str):
+        arguments.path = local_path("path", arguments.path, "dataset")
     result: int = arguments.run(arguments)
     return result
 
@@ -38,23 +43,30 @@ def main(argv: Sequence[str]) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = OneLineParser(
         prog="python run.py data",
-        description="Inspect, check, convert and export episode datasets.",
+        description="Inspect, check, convert and share episode datasets.",
         epilog="example: python run.py data info data_generation/datasets/retro_act_v0.0.0_g50",
     )
-    commands = parser.add_subparsers(title="commands", required=True, metavar="info|check|import|export|view")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="info|check|import|export|view|push|pull")
     _add_info(commands)
     _add_check(commands)
     _add_import(commands)
     _add_export(commands)
     _add_view(commands)
+    _add_push(commands)
+    _add_pull(commands)
     return parser
 
 
 def _add(commands: Any, name: str, run: Any, summary: str, description: str, path_help: str) -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = commands.add_parser(name, help=summary, description=f"{summary}. {description}")
-    parser.add_argument("path", type=read_path, help=path_help)
+    parser.add_argument("path", type=_path_or_place, help=path_help)
     parser.set_defaults(run=run)
     return parser
+
+
+def _path_or_place(text: str) -> Path | str:
+    """A path; the text itself where it names a place on the hub."""
+    return text if text.startswith(HUB) else read_path(text)
 
 
 def _add_info(commands: Any) -> None:
@@ -103,6 +115,22 @@ def _add_view(commands: Any) -> None:
     parser.add_argument("--rows", type=whole_number(1000), default=12, help="episodes to show (default: 12)")
     parser.add_argument("--columns", type=whole_number(1000), default=10, help="frames per episode (default: 10)")
     parser.add_argument("--scale", type=whole_number(64), default=2, help="enlargement (default: 2)")
+
+
+def _add_push(commands: Any) -> None:
+    description = "With a card (README.md) where the folder has none. A second push continues an interrupted one."
+    parser = _add(commands, "push", _push, "upload a dataset to the Hugging Face hub", description, _PATH_HELP)
+    parser.add_argument("--to", required=True, help="hf://<owner>/<name>, made if need be")
+    parser.add_argument("--private", action="store_true", help="only for your own eyes, where it is made")
+
+
+def _add_pull(commands: Any) -> None:
+    summary = "download a dataset from the Hugging Face hub"
+    description = "Whatever its format is; a second pull continues an interrupted one."
+    parser = commands.add_parser("pull", help=summary, description=f"{summary}. {description}")
+    parser.add_argument("place", help="hf://<owner>/<name>[@<revision>]")
+    parser.add_argument("--to", type=read_path, required=True, help="folder to write")
+    parser.set_defaults(run=_pull)
 
 
 def _check_pixels(shape: tuple[int, int, int], scale: int, count: int = 1) -> None:
@@ -180,6 +208,24 @@ def _import(arguments: argparse.Namespace) -> int:
         result = import_dataset(arguments.path, arguments.to, names, arguments.on_bad_episode, fit)
     skipped = f", {result.bad} bad ones skipped" if result.bad else ""
     print(f"imported {result.made} episodes into '{arguments.to}' ({result.kept} existed already{skipped})")
+    return 0
+
+
+def _push(arguments: argparse.Namespace) -> int:
+    place = HubPlace.parse("--to", arguments.to, "dataset")
+    address = send(place, arguments.path, dataset_card(_open(arguments.path)), arguments.private)
+    print(f"pushed to {address}: use it as {arguments.to}")
+    return 0
+
+
+def _pull(arguments: argparse.Namespace) -> int:
+    folder = fetch(HubPlace.parse("place", arguments.place, "dataset"), arguments.to)
+    try:
+        environments = list_environments(folder)
+    except MissingDatasetError:
+        print(f"pulled into '{arguments.to}', which has another format: see 'python run.py data import --help'")
+    else:
+        print(f"pulled {len(environments)} environments into '{arguments.to}'")
     return 0
 
 

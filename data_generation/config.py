@@ -11,6 +11,7 @@ from data_generation.data.fields import (
     Fraction,
     FractionBelow1,
     ImageSize,
+    ModelPath,
     NumWorkers,
     OneOf,
     PathText,
@@ -35,7 +36,7 @@ class AgentConfig:
     """What chooses the actions, beyond uniformly random ones."""
 
     policy: str | None = None  # "module:Class" of the policy; null = the one of the variant
-    checkpoint_fpath: PathText | None = None
+    checkpoint_fpath: ModelPath | None = None
     gamma: Fraction = 0.15  # probability of a random action instead of the agent's (not for random, sticky_random)
     temperature: Positive = 1.0
     repeat_probability: FractionBelow1 = 0.75  # sticky_random: probability of the last action again

@@ -112,7 +112,7 @@ _IMPORT = Command(
         "python run.py genie_redux import source=<original model-N.pt> target=checkpoints/tokenizer/original",
         "python run.py genie_redux import source=<original model-N.pt> target=checkpoints/genie_redux_guided/original "
         "tokenizer_fpath=<tokenizer's .pt>",
-        "python run.py genie_redux import source=hub:<owner>/<repository>/model.pt target=<folder>",
+        "python run.py genie_redux import source=hf://<owner>/<repository>/model.pt target=<folder>",
     ),
 )
 
@@ -222,12 +222,16 @@ _EXPORT = Command(
 COMMANDS = (_GENERATE, _TRAIN, _EVAL, _IMPORT, _EXPLORE, _EXPLORE_EVAL, _AGENT57, _AGENT57_EVAL, _PLAY, _EXPORT)
 
 PLAIN_COMMANDS = {
+    "model": PlainCommand(
+        "Share models: write one as model.safetensors with a card, push it to the hub, pull one: `model --help`.",
+        "training.model_cli:main",
+    ),
     "annotate": PlainCommand(
         "Watch what a game's actions do, and write its tags into the RetroAct tables: `annotate <game>`.",
         "data_generation.annotate:main",
     ),
     "data": PlainCommand(
-        "Inspect, check, convert and export datasets: `data info|check|view <path>`; `data --help` lists all.",
+        "Inspect, check, convert and share datasets: `data info|check|view <path>`; `data --help` lists all.",
         "data_generation.cli:main",
     ),
     "report": PlainCommand(

@@ -14,6 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from data_generation.data.errors import FieldError, UserError, under
 from data_generation.data.fields import check_fields, expand_paths
+from data_generation.data.hub import fetch_shared
 from data_generation.data.invocation import Invocation, note_invocation
 from launcher.commands import Command
 from launcher.errors import SUCCESS, exit_code_of, explained
@@ -38,6 +39,7 @@ def run_job(command: Command, name_is_swept: bool, cfg: DictConfig) -> int:
             _name_run(config, command.name_key, is_own)
         note_invocation(config, _invocation(command))
         with explained(config):
+            fetch_shared(config)
             start(command.entry, config, *_processes(config, command.num_processes_key))
         return SUCCESS
 

@@ -7,24 +7,26 @@ from pathlib import Path
 import torch
 
 from data_generation.data.errors import UNSET, FieldError, under
-from data_generation.data.fields import PathText, Pixels, Seed, Size
+from data_generation.data.fields import HUB, ModelPath, PathText, Pixels, Seed, Size
+from data_generation.data.hub import local_path
 from data_generation.data.lock import locked
 from models.checkpoint import load_model, save_model
 from models.original import OriginalFacts
 
 logger = logging.getLogger(__name__)
 
-HUB = "hub:"
+# What places on the hub began with in earlier versions.
+_OLD_HUB = "hub:"
 
 
 @dataclass
 class ImportConfig:
     """Root of the `genie_redux import` command."""
 
-    source: PathText = ""  # an original .pt file, or hub:<repository>/<file>, which is downloaded
+    source: ModelPath = ""  # an original .pt file; one on the hub is hf://<owner>/<name>/<file>
     target: PathText = ""  # folder for model-<step>.pt, config.yaml and, for world models, tokenizer.pt
     # Tokenizer of a world model, original or not; None = tokenizer.pt next to the source.
-    tokenizer_fpath: PathText | None = None
+    tokenizer_fpath: ModelPath | None = None
     image_size: Pixels | None = None  # where neither config.yaml nor tensors tell it; else 64
     action_dim: Size | None = None  # number of actions, where neither config.yaml nor tensors tell it
     seed: Seed = 0  # of the action embeddings that original guided models lack
@@ -62,17 +64,4 @@ def _import(cfg: ImportConfig, target: Path) -> Path:
 
 def _local(field: str, source: str) -> Path:
     """The file that `field` names, downloaded if it is on the model hub."""
-    if not source.startswith(HUB):
-        return Path(source)
-    repository, _, name = source.removeprefix(HUB).rpartition("/")
-    if repository.count("/") != 1 or not name:
-        raise FieldError(field, source, "is not of the form hub:<owner>/<repository>/<file>")
-    # Imported here: slow to import, and rarely needed.
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    try:
-        return Path(hf_hub_download(repository, name))
-    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
-        remedy = f"fetch '{name}' of the model repository '{repository}' elsewhere and give the path of the file"
-        raise FieldError(field, source, f"cannot be downloaded ({type(error).__name__})", remedy) from error
+    return local_path(field, source.replace(_OLD_HUB, HUB, 1) if source.startswith(_OLD_HUB) else source, "model")

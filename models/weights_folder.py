@@ -14,9 +14,10 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from data_generation.data.errors import FieldError, MissingPathError, UserError
+from data_generation.data.hub import MODEL_FILES
 from data_generation.data.reading import UnreadableFileError, read_file, read_json
 
-WEIGHTS_FNAME, CONFIG_FNAME = "model.safetensors", "config.json"
+WEIGHTS_FNAME, CONFIG_FNAME = MODEL_FILES
 _WEIGHTS_KEYS = ("weights_bytes", "weights_sha256")
 
 

@@ -3,14 +3,14 @@
 from dataclasses import dataclass, field
 from typing import Annotated
 
-from data_generation.data.fields import Count, CountOrZero, NumFrames, PathText, Positive, Range
+from data_generation.data.fields import Count, CountOrZero, ModelPath, NumFrames, PathText, Positive, Range
 
 
 @dataclass
 class PlayConfig:
-    model_fpath: PathText | None = None  # world model (…/model-<step>.pt); null = the one in weights/
-    tokenizer_fpath: PathText | None = None  # null = tokenizer.pt next to the model
-    agent_fpath: PathText | None = None  # an AutoExplore agent's checkpoint, to which a player can hand over
+    model_fpath: ModelPath | None = None  # world model (…/model-<step>.pt); null = the one in weights/
+    tokenizer_fpath: ModelPath | None = None  # null = tokenizer.pt next to the model
+    agent_fpath: ModelPath | None = None  # an AutoExplore agent's checkpoint, to which a player can hand over
     datasets_dpath: PathText = "data_generation/datasets"  # folder of datasets: to start from, and to look at
     runs_dpath: PathText = "checkpoints"  # folder of training and AutoExplore runs to look at
     evaluations_dpath: PathText = "outputs/evaluation"  # folder of evaluations to look at

@@ -9,7 +9,6 @@ Naming the module before the id imports it, which registers the environment; any
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol
 
 import gymnasium as gym
@@ -20,6 +19,7 @@ from gymnasium.vector.utils import batch_space
 
 from data_generation.data.errors import under
 from data_generation.data.fields import Count, NumFrames, check_fields
+from data_generation.data.hub import local_path
 from models.checkpoint import load_world_model
 from models.genie_redux import GenieRedux
 from models.streaming import StreamState
@@ -206,9 +206,11 @@ def make_vector_env(
 def _load(model_fpath: str, dataset_dpath: str, config: RolloutConfig) -> tuple[GenieRedux, DatasetStarts]:
     check_fields(config)
     with under("", path="model_fpath"):
-        loaded = load_world_model(Path(model_fpath))
+        loaded = load_world_model(local_path("path", model_fpath, "model"))
     model = loaded.model.to("cuda" if torch.cuda.is_available() else "cpu")
-    environments = open_datasets(Path(dataset_dpath), model, loaded.config.action_names)
+    environments = open_datasets(
+        local_path("dataset_dpath", dataset_dpath, "dataset"), model, loaded.config.action_names
+    )
     return model, DatasetStarts(environments, config.num_prime)
 
 

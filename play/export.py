@@ -13,7 +13,7 @@ import torch
 
 from data_generation.data.data import Environment
 from data_generation.data.errors import UNSET, FieldError, MissingPathError, under
-from data_generation.data.fields import NotNegative, NumFrames, OneOf, PathText, Range
+from data_generation.data.fields import DatasetPath, ModelPath, NotNegative, NumFrames, OneOf, PathText, Range
 from data_generation.data.files import atomic_path
 from data_generation.data.media import enlarge, to_pixels, write_png
 from models.checkpoint import LoadedModel, load_world_model
@@ -39,10 +39,10 @@ IDLE_ACTIONS = ("NOOP", "UP")
 class ExportConfig:
     """Root of the `export` command."""
 
-    model_fpath: PathText = ""  # world model (…/model-<step>.pt)
+    model_fpath: ModelPath = ""  # world model (…/model-<step>.pt)
     target: PathText = ""  # folder for the page; an older page there is replaced
-    tokenizer_fpath: PathText | None = None  # null = tokenizer.pt next to the model
-    dataset_dpath: PathText = ""  # dataset with the episodes that play starts from
+    tokenizer_fpath: ModelPath | None = None  # null = tokenizer.pt next to the model
+    dataset_dpath: DatasetPath = ""  # dataset with the episodes that play starts from
     # Where: <episode>, counted over the dataset, or <episode>:<frame>, from 0; [] = at some episodes, evenly spread.
     starts: list[str] = field(default_factory=list)
     num_prime: NumFrames = 4  # frames of an episode that a start gives the model; the named one is the last of them

@@ -108,7 +108,7 @@ def test_commands_are_understood(command, capsys):
         assert run.main([*arguments, "--cfg", "job"]) == 0, capsys.readouterr().err
     elif arguments != ["x"]:
         # The other commands: their options are in their help.
-        command_words = arguments[: 2 if arguments[:1] == ["data"] else 1]
+        command_words = arguments[: 2 if arguments[:1] in (["data"], ["model"]) else 1]
         assert exit_code([*command_words, "--help"]) == 0
         options = capsys.readouterr().out
         assert all(word in options for word in arguments if word.startswith("--"))

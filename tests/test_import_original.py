@@ -89,7 +89,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert main(["genie_redux", "import", *arguments]) == 2
     assert "holds checkpoints already" in capsys.readouterr().err
     assert main(["genie_redux", "import", "source=hub:x", f"target={tmp_path / 'n'}"]) == 2
-    assert "hub:<owner>/<repository>/<file>" in capsys.readouterr().err
+    assert "hf://<owner>/<name>" in capsys.readouterr().err
     assert main(["genie_redux", "import", "--help"]) == 0
     assert "action_dim" in capsys.readouterr().out
 

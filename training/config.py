@@ -7,10 +7,12 @@ from typing import Annotated, Any
 from data_generation.data.fields import (
     Count,
     CountOrZero,
+    DatasetName,
     FolderName,
     Fraction,
     FractionBelow1,
     Minutes,
+    ModelPath,
     NotNegative,
     NumFrames,
     NumProcesses,
@@ -36,7 +38,7 @@ class DataConfig:
 @dataclass
 class TrainConfig:
     dataset_root_dpath: PathText = "data_generation/datasets"
-    dataset_name: str = ""
+    dataset_name: DatasetName = ""
     num_processes: NumProcesses = 1
     process_timeout: Minutes = 30.0  # minutes that one of several processes waits for another, or may stand still
     batch_size: Count = 4  # clips per process and micro-step
@@ -86,9 +88,9 @@ class OptimizerConfig:
 @dataclass
 class EvalConfig:
     dataset_root_dpath: PathText = "data_generation/datasets"
-    dataset_name: str = ""
+    dataset_name: DatasetName = ""
     split: Annotated[str, OneOf("train", "validation", "test", "all")] = "all"
-    model_fpath: PathText | None = None
+    model_fpath: ModelPath | None = None
     # -1 = replicate the recorded actions, k = take action k in every step
     action_to_take: Annotated[int, Range(-1, 65_535)] = -1
     inference_method: Annotated[str, OneOf("one_go", "autoregressive")] = SampleSettings.method
@@ -123,9 +125,9 @@ class EvalConfig:
 class GenieReduxConfig(ModelConfig):
     """Root of the `genie_redux` command."""
 
-    tokenizer_fpath: PathText | None = None
-    lam_fpath: PathText | None = None  # genie_redux only: start with this LAM, of config=lam or of another genie_redux
-    model_fpath: PathText | None = None
+    tokenizer_fpath: ModelPath | None = None
+    lam_fpath: ModelPath | None = None  # genie_redux only: start with this LAM, of config=lam or of another genie_redux
+    model_fpath: ModelPath | None = None
     seed: Seed = 0
     device: str = "auto"  # auto | cpu | cuda | cuda:k | mps
     precision: Annotated[str, OneOf("auto", "fp32", "bf16")] = "auto"

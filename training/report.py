@@ -137,6 +137,18 @@ def summary(folder: Path) -> str:
     return "\n".join(lines)
 
 
+def metric_rows(content: dict[str, Any]) -> list[tuple[str, float]]:
+    """Label and value of each metric of a metrics.json that has a label."""
+    metrics = content["metrics"]
+    named = {
+        f"{prefix}{name}": f"{label}: {column}"
+        for prefix, label in _CURVES.items()
+        for name, column in _COLUMNS.items()
+    }
+    named |= {name: label.strip() for name, label in _SINGLE.items()}
+    return [(label, metrics[name]) for name, label in named.items() if name in metrics]
+
+
 def _panels(per_frame: dict[str, list[float]]) -> dict[str, dict[str, list[float]]]:
     """Curves by label, by the title of the panel that they belong to; panels without curves are omitted."""
     panels = {

@@ -9,11 +9,13 @@ from data_generation.generator.connector_base import Connector
 from models import checkpoint
 from models.config import ModelConfig
 from models.genie_redux import GenieRedux
+from models.weights_folder import WEIGHTS_FNAME
 
 
 def checkpoint_path(config: WorldModelConfig) -> Path:
-    """`<root_dpath>/<model_dname>/<model_fname>`; the checkpoint with the most steps where no name is given.
+    """`<root_dpath>/<model_dname>/<model_fname>`.
 
+    Where no name is given: the folder, if it holds model.safetensors, else the checkpoint with the most steps.
     MissingPathError with the remedy if there is none.
     """
     folder = Path(config.root_dpath) / config.model_dname
@@ -22,6 +24,8 @@ def checkpoint_path(config: WorldModelConfig) -> Path:
         raise MissingPathError("", UNSET, f"there is no folder '{folder}'", remedy)
     if config.model_fname is not None:
         return folder / config.model_fname
+    if (folder / WEIGHTS_FNAME).is_file():
+        return folder
     steps = [int(match[1]) for path in folder.iterdir() if (match := re.fullmatch(r"model-(\d+)\.pt", path.name))]
     if not steps:
         raise MissingPathError("", UNSET, f"no model-<step>.pt in '{folder}'", remedy)

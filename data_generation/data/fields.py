@@ -24,6 +24,8 @@ from typing import Annotated, Any, Protocol
 from data_generation.data.errors import FieldError, MissingPathError, under
 
 _MAX_NAME_BYTES = 100
+# What a place on the Hugging Face hub begins with.
+HUB = "hf://"
 
 
 class Rule(Protocol):
@@ -80,9 +82,30 @@ class _FolderName:
         return None
 
 
-class _Path:
+class PathRule:
+    """A path; with `on_hub` it may be a place on the hub, too."""
+
+    def __init__(self, on_hub: bool = False):
+        self.on_hub = on_hub
+
     def problem(self, value: str) -> str | None:
+        if value.startswith(HUB) and not self.on_hub:
+            return "is a place on the model hub; this key takes paths of this machine only"
         return None if value.isprintable() else "is a path with characters that cannot be printed"
+
+
+@dataclass(frozen=True)
+class OnHub:
+    """Marks a text that may name a model or a dataset (`kind`) on the hub, as `hf://<owner>/<name>[@<revision>]`.
+
+    `below`: the field with the folder that gets a copy; without it, the text becomes the path of a cached copy.
+    """
+
+    kind: str
+    below: str = ""
+
+    def problem(self, value: str) -> str | None:
+        return None
 
 
 class _Text:
@@ -133,7 +156,13 @@ PositiveFraction = Annotated[float, Range(0, 1, above=True)]
 # A text that becomes the name of a folder.
 FolderName = Annotated[str, _FolderName()]
 # A file or folder; `~` and `~user` at its start are home folders.
-PathText = Annotated[str, _Path()]
+PathText = Annotated[str, PathRule()]
+# Paths, or places on the hub.
+ModelPath = Annotated[str, PathRule(on_hub=True), OnHub("model")]
+DatasetPath = Annotated[str, PathRule(on_hub=True), OnHub("dataset")]
+ModelFolder = Annotated[str, OnHub("model")]
+# A folder below `dataset_root_dpath`, or a place on the hub.
+DatasetName = Annotated[str, OnHub("dataset", below="dataset_root_dpath")]
 TextOrTexts = Annotated[Any, _Text()]
 ImageSize = Annotated[Any, _ImageSize()]
 # Keyword arguments. A dictionary's type would refuse names that its default has not.
@@ -142,7 +171,7 @@ Arguments = Annotated[Any, _Arguments()]
 
 def check_fields(config: Any) -> None:
     """FieldError for the first value of a configuration, a dataclass with further ones in it, that a type refuses."""
-    for name, value, hint in _fields(config):
+    for name, value, hint in annotated_fields(config):
         if dataclasses.is_dataclass(value):
             with under(name):
                 check_fields(value)
@@ -186,7 +215,7 @@ def takes_text(hint: Any) -> bool:
 
 def path_fields(config: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
     """(dotted name, value) of each path in a configuration that is set."""
-    for name, value, hint in _fields(config):
+    for name, value, hint in annotated_fields(config):
         if dataclasses.is_dataclass(value):
             yield from path_fields(value, f"{prefix}{name}.")
         elif value and _is_path(hint):
@@ -195,7 +224,7 @@ def path_fields(config: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
 
 def expand_paths(config: Any) -> None:
     """Replace `~` and `~user` at the start of each path in a configuration by the home folder."""
-    for name, value, hint in _fields(config):
+    for name, value, hint in annotated_fields(config):
         if dataclasses.is_dataclass(value):
             with under(name):
                 expand_paths(value)
@@ -214,10 +243,10 @@ def expand_home(field: str, text: str) -> str:
 
 
 def _is_path(hint: Any) -> bool:
-    return any(isinstance(rule, _Path) for rule in split_hint(hint)[1])
+    return any(isinstance(rule, PathRule) for rule in split_hint(hint)[1])
 
 
-def _fields(config: Any) -> Iterator[tuple[str, Any, Any]]:
+def annotated_fields(config: Any) -> Iterator[tuple[str, Any, Any]]:
     """Name, value and annotated type of each field."""
     hints = typing.get_type_hints(type(config), include_extras=True)
     for field in dataclasses.fields(config):

@@ -1,0 +1,159 @@
+"""Models and datasets on the Hugging Face hub, named `hf://<owner>/<name>[@<revision>]` where a path is taken.
+
+The hub's client keeps what it has fetched, so that a second run needs no network (HF_HUB_OFFLINE=1 asks for none).
+Its environment variables name another server (HF_ENDPOINT), a token (HF_TOKEN) and the folder (HF_HOME).
+"""
+
+import dataclasses
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from data_generation.data.errors import FieldError, under
+from data_generation.data.fields import HUB, OnHub, annotated_fields, split_hint
+from data_generation.data.info import INFO_FNAME
+
+# What a model's repository holds: models/weights_folder.py.
+MODEL_FILES = ("model.safetensors", "config.json")
+_PLACE = re.compile(rf"{HUB}(?P<repository>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w.-]+))?(?:/(?P<file>[^@]+))?")
+# Of a dataset's folder: what readers make again, and what is hidden.
+_NOT_SHARED = ["*/index.bin", "index.bin", ".*", "*/.*"]
+_TOKEN = "set HF_TOKEN, or log in (hf auth login)"
+
+
+@dataclass(frozen=True)
+class HubPlace:
+    """A repository of the hub; `text` is how it was named, in the field `field`. `file`: one file of a model's."""
+
+    field: str
+    text: str
+    kind: str
+    repository: str
+    revision: str | None
+    file: str | None
+
+    @classmethod
+    def parse(cls, field: str, text: str, kind: str) -> "HubPlace":
+        """The place that a text names; FieldError for anything else. `kind`: "model" or "dataset"."""
+        match = _PLACE.fullmatch(text)
+        if match is None or (kind == "dataset" and match["file"]):
+            form = f"{HUB}<owner>/<name>[@<revision>]{'[/<file>]' if kind == 'model' else ''}"
+            raise FieldError(field, text, f"is not of the form {form}")
+        return cls(field, text, kind, match["repository"], match["revision"], match["file"])
+
+    @property
+    def folder_name(self) -> str:
+        """A name for a folder with a copy."""
+        return self.repository.replace("/", "--") + (f"@{self.revision}" if self.revision else "")
+
+    def error(self, problem: str, remedy: str = "") -> FieldError:
+        return FieldError(self.field, self.text, problem, remedy)
+
+
+def local_path(field: str, text: str, kind: str) -> Path:
+    """The path that a text is, or that of a copy in the client's cache where it is a place on the hub."""
+    if not text.startswith(HUB):
+        return Path(text)
+    place = HubPlace.parse(field, text, kind)
+    if kind == "dataset":
+        return _checked_dataset(place, fetch(place))
+    files = [place.file] if place.file else MODEL_FILES
+    # A world model in the form of a training run has its tokenizer next to it.
+    next_to = [str(Path(place.file).parent / name) for name in ("tokenizer.pt", "config.yaml")] if place.file else []
+    folder = fetch(place, files=(*files, *next_to))
+    if missing := [name for name in files if not (folder / name).is_file()]:
+        raise place.error(f"has no {missing[0]}", f"give a model of this project, or {HUB}<owner>/<name>/<file>.pt")
+    return folder / place.file if place.file else folder
+
+
+def fetch_shared(config: Any) -> None:
+    """Put local paths in place of the hub's in a configuration, a dataclass with further ones in it."""
+    for name, value, hint in annotated_fields(config):
+        if dataclasses.is_dataclass(value):
+            with under(name):
+                fetch_shared(value)
+        elif isinstance(value, str) and value.startswith(HUB):
+            for rule in split_hint(hint)[1]:
+                if isinstance(rule, OnHub) and rule.below:
+                    place = HubPlace.parse(name, value, rule.kind)
+                    folder = Path(getattr(config, rule.below)) / place.folder_name
+                    setattr(config, name, _checked_dataset(place, fetch(place, folder)).name)
+                elif isinstance(rule, OnHub):
+                    setattr(config, name, str(local_path(name, value, rule.kind)))
+
+
+def fetch(place: HubPlace, target: Path | None = None, files: Sequence[str] | None = None) -> Path:
+    """Copy a repository, or these files of it, to `target` or into the cache; what is there already is kept.
+
+    FieldError where it is not to be had.
+    """
+    with _told(place):
+        # Imported here: slow to import, and rarely needed.
+        from huggingface_hub import snapshot_download
+
+        folder = snapshot_download(
+            place.repository,
+            repo_type=place.kind,
+            revision=place.revision,
+            local_dir=target,
+            allow_patterns=None if files is None else list(files),
+        )
+    return Path(folder)
+
+
+def send(place: HubPlace, folder: Path, card: str = "", private: bool = False) -> str:
+    """Upload a folder, and a `card` as its README.md where it has none; the repository is made if need be.
+
+    A second call continues an interrupted one. Returns the page's address.
+    """
+    if place.file or place.revision:
+        raise place.error("names a file or a revision", f"push to {HUB}{place.repository}")
+    with _told(place):
+        from huggingface_hub import HfApi, get_token
+
+        if get_token() is None:
+            raise place.error("nothing can be uploaded without a token", _TOKEN)
+        where: dict[str, Any] = {"repo_id": place.repository, "repo_type": place.kind}
+        url = HfApi().create_repo(**where, private=private, exist_ok=True)
+        HfApi().upload_folder(**where, folder_path=folder, ignore_patterns=list(_NOT_SHARED))
+        if card and not (folder / "README.md").exists():
+            HfApi().upload_file(**where, path_or_fileobj=card.encode(), path_in_repo="README.md")
+    return str(url)
+
+
+def _checked_dataset(place: HubPlace, folder: Path) -> Path:
+    if not (folder / INFO_FNAME).is_file() and not any(folder.glob(f"*/{INFO_FNAME}")):
+        remedy = f"fetch it (python run.py data pull {place.text} --to <folder>), then import it (data import)"
+        raise place.error("is no dataset of this project", remedy)
+    return folder
+
+
+@contextmanager
+def _told(place: HubPlace) -> Iterator[None]:
+    """What the client raises becomes one line: no network, no such repository, no token."""
+    from huggingface_hub import errors
+
+    try:
+        yield
+    except errors.HFValidationError as error:
+        raise place.error("is no name of a repository on the hub") from error
+    except errors.RevisionNotFoundError as error:
+        raise place.error(
+            f"has no revision '{place.revision}'", "leave it out, or name a branch or a commit"
+        ) from error
+    except errors.GatedRepoError as error:
+        raise place.error("is given on request only", f"ask for it on its page, then {_TOKEN}") from error
+    except errors.RepositoryNotFoundError as error:
+        problem = f"there is no such {place.kind} on the hub, or it is private"
+        raise place.error(problem, f"check the name; for a private one {_TOKEN}") from error
+    except (errors.EntryNotFoundError, errors.HTTPError, ConnectionError) as error:
+        # A refusal comes as the cause of there being no copy, too.
+        for refusal in (error, error.__cause__):
+            if isinstance(refusal, errors.HfHubHTTPError):
+                problem = f"the hub refuses it (HTTP {refusal.response.status_code})"
+                raise place.error(problem, _TOKEN if refusal.response.status_code in (401, 403) else "") from error
+        problem = f"the hub cannot be reached ({type(error).__name__}), and there is no whole copy here"
+        raise place.error(problem, "check the network, HF_ENDPOINT and HF_HUB_OFFLINE") from error

@@ -1,0 +1,90 @@
+"""The card of a shared model, README.md: what it is, how to use it, and the figures of its evaluations."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from data_generation.data.errors import UserError
+from data_generation.data.reading import read_json
+from models.checkpoint import LoadedModel
+from models.provenance import code_commit
+from training.report import metric_rows
+
+CARD_FNAME = "README.md"
+_ABOUT = {
+    "tokenizer": ("A video tokenizer: clips to discrete tokens and back.", "tokenizer_fpath"),
+    "lam": ("A latent action model: which of a few actions lies between two frames.", "lam_fpath"),
+    "genie_redux": ("A world model with latent actions: it continues a game's frames.", "play.model_fpath"),
+}
+_GUIDED = ("A world model: it continues a game's frames under given actions.", "play.model_fpath")
+# Pictures of an evaluation that a card shows, where they are there.
+_PICTURES = ("film-000.gif", "clip-000.gif", "strips.png", "psnr_per_frame.png")
+
+
+def write_card(folder: Path, checkpoint: Path, loaded: LoadedModel[Any], evaluations_dpath: Path) -> None:
+    """Write README.md, and the pictures that it shows, for the model in `folder`, which was loaded from `checkpoint`.
+
+    Evaluations of that checkpoint are looked for below `evaluations_dpath`.
+    """
+    found = list(_evaluations(evaluations_dpath, checkpoint))
+    lines = [*_head(loaded, found), *_facts(loaded)]
+    for number, (evaluation_dpath, content) in enumerate(found):
+        lines += ["", *_results(content)]
+        for name in _PICTURES:
+            if (evaluation_dpath / name).is_file():
+                (folder / "images").mkdir(exist_ok=True)
+                shutil.copyfile(evaluation_dpath / name, folder / "images" / f"{number}-{name}")
+                lines += ["", f"![{content['mode']}: {name}](images/{number}-{name})"]
+    (folder / CARD_FNAME).write_text("\n".join(lines) + "\n")
+
+
+def _evaluations(dpath: Path, checkpoint: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """The evaluations of a checkpoint below a folder, and their metrics.json."""
+    for path in sorted(dpath.rglob("metrics.json")):
+        try:
+            content = read_json(path, "evaluate again")
+            if Path(content["checkpoint"]).resolve() == checkpoint.resolve() and isinstance(content["metrics"], dict):
+                yield path.parent, content
+        except (UserError, KeyError, TypeError):
+            # Of another version, or damaged: not this checkpoint's.
+            continue
+
+
+def _head(loaded: LoadedModel[Any], found: list[tuple[Path, dict[str, Any]]]) -> list[str]:
+    """The lines that the hub reads: tags, and where figures were measured."""
+    datasets = sorted({str(content["dataset"]) for _, content in found})
+    tags = ["world-model", "video", "reinforcement-learning", loaded.config.model]
+    lines = ["---", "library_name: genie-redux", f"tags: {json.dumps(tags)}"]
+    if datasets:
+        lines.append(f"evaluated_on: {json.dumps(datasets)}")
+    return [*lines, "---", ""]
+
+
+def _facts(loaded: LoadedModel[Any]) -> list[str]:
+    config = loaded.config
+    about, key = _ABOUT.get(config.model, _GUIDED)
+    parameters = sum(p.numel() for p in loaded.model.parameters())
+    size, patch = config.tokenizer.image_size, config.tokenizer.patch_size
+    command = "play" if key.startswith("play.") else "genie_redux train config=genie_redux"
+    rows = {
+        "model": f"`{config.model}` of GenieRedux",
+        "parameters": f"{parameters / 1e6:.1f} M",
+        "training steps": str(loaded.step),
+        "frames": f"{size}×{size} pixels in patches of {patch}",
+    }
+    if config.action_names:
+        rows["actions of its dataset"] = ", ".join(f"`{name}`" for name in config.action_names)
+    if (commit := code_commit()) is not None:
+        rows["written by commit"] = f"`{commit}`"
+    table = ["| | |", "| --- | --- |", *(f"| {name} | {value} |" for name, value in rows.items())]
+    usage = ["```", f"python run.py {command} {key}=<this folder, or hf://<owner>/<name>>", "```"]
+    title = [f"# {config.model}", "", about, ""]
+    return [*title, *table, "", "With [GenieRedux](https://arxiv.org/abs/2409.06445):", "", *usage]
+
+
+def _results(content: dict[str, Any]) -> list[str]:
+    title = f"## {content['mode']} on {content['num_clips']} clips of {content['dataset']}"
+    rows = [f"| {label} | {value:.4g} |" for label, value in metric_rows(content)]
+    return [title, "", "| metric | value |", "| --- | --: |", *rows]
