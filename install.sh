@@ -21,6 +21,7 @@ what is missing.
   bash install.sh --with coinrun   set up, with Procgen's CoinRun (Python 3.11 only)
   bash install.sh --with launchers set up, with Hydra's launchers for parallel and Slurm multiruns
   bash install.sh --with lerobot   set up, with PyArrow, which `data export --format lerobot` needs
+  bash install.sh --with tensorboard set up, with TensorBoard, for `train.trackers=[wandb,tensorboard]`
   bash install.sh --with export    set up, with ONNX and onnxruntime-web (by npm) for `python run.py export`
 
 Needs Python 3.11 or newer with its venv module. PYTHON=<path> chooses another one than the first that is found.
@@ -125,6 +126,10 @@ install_extra() {
         launchers)
             pip_install -c "$here/constraints.txt" hydra-joblib-launcher==1.2.0 hydra-submitit-launcher==1.2.0
             ;;
+        tensorboard)
+            pip_install -c "$here/constraints.txt" tensorboard==2.21.0 tensorboard-data-server==0.7.2 absl-py==2.5.1 \
+                grpcio==1.85.3 Markdown==3.11.3 Werkzeug==3.1.9
+            ;;
         lerobot)
             pip_install pyarrow==26.0.1
             ;;
@@ -163,7 +168,7 @@ while [ $# -gt 0 ]; do
             exit
             ;;
         --with)
-            [ $# -ge 2 ] || fail "--with needs the name of an extra: coinrun, launchers, lerobot, export"
+            [ $# -ge 2 ] || fail "--with needs the name of an extra: coinrun, launchers, lerobot, tensorboard, export"
             extras="$extras $2"
             shift 2
             ;;
@@ -181,7 +186,7 @@ while [ $# -gt 0 ]; do
 done
 
 for extra in $extras; do
-    case $extra in coinrun | launchers | lerobot | export) ;; *) fail "unknown extra '$extra': there are coinrun, launchers, lerobot, export" ;; esac
+    case $extra in coinrun | launchers | lerobot | tensorboard | export) ;; *) fail "unknown extra '$extra': there are coinrun, launchers, lerobot, tensorboard, export" ;; esac
 done
 set_up
 for extra in $extras; do

@@ -21,6 +21,7 @@ from data_generation.data.fields import (
     PositiveFraction,
     Range,
     Seed,
+    Trackers,
 )
 
 
@@ -39,6 +40,7 @@ class CommonConfig:
     resume_ckpt_id: str = "last"  # last | model_best_reward | an epoch; training resumes from `last` only
     save_every: CountOrZero = 1  # epochs between two savings of `last`
     keep_every: CountOrZero = 50  # epochs between two checkpoints that stay; 0 = none
+    trackers: Trackers = field(default_factory=lambda: ["wandb"])  # wandb (as wandb.mode says), tensorboard
 
 
 @dataclass

@@ -27,7 +27,7 @@ from training.agent_folder import AgentFolder, AgentKind, find_folder, make_fold
 from training.episode_gif import save_gifs
 from training.run_record import make_record
 from training.run_report import RunReport, make_facts, write_agent_evaluation
-from training.tracker import MetricsLogger, WandbSettings
+from training.tracker import MetricsLogger, TrackerSettings, WandbSettings
 
 logger = logging.getLogger(__name__)
 
@@ -124,8 +124,8 @@ def _record(cfg: AutoExploreConfig, num_processes: int) -> dict[str, Any]:
 
 def _make_tracker(cfg: AutoExploreConfig, folder: AgentFolder, epoch: int, is_main: bool) -> MetricsLogger:
     wandb = cfg.wandb
-    settings = WandbSettings(wandb.mode, wandb.project, wandb.name, wandb.dpath)
-    with under("wandb"):
+    settings = TrackerSettings(cfg.common.trackers, WandbSettings(wandb.mode, wandb.project, wandb.name, wandb.dpath))
+    with under("wandb", trackers="common.trackers"):
         return MetricsLogger(folder.path, settings, asdict(cfg), epoch, is_main)
 
 

@@ -154,7 +154,7 @@ _EXPLORE_EVAL = replace(
         "python run.py auto_explore eval common.resume_id=1 common.resume_ckpt_id=model_best_reward",
         "python run.py auto_explore eval common.epochs=3 collection.test.config.temperature=1",
     ),
-    unread=(*_UNREAD_OF_CONNECTOR, "training", "wandb", "collection.train"),
+    unread=(*_UNREAD_OF_CONNECTOR, "training", "wandb", "common.trackers", "collection.train"),
     root="evaluate",
 )
 
@@ -186,7 +186,7 @@ _AGENT57_EVAL = replace(
         "python run.py agent57 eval config=cinderfoot common.resume_id=1 common.resume_ckpt_id=model_best_reward",
         "python run.py agent57 eval config=cinderfoot common.epochs=3 collection.test.policy=7",
     ),
-    unread=(*_UNREAD_OF_CONNECTOR, *_UNREAD_OF_VIEW, "training", "wandb", "collection.train"),
+    unread=(*_UNREAD_OF_CONNECTOR, *_UNREAD_OF_VIEW, "training", "wandb", "common.trackers", "collection.train"),
     root="evaluate",
 )
 

@@ -23,7 +23,7 @@ from tests.training_helpers import (
 )
 from training.main import train
 from training.runtime import choose_device, choose_precision
-from training.tracker import MetricsLogger, WandbSettings, wandb_login_present
+from training.tracker import MetricsLogger, TrackerSettings, WandbSettings, wandb_login_present
 
 
 def test_a_world_model_never_trains_on_an_untrained_tokenizer(root):
@@ -143,7 +143,7 @@ def test_wandb_auto_is_off_without_a_login_and_says_so(root, monkeypatch, caplog
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     monkeypatch.setenv("NETRC", str(tmp_path / "none"))
     assert not wandb_login_present()
-    settings = WandbSettings("auto", "project", None, None)
+    settings = TrackerSettings(["wandb"], WandbSettings("auto", "project", None, None))
     with caplog.at_level(logging.INFO):
         MetricsLogger(tmp_path / "run", settings, {}, 0, is_main=True).close()
     assert "wandb is off" in caplog.text

@@ -23,6 +23,7 @@ from data_generation.data.fields import (
     Positive,
     Range,
     Seed,
+    Trackers,
 )
 from models.config import ModelConfig, SampleSettings
 
@@ -64,6 +65,7 @@ class TrainConfig:
     use_decoder_loss: bool = False
     train_decoder_only: bool = False  # tokenizer only: learn to draw better what the codes say, token ids stay
     fid_num_samples: CountOrZero = 0  # of them, clips for FID; 0 = no FID
+    trackers: Trackers = field(default_factory=lambda: ["wandb"])  # wandb (as wandb_mode says), tensorboard
     wandb_mode: Annotated[str, OneOf("auto", "online", "offline", "disabled")] = "auto"
     wandb_project: str = "genie_redux"
     wandb_name: FolderName | None = None  # also the run's folder name; None = the preset's name

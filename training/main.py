@@ -35,7 +35,7 @@ from training.run_record import changes, make_record
 from training.run_report import RunFacts, RunReport, make_facts
 from training.runtime import Runtime, make_runtime
 from training.token_cache import TokenCache
-from training.tracker import MetricsLogger, WandbSettings
+from training.tracker import MetricsLogger, TrackerSettings, WandbSettings
 from training.trainer import Trainer
 from training.validation import Validator, check_validation
 
@@ -95,7 +95,7 @@ def _train(cfg: GenieReduxConfig, runtime: Runtime, folder: RunFolder, code: Com
         trainer.report = report.resumed() if point else report
         logger.info("%s", _start_line(trainer, clips))
     with under("train", mode="train.wandb_mode"):
-        metrics = MetricsLogger(folder.path, _wandb_settings(cfg.train), asdict(cfg), trainer.step, runtime.is_main)
+        metrics = MetricsLogger(folder.path, _tracker_settings(cfg.train), asdict(cfg), trainer.step, runtime.is_main)
     runtime.accelerator.wait_for_everyone()
     trainer.run(metrics)
     return folder.checkpoint(trainer.step)
@@ -151,8 +151,9 @@ def validation_config(cfg: GenieReduxConfig) -> ValidationConfig:
     return ValidationConfig(cfg.train, *sampling, seed=cfg.seed)
 
 
-def _wandb_settings(train: TrainConfig) -> WandbSettings:
-    return WandbSettings(train.wandb_mode, train.wandb_project, train.wandb_name, train.wandb_dpath)
+def _tracker_settings(train: TrainConfig) -> TrackerSettings:
+    wandb = WandbSettings(train.wandb_mode, train.wandb_project, train.wandb_name, train.wandb_dpath)
+    return TrackerSettings(train.trackers, wandb)
 
 
 def run_dpath(cfg: GenieReduxConfig) -> Path:

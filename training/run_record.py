@@ -11,6 +11,7 @@ from models.tensor_file import digest
 # Where files are and what is only watched or kept: these say nothing about the run.
 IGNORED = (
     *("train.resume_ckpt", "train.save_root_dpath", "train.dataset_root_dpath", "train.wandb_", "train.cache_"),
+    *("train.trackers", "common.trackers"),
     *("train.n_data_workers", "train.keep_checkpoints", "eval", "device", "wandb"),
     *("common.resume", "common.root_dpath", "common.device", "world_model", "collection.connector.rom_dpath"),
 )

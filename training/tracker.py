@@ -1,4 +1,4 @@
-"""Where metrics go: `metrics.jsonl` next to the checkpoints, always, and Weights & Biases, if configured."""
+"""Where metrics go: `metrics.jsonl` next to the checkpoints, always, and Weights & Biases or TensorBoard."""
 
 import importlib
 import json
@@ -10,7 +10,8 @@ import signal
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +25,7 @@ from data_generation.data.reading import parse_json, read_file
 
 logger = logging.getLogger(__name__)
 
-# How long wandb may take to upload what is left when a run ends.
+# How long a tracker may take to upload or write what is left when a run ends.
 _FINISH_SECONDS = 60.0
 
 
@@ -96,67 +97,152 @@ class WandbSettings:
     dpath: str | None
 
 
+@dataclass(frozen=True)
+class TrackerSettings:
+    """Which trackers get the metrics, of wandb and tensorboard; `metrics.jsonl` always does."""
+
+    trackers: Sequence[str]
+    wandb: WandbSettings
+
+
 class MetricsLogger:
     """Logs metrics on the main process; on the others it does nothing. What goes wrong here never stops a run."""
 
     def __init__(
-        self, folder: Path, config: WandbSettings, run_config: dict[str, Any], resume_step: int, is_main: bool
+        self, folder: Path, settings: TrackerSettings, run_config: dict[str, Any], resume_step: int, is_main: bool
     ):
+        """FieldError (of `trackers` or of wandb's settings) where what is asked for by name does not start."""
         self.file = MetricsFile(folder / "metrics.jsonl", resume_step) if is_main else None
-        self._wandb = _start_wandb(folder, config, run_config) if is_main else None
+        self._trackers: list[_Tracker] = []
+        if is_main and "tensorboard" in settings.trackers:
+            self._trackers.append(_start_tensorboard(folder, settings.trackers, resume_step))
+        if is_main and "wandb" in settings.trackers and (run := _start_wandb(folder, settings.wandb, run_config)):
+            self._trackers.append(run)
 
     def log(self, step: int, split: str, values: dict[str, float]) -> None:
         """Record `values` of `split` (train | validation) at an optimiser step."""
         if self.file is not None:
             self.file.log(step, split, values)
-        if self._wandb is not None:
-            self._wandb.log({f"{split}/{name}": value for name, value in values.items()}, step)
+        for tracker in self._trackers:
+            tracker.log({f"{split}/{name}": value for name, value in values.items()}, step)
 
     def has(self, step: int, split: str) -> bool:
         """Whether `split` is recorded at `step` (main process only)."""
         return self.file is not None and self.file.has(step, split)
 
     def close(self) -> None:
-        if self._wandb is not None:
-            self._wandb.close()
+        for tracker in self._trackers:
+            tracker.close()
 
 
-class _WandbRun:
-    """A run of Weights & Biases that is talked to from a thread: whoever logs neither waits nor sees an error."""
+class _Tracker(ABC):
+    """A tracker that is talked to from a thread: whoever logs neither waits nor sees an error."""
 
-    def __init__(self, wandb: Any, run: Any, processes: set[int]):
-        """A `run` of the module `wandb`, which has started these processes for it."""
-        self._wandb, self._run, self._processes = wandb, run, processes
+    name: str
+    # What is left to do where it does not finish.
+    remedy: str
+
+    def __init__(self) -> None:
         self._calls: SimpleQueue[Callable[[], object] | None] = SimpleQueue()
-        self._thread = threading.Thread(target=self._work, name="wandb", daemon=True)
+        self._thread = threading.Thread(target=self._work, name=self.name, daemon=True)
         self._thread.start()
 
     def log(self, values: dict[str, float], step: int) -> None:
-        self._calls.put(lambda: self._run.log(values, step=step))
+        self._calls.put(lambda: self._record(values, step))
 
     def close(self) -> None:
-        """Finish the run, but end its process where that takes too long, as without a network."""
-        self._calls.put(self._run.finish)
+        """Finish, but give up where that takes too long, as without a network."""
+        self._calls.put(self._finish)
         self._calls.put(None)
         self._thread.join(_FINISH_SECONDS + 10)
         if self._thread.is_alive():
-            logger.warning("wandb does not finish: metrics.jsonl is complete, `wandb sync` uploads the rest")
-            for process in self._processes:
-                # Or it would keep this process from ending.
-                with suppress(ProcessLookupError):
-                    os.kill(process, signal.SIGKILL)
+            logger.warning("%s does not finish: metrics.jsonl is complete%s", self.name, self.remedy)
+            self._abandon()
             self._thread.join(5)
+
+    @abstractmethod
+    def _record(self, values: dict[str, float], step: int) -> None: ...
+
+    @abstractmethod
+    def _finish(self) -> None: ...
+
+    def _abandon(self) -> None:
+        """End what would keep this process from ending, or would complain at its end."""
 
     def _work(self) -> None:
         while (call := self._calls.get()) is not None:
             try:
                 call()
             except Exception as error:  # foreign code: whatever it is, training goes on
-                logger.warning("wandb is off from here (%s): metrics go to metrics.jsonl", _one_line(error))
+                logger.warning("%s is off from here (%s): metrics go to metrics.jsonl", self.name, _one_line(error))
                 with suppress(Exception):
-                    # Now, or it would be tried when this process ends, with a traceback.
-                    self._wandb.teardown()
+                    self._after_error()
                 return
+
+    def _after_error(self) -> None:
+        """Take back what would be tried again when this process ends."""
+
+
+class _WandbRun(_Tracker):
+    """A run of Weights & Biases."""
+
+    name, remedy = "wandb", ", `wandb sync` uploads the rest"
+
+    def __init__(self, wandb: Any, run: Any, processes: set[int]):
+        """A `run` of the module `wandb`, which has started these processes for it."""
+        self._wandb, self._run, self._processes = wandb, run, processes
+        super().__init__()
+
+    def _record(self, values: dict[str, float], step: int) -> None:
+        self._run.log(values, step=step)
+
+    def _finish(self) -> None:
+        self._run.finish()
+
+    def _abandon(self) -> None:
+        for process in self._processes:
+            # Or it would keep this process from ending.
+            with suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
+
+    def _after_error(self) -> None:
+        # Now, or it would be tried when this process ends, with a traceback.
+        self._wandb.teardown()
+
+
+class _TensorBoardFiles(_Tracker):
+    """TensorBoard's event files in `<run>/tensorboard/`."""
+
+    name, remedy = "tensorboard", ""
+
+    def __init__(self, writer: Any):
+        """`writer`: a SummaryWriter."""
+        self._writer = writer
+        super().__init__()
+
+    def _record(self, values: dict[str, float], step: int) -> None:
+        for name, value in values.items():
+            self._writer.add_scalar(name, value, step)
+        # Or the curves would lag two minutes behind, and an error would come at the end.
+        self._writer.flush()
+
+    def _finish(self) -> None:
+        self._writer.close()
+
+
+def _start_tensorboard(folder: Path, trackers: Sequence[str], resume_step: int) -> _TensorBoardFiles:
+    """FieldError of `trackers` where it does not start."""
+    try:
+        # Imported here: it takes seconds, and few runs use it.
+        module = importlib.import_module("torch.utils.tensorboard")
+        # What a run that is resumed has logged after its checkpoint is logged again.
+        purge_step = resume_step + 1 if resume_step else None
+        return _TensorBoardFiles(module.SummaryWriter(str(folder / "tensorboard"), purge_step=purge_step))
+    except Exception as error:  # foreign code: not installed, another version, a folder that cannot be written …
+        is_missing = isinstance(error, ImportError)
+        problem = "tensorboard is not installed" if is_missing else f"tensorboard failed ({_one_line(error)})"
+        remedy = "run `bash install.sh --with tensorboard`, or omit it" if is_missing else "mend that, or omit it"
+        raise FieldError("trackers", list(trackers), problem, remedy) from error
 
 
 def wandb_login_present() -> bool:

@@ -26,6 +26,7 @@ from data_generation.data.fields import (
     Range,
     Seed,
     Size,
+    Trackers,
 )
 
 
@@ -42,6 +43,7 @@ class RunConfig:
     resume_ckpt_id: str = "last"  # last | model_best_reward | an epoch; training resumes from `last` only
     save_every: CountOrZero = 10  # epochs between two savings of `last`
     keep_every: CountOrZero = 500  # epochs between two checkpoints that stay; 0 = none
+    trackers: Trackers = field(default_factory=lambda: ["wandb"])  # wandb (as wandb.mode says), tensorboard
 
 
 @dataclass

@@ -25,7 +25,7 @@ from training.agent_folder import AgentFolder, AgentKind, find_folder, make_fold
 from training.episode_gif import save_gifs
 from training.run_record import make_record
 from training.run_report import RunReport, make_facts, write_agent_evaluation
-from training.tracker import MetricsLogger, WandbSettings
+from training.tracker import MetricsLogger, TrackerSettings, WandbSettings
 
 logger = logging.getLogger(__name__)
 
@@ -58,9 +58,10 @@ def _train(cfg: Agent57Config, setup: AgentSetup, folder: AgentFolder) -> Path:
         if cfg.common.resume:
             trainer.load()
         _log_start(trainer)
-        with under("wandb"):
+        with under("wandb", trackers="common.trackers"):
             wandb = WandbSettings(cfg.wandb.mode, cfg.wandb.project, cfg.wandb.name, cfg.wandb.dpath)
-            tracker = MetricsLogger(folder.path, wandb, asdict(cfg), trainer.epoch, True)
+            settings = TrackerSettings(cfg.common.trackers, wandb)
+            tracker = MetricsLogger(folder.path, settings, asdict(cfg), trainer.epoch, True)
         # Not before: a run that cannot start leaves nothing, or the folder as it was.
         _write_config(folder, cfg)
         setup.write_infos(folder.episodes)
