@@ -167,7 +167,8 @@ class _Tracker(ABC):
     def _finish(self) -> None: ...
 
     def _abandon(self) -> None:
-        """End what would keep this process from ending, or would complain at its end."""
+        """End what would keep this process from ending."""
+        return
 
     def _work(self) -> None:
         while (call := self._calls.get()) is not None:
@@ -181,6 +182,7 @@ class _Tracker(ABC):
 
     def _after_error(self) -> None:
         """Take back what would be tried again when this process ends."""
+        return
 
 
 class _WandbRun(_Tracker):
