@@ -76,7 +76,7 @@ _TRAIN = Command(
         "python run.py genie_redux train config=genie_redux tokenizer_fpath=<path> lam_fpath=<path>",
         "python run.py genie_redux train config=tokenizer tokenizer=small train.resume_ckpt=latest",
     ),
-    unread=("eval",),
+    unread=("eval", "super_resolution", "super_resolution_fpath"),
     # Validation samples and measures as an evaluation does.
     also_read=("eval.num_first_frames", "eval.inference_steps", "eval.fid_weights"),
     num_processes_key="train.num_processes",
@@ -94,7 +94,7 @@ _EVAL = replace(
         "python run.py genie_redux eval config=genie_redux_guided_50 eval.model_fpath=<path> "
         "eval.inference_method=autoregressive",
     ),
-    unread=("train", "optimizer", "data.seq_step", "compile"),
+    unread=("train", "optimizer", "data.seq_step", "compile", "super_resolution"),
     # Presets interpolate it.
     also_read=("train.dataset_name",),
     num_processes_key="eval.num_processes",
@@ -114,6 +114,40 @@ _IMPORT = Command(
         "tokenizer_fpath=<tokenizer's .pt>",
         "python run.py genie_redux import source=hf://<owner>/<repository>/model.pt target=<folder>",
     ),
+)
+
+# The keys of `genie_redux` that mean nothing where frames are enlarged one by one.
+_UNREAD_OF_SUPER_RESOLUTION = (
+    *("model", "tokenizer", "lam", "dynamics", "action_names", "roi_table", "lam_fpath", "super_resolution_fpath"),
+    *(f"train.{key}" for key in ("sample_num_frames", "enable_cache", "cache_dpath", "cache_max_gb")),
+    *("train.use_decoder_loss", "train.train_decoder_only"),
+)
+
+_SUPER_RESOLUTION = replace(
+    _TRAIN,
+    name="super_resolution",
+    summary="Train a U-Net that enlarges frames, from 64 to 256 pixels, on episodes that were recorded large.",
+    config_dpath=ROOT_DPATH / "configs" / "super_resolution",
+    examples=(
+        "python run.py super_resolution train config=demo",
+        "python run.py super_resolution train super_resolution=large train.num_processes=8",
+        "python run.py super_resolution train config=demo super_resolution.reconstructed_share=0.5 "
+        "tokenizer_fpath=<path>",
+    ),
+    unread=("eval", *_UNREAD_OF_SUPER_RESOLUTION),
+    also_read=("eval.fid_weights",),
+)
+
+_SUPER_RESOLUTION_EVAL = replace(
+    _SUPER_RESOLUTION,
+    mode="eval",
+    summary="Shrink recorded frames, enlarge them again, and compare with bicubic interpolation.",
+    entry="training.main:evaluate",
+    examples=("python run.py super_resolution eval config=demo eval.model_fpath=<path to model-N.pt>",),
+    unread=(*_EVAL.unread, *_UNREAD_OF_SUPER_RESOLUTION, "tokenizer_fpath", "super_resolution"),
+    also_read=_EVAL.also_read,
+    num_processes_key="eval.num_processes",
+    name_key=None,
 )
 
 # What `collection.connector` shares with `generate` and AutoExplore does not read.
@@ -219,7 +253,10 @@ _EXPORT = Command(
     root="export",
 )
 
-COMMANDS = (_GENERATE, _TRAIN, _EVAL, _IMPORT, _EXPLORE, _EXPLORE_EVAL, _AGENT57, _AGENT57_EVAL, _PLAY, _EXPORT)
+COMMANDS = (
+    *(_GENERATE, _TRAIN, _EVAL, _IMPORT, _SUPER_RESOLUTION, _SUPER_RESOLUTION_EVAL, _EXPLORE, _EXPLORE_EVAL),
+    *(_AGENT57, _AGENT57_EVAL, _PLAY, _EXPORT),
+)
 
 PLAIN_COMMANDS = {
     "model": PlainCommand(

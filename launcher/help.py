@@ -16,6 +16,14 @@ if TYPE_CHECKING:
     from launcher.session import Session
 
 _MAX_VALUE_WIDTH = 34
+# Config groups other than presets, and what their choices are.
+_GROUPS = {
+    "tokenizer": "Sizes",
+    "lam": "Sizes",
+    "dynamics": "Sizes",
+    "super_resolution": "Sizes",
+    "recipe": "Recipes",
+}
 _OVERVIEW_END = """\
 Every command takes overrides, key=value or --key=value; relative paths start at the current folder.
 `python run.py <command> [<mode>] --help` shows its presets and keys."""
@@ -58,7 +66,7 @@ def command_help(session: "Session", overrides: Sequence[str]) -> str:
     for preset in presets:
         comment = _first_comment(folder / "config" / f"{preset}.yaml" for folder in session.config_dpaths)
         lines.append(f"  {preset:<{width}}  {comment}".rstrip())
-    for group, title in {"tokenizer": "Sizes", "lam": "Sizes", "dynamics": "Sizes", "recipe": "Recipes"}.items():
+    for group, title in _GROUPS.items():
         if session.choices(group):
             lines.append(f"{title} ({group}=…): {', '.join(session.choices(group))}")
     under = f", with their values under config={choices['config']}" if presets else ""

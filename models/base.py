@@ -2,8 +2,8 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -38,13 +38,15 @@ class Rollout:
 class Prediction:
     """Frames (B, N, C, H, W) float32, not clamped, and the recorded ones, `target`; `num_given` frames came before.
 
-    `num_prime`: how many of those were prime frames; 0 in a reconstruction.
+    `num_prime`: how many of those were prime frames; 0 in a reconstruction. `others`: frames of other methods, by the
+    prefix of their measures.
     """
 
     frames: Tensor
     target: Tensor
     num_given: int
     num_prime: int = 0
+    others: dict[str, Tensor] = field(default_factory=dict)
 
 
 class Model(nn.Module, ABC):
@@ -112,6 +114,15 @@ class Model(nn.Module, ABC):
     def infer_actions(self, video: Tensor) -> Tensor:
         """Latent action ids (B, T-1) of frames (B, T, C, H, W), where there are `action_codes`."""
         raise NotImplementedError(f"a {type(self).__name__} infers no actions")
+
+    @property
+    def reconstructed_share(self) -> float:
+        """Share of training inputs that a tokenizer makes, which `reconstruct_with` then has to give."""
+        return 0.0
+
+    def reconstruct_with(self, tokenizer: Any) -> None:
+        """The `Tokenizer` of `reconstructed_share`."""
+        raise NotImplementedError(f"a {type(self).__name__} takes no reconstructions")
 
     def train_decoder_only(self) -> None:
         """Freeze all but the decoder, where `decoder_trains_alone`."""

@@ -20,11 +20,12 @@ from data_generation.data.errors import UNSET, FieldError, MissingPathError, Use
 from data_generation.data.fields import check_fields
 from data_generation.data.files import write_atomically
 from models.base import Model
-from models.config import ModelConfig
+from models.config import ModelConfig, SuperResolutionConfig, TokenizerConfig
 from models.construct_model import build_model, kind_of
 from models.genie_redux import GenieRedux
 from models.original import OriginalFacts, convert_checkpoint, is_original
 from models.provenance import code_commit
+from models.super_resolution import SuperResolution
 from models.tensor_file import check_format, check_keys, misfit, read_content, shapes_only, write_file, written
 from models.tokenizer import Tokenizer
 from models.weights_folder import write_weights_folder
@@ -185,6 +186,20 @@ def load_tokenizer(path: Path, facts: OriginalFacts = NO_FACTS) -> Tokenizer:
     if not isinstance(loaded.model, Tokenizer):
         problem = f"holds a {loaded.config.model}, not a tokenizer"
         raise FieldError("path", path, problem, "give the path of a tokenizer's model-<step>.pt")
+    return loaded.model
+
+
+def load_super_resolution(path: Path, frames: TokenizerConfig | SuperResolutionConfig) -> SuperResolution:
+    """Load a model that enlarges the frames of another one. FieldError of `path` for another kind or another size."""
+    loaded = load_model(path)
+    if not isinstance(loaded.model, SuperResolution):
+        problem = f"holds a {loaded.config.model}, which enlarges nothing"
+        raise FieldError("path", path, problem, "give the model-<step>.pt of 'python run.py super_resolution train'")
+    own = (loaded.model.small_size, loaded.model.config.channels)
+    if own != (frames.image_size, frames.channels):
+        problem = f"enlarges frames of {own[0]} pixels and {own[1]} channels, those of the model have"
+        problem += f" {frames.image_size} and {frames.channels}"
+        raise FieldError("path", path, problem, "train one with another super_resolution.image_size")
     return loaded.model
 
 

@@ -6,6 +6,7 @@ from typing import Annotated
 
 from data_generation.data.fields import (
     Count,
+    CountOrZero,
     Fraction,
     FractionBelow1,
     Items,
@@ -139,10 +140,40 @@ class DynamicsConfig(TransformerConfig):
 
 
 @dataclass
+class SuperResolutionConfig:
+    """U-Net that enlarges single frames. Its sizes: Dhariwal and Nichol 2021 (arXiv 2105.05233), 64 → 256 pixels."""
+
+    image_size: Pixels = 256  # of the frames that it makes
+    scale: Annotated[int, Range(2, 64)] = 4  # how many times larger they are than those that it is given
+    channels: Size = 3
+    # Pixels a side that become one position of the U-Net: 1 = full resolution; scale = the small frame's own, faster.
+    patch_size: Pixels = 1
+    dim: Size = 192
+    # Width of each level, times dim; a level has half the resolution of the one before.
+    multipliers: Annotated[list[Size], Items(1, 10)] = field(default_factory=lambda: [1, 1, 2, 2, 4, 4])
+    num_blocks: NumLayers = 2  # residual blocks a level
+    heads: Size = 4
+    attention_size: CountOrZero = 32  # self-attention in levels of at most so many positions a side; 0 = none
+    # Share of training inputs that went through the tokenizer of tokenizer_fpath, as a world model's frames do.
+    reconstructed_share: Fraction = 0.0
+
+    @property
+    def grid(self) -> int:
+        """Positions a side of the first level."""
+        return self.image_size // self.patch_size
+
+    @property
+    def num_weights(self) -> int:
+        """Weights of the convolutions, near enough."""
+        widths = [self.dim * multiplier for multiplier in self.multipliers]
+        return sum((2 * self.num_blocks + 1) * 2 * 9 * width**2 for width in widths)
+
+
+@dataclass
 class ModelConfig:
     """Which model, and the sizes of its parts. What a checkpoint's `config.yaml` holds, with the dataset's facts."""
 
-    # tokenizer | lam | genie_redux | genie_redux_guided | genie_redux_guided_pretrain
+    # tokenizer | lam | genie_redux | genie_redux_guided | genie_redux_guided_pretrain | super_resolution
     model: str = "genie_redux_guided"
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     lam: LamConfig = field(default_factory=LamConfig)
@@ -151,6 +182,7 @@ class ModelConfig:
     action_names: list[str] = field(default_factory=list)
     # Name of the ROI table around whose characters that dataset was recorded; "" = whole frames.
     roi_table: str = ""
+    super_resolution: SuperResolutionConfig = field(default_factory=SuperResolutionConfig)
 
 
 @dataclass(frozen=True)

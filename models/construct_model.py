@@ -6,10 +6,11 @@ from dataclasses import dataclass
 
 from data_generation.data.errors import FieldError, under
 from models.base import Model
-from models.config import ModelConfig, TokenizerConfig, TransformerConfig
+from models.config import ModelConfig, SuperResolutionConfig, TokenizerConfig, TransformerConfig
 from models.dynamics import Dynamics
 from models.genie_redux import GenieRedux
 from models.lam import LatentActionModel
+from models.super_resolution import SuperResolution
 from models.tokenizer import Tokenizer
 
 # Of a frame: attention within a frame grows with their square.
@@ -29,10 +30,12 @@ class Kind:
     takes_actions: bool = False
     # What the names of a latent action model's tensors begin with; None where there is none.
     lam_prefix: str | None = None
+    # The part with `image_size` and `channels` of the frames that it is trained on.
+    frames_of: str = "tokenizer"
 
 
 def build_model(config: ModelConfig, tokenizer: Tokenizer | None = None) -> Model:
-    """A `Tokenizer`, `LatentActionModel` or `GenieRedux` with fresh weights.
+    """A `Tokenizer`, `LatentActionModel`, `GenieRedux` or `SuperResolution` with fresh weights.
 
     `tokenizer`: the trained one around which a world model is built, whose config replaces `config.tokenizer`; without
     it, a world model's tokenizer is fresh too. Raises FieldError for an unknown model or sizes that do not fit.
@@ -45,7 +48,7 @@ def build_model(config: ModelConfig, tokenizer: Tokenizer | None = None) -> Mode
     return kind.build(config, tokenizer)
 
 
-def _check_size(config: TransformerConfig) -> None:
+def _check_size(config: TransformerConfig | SuperResolutionConfig) -> None:
     """FieldError for sizes that are fine one by one, but whose product no memory holds."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if 4 * config.num_weights > memory:
@@ -73,6 +76,11 @@ def _lam(config: ModelConfig, tokenizer: Tokenizer | None = None) -> LatentActio
         return LatentActionModel(config.lam, tokenizer.config if tokenizer else config.tokenizer)
 
 
+def _super_resolution(config: ModelConfig, _tokenizer: Tokenizer | None = None) -> SuperResolution:
+    with under("super_resolution"):
+        return SuperResolution(config.super_resolution)
+
+
 def _guided(config: ModelConfig, tokenizer: Tokenizer | None) -> GenieRedux:
     return _world_model(config, tokenizer or _tokenizer(config), guided=True)
 
@@ -97,6 +105,7 @@ def _world_model(config: ModelConfig, tokenizer: Tokenizer, guided: bool) -> Gen
         return GenieRedux(tokenizer, Dynamics(config.dynamics, sizes, guided), lam)
 
 
+_PART = "super_resolution"
 _GUIDED = Kind("genie_redux_guided", GenieRedux, _guided, ("tokenizer", "dynamics"), takes_actions=True)
 # The guided model has two names, the second for what is trained on many games.
 KINDS = {
@@ -105,4 +114,5 @@ KINDS = {
     "genie_redux_guided": _GUIDED,
     "genie_redux_guided_pretrain": _GUIDED,
     "genie_redux": Kind("genie_redux", GenieRedux, _unguided, ("tokenizer", "lam", "dynamics"), lam_prefix="lam."),
+    _PART: Kind(_PART, SuperResolution, _super_resolution, (_PART,), frames_of=_PART),
 }

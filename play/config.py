@@ -10,6 +10,8 @@ from data_generation.data.fields import Count, CountOrZero, ModelPath, NumFrames
 class PlayConfig:
     model_fpath: ModelPath | None = None  # world model (…/model-<step>.pt); null = the one in weights/
     tokenizer_fpath: ModelPath | None = None  # null = tokenizer.pt next to the model
+    # A super_resolution model, which enlarges the frames that are shown.
+    super_resolution_fpath: ModelPath | None = None
     agent_fpath: ModelPath | None = None  # an AutoExplore agent's checkpoint, to which a player can hand over
     datasets_dpath: PathText = "data_generation/datasets"  # folder of datasets: to start from, and to look at
     runs_dpath: PathText = "checkpoints"  # folder of training and AutoExplore runs to look at

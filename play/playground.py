@@ -14,9 +14,10 @@ from data_generation.generator.connector_base import Connector, EnvironmentSpec,
 from data_generation.generator.levels import Level, list_levels
 from data_generation.generator.policy import VARIANTS, Policy, PolicyContext
 from data_generation.generator.resolve import load_class
-from models.checkpoint import LoadedModel, load_world_model
+from models.checkpoint import LoadedModel, load_super_resolution, load_world_model
 from models.genie_redux import GenieRedux
-from play.batching import Simulator
+from models.super_resolution import SuperResolution
+from play.batching import Simulator, to_uint8
 from play.config import PlayConfig
 from play.starts import Start, episode_start, frame_shape_of, misfit
 from play.viewer import Library
@@ -46,6 +47,7 @@ class Playground:
         self.model = loaded.model.to("cuda" if torch.cuda.is_available() else "cpu")
         self.frame_shape = frame_shape_of(self.model)
         self.simulator = Simulator(self.model, config.window)
+        self.enlarger = self._load_enlarger()
         self.is_guided = self.model.takes_actions
         self.game_actions = list(loaded.config.action_names)
         latent = [f"latent_{i}" for i in range(self.model.num_actions)]
@@ -59,6 +61,27 @@ class Playground:
         self.game, self.no_game = self._find_game(loaded)
         self.policies = self._make_policies(loaded)
         self.idle_action = self._idle_action()
+
+    def _load_enlarger(self) -> SuperResolution | None:
+        if self.config.super_resolution_fpath is None:
+            return None
+        with under("", path="super_resolution_fpath"):
+            model = load_super_resolution(Path(self.config.super_resolution_fpath), self.model.tokenizer.config)
+        return model.to(next(self.model.parameters()).device)
+
+    @property
+    def shown_size(self) -> tuple[int, int]:
+        """Height and width of the model's frames as they are shown."""
+        size = self.enlarger.config.image_size if self.enlarger else self.frame_shape[1]
+        return size, size
+
+    @torch.no_grad()
+    def enlarge(self, frame: np.ndarray) -> np.ndarray:
+        """A frame (C, h, w) uint8 of the model as it is shown: (C, H, W) uint8."""
+        if self.enlarger is None:
+            return frame
+        video = torch.tensor(frame, device=next(self.enlarger.parameters()).device)[None, None].float() / 255
+        return to_uint8(self.enlarger.enlarge(video)[0])[0]
 
     def _find_game(self, loaded: LoadedModel[GenieRedux]) -> tuple[LoadedGame | None, str]:
         """The game, or why there is none."""

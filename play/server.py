@@ -123,7 +123,7 @@ class Server:
         try:
             await socket.send_bytes(packed(self._hello(visitor)))
             if visitor.session.has_begun:
-                await socket.send_bytes(frame_message(visitor.session, 0.0))
+                await socket.send_bytes(await self._shown(visitor.session, time.perf_counter()))
             is_over = await self._converse(visitor, socket)
         except WebSocketDisconnect as gone:
             # What the page and browsers say when a tab is closed. Anything else may be a lost connection.
@@ -175,7 +175,14 @@ class Server:
                 return await self._record(session, kind, first, last)
             case np.ndarray():
                 await session.begin_picture(request)
-        return frame_message(session, 1000 * (time.perf_counter() - began))
+        return await self._shown(session, began)
+
+    async def _shown(self, session: PlaySession, began: float) -> bytes:
+        """The frame of now, enlarged if there is a model for it; `began`: when the server began to make it."""
+        frame = session.moment.frame
+        if self.ground.enlarger is not None:
+            frame = await self.queue.call(self.ground.enlarge, frame)
+        return frame_message(session, 1000 * (time.perf_counter() - began), frame)
 
     async def _record(self, session: PlaySession, kind: str, first: int, last: int) -> bytes:
         """One at a time: drawing is work."""
@@ -195,6 +202,7 @@ class Server:
             "idle_action": ground.idle_action,
             "fps": ground.config.fps,
             "size": ground.frame_shape[1:],
+            "shown_size": ground.shown_size,
             "grid": ground.model.tokenizer.grid,
             "sources": ["keys", "recorded", *ground.policies],
             "num_prime": ground.config.num_prime,
@@ -247,10 +255,10 @@ async def _request(message: Any) -> messages.Message | np.ndarray:
     return await asyncio.to_thread(messages.decode_picture, message.get("bytes") or b"")
 
 
-def frame_message(session: PlaySession, milliseconds: float) -> bytes:
-    """What is shown now: a header, and the pixels (RGB) of the model's frame, of the game's, and the entropy map."""
+def frame_message(session: PlaySession, milliseconds: float, frame: np.ndarray) -> bytes:
+    """What is shown now: a header, and the pixels (RGB) of the model's `frame`, of the game's, and the entropy map."""
     moment = session.moment
-    parts = {"model": _rgb(moment.frame)}
+    parts = {"model": _rgb(frame)}
     if moment.real is not None:
         parts["game"] = _rgb(moment.real)
     if moment.entropy is not None:

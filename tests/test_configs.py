@@ -16,11 +16,12 @@ from launcher.commands import COMMANDS, Command
 from launcher.job import to_dataclasses
 from launcher.keys import comments_of, keys_of
 from launcher.session import open_session
-from models.config import DynamicsConfig
+from models.config import DynamicsConfig, SuperResolutionConfig
 from training.config import GenieReduxConfig
 
 GENERATE, TRAIN = COMMANDS[0], COMMANDS[1]
 EXPLORE, EXPLORE_EVAL = (command for command in COMMANDS if command.name == "auto_explore")
+ENLARGE, _ = (command for command in COMMANDS if command.name == "super_resolution")
 AGENT57, AGENT57_EVAL = (command for command in COMMANDS if command.name == "agent57")
 SIZE_GROUPS = ("tokenizer", "lam", "dynamics")
 
@@ -43,6 +44,15 @@ def test_genie_redux_preset_composes(preset):
     names = {"lam": "lam", "demo_lam": "lam", "genie_redux": "genie_redux"}
     expected = "tokenizer" if "tokenizer" in preset else names.get(preset, "genie_redux_guided")
     assert config.model == expected
+
+
+@pytest.mark.parametrize("preset", names_in(ENLARGE.config_dpath / "config"))
+@pytest.mark.parametrize("size", names_in(ENLARGE.config_dpath / "super_resolution"))
+def test_super_resolution_preset_composes(preset, size):
+    config = composed(ENLARGE, f"config={preset}", f"super_resolution={size}")
+    assert config.model == "super_resolution"
+    assert (config.super_resolution == SuperResolutionConfig()) is (size == "base")
+    assert config.train.dataset_name.endswith(f"_{config.super_resolution.image_size}")
 
 
 @pytest.mark.parametrize("preset", names_in(GENERATE.config_dpath / "config"))
@@ -102,7 +112,11 @@ def test_recipes_differ_from_the_published_one_that_holds_by_default():
 
 
 def test_every_yaml_is_a_preset_a_size_a_recipe_or_the_root():
-    known = {command.config_dpath / "default.yaml" for command in COMMANDS if command.name == "genie_redux"}
+    names = ("genie_redux", "super_resolution")
+    known = {command.config_dpath / "default.yaml" for command in COMMANDS if command.name in names}
+    for group in ("config", "super_resolution"):
+        folder = ENLARGE.config_dpath / group
+        known |= {folder / f"{name}.yaml" for name in names_in(folder)}
     for group in ("config", "recipe", *SIZE_GROUPS):
         known |= {TRAIN.config_dpath / group / f"{name}.yaml" for name in names_in(TRAIN.config_dpath / group)}
     assert set(TRAIN.config_dpath.rglob("*.*")) == known
@@ -126,8 +140,9 @@ def test_training_presets_use_the_datasets_that_generation_makes():
         config = composed(GENERATE, f"config={preset}").config
         name = f"{config.connector.name}_v{config.connector.version}"
         made.add(f"{name}_{config.dname}" if config.dname else name)
-    for preset in names_in(TRAIN.config_dpath / "config"):
-        config = composed(TRAIN, f"config={preset}")
+    presets = [(c, preset) for c in (TRAIN, ENLARGE) for preset in names_in(c.config_dpath / "config")]
+    for command, preset in presets:
+        config = composed(command, f"config={preset}")
         for name in (config.train.dataset_name, config.eval.dataset_name):
             assert name in made, f"{preset}: no generate preset makes {name}"
 

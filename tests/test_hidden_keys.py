@@ -73,7 +73,9 @@ def test_some_commands_hide_nothing(title):
 
 @pytest.mark.parametrize("model", [name for name in KINDS if name != "genie_redux_guided_pretrain"])
 def test_training_and_evaluation_read_no_hidden_key(tmp_path, model):
-    write_dataset(tmp_path, sessions=4)
+    enlarges = model == "super_resolution"
+    command = model if enlarges else "genie_redux"
+    write_dataset(tmp_path, sessions=4, size=32 if enlarges else 16)
     cfg, reads = tiny_config(tmp_path, model), set()
     if model.startswith("genie"):
         cfg.tokenizer_fpath = str(save_fresh(tmp_path / "tokenizer" / "model-7.pt", tiny_config(tmp_path)))
@@ -82,12 +84,12 @@ def test_training_and_evaluation_read_no_hidden_key(tmp_path, model):
     cfg.train.fid_num_samples = 2
     checkpoint = train(record_reads(cfg, reads))
     assert reads & {"train.batch_size", "eval.num_first_frames"}
-    assert not reads & hidden_keys(BY_TITLE["genie_redux train"])
+    assert not reads & hidden_keys(BY_TITLE[f"{command} train"])
     evaluated, reads = tiny_config(tmp_path, model), set()
     evaluated.eval.model_fpath = str(checkpoint)
     evaluate(record_reads(evaluated, reads))
     assert "eval.batch_size" in reads
-    assert not reads & hidden_keys(BY_TITLE["genie_redux eval"])
+    assert not reads & hidden_keys(BY_TITLE[f"{command} eval"])
 
 
 def test_exploration_reads_no_hidden_key(tmp_path):

@@ -1,6 +1,7 @@
 """The page's server: playing over the websocket gives what the model gives in Python."""
 
 import io
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from play.playground import Playground
 from play.server import Server
 from play.starts import episode_start
 from tests.play_helpers import SOCKET, WebPlayer, play_config, serving
+from tests.training_helpers import save_fresh, tiny_config
 
 START = {"do": "start_episode", "environment": 0, "episode": 1, "time": 3}
 
@@ -183,3 +185,19 @@ def test_an_exported_page_is_offered(tmp_path):
             assert WebPlayer(socket).hello["browser"] == "/browser/"
     with pytest.raises(UserError, match=r"browser_dpath=.*holds no exported page"):
         Server(Playground(play_config(tmp_path / "other", browser_dpath=str(tmp_path))), None)
+
+
+def test_a_super_resolution_model_enlarges_what_is_shown_and_nothing_else(tmp_path):
+    plain = play_config(tmp_path)
+    path = save_fresh(tmp_path / "large" / "model-7.pt", tiny_config(tmp_path, "super_resolution"))
+    config = replace(plain, super_resolution_fpath=str(path))
+    with serving(config) as (client, server), client.websocket_connect(SOCKET) as socket:
+        player = WebPlayer(socket)
+        assert (player.hello["size"], player.hello["shown_size"]) == ([16, 16], [32, 32])
+        player.ask(**START)
+        _, parts = player.ask(do="step", action=1)
+        simulator = Simulator(server.ground.model)
+        (made,) = simulator.step([simulator.start(episode_start(server.ground.environments[0], 1, 3, 4))], [1])
+        assert np.array_equal(pixels(parts["model"], 32), server.ground.enlarge(made.frame))
+    with pytest.raises(UserError, match=r"^super_resolution_fpath=.*enlarges nothing"):
+        Playground(replace(plain, super_resolution_fpath=plain.model_fpath))

@@ -8,7 +8,7 @@ import torch
 
 from data_generation.data.data import DatasetInfo, EpisodeMeta, EpisodeWriter, episode_path
 from models.checkpoint import load_model, save_model
-from models.config import DynamicsConfig, LamConfig, ModelConfig, TokenizerConfig
+from models.config import DynamicsConfig, LamConfig, ModelConfig, SuperResolutionConfig, TokenizerConfig
 from models.construct_model import build_model
 from training.config import EvalConfig, GenieReduxConfig, OptimizerConfig, TrainConfig
 from training.main import run_dpath
@@ -54,6 +54,9 @@ def tiny_config(root: Path, model: str = "tokenizer") -> GenieReduxConfig:
         tokenizer=TokenizerConfig(**SIZES, image_size=SIZE, patch_size=4, codebook_size=16, codebook_dim=8),
         lam=LamConfig(**SIZES, num_actions=3, codebook_dim=8),
         dynamics=DynamicsConfig(**SIZES, max_seq_len=16 * 8),
+        super_resolution=SuperResolutionConfig(
+            2 * SIZE, scale=2, patch_size=2, dim=8, multipliers=[1, 2], num_blocks=1
+        ),
         device="cpu",
         precision="fp32",
         train=TrainConfig(
@@ -93,7 +96,7 @@ def tiny_config(root: Path, model: str = "tokenizer") -> GenieReduxConfig:
 
 def save_fresh(path: Path, cfg: GenieReduxConfig, seed: int = 1) -> Path:
     """A checkpoint of the configured model with random weights, as if trained; returns `path`."""
-    config = ModelConfig(cfg.model, cfg.tokenizer, cfg.lam, cfg.dynamics, ACTIONS)
+    config = ModelConfig(cfg.model, cfg.tokenizer, cfg.lam, cfg.dynamics, ACTIONS, "", cfg.super_resolution)
     config.dynamics.action_dim = len(ACTIONS)
     torch.manual_seed(seed)
     save_model(path, build_model(config), config, 7)

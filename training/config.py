@@ -1,4 +1,7 @@
-"""Configuration of `python run.py genie_redux train|eval`. Every default is stated here and nowhere else."""
+"""Configuration of `python run.py genie_redux train|eval` and `python run.py super_resolution train|eval`.
+
+Every default is stated here and nowhere else.
+"""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -130,6 +133,8 @@ class GenieReduxConfig(ModelConfig):
     tokenizer_fpath: ModelPath | None = None
     lam_fpath: ModelPath | None = None  # genie_redux only: start with this LAM, of config=lam or of another genie_redux
     model_fpath: ModelPath | None = None
+    # eval only: a super_resolution model, which enlarges what the model makes.
+    super_resolution_fpath: ModelPath | None = None
     seed: Seed = 0
     device: str = "auto"  # auto | cpu | cuda | cuda:k | mps
     precision: Annotated[str, OneOf("auto", "fp32", "bf16")] = "auto"
@@ -183,6 +188,7 @@ class EvaluationSetup:
 
     eval: EvalConfig
     weights: WeightPaths
+    super_resolution: Path | None
     on_bad_episode: str
     sample_temperature: float
     mask_schedule: str

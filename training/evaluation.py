@@ -24,6 +24,7 @@ from models.genie_redux import GenieRedux
 from models.precision import cast_matmul_weights
 from training.clips import Clips, read_clips
 from training.config import EvalConfig, EvaluationSetup
+from training.enlarging import EnlargingStage
 from training.fid import Fid, make_fid, score
 from training.images import keep_frames
 from training.latent_actions import keep_actions, take_scores
@@ -62,6 +63,8 @@ class Evaluation(ABC):
     mode: str
     label: str
     num_marked: int
+    # Whether an action is held, so that there is no recorded frame to compare a predicted one with.
+    is_control = False
     # How clips are continued.
     rollout: Rollout
 
@@ -70,7 +73,9 @@ class Evaluation(ABC):
         choice = ClipChoice(self.config.split, self.config.num_frames, self.config.seq_step)
         with under("eval", on_bad_episode="data.on_bad_episode"):
             self.dataset = open_clips(self.config, choice, setup.on_bad_episode)
-        check_frames(loaded.config, self.dataset)
+        self.enlarging = EnlargingStage.load(setup, loaded.config, self.dataset, runtime.device)
+        if not self.enlarging.is_large:
+            check_frames(loaded.config, self.dataset)
         check_actions(loaded.config, self.dataset, f"'{setup.weights.model}'")
         self.clips = evenly_spaced(len(self.dataset), self.config.n_total_samples)
         self._shown = {int(i) for i in self.clips[_spread(len(self.clips), self.config.n_gifs)]}
@@ -128,15 +133,17 @@ class Evaluation(ABC):
         batches = read_clips(self.dataset, own, config, self.runtime.device)
         bar = tqdm(total=len(own), unit="clip", desc=self.mode, disable=not self.runtime.is_main)
         with bar, logging_redirect_tqdm():
-            for clips in batches:
+            for recorded in batches:
                 with self.runtime.autocast():
+                    clips = self.enlarging.small(recorded)
                     made = self.measure(clips, table)
+                    shown = self.enlarging.enlarge(recorded, made, table, not self.is_control)
                 if fid is not None:
                     fid.update(made.target, real=True)
                     fid.update(made.frames, real=False)
                 if lite0 is not None:
                     keep_features(table, clips.indices, lite0, made.frames, made.target)
-                keep_frames(table, self._shown, clips.indices, clips.video, made.frames, made.num_given)
+                keep_frames(table, self._shown, clips.indices, *shown, made.num_given)
                 bar.update(len(clips.indices))
         return table.gather()
 
@@ -144,7 +151,9 @@ class Evaluation(ABC):
         """How close the model comes to the recorded frames, and what it takes the actions to be."""
         model, generators = self.loaded.model, self._generators(clips)
         prediction = model.predict(clips.video, clips.actions, self.rollout, generators)
-        add_quality(table, "", prediction.frames, truth_of(clips.indices, clips.video, prediction))
+        truth = truth_of(clips.indices, clips.video, prediction)
+        for prefix, frames in {"": prediction.frames, **prediction.others}.items():
+            add_quality(table, prefix, frames, truth)
         if model.action_codes is not None:
             keep_actions(table, clips.indices, model.infer_actions(clips.video), clips.actions)
         return prediction
@@ -186,6 +195,7 @@ class WorldModelEvaluation(Evaluation):
         names = self._action_names()
         with under("eval"):
             _check_rollout(self.config, self.rollout)
+            self.enlarging.check(self.config)
             self.mode = world_model_mode(self.config, names)
         self.is_control, self.num_marked = self.config.action_to_take >= 0, self.rollout.num_prime
         self.label = f"held: {names[self.config.action_to_take]}" if self.is_control else "predicted"
@@ -197,6 +207,8 @@ class WorldModelEvaluation(Evaluation):
         """The model that reads actions off frames."""
         if self.is_control or not self.config.action_following_steps:
             return []
+        if self.enlarging.is_large:
+            return ["no action following: the dataset's frames are not those that the model makes"]
         folder = Path(self.config.save_root_dpath) / "inverse_dynamics" / self.config.dataset_name
         settings = InverseDynamicsSettings(self.config.action_following_steps, folder)
         self._inverse_dynamics, reason = prepare_inverse_dynamics(settings, self.dataset, self.runtime)

@@ -32,6 +32,7 @@ TRAIN_ONLY_FIELDS = {
     "sample_temperature",
     "mask_schedule",
     "unmask_order",
+    "reconstructed_share",
 }
 # Settings of a LAM's frames, which must be those of the tokenizer.
 _FRAME_SETTINGS = ("image_size", "channels", "patch_size", "temporal_patch_size")
@@ -146,6 +147,20 @@ def _trained(config: ModelConfig, weights: WeightPaths, dataset: ClipDataset, ow
     return stored.build()
 
 
+def attach_tokenizer(model: Model, tokenizer_fpath: Path | None) -> None:
+    """Give the model the tokenizer of its `reconstructed_share`, if it has one. FieldError if only one of them is set.
+
+    The tokenizer stays outside of the checkpoints, so a resumed run names it again.
+    """
+    if model.reconstructed_share and tokenizer_fpath is None:
+        problem = "needs the tokenizer that makes these inputs"
+        remedy = "set tokenizer_fpath=<…/model-<step>.pt>"
+        raise FieldError("super_resolution.reconstructed_share", model.reconstructed_share, problem, remedy)
+    if model.reconstructed_share and tokenizer_fpath is not None:
+        with under("", path="tokenizer_fpath"):
+            model.reconstruct_with(load_tokenizer(tokenizer_fpath))
+
+
 def _given_lam(path: Path, config: ModelConfig) -> StoredModel:
     """The latent action model in `path`, which must fit the tokenizer and the dynamics; its sizes go into `config`."""
     with under("", path="lam_fpath"):
@@ -171,16 +186,19 @@ def _given_lam(path: Path, config: ModelConfig) -> StoredModel:
 def check_frames(config: ModelConfig, dataset: ClipDataset) -> None:
     """UserError if the dataset's frames are not what the tokenizer takes; a warning if they show another part."""
     channels, height, width = dataset.frame_shape
-    size = config.tokenizer.image_size
+    part = kind_of(config).frames_of
+    wanted = getattr(config, part)
+    size = wanted.image_size
     if height != width:
         raise UserError(
             f"dataset frames are {width}x{height}, and models take square ones: generate with "
             f"config.connector.image_size={size}, or import with --image-size {size}"
         )
-    if (channels, height, width) != (config.tokenizer.channels, size, size):
+    if (channels, height, width) != (wanted.channels, size, size):
+        name = part.replace("_", " ")
         raise UserError(
-            f"dataset frames are {width}x{height} with {channels} channels, the tokenizer takes {size}x{size} with "
-            f"{config.tokenizer.channels}: set tokenizer.image_size for a new tokenizer, or generate with "
+            f"dataset frames are {width}x{height} with {channels} channels, the {name} takes {size}x{size} with "
+            f"{wanted.channels}: set {part}.image_size for a new {name}, or generate with "
             f"config.connector.image_size={size}"
         )
     # Only a trained model has names of actions.
@@ -238,7 +256,7 @@ def _check_kind(config: ModelConfig, stored: StoredModel) -> None:
 
 def _adopt_sizes(config: ModelConfig, stored: ModelConfig) -> None:
     """Put the sizes of stored weights into `config`, whose `TRAIN_ONLY_FIELDS` stay."""
-    for part in ("tokenizer", "lam", "dynamics"):
+    for part in ("tokenizer", "lam", "dynamics", "super_resolution"):
         _adopt_part(config, getattr(stored, part), part)
     config.action_names, config.roi_table = list(stored.action_names), stored.roi_table
 

@@ -1,4 +1,7 @@
-"""Entry points of `python run.py genie_redux train|eval`. The root configuration is taken apart here, and only here."""
+"""Entry points of `python run.py genie_redux train|eval` and `python run.py super_resolution train|eval`.
+
+The root configuration is taken apart here, and only here.
+"""
 
 import logging
 from collections.abc import Callable
@@ -28,7 +31,7 @@ from training.config import (
     ValidationConfig,
     WeightPaths,
 )
-from training.loading import TRAIN_ONLY_FIELDS, ClipChoice, open_clips, prepare_model
+from training.loading import TRAIN_ONLY_FIELDS, ClipChoice, attach_tokenizer, open_clips, prepare_model
 from training.report import summary
 from training.run_folder import RunFolder, read_state
 from training.run_record import changes, make_record
@@ -80,6 +83,7 @@ def _train(cfg: GenieReduxConfig, runtime: Runtime, folder: RunFolder, code: Com
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(cfg.seed)
         prepared = prepare_model(model_config(cfg), weights, cfg.train, clips)
+    attach_tokenizer(prepared.model, weight_paths(cfg).tokenizer)
     with under("train"):
         _check_clips(cfg.train, prepared.model)
         source_of = _clip_sources(cfg.train, prepared.model, runtime)
@@ -136,12 +140,17 @@ def evaluation_setup(cfg: GenieReduxConfig) -> EvaluationSetup:
     return EvaluationSetup(
         eval=cfg.eval,
         weights=WeightPaths(own, given.tokenizer, given.lam),
+        super_resolution=Path(cfg.super_resolution_fpath) if cfg.super_resolution_fpath else None,
         on_bad_episode=cfg.data.on_bad_episode,
         sample_temperature=cfg.dynamics.sample_temperature,
         mask_schedule=cfg.dynamics.mask_schedule,
         unmask_order=cfg.dynamics.unmask_order,
         seed=cfg.seed,
-        settings={"device": cfg.device, "precision": cfg.precision},
+        settings={
+            "device": cfg.device,
+            "precision": cfg.precision,
+            "super_resolution_fpath": cfg.super_resolution_fpath,
+        },
     )
 
 

@@ -92,11 +92,16 @@ class SampleTable:
         return {name: np.stack([rows[i] for i in sorted(rows)]) for name, rows in joined.items()}
 
 
+def add_likeness(table: SampleTable, prefix: str, indices: list[int], frames: Tensor, target: Tensor) -> None:
+    """Store PSNR, SSIM and squared error per frame of frames (B, T, C, H, W) under `<prefix>psnr`, …"""
+    table.add(f"{prefix}psnr", indices, psnr_per_frame(frames, target))
+    table.add(f"{prefix}ssim", indices, ssim_per_frame(frames, target))
+    table.add(f"{prefix}mse", indices, squared_error_per_frame(frames, target))
+
+
 def add_quality(table: SampleTable, prefix: str, frames: Tensor, truth: Truth) -> None:
-    """Store PSNR, SSIM and squared errors per frame of frames (B, T, C, H, W) under `<prefix>psnr`, …"""
-    table.add(f"{prefix}psnr", truth.indices, psnr_per_frame(frames, truth.frames))
-    table.add(f"{prefix}ssim", truth.indices, ssim_per_frame(frames, truth.frames))
-    table.add(f"{prefix}mse", truth.indices, squared_error_per_frame(frames, truth.frames))
+    """As `add_likeness`, and the squared error of the pixels that change."""
+    add_likeness(table, prefix, truth.indices, frames, truth.frames)
     table.add(f"{prefix}{_CHANGED_MSE}", truth.indices, changed_error_per_frame(frames, truth))
     table.add(_CHANGED_SHARE, truth.indices, truth.changed.float().mean(dim=(2, 3, 4)))
 

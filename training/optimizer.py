@@ -77,6 +77,8 @@ def make_optimizer(model: Model, config: OptimizerConfig) -> Optimizer | JointOp
         return _adamw(trained, config)
     layers = [module for part in model.modules() if isinstance(part, STTransformer) for module in part.modules()]
     matrices = [layer.weight for layer in layers if isinstance(layer, nn.Linear) and layer.weight.requires_grad]
+    if not matrices:
+        return _adamw(trained, config)
     chosen = {id(p) for p in matrices}
     muon = torch.optim.Muon(
         matrices, lr=config.learning_rate, weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw"

@@ -22,6 +22,8 @@ _CURVES = {
     "random_actions_": "random actions",
     "copy_last_": "last given frame, repeated",
     "tokenizer_": "tokenizer alone",
+    "enlarged_": "enlarged",
+    "bicubic_": "bicubic interpolation",
 }
 _CONTROL_CURVES = {
     "psnr_to_last_given_frame": "to the last given frame",
@@ -119,9 +121,9 @@ def summary(folder: Path) -> str:
     if rows:
         lines.append(f"  {'':<26}" + "".join(f"{column:>18}" for column in _COLUMNS.values()))
     if content["mode"] == "reconstruct":
-        rows = {"": "reconstruction"}
+        rows[""] = "reconstruction"
     for prefix, label in rows.items():
-        lines.append(f"  {label:<26}" + "".join(f"{metrics[prefix + name]:>18.4g}" for name in _COLUMNS))
+        lines.append(f"  {label:<26}" + "".join(_cell(metrics, prefix + name) for name in _COLUMNS))
     lines += [f"  {label}: {metrics[name]:.4g}" for name, label in _SINGLE.items() if name in metrics]
     drift = [name.rsplit("_", 1)[1] for name in metrics if name.startswith("drift_pooled_psnr_")]
     for label, prefix in (("drift: pooled PSNR [dB]", "drift_"), ("  last given frame, repeated", "drift_copy_last_")):
@@ -147,6 +149,10 @@ def metric_rows(content: dict[str, Any]) -> list[tuple[str, float]]:
     }
     named |= {name: label.strip() for name, label in _SINGLE.items()}
     return [(label, metrics[name]) for name, label in named.items() if name in metrics]
+
+
+def _cell(metrics: dict[str, float], name: str) -> str:
+    return f"{metrics[name]:>18.4g}" if name in metrics else f"{'':>18}"
 
 
 def _panels(per_frame: dict[str, list[float]]) -> dict[str, dict[str, list[float]]]:

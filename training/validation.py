@@ -85,7 +85,8 @@ class Validator:
             with self._runtime.autocast():
                 prediction = model.predict(clips.video, clips.actions, self._rollout, generators)
             truth = truth_of(clips.indices, clips.video, prediction)
-            add_quality(table, "", prediction.frames, truth)
+            for prefix, frames in {"": prediction.frames, **prediction.others}.items():
+                add_quality(table, prefix, frames, truth)
             if prediction.num_prime:
                 add_quality(table, "copy_last_", last_given(clips.video, prediction), truth)
             given = prediction.num_given

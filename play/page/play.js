@@ -78,7 +78,8 @@ function welcome(hello) {
   state.key = hello.key;
   state.retries = 0;
   sessionStorage.setItem("key", hello.key);
-  for (const id of ["model", "game"]) [$(id).height, $(id).width] = hello.size;
+  [$("model").height, $("model").width] = hello.shown_size;
+  [$("game").height, $("game").width] = hello.size;
   $("heat").width = $("heat").height = hello.grid;
   $("fps").value ||= hello.fps;
   fill($("source"), hello.sources, (name) => name.replace("_", " "));
