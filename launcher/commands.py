@@ -116,12 +116,7 @@ _IMPORT = Command(
     ),
 )
 
-# The keys of `genie_redux` that mean nothing where frames are enlarged one by one.
-_UNREAD_OF_SUPER_RESOLUTION = (
-    *("model", "tokenizer", "lam", "dynamics", "action_names", "roi_table", "lam_fpath", "super_resolution_fpath"),
-    *(f"train.{key}" for key in ("sample_num_frames", "enable_cache", "cache_dpath", "cache_max_gb")),
-    *("train.use_decoder_loss", "train.train_decoder_only"),
-)
+_PARTS_OF_WORLD_MODELS = ("tokenizer", "lam", "dynamics")
 
 _SUPER_RESOLUTION = replace(
     _TRAIN,
@@ -134,8 +129,7 @@ _SUPER_RESOLUTION = replace(
         "python run.py super_resolution train config=demo super_resolution.reconstructed_share=0.5 "
         "tokenizer_fpath=<path>",
     ),
-    unread=("eval", *_UNREAD_OF_SUPER_RESOLUTION),
-    also_read=("eval.fid_weights",),
+    unread=("eval", "train.cache_dpath", "train.cache_max_gb", "super_resolution_fpath", *_PARTS_OF_WORLD_MODELS),
 )
 
 _SUPER_RESOLUTION_EVAL = replace(
@@ -144,8 +138,11 @@ _SUPER_RESOLUTION_EVAL = replace(
     summary="Shrink recorded frames, enlarge them again, and compare with bicubic interpolation.",
     entry="training.main:evaluate",
     examples=("python run.py super_resolution eval config=demo eval.model_fpath=<path to model-N.pt>",),
-    unread=(*_EVAL.unread, *_UNREAD_OF_SUPER_RESOLUTION, "tokenizer_fpath", "super_resolution"),
-    also_read=_EVAL.also_read,
+    unread=(*_EVAL.unread, *_PARTS_OF_WORLD_MODELS),
+    also_read=(
+        *_EVAL.also_read,
+        *(f"dynamics.{key}" for key in ("mask_schedule", "sample_temperature", "unmask_order")),
+    ),
     num_processes_key="eval.num_processes",
     name_key=None,
 )
