@@ -67,7 +67,7 @@ class UNet(nn.Module):
         self.middle = nn.Sequential(block(width, width, sizes[-1]), ResidualBlock(width, width))
         for level, (own, size) in reversed(list(enumerate(zip(widths, sizes, strict=True)))):
             for number in range(config.num_blocks + 1):
-                parts = [block(width + skips.pop(), own, size)]
+                parts: list[nn.Module] = [block(width + skips.pop(), own, size)]
                 width = own
                 if level and number == config.num_blocks:
                     parts += [nn.Upsample(scale_factor=2), nn.Conv2d(width, width, 3, padding=1)]
