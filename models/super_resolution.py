@@ -12,7 +12,7 @@ from torch import Tensor
 
 from data_generation.data.errors import FieldError, UserError
 from models.base import Model, Output, Prediction, Rollout
-from models.components.unet import ResidualBlock, UNet
+from models.components.unet import UNetBlock, UNet
 from models.config import SuperResolutionConfig
 from models.tokenizer import Tokenizer
 
@@ -104,7 +104,7 @@ class SuperResolution(Model):
     def compile_layers(self) -> None:
         """Compile the residual blocks."""
         for module in self.modules():
-            if isinstance(module, ResidualBlock):
+            if isinstance(module, UNetBlock):
                 module.compile()
 
 

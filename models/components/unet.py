@@ -12,7 +12,7 @@ from models.config import SuperResolutionConfig
 _MAX_GROUPS = 32
 
 
-class ResidualBlock(nn.Module):
+class UNetBlock(nn.Module):
     """Two convolutions around which the input is added; (N, dim_in, h, w) → (N, dim_out, h, w)."""
 
     def __init__(self, dim_in: int, dim_out: int):
@@ -54,7 +54,7 @@ class UNet(nn.Module):
 
         def block(dim: int, dim_out: int, size: int) -> nn.Sequential:
             attention = [SelfAttention2d(dim_out, config.heads)] if size <= config.attention_size else []
-            return nn.Sequential(ResidualBlock(dim, dim_out), *attention)
+            return nn.Sequential(UNetBlock(dim, dim_out), *attention)
 
         for level, (own, size) in enumerate(zip(widths, sizes, strict=True)):
             for _ in range(config.num_blocks):
@@ -64,7 +64,7 @@ class UNet(nn.Module):
             if level < len(widths) - 1:
                 self.down.append(nn.Conv2d(width, width, 3, stride=2, padding=1))
                 skips.append(width)
-        self.middle = nn.Sequential(block(width, width, sizes[-1]), ResidualBlock(width, width))
+        self.middle = nn.Sequential(block(width, width, sizes[-1]), UNetBlock(width, width))
         for level, (own, size) in reversed(list(enumerate(zip(widths, sizes, strict=True)))):
             for number in range(config.num_blocks + 1):
                 parts: list[nn.Module] = [block(width + skips.pop(), own, size)]
