@@ -12,7 +12,7 @@ from torch import Tensor
 
 from data_generation.data.errors import FieldError, UserError
 from models.base import Model, Output, Prediction, Rollout
-from models.components.unet import UNetBlock, UNet
+from models.components.unet import UNet, UNetBlock
 from models.config import SuperResolutionConfig
 from models.tokenizer import Tokenizer
 
