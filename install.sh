@@ -21,6 +21,7 @@ what is missing.
   bash install.sh --with coinrun   set up, with Procgen's CoinRun (Python 3.11 only)
   bash install.sh --with launchers set up, with Hydra's launchers for parallel and Slurm multiruns
   bash install.sh --with lerobot   set up, with PyArrow, which `data export --format lerobot` needs
+  bash install.sh --with formats   set up, with what `data import` needs for HDF5, Parquet and ArrayRecord files
   bash install.sh --with tensorboard set up, with TensorBoard, for `train.trackers=[wandb,tensorboard]`
   bash install.sh --with export    set up, with ONNX and onnxruntime-web (by npm) for `python run.py export`
 
@@ -133,6 +134,10 @@ install_extra() {
         lerobot)
             pip_install pyarrow==26.0.1
             ;;
+        formats)
+            pip_install -c "$here/constraints.txt" pyarrow==26.0.1 h5py==3.16.0 array_record==0.8.6 \
+                absl-py==2.5.1 etils==1.15.0 importlib_resources==7.1.0 zipp==4.1.2
+            ;;
         export)
             pip_install -c "$here/constraints.txt" onnx==1.23.2 onnxruntime==1.32.0 onnxscript==0.7.2 \
                 onnx-ir==1.1.0 ml_dtypes==0.6.0 flatbuffers==25.12.19
@@ -168,7 +173,7 @@ while [ $# -gt 0 ]; do
             exit
             ;;
         --with)
-            [ $# -ge 2 ] || fail "--with needs the name of an extra: coinrun, launchers, lerobot, tensorboard, export"
+            [ $# -ge 2 ] || fail "--with needs the name of an extra: coinrun, launchers, lerobot, formats, tensorboard, export"
             extras="$extras $2"
             shift 2
             ;;
@@ -186,7 +191,7 @@ while [ $# -gt 0 ]; do
 done
 
 for extra in $extras; do
-    case $extra in coinrun | launchers | lerobot | tensorboard | export) ;; *) fail "unknown extra '$extra': there are coinrun, launchers, lerobot, tensorboard, export" ;; esac
+    case $extra in coinrun | launchers | lerobot | formats | tensorboard | export) ;; *) fail "unknown extra '$extra': there are coinrun, launchers, lerobot, formats, tensorboard, export" ;; esac
 done
 set_up
 for extra in $extras; do

@@ -17,6 +17,7 @@ from data_generation.data.errors import FieldError, under
 from data_generation.data.export_lerobot import export_lerobot
 from data_generation.data.fields import HUB
 from data_generation.data.hub import HubPlace, fetch, local_path, send
+from data_generation.data.import_arrays import ImportOptions
 from data_generation.data.import_dataset import import_dataset
 from data_generation.data.import_session import keep_size
 from data_generation.data.info import DatasetInfo, MissingDatasetError
@@ -64,6 +65,15 @@ def _add(commands: Any, name: str, run: Any, summary: str, description: str, pat
     return parser
 
 
+def _height_and_width(text: str) -> tuple[int, int]:
+    """`90x160` as height and width."""
+    try:
+        height, width = map(whole_number(MAX_SIDE), text.split("x"))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"'{text}' is not <height>x<width>") from error
+    return height, width
+
+
 def _path_or_place(text: str) -> Path | str:
     """A path; the text itself where it names a place on the hub."""
     return text if text.startswith(HUB) else read_path(text)
@@ -83,12 +93,21 @@ def _add_check(commands: Any) -> None:
 def _add_import(commands: Any) -> None:
     description = "Sessions that the target has already are kept, so an interrupted import can be resumed."
     path_help = (
-        "an original dataset or environment: <instance>/<session>/{frames/000123.jpg | frames.mp4, actions.json}; or, "
-        "without actions: a video, a folder of videos or of folders of images"
+        "an original dataset or environment: <instance>/<session>/{frames/000123.jpg | frames.mp4, actions.json}; "
+        "without actions: a video, a folder of videos or of folders of images; a LeRobot (v3.0) or Minari dataset; "
+        "HDF5, Parquet or ArrayRecord files, or a folder with them"
     )
-    parser = _add(commands, "import", _import, "convert an original dataset, or videos", description, path_help)
+    parser = _add(commands, "import", _import, "convert datasets of other programs, or videos", description, path_help)
     parser.add_argument("--to", type=read_path, required=True, help="dataset folder that gets the environments")
     parser.add_argument("--action-names", help="names in index order, e.g. RIGHT,LEFT,UP,DOWN,ACTION_JUMP")
+    parser.add_argument(
+        "--without-actions", action="store_true", help="leave out the actions, which may then be continuous"
+    )
+    parser.add_argument("--frames-key", help="name of the frames in HDF5, Parquet, LeRobot files, if not a usual one")
+    parser.add_argument("--actions-key", help="name of the actions in these files, if not a usual one")
+    parser.add_argument(
+        "--frame-size", type=_height_and_width, help="of ArrayRecord files, e.g. 90x160 (default: square)"
+    )
     parser.add_argument(
         "--image-size", type=whole_number(MAX_SIDE), help="resize to N x N, with black bars (default: keep)"
     )
@@ -203,9 +222,11 @@ def _check(arguments: argparse.Namespace) -> int:
 
 def _import(arguments: argparse.Namespace) -> int:
     names = arguments.action_names.split(",") if arguments.action_names else None
+    keys = (arguments.frames_key, arguments.actions_key, arguments.frame_size)
+    options = ImportOptions(names, arguments.without_actions, *keys)
     fit = FrameFitter(arguments.image_size, arguments.image_size) if arguments.image_size else keep_size
     with under("", on_bad_episode="--on-bad-episode"):
-        result = import_dataset(arguments.path, arguments.to, names, arguments.on_bad_episode, fit)
+        result = import_dataset(arguments.path, arguments.to, options, arguments.on_bad_episode, fit)
     skipped = f", {result.bad} bad ones skipped" if result.bad else ""
     print(f"imported {result.made} episodes into '{arguments.to}' ({result.kept} existed already{skipped})")
     return 0

@@ -1,8 +1,13 @@
-"""Import of recordings that other programs made: datasets of the original GenieRedux, and videos without actions."""
+"""Import of recordings that other programs made.
+
+Datasets of the original GenieRedux, videos without actions, LeRobot and Minari datasets, HDF5, Parquet and ArrayRecord
+files.
+"""
 
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +15,24 @@ from tqdm import tqdm
 
 from data_generation.data.episode import episode_path, is_whole
 from data_generation.data.errors import UserError
+from data_generation.data.import_array_record import ARRAY_RECORD_SUFFIXES, array_record_dataset
+from data_generation.data.import_arrays import ArrayDataset, ArraySession, ImportOptions, files_below
+from data_generation.data.import_hdf5 import HDF5_SUFFIXES, hdf5_dataset
+from data_generation.data.import_lerobot import is_lerobot, lerobot_dataset
 from data_generation.data.import_original import OriginalSession, numbered, original_info, original_sessions
+from data_generation.data.import_parquet import PARQUET_SUFFIXES, parquet_dataset
 from data_generation.data.import_session import Fit, ImportedSession, first_frame, keep_size, write_session
 from data_generation.data.info import INFO_FNAME, DatasetInfo, MissingDatasetError
 from data_generation.data.layout import BadEpisodeError
 from data_generation.data.recordings import VIDEO_SUFFIXES, frame_rate, images_in, natural_order, videos_in
 
 logger = logging.getLogger(__name__)
+
+_ARRAY_FORMATS = {
+    HDF5_SUFFIXES: hdf5_dataset,
+    PARQUET_SUFFIXES: parquet_dataset,
+    ARRAY_RECORD_SUFFIXES: array_record_dataset,
+}
 
 
 @dataclass
@@ -40,18 +56,19 @@ class _DatasetSource:
 def import_dataset(
     source_dpath: Path,
     target_dpath: Path,
-    action_names: list[str] | None = None,
+    options: ImportOptions,
     on_bad_episode: str = "error",
     fit: Fit = keep_size,
 ) -> Imported:
     """Convert recordings into environments below `target_dpath`; sessions that are there already are kept.
 
-    `source_dpath`: an original dataset or environment, a video, a folder of videos or of folders of images, or a
-    folder of such folders. `action_names` overrides the names in an original's info.json. `fit` brings frames to the
-    size of the dataset. `UserError` names the bad file, unless `on_bad_episode` is "skip".
+    `source_dpath`: an original dataset or environment, a video, a folder of videos or of folders of images, a folder of
+    such folders, a LeRobot dataset, or files of arrays and folders with them. `options.action_names` overrides the
+    names that the files give. `fit` brings frames to the size of the dataset. `UserError` names the bad file, unless
+    `on_bad_episode` is "skip".
     """
     result = Imported()
-    for source in _sources(source_dpath, action_names):
+    for source in _sources(source_dpath, options):
         info, env_dpath = _info(source, on_bad_episode, fit), target_dpath / source.name
         _check_target(env_dpath, info)
         info.save(env_dpath)
@@ -103,23 +120,53 @@ def _check_target(env_dpath: Path, info: DatasetInfo) -> None:
             raise UserError(f"'{env_dpath}' exists with {fact} {theirs}, not {mine}: import into another folder")
 
 
-def _sources(source_dpath: Path, action_names: list[str] | None) -> list[_DatasetSource]:
+def _sources(source_dpath: Path, options: ImportOptions) -> list[_DatasetSource]:
     """The environments at a path. `UserError` where there are none."""
+    if is_lerobot(source_dpath):
+        return [_of_arrays(lerobot_dataset(source_dpath, options), options)]
+    if source_dpath.is_file() and (arrays := _arrays(source_dpath, options)):
+        return [arrays]
     if source_dpath.is_file() and source_dpath.suffix.lower() in VIDEO_SUFFIXES:
         return [_without_actions(source_dpath, [ImportedSession(source_dpath, 0, 0)])]
     if not source_dpath.is_dir():
         raise MissingDatasetError(f"'{source_dpath}' is not a folder: give an original dataset, or a folder of videos")
     try:
-        if source := _environment(source_dpath, action_names):
+        if source := _environment(source_dpath, options.action_names):
             return [source]
         folders = [path for path in source_dpath.iterdir() if path.is_dir() and not path.name.startswith(".")]
-        found = [_environment(path, action_names) for path in sorted(folders, key=natural_order)]
+        found = [_environment(path, options.action_names) for path in sorted(folders, key=natural_order)]
     except OSError as error:
         raise UserError(f"'{error.filename}' cannot be read ({error.strerror}): check its permissions") from None
+    if not any(found) and (arrays := _arrays(source_dpath, options)):
+        return [arrays]
     if not any(found):
-        problem = "is not an original dataset (<instance>/<session>/actions.json), nor videos, nor folders of images"
+        problem = (
+            "is not an original dataset (<instance>/<session>/actions.json), and holds no videos, images or arrays"
+        )
         raise UserError(f"'{source_dpath}' {problem}: name another folder")
     return [source for source in found if source is not None]
+
+
+def _arrays(path: Path, options: ImportOptions) -> _DatasetSource | None:
+    """The files of arrays at a path, as one environment."""
+    name = path.resolve().stem if path.is_file() else path.resolve().name
+    for suffixes, read in _ARRAY_FORMATS.items():
+        if files := files_below(path, suffixes, natural_order):
+            return _of_arrays(read(name, files, options), options)
+    return None
+
+
+def _of_arrays(dataset: ArrayDataset, options: ImportOptions) -> _DatasetSource:
+    @cache
+    def names() -> list[str]:
+        return dataset.names(options)
+
+    def describe(_session: ArraySession) -> DatasetInfo:
+        game = dataset.game if dataset.game.isprintable() else ""
+        generator = {"imported": True}
+        return DatasetInfo(dataset.name, game or dataset.name, names(), (3, 1, 1), generator=generator, fps=dataset.fps)
+
+    return _DatasetSource(dataset.name, dataset.sessions, describe)
 
 
 def _environment(dpath: Path, action_names: list[str] | None) -> _DatasetSource | None:

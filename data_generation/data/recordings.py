@@ -47,11 +47,15 @@ def natural_order(path: Path) -> tuple[Any, ...]:
 
 def read_image(path: Path) -> np.ndarray:
     """An image file as (h, w, 3) uint8. FileNotFoundError, or `UserError` for anything that is no image."""
+    return decode_image(read_file(path, _MAX_IMAGE_BYTES), f"'{path}'")
+
+
+def decode_image(data: bytes, what: str) -> np.ndarray:
+    """An encoded image as (h, w, 3) uint8. `UserError` that calls it `what` for anything that is no image."""
     # Only imports need them.
     import cv2
     from PIL import Image
 
-    data = read_file(path, _MAX_IMAGE_BYTES)
     try:
         with Image.open(BytesIO(data)) as image:
             width, height = image.size
@@ -61,17 +65,22 @@ def read_image(path: Path) -> np.ndarray:
     except (OSError, ValueError, SyntaxError, OverflowError, Image.DecompressionBombError, cv2.error):
         pixels = None
     if pixels is None:
-        raise UserError(f"'{path}' is not a readable image of at most {_MAX_PIXELS} pixels: {_REMEDY}")
+        raise UserError(f"{what} is not a readable image of at most {_MAX_PIXELS} pixels: {_REMEDY}")
     return pixels[:, :, ::-1]
 
 
-def video_frames(path: Path) -> Iterator[np.ndarray]:
-    """The frames (h, w, 3) uint8 of a video. `UserError` where it is damaged, or none."""
+def video_frames(path: Path, begin: float = 0.0) -> Iterator[np.ndarray]:
+    """The frames (h, w, 3) uint8 of a video, from `begin` seconds on. `UserError` where it is damaged, or none."""
     av = _import_av()
     try:
         with _open_video(path) as container:
+            stream = container.streams.video[0]
+            if begin > 0 and stream.time_base:
+                # To the key frame before.
+                container.seek(int(begin / stream.time_base), stream=stream)
             for image in container.decode(video=0):
-                yield image.to_ndarray(format="rgb24")
+                if begin <= 0 or image.time is None or image.time >= begin:
+                    yield image.to_ndarray(format="rgb24")
     except av.FFmpegError as error:
         raise UserError(f"'{path}' is damaged ({error.strerror}): {_REMEDY}") from None
 

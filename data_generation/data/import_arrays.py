@@ -1,0 +1,146 @@
+"""Recordings in files of arrays, with actions: what HDF5, Parquet, ArrayRecord and LeRobot datasets have in common."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data_generation.data.errors import UserError
+from data_generation.data.import_session import ImportedSession, Step
+from data_generation.data.reading import UnreadableFileError, opened
+
+FRAME_NAMES = ("frames", "observations", "observation", "obs", "images", "image", "video", "pixels")
+ACTION_NAMES = ("actions", "action")
+REWARD_NAMES = ("rewards", "reward", "next.reward")
+_MAX_ACTIONS = 1 << 16
+
+
+@dataclass
+class ImportOptions:
+    """What the files do not say. `frames_key`, `actions_key`: their names where they are not the usual ones.
+
+    `frame_size`: (height, width) of frames in ArrayRecord files; None = square.
+    """
+
+    action_names: list[str] | None = None
+    without_actions: bool = False
+    frames_key: str | None = None
+    actions_key: str | None = None
+    frame_size: tuple[int, int] | None = None
+
+
+@dataclass
+class ArraySession(ImportedSession):
+    """An episode in a file of arrays, whose numbers are read without its frames. Errors are `UserError`s."""
+
+    options: ImportOptions
+
+    def num_frames(self) -> int:
+        raise NotImplementedError
+
+    def columns(self) -> tuple[np.ndarray | None, np.ndarray | None]:
+        """Actions and rewards, where there are any: one for each frame, or for each frame but the last."""
+        raise NotImplementedError
+
+    def actions(self) -> np.ndarray | None:
+        """Action numbers (T,) int64; None without actions."""
+        values = None if self.options.without_actions else self.columns()[0]
+        return None if values is None else self._indices(values)
+
+    def steps(self, num_actions: int) -> Iterable[Step] | None:
+        """What led to each frame but the first: entry t is the action taken in frame t, and what came of it."""
+        actions, rewards = self.actions(), self.columns()[1]
+        count = self.num_frames() - 1
+        for name, column in (("actions", actions), ("rewards", rewards)):
+            if column is not None and len(column) not in (count, count + 1):
+                raise self.error(f"it has {len(column)} {name} for {count + 1} frames")
+        actions = np.zeros(count, np.int64) if actions is None else actions
+        rewards = np.zeros(count) if rewards is None else rewards
+        if actions.max(initial=0) >= num_actions:
+            raise self.error(f"action {actions.max()} is not one of {num_actions}")
+        return (Step(int(actions[t]), float(rewards[t])) for t in range(count))
+
+    def error(self, problem: str, remedy: str = "restore the file, or remove the episode") -> UserError:
+        """The error about this episode, in one line with its file."""
+        return UserError(f"'{self.path}', episode {self.session}: {problem}: {remedy}")
+
+    def _indices(self, values: np.ndarray) -> np.ndarray:
+        """Action numbers of an array of numbers (T,) or (T, 1), or of one-hot vectors (T, n)."""
+        if values.ndim == 2 and values.shape[1] == 1:
+            values = values[:, 0]
+        is_number = values.dtype.kind in "biuf"
+        if values.ndim == 2 and is_number and ((values == 0) | (values == 1)).all() and (values.sum(1) == 1).all():
+            values = values.argmax(1)
+        whole = values.ndim == 1 and is_number and bool((values == np.floor(values)).all())
+        if not whole or values.min(initial=0) < 0 or values.max(initial=0) >= _MAX_ACTIONS:
+            problem = f"its actions, {values.dtype} {values.shape}, are no numbers of actions from 0 on"
+            raise self.error(problem, "name others with --actions-key, or import --without-actions")
+        return values.astype(np.int64)
+
+
+@dataclass
+class ArrayDataset:
+    """The episodes of one environment, and what their files say of it."""
+
+    name: str
+    sessions: Sequence[ArraySession]
+    game: str = ""
+    fps: float | None = None
+    action_names: list[str] = field(default_factory=list)
+    num_actions: int = 0
+
+    def names(self, options: ImportOptions) -> list[str]:
+        """The actions by name; none where no episode has actions. Reads all episodes' actions if nothing says it."""
+        if options.without_actions:
+            return []
+        names = options.action_names or self.action_names
+        return names or [f"ACTION_{i}" for i in range(self.num_actions or self._count())]
+
+    def _count(self) -> int:
+        most = -1
+        for session in self.sessions:
+            try:
+                actions = session.actions()
+            except UserError:
+                # Told, or skipped, when the session is imported.
+                continue
+            most = max(most, -1 if actions is None else int(actions.max(initial=0)))
+        return most + 1
+
+
+def as_rgb(frame: np.ndarray) -> np.ndarray:
+    """A frame (h, w), (h, w, 1|3|4) or (1|3|4, h, w) uint8 as (h, w, 3). ValueError for anything else."""
+    if frame.ndim == 2:
+        frame = frame[:, :, None]
+    if frame.ndim == 3 and frame.shape[-1] not in (1, 3, 4):
+        frame = frame.transpose(1, 2, 0)
+    if frame.ndim != 3 or frame.shape[-1] not in (1, 3, 4) or frame.dtype != np.uint8:
+        raise ValueError(f"a frame is {frame.dtype} {frame.shape}, not uint8 of (h, w, 3)")
+    return frame.repeat(3, 2) if frame.shape[-1] == 1 else frame[:, :, :3]
+
+
+def files_below(path: Path, suffixes: tuple[str, ...], order: Callable[[Path], Any]) -> list[Path]:
+    """The files of some kinds at a path: itself, or those in a folder and the folders in it."""
+    if not path.is_dir():
+        return [path] if path.suffix.lower() in suffixes else []
+    found = (file for file in path.rglob("*") if file.suffix.lower() in suffixes)
+    return sorted(
+        (file for file in found if not file.name.startswith(".")), key=lambda file: (file.parent, order(file))
+    )
+
+
+def optional_module(name: str, path: Path) -> Any:
+    """A module of an optional package, to read `path`; UserError that names the extra where it is not installed."""
+    try:
+        with opened(path):  # some readers would wait for a FIFO
+            pass
+    except FileNotFoundError:
+        raise UnreadableFileError(f"'{path}' is missing: restore it") from None
+    try:
+        return import_module(name)
+    except ImportError:
+        package = name.partition(".")[0]
+        raise UserError(f"'{path}' needs the package {package}: bash install.sh --with formats") from None

@@ -1,0 +1,239 @@
+"""`data import` of files of arrays: HDF5 (Minari, robomimic, D4RL), Parquet, ArrayRecord, LeRobot."""
+
+import io
+import json
+import pickle
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from data_generation.data.data import Environment, list_environments
+from run import main
+
+SIZE = 12
+LENGTHS = (5, 7)
+
+
+def frames_of(seed: int, count: int) -> np.ndarray:
+    """Frames (count, h, w, 3)."""
+    return np.random.default_rng(seed).integers(0, 255, (count, SIZE, SIZE, 3), np.uint8)
+
+
+def actions_of(seed: int, count: int) -> np.ndarray:
+    return np.random.default_rng(seed + 100).integers(0, 4, count)
+
+
+def rewards_of(count: int) -> np.ndarray:
+    return np.arange(count, dtype=np.float32) / 2
+
+
+def png(frame: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(frame).save(buffer, "png")
+    return buffer.getvalue()
+
+
+# Each writes two episodes, of 5 and 7 frames, with an action and a reward for each frame or for all but the last.
+
+
+def write_minari(root: Path) -> Path:
+    h5py = pytest.importorskip("h5py")
+    (root / "data").mkdir(parents=True)
+    with h5py.File(root / "data" / "main_data.hdf5", "w") as file:
+        for i, count in enumerate(LENGTHS):
+            episode = file.create_group(f"episode_{i}")
+            episode["observations/image"] = frames_of(i, count)
+            episode["actions"], episode["rewards"] = actions_of(i, count - 1), rewards_of(count - 1)
+            episode["terminations"] = np.arange(count - 1) == count - 2
+    metadata = {"dataset_id": "toy/test-v0", "action_space": json.dumps({"type": "Discrete", "n": 6, "start": 0})}
+    (root / "data" / "metadata.json").write_text(json.dumps(metadata))
+    return root
+
+
+def write_robomimic(root: Path) -> Path:
+    h5py = pytest.importorskip("h5py")
+    root.mkdir()
+    with h5py.File(root / "demo.hdf5", "w") as file:
+        for i, count in enumerate(LENGTHS):
+            file[f"data/demo_{i}/obs/agentview_image"] = frames_of(i, count)
+            file[f"data/demo_{i}/obs/joints"] = np.zeros((count, 7))
+            file[f"data/demo_{i}/actions"] = np.eye(4)[actions_of(i, count)]
+            file[f"data/demo_{i}/rewards"] = rewards_of(count)
+    return root
+
+
+def write_flat(root: Path) -> Path:
+    """All episodes in a row, channels first."""
+    h5py = pytest.importorskip("h5py")
+    root.mkdir()
+    with h5py.File(root / "flat.h5", "w") as file:
+        file["observations"] = np.concatenate([frames_of(i, n) for i, n in enumerate(LENGTHS)]).transpose(0, 3, 1, 2)
+        file["actions"] = np.concatenate([actions_of(i, n) for i, n in enumerate(LENGTHS)])
+        file["rewards"] = np.concatenate([rewards_of(n) for n in LENGTHS])
+        file["terminals"] = np.arange(sum(LENGTHS)) == LENGTHS[0] - 1
+        file["timeouts"] = np.arange(sum(LENGTHS)) == sum(LENGTHS) - 1
+    return root
+
+
+def write_steps(root: Path) -> Path:
+    """A row per step, in row groups that end within episodes."""
+    parquet, pa = pytest.importorskip("pyarrow.parquet"), pytest.importorskip("pyarrow")
+    root.mkdir()
+    rows = [
+        {
+            "image": {"bytes": png(frame), "path": None},
+            "action": int(action),
+            "reward": float(reward),
+            "episode_index": i,
+        }
+        for i, n in enumerate(LENGTHS)
+        for frame, action, reward in zip(frames_of(i, n), actions_of(i, n), rewards_of(n), strict=True)
+    ]
+    parquet.write_table(pa.Table.from_pylist(rows), root / "train-0.parquet", row_group_size=4)
+    return root
+
+
+def write_rows(root: Path) -> Path:
+    """A row per episode, and a file for each."""
+    parquet, pa = pytest.importorskip("pyarrow.parquet"), pytest.importorskip("pyarrow")
+    root.mkdir()
+    for i, n in enumerate(LENGTHS):
+        row = {"frames": [png(frame) for frame in frames_of(i, n)], "actions": actions_of(i, n - 1).tolist()}
+        row["rewards"] = rewards_of(n - 1).tolist()
+        parquet.write_table(pa.Table.from_pylist([row]), root / f"{i}.parquet")
+    return root
+
+
+def write_jasmine(root: Path, records: list[Any] | None = None) -> Path:
+    module = pytest.importorskip("array_record.python.array_record_module")
+    (root / "train").mkdir(parents=True)
+    writer = module.ArrayRecordWriter(str(root / "train" / "data_0000.array_record"), "group_size:1")
+    if records is None:
+        videos = [(frames_of(i, n).tobytes(), n, actions_of(i, n)) for i, n in enumerate(LENGTHS)]
+        records = [dict(zip(("raw_video", "sequence_length", "actions"), video, strict=True)) for video in videos]
+    for record in records:
+        writer.write(pickle.dumps(record))
+    writer.close()
+    (root / "metadata.json").write_text(json.dumps({"env": "coinrun", "num_actions": 15}))
+    return root
+
+
+FORMATS: dict[str, tuple[Callable[[Path], Path], int]] = {
+    "minari": (write_minari, 6),
+    "robomimic": (write_robomimic, 4),
+    "flat": (write_flat, 4),
+    "steps": (write_steps, 4),
+    "rows": (write_rows, 4),
+    "jasmine": (write_jasmine, 15),
+}
+
+
+def imported(source: Path, *options: str) -> Environment:
+    target = source.parent / "imported"
+    assert main(["data", "import", str(source), "--to", str(target), *options]) == 0
+    return Environment(list_environments(target)[0])
+
+
+def error_of(capsys: pytest.CaptureFixture[str], source: Path, *options: str) -> str:
+    capsys.readouterr()
+    assert main(["data", "import", str(source), "--to", str(source.parent / "imported"), *options]) == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    return line
+
+
+@pytest.mark.parametrize("name", list(FORMATS))
+def test_frames_actions_and_rewards_are_those_of_the_file(tmp_path, name):
+    write, num_actions = FORMATS[name]
+    environment = imported(write(tmp_path / "toy"))
+    assert environment.num_frames.tolist() == list(LENGTHS)
+    assert environment.info.action_names == [f"ACTION_{i}" for i in range(num_actions)]
+    for i, count in enumerate(LENGTHS):
+        with environment.open(i) as episode:
+            np.testing.assert_array_equal(episode.frames(), frames_of(i, count).transpose(0, 3, 1, 2))
+            np.testing.assert_array_equal(episode.actions, actions_of(i, count)[: count - 1])
+            expected = np.zeros(count - 1) if name == "jasmine" else rewards_of(count - 1)
+            np.testing.assert_array_equal(episode.rewards, expected)
+
+
+@pytest.mark.parametrize("name", list(FORMATS))
+def test_an_import_is_continued_and_can_leave_the_actions_out(tmp_path, name, capsys):
+    source = FORMATS[name][0](tmp_path / "toy")
+    environment = imported(source, "--without-actions", "--image-size", "8")
+    assert environment.info.action_names == [] and environment.info.frame_shape == (3, 8, 8)
+    path = environment.episode_path(1)
+    whole = path.read_bytes()
+    path.unlink()
+    imported(source, "--without-actions", "--image-size", "8")
+    assert path.read_bytes() == whole
+    assert "imported 1 episodes" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", list(FORMATS))
+def test_damaged_files_are_one_line_that_names_them(tmp_path, name, capsys):
+    source = FORMATS[name][0](tmp_path / "toy")
+    (path,) = [path for path in source.rglob("*") if path.suffix in (".hdf5", ".h5", ".array_record", ".parquet")][:1]
+    whole = path.read_bytes()
+    for spoilt in (b"", b"hello" * 100, whole[: len(whole) // 2]):
+        path.write_bytes(spoilt)
+        assert path.name in error_of(capsys, source)
+
+
+def test_continuous_actions_are_refused_with_the_remedy(tmp_path, capsys):
+    h5py = pytest.importorskip("h5py")
+    with h5py.File(tmp_path / "arm.h5", "w") as file:
+        file["images"], file["actions"] = frames_of(0, 5), np.random.default_rng(0).normal(size=(5, 7))
+    line = error_of(capsys, tmp_path / "arm.h5", "--action-names", "A,B")
+    assert "its actions, float64 (5, 7), are no numbers of actions" in line and "--without-actions" in line
+
+
+def test_several_cameras_are_named(tmp_path, capsys):
+    h5py = pytest.importorskip("h5py")
+    with h5py.File(tmp_path / "arm.h5", "w") as file:
+        file["obs/left"], file["obs/right"] = frames_of(0, 5), frames_of(1, 5)
+    assert "--frames-key (obs/left, obs/right)" in error_of(capsys, tmp_path / "arm.h5")
+    with imported(tmp_path / "arm.h5", "--frames-key", "obs/right").open(0) as episode:
+        np.testing.assert_array_equal(episode.frames(), frames_of(1, 5).transpose(0, 3, 1, 2))
+
+
+def test_a_bad_episode_is_skipped_if_asked(tmp_path, capsys):
+    h5py = pytest.importorskip("h5py")
+    with h5py.File(tmp_path / "toy.h5", "w") as file:
+        for i, num_actions in enumerate((4, 9)):
+            file[f"{i}/frames"], file[f"{i}/actions"] = frames_of(i, 5), actions_of(i, num_actions)
+    assert "'/1' has actions (9,) for 5 frames" in error_of(capsys, tmp_path / "toy.h5")
+    assert imported(tmp_path / "toy.h5", "--on-bad-episode", "skip").sessions.tolist() == [0]
+
+
+class Evil:
+    def __reduce__(self) -> Any:
+        return print, ("executed",)
+
+
+def test_a_record_never_executes_code(tmp_path, capsys):
+    line = error_of(capsys, write_jasmine(tmp_path / "toy", [{"raw_video": Evil(), "sequence_length": 1}]))
+    assert "it names builtins.print" in line
+
+
+def test_frames_that_are_not_square_need_their_size(tmp_path, capsys):
+    video = np.random.default_rng(0).integers(0, 255, (5, 6, 10, 3), np.uint8)
+    source = write_jasmine(tmp_path / "toy", [{"raw_video": video.tobytes(), "sequence_length": 5}])
+    assert "--frame-size <height>x<width>" in error_of(capsys, source)
+    with imported(source, "--frame-size", "6x10").open(0) as episode:
+        np.testing.assert_array_equal(episode.frames(), video.transpose(0, 3, 1, 2))
+
+
+@pytest.mark.parametrize(
+    ("name", "package"), [("a.h5", "h5py"), ("a.parquet", "pyarrow"), ("a.array_record", "array_record")]
+)
+def test_a_missing_package_is_one_line_with_its_extra(tmp_path, monkeypatch, capsys, name, package):
+    for module in [module for module in sys.modules if module.partition(".")[0] == package]:
+        monkeypatch.setitem(sys.modules, module, None)
+    monkeypatch.setitem(sys.modules, package, None)
+    (tmp_path / name).write_bytes(b"content")
+    line = error_of(capsys, tmp_path / name)
+    assert f"needs the package {package}: bash install.sh --with formats" in line
