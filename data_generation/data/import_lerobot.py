@@ -62,10 +62,8 @@ def lerobot_dataset(path: Path, options: ImportOptions) -> ArrayDataset:
     episodes = [episode for file in files for episode in _table(file)]
     found = list(info.sessions(episodes, key, options))
     robot = info.values.get("robot_type")
-    names = info.features.get("action", {}).get("values")
-    is_named = isinstance(names, list) and all(isinstance(n, str) and n and n.isprintable() for n in names)
     game = robot if isinstance(robot, str) else ""
-    return ArrayDataset(path.resolve().name, found, game, info.fps, names if is_named else [])
+    return ArrayDataset(path.resolve().name, found, game, info.fps, info.action_names())
 
 
 def _table(file: Path) -> list[dict[str, Any]]:
@@ -96,6 +94,12 @@ class _Info:
         if len(found) != 1:
             raise self._error(f"choose one of its cameras by --frames-key ({', '.join(names) or 'it has none'})")
         return found[0]
+
+    def action_names(self) -> list[str]:
+        """The actions by name, where this project's export wrote them."""
+        names = self.features.get("action", {}).get("values")
+        names = names if isinstance(names, list) else []
+        return names if all(isinstance(name, str) and name and name.isprintable() for name in names) else []
 
     def sessions(self, episodes: list[dict[str, Any]], key: str, options: ImportOptions) -> Iterator[ArraySession]:
         """The episodes, in their order."""

@@ -132,7 +132,8 @@ def _holds_images(kind: Any) -> bool:
 
 def rows(file: Any, column: str, start: int, stop: int) -> Iterator[Any]:
     """The values of a column in rows `start` to `stop`, some at a time, from the row groups that hold them."""
-    first, groups, offset = 0, [], 0
+    groups: list[int] = []
+    first = offset = 0
     for group in range(file.metadata.num_row_groups):
         after = first + file.metadata.row_group(group).num_rows
         if first < stop and after > start:
