@@ -268,6 +268,10 @@ PLAIN_COMMANDS = {
         "Inspect, check, convert and share datasets: `data info|check|view <path>`; `data --help` lists all.",
         "data_generation.cli:main",
     ),
+    "doctor": PlainCommand(
+        "Say what is installed and at hand on this machine, what is missing, and what to do about it.",
+        "launcher.doctor:main",
+    ),
     "report": PlainCommand(
         "Write a page about a run or an evaluation, or one that compares several: `report <folder>…`.",
         "training.pages.command:main",
