@@ -248,7 +248,7 @@ def test_lerobot_export_is_the_published_layout(dataset_dpath, tmp_path):
 
 def test_lerobot_export_without_pyarrow_is_one_line(dataset_dpath, tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)
-    with pytest.raises(ValueError, match="needs pyarrow: pip install pyarrow"):
+    with pytest.raises(ValueError, match="needs pyarrow: bash install"):
         main(["export", str(dataset_dpath), "--to", str(tmp_path / "x"), "--format", "lerobot"])
     assert not (tmp_path / "x").exists()
 

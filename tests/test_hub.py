@@ -181,6 +181,12 @@ def test_keys_that_take_models_take_places_on_the_hub(hub, checkpoint):
     assert load_world_model(Path(config.model_fpath)).step == 7
 
 
+def test_a_command_downloads_what_its_keys_name(tmp_path, hub, capsys):
+    hub.repositories["models/me/empty"] = {"README.md": b"nothing"}
+    line = error_of(capsys, "genie_redux", "import", "source=hf://me/empty/model-1.pt", f"target={tmp_path / 'new'}")
+    assert line.startswith("error: source=hf://me/empty/model-1.pt: has no model-1.pt")
+
+
 def test_keys_that_take_only_paths_say_so():
     with pytest.raises(UserError, match=r"^data\.dataset_root_dpath=hf://me/x: is a place on the model hub"):
         check_fields(Config(Data(dataset_root_dpath="hf://me/x")))

@@ -9,6 +9,7 @@ from typing import Any
 from data_generation.data.errors import UserError
 from data_generation.data.reading import read_json
 from models.checkpoint import LoadedModel
+from models.construct_model import kind_of
 from models.provenance import code_commit
 from training.report import metric_rows
 
@@ -16,6 +17,7 @@ CARD_FNAME = "README.md"
 _ABOUT = {
     "tokenizer": ("A video tokenizer: clips to discrete tokens and back.", "tokenizer_fpath"),
     "lam": ("A latent action model: which of a few actions lies between two frames.", "lam_fpath"),
+    "super_resolution": ("Enlarges the frames of a game.", "play.super_resolution_fpath"),
     "genie_redux": ("A world model with latent actions: it continues a game's frames.", "play.model_fpath"),
 }
 _GUIDED = ("A world model: it continues a game's frames under given actions.", "play.model_fpath")
@@ -66,13 +68,13 @@ def _facts(loaded: LoadedModel[Any]) -> list[str]:
     config = loaded.config
     about, key = _ABOUT.get(config.model, _GUIDED)
     parameters = sum(p.numel() for p in loaded.model.parameters())
-    size, patch = config.tokenizer.image_size, config.tokenizer.patch_size
+    frames = getattr(config, kind_of(config).frames_of)
     command = "play" if key.startswith("play.") else "genie_redux train config=genie_redux"
     rows = {
         "model": f"`{config.model}` of GenieRedux",
         "parameters": f"{parameters / 1e6:.1f} M",
         "training steps": str(loaded.step),
-        "frames": f"{size}×{size} pixels in patches of {patch}",
+        "frames": f"{frames.image_size}×{frames.image_size} pixels in patches of {frames.patch_size}",
     }
     if config.action_names:
         rows["actions of its dataset"] = ", ".join(f"`{name}`" for name in config.action_names)

@@ -69,7 +69,7 @@ def export_lerobot(env_dpaths: list[Path], target_dpath: Path, fps: float | None
     try:
         import pyarrow  # noqa: F401
     except ImportError:
-        raise UserError("the LeRobot export needs pyarrow: pip install pyarrow") from None
+        raise UserError("the LeRobot export needs pyarrow: bash install.sh --with lerobot") from None
     if target_dpath.exists():
         raise UserError(f"'{target_dpath}' exists: remove it or export to another folder")
     environments = [Environment(path) for path in env_dpaths]
