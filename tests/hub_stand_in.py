@@ -61,6 +61,8 @@ class _Handler(BaseHTTPRequestHandler):
         is_api, path = path.startswith("api/"), path.removeprefix("api/")
         if not path.startswith(("models/", "datasets/")):
             path = f"models/{path}"
+        if path.count("/") < 4:
+            return self._answer(404)
         kind, owner, name, what, revision, *rest = path.split("/")
         files = self.server.repositories.get(f"{kind}/{owner}/{name}")
         if files is None:

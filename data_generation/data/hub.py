@@ -155,5 +155,7 @@ def _told(place: HubPlace) -> Iterator[None]:
             if isinstance(refusal, errors.HfHubHTTPError):
                 problem = f"the hub refuses it (HTTP {refusal.response.status_code})"
                 raise place.error(problem, _TOKEN if refusal.response.status_code in (401, 403) else "") from error
-        problem = f"the hub cannot be reached ({type(error).__name__}), and there is no whole copy here"
+        problem = (
+            f"the hub cannot be reached ({type(error.__cause__ or error).__name__}), and there is no whole copy here"
+        )
         raise place.error(problem, "check the network, HF_ENDPOINT and HF_HUB_OFFLINE") from error
