@@ -99,6 +99,9 @@ class DatasetConfig:
     data_dpath: PathText = "data_generation/datasets"
     dname: FolderName = ""  # suffix of the dataset's name
     seed: Seed = 0
+    # Of how many machines each makes a part, and which part this one makes, from 0: `-m 'config.shard=range(8)'`.
+    num_shards: Count = 1
+    shard: CountOrZero = 0
 
 
 @dataclass

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from data_generation.config import GenerateConfig
+from data_generation.config import DatasetConfig, GenerateConfig
 from data_generation.data.data import Environment
 from data_generation.data.errors import FieldError, under
 from data_generation.data.files import remove_temporaries_in
@@ -63,7 +63,7 @@ def generate(cfg: GenerateConfig) -> Generated:
     if not plan.env_dpaths:
         raise GenerationFailed("; ".join(f"{game}: {reason}" for game, reason in outcome.unplayable.items()))
     generated = _summarise(plan, outcome)
-    _print_summary(generated, plan)
+    _print_summary(generated, plan, config)
     if outcome.failures:
         task, error = outcome.failures[0]
         count = f"{len(outcome.failures) + outcome.num_dropped} of {len(plan.missing)} episodes"
@@ -83,7 +83,8 @@ def _omit_unplayable(plan: Plan, outcome: Outcome) -> None:
     env_dpaths = {task.level.game: task.env_dpath for task in plan.missing}
     for game, reason in outcome.unplayable.items():
         plan.skipped[game] = reason
-        remove_if_empty(env_dpaths[game])
+        if env_dpaths[game] not in plan.shared:
+            remove_if_empty(env_dpaths[game])
     plan.env_dpaths = [env_dpath for env_dpath in plan.env_dpaths if env_dpath.is_dir()]
     # Once more at the end: workers of a killed run may have outlived the start of this one.
     for folder in (folder for env_dpath in plan.env_dpaths for folder in env_dpath.iterdir() if folder.is_dir()):
@@ -107,7 +108,7 @@ def _summarise(plan: Plan, outcome: Outcome) -> Generated:
     )
 
 
-def _print_summary(generated: Generated, plan: Plan) -> None:
+def _print_summary(generated: Generated, plan: Plan, config: DatasetConfig) -> None:
     speed = f", {generated.frames_per_second:.0f} frames/s" if generated.num_made else ""
     if generated.num_made and generated.num_workers > 1:
         speed += f" by {generated.num_workers} workers (idle at the end: at most {generated.idle_seconds:.1f} s)"
@@ -117,6 +118,9 @@ def _print_summary(generated: Generated, plan: Plan) -> None:
         f"episodes      {generated.num_made} made{speed}, {generated.num_kept} kept",
         f"frames        {generated.num_frames}, {generated.num_bytes / 1e6:.1f} MB on disk",
     ]
+    if config.num_shards > 1:
+        remedy = "once all are made, the same command without num_shards and shard makes what is missing"
+        lines.append(f"shard         {config.shard} of {config.num_shards}: {remedy}")
     for reason in sorted(set(plan.skipped.values())):
         games = [game for game, why in plan.skipped.items() if why == reason]
         lines.append(

@@ -30,6 +30,8 @@ from launcher.overrides import OverrideChecker, quoted
 from launcher.preset_files import check_presets, unreadable
 
 _RECORDS_DPATH = Path("outputs/hydra")
+# Presets of all commands: where the jobs of a multirun run.
+_LAUNCHERS_DPATH = Path(__file__).parent / "configs"
 # Overrides with which a process writes no record.
 _NO_RECORD = ("hydra.run.dir=.", "hydra.output_subdir=null")
 
@@ -40,7 +42,7 @@ class Session:
     def __init__(self, command: Command, config_name: str, config_dpaths: Sequence[Path]) -> None:
         self.command = command
         self.config_name = config_name
-        # The command's own folder, and one of the user's.
+        # The command's own folder, that of all commands, and one of the user's.
         self.config_dpaths = config_dpaths
         self.keys = keys_of(pkgutil.resolve_name(command.schema))
         others = ",".join(quoted(f"file://{dpath}") for dpath in config_dpaths[1:])
@@ -129,7 +131,7 @@ def open_session(
     store.store(name=command.schema_name, node=pkgutil.resolve_name(command.schema))
     for name, node in _job_logging().items():
         store.store(group="hydra/job_logging", name=name, node=node)
-    config_dpaths = [Path(config_dpath or command.config_dpath).resolve()]
+    config_dpaths = [Path(config_dpath or command.config_dpath).resolve(), _LAUNCHERS_DPATH]
     if extra_dpath is not None:
         if not Path(extra_dpath).is_dir():
             raise MissingPathError("--config-dir", extra_dpath, "there is no such folder")

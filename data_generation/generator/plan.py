@@ -3,8 +3,9 @@
 import json
 import logging
 import shutil
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,8 @@ class Plan:
     num_kept: int
     # Game -> why it cannot be played here.
     skipped: dict[str, str]
+    # Folders to which other shards write, too.
+    shared: frozenset[Path] = frozenset()
 
 
 def dataset_name(config: DatasetConfig) -> str:
@@ -60,27 +63,48 @@ def dataset_name(config: DatasetConfig) -> str:
 
 
 def make_plan(config: DatasetConfig, connector: Connector) -> Plan:
-    """Choose games, make their folders with `info.json`, and list the episodes that are missing.
+    """Choose games, make their folders with `info.json`, and list the episodes that are missing in this shard.
 
     FieldError (of the dataset's config) if a folder holds episodes that were made with other settings; nothing is
     written then.
     """
+    if config.shard >= config.num_shards:
+        raise FieldError("shard", config.shard, "is none of {num_shards}=" + str(config.num_shards), "count from 0")
     with under("connector"):
         selection = connector.select()
     _check_number(config, len(selection.games))
     dataset_dpath = Path(config.data_dpath) / dataset_name(config)
     with under("connector"):
         dnames = environment_dnames(connector, selection.games, config.dname)
-    infos = {dataset_dpath / dname: _info(config, connector, game) for game, dname in dnames.items()}
+    everything = _tasks(config, connector, {game: dataset_dpath / dname for game, dname in dnames.items()})
+    tasks = _shard_of(everything, config)
+    games = {task.env_dpath: task.level.game for task in tasks}
+    infos = {env_dpath: _info(config, connector, game) for env_dpath, game in games.items()}
     known = {env_dpath: _same_recipe(config, env_dpath, info) for env_dpath, info in infos.items()}
-    tasks = []
-    for env_dpath, info in infos.items():
-        if known[env_dpath] != info:
-            info.save(env_dpath)
-        tasks += _tasks(config, connector, info.game, env_dpath)
+    changed = [(env_dpath, info) for env_dpath, info in infos.items() if known[env_dpath] != info]
+    # A thousand folders, each of which waits for the disk.
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(lambda item: item[1].save(item[0]), changed))
     # What a power cut leaves, an empty file perhaps, is made again.
     missing = [task for task in tasks if not is_whole(task.path)]
-    return Plan(dataset_dpath, list(infos), missing, len(tasks) - len(missing), selection.skipped)
+    return Plan(
+        dataset_dpath, list(infos), missing, len(tasks) - len(missing), selection.skipped, _shared(everything, tasks)
+    )
+
+
+def _shard_of(tasks: list[EpisodeTask], config: DatasetConfig) -> list[EpisodeTask]:
+    """The shard's part: a run of consecutive tasks, so that a worker opens few levels. All parts are equally long."""
+    if config.num_shards > len(tasks):
+        problem = f"there are {len(tasks)} episodes to make"
+        raise FieldError("num_shards", config.num_shards, problem, f"use at most {len(tasks)}")
+    start, stop = (len(tasks) * number // config.num_shards for number in (config.shard, config.shard + 1))
+    return tasks[start:stop]
+
+
+def _shared(everything: list[EpisodeTask], tasks: list[EpisodeTask]) -> frozenset[Path]:
+    """The folders of `tasks` to which other shards write, too."""
+    totals, own = (Counter(task.env_dpath for task in some) for some in (everything, tasks))
+    return frozenset(env_dpath for env_dpath in own if own[env_dpath] < totals[env_dpath])
 
 
 def _check_number(config: DatasetConfig, num_games: int) -> None:
@@ -141,11 +165,12 @@ def _remove_episodes(env_dpath: Path) -> None:
         path.unlink()
 
 
-def _tasks(config: DatasetConfig, connector: Connector, game: str, env_dpath: Path) -> list[EpisodeTask]:
-    """The episodes asked for, level by level."""
+def _tasks(config: DatasetConfig, connector: Connector, env_dpaths: dict[str, Path]) -> list[EpisodeTask]:
+    """The episodes asked for, game by game and level by level; `env_dpaths`: game -> its folder."""
     generator = config.connector.generator_config
-    levels = list_levels(connector, [game], generator.n_instances)
-    return [EpisodeTask(level, session, env_dpath) for level in levels for session in range(generator.n_sessions)]
+    levels = list_levels(connector, list(env_dpaths), generator.n_instances)
+    sessions = range(generator.n_sessions)
+    return [EpisodeTask(level, session, env_dpaths[level.game]) for level in levels for session in sessions]
 
 
 def _info(config: DatasetConfig, connector: Connector, game: str) -> DatasetInfo:
