@@ -21,6 +21,7 @@ from launcher.errors import SUCCESS, exit_code_of, explained
 from launcher.keys import type_words
 from launcher.overrides import omegaconf_line
 from launcher.processes import start
+from launcher.slurm import join_tasks
 
 # With more of them, starting alone takes all memory.
 _PROCESSES_PER_CORE = 4
@@ -33,6 +34,8 @@ def run_job(command: Command, name_is_swept: bool, cfg: DictConfig) -> int:
     """
 
     def run() -> int:
+        if command.num_processes_key is not None:
+            join_tasks()
         config = to_dataclasses(cfg)
         if command.name_key is not None:
             is_own = name_is_swept or OmegaConf.is_interpolation(*_parent_and_leaf(cfg, command.name_key))

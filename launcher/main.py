@@ -11,6 +11,7 @@ from launcher.commands import COMMANDS, PLAIN_COMMANDS, Command
 from launcher.errors import INTERRUPTED, SUCCESS, USER_ERROR, code_of_exit, exit_code_of, flush_stdout
 from launcher.help import command_help, overview
 from launcher.keys import did_you_mean
+from launcher.slurm import join_tasks
 from launcher.spelling import respell
 
 
@@ -87,6 +88,9 @@ def _run_command(command: Command, arguments: list[str]) -> int:
     # Imported here: the overview and `data` need no Hydra.
     from launcher.session import open_session
 
+    if command.num_processes_key is not None:
+        # Before Hydra's record, which one of them keeps.
+        join_tasks()
     options, rest = _option_parser().parse_known_args(arguments)
     overrides, notes = respell(rest, command)
     for note in notes:

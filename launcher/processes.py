@@ -29,7 +29,10 @@ from launcher.stopped import StoppedProcesses
 # prctl's option "send me this signal when my parent ends" (linux/prctl.h).
 _PR_SET_PDEATHSIG = 1
 # What torch and its back ends say of a process that does not answer.
-_NO_ANSWER = ("Timed out waiting", "Connection closed by peer", "Watchdog caught collective operation timeout")
+_NO_ANSWER = (
+    *("Timed out waiting", "Connection closed by peer", "Connection reset by peer", "Broken pipe"),
+    *("Watchdog caught collective operation timeout", "was likely closed", "failed to recv"),
+)
 
 
 def start(entry: str, config: object, num_processes: int = 1, timeout: float = math.inf) -> None:
@@ -44,9 +47,20 @@ def start(entry: str, config: object, num_processes: int = 1, timeout: float = m
     if num_processes > 1 and "WORLD_SIZE" not in os.environ:
         _start_elastic(entry, config, num_processes, timeout)
         return
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        _let_accelerate_use_cpus()
-    pkgutil.resolve_name(entry)(config)
+    if int(os.environ.get("WORLD_SIZE", "1")) <= 1:
+        pkgutil.resolve_name(entry)(config)
+        return
+    _let_accelerate_use_cpus()
+    if os.environ.get("RANK", "0") != "0":
+        # Each of the others would say the same.
+        logging.getLogger().setLevel(logging.WARNING)
+    try:
+        pkgutil.resolve_name(entry)(config)
+    except RuntimeError as error:
+        rank, num_processes = os.environ["RANK"], os.environ["WORLD_SIZE"]
+        if isinstance(error, UserError) or not (told := _no_answer(rank, num_processes, str(error))):
+            raise
+        raise told from error
 
 
 def _start_elastic(entry: str, config: object, num_processes: int, timeout: float) -> None:
@@ -67,7 +81,7 @@ def _start_elastic(entry: str, config: object, num_processes: int, timeout: floa
         max_restarts=0,
         monitor_interval=0.2,
         start_method="spawn",
-        signals_to_handle="SIGTERM,SIGHUP,SIGQUIT",
+        signals_to_handle="SIGTERM,SIGHUP,SIGQUIT,SIGUSR1,SIGUSR2",
     )
     stopped = StoppedProcesses(num_processes, timeout)
     try:
@@ -99,10 +113,17 @@ def _failure(error: Any, num_processes: int, stopped: StoppedProcesses) -> Excep
     message, trace = _reason(failure.message)
     if message.startswith("UserError: "):
         return UserError(message.removeprefix("UserError: "))
-    if any(words in message for words in _NO_ANSWER):
-        problem = "waited in vain for another one, which hangs or was cut off"
-        return UserError(f"process {rank} of {num_processes} {problem} ({one_line(Exception(message))[:200]})")
+    if told := _no_answer(rank, num_processes, message):
+        return told
     return RuntimeError(f"process {rank} of {num_processes} failed: {message}\n{trace}")
+
+
+def _no_answer(rank: Any, num_processes: Any, message: str) -> UserError | None:
+    """The one line for an error that says that another process does not answer; None for another error."""
+    if not any(words in message for words in _NO_ANSWER):
+        return None
+    problem = "waited in vain for another one, which hangs or was cut off"
+    return UserError(f"process {rank} of {num_processes} {problem} ({one_line(Exception(message))[:200]})")
 
 
 def _reason(message: Any) -> tuple[str, str]:

@@ -13,6 +13,7 @@ from models import streaming
 from models.base import Model, Output, Prediction, Rollout
 from models.components.history import corrupt, history_mask, loss_weights
 from models.components.maskgit import DecodeSettings, Generators, iterative_decode, token_distance
+from models.components.processes import BatchShare
 from models.components.st_transformer import Cache
 from models.config import SampleSettings
 from models.dynamics import Dynamics
@@ -97,9 +98,12 @@ class GenieRedux(Model):
         """As `forward`, with the frames' token ids (B, T, h, w) given. Cross-entropy where `history.loss_at` says."""
         config = self.dynamics.config
         inputs, targets = ids[:, :-1], ids[:, 1:]
-        mask = history_mask(tuple(inputs.shape), config.history, config.min_mask_rate, inputs.device, generator)
-        weights = loss_weights(mask, inputs, targets, config.history)
-        inputs = corrupt(inputs, config.history.corruption, self.dynamics.codebook_size, generator)
+        # Validation draws for the clips of one process; training for the batch of all of them.
+        share = BatchShare.of_process(len(ids)) if self.training else BatchShare.whole(len(ids))
+        shape = (share.total, *inputs.shape[1:])
+        mask = share.own(history_mask(shape, config.history, config.min_mask_rate, inputs.device, generator))
+        weights = loss_weights(mask, inputs, targets, config.history, share)
+        inputs = corrupt(inputs, config.history.corruption, self.dynamics.codebook_size, generator, share)
         logs: dict[str, Tensor] = {}
         extra = torch.zeros((), device=ids.device)
         if self.lam is not None:

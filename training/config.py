@@ -45,6 +45,7 @@ class TrainConfig:
     dataset_name: DatasetName = ""
     num_processes: NumProcesses = 1
     process_timeout: Minutes = 30.0  # minutes that one of several processes waits for another, or may stand still
+    sharded: bool = False  # several processes share out parameters and optimiser state (FSDP2), else each has all (DDP)
     batch_size: Count = 4  # clips per process and micro-step
     grad_accum: Count = 1
     num_train_steps: NumSteps = 150_000

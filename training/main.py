@@ -59,7 +59,8 @@ def train(cfg: GenieReduxConfig) -> Path:
     Runs in every process of a launcher alike, or alone. User errors are UserError in one line; a stop by signal is
     SystemExit after saving.
     """
-    runtime = make_runtime(cfg.device, cfg.precision, cfg.train.grad_accum, cfg.train.process_timeout)
+    train = cfg.train
+    runtime = make_runtime(cfg.device, cfg.precision, train.grad_accum, train.process_timeout, train.sharded)
     folder = RunFolder(run_dpath(cfg))
     remedy = "wait for it or stop it, or give this run another train.wandb_name"
     with locked(folder.path, remedy) if runtime.is_main else nullcontext():
@@ -255,7 +256,7 @@ def _start_line(trainer: Trainer, clips: ClipDataset) -> str:
         return f"trained already: {trainer.folder.checkpoint(trainer.step)}"
     parameters = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
     runtime, train = trainer.runtime, trainer.cfg.train
-    precision = "bf16" if runtime.amp_dtype else "fp32"
+    precision = ("bf16" if runtime.amp_dtype else "fp32") + (", sharded" if runtime.is_sharded else "")
     return (
         f"training {trainer.config.model} ({parameters / 1e6:.1f} M parameters) on {len(clips)} clips from step "
         f"{trainer.step} to {train.num_train_steps}: {runtime.num_processes} × {train.batch_size} × {train.grad_accum} "

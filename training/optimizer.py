@@ -13,6 +13,7 @@ from models.base import Model
 from models.components.st_transformer import STTransformer
 from models.tensor_file import misfit
 from training.config import OptimizerConfig
+from training.parallel import sharded_like
 
 _ADAMW_MOMENTS, _MUON_MOMENTS = {"step", "exp_avg", "exp_avg_sq"}, {"momentum_buffer"}
 
@@ -112,6 +113,7 @@ def restore_optimizer(optimizer: Optimizer | JointOptimizer, stored: dict[str, A
         same = isinstance(moments, dict) and moments.keys() == names
         if not same or any(misfit(own[name], moments[name]) for name in own):
             raise UserError(f"'{path}' does not fit the model (parameter {index}): restore the file")
+        moments |= {name: sharded_like(moments[name], parameter) for name in names - {"step"}}
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 

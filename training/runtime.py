@@ -21,6 +21,8 @@ class Runtime:
     accelerator: Accelerator
     # None = float32 throughout.
     amp_dtype: torch.dtype | None
+    # Whether parameters are sharded over the processes (FSDP2); otherwise each has a copy (DDP).
+    is_sharded: bool = False
 
     @property
     def device(self) -> torch.device:
@@ -39,10 +41,13 @@ class Runtime:
         return torch.autocast(self.device.type, dtype=self.amp_dtype, enabled=self.amp_dtype is not None)
 
 
-def make_runtime(device: str, precision: str, grad_accum: int = 1, timeout: float | None = None) -> Runtime:
+def make_runtime(
+    device: str, precision: str, grad_accum: int = 1, timeout: float | None = None, sharded: bool = False
+) -> Runtime:
     """Join the processes that a launcher started (or run alone) on `device`: auto | cpu | cuda | cuda:k | mps.
 
-    `timeout`: minutes that one of several processes waits for another; None = torch's own limits.
+    `timeout`: minutes that one of several processes waits for another; None = torch's own limits. `sharded`: whether
+    they shard parameters; a configuration of Accelerate that says so (`fsdp_config`) is obeyed, too.
     """
     kind = choose_device(device)
     # Accelerate keeps its state in singletons; a second run in the same Python process starts afresh.
@@ -60,7 +65,9 @@ def make_runtime(device: str, precision: str, grad_accum: int = 1, timeout: floa
         gradient_accumulation_steps=grad_accum,
         kwargs_handlers=handlers,
     )
-    return Runtime(accelerator, choose_precision(precision, accelerator.device))
+    sharded = sharded or os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true"
+    amp_dtype = choose_precision(precision, accelerator.device)
+    return Runtime(accelerator, amp_dtype, is_sharded=sharded and accelerator.num_processes > 1)
 
 
 def choose_device(device: str) -> torch.device:

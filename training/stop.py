@@ -1,9 +1,10 @@
-"""Stopping on request: Ctrl-C and SIGTERM let the current step finish."""
+"""Stopping on request: Ctrl-C, SIGTERM and a cluster's warning let the current step finish."""
 
 import logging
 import os
 import signal
 import threading
+import time
 from types import FrameType, TracebackType
 
 import torch
@@ -13,24 +14,37 @@ from training.runtime import Runtime
 logger = logging.getLogger(__name__)
 
 _AGREE_EVERY = 10  # steps between two questions to the other processes; each question waits for the device
+# What clusters send some time before they end a job.
+_WARNINGS = (signal.SIGUSR1, signal.SIGUSR2)
+# Seconds until the job is back in the queue, which ends this process, too.
+_REQUEUE_SECONDS = 60.0
 
 
 class StopRequest:
-    """Context in which SIGINT and SIGTERM only set a mark. A second one acts as usual."""
+    """Context in which SIGINT, SIGTERM, SIGUSR1 and SIGUSR2 only set a mark. A second one acts as usual.
+
+    At the end, a warning that somebody waits for (submitit, which puts the job back into the queue) is passed on.
+    """
 
     def __init__(self, runtime: Runtime):
         self._runtime = runtime
         self._signal, self._pid = 0, os.getpid()
         self._previous: dict[int, object] = {}
+        # Whether somebody else waits for the signal that came.
+        self._is_awaited = False
 
     def __enter__(self) -> "StopRequest":
         if threading.current_thread() is threading.main_thread():  # Python allows handlers there only
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in (signal.SIGINT, signal.SIGTERM, *_WARNINGS):
                 self._previous[number] = signal.signal(number, self._mark)
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._restore()
+        if self._is_awaited and isinstance(error, SystemExit):
+            signal.raise_signal(self._signal)
+            # Only the first process of a job asks for its requeueing, and one that ended now would end that one.
+            time.sleep(_REQUEUE_SECONDS)
 
     def agreed(self, step: int) -> int:
         """The signal's number if any process got one, else 0; equal on all processes, which must all ask."""
@@ -46,6 +60,7 @@ class StopRequest:
             # A forked data worker, which Ctrl-C reaches too: it continues until this process ends it.
             return
         self._signal = number
+        self._is_awaited = number in _WARNINGS and callable(self._previous.get(number))
         self._restore()
         logger.info("stopping after this step; the same signal again stops at once")
 

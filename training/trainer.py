@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.utils import DistributedDataParallelKwargs, gather_object
-from torch import Tensor, nn
+from accelerate.utils import gather_object
+from torch import Tensor
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
@@ -21,6 +21,7 @@ from training.compiled_code import CompiledCode
 from training.config import TrainerConfig
 from training.loading import ModelAndConfig
 from training.optimizer import learning_rate, make_optimizer, restore_optimizer
+from training.parallel import ParallelModel, own_part, whole
 from training.rollout import TRAINING, seed_of
 from training.run_folder import RunFolder
 from training.run_report import RunReport
@@ -78,6 +79,10 @@ class Trainer:
         self.cfg, self.runtime, self.folder = cfg, runtime, folder
         self.config, self.batches = prepared.config, batches
         self.model = prepared.model.to(runtime.device).train()
+        if cfg.compile:
+            # Layers, not the whole: one graph for all of a kind, and no grad mode changes inside of it.
+            self.model.compile_layers()
+        self._parallel = ParallelModel(self.model, runtime, cfg.train.num_frames)
         self.optimizer = make_optimizer(self.model, cfg.optimizer)
         self.step, self._saved_step = 0, -1
         self.validator: Validator | None = None
@@ -88,22 +93,12 @@ class Trainer:
         # What the run is, for those that resume it.
         self.record: dict[str, Any] = {}
         self._trained = [p for p in self.model.parameters() if p.requires_grad]
-        self._parallel = self._distribute()
         self._meter = Meter()
         self._first_bad = torch.full((1,), -1, device=runtime.device)
         # Moved forward by pauses, so that rates are those of training.
         self._clock = time.monotonic()
         self._logged_step = 0
         self._warned = False
-
-    def _distribute(self) -> nn.Module:
-        if self.cfg.compile:
-            # Layers, not the whole: one graph for all of a kind, and no grad mode changes inside of it.
-            self.model.compile_layers()
-        unused = self.model.has_idle_parameters(self.cfg.train.num_frames)
-        accelerator = self.runtime.accelerator
-        accelerator.ddp_handler = DistributedDataParallelKwargs(find_unused_parameters=unused)
-        return accelerator.prepare(self.model)
 
     # ---- the loop -------------------------------------------------------------------------------------------------
 
@@ -145,12 +140,13 @@ class Trainer:
             group["lr"] = lr
         for micro in range(self.cfg.train.grad_accum):
             batch = next(batches)
-            seed = seed_of(self.cfg.seed, TRAINING, self.step, micro, accelerator.process_index)
-            with accelerator.accumulate(self._parallel):
+            # One seed for all processes: models draw for the batch of all (models/components/processes.py).
+            seed = seed_of(self.cfg.seed, TRAINING, self.step, micro, 0)
+            with accelerator.accumulate(self._parallel.module):
                 with self.runtime.autocast():
                     generator = torch.Generator().manual_seed(seed)
                     with self._operations.once():
-                        output = self._parallel(batch.video, batch.actions, generator, batch.ids)
+                        output = self._parallel.module(batch.video, batch.actions, generator, batch.ids)
                 accelerator.backward(output.loss)
                 self._remember_if_not_finite(output.loss)
                 self._meter.add(output.logs)
@@ -158,6 +154,7 @@ class Trainer:
                 if accelerator.sync_gradients:
                     norm = accelerator.clip_grad_norm_(self._trained, self.cfg.optimizer.max_grad_norm)
                     assert isinstance(norm, Tensor)
+                    norm = whole(norm)
                     self._remember_if_not_finite(norm)
                     self._meter.add({"grad_norm": norm})
                     self.optimizer.step()
@@ -206,7 +203,8 @@ class Trainer:
             return
         self._check_finite()
         start = time.monotonic()
-        values = self.validator.run(self.model, self.step)
+        model = self._parallel.whole_model(self.runtime.device)
+        values = self.validator.run(model, self.step)
         metrics.log(self.step, "validation", values)
         if self.runtime.is_main:
             shown = [f"{name} {values[name]:.4g}" for name in ("loss", "psnr", "ssim", "fid") if name in values]
@@ -221,15 +219,16 @@ class Trainer:
         start = time.monotonic()
         self._check_finite()
         state = {
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": self._parallel.whole_values(self.optimizer.state_dict()),
             "samples": self.batches.samples,
             "meter": self._meter.state(self.runtime),
             "logged_step": self._logged_step,
             "run": self.record,
         }
+        model = self._parallel.whole_model(torch.device("cpu"))
         if self.runtime.is_main:
             try:
-                self.folder.save(self.model, self.config, self.step, state, self.cfg.train.keep_checkpoints)
+                self.folder.save(model, self.config, self.step, state, self.cfg.train.keep_checkpoints)
             except UnwritableFileError as error:
                 raise UnwritableFileError(f"{error}: resume by train.resume_ckpt=latest") from error
             if self.compiled_code is not None:
@@ -263,7 +262,7 @@ class Trainer:
     def _explain_divergence(self, error: Exception) -> None:
         """Raise the divergence behind an error of the step, if there is one; other processes may not take part."""
         step = int(self._first_bad)
-        if step < 0 and not all(bool(p.isfinite().all()) for p in self._trained):
+        if step < 0 and not all(bool(own_part(p).isfinite().all()) for p in self._trained):
             step = self.step + 1
         if step >= 0 and not isinstance(error, UserError):
             raise self._diverged(step) from error

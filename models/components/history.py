@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from models.components.maskgit import random_mask
+from models.components.processes import BatchShare
 from models.config import HistoryConfig
 
 
@@ -38,28 +39,39 @@ def history_mask(
     return mask.to(device, non_blocking=True)
 
 
-def corrupt(ids: Tensor, rate: float, codebook_size: int, generator: torch.Generator | None) -> Tensor:
+def corrupt(
+    ids: Tensor,
+    rate: float,
+    codebook_size: int,
+    generator: torch.Generator | None,
+    share: BatchShare | None = None,
+) -> Tensor:
     """Token ids (B, T, h, w) of which some are replaced by random ones, more of them later in a clip.
 
     The share of a clip's last frame is uniform in [0, rate] and falls linearly to 0 before its first frame, as errors
-    grow along a rollout (compare GameNGen, arXiv 2408.14837, section 3.2.1).
+    grow along a rollout (compare GameNGen, arXiv 2408.14837, section 3.2.1). `share`: which clips of a batch over all
+    processes these are; None = all of it.
     """
     if rate == 0:
         return ids
-    batch, num_frames = ids.shape[:2]
-    growth = torch.linspace(0, 1, num_frames + 1)[1:]
-    rates = rate * torch.rand(batch, 1, generator=generator) * growth
-    replaced = torch.rand(ids.shape, generator=generator) < rates[:, :, None, None]
-    random = torch.randint(codebook_size, ids.shape, generator=generator)
+    share = share or BatchShare.whole(len(ids))
+    shape = (share.total, *ids.shape[1:])
+    growth = torch.linspace(0, 1, shape[1] + 1)[1:]
+    rates = rate * torch.rand(share.total, 1, generator=generator) * growth
+    replaced = share.own(torch.rand(shape, generator=generator) < rates[:, :, None, None])
+    random = share.own(torch.randint(codebook_size, shape, generator=generator))
     return torch.where(replaced.to(ids.device), random.to(ids.device), ids)
 
 
-def loss_weights(mask: Tensor, inputs: Tensor, targets: Tensor, config: HistoryConfig) -> Tensor:
-    """Weights (B, T, h, w) of the tokens' losses; their sum is 1.
+def loss_weights(
+    mask: Tensor, inputs: Tensor, targets: Tensor, config: HistoryConfig, share: BatchShare | None = None
+) -> Tensor:
+    """Weights (B, T, h, w) of the tokens' losses; their sum is 1, its mean over the processes with a `share`.
 
     Masked places count, or all (`loss_at`); tokens that differ from the frame before count `changed_weight` times.
     """
     weights = mask.float() if config.loss_at == "masked" else torch.ones_like(mask, dtype=torch.float32)
     if config.changed_weight != 1:
         weights = torch.where(inputs == targets, weights, weights * config.changed_weight)
-    return weights / weights.sum().clamp_min(1)
+    total = weights.sum()
+    return weights / (total if share is None else share.mean(total)).clamp_min(1)

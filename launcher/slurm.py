@@ -1,0 +1,48 @@
+"""A process that a cluster has started as one of several tasks: told to torch as `torchrun` would tell it."""
+
+import os
+import re
+from collections.abc import Mapping
+
+# What torch asks for → the names of it in a step of Slurm (`srun`), and in a job of submitit's local engine, in which
+# several tasks can be tried on one machine.
+_SLURM = {
+    "WORLD_SIZE": "SLURM_STEP_NUM_TASKS",
+    "RANK": "SLURM_PROCID",
+    "LOCAL_RANK": "SLURM_LOCALID",
+    "_NODES": "SLURM_STEP_NODELIST",
+    "_JOB": "SLURM_JOB_ID",
+}
+_LOCAL = {
+    "WORLD_SIZE": "SUBMITIT_LOCAL_NTASKS",
+    "RANK": "SUBMITIT_LOCAL_GLOBALID",
+    "LOCAL_RANK": "SUBMITIT_LOCAL_LOCALID",
+    "_JOB": "SUBMITIT_LOCAL_JOB_ID",
+}
+# Ports that no service has; the job's number chooses one.
+_FIRST_PORT, _NUM_PORTS = 20_000, 10_000
+
+
+def join_tasks() -> None:
+    """Set torch's environment variables where this process is one of several tasks; else do nothing."""
+    if "WORLD_SIZE" not in os.environ:
+        os.environ.update(task_variables(os.environ))
+
+
+def task_variables(environ: Mapping[str, str]) -> dict[str, str]:
+    """Torch's variables of a task, by name; none where it is alone, or no task of a cluster."""
+    for names in (_SLURM, _LOCAL):
+        values = {name: environ[key] for name, key in names.items() if key in environ}
+        if values.keys() != names.keys() or int(values["WORLD_SIZE"]) < 2:
+            continue
+        port = _FIRST_PORT + int(values.pop("_JOB")) % _NUM_PORTS
+        address = first_host(values.pop("_NODES", "localhost"))
+        return {**values, "MASTER_ADDR": address, "MASTER_PORT": str(port)}
+    return {}
+
+
+def first_host(nodes: str) -> str:
+    """The first name of a list of nodes as Slurm writes it: `gpu[007-009,12],login` → `gpu007`."""
+    match = re.match(r"([^\[,]+)(?:\[([^,\-\]]+)[^\]]*\]([^,]*))?", nodes)
+    assert match is not None, nodes
+    return "".join(filter(None, match.groups()))

@@ -1,0 +1,44 @@
+"""Runs that several processes make together, forked from the tests so that none has to import everything again."""
+
+import os
+import socket
+import sys
+import traceback
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from launcher.processes import start
+
+
+def run_together(num_processes: int, entry: str, config: Any) -> list[int]:
+    """Call an entry point in several processes, as `torchrun` does; their exit codes, -signal for a killed one."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    common = {"WORLD_SIZE": str(num_processes), "MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
+    pids = []
+    for rank in range(num_processes):
+        own = {**common, "RANK": str(rank), "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": str(num_processes)}
+        pids.append(_forked(own, lambda: start(entry, config)))
+    return [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]
+
+
+def _forked(variables: Mapping[str, str], action: Callable[[], None]) -> int:
+    """The id of a new process that does something and ends: with 0, 2 after a mistake of the user, 1 after another."""
+    if pid := os.fork():
+        return pid
+    code = 1
+    try:
+        os.environ.update(variables)
+        action()
+        code = 0
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        code = 2
+    except SystemExit as error:
+        code = int(error.code or 0)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        # Nothing of the tests may run in this process.
+        os._exit(code)

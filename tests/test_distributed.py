@@ -1,0 +1,122 @@
+"""Several processes train as one does: DDP and FSDP2, any number of them, and after one was lost."""
+
+import os
+import signal
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.distributed_helpers import run_together
+from tests.training_helpers import assert_equal, renamed, rows, tiny_config, weights, world_config
+from training import stop, trainer
+from training.config import GenieReduxConfig
+from training.main import run_dpath, train
+from training.run_folder import RunFolder
+
+TRAIN = "training.main:train"
+
+
+def config_of(root: Path, model: str, num_processes: int, **changes) -> GenieReduxConfig:
+    """Eight clips a step in all."""
+    cfg = world_config(root, model) if model.startswith("genie") else tiny_config(root, model)
+    cfg.tokenizer.dead_code_threshold = cfg.lam.dead_code_threshold = 0
+    cfg.dynamics.history.corruption = 0.2
+    return renamed(cfg, f"{num_processes}", batch_size=8 // num_processes, num_train_steps=3, **changes)
+
+
+def losses(cfg: GenieReduxConfig) -> list[float]:
+    """Of each step, with the norms of the gradients."""
+    return [row.get(name, 0.0) for row in rows(cfg, "train") for name in ("loss", "lam_loss", "grad_norm")]
+
+
+def check_as_one_process(root: Path, model: str, num_processes: int, **changes) -> None:
+    one, several = config_of(root, model, 1), config_of(root, model, num_processes, **changes)
+    assert run_together(1, TRAIN, one) == [0]
+    assert run_together(num_processes, TRAIN, several) == [0] * num_processes
+    assert losses(one) == pytest.approx(losses(several), rel=1e-4)
+    ours, theirs = (weights(run_dpath(cfg) / "model-3.pt") for cfg in (one, several))
+    assert max(float((ours[name] - theirs[name]).abs().max()) for name in ours) < 1e-3
+
+
+def test_two_processes_make_the_steps_of_one(root):
+    check_as_one_process(root, "genie_redux_guided", 2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["tokenizer", "lam", "genie_redux_guided", "genie_redux"])
+@pytest.mark.parametrize(("num_processes", "sharded"), [(2, False), (4, False), (2, True), (4, True)])
+def test_any_number_of_processes_makes_the_steps_of_one(root, model, num_processes, sharded):
+    check_as_one_process(root, model, num_processes, sharded=sharded, validate_every=2)
+
+
+def kill_rank_1_at_step_3(config: GenieReduxConfig) -> None:
+    """Entry point: one of the processes is killed in the middle of a run."""
+    real = trainer.Trainer._train_step
+
+    def step(self: trainer.Trainer, batches) -> None:
+        if self.step == 2 and os.environ["RANK"] == "1":
+            os.kill(os.getpid(), signal.SIGKILL)
+        real(self, batches)
+
+    trainer.Trainer._train_step = step
+    train(config)
+
+
+@pytest.mark.parametrize("sharded", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_a_lost_process_ends_the_others_with_one_line_and_another_number_resumes(root, capfd, sharded):
+    cfg = config_of(root, "tokenizer", 2, save_model_every=1, sharded=sharded)
+    assert run_together(2, "tests.test_distributed:kill_rank_1_at_step_3", cfg) == [2, -signal.SIGKILL]
+    (line,) = [line for line in capfd.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert line.startswith("error: process 0 of 2 waited in vain for another one")
+    one = config_of(root, "tokenizer", 1)
+    assert run_together(1, TRAIN, one) == [0]
+    # One process resumes what two have begun.
+    resumed = replace(cfg, train=replace(cfg.train, batch_size=8, resume_ckpt="latest", sharded=False))
+    assert run_together(1, TRAIN, resumed) == [0]
+    assert losses(resumed) == pytest.approx(losses(one), rel=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+def test_several_sharded_processes_resume_what_one_has_begun(root, name):
+    one = config_of(root, "tokenizer", 1)
+    one.optimizer.name = name
+    begun = renamed(one, "2", num_train_steps=1)
+    for cfg in (one, begun):
+        assert run_together(1, TRAIN, cfg) == [0]
+    resumed = renamed(one, "2", batch_size=4, resume_ckpt="latest", sharded=True)
+    assert run_together(2, TRAIN, resumed) == [0, 0]
+    assert losses(resumed) == pytest.approx(losses(one), rel=1e-4)
+
+
+@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGUSR2])
+def test_a_warning_saves_and_is_passed_on_to_who_waits_for_it(root, monkeypatch, number):
+    """As submitit does, which puts the job back into the queue when it is warned."""
+    cfg = renamed(tiny_config(root), "run", num_train_steps=4)
+    saved: list[list[int]] = []
+    before = signal.signal(number, lambda *_: saved.append(RunFolder(run_dpath(cfg)).steps()))
+    monkeypatch.setattr(stop, "_REQUEUE_SECONDS", 0.0)
+    real = trainer.Trainer._train_step
+
+    def step(self, batches):
+        if self.step == 1:
+            signal.raise_signal(number)
+        real(self, batches)
+
+    monkeypatch.setattr(trainer.Trainer, "_train_step", step)
+    try:
+        with pytest.raises(SystemExit) as ended:
+            train(cfg)
+    finally:
+        signal.signal(number, before)
+    assert (ended.value.code, saved) == (128 + number, [[2]])
+    monkeypatch.undo()
+    again, once = renamed(cfg, "run", resume_ckpt="latest"), renamed(cfg, "once")
+    assert_equal(weights(train(again)), weights(train(once)))
+
+
+def test_moving_codes_are_not_sharded(root):
+    cfg = config_of(root, "tokenizer", 2, sharded=True)
+    cfg.tokenizer.dead_code_threshold = 0.5
+    assert run_together(2, TRAIN, cfg) == [2, 2]

@@ -1,0 +1,64 @@
+"""Tasks of a cluster: what torch is told of them; tasks of submitit's local engine train together."""
+
+import subprocess
+import sys
+
+import pytest
+
+from launcher.slurm import first_host, task_variables
+from tests.generator_helpers import ROOT
+from tests.training_helpers import DATASET
+
+STEP = {
+    "SLURM_STEP_NUM_TASKS": "16",
+    "SLURM_PROCID": "9",
+    "SLURM_LOCALID": "1",
+    "SLURM_STEP_NODELIST": "gpu[007-008]",
+    "SLURM_JOB_ID": "1234567",
+}
+
+
+def test_a_task_of_a_step_is_told_to_torch():
+    assert task_variables(STEP) == {
+        "WORLD_SIZE": "16",
+        "RANK": "9",
+        "LOCAL_RANK": "1",
+        "MASTER_ADDR": "gpu007",
+        "MASTER_PORT": "24567",
+    }
+
+
+@pytest.mark.parametrize("change", [{"SLURM_STEP_NUM_TASKS": "1"}, {"SLURM_STEP_NODELIST": None}])
+def test_a_task_alone_and_a_script_outside_a_step_run_alone(change):
+    environ = {key: value for key, value in (STEP | change).items() if value is not None}
+    assert task_variables(environ) == {}
+
+
+@pytest.mark.parametrize(
+    ("nodes", "first"),
+    [
+        ("gpu007", "gpu007"),
+        ("gpu7,gpu9", "gpu7"),
+        ("gpu[007-009,12]", "gpu007"),
+        ("a-b[3,5]-eth,c", "a-b3-eth"),
+        ("rack1-node[01-04],rack2-node[01-04]", "rack1-node01"),
+    ],
+)
+def test_the_first_of_a_list_of_nodes(nodes, first):
+    assert first_host(nodes) == first
+
+
+@pytest.mark.slow
+def test_tasks_of_submitit_train_together(root, tmp_path):
+    pytest.importorskip("submitit", reason="install.sh --with launchers")
+    sizes = [f"tokenizer.{key}" for key in ("dim=16", "num_blocks=1", "heads=2", "dim_head=8", "image_size=16")]
+    keys = [
+        *("config=tokenizer", "device=cpu", *sizes, "train.wandb_mode=disabled", f"train.dataset_name={DATASET}"),
+        *(f"train.dataset_root_dpath={root}", f"train.save_root_dpath={tmp_path / 'runs'}", "train.wandb_name=run"),
+        *("train.num_train_steps=2", "train.num_frames=4", "train.batch_size=2", "train.validate_every=0"),
+        *("-m", "hydra/launcher=local", "hydra.launcher.tasks_per_node=2", f"hydra.sweep.dir={tmp_path / 'record'}"),
+    ]
+    subprocess.run([sys.executable, "run.py", "genie_redux", "train", *keys], cwd=ROOT, check=True)
+    assert list((tmp_path / "runs").rglob("model-2.pt"))
+    (log,) = (tmp_path / "record").glob(".submitit/*/*_0_log.out")
+    assert "2 × 2 × 1 clips a step" in log.read_text()

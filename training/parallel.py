@@ -1,0 +1,99 @@
+"""How a model is trained by several processes: a copy of it on each (DDP), or its parameters sharded (FSDP2)."""
+
+from copy import deepcopy
+from typing import Any
+
+import torch
+from accelerate.utils import DistributedDataParallelKwargs
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from data_generation.data.errors import FieldError
+from models.base import Model
+from models.components.st_transformer import Layer
+from models.components.vector_quantize import VectorQuantizer
+from training.runtime import Runtime
+
+
+class ParallelModel:
+    """A model that the processes of a run train together. All of them must make it, and call its methods, alike.
+
+    `module` computes the loss; its parameters are those to optimise. What is stored is whole and does not depend on how
+    it was trained, so that a checkpoint of any number of processes, sharded or not, is resumed by any other.
+    """
+
+    def __init__(self, model: Model, runtime: Runtime, num_frames: int):
+        self._runtime = runtime
+        # Under FSDP2, the model with whole parameters: it is stored, and validated.
+        self._copy: Model | None = None
+        if runtime.is_sharded:
+            _check_can_be_sharded(model)
+            self._copy = deepcopy(model).cpu()
+            self.module: nn.Module = _sharded(model, runtime)
+        else:
+            unused = model.has_idle_parameters(num_frames)
+            runtime.accelerator.ddp_handler = DistributedDataParallelKwargs(find_unused_parameters=unused)
+            self.module = runtime.accelerator.prepare(model)
+        self._model = model
+
+    @torch.no_grad()
+    def whole_model(self, device: torch.device) -> Model:
+        """The model with whole parameters, on every process: the one that trains, or a copy of it on the device."""
+        if self._copy is None:
+            return self._model
+        targets = self._copy.to(device).state_dict()
+        for name, tensor in self._model.state_dict().items():
+            targets[name].copy_(whole(tensor))
+        return self._copy
+
+    def whole_values(self, values: Any) -> Any:
+        """Nested dictionaries of an optimiser with whole tensors.
+
+        Those that were sharded are on the CPU of the first process; the others get None.
+        """
+        if isinstance(values, dict):
+            return {name: self.whole_values(value) for name, value in values.items()}
+        if not isinstance(values, DTensor):
+            return values
+        tensor = whole(values)
+        return tensor.cpu() if self._runtime.is_main else None
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """A tensor whose shards are put together; all processes must ask."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def own_part(tensor: Tensor) -> Tensor:
+    """The shard of this process, without asking another."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def sharded_like(tensor: Tensor, parameter: Tensor) -> Tensor:
+    """A whole tensor that every process holds, cut into shards as the parameter is."""
+    if not isinstance(parameter, DTensor):
+        return tensor
+    tensor = tensor.to(parameter.device)
+    return distribute_tensor(tensor, parameter.device_mesh, parameter.placements, src_data_rank=None)
+
+
+def _check_can_be_sharded(model: Model) -> None:
+    """FieldError for what changes parameters in the forward pass, which only has copies of the shards."""
+    for part in model.modules():
+        if isinstance(part, VectorQuantizer) and part.codebook.requires_grad and part.dead_code_threshold > 0:
+            problem = f"codes are moved (dead_code_threshold={part.dead_code_threshold:g}), which shards do not allow"
+            raise FieldError("train.sharded", "true", problem, "leave one of the two out")
+
+
+def _sharded(model: Model, runtime: Runtime) -> Model:
+    """The model with its parameters cut in place: each layer's are gathered when it computes, then dropped."""
+    mesh = init_device_mesh(runtime.device.type, (runtime.num_processes,))
+    # Frozen parts are called in other ways than by their forward pass; they stay whole.
+    frozen = {parameter for parameter in model.parameters() if not parameter.requires_grad}
+    for part in model.modules():
+        if isinstance(part, Layer) and any(parameter.requires_grad for parameter in part.parameters()):
+            fully_shard(part, mesh=mesh)
+    fully_shard(model, mesh=mesh, ignored_params=frozen)
+    return model
