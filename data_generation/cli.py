@@ -1,4 +1,4 @@
-"""`python run.py data info|check|import|export|view|push|pull <path>`: inspect, check, convert and share datasets."""
+"""`python run.py data …`: inspect, check, convert, share, merge and cut datasets."""
 
 import argparse
 import json
@@ -10,6 +10,7 @@ import numpy as np
 from tqdm import tqdm
 
 from data_generation.arguments import OneLineParser, read_path, whole_number
+from data_generation.cli_subsets import add_subset_commands
 from data_generation.data.check import check_environments
 from data_generation.data.data import SPLITS, Environment, EpisodeReader, list_environments, split_sessions
 from data_generation.data.dataset_card import dataset_card
@@ -44,10 +45,11 @@ def main(argv: Sequence[str]) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = OneLineParser(
         prog="python run.py data",
-        description="Inspect, check, convert and share episode datasets.",
+        description="Inspect, check, convert, share, merge and cut episode datasets.",
         epilog="example: python run.py data info data_generation/datasets/retro_act_v0.0.0_g50",
     )
-    commands = parser.add_subparsers(title="commands", required=True, metavar="info|check|import|export|view|push|pull")
+    names = "info|stats|check|view|import|export|merge|split|sample|push|pull"
+    commands = parser.add_subparsers(title="commands", required=True, metavar=names)
     _add_info(commands)
     _add_check(commands)
     _add_import(commands)
@@ -55,6 +57,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_view(commands)
     _add_push(commands)
     _add_pull(commands)
+    add_subset_commands(commands)
     return parser
 
 

@@ -1,0 +1,186 @@
+"""Datasets made of the episodes of others. An episode's file is linked, or copied onto another disk; its bytes stay."""
+
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from data_generation.data.environment import SPLITS, Environment, list_environments, split_episodes
+from data_generation.data.episode import episode_path
+from data_generation.data.errors import FieldError, UserError
+from data_generation.data.files import atomic_path
+from data_generation.data.info import INFO_FNAME, DatasetInfo
+from data_generation.data.layout import HEADER_SIZE
+from data_generation.data.reading import opened
+
+# Of `DatasetInfo.generator`: how many episodes were asked for.
+_SIZES = ("n_instances", "n_sessions")
+
+
+@dataclass
+class Taken:
+    """How many episodes went into a dataset, and how many were there already."""
+
+    made: int = 0
+    kept: int = 0
+
+
+def merge(sources: Sequence[Path], target: Path) -> Taken:
+    """Put the episodes of several datasets into one, environment by environment.
+
+    UserError where two of them do not fit together, or hold different episodes of the same place; nothing that is
+    there is changed.
+    """
+    environments = [Environment(env_dpath) for source in sources for env_dpath in list_environments(source)]
+    first = environments[0].info
+    for environment in environments:
+        for fact in ("action_names", "frame_shape"):
+            if getattr(environment.info, fact) != getattr(first, fact):
+                problem = f"has {fact} {getattr(environment.info, fact)}, not {getattr(first, fact)}"
+                raise UserError(
+                    f"'{environment.env_dpath}' {problem} as '{environments[0].env_dpath}': keep them apart"
+                )
+    taken = Taken()
+    for environment in environments:
+        _take(environment, np.arange(environment.num_episodes), target / environment.name, taken)
+    return taken
+
+
+def split(source: Path, target: Path, num_parts: int | None) -> dict[str, Taken]:
+    """Cut a dataset by sessions into `num_parts` of about equal length, or (None) into its splits.
+
+    The parts are folders of `target`: `<dataset>_part<k>`, or `<dataset>_train`, `_validation`, `_test`.
+    """
+    environments, name = [Environment(env_dpath) for env_dpath in list_environments(source)], source.resolve().name
+    parts = [f"part{k}" for k in range(num_parts)] if num_parts else [part for part in SPLITS if part != "all"]
+    result = {part: Taken() for part in parts}
+    for environment in environments:
+        for part, chosen in zip(parts, _cut(environment, num_parts, parts), strict=True):
+            _take(environment, chosen, target / f"{name}_{part}" / environment.name, result[part])
+    return {f"{name}_{part}": taken for part, taken in result.items() if taken.made + taken.kept}
+
+
+def sample(source: Path, target: Path, num_episodes: int, seed: int) -> Taken:
+    """Put `num_episodes` random ones of a dataset into another: the same ones for the same seed."""
+    environments = [Environment(env_dpath) for env_dpath in list_environments(source)]
+    ends = np.cumsum([environment.num_episodes for environment in environments])
+    if num_episodes > ends[-1]:
+        raise FieldError("--episodes", num_episodes, f"'{source}' has {ends[-1]}", "lower it")
+    drawn = np.sort(np.random.default_rng(seed).choice(ends[-1], num_episodes, replace=False))
+    taken = Taken()
+    for environment, end in zip(environments, ends, strict=True):
+        own = drawn[(drawn < end) & (drawn >= end - environment.num_episodes)] - (end - environment.num_episodes)
+        _take(environment, own, target / environment.name, taken)
+    return taken
+
+
+def statistics(source: Path, num_frames: int, seed: int = 0) -> dict[str, Any]:
+    """Numbers of a whole dataset: of its episodes from the indexes, of its pixels from about `num_frames` frames."""
+    environments = [Environment(env_dpath) for env_dpath in list_environments(source)]
+    lengths = np.concatenate([environment.num_frames for environment in environments])
+    rewards = np.concatenate([environment.reward_sums for environment in environments])
+    if not len(lengths):
+        raise UserError(f"'{source}' has no episodes: run 'python run.py generate config=…'")
+    actions: dict[str, int] = {}
+    for environment in environments:
+        for name, count in environment.statistics()["actions"].items():
+            actions[name] = actions.get(name, 0) + count
+    at = {"least": 0, "quarter": 0.25, "median": 0.5, "three quarters": 0.75, "most": 1}
+    return {
+        "environments": len(environments),
+        "episodes": len(lengths),
+        "frames": int(lengths.sum()),
+        "bytes": int(sum(int(environment.num_bytes.sum()) for environment in environments)),
+        "frames of an episode": {name: float(np.quantile(lengths, q)) for name, q in at.items()},
+        "reward of an episode": {name: float(np.quantile(rewards, q)) for name, q in at.items()},
+        "actions": actions,
+        **_pixels(environments, num_frames, np.random.default_rng(seed)),
+    }
+
+
+def _pixels(environments: list[Environment], num_frames: int, rng: np.random.Generator) -> dict[str, Any]:
+    """Mean and deviation of the channels, and what changes from a frame to the next, of random pairs of frames."""
+    pairs = list(_pairs(environments, num_frames // 2, rng))
+    if not pairs:
+        return {}
+    frames = np.stack(pairs).astype(np.float64)
+    changed = (np.abs(frames[:, 1] - frames[:, 0]) > 8).any(axis=-1)
+    return {
+        "mean of the channels": frames.mean(axis=(0, 1, 2, 3)).round(2).tolist(),
+        "deviation of the channels": frames.std(axis=(0, 1, 2, 3)).round(2).tolist(),
+        "pixels that change visibly": float(changed.mean()),
+        "frames that repeat the one before": float((frames[:, 1] == frames[:, 0]).all(axis=(1, 2, 3)).mean()),
+    }
+
+
+def _pairs(environments: list[Environment], count: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
+    """Neighbouring frames (2, H, W, C) uint8 of random episodes, each environment as often as another."""
+    with_steps = [environment for environment in environments if (environment.num_frames > 1).any()]
+    for number in range(count if with_steps else 0):
+        environment = with_steps[number % len(with_steps)]
+        episode = int(rng.choice(np.flatnonzero(environment.num_frames > 1)))
+        channels, height, width = environment.info.frame_shape
+        frames = np.empty((2, height, width, channels), np.uint8)
+        environment.read(episode, int(rng.integers(environment.num_frames[episode] - 1)), frames)
+        yield frames
+
+
+def _cut(environment: Environment, num_parts: int | None, splits: Sequence[str]) -> list[np.ndarray]:
+    """The episodes (n,) of each part, by their sessions."""
+    if num_parts is None:
+        return [split_episodes(environment, name) for name in splits]
+    sessions = np.array_split(np.unique(environment.sessions), num_parts)
+    return [np.flatnonzero(np.isin(environment.sessions, own)) for own in sessions]
+
+
+def _take(environment: Environment, chosen: np.ndarray, env_dpath: Path, taken: Taken) -> None:
+    """Put some episodes of an environment into a folder, and count them."""
+    if not len(chosen):
+        return
+    info = _joint_info(environment, env_dpath)
+    if info is not None:
+        info.save(env_dpath)
+    for i in tqdm(chosen.tolist(), environment.name, unit="episode", disable=None):
+        source = environment.episode_path(i)
+        path = episode_path(env_dpath, int(environment.instances[i]), int(environment.sessions[i]))
+        if path.exists():
+            if _header(path) != _header(source):
+                raise UserError(f"'{path}' and '{source}' are different episodes: keep the datasets apart")
+            taken.kept += 1
+            continue
+        with atomic_path(path) as temporary:
+            _link_or_copy(source, temporary)
+        taken.made += 1
+
+
+def _joint_info(environment: Environment, env_dpath: Path) -> DatasetInfo | None:
+    """The info of a folder that gets episodes of the environment; None where it has that already."""
+    info = environment.info
+    if not (env_dpath / INFO_FNAME).is_file():
+        return info
+    found = DatasetInfo.load(env_dpath)
+    larger = {key: max(info.generator[key], found.generator.get(key, 0)) for key in _SIZES if key in info.generator}
+    joint = replace(info, generator={**info.generator, **larger}, versions=found.versions)
+    if replace(found, generator={**found.generator, **larger}) != joint:
+        problem = "was made with other settings than"
+        raise UserError(f"'{environment.env_dpath}' {problem} '{env_dpath}' (see their info.json): keep them apart")
+    return None if joint == found else joint
+
+
+def _header(path: Path) -> bytes:
+    """The first bytes, which stand for the whole episode."""
+    with opened(path) as fd:
+        return os.pread(fd, HEADER_SIZE, 0)
+
+
+def _link_or_copy(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:
+        # Another disk, or one without links.
+        shutil.copyfile(source, target)

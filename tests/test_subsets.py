@@ -1,0 +1,89 @@
+"""`python run.py data merge|split|sample|stats`: the episodes of others, byte for byte."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from data_generation.cli import main
+from data_generation.data.data import Environment, episode_path, list_environments
+from data_generation.data.errors import UserError
+from data_generation.data.info import DatasetInfo
+from tests.episode_helpers import SHAPE, make_environment, write_episode
+
+
+@pytest.fixture
+def dataset(tmp_path) -> Path:
+    for name in ("a", "b"):
+        make_environment(tmp_path / "games" / name, 6, num_frames=20)
+    return tmp_path / "games"
+
+
+def contents(dataset: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(dataset)): path.read_bytes() for path in dataset.rglob("*.episode")}
+
+
+def test_merged_parts_of_a_split_are_the_dataset(dataset, tmp_path, capsys):
+    assert main(["split", str(dataset), "--to", str(tmp_path / "parts"), "--parts", "4"]) == 0
+    parts = sorted((tmp_path / "parts").iterdir())
+    assert [part.name for part in parts] == [f"games_part{k}" for k in range(4)]
+    assert sum(len(contents(part)) for part in parts) == 12
+    for _ in range(2):
+        assert main(["merge", *map(str, parts), "--to", str(tmp_path / "all")]) == 0
+    assert "0 episodes added (12 were there already)" in capsys.readouterr().out
+    assert contents(tmp_path / "all") == contents(dataset)
+    assert main(["check", str(tmp_path / "all")]) == 0
+
+
+def test_splits_are_those_that_training_makes(dataset, tmp_path):
+    assert main(["split", str(dataset), "--to", str(tmp_path / "parts")]) == 0
+    sessions = {
+        part.name.removeprefix("games_"): Environment(list_environments(part)[1]).sessions.tolist()
+        for part in (tmp_path / "parts").iterdir()
+    }
+    assert sessions == {"train": [0, 1, 2, 3], "validation": [4], "test": [5]}
+
+
+def test_a_sample_is_random_and_the_same_again(dataset, tmp_path):
+    for name, seed in (("x", 1), ("y", 1), ("z", 2)):
+        arguments = ["--to", str(tmp_path / name), "--episodes", "5", "--seed", str(seed)]
+        assert main(["sample", str(dataset), *arguments]) == 0
+    x, y, z = (contents(tmp_path / name) for name in "xyz")
+    assert x == y
+    assert len(x) == len(z) == 5
+    assert x.keys() != z.keys()
+    assert x.items() <= contents(dataset).items()
+    with pytest.raises(UserError, match=r"^--episodes=13: .* has 12; lower it"):
+        main(["sample", str(dataset), "--to", str(tmp_path / "w"), "--episodes", "13"])
+
+
+def test_datasets_that_do_not_fit_are_kept_apart(dataset, tmp_path):
+    target = tmp_path / "all"
+    assert main(["merge", str(dataset), "--to", str(target)]) == 0
+    before = contents(target)
+    other = make_environment(tmp_path / "other" / "a", 1, num_frames=20)
+    write_episode(other, 0, seed=9)
+    with pytest.raises(UserError, match="are different episodes: keep the datasets apart"):
+        main(["merge", str(tmp_path / "other"), "--to", str(target)])
+    DatasetInfo("a", "Pong", ["A", "B", "C"], SHAPE, generator={"seed": 1}).save(other)
+    with pytest.raises(UserError, match="was made with other settings"):
+        main(["merge", str(tmp_path / "other"), "--to", str(target)])
+    DatasetInfo("a", "Pong", ["A", "B", "C", "D"], SHAPE).save(other)
+    with pytest.raises(UserError, match=r"has action_names .*: keep them apart"):
+        main(["merge", str(dataset), str(tmp_path / "other"), "--to", str(target)])
+    assert contents(target) == before
+
+
+def test_statistics_are_of_all_episodes(dataset, capsys):
+    assert main(["stats", str(dataset), "--frames", "200", "--json"]) == 0
+    values = json.loads(capsys.readouterr().out)
+    assert (values["environments"], values["episodes"], values["frames"]) == (2, 12, 240)
+    assert values["frames of an episode"]["median"] == 20
+    assert sum(values["actions"].values()) == 228
+    # Noise.
+    assert np.allclose(values["mean of the channels"], 127.5, atol=3)
+    assert np.allclose(values["deviation of the channels"], 73.9, atol=3)
+    assert values["pixels that change visibly"] > 0.99
+    assert main(["stats", str(episode_path(dataset / "a", 0, 0).parents[1])]) == 0
+    assert "reward of an episode" in capsys.readouterr().out
