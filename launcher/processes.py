@@ -57,10 +57,9 @@ def start(entry: str, config: object, num_processes: int = 1, timeout: float = m
     try:
         pkgutil.resolve_name(entry)(config)
     except RuntimeError as error:
-        rank, num_processes = os.environ["RANK"], os.environ["WORLD_SIZE"]
-        if isinstance(error, UserError) or not (told := _no_answer(rank, num_processes, str(error))):
-            raise
-        raise told from error
+        if told := _no_answer(os.environ["RANK"], os.environ["WORLD_SIZE"], str(error)):
+            raise told from error
+        raise
 
 
 def _start_elastic(entry: str, config: object, num_processes: int, timeout: float) -> None:

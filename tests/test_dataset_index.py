@@ -49,6 +49,44 @@ def test_added_removed_and_rewritten_episodes_are_noticed(tmp_path):
     assert Environment(tmp_path).num_frames.tolist() == [40, 17, 40, 33]
 
 
+def age_folders(env_dpath: Path) -> None:
+    """Make the folders of episodes older than any index, as they are in real life."""
+    for path in env_dpath.iterdir():
+        if path.is_dir():
+            os.utime(path, ns=(path.stat().st_mtime_ns - 100_000_000_000,) * 2)
+
+
+def test_files_in_folders_that_have_not_changed_are_not_looked_at(tmp_path, monkeypatch):
+    make_environment(tmp_path, 4)
+    age(tmp_path)
+    age_folders(tmp_path)
+    Environment(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(index_module, "scan", lambda _: pytest.fail("the files were listed"))
+        environment = Environment(tmp_path)
+    assert environment.num_frames.tolist() == [40] * 4
+    assert environment.actions(3).tolist() == EpisodeReader(episode_path(tmp_path, 0, 3)).actions.tolist()
+    # Whatever happens to a file shows in its folder.
+    write_episode(tmp_path, 9, num_frames=33)
+    assert Environment(tmp_path).num_frames.tolist() == [40, 40, 40, 40, 33]
+    age_folders(tmp_path)
+    episode_path(tmp_path, 0, 0).unlink()
+    assert Environment(tmp_path).sessions.tolist() == [1, 2, 3, 9]
+    age_folders(tmp_path)
+    write_episode(tmp_path, 0, num_frames=5, instance=1)
+    assert Environment(tmp_path).instances.tolist() == [0, 0, 0, 0, 1]
+
+
+def test_a_bad_episode_is_named_each_time(tmp_path):
+    make_environment(tmp_path, 3)
+    path = episode_path(tmp_path, 0, 1)
+    path.write_bytes(path.read_bytes()[:-1])
+    age_folders(tmp_path)
+    assert Environment(tmp_path, on_bad_episode="skip").num_episodes == 2
+    with pytest.raises(ValueError, match="is truncated"):
+        Environment(tmp_path)
+
+
 def write_other_frames(path: Path, size: int) -> None:
     """The episode with other frames, in a file of exactly `size` bytes (random pixels do not compress)."""
     with EpisodeReader(path) as episode:

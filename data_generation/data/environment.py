@@ -15,7 +15,7 @@ import numpy as np
 from data_generation.data.codec import Codec, codec_by_id
 from data_generation.data.episode import ChunkTable, EpisodeReader, episode_path
 from data_generation.data.errors import FieldError
-from data_generation.data.index import Entry, current_entries
+from data_generation.data.index import Entry, current_index
 from data_generation.data.info import INFO_FNAME, DatasetInfo, MissingDatasetError
 from data_generation.data.layout import HEADER_SIZE, BadEpisodeError, EpisodeError, Header, episode_error
 from data_generation.data.reading import UnreadableFileError, open_file
@@ -110,17 +110,16 @@ class Environment:
             raise FieldError("on_bad_episode", on_bad_episode, "is unknown", "use 'error' or 'skip'")
         self.env_dpath = Path(env_dpath)
         self.info = DatasetInfo.load(self.env_dpath)
-        self._entries, errors = current_entries(self.env_dpath, self.info)
+        self._index, errors = current_index(self.env_dpath, self.info)
         if errors and on_bad_episode == "error":
             more = f" (and {len(errors) - 1} more: see 'python run.py data check')" if len(errors) > 1 else ""
             raise BadEpisodeError.of(f"{errors[0]}{more}")
         if errors:
             logger.warning("%d bad episodes of '%s' are skipped, first: %s", len(errors), env_dpath, errors[0])
         self.bad_episodes = [str(error) for error in errors]
-        keys = np.array([entry.key for entry in self._entries], np.int64).reshape(-1, 4)
-        self.instances, self.sessions, self.num_bytes = keys[:, 0], keys[:, 1], keys[:, 2]
-        self.num_frames = np.array([len(entry.actions) + 1 for entry in self._entries], np.int64)
-        self.reward_sums = np.array([entry.reward_sum for entry in self._entries], np.float64)
+        self.instances, self.sessions, self.num_bytes = self._index.keys[:, :3].T
+        self.num_frames = self._index.num_actions + 1
+        self.reward_sums = self._index.reward_sums
 
     @property
     def name(self) -> str:
@@ -128,7 +127,7 @@ class Environment:
 
     @property
     def num_episodes(self) -> int:
-        return len(self._entries)
+        return len(self._index)
 
     def episode_path(self, i: int) -> Path:
         return episode_path(self.env_dpath, int(self.instances[i]), int(self.sessions[i]))
@@ -139,11 +138,11 @@ class Environment:
 
     def actions(self, i: int) -> np.ndarray:
         """Actions (T,) of episode `i`, from memory."""
-        return self._entries[i].actions
+        return self._index.actions_of(i)
 
     def fingerprint(self, i: int) -> str:
         """32 hexadecimal digits that are equal only for equal episodes: a hash of header and chunk checksums."""
-        entry = self._entries[i]
+        entry = self._index.entry(i)
         digest = hashlib.blake2b(entry.header, digest_size=16)
         digest.update(entry.chunk_sizes.astype("<u4").tobytes())
         digest.update(entry.chunk_crcs.astype("<u4").tobytes())
@@ -152,8 +151,7 @@ class Environment:
     def statistics(self) -> dict[str, Any]:
         """Summary of the episodes: counts, lengths, rewards, actions by name, bytes."""
         lengths, rewards = self.num_frames, self.reward_sums
-        actions = np.concatenate([np.empty(0, np.int64), *(entry.actions for entry in self._entries)])
-        counts = np.bincount(actions, minlength=self.info.num_actions).tolist()
+        counts = np.bincount(self._index.actions, minlength=self.info.num_actions).tolist()
         names = self.info.action_names or ["no actions"]
         return {
             "episodes": self.num_episodes,
@@ -175,7 +173,7 @@ class Environment:
 
         Every chunk that is read is checked: `EpisodeError` for a damaged file or one that changed since the opening.
         """
-        episode = open_episodes().get(self.episode_path(i), self._entries[i])
+        episode = open_episodes().get(self.episode_path(i), self._index.entry(i))
         episode.table.read(episode.fd, episode.codec, start, out)
 
 

@@ -1,13 +1,19 @@
 """The index of an environment folder: what a training start needs of all its episodes, in one file.
 
 A cache and never the truth: it is taken only for files whose name, size and modification time are those that it saw,
-and a reader that opens an episode by it compares the file's header with the one in the index.
+and a reader that opens an episode by it compares the file's header with the one in the index. Files are not looked at,
+which takes long on a network disk, where the folders are as the index saw them: a file that is added, removed or
+replaced changes its folder's time.
+
+It is held in columns, as it is stored: a dataset may have a million episodes.
 """
 
 import logging
 import os
+import time
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,6 +45,9 @@ _MAGIC = b"GXI1"
 # compared.
 _RACY_NS = 2_000_000_000
 _PROGRESS_FROM = 500
+# Of an index that is read before anything is known of the episodes; a larger one must fit them.
+_MAX_BYTES = 1 << 32
+_NO_FOLDERS = np.empty((0, 2), "<i8")
 
 Key = tuple[int, int, int, int]  # instance, session, size in bytes, modification time in ns
 
@@ -53,6 +62,69 @@ class Entry:
     chunk_crcs: np.ndarray
     actions: np.ndarray
     reward_sum: float
+
+
+class Index:
+    """What is known of the n episodes of an environment, in order; `entry(i)` is what is known of one.
+
+    `keys` (n, 4), `reward_sums` (n,) and `num_actions` (n,) are columns over episodes, `actions` those of all episodes
+    one after the other. `folders` (m, 2): number and modification time of the folders that held these episodes and no
+    bad ones; empty where that is not known.
+    """
+
+    def __init__(self, columns: Mapping[str, np.ndarray]) -> None:
+        self.columns = columns
+        self.keys, self.reward_sums = columns["keys"], columns["reward_sums"]
+        self.num_actions, self.actions = columns["num_actions"], columns["actions"]
+        self.folders = columns.get("folders", _NO_FOLDERS)
+        self._chunk_ends, self._action_ends = columns["num_chunks"].cumsum(), self.num_actions.cumsum()
+
+    @classmethod
+    def of(cls, entries: Sequence[Entry], folders: np.ndarray) -> "Index":
+        """The index of some entries."""
+
+        def joined(arrays: list[np.ndarray], dtype: str) -> np.ndarray:
+            return np.concatenate([np.empty(0, dtype), *arrays]).astype(dtype)
+
+        actions = joined([entry.actions for entry in entries], "<i8")
+        narrow = "<i2" if len(actions) == 0 or (actions.min() >= -(1 << 15) and actions.max() < 1 << 15) else "<i8"
+        headers = np.frombuffer(b"".join(entry.header for entry in entries), np.uint8)
+        columns = {
+            "keys": np.array([entry.key for entry in entries], "<i8").reshape(-1, 4),
+            "headers": headers.reshape(-1, HEADER_SIZE),
+            "num_chunks": np.array([len(entry.chunk_sizes) for entry in entries], "<i8"),
+            "num_actions": np.array([len(entry.actions) for entry in entries], "<i8"),
+            "reward_sums": np.array([entry.reward_sum for entry in entries], "<f8"),
+            "chunk_sizes": joined([entry.chunk_sizes for entry in entries], "<u4"),
+            "chunk_crcs": joined([entry.chunk_crcs for entry in entries], "<u4"),
+            "actions": actions.astype(narrow),
+            "folders": folders,
+        }
+        return cls(columns)
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def entry(self, i: int) -> Entry:
+        """The entry of episode `i`; its arrays are views."""
+        chunks = slice(int(self._chunk_ends[i] - self.columns["num_chunks"][i]), int(self._chunk_ends[i]))
+        instance, session, size, time_ns = self.keys[i].tolist()
+        return Entry(
+            (instance, session, size, time_ns),
+            self.columns["headers"][i].tobytes(),
+            self.columns["chunk_sizes"][chunks],
+            self.columns["chunk_crcs"][chunks],
+            self.actions_of(i),
+            float(self.reward_sums[i]),
+        )
+
+    def actions_of(self, i: int) -> np.ndarray:
+        """Actions (T,) of episode `i`."""
+        return self.actions[int(self._action_ends[i] - self.num_actions[i]) : int(self._action_ends[i])]
+
+    def numbers(self) -> dict[Key, int]:
+        """Key of each episode → its number."""
+        return {(key[0], key[1], key[2], key[3]): number for number, key in enumerate(self.keys.tolist())}
 
 
 def scan(env_dpath: Path) -> list[Key]:
@@ -86,29 +158,37 @@ def _scan_instance(folder: "os.DirEntry[str]") -> Iterator[Key]:
             yield instance, session, status.st_size, status.st_mtime_ns
 
 
+def instance_folders(env_dpath: Path) -> np.ndarray:
+    """Number and modification time (m, 2) of the folders of episodes."""
+    with os.scandir(env_dpath) as entries:
+        folders = [entry for entry in entries if _number(entry.name) is not None and entry.is_dir()]
+    times = sorted((int(folder.name), folder.stat().st_mtime_ns) for folder in folders)
+    return np.array(times, "<i8").reshape(-1, 2)
+
+
 def _number(name: str) -> int | None:
     """The number of an instance or session in a name as `episode_path` spells it; None for other names."""
     is_number = name.isdecimal() and name.isascii() and 6 <= len(name) <= 18
     return int(name) if is_number and (len(name) == 6 or name[0] != "0") else None
 
 
-def load_entries(env_dpath: Path, info: DatasetInfo, max_bytes: int) -> tuple[list[Entry], int]:
-    """Entries of the stored index and its modification time; none where there is no index or it cannot be right."""
+def load_index(env_dpath: Path, info: DatasetInfo, max_bytes: int) -> tuple[Index, int]:
+    """The stored index and its modification time; an empty one where there is none or it cannot be right."""
     path = env_dpath / INDEX_FNAME
     try:
-        data = read_file(path, max_bytes)
+        data = memoryview(read_file(path, max_bytes))
         if data[:4] != _MAGIC or zlib.crc32(data[8:]) != int.from_bytes(data[4:8], "little"):
             raise ValueError("checksum")
         attributes, columns = unpack_columns(data[8:])
         if attributes != {"version": INDEX_VERSION}:
             raise ValueError(f"version {shortened(attributes)}")
         _check_index(columns, info)
-        return list(_split(columns)), path.stat().st_mtime_ns
+        return Index(columns), path.stat().st_mtime_ns
     except FileNotFoundError:
-        return [], 0
+        return Index.of([], _NO_FOLDERS), 0
     except (ValueError, OSError) as error:
         logger.warning("'%s' is unreadable (%s) and is built again", path, error)
-        return [], 0
+        return Index.of([], _NO_FOLDERS), 0
 
 
 def _check_index(columns: Mapping[str, np.ndarray], info: DatasetInfo) -> None:
@@ -127,6 +207,8 @@ def _check_index(columns: Mapping[str, np.ndarray], info: DatasetInfo) -> None:
         "chunk_crcs": ("<u4", (num_chunks,)),
         "actions": ("<i2 <i8", (num_actions,)),
     }
+    # Those of earlier versions have no folders.
+    expected |= {"folders": ("<i8", (len(columns["folders"]), 2))} if "folders" in columns else {}
     check_columns(columns, expected)
     if num == 0:
         return
@@ -155,44 +237,9 @@ def _check_headers(columns: Mapping[str, np.ndarray], info: DatasetInfo) -> None
             raise ValueError(f"{name} that do not fit")
 
 
-def _split(columns: dict[str, np.ndarray]) -> Iterator[Entry]:
-    chunk_ends, action_ends = columns["num_chunks"].cumsum(), columns["num_actions"].cumsum()
-    chunks = list(zip([0, *chunk_ends[:-1].tolist()], chunk_ends.tolist(), strict=True)) if len(chunk_ends) else []
-    actions = list(zip([0, *action_ends[:-1].tolist()], action_ends.tolist(), strict=True)) if len(action_ends) else []
-    sizes, crcs, all_actions = columns["chunk_sizes"], columns["chunk_crcs"], columns["actions"]
-    keys, headers, rewards = columns["keys"].tolist(), columns["headers"], columns["reward_sums"].tolist()
-    for i, key in enumerate(keys):
-        chunk, action = slice(*chunks[i]), slice(*actions[i])
-        yield Entry(
-            (key[0], key[1], key[2], key[3]),
-            headers[i].tobytes(),
-            sizes[chunk],
-            crcs[chunk],
-            all_actions[action],
-            rewards[i],
-        )
-
-
-def save_entries(env_dpath: Path, entries: list[Entry]) -> None:
+def save_index(env_dpath: Path, index: Index) -> None:
     """Store the index. A read-only dataset folder keeps working without one."""
-
-    def joined(arrays: list[np.ndarray], dtype: str) -> np.ndarray:
-        return np.concatenate([np.empty(0, dtype), *arrays]).astype(dtype)
-
-    actions = joined([entry.actions for entry in entries], "<i8")
-    narrow = "<i2" if len(actions) == 0 or (actions.min() >= -(1 << 15) and actions.max() < 1 << 15) else "<i8"
-    headers = np.frombuffer(b"".join(entry.header for entry in entries), np.uint8)
-    columns = {
-        "keys": np.array([entry.key for entry in entries], "<i8").reshape(-1, 4),
-        "headers": headers.reshape(-1, HEADER_SIZE),
-        "num_chunks": np.array([len(entry.chunk_sizes) for entry in entries], "<i8"),
-        "num_actions": np.array([len(entry.actions) for entry in entries], "<i8"),
-        "reward_sums": np.array([entry.reward_sum for entry in entries], "<f8"),
-        "chunk_sizes": joined([entry.chunk_sizes for entry in entries], "<u4"),
-        "chunk_crcs": joined([entry.chunk_crcs for entry in entries], "<u4"),
-        "actions": actions.astype(narrow),
-    }
-    packed = pack_columns({"version": INDEX_VERSION}, columns)
+    packed = pack_columns({"version": INDEX_VERSION}, index.columns)
     try:
         write_atomically(env_dpath / INDEX_FNAME, _MAGIC + zlib.crc32(packed).to_bytes(4, "little") + packed)
     except (OSError, UserError) as error:
@@ -225,17 +272,43 @@ def _has_header(path: Path, header: bytes) -> bool:
         return False
 
 
-def current_entries(env_dpath: Path, info: DatasetInfo) -> tuple[list[Entry], list[EpisodeError]]:
-    """Entries of all good episodes in order, and the errors of the bad ones. Renews a stale stored index."""
-    keys = scan(env_dpath)
+def current_index(env_dpath: Path, info: DatasetInfo) -> tuple[Index, list[EpisodeError]]:
+    """The index of all good episodes, and the errors of the bad ones. Renews a stale stored index."""
+    try:
+        folders, path = instance_folders(env_dpath), env_dpath / INDEX_FNAME
+        is_large = path.is_file() and path.stat().st_size > _MAX_BYTES
+    except OSError as error:
+        raise UserError(f"'{error.filename}' cannot be read ({error.strerror}): check its permissions") from None
     # A chunk has at least a dozen bytes in its file, and at most 136 in the index, its actions included.
-    max_bytes = (1 << 20) + 16 * sum(key[2] for key in keys)
-    stored, stored_ns = load_entries(env_dpath, info, max_bytes)
-    known = {entry.key: entry for entry in stored}
+    max_bytes = (1 << 20) + 16 * sum(key[2] for key in scan(env_dpath)) if is_large else _MAX_BYTES
+    stored, stored_ns = load_index(env_dpath, info, max_bytes)
+    is_as_seen = np.array_equal(folders, stored.folders)
+    if is_as_seen and len(stored) and folders[:, 1].max() < stored_ns - _RACY_NS:
+        return stored, []
+    entries, errors, num_read = _entries(env_dpath, info, stored, stored_ns)
+    if errors:
+        # Nobody may take the others for all.
+        folders = _NO_FOLDERS
+    if num_read or len(entries) != len(stored) or not np.array_equal(folders, stored.folders):
+        index = Index.of(entries, folders)
+        save_index(env_dpath, index)
+        return index, errors
+    if len(folders) and folders[:, 1].max() < time.time_ns() - 2 * _RACY_NS:
+        # Every file was looked at after its time had passed: from now on the folders' times are enough.
+        with suppress(OSError):
+            os.utime(env_dpath / INDEX_FNAME)
+    return stored, errors
+
+
+def _entries(
+    env_dpath: Path, info: DatasetInfo, stored: Index, stored_ns: int
+) -> tuple[list[Entry], list[EpisodeError], int]:
+    """Entries of all good episodes in order, the errors of the bad ones, and how many files were read for it."""
+    keys, numbers = scan(env_dpath), stored.numbers()
     entries, errors, num_read = [], [], 0
-    quiet = len(keys) - len(known) < _PROGRESS_FROM
+    quiet = len(keys) - len(numbers) < _PROGRESS_FROM
     for key in tqdm(keys, f"index {env_dpath.name}", unit="episode", disable=quiet):
-        entry = known.get(key)
+        entry = stored.entry(numbers[key]) if key in numbers else None
         try:
             if entry is not None and key[3] > stored_ns - _RACY_NS:
                 entry = entry if _has_header(episode_path(env_dpath, key[0], key[1]), entry.header) else None
@@ -248,6 +321,4 @@ def current_entries(env_dpath: Path, info: DatasetInfo) -> tuple[list[Entry], li
             errors.append(error)
         else:
             entries.append(entry)
-    if num_read or len(entries) != len(stored):
-        save_entries(env_dpath, entries)
-    return entries, errors
+    return entries, errors, num_read

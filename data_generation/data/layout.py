@@ -160,14 +160,14 @@ def pack_columns(attributes: Mapping[str, Any], columns: Mapping[str, np.ndarray
     return b"".join([struct.pack("<Q", len(text)), text, *(array.tobytes() for array in arrays.values())])
 
 
-def unpack_columns(data: bytes) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+def unpack_columns(data: bytes | memoryview) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """The inverse of `pack_columns`; the arrays are read-only views of `data`. ValueError for other bytes."""
     if len(data) < 8:
         raise ValueError(f"only {len(data)} bytes")
     (text_size,) = struct.unpack_from("<Q", data)
     if text_size > len(data) - 8:
         raise ValueError(f"{len(data)} bytes cannot hold a description of {text_size}")
-    description = parse_json(data[8 : 8 + text_size])
+    description = parse_json(bytes(data[8 : 8 + text_size]))
     if not isinstance(description, dict) or not isinstance(description.get("attributes"), dict):
         raise ValueError("no description")
     position, columns = 8 + text_size, {}
