@@ -26,7 +26,8 @@ def train_keys(root: Path, name: str, batch_size: int, steps: int) -> list[str]:
         *(f"train.dataset_root_dpath={root}", f"train.save_root_dpath={root / 'runs'}", f"train.wandb_name={name}"),
         *(f"train.num_train_steps={steps}", "train.num_frames=4", f"train.batch_size={batch_size}"),
         *("train.validate_every=0", "train.save_model_every=2", "train.log_every=1", "train.wandb_mode=disabled"),
-        *("train.resume_ckpt=latest", "train.process_timeout=1"),
+        *("train.resume_ckpt=latest", "train.process_timeout=1", "train.grad_accum=1", "train.n_data_workers=0"),
+        "precision=fp32",
     ]
 
 

@@ -56,6 +56,7 @@ def test_tasks_of_submitit_train_together(root, tmp_path):
         *("config=tokenizer", "device=cpu", *sizes, "train.wandb_mode=disabled", f"train.dataset_name={DATASET}"),
         *(f"train.dataset_root_dpath={root}", f"train.save_root_dpath={tmp_path / 'runs'}", "train.wandb_name=run"),
         *("train.num_train_steps=2", "train.num_frames=4", "train.batch_size=2", "train.validate_every=0"),
+        *("train.grad_accum=1", "train.n_data_workers=0", "precision=fp32"),
         *("-m", "hydra/launcher=local", "hydra.launcher.tasks_per_node=2", f"hydra.sweep.dir={tmp_path / 'record'}"),
     ]
     subprocess.run([sys.executable, "run.py", "genie_redux", "train", *keys], cwd=ROOT, check=True)
