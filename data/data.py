@@ -25,6 +25,7 @@ from data_generation.data.data import (
     split_episodes,
 )
 from data_generation.data.errors import FieldError, UserError
+from data_generation.data.number_ranges import as_ranges
 
 __all__ = ["Batch", "BatchDataset", "ClipDataset", "ClipLoader", "ClipSampler", "iterate_epochs", "make_loader"]
 
@@ -34,10 +35,10 @@ logger = logging.getLogger(__name__)
 class ClipDataset(BatchDataset):
     """Clips of `num_frames` consecutive frames, `seq_step` frames apart, never across an episode's end.
 
-    Attributes: `action_names`, `frame_shape` (C, H, W), `roi_table` (as in `DatasetInfo`), `environments` (names),
-    `clips_per_env` (all positive), `num_frames`, `seq_step`. Clips are ordered by environment, instance, session and
-    time. `on_bad_episode="skip"` leaves unreadable episodes out; one that proves damaged while reading is replaced by
-    the same place in the next episode of its environment, with a warning.
+    Attributes: `action_names`, `frame_shape` (C, H, W), `roi_table` (as in `DatasetInfo`), `levels`, `environments`
+    (names), `clips_per_env` (all positive), `num_frames`, `seq_step`. Clips are ordered by environment, instance,
+    session and time. `on_bad_episode="skip"` leaves unreadable episodes out; one that proves damaged while reading is
+    replaced by the same place in the next episode of its environment, with a warning.
     """
 
     def __init__(
@@ -118,6 +119,15 @@ class ClipDataset(BatchDataset):
     @property
     def roi_table(self) -> str:
         return self._environments[0].info.roi_table
+
+    @property
+    def levels(self) -> dict[str, str]:
+        """Game → its instances in this split's episodes, as 0-11, 15."""
+        found: dict[str, set[int]] = {}
+        for environment, first, count in zip(self._environments, self._first_row, self._rows_per_env, strict=False):
+            episodes = self._episode_of_row[first : first + count]
+            found.setdefault(environment.info.game, set()).update(environment.instances[episodes].tolist())
+        return {game: as_ranges(instances) for game, instances in found.items()}
 
     @property
     def environments(self) -> list[str]:

@@ -183,6 +183,8 @@ class ModelConfig:
     # Name of the ROI table around whose characters that dataset was recorded; "" = whole frames.
     roi_table: str = ""
     super_resolution: SuperResolutionConfig = field(default_factory=SuperResolutionConfig)
+    # Game → its levels in the dataset that it was trained on, as 0-11, 15.
+    levels: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -281,13 +281,11 @@ class GenieRedux(Model):
         prime_frames: Tensor,
         actions: Tensor | None = None,
         window: int | None = None,
-        anchors: int | None = None,
     ) -> streaming.StreamState:
         """Begin an interactive rollout after prime frames (B, P, C, H, W); `step` continues it.
 
         actions (B, P-1): ids of the transitions between the prime frames. None: there are none (P = 1), or an unguided
-        model infers them. `window`: frames of history, None = what `dynamics.max_seq_len` allows. `anchors`: as in
-        `streaming.step`.
+        model infers them. `window`: frames of history, None = what `dynamics.max_seq_len` allows.
         """
         num_prime = prime_frames.shape[1]
         if actions is None and num_prime > 1:
@@ -299,17 +297,11 @@ class GenieRedux(Model):
         ids = self.tokenizer.encode(prime_frames)
         longest = self.dynamics.max_frames
         window = longest if window is None else min(window, longest)
-        return streaming.start(self, ids, self.action_input(actions), window, anchors)
+        return streaming.start(self, ids, self.action_input(actions), window)
 
     @torch.no_grad()
     def step(self, state: streaming.StreamState, action: Tensor) -> tuple[Tensor, streaming.StreamState]:
         """The next frame (B, C, H, W), not clamped, after action ids (B,), and the state after it."""
-        step = self.advance(state, action)
-        return step.frame, step.state
-
-    @torch.no_grad()
-    def advance(self, state: streaming.StreamState, action: Tensor) -> streaming.StreamStep:
-        """As `step`, with the logits from which the frame's tokens were taken."""
         return streaming.step(self, state, self.action_input(action.unsqueeze(1)))
 
     @under("dynamics")

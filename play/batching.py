@@ -1,6 +1,5 @@
-"""Rollouts of one model, of environments and visitors alike, each step of which is one forward pass for many."""
+"""Rollouts of one model, of environments and visitors alike, each step of which is one forward pass for all."""
 
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -8,9 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models import streaming
 from models.genie_redux import GenieRedux
-from models.streaming import StreamState
+from play.fixed_step import FixedStep, RolloutState, join, split
 from play.starts import Start
 
 
@@ -20,41 +18,52 @@ class Simulated:
 
     frame: np.ndarray
     entropy: np.ndarray
-    state: StreamState
+    state: RolloutState
 
 
 class Simulator:
     """Starts and steps rollouts. A rollout is its state, a value, which is kept by whoever plays."""
 
-    def __init__(self, model: GenieRedux, window: int | None = None, anchors: int | None = None):
-        """`window`: frames of history, None = as many as the model takes. `anchors`: as in `models.streaming.step`."""
-        self.model, self._window, self._anchors = model, window, anchors
+    def __init__(self, model: GenieRedux, window: int | None = None):
+        """`window`: frames of history, None = as many as the model takes."""
+        self.model, self._step = model, FixedStep(model, window)
         self._device = next(model.parameters()).device
 
-    def start(self, start: Start) -> StreamState:
-        """The state after a start's frames."""
-        frames = torch.tensor(start.frames, device=self._device).float().unsqueeze(0) / 255
-        # The actions that a dataset names mean nothing to a model with latent ones, which infers its own.
-        actions = None
-        if self.model.takes_actions:
-            actions = torch.tensor(start.actions, dtype=torch.int64, device=self._device).unsqueeze(0)
-        return self.model.start(frames, actions, self._window, self._anchors)
+    @property
+    def window(self) -> int:
+        """The greatest number of frames in a history."""
+        return self._step.window
 
-    def step(self, states: Sequence[StreamState], actions: Sequence[int]) -> list[Simulated]:
-        """Step rollouts, those with equally long histories in one pass."""
-        groups: dict[int, list[int]] = defaultdict(list)
-        for i, state in enumerate(states):
-            groups[state.ids.shape[1]].append(i)
-        steps: dict[int, Simulated] = {}
-        for rows in groups.values():
-            chosen = torch.tensor([actions[i] for i in rows], device=self._device)
-            step = self.model.advance(streaming.join([states[i] for i in rows]), chosen)
-            frames, entropy = to_uint8(step.frame), entropy_share(step.logits).cpu().numpy()
-            steps |= {
-                i: Simulated(frames[k], entropy[k], state)
-                for k, (i, state) in enumerate(zip(rows, streaming.split(step.state), strict=True))
-            }
-        return [steps[i] for i in range(len(states))]
+    def start(self, start: Start) -> RolloutState:
+        """The state after a start's frames."""
+        return self.follow(*self.encode(start))
+
+    @torch.no_grad()
+    def encode(self, start: Start) -> tuple[np.ndarray, np.ndarray]:
+        """Token ids (P, h, w) of a start's frames, and the actions (P-1,) between them, as the model understands them.
+
+        The actions that a dataset names mean nothing to a model with latent ones, which infers its own.
+        """
+        frames = torch.tensor(start.frames, device=self._device).float().unsqueeze(0) / 255
+        actions = start.actions
+        if not self.model.takes_actions and len(start.frames) > 1:
+            actions = self.model.infer_actions(frames)[0].cpu().numpy()
+        return self.model.tokenizer.encode(frames)[0].to(torch.int32).cpu().numpy(), actions
+
+    def follow(self, ids: np.ndarray, actions: np.ndarray) -> RolloutState:
+        """The state after frames of known ids (P, h, w) and the actions (P-1,) between them; the newest ones count."""
+        ids = ids[-self.window :]
+        state = self._step.start()
+        for frame, action in zip(ids, [0, *actions[len(actions) + 1 - len(ids) :]], strict=True):
+            known = torch.from_numpy(frame).to(self._device).unsqueeze(0)
+            state = self._step.advance(state, torch.tensor([action], device=self._device), known).state
+        return state
+
+    def step(self, states: Sequence[RolloutState], actions: Sequence[int]) -> list[Simulated]:
+        """Step rollouts in one pass."""
+        made = self._step.advance(join(states), torch.tensor(actions, device=self._device))
+        frames, entropy = to_uint8(made.frame), entropy_share(made.logits).cpu().numpy()
+        return [Simulated(frames[i], entropy[i], state) for i, state in enumerate(split(made.state))]
 
 
 def to_uint8(frames: Tensor) -> np.ndarray:

@@ -1,6 +1,7 @@
 """A trained world model as a Gymnasium environment: `reset` gives it some frames, `step` streams one frame.
 
     import gymnasium
+    env = gymnasium.make("play.env:GenieRedux/WorldModel-v0")  # the model that comes with the code
     env = gymnasium.make("play.env:GenieRedux/WorldModel-v0", model_fpath="…/model-1000.pt", dataset_dpath="…")
     envs = gymnasium.make_vec("play.env:GenieRedux/WorldModel-v0", 16, model_fpath="…", dataset_dpath="…")
 
@@ -17,13 +18,12 @@ import torch
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
-from data_generation.data.errors import under
 from data_generation.data.fields import Count, NumFrames, check_fields
 from data_generation.data.hub import local_path
-from models.checkpoint import load_world_model
 from models.genie_redux import GenieRedux
-from models.streaming import StreamState
 from play.batching import Simulator
+from play.fixed_step import RolloutState, load_playable, model_path
+from play.game import level_starts
 from play.starts import DatasetStarts, Start, frame_shape_of, open_datasets
 
 ENV_ID = "GenieRedux/WorldModel-v0"
@@ -83,7 +83,7 @@ class WorldModelEnv(gym.Env[np.ndarray, Any]):
         self.render_mode = render_mode
         self.action_space, self.observation_space = _spaces(model)
         self._frame = np.zeros(frame_shape_of(model), np.uint8)
-        self._state: StreamState | None = None
+        self._state: RolloutState | None = None
         self._num_steps = 0
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict]:
@@ -134,7 +134,7 @@ class WorldModelVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         self.single_action_space, self.single_observation_space = _spaces(model)
         self.action_space = batch_space(self.single_action_space, num_envs)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
-        self._states: list[StreamState] = []
+        self._states: list[RolloutState] = []
         self._frames = np.zeros((num_envs, *frame_shape_of(model)), np.uint8)
         self._num_steps, self._is_over = np.zeros(num_envs, np.int64), np.zeros(num_envs, bool)
         self._generators: list[np.random.Generator] = []
@@ -149,7 +149,7 @@ class WorldModelVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         self._states = [self._begin(i) for i in range(self.num_envs)]
         return self._frames.copy(), {}
 
-    def _begin(self, i: int) -> StreamState:
+    def _begin(self, i: int) -> RolloutState:
         start = self._starts(self._generators[i])
         self._frames[i], self._num_steps[i], self._is_over[i] = start.frames[-1], 0, False
         return self._simulator.start(start)
@@ -179,14 +179,15 @@ def _spaces(model: GenieRedux) -> tuple[gym.spaces.Discrete, gym.spaces.Box]:
 
 
 def make_env(
-    model_fpath: str,
-    dataset_dpath: str,
+    model_fpath: str | None = None,
+    dataset_dpath: str | None = None,
     reward: RewardHook | None = None,
     render_mode: str | None = None,
     **settings: Any,
 ) -> WorldModelEnv:
     """The model of a checkpoint, started from a dataset's episodes. `settings`: those of `RolloutConfig`.
 
+    Without a checkpoint, the model that comes with the code; without a dataset, the levels that it was trained on.
     UserErrors are those of `load_world_model` and `open_datasets`.
     """
     config = RolloutConfig(**settings)
@@ -195,7 +196,11 @@ def make_env(
 
 
 def make_vector_env(
-    num_envs: int, model_fpath: str, dataset_dpath: str, reward: RewardHook | None = None, **settings: Any
+    num_envs: int,
+    model_fpath: str | None = None,
+    dataset_dpath: str | None = None,
+    reward: RewardHook | None = None,
+    **settings: Any,
 ) -> WorldModelVectorEnv:
     """As `make_env`, several rollouts in one batch."""
     config = RolloutConfig(**settings)
@@ -203,14 +208,15 @@ def make_vector_env(
     return WorldModelVectorEnv(model, starts, num_envs, config, reward)
 
 
-def _load(model_fpath: str, dataset_dpath: str, config: RolloutConfig) -> tuple[GenieRedux, DatasetStarts]:
+def _load(model_fpath: str | None, dataset_dpath: str | None, config: RolloutConfig) -> tuple[GenieRedux, StartSource]:
     check_fields(config)
-    with under("", path="model_fpath"):
-        loaded = load_world_model(local_path("path", model_fpath, "model"))
+    loaded = load_playable(model_path(model_fpath))
     model = loaded.model.to("cuda" if torch.cuda.is_available() else "cpu")
-    environments = open_datasets(
-        local_path("dataset_dpath", dataset_dpath, "dataset"), model, loaded.config.action_names
-    )
+    if dataset_dpath is None:
+        starts = level_starts(loaded.config)
+        return model, lambda rng: starts[rng.integers(len(starts))]
+    dataset = local_path("dataset_dpath", dataset_dpath, "dataset")
+    environments = open_datasets(dataset, model, loaded.config.action_names)
     return model, DatasetStarts(environments, config.num_prime)
 
 

@@ -4,25 +4,30 @@ import json
 import logging
 import shutil
 import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import numpy as np
 import torch
 
 from data_generation.data.data import Environment
-from data_generation.data.errors import UNSET, FieldError, MissingPathError, under
+from data_generation.data.errors import UNSET, FieldError, MissingPathError
 from data_generation.data.fields import DatasetPath, ModelPath, NotNegative, NumFrames, OneOf, PathText, Range
 from data_generation.data.files import atomic_path
 from data_generation.data.media import enlarge, to_pixels, write_png
-from models.checkpoint import LoadedModel, load_world_model
+from models.checkpoint import LoadedModel
+from models.config import ModelConfig
 from models.genie_redux import GenieRedux
+from play.fixed_step import FixedStep, load_playable, model_path
+from play.game import level_starts
 from play.onnx_file import PRECISIONS, compare, write_onnx
-from play.onnx_step import MIN_WINDOW, STATE, FixedStep
 from play.starts import Start, episode_start, open_datasets
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 STATIC_DPATH = Path(__file__).parent / "static"
 # Where `bash install.sh --with export` puts the runtime.
@@ -31,7 +36,9 @@ RUNTIME_FILES = {
     "wasm": ("ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm"),
     "webgpu": ("ort.webgpu.bundle.min.mjs", "ort-wasm-simd-threaded.asyncify.wasm"),
 }
-DEFAULT_STARTS = 6
+DEFAULT_STARTS = 12
+# Shorter histories have caches without numbers, which ONNX has no tensors for.
+MIN_WINDOW = 3
 IDLE_ACTIONS = ("NOOP", "UP")
 
 
@@ -39,11 +46,13 @@ IDLE_ACTIONS = ("NOOP", "UP")
 class ExportConfig:
     """Root of the `export` command."""
 
-    model_fpath: ModelPath = ""  # world model (…/model-<step>.pt)
+    model_fpath: ModelPath | None = None  # world model (…/model-<step>.pt); null = the one in weights/
     target: PathText = ""  # folder for the page; an older page there is replaced
     tokenizer_fpath: ModelPath | None = None  # null = tokenizer.pt next to the model
-    dataset_dpath: DatasetPath = ""  # dataset with the episodes that play starts from
-    # Where: <episode>, counted over the dataset, or <episode>:<frame>, from 0; [] = at some episodes, evenly spread.
+    # Dataset with the episodes that play starts from; null = the levels of the game that the model was trained on.
+    dataset_dpath: DatasetPath | None = None
+    # Where: <episode>, counted over the dataset, or <episode>:<frame>, from 0; without a dataset, <level>. [] = at some
+    # of them, evenly spread.
     starts: list[str] = field(default_factory=list)
     num_prime: NumFrames = 4  # frames of an episode that a start gives the model; the named one is the last of them
     window: Annotated[int, Range(MIN_WINDOW, 100_000)] | None = (
@@ -62,16 +71,13 @@ class ExportConfig:
 
 def export(cfg: ExportConfig) -> Path:
     """Write the page and return its folder. UserError where something is missing."""
-    for key in ("model_fpath", "dataset_dpath", "target"):
-        if not getattr(cfg, key):
-            remedy = "python run.py export model_fpath=<model-N.pt> dataset_dpath=<dataset> target=<folder>"
-            raise FieldError(key, UNSET, "is not set", remedy)
+    if not cfg.target:
+        raise FieldError("target", UNSET, "is not set", "python run.py export target=<folder>")
     target = Path(cfg.target)
     if target.exists() and not (target / "world.json").is_file():
         raise FieldError("target", target, "exists and holds no page", "give a new folder")
     runtime = _runtime_files(cfg)
-    with under("", path="model_fpath"):
-        loaded = load_world_model(Path(cfg.model_fpath), Path(cfg.tokenizer_fpath) if cfg.tokenizer_fpath else None)
+    loaded = load_playable(model_path(cfg.model_fpath), Path(cfg.tokenizer_fpath) if cfg.tokenizer_fpath else None)
     _check(cfg, loaded)
     with atomic_path(target) as folder:
         folder.mkdir()
@@ -105,13 +111,12 @@ def _runtime_files(cfg: ExportConfig) -> list[Path]:
 
 
 def _check(cfg: ExportConfig, loaded: LoadedModel[GenieRedux]) -> None:
-    tokenizer, dynamics = loaded.config.tokenizer, loaded.model.dynamics
-    if tokenizer.temporal_patch_size != 1:
-        problem = f"has temporal_patch_size={tokenizer.temporal_patch_size}: play needs one frame a step"
-        raise FieldError("model_fpath", cfg.model_fpath, problem, "give a model with temporal_patch_size=1")
-    if dynamics.max_frames < MIN_WINDOW:
-        problem = f"sees {dynamics.max_frames} frames"
-        raise FieldError("model_fpath", cfg.model_fpath, problem, f"give a model that sees {MIN_WINDOW} or more")
+    max_frames = loaded.model.dynamics.max_frames
+    if max_frames < MIN_WINDOW:
+        problem = f"sees {max_frames} frames"
+        raise FieldError(
+            "model_fpath", model_path(cfg.model_fpath), problem, f"give a model that sees {MIN_WINDOW} or more"
+        )
 
 
 def action_names(loaded: LoadedModel[GenieRedux]) -> list[str]:
@@ -130,25 +135,33 @@ def idle_action(name: str, names: list[str]) -> int | None:
 
 def _manifest(cfg: ExportConfig, loaded: LoadedModel[GenieRedux], step: FixedStep) -> dict[str, Any]:
     """What the page knows of the model: world.json without its starts."""
-    names, state = action_names(loaded), step.start()
-    path = Path(cfg.model_fpath)
+    names = action_names(loaded)
+    path = model_path(cfg.model_fpath)
     run = path if path.is_dir() else path.parent
     types = {torch.int32: "int32", torch.float32: "float32"}
     parameters = sum(p.numel() for p in loaded.model.parameters())
     return {
         "name": f"{run.name} ({loaded.config.model})",
-        "about": f"{parameters / 1e6:.1f} M parameters, {loaded.step} training steps, trained on episodes like those "
-        f"of {Path(cfg.dataset_dpath).name}. Each frame is drawn by the model, in this browser.",
+        "about": f"{parameters / 1e6:.1f} M parameters, {loaded.step} training steps{_trained_on(loaded.config)}. "
+        "Each frame is drawn by the model, in this browser.",
         "actions": names,
         "idle": idle_action(cfg.idle_action, names),
         "fps": cfg.fps,
         "size": loaded.config.tokenizer.image_size,
         "grid": step.grid,
         "precision": cfg.precision,
-        "noise": [step.grid, step.grid, loaded.config.tokenizer.codebook_size] if cfg.temperature else None,
+        "noise": [1, step.grid, step.grid, loaded.config.tokenizer.codebook_size] if cfg.temperature else None,
         "runtime": {name: RUNTIME_FILES[name][1] for name in _backends(cfg)},
-        "state": {name: {"type": types[state[name].dtype], "shape": list(state[name].shape)} for name in STATE},
+        "state": {
+            name: {"type": types[part.dtype], "shape": list(part.shape)}
+            for name, part in step.start()._asdict().items()
+        },
     }
+
+
+def _trained_on(config: ModelConfig) -> str:
+    known = [f"levels {text} of {game}" for game, text in config.levels.items()]
+    return f", trained on {'; '.join(known)}" if known else ""
 
 
 # ---- starts ---------------------------------------------------------------------------------------------------------
@@ -158,17 +171,33 @@ def write_starts(
     cfg: ExportConfig, loaded: LoadedModel[GenieRedux], step: FixedStep, folder: Path
 ) -> list[dict[str, Any]]:
     """The starts of the page: token ids and actions of an episode's frames, and a picture of the last of them."""
-    if not Path(cfg.dataset_dpath).is_dir():
-        raise MissingPathError("dataset_dpath", cfg.dataset_dpath, "is no folder", "give the folder of a dataset")
-    environments = open_datasets(Path(cfg.dataset_dpath), loaded.model, action_names(loaded))
-    episodes = [(environment, i) for environment in environments for i in range(environment.num_episodes)]
-    spread = np.linspace(0, len(episodes) - 1, min(DEFAULT_STARTS, len(episodes))).astype(int)
     (folder / "starts").mkdir()
     num_prime = min(cfg.num_prime, step.window)
-    return [
-        _write_start(_chosen_start(text, episodes, num_prime), loaded.model, folder / "starts" / f"{i}.png")
-        for i, text in enumerate(cfg.starts or [str(row) for row in spread])
-    ]
+    starts = _level_starts(cfg, loaded.config) if not cfg.dataset_dpath else _episode_starts(cfg, loaded, num_prime)
+    return [_write_start(start, loaded.model, folder / "starts" / f"{i}.png") for i, start in enumerate(starts)]
+
+
+def _spread(items: Sequence[T]) -> list[T]:
+    """Some of many, evenly spread."""
+    return [items[int(i)] for i in np.linspace(0, len(items) - 1, min(DEFAULT_STARTS, len(items)))]
+
+
+def _level_starts(cfg: ExportConfig, config: ModelConfig) -> list[Start]:
+    """The beginnings of levels of the game."""
+    if wrong := [text for text in cfg.starts if not text.isdecimal()]:
+        raise FieldError("starts", wrong[0], "is no level of the game", "give numbers of levels, as in [0,3]")
+    return level_starts(config, [int(text) for text in cfg.starts]) if cfg.starts else _spread(level_starts(config))
+
+
+def _episode_starts(cfg: ExportConfig, loaded: LoadedModel[GenieRedux], num_prime: int) -> Iterator[Start]:
+    """Frames of recorded episodes."""
+    assert cfg.dataset_dpath
+    if not Path(cfg.dataset_dpath).is_dir():
+        raise MissingPathError("dataset_dpath", cfg.dataset_dpath, "is no folder", "give the folder of a dataset")
+    environments = open_datasets(Path(cfg.dataset_dpath), loaded.model, loaded.config.action_names)
+    episodes = [(environment, i) for environment in environments for i in range(environment.num_episodes)]
+    for text in cfg.starts or _spread([str(row) for row in range(len(episodes))]):
+        yield _chosen_start(text, episodes, num_prime)
 
 
 def _chosen_start(text: str, episodes: list[tuple[Environment, int]], num_prime: int) -> Start:

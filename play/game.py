@@ -1,16 +1,22 @@
 """The real game, played beside the model in a process of its own: an emulator needs one for itself."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from data_generation.data.errors import UserError
+from data_generation.config import ConnectorConfig
+from data_generation.data.errors import UNSET, FieldError, UserError
+from data_generation.data.number_ranges import NumberRanges
 from data_generation.generator.child import Child, ChildEnd
-from data_generation.generator.connector_base import Connector
+from data_generation.generator.connector_base import Connector, make_connector
 from data_generation.generator.faults import EnvironmentFault
-from data_generation.generator.levels import LevelEnv, Transition
+from data_generation.generator.levels import LevelEnv, Transition, list_levels
+from models.config import ModelConfig
 from play.starts import PlayedState, Start, game_start
 
+# Levels of a game that are listed.
+MAX_LEVELS = 200
 # Steps of an episode: nobody plays that long.
 _MAX_STEPS = 10**9
 
@@ -60,6 +66,41 @@ def _serve(end: ChildEnd, connector: Connector) -> None:
             answer = error
         end.send(answer)
     env.close()
+
+
+def recorded_game(config: ModelConfig, game: str) -> Connector:
+    """The game of a model, as its dataset was recorded; `game` where the model does not say which that is."""
+    return make_connector(
+        ConnectorConfig(
+            game=[next(iter(config.levels), game)],
+            image_size=config.tokenizer.image_size,
+            valid_action_combos=config.action_names,
+            roi_annotation_fpath=config.roi_table or None,
+        )
+    )
+
+
+def level_starts(config: ModelConfig, instances: Sequence[int] = ()) -> list[Start]:
+    """The beginnings of levels that a model was trained on: of `instances`, or of all. FieldErrors of `starts`.
+
+    And of `dataset_dpath`, which is the other way to start.
+    """
+    if not config.levels:
+        problem = "is not set, and the model does not say on which levels it was trained"
+        raise FieldError("dataset_dpath", UNSET, problem, "give the folder of a dataset")
+    game, known = next(iter(config.levels.items()))
+    connector = recorded_game(config, game)
+    levels = {level.instance: level for level in list_levels(connector, [game], MAX_LEVELS)}
+    env = LevelEnv(connector, 1)
+    try:
+        starts = []
+        for instance in instances or [instance for instance in levels if instance in NumberRanges(known)]:
+            if instance not in levels:
+                raise FieldError("starts", instance, "is no level of the game", f"use 0 to {max(levels)}")
+            starts.append(game_start(env, PlayedState(levels[instance], 0), 1))
+        return starts
+    finally:
+        env.close()
 
 
 def psnr(frame: np.ndarray, other: np.ndarray) -> float:

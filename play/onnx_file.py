@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from data_generation.data.errors import UserError
-from play.onnx_step import PREDICT, STATE, FixedStep
+from play.fixed_step import PREDICT, FixedStep, RolloutState
 
 OPSET = 20
 PRECISIONS = ("float32", "float16")
@@ -23,19 +23,19 @@ Runner = Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]
 
 def input_names(step: FixedStep) -> list[str]:
     """The file's inputs, in the order of `FixedStep.forward`."""
-    return ["ids", "action", "known", *STATE, *(["noise"] if step.temperature else [])]
+    return ["action", "known", *RolloutState._fields, *(["noise"] if step.temperature else [])]
 
 
 def output_names() -> list[str]:
     """The file's outputs, in the order of `FixedStep.forward`; next_<name> is what <name> is in the next step."""
-    return ["new_ids", "pixels", *(f"next_{name}" for name in STATE)]
+    return ["pixels", *(f"next_{name}" for name in RolloutState._fields)]
 
 
 def first_inputs(step: FixedStep) -> dict[str, Tensor]:
     """Inputs of the first step after nothing."""
-    shape = (step.grid, step.grid)
-    inputs = {"ids": torch.zeros(shape, dtype=torch.int32), "action": torch.zeros(1, dtype=torch.int32)}
-    inputs |= {"known": torch.full(shape, PREDICT, dtype=torch.int32), **step.start()}
+    shape = (1, step.grid, step.grid)
+    inputs = {"action": torch.zeros(1, dtype=torch.int32), "known": torch.full(shape, PREDICT, dtype=torch.int32)}
+    inputs |= step.start()._asdict()
     if step.temperature:
         inputs["noise"] = torch.zeros(*shape, step.model.dynamics.codebook_size)
     return inputs
@@ -136,18 +136,18 @@ class OnnxPlayer:
         # Slots of no frame may hold anything, so the caches stay.
         self._inputs["num_frames"] = self._first_num_frames
         for frame, action in zip(ids, [0, *actions], strict=True):
-            self._append(action, np.array(frame, np.int32).reshape(self._grid, self._grid))
+            self._append(action, np.array(frame, np.int32).reshape(1, self._grid, self._grid))
 
     def step(self, action: int, noise: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """The next frame's ids (h, w) and pixels (H, W, 4)."""
+        """The next frame's ids (h, w) and pixels (H, W, 4). noise (1, h, w, V)."""
         if noise is not None:
             self._inputs["noise"] = noise
-        outputs = self._append(action, np.full((self._grid, self._grid), PREDICT, np.int32))
-        return outputs["new_ids"], outputs["pixels"]
+        outputs = self._append(action, np.full((1, self._grid, self._grid), PREDICT, np.int32))
+        return outputs["next_ids"][0], outputs["pixels"][0]
 
     def _append(self, action: int, known: np.ndarray) -> dict[str, np.ndarray]:
         outputs = self._run({**self._inputs, "action": np.array([action], np.int32), "known": known})
-        self._inputs |= {"ids": outputs["new_ids"], **{name: outputs[f"next_{name}"] for name in STATE}}
+        self._inputs |= {name: outputs[f"next_{name}"] for name in RolloutState._fields}
         return outputs
 
 
@@ -161,7 +161,7 @@ def compare(step: FixedStep, path: Path, start: dict[str, Any], num_steps: int) 
     players = [OnnxPlayer(step, run) for run in (torch_runner(step), onnx_runner(path))]
     for player in players:
         player.begin(start["ids"], start["actions"])
-    shape = (step.grid, step.grid, step.model.dynamics.codebook_size)
+    shape = (1, step.grid, step.grid, step.model.dynamics.codebook_size)
     equal, differences = [], []
     for _ in range(num_steps):
         action = int(rng.integers(step.model.num_actions))

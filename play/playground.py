@@ -2,29 +2,27 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
-from data_generation.config import AgentConfig, ConnectorConfig
 from data_generation.data.data import Environment
-from data_generation.data.errors import UNSET, FieldError, UserError, under
-from data_generation.generator.connector_base import Connector, EnvironmentSpec, make_connector
+from data_generation.data.errors import FieldError, UserError, under
+from data_generation.data.number_ranges import NumberRanges
+from data_generation.generator.connector_base import Connector, EnvironmentSpec
 from data_generation.generator.levels import Level, list_levels
-from data_generation.generator.policy import VARIANTS, Policy, PolicyContext
-from data_generation.generator.resolve import load_class
-from models.checkpoint import LoadedModel, load_super_resolution, load_world_model
+from models.checkpoint import LoadedModel, load_super_resolution
 from models.genie_redux import GenieRedux
 from models.super_resolution import SuperResolution
+from play.agents import Actor, random_policies, trained_policy
 from play.batching import Simulator, to_uint8
 from play.config import PlayConfig
+from play.fixed_step import load_playable, model_path
+from play.game import MAX_LEVELS, recorded_game
 from play.starts import Start, episode_start, frame_shape_of, misfit
 from play.viewer import Library
 from training.measures.counterfactuals import recorded_connector
 
-SHIPPED_DPATH = Path(__file__).resolve().parent.parent / "weights" / "guided"
-_MAX_LEVELS = 200
 # Recorded actions that a model with latent ones follows.
 _MAX_INFERRED = 120
 _REST = ("NOOP", "UP")
@@ -58,6 +56,7 @@ class Playground:
             for environment in self.library.environments()
             if environment.num_episodes and not misfit(environment, self.model, self.game_actions)
         ]
+        self.levels = loaded.config.levels
         self.game, self.no_game = self._find_game(loaded)
         self.policies = self._make_policies(loaded)
         self.idle_action = self._idle_action()
@@ -85,43 +84,34 @@ class Playground:
 
     def _find_game(self, loaded: LoadedModel[GenieRedux]) -> tuple[LoadedGame | None, str]:
         """The game, or why there is none."""
-        if not self.is_guided:
-            return None, "the model's actions are latent ones, which the game does not know"
         try:
             connector = self._connector(loaded)
             games = connector.select().games
-            return LoadedGame(connector, list_levels(connector, games[:1], _MAX_LEVELS)), ""
+            game = next((game for game in games if game in loaded.config.levels), games[0])
+            return LoadedGame(connector, list_levels(connector, [game], MAX_LEVELS)), ""
         except UserError as error:
             return None, str(error)
 
     def _connector(self, loaded: LoadedModel[GenieRedux]) -> Connector:
         if self.environments:
             return recorded_connector(self.environments[0].info)
-        config = ConnectorConfig(
-            game=[self.config.game],
-            image_size=self.frame_shape[1],
-            valid_action_combos=self.game_actions,
-            roi_annotation_fpath=loaded.config.roi_table or None,
-        )
         with under("play"):
-            return make_connector(config)
+            return recorded_game(loaded.config, self.config.game)
 
-    def _make_policies(self, loaded: LoadedModel[GenieRedux]) -> dict[str, Policy]:
-        names = ["random", "sticky_random"]
+    def _make_policies(self, loaded: LoadedModel[GenieRedux]) -> dict[str, Actor]:
+        spec = EnvironmentSpec(self.action_names, self.frame_shape, loaded.config.roi_table)
+        policies = random_policies(spec)
         checkpoint = self.config.agent_fpath
         if checkpoint is not None:
             if not self.is_guided:
                 remedy = "leave it out, or play a guided model"
                 raise FieldError("agent_fpath", checkpoint, "the model's actions are latent ones", remedy)
-            names.append("auto_explore")
-        spec = EnvironmentSpec(self.action_names, self.frame_shape, loaded.config.roi_table)
-        context = PolicyContext(AgentConfig(checkpoint_fpath=checkpoint), spec)
-        policies: dict[str, Any] = {}
-        for name in names:
-            with under("", **{"agent.checkpoint_fpath": "agent_fpath"}):
-                kind: Any = load_class(VARIANTS[name], "agent_fpath")
-                policies["agent" if name == "auto_explore" else name] = kind.from_context(context)
+            policies["agent"] = trained_policy(Path(checkpoint), spec)
         return policies
+
+    def is_known(self, game: str, instance: int) -> bool:
+        """Whether the model was trained on a level; True where it does not say on which."""
+        return not self.levels or instance in NumberRanges(self.levels.get(game, ""))
 
     def _idle_action(self) -> int | None:
         """What is done while no key is held; None = nothing happens then."""
@@ -153,9 +143,5 @@ class Playground:
 
 
 def _load(config: PlayConfig) -> LoadedModel[GenieRedux]:
-    fpath = config.model_fpath or next(iter(sorted(map(str, SHIPPED_DPATH.glob("model-*.pt")))), None)
-    if fpath is None:
-        raise FieldError("model_fpath", UNSET, "is not set", "give the model-<step>.pt of a world model")
     tokenizer = Path(config.tokenizer_fpath) if config.tokenizer_fpath else None
-    with under("", path="model_fpath"):
-        return load_world_model(Path(fpath), tokenizer)
+    return load_playable(model_path(config.model_fpath), tokenizer)

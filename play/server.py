@@ -193,7 +193,8 @@ class Server:
 
     def _hello(self, visitor: Guest) -> dict[str, Any]:
         ground, session = self.ground, visitor.session
-        levels = [level.instance for level in ground.game.levels] if ground.game else []
+        levels = ground.game.levels if ground.game else []
+        known = [f"{text} of {game}" for game, text in ground.levels.items()]
         return {
             "is": "hello",
             "key": visitor.key,
@@ -206,12 +207,21 @@ class Server:
             "grid": ground.model.tokenizer.grid,
             "sources": ["keys", "recorded", *ground.policies],
             "num_prime": ground.config.num_prime,
-            "levels": levels,
+            "levels": [[level.instance, ground.is_known(level.game, level.instance)] for level in levels],
+            "trained_on": "; ".join(known),
+            "has_game": bool(levels) and ground.is_guided,
             "no_game": ground.no_game,
             "browser": BROWSER_PATH if self._exported else None,
             "resume_seconds": ground.config.resume_seconds,
             "environments": [
-                {"name": f"{each.env_dpath.parent.name} / {each.name}", "episodes": episodes_of(each)}
+                {
+                    "name": f"{each.env_dpath.parent.name} / {each.name}",
+                    "episodes": episodes_of(each),
+                    # The first one of a level that the model was trained on.
+                    "first": next(
+                        (i for i, level in enumerate(each.instances) if ground.is_known(each.info.game, int(level))), 0
+                    ),
+                }
                 for each in ground.environments
             ],
         }

@@ -11,14 +11,13 @@ import numpy as np
 from data_generation.data.errors import UserError
 from data_generation.data.media import enlarge
 from data_generation.generator.faults import EnvironmentFault
-from models.streaming import StreamState
+from play.batching import Simulated
+from play.fixed_step import RolloutState
 from play.game import RealGame, psnr
 from play.playground import Playground
 from play.starts import PlayedState, Start, picture_start
 from play.step_queue import StepQueue
 
-# Between two frames whose state is kept; from there, others are reached by stepping again.
-_STATE_EVERY = 20
 _SCALE = 4
 _MAX_RECORDED = 600
 
@@ -27,7 +26,8 @@ _MAX_RECORDED = 600
 class PlayMoment:
     """A frame (C, H, W) uint8, the action that led to it, its tokens' entropy (h, w), and the game's frame beside it.
 
-    `carry`: what the policy that acts remembers after it.
+    `carry`: what the policy that acts remembers after it. `num_history`: frames of the model's history there, this one
+    included.
     """
 
     frame: np.ndarray
@@ -35,6 +35,7 @@ class PlayMoment:
     entropy: np.ndarray | None = None
     real: np.ndarray | None = None
     carry: Any = None
+    num_history: int = 1
 
     @property
     def psnr(self) -> float | None:
@@ -53,7 +54,11 @@ class PlaySession:
         self._rng = np.random.default_rng()
         self._start: Start | None = None
         self._moments: dict[int, PlayMoment] = {}
-        self._states: dict[int, StreamState] = {}
+        # Where the model is, and at which moment. A state is large: that of another moment is made of token ids.
+        self._state: RolloutState | None = None
+        self._state_time = 0
+        # Of the start's frames, up to time 0, and of all moments' frames.
+        self._ids: dict[int, np.ndarray] = {}
         # Of the whole game since its start.
         self._actions: list[int] = []
         self.time = 0
@@ -84,9 +89,12 @@ class PlaySession:
 
     async def begin(self, start: Start) -> None:
         """Start anew."""
-        state = await self._queue.call(self._ground.simulator.start, start)
-        self._start, self._states, self._actions, self.time = start, {0: state}, [], 0
-        self._moments = {0: PlayMoment(start.frames[-1])}
+        ids, actions = await self._queue.call(self._ground.simulator.encode, start)
+        self._state = await self._queue.call(self._ground.simulator.follow, ids, actions)
+        # With the actions as the model understands them.
+        self._start, self._actions, self.time, self._state_time = replace(start, actions=actions), [], 0, 0
+        self._ids = dict(enumerate(ids, 1 - len(ids)))
+        self._moments = {0: PlayMoment(start.frames[-1], num_history=int(self._state.num_frames[0]))}
         if self.source == "recorded" and not len(start.following):
             self.source = "keys"
         self._game_time, self._game_is_over = None, False
@@ -130,29 +138,38 @@ class PlaySession:
             raise UserError("there is no such action")
         self._branch()
         action, carry = await self._choose(action)
-        state = self._states.get(self.time) or await self._state_at(self.time)
-        made, real = await asyncio.gather(self._queue.step(state, action), self._step_game(action))
-        if self.time % _STATE_EVERY:
-            self._states.pop(self.time, None)
+        made, real = await asyncio.gather(self._step_model(action), self._step_game(action))
         self._actions.append(action)
         self.time += 1
-        self._moments[self.time] = PlayMoment(made.frame, action, made.entropy, real, carry)
-        self._states[self.time] = made.state
+        num_history = int(made.state.num_frames[0])
+        self._moments[self.time] = PlayMoment(made.frame, action, made.entropy, real, carry, num_history)
+        self._state, self._state_time = made.state, self.time
+        self._ids[self.time] = made.state.ids[0].cpu().numpy()
         self._forget()
         return self.moment
+
+    async def _step_model(self, action: int) -> Simulated:
+        """The model's next frame; where the player has gone to another moment, its history is read again first."""
+        state = self._state
+        if state is None or self._state_time != self.time:
+            num_frames = self.moment.num_history
+            ids = [self._ids[time] for time in range(self.time + 1 - num_frames, self.time + 1)]
+            actions = np.array([*self.start.actions, *self._actions[: self.time]], np.int64)
+            following = actions[len(actions) + 1 - num_frames :]
+            state = await self._queue.call(self._ground.simulator.follow, np.stack(ids), following)
+        return await self._queue.step(state, action)
 
     def _branch(self) -> None:
         for time in range(self.time + 1, self.last + 1):
             self._moments.pop(time, None)
-            self._states.pop(time, None)
+            self._ids.pop(time, None)
         del self._actions[self.time :]
 
     def _forget(self) -> None:
-        """Moments older than may be gone back to, up to one whose state is kept."""
-        keep = self.time - self._ground.config.rewind_frames
-        if keep > 0 and keep % _STATE_EVERY == 0:
-            self._moments = {time: moment for time, moment in self._moments.items() if time >= keep}
-            self._states = {time: state for time, state in self._states.items() if time >= keep}
+        """The moment that is too old to be gone back to, and the frame that no moment's history holds any more."""
+        oldest = self.time - self._ground.config.rewind_frames
+        self._moments.pop(oldest - 1, None)
+        self._ids.pop(oldest - self._ground.simulator.window, None)
 
     async def _choose(self, action: int) -> tuple[int, Any]:
         """The action of whoever acts, and what a policy remembers then."""
@@ -166,14 +183,6 @@ class PlaySession:
         carry = self.moment.carry if self.moment.carry is not None else policy.initial_carry()
         carry, chosen = await self._queue.call(policy, carry, self.moment.frame, self._rng)
         return int(chosen), carry
-
-    async def _state_at(self, time: int) -> StreamState:
-        """The state at a moment, reached again from the last one that was kept before it."""
-        kept = max(known for known in self._states if known <= time)
-        state = self._states[kept]
-        for past in range(kept, time):
-            state = (await self._queue.step(state, self._actions[past])).state
-        return state
 
     def rewind(self, time: int) -> PlayMoment:
         """Show another moment that is kept; the next step continues from there."""
@@ -198,6 +207,8 @@ class PlaySession:
         """Play the real game under the same actions, or stop that. UserError where it cannot be had."""
         if not on:
             self.close()
+        elif not self._ground.is_guided:
+            raise UserError("the model's actions are latent ones, which the game does not know")
         elif self._ground.game is None:
             raise UserError(f"no game here: {self._ground.no_game}")
         elif self.start.game is None:

@@ -6,15 +6,15 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from models.streaming import StreamState
 from play.batching import Simulated, Simulator
+from play.fixed_step import RolloutState
 
 T = TypeVar("T")
 
 
 @dataclass
 class _WaitingStep:
-    state: StreamState
+    state: RolloutState
     action: int
     answer: asyncio.Future[Simulated]
 
@@ -28,7 +28,7 @@ class StepQueue:
         self._waiting: list[_WaitingStep] = []
         self._runner: asyncio.Task[None] | None = None
 
-    async def step(self, state: StreamState, action: int) -> Simulated:
+    async def step(self, state: RolloutState, action: int) -> Simulated:
         """A step of one rollout."""
         answer: asyncio.Future[Simulated] = asyncio.get_running_loop().create_future()
         self._waiting.append(_WaitingStep(state, action, answer))

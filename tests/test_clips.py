@@ -16,6 +16,7 @@ from data.data import Batch, ClipDataset, ClipLoader, ClipSampler, iterate_epoch
 from data.sampler import permute
 from data_generation.data.data import DatasetInfo, EpisodeError, EpisodeMeta, EpisodeWriter, episode_path
 from data_generation.data.errors import FieldError
+from data_generation.data.number_ranges import NumberRanges, as_ranges
 
 SHAPE = (3, 8, 8)
 ACTIONS = ["A", "B", "C"]
@@ -315,3 +316,15 @@ def test_episodes_shorter_than_a_clip_are_announced(tmp_path, caplog):
     caplog.clear()
     ClipDataset(tmp_path, "all", num_frames=4)
     assert not caplog.text
+
+
+def test_levels_are_the_games_of_the_splits_episodes(dataset_dpath):
+    assert ClipDataset(dataset_dpath, "all", 16).levels == {"Pong": "0"}
+
+
+def test_numbers_become_ranges_and_back():
+    text = as_ranges([3, 0, 1, 2, 7, 9, 8, 15])
+    assert text == "0-3, 7-9, 15"
+    numbers = NumberRanges(text)
+    assert [number for number in range(20) if number in numbers] == [0, 1, 2, 3, 7, 8, 9, 15]
+    assert not any(number in NumberRanges("x, -3, 1-, ") for number in range(5))

@@ -8,7 +8,6 @@ from gymnasium.utils.env_checker import check_env
 
 from data_generation.data.data import Environment, list_environments
 from data_generation.data.errors import UserError
-from models import streaming
 from models.config import SampleSettings
 from play.batching import Simulator, entropy_share, to_uint8
 from play.env import ENV_ID, ConstantReward, RolloutConfig, WorldModelEnv, WorldModelVectorEnv
@@ -64,18 +63,35 @@ def test_a_batch_of_rollouts_equals_each_alone():
         together, alone = [a.state for a in made], [b.state for b in single]
 
 
-def test_rollouts_that_forget_one_frame_at_a_time_are_stepped_in_one_pass(monkeypatch):
-    simulator = Simulator(tiny_model(), window=5, anchors=0)
+@pytest.mark.parametrize("window", [1, 5])
+def test_a_full_history_becomes_its_newer_half(window):
+    """As `models/streaming.py` has it, whatever the lengths of the histories that are stepped together."""
+    model, starts = tiny_model(), [random_start(seed, num_prime) for seed, num_prime in enumerate((1, 3))]
+    simulator = Simulator(model, window)
+    states = [simulator.start(start) for start in starts]
+    streamed = []
+    for start in starts:
+        frames, actions = torch.from_numpy(start.frames)[None].float() / 255, torch.from_numpy(start.actions)[None]
+        streamed.append(model.start(frames, actions, window))
+    for t in range(2 * window + 3):
+        made = simulator.step(states, [t % 5, (t + 2) % 5])
+        states = [each.state for each in made]
+        for i, each in enumerate(made):
+            frame, streamed[i] = model.step(streamed[i], torch.tensor([(t + 2 * i) % 5]))
+            assert np.abs(each.frame.astype(int) - to_uint8(frame)[0]).max() <= 1
+            assert torch.equal(each.state.ids[0].long(), streamed[i].ids[0, -1])
+
+
+def test_rollouts_of_any_length_are_stepped_in_one_pass(monkeypatch):
+    model = tiny_model()
+    simulator = Simulator(model, window=5)
     states = [simulator.start(random_start(seed, num_prime)) for seed, num_prime in enumerate((1, 2, 3, 4))]
-    for _ in range(5):
-        states = [made.state for made in simulator.step(states, [0] * 4)]
-    passes = []
-    step = streaming.step
-    monkeypatch.setattr(streaming, "step", lambda *args: passes.append(1) or step(*args))
-    for _ in range(4):
+    passes, embed_at = [], model.dynamics.embed_at
+    monkeypatch.setattr(model.dynamics, "embed_at", lambda *args: passes.append(len(args[0])) or embed_at(*args))
+    for _ in range(9):
         states = [made.state for made in simulator.step(states, [0, 1, 2, 3])]
-    assert len(passes) == 4
-    assert all(state.ids.shape[1] == 5 for state in states)
+    # Each history and its successor, also when one is full.
+    assert passes == 9 * [8]
 
 
 def test_the_vector_form_equals_single_environments():

@@ -21,8 +21,8 @@ from models.config import ModelConfig
 from models.construct_model import build_model
 from models.genie_redux import GenieRedux
 from play.export import RUNTIME_DPATH, RUNTIME_FILES, STATIC_DPATH, ExportConfig, export, idle_action
+from play.fixed_step import FixedStep
 from play.onnx_file import OnnxPlayer, onnx_runner, torch_runner
-from play.onnx_step import ANCHORS, FixedStep
 
 NUM_PRIME, NUM_STEPS = 3, 55
 
@@ -59,7 +59,7 @@ def streamed(model: GenieRedux, prime_ids: torch.Tensor, actions: torch.Tensor) 
     """Ids (h, w) and pixels (H, W, 3) of the frames after prime ids (1, P, h, w), by the step that play makes."""
     num_prime = prime_ids.shape[1]
     known = model.action_input(actions[:, : num_prime - 1])
-    state = streaming.start(model, prime_ids, known, model.dynamics.max_frames, ANCHORS)
+    state = streaming.start(model, prime_ids, known, model.dynamics.max_frames)
     frames = []
     for t in range(num_prime - 1, actions.shape[1]):
         frame, state = model.step(state, actions[:, t])
@@ -168,10 +168,10 @@ def test_the_page_has_all_that_it_needs(page):
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
-        ({"model_fpath": ""}, "model_fpath: is not set"),
         ({"target": ""}, "target: is not set"),
         ({"model_fpath": "nothing.pt"}, "model_fpath=nothing.pt"),
         ({"dataset_dpath": "nothing"}, "dataset_dpath"),
+        ({"dataset_dpath": None}, "dataset_dpath: is not set, and the model does not say on which levels"),
         ({"starts": ["9:a"]}, "starts=9:a: is not of the form"),
         ({"starts": ["99"]}, "starts=99: the dataset has 8 episodes"),
         ({"starts": ["0:900"]}, "starts=0:900"),
@@ -185,6 +185,21 @@ def test_a_wrong_setting_is_named(page, tmp_path, changes, named):
         export(cfg)
     assert named in str(error.value)
     assert not (tmp_path / "page").exists()
+
+
+@pytest.mark.slow
+@needs_onnx
+def test_without_a_dataset_play_starts_at_the_levels_the_model_was_trained_on(page, tmp_path):
+    model, config = lively_model()
+    config.action_names, config.levels = ["RIGHT", "LEFT", "UP"], {"Cinderfoot-Nes": "1, 3-4"}
+    save_model(tmp_path / "model-7.pt", model, config, step=7)
+    names = {"model_fpath": str(tmp_path / "model-7.pt"), "dataset_dpath": None, "starts": []}
+    folder = export(
+        ExportConfig(**{**vars(page[1]), **names, "target": str(tmp_path / "page"), "num_checked_steps": 5})
+    )
+    world = json.loads((folder / "world.json").read_text())
+    assert [start["label"] for start in world["starts"]] == [f"Cinderfoot-Nes, level {i}" for i in (1, 3, 4)]
+    assert world["checked"]["equal_steps"] == 5 and "levels 1, 3-4 of Cinderfoot-Nes" in world["about"]
 
 
 @needs_onnx

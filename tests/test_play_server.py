@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 pytest.importorskip("starlette", reason="the page's libraries are not installed")
@@ -12,12 +13,16 @@ pytest.importorskip("starlette", reason="the page's libraries are not installed"
 from starlette.websockets import WebSocketDisconnect
 
 from data_generation.data.errors import UserError
+from data_generation.generator.levels import Level
+from external.agent57.checkpoint import Agent57Info, save_agent57
+from external.agent57.config import FamilyConfig
 from play.batching import Simulator
-from play.playground import Playground
+from play.playground import LoadedGame, Playground
 from play.server import Server
 from play.starts import episode_start
+from tests.agent57_helpers import NUM_ACTIONS, NUM_POLICIES, small_network, small_networks
 from tests.play_helpers import SOCKET, WebPlayer, play_config, serving
-from tests.training_helpers import save_fresh, tiny_config
+from tests.training_helpers import ACTIONS, save_fresh, tiny_config
 
 START = {"do": "start_episode", "environment": 0, "episode": 1, "time": 3}
 
@@ -44,8 +49,7 @@ def test_steps_are_those_of_the_model(tmp_path):
             assert (header["time"], header["action"], header["last"]) == (t + 1, t % 3, t + 1)
 
 
-def test_rewinding_and_branching_equal_playing_straight_on(tmp_path, monkeypatch):
-    monkeypatch.setattr("play.session._STATE_EVERY", 4)
+def test_rewinding_and_branching_equal_playing_straight_on(tmp_path):
     with serving(play_config(tmp_path, window=5)) as (client, _), client.websocket_connect(SOCKET) as socket:
         player = WebPlayer(socket)
         player.ask(**START)
@@ -63,18 +67,20 @@ def test_rewinding_and_branching_equal_playing_straight_on(tmp_path, monkeypatch
         assert [parts["model"], *branch] == expected[2:]
 
 
-def test_frames_beyond_those_that_are_kept_are_forgotten(tmp_path, monkeypatch):
-    monkeypatch.setattr("play.session._STATE_EVERY", 4)
+def test_frames_beyond_those_that_are_kept_are_forgotten(tmp_path):
     config = play_config(tmp_path, rewind_frames=8)
     with serving(config) as (client, server), client.websocket_connect(SOCKET) as socket:
         player = WebPlayer(socket)
         player.ask(**START)
         for _ in range(30):
             header, _ = player.ask(do="step", action=0)
-        assert header["last"] == 30 and 18 <= header["first"] <= 22
+        assert header["last"] == 30 and header["first"] == 22
         assert player.ask(do="rewind", time=0)[0]["time"] == header["first"]
         (visitor,) = server.visitors._by_key.values()
-        assert len(visitor.session._moments) <= 13 and len(visitor.session._states) <= 5
+        session = visitor.session
+        assert len(session._moments) == 9 and len(session._ids) <= 8 + server.ground.simulator.window
+        # The oldest one is still a place to play on from.
+        assert player.ask(do="step", action=1)[0]["time"] == header["first"] + 1
 
 
 def test_recorded_actions_policies_and_keys_take_over_from_each_other(tmp_path):
@@ -97,7 +103,7 @@ def test_latent_actions_are_buttons_and_recordings_are_followed_by_inferred_ones
         with client.websocket_connect(SOCKET) as socket:
             player = WebPlayer(socket)
             assert player.hello["actions"] == ["latent_0", "latent_1", "latent_2"]
-            assert player.hello["levels"] == [] and "latent" in player.hello["no_game"]
+            assert not player.hello["has_game"]
             player.ask(**START)
             player.ask(do="source", name="recorded")
             assert player.ask(do="step", action=0)[0]["source"] == "recorded"
@@ -201,3 +207,32 @@ def test_a_super_resolution_model_enlarges_what_is_shown_and_nothing_else(tmp_pa
         assert np.array_equal(pixels(parts["model"], 32), server.ground.enlarge(made.frame))
     with pytest.raises(UserError, match=r"^super_resolution_fpath=.*enlarges nothing"):
         Playground(replace(plain, super_resolution_fpath=plain.model_fpath))
+
+
+def test_levels_that_the_model_was_trained_on_are_named(tmp_path):
+    with serving(play_config(tmp_path)) as (client, server):
+        ground = server.ground
+        assert all(ground.is_known("square", instance) for instance in (0, 9)), "it does not say on which"
+        ground.game = LoadedGame(None, [Level("square", i) for i in range(4)])  # type: ignore[arg-type]
+        ground.levels = {"square": "1-2"}
+        with client.websocket_connect(SOCKET) as socket:
+            hello = WebPlayer(socket).hello
+    assert hello["levels"] == [[0, False], [1, True], [2, True], [3, False]]
+    assert hello["trained_on"] == "1-2 of square"
+
+
+def test_agent57_acts_on_the_models_frames(tmp_path):
+    info = Agent57Info(ACTIONS, NUM_ACTIONS, small_network(), FamilyConfig(num_policies=NUM_POLICIES))
+    save_agent57(tmp_path / "agent.pt", small_networks(), info)
+    config = play_config(tmp_path, agent_fpath=str(tmp_path / "agent.pt"))
+    with serving(config) as (client, server), client.websocket_connect(SOCKET) as socket:
+        player = WebPlayer(socket)
+        player.ask(**START)
+        assert player.ask(do="source", name="agent")[0]["source"] == "agent"
+        assert player.ask(do="step", action=0)[0]["action"] in range(3)
+        agent = server.ground.policies["agent"]
+    frame, carry = np.zeros((3, 16, 16), np.uint8), agent.initial_carry()
+    carry, _ = agent(carry, frame, np.random.default_rng(0))
+    # What it remembers is a value: from a moment that was gone back to, it acts as it did.
+    again, once = (agent(carry, frame, np.random.default_rng(1)) for _ in range(2))
+    assert torch.equal(again[0][0].state, once[0][0].state) and again[1] == once[1]

@@ -120,20 +120,3 @@ def test_frame_by_frame_in_as_many_rounds_is_autoregressive_at_temperature_0():
     rounds = model.sample(video[:, :2], actions, 4, SampleSettings("one_go", 4, temperature=0))
     one_by_one = model.sample(video[:, :2], actions, 4, SampleSettings("autoregressive", 1, dream_length=1))
     torch.testing.assert_close(rounds, one_by_one)
-
-
-@torch.no_grad()
-@pytest.mark.parametrize("anchors", [0, 2])
-def test_streaming_with_anchors_forgets_the_oldest_frame_that_is_none(anchors):
-    model, actions = tiny_model(), random_actions(12, batch=1)
-    state = model.start(random_video(3, batch=1), actions[:, :2], window=5, anchors=anchors)
-    seen = list(state.ids[0])
-    for t in range(2, 12):
-        frame, state = model.step(state, actions[:, t])
-        seen.append(state.ids[0, -1])
-        kept = seen if len(seen) <= 5 else seen[:anchors] + seen[anchors - 5 :]
-        assert torch.equal(state.ids[0], torch.stack(kept))
-        assert (state.dynamics.num_frames, state.decoder.num_frames) == (len(kept) - 1, len(kept))
-        keys = [layer.keys for layer in state.decoder.layers if layer.keys is not None]
-        assert all(key.shape[-2] == len(kept) for key in keys)
-        assert frame.isfinite().all()

@@ -89,6 +89,7 @@ def prepare_model(
         model.train_decoder_only()
     check_frames(config, dataset)
     config.action_names, config.roi_table = list(dataset.action_names), dataset.roi_table
+    config.levels = dataset.levels
     return ModelAndConfig(model, config)
 
 

@@ -83,17 +83,20 @@ function welcome(hello) {
   $("heat").width = $("heat").height = hello.grid;
   $("fps").value ||= hello.fps;
   fill($("source"), hello.sources, (name) => name.replace("_", " "));
-  fill($("level"), hello.levels, (name, i) => name, (_, i) => i);
+  fill($("level"), hello.levels, ([name, isKnown]) => name + (isKnown ? "" : " (not trained on)"), (_, i) => i);
+  $("level").value = Math.max(0, hello.levels.findIndex(([, isKnown]) => isKnown));
+  $("trained_on").textContent = hello.trained_on && `Trained on levels ${hello.trained_on}.`;
   fill($("environment"), hello.environments, (each) => each.name, (_, i) => i);
   $("from_episode").hidden = !hello.environments.length;
-  $("from_level").hidden = $("with_game").hidden = !hello.levels.length;
+  $("from_level").hidden = !hello.levels.length;
+  $("with_game").hidden = !hello.has_game;
   Object.assign($("browser"), { href: hello.browser || "", hidden: !hello.browser });
   listEpisodes();
   drawActions();
   if (hello.is_resumed) return tell("Connected again.");
   tell("Ready.");
   if (hello.environments.length) startEpisode();
-  else if (hello.levels.length) send({ do: "start_level", level: 0 });
+  else if (hello.levels.length) send({ do: "start_level", level: Number($("level").value) });
   else tell("Give a picture to start from.");
 }
 
@@ -263,6 +266,7 @@ function fill(select, items, text, value = (item) => item) {
 function listEpisodes() {
   const episodes = state.hello.environments[$("environment").value]?.episodes || [];
   fill($("episode"), episodes, ([instance, session, frames]) => `level ${instance}, ${session} (${frames} frames)`, (_, i) => i);
+  $("episode").value = Math.min(episodes.length - 1, state.hello.environments[$("environment").value]?.first || 0);
   $("frame").value = state.hello.num_prime - 1;
 }
 

@@ -1,4 +1,4 @@
-// A world model in onnxruntime-web: what `play/onnx_step.py` exported, step after step. Used by the page's worker; runs
+// A world model in onnxruntime-web: what `play/fixed_step.py` exported, step after step. Used by the page's worker; runs
 // wherever the runtime does.
 
 const PREDICT = -1; // in place of the ids of a known frame
@@ -17,12 +17,11 @@ export class World {
   }
 
   #ids(values) {
-    return new this.Tensor("int32", Int32Array.from(values), [this.manifest.grid, this.manifest.grid]);
+    return new this.Tensor("int32", Int32Array.from(values), [1, this.manifest.grid, this.manifest.grid]);
   }
 
   // Forget everything and take the frames of a start: ids of each frame, and the actions between them.
   async begin(start) {
-    this.ids = this.#ids(start.ids[0]);
     this.#release(this.state ?? {});
     this.state = {};
     for (const [name, { type, shape }] of Object.entries(this.manifest.state)) {
@@ -41,18 +40,17 @@ export class World {
   }
 
   async #run(action, known) {
-    const feeds = { ids: this.ids, known, action: new this.Tensor("int32", Int32Array.of(action), [1]), ...this.state };
+    const feeds = { known, action: new this.Tensor("int32", Int32Array.of(action), [1]), ...this.state };
     if (this.manifest.noise) feeds.noise = this.#noise();
     const result = await this.session.run(feeds);
     this.#release(this.state);
     for (const name of Object.keys(this.manifest.state)) this.state[name] = result[`next_${name}`];
-    this.ids = result.new_ids;
-    return { pixels: new Uint8ClampedArray(result.pixels.data), ids: result.new_ids.data };
+    return { pixels: new Uint8ClampedArray(result.pixels.data), ids: this.state.ids.data };
   }
 
   #noise() {
     const shape = this.manifest.noise;
-    const data = Float32Array.from({ length: shape[0] * shape[1] * shape[2] }, Math.random);
+    const data = Float32Array.from({ length: shape.reduce((product, size) => product * size, 1) }, Math.random);
     return new this.Tensor("float32", data, shape);
   }
 
@@ -71,7 +69,7 @@ export async function load(base, backend, numThreads) {
   const model = new Uint8Array(await (await fetched(`${base}model.onnx`)).arrayBuffer());
   const options = { executionProviders: [backend] };
   if (backend === "webgpu") {
-    const caches = Object.keys(manifest.state).filter((name) => name !== "num_frames");
+    const caches = Object.keys(manifest.state).filter((name) => manifest.state[name].type === "float32");
     options.preferredOutputLocation = Object.fromEntries(caches.map((name) => [`next_${name}`, "gpu-buffer"]));
   }
   return new World(manifest, await ort.InferenceSession.create(model, options), ort.Tensor);
