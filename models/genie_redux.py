@@ -74,6 +74,10 @@ class GenieRedux(Model):
         """The dynamics always learns as a whole."""
         return self.lam is not None and self.lam.has_idle_parameters(num_frames)
 
+    def training_fault(self) -> str:
+        """The LAM's."""
+        return "" if self.lam is None else self.lam.training_fault()
+
     def forward(
         self,
         video: Tensor | None,

@@ -13,11 +13,13 @@ from models.base import Model, Output, Prediction, Rollout
 from models.components.patch_embedding import PatchEmbedding, PixelHead
 from models.components.position import ContinuousPositionBias
 from models.components.st_transformer import STTransformer
-from models.components.vector_quantize import Quantized, VectorQuantizer, perplexity, used_share
+from models.components.vector_quantize import CodeShares, Quantized, VectorQuantizer, perplexity, used_share
 from models.config import LamConfig, TokenizerConfig
 
 # Of `balanced_choice`: of errors as shares of the mean change between frames; and rounds of balancing.
 _TEMPERATURE, _ROUNDS = 0.5, 3
+# Latent actions count as collapsed when fewer are in use, effectively, over about so many training steps.
+COLLAPSE_PERPLEXITY, COLLAPSE_STEPS = 1.2, 100
 
 
 @dataclass
@@ -51,6 +53,7 @@ class LatentActionModel(Model):
         self.quantizer = VectorQuantizer(
             config.dim, config.num_actions, config.codebook_dim, config.commitment_weight, config.dead_code_threshold
         )
+        self.code_shares = CodeShares(config.num_actions, COLLAPSE_STEPS)
         self.decoder = STTransformer(config, "ts")
         self.to_pixels = PixelHead(tokenizer_config, config.dim)
         if config.predict_change:
@@ -84,6 +87,8 @@ class LatentActionModel(Model):
         With `assignment` best, vq is the cross-entropy of the encoder's codes against the best ones.
         """
         config = self.config
+        if self.training:
+            self.code_shares.update(latent.quantized.ids)
         code_loss, vectors = latent.quantized.loss, latent.quantized.output
         if config.assignment == "best":
             best = self.best_codes(video, latent)
@@ -130,6 +135,16 @@ class LatentActionModel(Model):
     def has_idle_parameters(self, num_frames: int) -> bool:
         """Whether the decoder, or its pixel head of later frames, gets no gradient."""
         return num_frames <= 2 or self.config.reconstruction_weight <= 0
+
+    def training_fault(self) -> str:
+        """Latent actions that have collapsed: nearly all transitions get the same one."""
+        used = self.code_shares.perplexity()
+        if used >= COLLAPSE_PERPLEXITY or self.config.num_actions == 1:
+            return ""
+        return (
+            f"the latent actions have collapsed: effectively {used:.2f} of lam.num_actions={self.config.num_actions} "
+            f"are in use, so none means anything. Start again with recipe=tuned or a lower optimizer.learning_rate"
+        )
 
     @property
     def action_codes(self) -> Tensor:

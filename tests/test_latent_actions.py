@@ -12,6 +12,7 @@ import torch.nn.functional as F
 
 from models.checkpoint import load_model
 from models.config import LamConfig
+from models.construct_model import build_model
 from models.lam import LatentActionModel, balanced_choice
 from tests.training_helpers import save_fresh, tiny_config, write_dataset
 from training.clips import read_clips
@@ -175,3 +176,24 @@ def test_the_decoded_code_is_the_best_one():
 def test_a_lam_that_predicts_the_change_starts_by_repeating_the_frame():
     model, video = lam(predict_change=True), torch.rand(2, 4, 3, 16, 16)
     assert torch.equal(model.reconstruct(video), video[:, :-1])
+
+
+# ---- collapse -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["lam", "genie_redux"])
+def test_latent_actions_that_collapse_are_named(monkeypatch, kind):
+    monkeypatch.setattr("models.lam.COLLAPSE_STEPS", 4)
+    model = build_model(tiny_config(Path(), kind))
+    # Equal transitions get equal latent actions.
+    still, actions = torch.zeros(2, 3, 3, 16, 16), torch.zeros(2, 2, dtype=torch.int64)
+    model.eval()
+    for _ in range(30):
+        model(still, actions)
+    assert not model.training_fault()
+    model.train()
+    model(still, actions)
+    assert not model.training_fault()
+    for _ in range(30):
+        model(still, actions)
+    assert "the latent actions have collapsed" in model.training_fault()

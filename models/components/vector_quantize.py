@@ -125,8 +125,7 @@ def _draw(weights: Tensor, count: int, generator: torch.Generator | None) -> Ten
 
 def perplexity(ids: Tensor, codebook_size: int) -> Tensor:
     """Effective number of codes in use: exp of the entropy of the ids' histogram (scalar)."""
-    share = _histogram(ids, codebook_size)
-    return torch.exp(-(share * torch.log(share.clamp_min(1e-12))).sum())
+    return _effective_number(_histogram(ids, codebook_size))
 
 
 def used_share(ids: Tensor, codebook_size: int) -> Tensor:
@@ -153,6 +152,32 @@ class CodeAges(nn.Module):
     def used_share(self, num_steps: int) -> float:
         """Share of the codes that were used in the last `num_steps` steps."""
         return (self.steps < num_steps).float().mean().item()
+
+
+class CodeShares(nn.Module):
+    """How often each code is used, averaged over about the last `num_steps` training steps; equally at first."""
+
+    mean: Tensor
+
+    def __init__(self, codebook_size: int, num_steps: int):
+        super().__init__()
+        self._rate = 1 / num_steps
+        # In no checkpoint, as `CodeAges`.
+        self.register_buffer("mean", torch.full((codebook_size,), 1 / codebook_size), persistent=False)
+
+    @torch.no_grad()
+    def update(self, ids: Tensor) -> None:
+        """Count a step with these ids (...)."""
+        self.mean.lerp_(_histogram(ids, len(self.mean)), self._rate)
+
+    def perplexity(self) -> float:
+        """The effective number of codes in use."""
+        return _effective_number(self.mean).item()
+
+
+def _effective_number(share: Tensor) -> Tensor:
+    """Of shares (V,): exp of their entropy (scalar)."""
+    return torch.exp(-(share * torch.log(share.clamp_min(1e-12))).sum())
 
 
 def _histogram(ids: Tensor, codebook_size: int) -> Tensor:
