@@ -102,7 +102,8 @@ def test_recipes_differ_from_the_published_one_that_holds_by_default():
 
     def recipe(*overrides: str) -> tuple[Any, ...]:
         config = composed(TRAIN, *overrides)
-        dynamics = (config.dynamics.history, config.dynamics.action_conditioning)
+        sampling = (config.dynamics.unmask_order, config.eval.inference_steps)
+        dynamics = (config.dynamics.history, config.dynamics.action_conditioning, *sampling)
         return (config.tokenizer.temporal, *dynamics, config.optimizer.name)
 
     tuned, published = recipe("recipe=tuned"), recipe()
