@@ -92,8 +92,11 @@ class LamConfig(TransformerConfig):
     reconstruction_weight: NotNegative = 1.0
     # Draw the change and add it to the frame before; the published decoder draws the whole frame.
     predict_change: bool = False
-    # Which code is decoded: the encoder's, as published, or the one of all that predicts best, in about equal shares of
-    # a batch, which the encoder learns to name (after ILPO, Edwards et al. 2019, arXiv 1805.07914).
+    # Divide each transition's error by its own change plus this share of the batch's mean change, so that a walking
+    # character counts as much as a scrolling scene. None = the plain error, as published.
+    change_floor: Positive | None = None
+    # Which code is a transition's action: the encoder's, as published, or the one of all that predicts it best, without
+    # an encoder (after ILPO, Edwards et al. 2019, arXiv 1805.07914); training decodes them in about equal shares.
     assignment: Annotated[str, OneOf("encoder", "best")] = "encoder"
 
 

@@ -16,24 +16,31 @@ from models.components.st_transformer import STTransformer
 from models.components.vector_quantize import CodeShares, Quantized, VectorQuantizer, perplexity, used_share
 from models.config import LamConfig, TokenizerConfig
 
-# Of `balanced_choice`: of errors as shares of the mean change between frames; and rounds of balancing.
-_TEMPERATURE, _ROUNDS = 0.5, 3
+# Of `balanced_choice`: of errors as shares of the change between frames; and rounds of balancing.
+_TEMPERATURE, _ROUNDS = 0.15, 3
 # Latent actions count as collapsed when fewer are in use, effectively, over about so many training steps.
 COLLAPSE_PERPLEXITY, COLLAPSE_STEPS = 1.2, 100
 
 
 @dataclass
-class LatentActions:
-    """Actions of T - 1 transitions, quantised (output (B, T-1, D), ids (B, T-1), loss), and `vectors` before that.
+class Context:
+    """What decoding needs besides actions: frames 0..T-2 (B, T-1, C, H, W), their patches (B, T-1, h, w, D), bias."""
 
-    Decoding needs frames 0..T-2 (B, T-1, C, H, W), their patch embeddings (B, T-1, h, w, D) and the spatial bias.
-    """
-
-    quantized: Quantized
-    vectors: Tensor
     frames: Tensor
     patches: Tensor
     bias: Tensor
+
+
+@dataclass
+class LatentActions:
+    """Actions of T - 1 transitions, quantised (output (B, T-1, D), ids (B, T-1), loss), and the frames before them.
+
+    `errors` (B, T-1, K): how badly each code predicts the transition, where that decides (`assignment` best).
+    """
+
+    quantized: Quantized
+    context: Context
+    errors: Tensor | None = None
 
 
 class LatentActionModel(Model):
@@ -65,55 +72,68 @@ class LatentActionModel(Model):
         """Latent actions between the frames (B, T, C, H, W); `generator` is for codes that training moves."""
         bias = self.position_bias(self.grid, self.grid)
         patches = self.patch_embedding(video)
+        context = Context(video[:, :-1], patches[:, :-1], bias)
+        if self.config.assignment == "best":
+            errors = self._errors(video, context)
+            ids = errors.argmin(dim=-1)
+            return LatentActions(Quantized(self.quantizer.decode(ids), ids, errors.new_zeros(())), context, errors)
         encoded = self.encoder(patches, bias)
         vectors = self.to_action(rearrange(encoded, "b t h w d -> b t (h w d)"))
-        vectors = vectors[:, 1:]
-        return LatentActions(self.quantizer(vectors, generator), vectors, video[:, :-1], patches[:, :-1], bias)
+        return LatentActions(self.quantizer(vectors[:, 1:], generator), context)
 
-    def decode(self, latent: LatentActions, actions: Tensor) -> Tensor:
+    @torch.no_grad()
+    def _errors(self, video: Tensor, context: Context) -> Tensor:
+        """Squared errors (B, T-1, K) of the frames 1..T-1 of video (B, T, C, H, W) as each code predicts them."""
+        batch, num_frames = context.frames.shape[:2]
+        codes = (torch.full((batch, num_frames), k, device=video.device) for k in range(self.config.num_actions))
+        decoded = (self.decode(context, self.quantizer.decode(ids)) for ids in codes)
+        return torch.stack([_mean_square(frames - video[:, 1:]) for frames in decoded], dim=-1)
+
+    def decode(self, context: Context, actions: Tensor) -> Tensor:
         """Frames 1..T-1 (B, T-1, C, H, W) from the frames before them and action vectors (B, T-1, D)."""
-        tokens = latent.patches + rearrange(actions, "b t d -> b t 1 1 d")
-        pixels = self.to_pixels(self.decoder(tokens, latent.bias))
-        return latent.frames + pixels if self.config.predict_change else pixels
+        tokens = context.patches + rearrange(actions, "b t d -> b t 1 1 d")
+        pixels = self.to_pixels(self.decoder(tokens, context.bias))
+        return context.frames + pixels if self.config.predict_change else pixels
 
     def reconstruct(self, video: Tensor, actions: Tensor | None = None) -> Tensor:
         """Predict frames 1..T-1 of video (B, T, C, H, W) with its own latent actions or given ids (B, T-1)."""
         latent = self.infer(video)
-        return self.decode(latent, latent.quantized.output if actions is None else self.quantizer.decode(actions))
+        vectors = latent.quantized.output if actions is None else self.quantizer.decode(actions)
+        return self.decode(latent.context, vectors)
 
     def loss(self, video: Tensor, latent: LatentActions) -> Output:
-        """vq_loss_weight * vq + reconstruction_weight * mse of the predicted frames.
+        """vq_loss_weight * vq + reconstruction_weight * error of the predicted frames.
 
-        With `assignment` best, vq is the cross-entropy of the encoder's codes against the best ones.
+        With `assignment` best there is no vq loss, and what is decoded are the best codes in about equal shares.
         """
         config = self.config
         if self.training:
             self.code_shares.update(latent.quantized.ids)
-        code_loss, vectors = latent.quantized.loss, latent.quantized.output
-        if config.assignment == "best":
-            best = self.best_codes(video, latent)
-            code_loss, vectors = self.quantizer.given_ids_loss(latent.vectors, best), self.quantizer.decode(best)
-        loss = config.vq_loss_weight * code_loss
+        vectors, change = latent.quantized.output, self._change(video)
+        if latent.errors is not None:
+            best = balanced_choice((latent.errors / (change.unsqueeze(-1) + 1e-12)).flatten(0, 1))
+            vectors = self.quantizer.decode(best.view_as(latent.quantized.ids))
+        loss = config.vq_loss_weight * latent.quantized.loss
         logs = {
-            "lam_vq_loss": code_loss.detach(),
+            "lam_vq_loss": latent.quantized.loss.detach(),
             "lam_perplexity": perplexity(latent.quantized.ids, config.num_actions),
             "lam_used": used_share(latent.quantized.ids, config.num_actions),
         }
         if config.reconstruction_weight > 0:
-            prediction = self.decode(latent, vectors)
-            recons_loss = F.mse_loss(prediction.float(), video[:, 1:].float())
+            prediction = self.decode(latent.context, vectors).float()
+            if config.change_floor is None:
+                recons_loss = F.mse_loss(prediction, video[:, 1:].float())
+            else:
+                recons_loss = (_mean_square(prediction - video[:, 1:]) / (change + 1e-8)).mean()
             loss = loss + config.reconstruction_weight * recons_loss
             logs["lam_recons_loss"] = recons_loss.detach()
         return Output(loss, {"lam_loss": loss.detach(), **logs})
 
-    @torch.no_grad()
-    def best_codes(self, video: Tensor, latent: LatentActions) -> Tensor:
-        """Ids (B, T-1) of the codes that predict the transitions best; each code gets about as many of the batch."""
-        like, codes = latent.quantized.ids, range(self.config.num_actions)
-        decoded = (self.decode(latent, self.quantizer.decode(torch.full_like(like, code))) for code in codes)
-        errors = [_mean_square(frames - video[:, 1:]) for frames in decoded]
-        change = _mean_square(video[:, 1:] - video[:, :-1]).mean()
-        return balanced_choice(torch.stack(errors, dim=-1).flatten(0, 1) / (change + 1e-12)).view_as(like)
+    def _change(self, video: Tensor) -> Tensor:
+        """What errors are compared with, (B, T-1): the batch's mean change, or each transition's own and some of it."""
+        change = _mean_square(video[:, 1:] - video[:, :-1])
+        mean, floor = change.mean().expand_as(change), self.config.change_floor
+        return mean if floor is None else change + floor * mean
 
     def forward(
         self,
@@ -133,8 +153,8 @@ class LatentActionModel(Model):
         return Prediction(self.reconstruct(video).float(), video[:, 1:], num_given=1)
 
     def has_idle_parameters(self, num_frames: int) -> bool:
-        """Whether the decoder, or its pixel head of later frames, gets no gradient."""
-        return num_frames <= 2 or self.config.reconstruction_weight <= 0
+        """Whether the encoder, the decoder or its pixel head of later frames gets no gradient."""
+        return num_frames <= 2 or self.config.reconstruction_weight <= 0 or self.config.assignment == "best"
 
     def training_fault(self) -> str:
         """Latent actions that have collapsed: nearly all transitions get the same one."""

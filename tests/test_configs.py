@@ -104,7 +104,8 @@ def test_recipes_differ_from_the_published_one_that_holds_by_default():
         config = composed(TRAIN, *overrides)
         sampling = (config.dynamics.unmask_order, config.eval.inference_steps)
         dynamics = (config.dynamics.history, config.dynamics.action_conditioning, *sampling)
-        return (config.tokenizer.temporal, *dynamics, config.optimizer.name)
+        lam = (config.lam.predict_change, config.lam.assignment, config.lam.change_floor)
+        return (config.tokenizer.temporal, *lam, *dynamics, config.optimizer.name)
 
     tuned, published = recipe("recipe=tuned"), recipe()
     assert all(ours != theirs for ours, theirs in zip(tuned, published, strict=True))

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 
 from models.checkpoint import load_model
 from models.config import LamConfig
@@ -125,7 +124,7 @@ def test_one_clip_gives_no_scores_and_says_why(root, tmp_path, capsys):
 def test_a_lam_finds_the_actions_of_a_simple_world_by_itself(tmp_path):
     cfg = tiny_config(write_dataset(tmp_path, sessions=40), "lam")
     sizes = {"dim": 32, "num_blocks": 1, "heads": 2, "dim_head": 16, "codebook_dim": 8}
-    cfg.lam = LamConfig(**sizes, num_actions=3, predict_change=True, assignment="best", reconstruction_weight=200)
+    cfg.lam = LamConfig(**sizes, num_actions=3, predict_change=True, assignment="best", change_floor=0.1)
     cfg.train = replace(cfg.train, batch_size=8, num_train_steps=300)
     cfg.optimizer = replace(cfg.optimizer, learning_rate=3e-3, linear_warmup_total_iters=20, cosine_annealing_t_max=280)
     cfg.eval = replace(cfg.eval, model_fpath=str(train(cfg)), n_total_samples=0, n_gifs=0)
@@ -162,15 +161,25 @@ def test_each_code_is_chosen_equally_often_and_where_it_fits():
     assert torch.equal(balanced_choice(errors), torch.arange(30) % 3)
 
 
-def test_the_decoded_code_is_the_best_one():
+def test_a_transition_gets_the_code_that_predicts_it_best():
     model, video = lam(assignment="best"), torch.rand(6, 3, 3, 16, 16)
-    latent = model.infer(video)
-    best = model.best_codes(video, latent)
-    output = model.loss(video, latent)
-    expected = F.mse_loss(model.decode(latent, model.quantizer.decode(best)), video[:, 1:]).detach()
-    assert float(output.logs["lam_recons_loss"]) == pytest.approx(float(expected))
-    output.loss.backward()
-    assert all(p.grad is not None for p in (model.quantizer.codebook, model.quantizer.project_in.weight))
+    ids = model.infer_actions(video)
+    drawn = [model.reconstruct(video, torch.full_like(ids, code)) for code in range(3)]
+    errors = torch.stack([(frames - video[:, 1:]).square().mean((2, 3, 4)) for frames in drawn], -1)
+    assert torch.equal(ids, errors.argmin(-1))
+    assert ids.unique().numel() > 1
+    model(video).loss.backward()
+    assert model.quantizer.codebook.grad is not None
+    assert model.has_idle_parameters(3) and all(p.grad is None for p in model.encoder.parameters())
+
+
+def test_with_a_floor_a_small_change_counts_as_much_as_a_large_one():
+    video = torch.zeros(2, 3, 3, 16, 16)
+    video[0, 1:, :, :2] = 0.5
+    video[0, 2:, :, 4] = 0.1
+    # Repeating the frame misses all of the change, in two of the four transitions.
+    output = lam(predict_change=True, change_floor=1e-6)(video)
+    assert float(output.logs["lam_recons_loss"]) == pytest.approx(0.5, abs=1e-3)
 
 
 def test_a_lam_that_predicts_the_change_starts_by_repeating_the_frame():
@@ -186,7 +195,7 @@ def test_latent_actions_that_collapse_are_named(monkeypatch, kind):
     monkeypatch.setattr("models.lam.COLLAPSE_STEPS", 4)
     model = build_model(tiny_config(Path(), kind))
     # Equal transitions get equal latent actions.
-    still, actions = torch.zeros(2, 3, 3, 16, 16), torch.zeros(2, 2, dtype=torch.int64)
+    still, actions = torch.zeros(2, 2, 3, 16, 16), torch.zeros(2, 1, dtype=torch.int64)
     model.eval()
     for _ in range(30):
         model(still, actions)

@@ -23,7 +23,7 @@ TRAIN_ONLY_FIELDS = {
     "recons_loss_weight",
     "reconstruction_weight",
     "changed_pixel_weight",
-    "assignment",
+    "change_floor",
     "loss",
     "tdce_weight",
     "decoder_loss_weight",

@@ -6,8 +6,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-# Of the cosines between vectors and codes, where ids are given.
-_TEMPERATURE = 0.1
 # Rate of the running mean of how often each code is used.
 USAGE_RATE = 0.05
 
@@ -83,12 +81,6 @@ class VectorQuantizer(nn.Module):
         loss = F.mse_loss(codes, direction.detach()) + self.commitment_weight * F.mse_loss(codes.detach(), direction)
         straight_through = direction + (codes - direction).detach()
         return Quantized(self.project_out(straight_through), ids, loss)
-
-    def given_ids_loss(self, x: Tensor, ids: Tensor) -> Tensor:
-        """Cross-entropy (scalar) of the codes of vectors x (..., D) against given ids (...)."""
-        with torch.autocast(x.device.type, enabled=False):
-            logits = self._direction(x.float()) @ self.codebook.float().t() / _TEMPERATURE
-        return F.cross_entropy(logits.flatten(0, -2), ids.flatten())
 
     @torch.no_grad()
     def _revive_dead_codes(self, directions: Tensor, ids: Tensor, generator: torch.Generator | None) -> None:
