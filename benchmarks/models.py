@@ -53,6 +53,9 @@ def convolution_backward_operations(gradient: list[int], _x: list[int], weight: 
     return 2 * 2 * math.prod(gradient) * math.prod(weight[1:])
 
 
+CONVOLUTIONS = {torch.ops.aten.convolution_backward: convolution_backward_operations}
+
+
 def operations(name: str, size: str) -> int:
     """Floating-point operations of this project's form of a case, counted without computing anything."""
     config = sized(size)
@@ -62,8 +65,7 @@ def operations(name: str, size: str) -> int:
     variant = Variant(False, torch.autocast("cpu", torch.bfloat16), torch.float32)
     with shapes_only():
         case = make_case(name, config, variant)
-        mapping = {torch.ops.aten.convolution_backward: convolution_backward_operations}
-        with FlopCounterMode(display=False, custom_mapping=mapping) as counter:
+        with FlopCounterMode(display=False, custom_mapping=CONVOLUTIONS) as counter:
             case()
     return counter.get_total_flops()
 

@@ -30,10 +30,11 @@ METHODS = {
 }
 
 
-def operations_per_step(part: str, overrides: tuple[str, ...]) -> int:
+def operations_per_step(part: str, overrides: tuple[str, ...], mapping: dict[Any, Any] | None = None) -> int:
     """Floating-point operations of one optimiser step: forward, backward, the frozen tokenizer and the optimiser.
 
-    Muon's are a fifth of a small step, AdamW's are not counted.
+    Muon's are a fifth of a small step, AdamW's are not counted. `mapping`: how operators are counted, in place of the
+    counter's own way.
     """
     cfg = composed("genie_redux train", PRESETS[part], *overrides)
     cfg.dynamics.action_dim = NUM_ACTIONS
@@ -42,7 +43,7 @@ def operations_per_step(part: str, overrides: tuple[str, ...]) -> int:
     video = torch.rand(train.batch_size, train.num_frames, cfg.tokenizer.channels, size, size)
     actions = torch.zeros(train.batch_size, train.num_frames - 1, dtype=torch.int64)
     optimizer = make_optimizer(model, cfg.optimizer)
-    with FlopCounterMode(display=False) as counter:
+    with FlopCounterMode(display=False, custom_mapping=mapping) as counter:
         model(video, actions, torch.Generator().manual_seed(0)).loss.backward()
     one_batch = counter.get_total_flops()
     with FlopCounterMode(display=False) as counter:
@@ -64,6 +65,15 @@ class Comparison:
         path = self.dpath / "results" / f"{self.arm_name}-seed{self.seed}.json"
         if path.is_file():
             return dict(json.loads(path.read_text()))
+        model, costs = self.train()
+        result: dict[str, Any] = dict(costs)
+        for part in ("seen", "unseen"):
+            result[part] = {name: self._evaluate(part, model, name) for name in METHODS}
+        write_atomically(path, json.dumps(result, indent=2) + "\n")
+        return result
+
+    def train(self) -> tuple[Path, dict[str, dict[str, float]]]:
+        """Train what is missing: the world model's checkpoint, and the cost of each part."""
         share = self.arm.tokenizer_share
         # Sizes of the tokenizer are facts of its checkpoint: the world model's training takes them from there.
         recipe = re.sub(r"[^\w.=-]+", "_", "+".join(self.arm.tokenizer))
@@ -77,11 +87,7 @@ class Comparison:
             (*_structure(self.arm.tokenizer), *self.arm.dynamics),
             f"tokenizer_fpath={tokenizer}",
         )
-        result: dict[str, Any] = {"tokenizer": tokenizer_cost, "dynamics": model_cost}
-        for part in ("seen", "unseen"):
-            result[part] = {name: self._evaluate(part, model, name) for name in METHODS}
-        write_atomically(path, json.dumps(result, indent=2) + "\n")
-        return result
+        return model, {"tokenizer": tokenizer_cost, "dynamics": model_cost}
 
     def _train(
         self, part: str, name: str, share: float, overrides: tuple[str, ...], *more: str
@@ -132,9 +138,14 @@ def _structure(overrides: tuple[str, ...]) -> tuple[str, ...]:
 def launch(*arguments: str) -> float:
     """Run a command of the project on one core; its CPU seconds. RuntimeError with its last lines if it fails."""
     print(f"$ python run.py {' '.join(arguments)}", flush=True)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "WANDB_MODE": "disabled"}
+    return timed("run.py", *arguments, WANDB_MODE="disabled")
+
+
+def timed(*arguments: str, **variables: str) -> float:
+    """Run Python on one core with more environment variables; its CPU seconds. RuntimeError if it fails."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", **variables}
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    command = [sys.executable, "run.py", *arguments]
+    command = [sys.executable, *arguments]
     result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if result.returncode:
         raise RuntimeError(f"failed:\n{(result.stdout + result.stderr)[-2000:]}")
@@ -142,9 +153,9 @@ def launch(*arguments: str) -> float:
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
-def generate(root: Path, data: Data) -> None:
-    """Make the dataset and its unseen levels, if they are missing."""
-    for part, more in (("seen", ()), ("unseen", data.unseen)):
+def generate(root: Path, data: Data, unseen: bool = True) -> None:
+    """Make the dataset and, if wanted, its unseen levels, where they are missing."""
+    for part, more in (("seen", ()), ("unseen", data.unseen))[: 1 + unseen]:
         dname = f"{data.name}_{part}"
         path = root / "datasets" / data.dataset_name(dname)
         if not (path / "complete").is_file():

@@ -1,0 +1,104 @@
+"""The original's code, trained by `original_code.py` in processes of its own, and its models in this project's form."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.presets import composed
+from benchmarks.quality.comparison import NUM_ACTIONS, PRESETS, timed
+from data_generation.data.data import Environment, list_environments, split_episodes
+from data_generation.data.files import write_atomically
+from models.checkpoint import read_model, save_model
+
+TOKENIZER_SHARE = 0.25
+
+
+class OriginalRun:
+    """A tokenizer and a guided world model that the original's code trains with a number of operations."""
+
+    def __init__(self, root: Path, checkout: Path, operations: float, seed: int):
+        self.root, self.checkout = root.resolve(), checkout.resolve()
+        self.operations, self.seed = operations, seed
+        self.dpath = self.root / f"original-{operations / 1e12:g}tflop-seed{seed}"
+
+    def train(self) -> tuple[Path, dict[str, dict[str, float]]]:
+        """Train what is missing: the world model's checkpoint, which this project reads, and the cost of each part."""
+        costs = {
+            "tokenizer": self._train("tokenizer", TOKENIZER_SHARE),
+            "dynamics": self._train("dynamics", 1 - TOKENIZER_SHARE),
+        }
+        model = self.dpath / "dynamics"
+        stored = read_model(model / "model.pt", self.dpath / "tokenizer" / "model.pt")
+        # The original's checkpoints lack the action embeddings, which it does not train.
+        embeddings = torch.load(model / "action_embeddings.pt", weights_only=True)
+        stored.state["dynamics.action_embedding.weight"] = embeddings[:NUM_ACTIONS]
+        target = self.dpath / "converted" / f"model-{stored.step}.pt"
+        target.parent.mkdir(exist_ok=True)
+        save_model(target, stored.build(), stored.config, stored.step)
+        return target, costs
+
+    def _train(self, part: str, share: float) -> dict[str, float]:
+        folder = self.dpath / part
+        cost_path = folder / "cost.json"
+        if not cost_path.is_file():
+            folder.mkdir(parents=True, exist_ok=True)
+            settings_path = folder / "settings.json"
+            write_atomically(settings_path, json.dumps(self._settings(part, share), indent=2) + "\n")
+            script = str(Path(__file__).with_name("original_code.py"))
+            # -P: packages are those of the checkout, not of the script's folder.
+            print(f"$ python -P {script} {settings_path}", flush=True)
+            seconds = timed("-P", script, str(settings_path), PYTHONPATH=str(self.checkout))
+            trained = json.loads((folder / "trained.json").read_text())
+            write_atomically(cost_path, json.dumps({**trained, "cpu_seconds": seconds}) + "\n")
+        return dict(json.loads(cost_path.read_text()))
+
+    def _settings(self, part: str, share: float) -> dict[str, Any]:
+        """The demo's sizes and learning rates; `config` has the keys of the original's configuration."""
+        cfg = composed("genie_redux train", PRESETS[part], "recipe=published")
+        sizes = {"image_size": cfg.tokenizer.image_size, "patch_size": cfg.tokenizer.patch_size}
+        config = {
+            "model": "tokenizer" if part == "tokenizer" else "genie_redux_guided",
+            "tokenizer": asdict(cfg.tokenizer),
+            "dynamics": {**asdict(cfg.dynamics), **sizes, "action_dim": NUM_ACTIONS, "is_guided": True},
+            "train": {"wandb_mode": "disabled"},
+        }
+        return {
+            "config": config,
+            "optimizer": asdict(cfg.optimizer),
+            "batch_size": cfg.train.batch_size,
+            "num_frames": cfg.train.num_frames,
+            "num_actions": NUM_ACTIONS,
+            "operations": share * self.operations,
+            "seed": self.seed,
+            "clips_dpath": str(self.root / "clips"),
+            "optimizer_fpath": str(self.checkout / "training" / "optimizer.py"),
+            "tokenizer_fpath": str(self.dpath / "tokenizer" / "model.pt"),
+            "target_dpath": str(self.dpath / part),
+        }
+
+
+def write_clips(dataset: Path, folder: Path, num_frames: int) -> None:
+    """The training episodes as arrays: frames (N, H, W, C), actions (N,) and the numbers of clips' first frames."""
+    if folder.is_dir():
+        return
+    frames: list[np.ndarray] = []
+    actions: list[np.ndarray] = []
+    starts: list[int] = []
+    total = 0
+    for environment in map(Environment, list_environments(dataset)):
+        channels, height, width = environment.info.frame_shape
+        for i in split_episodes(environment, "train"):
+            length = int(environment.num_frames[i])
+            frames.append(np.empty((length, height, width, channels), np.uint8))
+            environment.read(i, 0, frames[-1])
+            actions.append(environment.actions(i))
+            starts += range(total, total + length - num_frames + 1)
+            total += length
+    folder.mkdir(parents=True)
+    np.save(folder / "frames.npy", np.concatenate(frames))
+    np.save(folder / "actions.npy", np.concatenate(actions).astype(np.int64))
+    np.save(folder / "starts.npy", np.array(starts))
