@@ -28,6 +28,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.memory import AllocatedBytes
 from benchmarks.models_cases import CASES, NUM_FRAMES, SIZES, STREAMED, TRAINED, Variant, make_case, sized
 from models.components.recompute import CHECKPOINTING
 from training.allocator import keep_freed_memory
@@ -91,6 +92,19 @@ def kept_bytes(name: str, size: str, precision: str, plain: bool = False) -> int
     return total
 
 
+def peak_bytes(name: str, size: str, precision: str, plain: bool = False) -> int:
+    """The most bytes of tensors that are alive at a time in a training case's step, weights included; computes nothing.
+
+    A process needs more: what the libraries and single operations take, and what the allocator keeps.
+    """
+    variant = Variant(plain, torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"), DTYPES[precision])
+    with shapes_only(), AllocatedBytes() as allocated:
+        step = make_case(name, sized(size), variant)
+        allocated.peak = allocated.now
+        step()
+    return allocated.peak
+
+
 @contextmanager
 def shapes_only() -> Iterator[None]:
     """Models that are made and run in this block have shapes and values that nobody computes."""
@@ -138,7 +152,7 @@ def measured(name: str, precision: str, variant: str, args: argparse.Namespace) 
     return json.loads(result.stdout.splitlines()[-1])
 
 
-def row(name: str, precision: str, flops: int, results: dict[str, dict[str, float] | None], kept: list[int]) -> str:
+def row(name: str, precision: str, flops: int, results: dict[str, dict[str, float] | None], counted: list[int]) -> str:
     """One line of the table."""
     plain, ours = results.get("plain"), results.get("ours")
     cells = [f"{name:22}", f"{precision:5}"]
@@ -155,7 +169,7 @@ def row(name: str, precision: str, flops: int, results: dict[str, dict[str, floa
             f"{one['seconds'] / floor:6.2f}",
         ]
     cells += [f"{result['peak_gb']:6.1f}" if result else " " * 6 for result in (plain, ours)]
-    cells += [f"{count / 1e9:6.2f}" for count in kept]
+    cells += [f"{count / 1e9:6.2f}" for count in counted]
     if name == "streaming" and ours:
         cells.append(f" {STREAMED / ours['seconds']:.1f} frames/s")
     return " ".join(cells)
@@ -182,7 +196,7 @@ def main() -> None:
         return
     print(
         f"{'case':22} {'':5} {'plain s':>8} {'ours s':>8} {'ratio':>7} {'TFLOP':>8} {'TF/s':>6} {'floor s':>8} "
-        f"{'x flr':>6} {'GB':>6} {'GB':>6} {'kept GB':>13}"
+        f"{'x flr':>6} {'GB':>6} {'GB':>6} {'kept GB':>13} {'of tensors':>13}"
     )
     for name in args.only:
         flops = operations(name, args.size)
@@ -190,8 +204,13 @@ def main() -> None:
             # Sampling in plain form has no `streaming`: it is what autoregressive_dream1 does.
             kinds = [kind for kind in args.variants if not (kind == "plain" and name == "streaming")]
             results = {kind: measured(name, precision, kind, args) for kind in kinds}
-            kept = [kept_bytes(name, args.size, precision, kind == "plain") for kind in kinds if name in TRAINED]
-            print(row(name, precision, flops, results, kept), flush=True)
+            counted = [
+                count(name, args.size, precision, kind == "plain")
+                for count in (kept_bytes, peak_bytes)
+                for kind in kinds
+                if name in TRAINED
+            ]
+            print(row(name, precision, flops, results, counted), flush=True)
 
 
 if __name__ == "__main__":

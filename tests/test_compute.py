@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from benchmarks.memory import AllocatedBytes
 from benchmarks.models import kept_bytes, operations
 from benchmarks.models_cases import NUM_FRAMES, sized
 from benchmarks.models_plain import make_plain, plain_sample
@@ -124,6 +125,15 @@ def test_a_training_step_keeps_less_than_three_quarters_of_what_autograd_would_k
     """Once an eager step needed as much memory as the original's, and a third more than a compiled one."""
     ours, plain = (kept_bytes(name, "exploration", precision, plain) for plain in (False, True))
     assert ours < 0.75 * plain
+
+
+def test_allocated_bytes_are_those_of_tensors_alive_at_a_time():
+    with AllocatedBytes() as allocated:
+        first = torch.ones(1000)
+        second = first.view(10, 100) + 1
+        del first
+        second = second * 2
+    assert (allocated.peak, allocated.now) == (8000, 4000) == (2 * second.nbytes, second.nbytes)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
