@@ -1,6 +1,7 @@
 """The original's code, trained by `original_code.py` in processes of its own, and its models in this project's form."""
 
 import json
+import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from benchmarks.quality.comparison import NUM_ACTIONS, PRESETS, timed
 from data_generation.data.data import Environment, list_environments, split_episodes
 from data_generation.data.files import write_atomically
 from models.checkpoint import read_model, save_model
+from models.config import ModelConfig
 
 TOKENIZER_SHARE = 0.25
 
@@ -45,40 +47,53 @@ class OriginalRun:
         folder = self.dpath / part
         cost_path = folder / "cost.json"
         if not cost_path.is_file():
-            folder.mkdir(parents=True, exist_ok=True)
-            settings_path = folder / "settings.json"
-            write_atomically(settings_path, json.dumps(self._settings(part, share), indent=2) + "\n")
-            script = str(Path(__file__).with_name("original_code.py"))
-            # -P: packages are those of the checkout, not of the script's folder.
-            print(f"$ python -P {script} {settings_path}", flush=True)
-            seconds = timed("-P", script, str(settings_path), PYTHONPATH=str(self.checkout))
-            trained = json.loads((folder / "trained.json").read_text())
-            write_atomically(cost_path, json.dumps({**trained, "cpu_seconds": seconds}) + "\n")
+            cfg = composed("genie_redux train", PRESETS[part], "recipe=published")
+            kind = "tokenizer" if part == "tokenizer" else "genie_redux_guided"
+            settings = {
+                "config": original_config(kind, cfg, NUM_ACTIONS),
+                "optimizer": asdict(cfg.optimizer),
+                "batch_size": cfg.train.batch_size,
+                "num_frames": cfg.train.num_frames,
+                "num_actions": NUM_ACTIONS,
+                "operations": share * self.operations,
+                "seed": self.seed,
+                "clips_dpath": str(self.root / "clips"),
+                "tokenizer_fpath": str(self.dpath / "tokenizer" / "model.pt"),
+            }
+            found, seconds = run_original(self.checkout, folder, settings)
+            write_atomically(cost_path, json.dumps({**found, "cpu_seconds": seconds}) + "\n")
         return dict(json.loads(cost_path.read_text()))
 
-    def _settings(self, part: str, share: float) -> dict[str, Any]:
-        """The demo's sizes and learning rates; `config` has the keys of the original's configuration."""
-        cfg = composed("genie_redux train", PRESETS[part], "recipe=published")
-        sizes = {"image_size": cfg.tokenizer.image_size, "patch_size": cfg.tokenizer.patch_size}
-        config = {
-            "model": "tokenizer" if part == "tokenizer" else "genie_redux_guided",
-            "tokenizer": asdict(cfg.tokenizer),
-            "dynamics": {**asdict(cfg.dynamics), **sizes, "action_dim": NUM_ACTIONS, "is_guided": True},
-            "train": {"wandb_mode": "disabled"},
-        }
-        return {
-            "config": config,
-            "optimizer": asdict(cfg.optimizer),
-            "batch_size": cfg.train.batch_size,
-            "num_frames": cfg.train.num_frames,
-            "num_actions": NUM_ACTIONS,
-            "operations": share * self.operations,
-            "seed": self.seed,
-            "clips_dpath": str(self.root / "clips"),
-            "optimizer_fpath": str(self.checkout / "training" / "optimizer.py"),
-            "tokenizer_fpath": str(self.dpath / "tokenizer" / "model.pt"),
-            "target_dpath": str(self.dpath / part),
-        }
+
+def original_config(kind: str, config: ModelConfig, num_actions: int) -> dict[str, Any]:
+    """Sizes of this project under the keys of the original's configuration."""
+    sizes = {name: getattr(config.tokenizer, name) for name in ("image_size", "patch_size", "temporal_patch_size")}
+    guided = kind == "genie_redux_guided"
+    lam = {"codebook_size": num_actions, "recons_loss_weight": config.lam.reconstruction_weight}
+    dynamics = {"action_dim": num_actions, "is_guided": guided, "use_token": guided}
+    return {
+        "model": kind,
+        "tokenizer": asdict(config.tokenizer),
+        "lam": {**asdict(config.lam), **sizes, **lam},
+        "dynamics": {**asdict(config.dynamics), **sizes, **dynamics},
+        "train": {"wandb_mode": "disabled"},
+    }
+
+
+def run_original(checkout: Path, folder: Path, settings: dict[str, Any]) -> tuple[dict[str, Any], float]:
+    """Run `original_code.py` with results in `folder`: what it found, and its processor seconds."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path, script = folder / "settings.json", str(Path(__file__).with_name("original_code.py"))
+    paths = {
+        "optimizer_fpath": str(checkout.resolve() / "training" / "optimizer.py"),
+        "target_dpath": str(folder.resolve()),
+    }
+    write_atomically(path, json.dumps({"timed_steps": 0, **settings, **paths}, indent=2) + "\n")
+    print(f"$ python -P {script} {path}", flush=True)
+    # -P: packages are those of the checkout, not of the script's folder.
+    search = os.pathsep.join([str(checkout.resolve()), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
+    seconds = timed("-P", script, str(path), PYTHONPATH=search)
+    return json.loads((folder / "found.json").read_text()), seconds
 
 
 def write_clips(dataset: Path, folder: Path, num_frames: int) -> None:

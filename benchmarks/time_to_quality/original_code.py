@@ -11,7 +11,9 @@ import importlib
 import importlib.util
 import json
 import math
+import resource
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -84,40 +86,65 @@ def optimizer_of(model: nn.Module, settings: Settings, steps: int) -> tuple[torc
     return optimizer, schedule
 
 
-def train(model: nn.Module, settings: Settings) -> dict[str, float]:
-    """Train with the operations of the settings; steps and operations."""
-    model.train()
-    clips = Clips(settings)
-    per_step = operations_per_step(model, clips)
-    steps = max(100, round(settings["operations"] / per_step))
-    optimizer, schedule = optimizer_of(model, settings, steps)
-    for step in range(1, steps + 1):
-        loss = loss_of(model, clips)
+class Training:
+    """The steps of a model's training."""
+
+    def __init__(self, model: nn.Module, settings: Settings, steps: int):
+        self._model, self._max_norm = model.train(), settings["optimizer"]["max_grad_norm"]
+        self._optimizer, self._schedule = optimizer_of(model, settings, steps)
+
+    def step(self, step: int, clips: Clips) -> Tensor:
+        """The optimiser step of this number, from 1; its loss."""
+        loss = loss_of(self._model, clips)
         loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), settings["optimizer"]["max_grad_norm"])
-        optimizer.step()
-        optimizer.zero_grad()
-        schedule.step(step)
+        nn.utils.clip_grad_norm_(self._model.parameters(), self._max_norm)
+        self._optimizer.step()
+        self._optimizer.zero_grad()
+        self._schedule.step(step)
+        return loss
+
+
+def train(model: nn.Module, settings: Settings) -> dict[str, Any]:
+    """Train with the operations of the settings; steps and operations."""
+    clips = Clips(settings)
+    per_step = operations_per_step(model.train(), clips)
+    steps = max(100, round(settings["operations"] / per_step))
+    training = Training(model, settings, steps)
+    for step in range(1, steps + 1):
+        loss = training.step(step, clips)
         if step % 100 == 0:
             print(f"step {step} of {steps}: loss {loss.item():.4f}", flush=True)
     return {"steps": steps, "operations": float(steps * per_step)}
 
 
+def time_steps(model: nn.Module, settings: Settings) -> dict[str, Any]:
+    """Processor seconds of some steps after the first one, and this process's peak memory."""
+    clips, training, seconds = Clips(settings), Training(model, settings, steps=100), []
+    for step in range(1, settings["timed_steps"] + 2):
+        start = time.process_time()
+        training.step(step, clips)
+        seconds.append(time.process_time() - start)
+    return {"seconds": seconds[1:], "peak_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20}
+
+
 def main() -> None:
-    """Write model.pt and config.yaml in the original's form, and what was trained."""
+    """Train, and write model.pt and config.yaml in the original's form; or time some steps. What came out is JSON."""
     settings = json.loads(Path(sys.argv[1]).read_text())
     target = Path(settings["target_dpath"])
     torch.manual_seed(settings["seed"])
     config = OmegaConf.create(settings["config"])
     model = importlib.import_module("models.construct_model").construct_model(config)
-    if config.model != "tokenizer":
-        model.tokenizer.load_state_dict(torch.load(settings["tokenizer_fpath"], weights_only=True)["model"])
-        torch.save(model.action_embeddings.weight.detach(), target / "action_embeddings.pt")
-    trained = train(model, settings)
-    OmegaConf.save(config, target / "config.yaml")
-    content = {"step": trained["steps"], "model": model.state_dict(), "optim": {}, "scaler": None}
-    torch.save(content, target / "model.pt")
-    (target / "trained.json").write_text(json.dumps(trained) + "\n")
+    if settings["timed_steps"]:
+        found = time_steps(model, settings)
+    else:
+        if config.model != "tokenizer":
+            model.tokenizer.load_state_dict(torch.load(settings["tokenizer_fpath"], weights_only=True)["model"])
+            torch.save(model.action_embeddings.weight.detach(), target / "action_embeddings.pt")
+        found = train(model, settings)
+        OmegaConf.save(config, target / "config.yaml")
+        content = {"step": found["steps"], "model": model.state_dict(), "optim": {}, "scaler": None}
+        torch.save(content, target / "model.pt")
+    (target / "found.json").write_text(json.dumps(found) + "\n")
 
 
 if __name__ == "__main__":
