@@ -22,7 +22,8 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 from benchmarks.models import CONVOLUTIONS
-from benchmarks.quality.comparison import PRESETS, Comparison, generate, launch, operations_per_step
+from benchmarks.quality.arms import ARMS
+from benchmarks.quality.comparison import Comparison, generate, launch, operations_per_step
 from benchmarks.quality.data import ALL_DATA
 from benchmarks.time_to_quality.original import OriginalRun, write_clips
 from data_generation.data.files import write_atomically
@@ -34,17 +35,19 @@ METHODS = {
     "one_go": ("eval.inference_method=one_go",),
 }
 MEASURES = {"pooled_psnr": "pooled PSNR", "changed_pooled_psnr": "of changed pixels", "delta_psnr": "ΔPSNR"}
-# Whose code, the cost of each part and their sums, and the metrics of each method.
+# Whose code, with which recipe.
+NAMES = {"original": "original", "tuned": "ours, tuned", "published": "ours, published"}
+# Code, the cost of each part and their sums, and the metrics of each method.
 Result = dict[str, Any]
 # The world model's checkpoint and the cost of each part.
 Trained = tuple[Path, dict[str, dict[str, float]]]
 
 
-def train_ours(root: Path, minutes: float, seed: int) -> Trained:
-    """Train `recipe=tuned` with the operations of so many minutes, as `benchmarks.quality` counts them."""
-    model, costs = Comparison(root, DATA, "tuned", minutes, seed).train()
-    for part in PRESETS:
-        per_step = operations_per_step(part, ("recipe=tuned",), CONVOLUTIONS)
+def train_ours(root: Path, arm: str, minutes: float, seed: int) -> Trained:
+    """Train an arm of `benchmarks.quality` with the operations of so many minutes, as they are counted there."""
+    model, costs = Comparison(root, DATA, arm, minutes, seed).train()
+    for part, overrides in (("tokenizer", ARMS[arm].tokenizer), ("dynamics", ARMS[arm].dynamics)):
+        per_step = operations_per_step(part, overrides, CONVOLUTIONS)
         costs[part]["operations"] = costs[part]["steps"] * per_step
     return model, costs
 
@@ -89,27 +92,25 @@ def table(results: list[Result]) -> str:
 
 
 def saving(results: list[Result], cost: str, method: str) -> str:
-    """What this project needs to reach the original's best values of all budgets, as a sentence."""
+    """What this project needs for the highest values that the original reaches, as a sentence."""
     names = ("pooled_psnr", "delta_psnr")
-    original = [result for result in results if result["code"] == "original"]
-    best = {name: max(original, key=lambda result, name=name: result[method][name]) for name in names}
-    reached = [
-        result
-        for result in results
-        if result["code"] == "ours" and all(result[method][name] >= best[name][method][name] for name in names)
-    ]
-    aim = ", ".join(f"{MEASURES[name]} {best[name][method][name]:.2f}" for name in names)
+    original, ours = ([r for r in results if r["code"] == NAMES[kind]] for kind in ("original", "tuned"))
+    best = {name: max(result[method][name] for result in original) for name in names}
+    aim = ", ".join(f"{MEASURES[name]} {value:.2f} dB" for name, value in best.items())
+    reached = [result for result in ours if all(result[method][name] >= best[name] for name in names)]
     if not reached:
-        return f"{method}: {aim}: not reached by this project"
-    least, theirs = min(result[cost] for result in reached), max(result[cost] for result in best.values())
-    return f"{method}: {aim}: {theirs / least:.1f} times less {cost} ({theirs:.3g} against {least:.3g})"
+        return f"{method}, {aim}: not reached by this project"
+    # The original may have reached one of them with more compute than the other.
+    theirs = max(min(r[cost] for r in original if r[method][name] == best[name]) for name in names)
+    least = min(result[cost] for result in reached)
+    return f"{method}, {aim}: {theirs / least:.1f} times less {cost}, {least:.3g} in place of {theirs:.3g}"
 
 
 def plot(results: list[Result], path: Path) -> None:
     """Quality over processor seconds, autoregressive sampling, as PNG."""
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.2))
     for axis, name in zip(axes, ("pooled_psnr", "delta_psnr"), strict=True):
-        for code in ("original", "ours"):
+        for code in dict.fromkeys(result["code"] for result in results):
             points = sorted((r["cpu_seconds"], r["autoregressive"][name]) for r in results if r["code"] == code)
             axis.plot(*zip(*points, strict=True), "o-", label=code)
         axis.set_xscale("log")
@@ -130,18 +131,20 @@ def main() -> None:
     parser.add_argument("--original", type=Path, required=True, help="checkout of the original's code")
     parser.add_argument("--root", type=Path, default=Path("outputs/time_to_quality"), help="where everything is kept")
     parser.add_argument("--original-tflop", nargs="+", type=float, default=[10, 40], help="operations of its budgets")
-    parser.add_argument("--minutes", nargs="+", type=float, default=[0.5, 1, 2, 3], help="as in benchmarks.quality")
+    parser.add_argument("--minutes", nargs="+", type=float, default=[1, 2, 3, 10], help="as in benchmarks.quality")
+    parser.add_argument("--published-minutes", nargs="*", type=float, default=[], help="of this project's code, too")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     generate(args.root, DATA, unseen=False)
     write_clips(args.root / "datasets" / DATASET, args.root / "clips", num_frames=8)
     results = []
-    for minutes in args.minutes:
-        name, train = f"ours-{minutes:g}min-seed{args.seed}", partial(train_ours, args.root, minutes, args.seed)
-        results.append(measured(args.root, name, "ours", train))
+    for arm, budgets in (("tuned", args.minutes), ("published", args.published_minutes)):
+        for minutes in budgets:
+            train = partial(train_ours, args.root, arm, minutes, args.seed)
+            results.append(measured(args.root, f"{arm}-{minutes:g}min-seed{args.seed}", NAMES[arm], train))
     for tflop in args.original_tflop:
         run = OriginalRun(args.root, args.original, tflop * 1e12, args.seed)
-        results.append(measured(args.root, run.dpath.name, "original", run.train))
+        results.append(measured(args.root, run.dpath.name, NAMES["original"], run.train))
     sentences = [saving(results, cost, method) for cost in ("operations", "cpu_seconds") for method in METHODS]
     text = "\n".join([table(results), "", *sentences])
     print(text)

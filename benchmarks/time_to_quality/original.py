@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from benchmarks.presets import composed
-from benchmarks.quality.comparison import NUM_ACTIONS, PRESETS, timed
+from benchmarks.quality.comparison import PRESETS, timed
 from data_generation.data.data import Environment, list_environments, split_episodes
 from data_generation.data.files import write_atomically
 from models.checkpoint import read_model, save_model
@@ -23,7 +23,9 @@ class OriginalRun:
     """A tokenizer and a guided world model that the original's code trains with a number of operations."""
 
     def __init__(self, root: Path, checkout: Path, operations: float, seed: int):
+        """`root`: with the `clips` of `write_clips`."""
         self.root, self.checkout = root.resolve(), checkout.resolve()
+        self.num_actions = len(json.loads((root / "clips" / "action_names.json").read_text()))
         self.operations, self.seed = operations, seed
         self.dpath = self.root / f"original-{operations / 1e12:g}tflop-seed{seed}"
 
@@ -37,7 +39,7 @@ class OriginalRun:
         stored = read_model(model / "model.pt", self.dpath / "tokenizer" / "model.pt")
         # The original's checkpoints lack the action embeddings, which it does not train.
         embeddings = torch.load(model / "action_embeddings.pt", weights_only=True)
-        stored.state["dynamics.action_embedding.weight"] = embeddings[:NUM_ACTIONS]
+        stored.state["dynamics.action_embedding.weight"] = embeddings[:self.num_actions]
         target = self.dpath / "converted" / f"model-{stored.step}.pt"
         target.parent.mkdir(exist_ok=True)
         save_model(target, stored.build(), stored.config, stored.step)
@@ -50,11 +52,11 @@ class OriginalRun:
             cfg = composed("genie_redux train", PRESETS[part], "recipe=published")
             kind = "tokenizer" if part == "tokenizer" else "genie_redux_guided"
             settings = {
-                "config": original_config(kind, cfg, NUM_ACTIONS),
+                "config": original_config(kind, cfg, self.num_actions),
                 "optimizer": asdict(cfg.optimizer),
                 "batch_size": cfg.train.batch_size,
                 "num_frames": cfg.train.num_frames,
-                "num_actions": NUM_ACTIONS,
+                "num_actions": self.num_actions,
                 "operations": share * self.operations,
                 "seed": self.seed,
                 "clips_dpath": str(self.root / "clips"),
@@ -97,14 +99,15 @@ def run_original(checkout: Path, folder: Path, settings: dict[str, Any]) -> tupl
 
 
 def write_clips(dataset: Path, folder: Path, num_frames: int) -> None:
-    """The training episodes as arrays: frames (N, H, W, C), actions (N,) and the numbers of clips' first frames."""
+    """The training episodes as arrays: frames (N, H, W, C), actions (N,), and the numbers of clips' first frames."""
     if folder.is_dir():
         return
     frames: list[np.ndarray] = []
     actions: list[np.ndarray] = []
     starts: list[int] = []
     total = 0
-    for environment in map(Environment, list_environments(dataset)):
+    environments = [Environment(path) for path in list_environments(dataset)]
+    for environment in environments:
         channels, height, width = environment.info.frame_shape
         for i in split_episodes(environment, "train"):
             length = int(environment.num_frames[i])
@@ -117,3 +120,4 @@ def write_clips(dataset: Path, folder: Path, num_frames: int) -> None:
     np.save(folder / "frames.npy", np.concatenate(frames))
     np.save(folder / "actions.npy", np.concatenate(actions).astype(np.int64))
     np.save(folder / "starts.npy", np.array(starts))
+    write_atomically(folder / "action_names.json", json.dumps(environments[0].info.action_names) + "\n")

@@ -31,7 +31,7 @@ def convolution_backward_operations(gradient: list[int], _x: list[int], weight: 
     return 2 * 2 * math.prod(gradient) * math.prod(weight[1:])
 
 
-class Clips:
+class ClipArrays:
     """Random clips of the recorded episodes."""
 
     def __init__(self, settings: Settings):
@@ -51,14 +51,14 @@ class Clips:
         return video, nn.functional.one_hot(torch.from_numpy(actions), self._settings["num_actions"]).float()
 
 
-def loss_of(model: nn.Module, clips: Clips) -> Tensor:
+def loss_of(model: nn.Module, clips: ClipArrays) -> Tensor:
     """The training loss of the next batch."""
     video, actions = clips.next()
     with torch.autocast("cpu", torch.bfloat16):
         return model(videos=video, actions=actions)
 
 
-def operations_per_step(model: nn.Module, clips: Clips) -> int:
+def operations_per_step(model: nn.Module, clips: ClipArrays) -> int:
     """Floating-point operations of one step, those of a frozen tokenizer included."""
     mapping = {torch.ops.aten.convolution_backward: convolution_backward_operations}
     with FlopCounterMode(display=False, custom_mapping=mapping) as counter:
@@ -67,7 +67,7 @@ def operations_per_step(model: nn.Module, clips: Clips) -> int:
     return counter.get_total_flops()
 
 
-def optimizer_of(model: nn.Module, settings: Settings, steps: int) -> tuple[torch.optim.Optimizer, Any]:
+def optimizer_of(model: Any, settings: Settings, steps: int) -> tuple[torch.optim.Optimizer, Any]:
     """The checkout's optimiser and schedule, from their file alone, since its package imports much more."""
     spec = importlib.util.spec_from_file_location("original_optimizer", settings["optimizer_fpath"])
     assert spec is not None and spec.loader is not None
@@ -93,7 +93,7 @@ class Training:
         self._model, self._max_norm = model.train(), settings["optimizer"]["max_grad_norm"]
         self._optimizer, self._schedule = optimizer_of(model, settings, steps)
 
-    def step(self, step: int, clips: Clips) -> Tensor:
+    def step(self, step: int, clips: ClipArrays) -> Tensor:
         """The optimiser step of this number, from 1; its loss."""
         loss = loss_of(self._model, clips)
         loss.backward()
@@ -106,7 +106,7 @@ class Training:
 
 def train(model: nn.Module, settings: Settings) -> dict[str, Any]:
     """Train with the operations of the settings; steps and operations."""
-    clips = Clips(settings)
+    clips = ClipArrays(settings)
     per_step = operations_per_step(model.train(), clips)
     steps = max(100, round(settings["operations"] / per_step))
     training = Training(model, settings, steps)
@@ -119,7 +119,7 @@ def train(model: nn.Module, settings: Settings) -> dict[str, Any]:
 
 def time_steps(model: nn.Module, settings: Settings) -> dict[str, Any]:
     """Processor seconds of some steps after the first one, and this process's peak memory."""
-    clips, training, seconds = Clips(settings), Training(model, settings, steps=100), []
+    clips, training, seconds = ClipArrays(settings), Training(model, settings, steps=100), []
     for step in range(1, settings["timed_steps"] + 2):
         start = time.process_time()
         training.step(step, clips)
