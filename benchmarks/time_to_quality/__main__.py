@@ -35,6 +35,7 @@ METHODS = {
     "one_go": ("eval.inference_method=one_go",),
 }
 MEASURES = {"pooled_psnr": "pooled PSNR", "changed_pooled_psnr": "of changed pixels", "delta_psnr": "ΔPSNR"}
+COSTS = {"operations": "operations", "cpu_seconds": "processor seconds"}
 # Whose code, with which recipe.
 NAMES = {"original": "original", "tuned": "ours, tuned", "published": "ours, published"}
 # Code, the cost of each part and their sums, and the metrics of each method.
@@ -103,7 +104,7 @@ def saving(results: list[Result], cost: str, method: str) -> str:
     # The original may have reached one of them with more compute than the other.
     theirs = max(min(r[cost] for r in original if r[method][name] == best[name]) for name in names)
     least = min(result[cost] for result in reached)
-    return f"{method}, {aim}: {theirs / least:.1f} times less {cost}, {least:.3g} in place of {theirs:.3g}"
+    return f"{method}, {aim}: {theirs / least:.1f} times fewer {COSTS[cost]} ({least:.3g}, not {theirs:.3g})"
 
 
 def plot(results: list[Result], path: Path) -> None:
@@ -145,7 +146,7 @@ def main() -> None:
     for tflop in args.original_tflop:
         run = OriginalRun(args.root, args.original, tflop * 1e12, args.seed)
         results.append(measured(args.root, run.dpath.name, NAMES["original"], run.train))
-    sentences = [saving(results, cost, method) for cost in ("operations", "cpu_seconds") for method in METHODS]
+    sentences = [saving(results, cost, method) for cost in COSTS for method in METHODS]
     text = "\n".join([table(results), "", *sentences])
     print(text)
     write_atomically(args.root / "table.md", text + "\n")

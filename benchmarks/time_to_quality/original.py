@@ -39,7 +39,7 @@ class OriginalRun:
         stored = read_model(model / "model.pt", self.dpath / "tokenizer" / "model.pt")
         # The original's checkpoints lack the action embeddings, which it does not train.
         embeddings = torch.load(model / "action_embeddings.pt", weights_only=True)
-        stored.state["dynamics.action_embedding.weight"] = embeddings[:self.num_actions]
+        stored.state["dynamics.action_embedding.weight"] = embeddings[: self.num_actions]
         target = self.dpath / "converted" / f"model-{stored.step}.pt"
         target.parent.mkdir(exist_ok=True)
         save_model(target, stored.build(), stored.config, stored.step)
