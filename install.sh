@@ -18,7 +18,9 @@ what is missing.
   bash install.sh demo             set up, then `python run.py demo`: a small world model from nothing, in minutes
   bash install.sh test             set up, then the tests; arguments go to pytest: bash install.sh test -k launcher
   bash install.sh play             set up, then `python run.py play`: a page to play a world model on; arguments go to it
-  bash install.sh --with coinrun   set up, with Procgen's CoinRun (Python 3.11 only)
+  bash install.sh --with coinrun   set up, with Procgen: CoinRun and 15 other games (Python 3.11 only)
+  bash install.sh --with atari     set up, with ale-py: Atari's games, their ROMs included
+  bash install.sh --with minigrid  set up, with MiniGrid
   bash install.sh --with launchers set up, with Hydra's launchers for parallel and Slurm multiruns
   bash install.sh --with lerobot   set up, with PyArrow, which `data export --format lerobot` needs
   bash install.sh --with formats   set up, with what `data import` needs for HDF5, Parquet and ArrayRecord files
@@ -124,6 +126,12 @@ install_extra() {
             "$venv/bin/python" -W ignore -c 'import procgen' ||
                 fail "CoinRun is installed but cannot be imported (see above)"
             ;;
+        atari)
+            pip_install -c "$here/constraints.txt" ale-py==0.12.1
+            ;;
+        minigrid)
+            pip_install -c "$here/constraints.txt" minigrid==3.2.0
+            ;;
         launchers)
             pip_install -c "$here/constraints.txt" hydra-joblib-launcher==1.2.0 hydra-submitit-launcher==1.2.0
             ;;
@@ -173,7 +181,7 @@ while [ $# -gt 0 ]; do
             exit
             ;;
         --with)
-            [ $# -ge 2 ] || fail "--with needs the name of an extra: coinrun, launchers, lerobot, formats, tensorboard, export"
+            [ $# -ge 2 ] || fail "--with needs the name of an extra: coinrun, atari, minigrid, launchers, lerobot, formats, tensorboard, export"
             extras="$extras $2"
             shift 2
             ;;
@@ -191,7 +199,7 @@ while [ $# -gt 0 ]; do
 done
 
 for extra in $extras; do
-    case $extra in coinrun | launchers | lerobot | formats | tensorboard | export) ;; *) fail "unknown extra '$extra': there are coinrun, launchers, lerobot, formats, tensorboard, export" ;; esac
+    case $extra in coinrun | atari | minigrid | launchers | lerobot | formats | tensorboard | export) ;; *) fail "unknown extra '$extra': there are coinrun, atari, minigrid, launchers, lerobot, formats, tensorboard, export" ;; esac
 done
 set_up
 for extra in $extras; do

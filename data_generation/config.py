@@ -59,7 +59,7 @@ class GeneratorConfig:
 
 @dataclass
 class ConnectorConfig:
-    name: str = "retro_act"  # retro_act | coinrun | gymnasium
+    name: str = "retro_act"  # retro_act | coinrun | procgen | gymnasium
     version: FolderName = "0.0.0"
     variant: str = "random"  # random | sticky_random | scripted | auto_explore | agent57
     # A game id, a list of them, or "all" (of what the filters leave); gymnasium: environment ids.
@@ -86,8 +86,8 @@ class ConnectorConfig:
     roi_annotation_fpath: PathText | None = None  # retro_act: record around a character, marked by boxes at the start
     # retro_act: a folder of your own with <id>/rom.<ext>, next to the ROMs that were imported.
     rom_dpath: PathText | None = None
-    start_level: CountOrZero = 0  # coinrun: instance k is level start_level + k
-    distribution_mode: Annotated[str, OneOf("easy", "hard")] = "hard"  # coinrun
+    start_level: CountOrZero = 0  # coinrun, procgen: instance k is level start_level + k
+    distribution_mode: Annotated[str, OneOf("easy", "hard")] = "hard"  # coinrun, procgen
     paint_vel_info: bool = False  # coinrun: show the hero's speed as two grey squares in the corner of the image
     agent: AgentConfig = field(default_factory=AgentConfig)
     generator_config: GeneratorConfig = field(default_factory=GeneratorConfig)

@@ -93,8 +93,8 @@ def test_missing_package_is_one_line_with_the_command(monkeypatch: pytest.Monkey
             {"start_level": 2**31 - 2, "generator_config": GeneratorConfig(n_instances=3)},
             r"start_level=2147483646: lev",
         ),
-        ({"game": "maze"}, r"game=maze: the connector coinrun has one game"),
-        ({"valid_action_combos": ["RIGHT", "FIRE"]}, r"'FIRE' is unknown in CoinRun; known are RIGHT, LEFT, "),
+        ({"game": "maze"}, r"game=maze: the connector coinrun has coinrun"),
+        ({"valid_action_combos": ["RIGHT", "FIRE"]}, r"'FIRE' is unknown in Procgen; known are RIGHT, LEFT, "),
         ({"n_skip_start_frames": 3}, r"n_skip_start_frames=3: must be 0 with coinrun"),
         (
             {"roi_annotation_fpath": "roi.csv"},

@@ -32,6 +32,7 @@ from data_generation.generator.resolve import load_class
 CONNECTORS: dict[str, str] = {
     "coinrun": "data_generation.generator.connector_coinrun:CoinRunConnector",
     "gymnasium": "data_generation.generator.connector_gymnasium:GymnasiumConnector",
+    "procgen": "data_generation.generator.connector_coinrun:ProcgenConnector",
     "retro_act": "data_generation.generator.connector_retro_act:RetroActConnector",
 }
 

@@ -17,6 +17,8 @@ _OWN_ARGUMENTS = ("render_mode", "disable_env_checker")
 class GymnasiumConnector(Connector):
     """Environments by id, "module:id" for one that a module registers; the actions are called action_0, action_1, …
 
+    Where an environment has names for them (ALE's, MiniGrid's), `valid_action_combos` may use these.
+
     Images are the observations where these are RGB images, else what `render_mode="rgb_array"` gives. An id is one
     instance: where an episode starts depends on the seed of its reset. Each is looked at in a process of its own before
     anything is recorded; one that fails there is skipped, unless all do.
@@ -37,9 +39,11 @@ class GymnasiumConnector(Connector):
             raise FieldError("game", UNSET, f"the environments differ in their number of actions, {counts}", "name one")
         known = [f"action_{index}" for index in range(counts[games[0]])]
         names = [str(name) for name in self.config.valid_action_combos] or known
-        if unknown := [name for name in names if name not in known]:
-            problem = f"{unknown[0]} is not an action of {games[0]}, which has {known[0]} to {known[-1]}"
-            raise FieldError("valid_action_combos", UNSET, problem, "[] means all of them")
+        for game, look in self._looks.items():
+            if unknown := [name for name in names if look.native_action(name) is None]:
+                own = f" or {', '.join(look.action_names)}" if look.action_names else ""
+                problem = f"{unknown[0]} is not an action of {game}, which has {known[0]} to {known[-1]}{own}"
+                raise FieldError("valid_action_combos", UNSET, problem, "[] means all of them")
         return names
 
     def _look_at_all(self) -> tuple[dict[str, Look], dict[str, str]]:
@@ -65,7 +69,7 @@ class GymnasiumConnector(Connector):
     def make_env(self, game: str, instance: int) -> ImageEnv:
         look = self._looks[game]
         env = make_raw(game, self._arguments, look.is_rendered)
-        actions = [look.first_action + int(name.removeprefix("action_")) for name in self.action_names]
+        actions = [number for name in self.action_names if (number := look.native_action(name)) is not None]
         settings = ImageSettings(self.config.n_skip_frames, self.frame_shape[1:], self.config.max_last_frames)
         return ImageEnv(env, image_source(env, look.is_rendered), actions, settings, look.kind)
 

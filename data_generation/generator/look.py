@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import enum
 import importlib
 import importlib.util
 import json
@@ -53,6 +54,14 @@ class Look:
     # Images are rendered, not the observations.
     is_rendered: bool
     kind: ImageKind
+    # What the environment itself calls its actions; empty where it has no names.
+    action_names: tuple[str, ...] = ()
+
+    def native_action(self, name: str) -> int | None:
+        """The number of an action that is called action_<k> or by the environment's own name; None if there is none."""
+        names = [f"action_{index}" for index in range(self.num_actions)]
+        found = next((known.index(name) for known in (names, list(self.action_names)) if name in known), None)
+        return None if found is None else self.first_action + found
 
 
 @cache
@@ -139,6 +148,7 @@ def _look(beat: Callable[[str], None], game: str, kwargs: str, seed: int) -> tup
         fps=_fps(env, package),
         is_rendered=is_rendered,
         kind=kind,
+        action_names=_own_names(env.unwrapped, int(actions.n)),
     )
     return found, lambda: _close(env, beat)
 
@@ -201,6 +211,18 @@ def _copied(to_image: Callable[[Any], Any], observation: Any) -> Any:
     """An image that the environment does not draw over."""
     with foreign("render"):
         return copy.copy(to_image(observation))
+
+
+def _own_names(env: Any, count: int) -> tuple[str, ...]:
+    """What the environment calls its actions: ALE's meanings, MiniGrid's enumeration. Empty for anything else."""
+    names: list[Any] = []
+    # Of foreign code: no names are no mistake.
+    with contextlib.suppress(Exception):
+        if callable(getattr(env, "get_action_meanings", None)):
+            names = [str(name) for name in env.get_action_meanings()]
+        elif isinstance(kinds := getattr(env, "actions", None), type) and issubclass(kinds, enum.IntEnum):
+            names = [kind.name for kind in sorted(kinds)]
+    return tuple(names) if len(set(names)) == len(names) == count else ()
 
 
 def _fps(env: gym.Env[Any, Any], package: str) -> float | None:
