@@ -61,7 +61,7 @@ class GeneratorConfig:
 class ConnectorConfig:
     name: str = "retro_act"  # retro_act | coinrun | procgen | gymnasium
     version: FolderName = "0.0.0"
-    variant: str = "random"  # random | sticky_random | scripted | auto_explore | agent57
+    variant: str = "random"  # random | sticky_random | scripted | auto_explore | agent57 | sb3
     # A game id, a list of them, or "all" (of what the filters leave); gymnasium: environment ids.
     game: TextOrTexts = "all"
     image_size: ImageSize = 64  # pixels: one number, or [height, width]

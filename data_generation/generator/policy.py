@@ -23,10 +23,11 @@ VARIANTS: dict[str, str] = {
     "scripted": "data_generation.generator.policy:ScriptedPolicy",
     "auto_explore": "auto_explore.src.agent:AutoExplorePolicy",
     "agent57": "external.agent57.policy:Agent57Policy",
+    "sb3": "external.sb3.policy:Sb3Policy",
 }
 # These take no gamma: they are random already.
 _RANDOM = ("random", "sticky_random")
-_NEEDS_CHECKPOINT = ("auto_explore", "agent57")
+_NEEDS_CHECKPOINT = ("auto_explore", "agent57", "sb3")
 
 
 @dataclass(frozen=True)
