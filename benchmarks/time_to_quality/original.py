@@ -113,7 +113,9 @@ def write_clips(dataset: Path, folder: Path, num_frames: int) -> None:
             length = int(environment.num_frames[i])
             frames.append(np.empty((length, height, width, channels), np.uint8))
             environment.read(i, 0, frames[-1])
-            actions.append(environment.actions(i))
+            # No action follows the last frame; no clip reads the 0 that stands there.
+            actions.append(np.append(environment.actions(i), 0))
+            assert len(actions[-1]) == length
             starts += range(total, total + length - num_frames + 1)
             total += length
     folder.mkdir(parents=True)
