@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from data.sampler import ClipSampler
 from data_generation.data.errors import UNSET, FieldError, UserError
+from models.components.transfer import to_device
 
 _SHARED_MEMORY = "/dev/shm"
 _REMEDY = "read in the main process with {n_data_workers}=0, or give the container more (docker run --shm-size=8g)"
@@ -34,9 +35,9 @@ class Batch:
     frames: Tensor
     actions: Tensor
 
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> Self:
+    def to(self, device: torch.device) -> Self:
         """The batch on `device`."""
-        return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+        return self._map(lambda tensor: to_device(tensor, device))
 
     def pin_memory(self) -> Self:
         """The batch in page-locked memory."""

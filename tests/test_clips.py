@@ -292,7 +292,7 @@ def test_batches_move_and_pin(dataset_dpath):
     assert len(batch) == 3
     assert batch.frames.shape == (3, 16, *SHAPE)
     assert batch.actions.shape == (3, 15)
-    moved = batch.to("cpu", non_blocking=True)
+    moved = batch.to(torch.device("cpu"))
     assert torch.equal(moved.frames, batch.frames)
     assert batch.actions.dtype == torch.int64
 

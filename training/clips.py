@@ -44,7 +44,7 @@ class FrameSource:
 
     def inputs(self, batch: Batch) -> Inputs:
         """The batch on the device."""
-        batch = batch.to(self._device, non_blocking=True)
+        batch = batch.to(self._device)
         return Inputs(frames_to_float(batch.frames), batch.actions)
 
 

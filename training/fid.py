@@ -34,12 +34,14 @@ class Fid:
     """
 
     def __init__(self, features: nn.Module, device: torch.device):
-        self.metric = FrechetInceptionDistance(feature=features).to(device)
+        # Its sums are in float64, which Metal has not.
+        self._device = torch.device("cpu") if device.type == "mps" else device
+        self.metric = FrechetInceptionDistance(feature=features).to(self._device)
 
     def update(self, frames: Tensor, real: bool) -> None:
         """Add frames (..., 3, H, W) float; values outside [0, 1] are clamped."""
         images = (frames.flatten(0, -4).clamp(0, 1) * 255).round().to(torch.uint8)
-        for chunk in images.split(_INCEPTION_BATCH):
+        for chunk in images.to(self._device).split(_INCEPTION_BATCH):
             self.metric.update(chunk, real=real)
 
     def compute(self) -> float:

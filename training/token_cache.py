@@ -74,7 +74,7 @@ class CachedSource:
 
     def inputs(self, batch: CachedBatch) -> Inputs:
         """The batch on the device, all ids known; stores those that were missing."""
-        batch = batch.to(self._runtime.device, non_blocking=True)
+        batch = batch.to(self._runtime.device)
         if batch.missing:
             with self._runtime.autocast():
                 ids = self._tokenizer.encode(frames_to_float(batch.missing_frames()))

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from auto_explore.src.agent import draw_actions
 from auto_explore.src.dataset import AgentEpisode, Replay
@@ -20,6 +19,7 @@ from data_generation.data.data import EpisodeMeta
 from data_generation.data.errors import UserError, under
 from data_generation.generator.levels import Transition
 from data_generation.generator.vector import EpisodeProgress, LevelVectorEnv
+from models.components.transfer import to_device
 
 # No reward for an episode's first steps: the world model has seen too little of it (arXiv 2504.02515, section A.3).
 NUM_UNREWARDED = 4
@@ -255,14 +255,14 @@ class Collector:
     ) -> tuple[np.ndarray, np.ndarray]:
         """Actions (E,) of the environments, and their log-probabilities; advances the recurrent state."""
         assert self._state is not None
-        frames = torch.from_numpy(self._frames).to(self._device, non_blocking=True)
+        frames = to_device(torch.from_numpy(self._frames), self._device)
         with self._autocast():
             output, self._state = network.step(frames, self._state)
-        numbers: Tensor = torch.rand(len(frames), generator=uniform).to(self._device, non_blocking=True)
+        numbers = to_device(torch.rand(len(frames), generator=uniform), self._device)
         draw = draw_actions(output, sampling.temperature, sampling.epsilon, sampling.should_sample, numbers)
-        # One transfer: the environments wait for it in any case.
-        both = torch.stack([draw.actions.double(), draw.log_probabilities.double()]).cpu().numpy()
-        return both[0].astype(np.int64), both[1]
+        # One transfer: the environments wait for it in any case. Not in float64, which Metal has not.
+        both = torch.stack([draw.actions.float(), draw.log_probabilities.float()]).cpu().numpy()
+        return both[0].astype(np.int64), both[1].astype(np.float64)
 
     def _record(
         self,

@@ -13,6 +13,7 @@ from data_generation.data.data import EpisodeMeta, EpisodeReader
 from data_generation.data.errors import UserError
 from data_generation.generator.episode import Episode
 from data_generation.generator.levels import Transition
+from models.components.transfer import to_device
 
 # Names of an agent's own numbers in a file, among those of the environment.
 LOG_PROBABILITY, ENVIRONMENT_REWARD = "log_probability", "environment_reward"
@@ -103,13 +104,8 @@ class ClipBatch:
         return self.burn_in_valid.shape[1]
 
     def to(self, device: torch.device) -> "ClipBatch":
-        """On another device, without waiting where the memory is pinned."""
-        pin = device.type == "cuda"
-        moved = {
-            name: (value.pin_memory() if pin else value).to(device, non_blocking=True)
-            for name, value in vars(self).items()
-        }
-        return ClipBatch(**moved)
+        """On another device."""
+        return ClipBatch(**{name: to_device(value, device) for name, value in vars(self).items()})
 
     def part(self, start: int, stop: int) -> "ClipBatch":
         """Some of the rows."""

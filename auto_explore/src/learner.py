@@ -14,6 +14,7 @@ from auto_explore.src.dataset import ClipBatch
 from auto_explore.src.models.actor_critic import ActorCritic, PolicyOutput
 from auto_explore.src.returns import Targets, Trajectories, vtrace
 from data_generation.data.errors import UserError
+from models.components.transfer import to_device
 from models.tensor_file import misfit
 from training.optimizer import restore_optimizer
 
@@ -86,7 +87,7 @@ class Learner:
         parts: list[Losses] = []
         for start in starts:
             part = clips.part(start, start + size).to(self.fabric.device)
-            share = part.valid.sum() / total.to(self.fabric.device, non_blocking=True)
+            share = part.valid.sum() / to_device(total, self.fabric.device)
             with self.fabric.no_backward_sync(self.module, enabled=start != starts[-1]):
                 losses = self.losses(part)
                 self.fabric.backward(losses.total * share)
@@ -104,8 +105,8 @@ class Learner:
 
     def _update_moments(self, clips: ClipBatch, parts: list[Targets]) -> None:
         """Moments for the next update, so that this one is the same in however many parts it is computed."""
-        mask = clips.valid.to(self.fabric.device, non_blocking=True).float()
-        self.rewards.add(clips.rewards.to(self.fabric.device, non_blocking=True), mask, self.fabric)
+        mask = to_device(clips.valid, self.fabric.device).float()
+        self.rewards.add(to_device(clips.rewards, self.fabric.device), mask, self.fabric)
         if not self.config.normalize_returns:
             return
         values, advantages, weights = (

@@ -15,6 +15,7 @@ from auto_explore.config import RewardConfig
 from auto_explore.src.models.novelty import Disagreement, FrameVae, RandomDistillation, RandomFeatures
 from data_generation.data.errors import FieldError
 from models.checkpoint import load_strictly
+from models.components.transfer import to_device
 from models.genie_redux import GenieRedux
 from training.optimizer import restore_optimizer
 
@@ -36,9 +37,7 @@ class RewardInputs:
     env_reward: Tensor
 
     def to(self, device: torch.device) -> "RewardInputs":
-        return RewardInputs(
-            *(value.to(device, non_blocking=True) for value in (self.frames, self.actions, self.env_reward))
-        )
+        return RewardInputs(*(to_device(value, device) for value in (self.frames, self.actions, self.env_reward)))
 
 
 @dataclass

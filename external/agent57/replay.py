@@ -15,6 +15,7 @@ from data_generation.generator.levels import Transition
 from external.agent57.config import ReplayConfig
 from external.agent57.networks import AgentInputs
 from external.agent57.sum_tree import SumTree
+from models.components.transfer import to_device
 
 # Names of the agent's own numbers in a file, among those of the environment, and of the policy that played.
 INTRINSIC_REWARD, PROBABILITY, POLICY = "intrinsic_reward", "probability", "policy"
@@ -127,8 +128,8 @@ class SequenceBatch:
         return self.inputs.frames.shape[1] - self.valid.shape[1] - 1
 
     def to(self, device: torch.device) -> "SequenceBatch":
-        inputs = AgentInputs(**{name: value.to(device) for name, value in vars(self.inputs).items()})
-        others = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)}
+        inputs = AgentInputs(**{name: to_device(value, device) for name, value in vars(self.inputs).items()})
+        others = {name: to_device(value, device) for name, value in vars(self).items() if isinstance(value, Tensor)}
         return SequenceBatch(inputs=inputs, slots=self.slots, **others)
 
 

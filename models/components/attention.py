@@ -19,7 +19,14 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
     """
     if q.device.type == "cpu":
         return _PlainAttention.apply(q, k, v, bias)
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype), scale=SCALE)
+    return fused_attention(q, k, v, bias)
+
+
+def fused_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
+    """As `attend`, by SDPA. Its fused kernels take four axes: with five it would store all scores instead."""
+    flat = (part.flatten(0, -4) for part in (q, k, v))
+    out = F.scaled_dot_product_attention(*flat, attn_mask=bias.to(q.dtype), scale=SCALE)
+    return out.unflatten(0, q.shape[:-3])
 
 
 class _PlainAttention(torch.autograd.Function):

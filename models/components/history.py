@@ -9,6 +9,7 @@ from torch import Tensor
 
 from models.components.maskgit import random_mask
 from models.components.processes import BatchShare
+from models.components.transfer import to_device
 from models.config import HistoryConfig
 
 
@@ -36,7 +37,7 @@ def history_mask(
     num_complete = torch.where(is_prefix, 1 + (start * max(1, num_frames - 1)).long(), 0)
     masked_frames = torch.arange(num_frames) >= num_complete[:, None]
     mask = torch.rand(shape, generator=generator) < (rate[:, None] * masked_frames)[:, :, None, None]
-    return mask.to(device, non_blocking=True)
+    return to_device(mask, device)
 
 
 def corrupt(
@@ -60,7 +61,7 @@ def corrupt(
     rates = rate * torch.rand(share.total, 1, generator=generator) * growth
     replaced = share.own(torch.rand(shape, generator=generator) < rates[:, :, None, None])
     random = share.own(torch.randint(codebook_size, shape, generator=generator))
-    return torch.where(replaced.to(ids.device), random.to(ids.device), ids)
+    return torch.where(to_device(replaced, ids.device), to_device(random, ids.device), ids)
 
 
 def loss_weights(

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from data_generation.data.errors import FieldError
+from models.components.transfer import to_device
 
 
 def random_mask(
@@ -24,7 +25,7 @@ def random_mask(
     # A tiny input may draw no mask; there is always something to predict.
     if not mask.any():
         mask.view(-1)[0] = True
-    return mask.to(device, non_blocking=True)
+    return to_device(mask, device)
 
 
 def mask_fraction(schedule: str, ratio: float) -> float:
@@ -110,7 +111,7 @@ def iterative_decode(
     logits = first_logits
     ranks = unmask_ranks(settings.order, num_frames, height, width)
     if ranks is not None:
-        ranks = ranks.to(first_logits.device)
+        ranks = to_device(ranks, first_logits.device)
     for step in range(steps):
         if step > 0:
             fraction = mask_fraction(settings.schedule, (step + 1) / steps)

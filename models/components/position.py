@@ -8,6 +8,8 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from models.components.transfer import to_device
+
 
 class PEG(nn.Module):
     """Position-encoding generator: a causal depthwise 3x3x3 convolution over (t, h, w).
@@ -93,7 +95,7 @@ def causal_alibi(heads: int, num_queries: int, num_keys: int, device: torch.devi
 
     -slope |i - j| for the past, -inf for the future.
     """
-    slopes = torch.tensor(alibi_slopes(heads), device=device)
+    slopes = to_device(torch.tensor(alibi_slopes(heads)), device)
     query = torch.arange(num_keys - num_queries, num_keys, device=device)
     distance = query[:, None] - torch.arange(num_keys, device=device)[None, :]
     bias = -slopes[:, None, None] * distance.abs()

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.components.transfer import to_device
+
 # Rate of the running mean of how often each code is used.
 USAGE_RATE = 0.05
 
@@ -110,7 +112,7 @@ def _draw(weights: Tensor, count: int, generator: torch.Generator | None) -> Ten
     Not multinomial: numbers from the CPU give the same draws on every device, and weights that are not finite pass,
     so that the trainer can say at which step the loss diverged.
     """
-    uniform = torch.rand(count, generator=generator).to(weights.device, non_blocking=True)
+    uniform = to_device(torch.rand(count, generator=generator), weights.device)
     limits = weights.cumsum(dim=0)
     return torch.searchsorted(limits, uniform * limits[-1], right=True).clamp(max=len(weights) - 1)
 

@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from models.components.transfer import to_device
 from models.genie_redux import GenieRedux
 
 _WIDTHS = (32, 64, 64)
@@ -60,7 +61,7 @@ class FrameVae(nn.Module):
     def loss(self, frames: Tensor, noise: torch.Generator) -> Tensor:
         """Squared error of the reconstruction plus the weighted divergence from the unit Gaussian."""
         mean, log_variance = self._moments(frames)
-        drawn = torch.randn(mean.shape, generator=noise).to(mean.device, non_blocking=True)
+        drawn = to_device(torch.randn(mean.shape, generator=noise), mean.device)
         latents = mean + drawn * (log_variance / 2).exp()
         grid = rearrange(self.from_latents(latents), "b (c h w) -> b c h w", h=8, w=8)
         reconstruction = F.interpolate(self.decoder(grid), frames.shape[-2:])

@@ -1,0 +1,92 @@
+"""What GPUs and Metal ask of the code, as far as a processor can show it."""
+
+import re
+from typing import Any
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from models.components.attention import attend, fused_attention
+from models.components.transfer import to_device
+from tests.test_imports import ROOT_DPATH, source_paths
+from tests.training_helpers import tiny_config, world_config
+from training.main import evaluate, train
+
+
+class NoFloat64(TorchDispatchMode):
+    """Refuses results in float64, which Metal has not."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(result):
+            assert not isinstance(leaf, torch.Tensor) or leaf.dtype != torch.float64, func
+        return result
+
+
+def test_training_validation_and_evaluation_compute_nothing_in_float64(root, monkeypatch):
+    cfg = world_config(root, "genie_redux")
+    cfg.train.num_train_steps, cfg.train.validate_every = 1, 1
+    cfg.tokenizer.dead_code_threshold = cfg.lam.dead_code_threshold = 1.0
+    cfg.dynamics.history.prefix = cfg.dynamics.history.corruption = 0.5
+    cfg.optimizer.name = "muon"
+    with NoFloat64():
+        cfg.eval.model_fpath = str(train(cfg))
+    cfg.eval.n_total_samples, cfg.eval.drift_frames, cfg.eval.action_following_steps = 1, 6, 1
+    # Probing latent actions is done on the processor, in float64.
+    monkeypatch.setattr("training.evaluation.take_scores", lambda rows, codes: ({}, ""))
+    with NoFloat64():
+        evaluate(cfg)
+
+
+def test_a_frozen_tokenizer_trains_its_decoder_without_float64(root):
+    cfg = tiny_config(root)
+    cfg.train.num_train_steps = 1
+    with NoFloat64():
+        train(cfg)
+
+
+def test_fused_attention_equals_plain_attention_with_its_gradients():
+    shape = (2, 3, 4, 5, 8)
+    for queries in (5, 1):
+        inputs = [torch.randn(shape), torch.randn(shape), torch.randn(shape), torch.randn(4, 5, 5)]
+        inputs[0], inputs[3] = inputs[0][..., -queries:, :], inputs[3][:, -queries:]
+        ours, theirs = ([x.clone().requires_grad_() for x in inputs] for _ in range(2))
+        plain, fused = attend(*ours), fused_attention(*theirs)
+        torch.testing.assert_close(fused, plain)
+        for out in (plain, fused):
+            out.square().sum().backward()
+        for one, other in zip(ours, theirs, strict=True):
+            torch.testing.assert_close(one.grad, other.grad, atol=1e-4, rtol=1e-4)
+
+
+class _Copied:
+    """Stands in for a tensor in the processor's memory; keeps how it was copied."""
+
+    device = torch.device("cpu")
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+
+    def pin_memory(self) -> "_Copied":
+        self.calls.append("pinned")
+        return self
+
+    def to(self, device: torch.device, non_blocking: bool = False) -> "_Copied":
+        self.calls.append("without waiting" if non_blocking else "waiting")
+        return self
+
+
+@pytest.mark.parametrize(
+    ("device", "calls"), [("cuda:1", ["pinned", "without waiting"]), ("mps", ["waiting"]), ("cpu", ["waiting"])]
+)
+def test_copies_wait_unless_their_memory_stays(device, calls):
+    copied = _Copied()
+    to_device(copied, torch.device(device))  # type: ignore[arg-type]
+    assert copied.calls == calls
+
+
+def test_copies_that_do_not_wait_are_made_in_one_place():
+    found = {path for path in source_paths() if re.search(r"non_blocking=|pin_memory\(\)\.to", path.read_text())}
+    assert found == {ROOT_DPATH / "models" / "components" / "transfer.py"}
