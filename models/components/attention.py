@@ -24,8 +24,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
 
 def fused_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
     """As `attend`, by SDPA. Its fused kernels take four axes: with five it would store all scores instead."""
-    flat = (part.flatten(0, -4) for part in (q, k, v))
-    out = F.scaled_dot_product_attention(*flat, attn_mask=bias.to(q.dtype), scale=SCALE)
+    joined = [part.flatten(0, -4) for part in (q, k, v)]
+    out = F.scaled_dot_product_attention(joined[0], joined[1], joined[2], attn_mask=bias.to(q.dtype), scale=SCALE)
     return out.unflatten(0, q.shape[:-3])
 
 
