@@ -209,6 +209,13 @@ def test_a_bad_episode_is_skipped_if_asked(tmp_path, capsys):
     assert imported(tmp_path / "toy.h5", "--on-bad-episode", "skip").sessions.tolist() == [0]
 
 
+def test_a_file_without_episodes_is_one_line(tmp_path, capsys):
+    parquet, pa = pytest.importorskip("pyarrow.parquet"), pytest.importorskip("pyarrow")
+    schema = pa.schema([("image", pa.binary()), ("action", pa.int64())])
+    parquet.write_table(schema.empty_table(), tmp_path / "none.parquet")
+    assert "'none' holds no episodes" in error_of(capsys, tmp_path / "none.parquet")
+
+
 class Evil:
     def __reduce__(self) -> Any:
         return print, ("executed",)

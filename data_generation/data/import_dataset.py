@@ -93,6 +93,8 @@ def _say_bad(error: UserError, on_bad_episode: str) -> None:
 
 def _info(source: _DatasetSource, on_bad_episode: str, fit: Fit) -> DatasetInfo:
     """The environment's info, by its first good session."""
+    if not source.sessions:
+        raise UserError(f"'{source.name}' holds no episodes: name another folder")
     for session in source.sessions:
         try:
             shape = first_frame(session, fit).shape
