@@ -17,6 +17,7 @@ class PlayConfig:
     runs_dpath: PathText = "checkpoints"  # folder of training and AutoExplore runs to look at
     evaluations_dpath: PathText = "outputs/evaluation"  # folder of evaluations to look at
     browser_dpath: PathText | None = None  # a page of `export`, which is offered as "play in this browser"
+    record_dpath: PathText | None = None  # folder of datasets in which visitors may keep what they play; null = nobody
     # The game that is played beside the model, where no dataset says which; it needs no dataset if it is here.
     game: str = "Cinderfoot-Nes"
     fps: Annotated[float, Range(1, 120)] = 15.0  # frames per second while a key is held; real time is 60 / frame skip

@@ -75,9 +75,9 @@ class ShowGame:
 
 @dataclass(frozen=True)
 class Record:
-    """The frames from `first` to `last` as a file."""
+    """The frames from `first` to `last` as a file, or the whole game up to now as an episode that the server keeps."""
 
-    kind: Annotated[str, OneOf("gif", "mp4")]
+    kind: Annotated[str, OneOf("gif", "mp4", "episode")]
     first: Index
     last: Index
 

@@ -23,6 +23,7 @@ from data_generation.data.media import write_gif, write_mp4
 from play import messages
 from play.config import PlayConfig
 from play.guard import BROWSER_PATH, Guard
+from play.human import record_episode
 from play.messages import packed, parse
 from play.playground import Playground
 from play.session import PlaySession, enlarged
@@ -185,11 +186,23 @@ class Server:
         return frame_message(session, 1000 * (time.perf_counter() - began), frame)
 
     async def _record(self, session: PlaySession, kind: str, first: int, last: int) -> bytes:
-        """One at a time: drawing is work."""
+        """One at a time: drawing is work, and so is playing."""
+        if kind == "episode":
+            return await self._keep(session)
         images = session.images(first, last)
         async with self._recording:
             content = await asyncio.to_thread(_video_file, images, kind, self.ground.config.fps)
         return packed({"is": "recording", "kind": kind}, content)
+
+    async def _keep(self, session: PlaySession) -> bytes:
+        """Write what was played as an episode. UserError where that is not wanted or not possible."""
+        root, played = self.ground.config.record_dpath, session.played
+        if root is None:
+            raise UserError("nothing is kept here: the server's play.record_dpath is not set")
+        assert self.ground.game is not None
+        async with self._recording:
+            path = await asyncio.to_thread(record_episode, self.ground.game.connector, played, Path(root))
+        return packed({"is": "kept", "text": f"Kept {len(played.played)} actions as {path.parent.name}/{path.name}."})
 
     def _hello(self, visitor: Guest) -> dict[str, Any]:
         ground, session = self.ground, visitor.session
@@ -203,6 +216,7 @@ class Server:
             "idle_action": ground.idle_action,
             "fps": ground.config.fps,
             "size": ground.frame_shape[1:],
+            "keeps": ground.config.record_dpath is not None,
             "shown_size": ground.shown_size,
             "grid": ground.model.tokenizer.grid,
             "sources": ["keys", "recorded", *ground.policies],

@@ -224,8 +224,7 @@ class PlaySession:
         if self.start.game is None:
             self.close()
             return
-        state = self.start.game
-        state = replace(state, played=(*state.played, *self._actions[: self.time]))
+        state = self.played
         start = await self._in_game(lambda game: game.start(state, 1))
         self._game_time, self._game_is_over = self.time, False
         self._moments[self.time] = replace(self.moment, real=start.frames[-1])
@@ -262,6 +261,14 @@ class PlaySession:
         game, self._game, self._game_time = self._game, None, None
         if game is not None:
             _end(game)
+
+    @property
+    def played(self) -> PlayedState:
+        """The game's state at what is shown, by the actions that lead to it. UserError where it has none."""
+        if self._ground.game is None or self.start.game is None:
+            raise UserError("this is no play of the game: start from an episode or a level")
+        state = self.start.game
+        return replace(state, played=(*state.played, *self._actions[: self.time]))
 
     # ---- recording --------------------------------------------------------------------------------------------------
 

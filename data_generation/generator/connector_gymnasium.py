@@ -41,8 +41,8 @@ class GymnasiumConnector(Connector):
         names = [str(name) for name in self.config.valid_action_combos] or known
         for game, look in self._looks.items():
             if unknown := [name for name in names if look.native_action(name) is None]:
-                own = f" or {', '.join(look.action_names)}" if look.action_names else ""
-                problem = f"{unknown[0]} is not an action of {game}, which has {known[0]} to {known[-1]}{own}"
+                named = f" or {', '.join(look.action_names)}" if look.action_names else ""
+                problem = f"{unknown[0]} is not an action of {game}, which has {known[0]} to {known[-1]}{named}"
                 raise FieldError("valid_action_combos", UNSET, problem, "[] means all of them")
         return names
 

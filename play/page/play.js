@@ -59,6 +59,7 @@ function receive(data) {
   if (header.is === "frame") show(header, body);
   if (header.is === "problem") problem(header.text);
   if (header.is === "recording") save(body, header.kind);
+  if (header.is === "kept") tell(header.text);
   if (state.isWaiting) {
     state.isWaiting = false;
     if (state.sent === "step") note(state.latencies, performance.now() - state.sentAt);
@@ -80,6 +81,7 @@ function welcome(hello) {
   sessionStorage.setItem("key", hello.key);
   [$("model").height, $("model").width] = hello.shown_size;
   [$("game").height, $("game").width] = hello.size;
+  $("keep").hidden = !hello.keeps;
   $("heat").width = $("heat").height = hello.grid;
   $("fps").value ||= hello.fps;
   fill($("source"), hello.sources, (name) => name.replace("_", " "));
@@ -297,6 +299,7 @@ $("show_heat").onchange = () => { $("heat").hidden = !$("show_heat").checked; };
 $("time").oninput = () => { state.isPaused = true; send({ do: "rewind", time: Number($("time").value) }); };
 $("gif").onclick = () => record("gif");
 $("mp4").onclick = () => record("mp4");
+$("keep").onclick = () => record("episode");
 $("environment").onchange = listEpisodes;
 $("start_episode").onclick = startEpisode;
 $("start_level").onclick = () => send({ do: "start_level", level: Number($("level").value) });
