@@ -207,7 +207,7 @@ def test_autoregressive_predicts_exactly_as_many_frames_as_asked(root, tmp_path,
 def test_images_show_the_recorded_frames_over_the_predicted_ones(root, tmp_path):
     cfg = config(root, tmp_path)
     folder = evaluate(cfg)
-    names = {"metrics.json", "psnr_per_frame.png", "strips.png"} | {
+    names = {"metrics.json", "psnr_per_frame.png", "report.html", "run.json", "strips.png"} | {
         f"clip-00{i}.{s}" for i in (0, 1) for s in ("gif", "png")
     }
     assert {path.name for path in folder.iterdir()} == names
@@ -226,7 +226,8 @@ def test_images_show_the_recorded_frames_over_the_predicted_ones(root, tmp_path)
 def test_a_second_evaluation_replaces_the_first_and_leaves_nothing_of_it(root, tmp_path):
     folder = evaluate(config(root, tmp_path, n_gifs=2))
     assert evaluate(config(root, tmp_path, n_gifs=0)) == folder
-    assert sorted(path.name for path in folder.iterdir()) == ["metrics.json", "psnr_per_frame.png"]
+    names = sorted(path.name for path in folder.iterdir())
+    assert names == ["metrics.json", "psnr_per_frame.png", "report.html", "run.json"]
     assert [path.name for path in folder.parent.iterdir()] == ["replicate_one_go"]
 
 

@@ -28,7 +28,7 @@ def chart(title: str, lines: Mapping[str, Points], x_label: str, colours: Mappin
     parts.append(tag("text", x_label, x=_WIDTH / 2, y=_HEIGHT - 6, text_anchor="middle"))
     picture = tag("svg", *parts, width=_WIDTH, height=_HEIGHT, viewBox=f"0 0 {_WIDTH} {_HEIGHT}", role="img")
     legend = [join([key(colours[name]), f"{name} {short(lines[name][-1][1])}"]) for name in shown]
-    return tag("figure", tag("strong", title), tag("div", picture), tag("figcaption", *legend))
+    return tag("figure", tag("strong", title), tag("div", picture), tag("figcaption", *legend), class_="chart")
 
 
 def key(colour: str) -> Markup:

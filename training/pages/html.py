@@ -22,6 +22,7 @@ th { background: var(--panel); font-weight: 600; }
 .scroll { overflow: auto; max-height: 36em; }
 .row { display: flex; flex-wrap: wrap; gap: 1em; align-items: flex-start; }
 figure { margin: 0; padding: .5em; background: var(--panel); border-radius: 6px; max-width: 100%; }
+.chart { width: 346px; }
 figcaption { color: var(--quiet); overflow-wrap: anywhere; }
 img { display: block; max-width: 100%; image-rendering: pixelated; }
 svg text { fill: var(--quiet); font: 11px system-ui, sans-serif; }
