@@ -3,6 +3,7 @@
 import logging
 import os
 import pkgutil
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime
@@ -101,6 +102,11 @@ class Session:
         with _record("hydra.sweep.dir" if multirun else "hydra.run.dir", checked) as own, self._explaining():
             arguments = [*own, *checked, f"hydra.mode={mode}"]
             results = hydra_app.run_jobs(task, self.config_name, arguments, multirun)
+        failed = [str(number) for number, result in enumerate(results) if result.return_value]
+        if failed and any(override.startswith("hydra/launcher=") for override in overrides):
+            # They have said why elsewhere.
+            dpath = next(text for text in arguments if text.startswith("hydra.sweep.dir=")).partition("=")[2]
+            print(f"note: jobs {', '.join(failed)} failed: what they print is below {dpath}", file=sys.stderr)
         return max((result.return_value for result in results), default=SUCCESS)
 
     def _compose(self, overrides: Sequence[str]) -> DictConfig:

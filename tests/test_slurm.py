@@ -2,9 +2,13 @@
 
 import subprocess
 import sys
+import types
 
 import pytest
+from hydra.errors import MissingConfigException
 
+import run
+from launcher import hydra_app
 from launcher.slurm import first_host, task_variables
 from tests.generator_helpers import ROOT
 from tests.training_helpers import DATASET
@@ -46,6 +50,23 @@ def test_a_task_alone_and_a_script_outside_a_step_run_alone(change):
 )
 def test_the_first_of_a_list_of_nodes(nodes, first):
     assert first_host(nodes) == first
+
+
+def test_a_launcher_that_is_not_installed_is_one_line(capsys, monkeypatch):
+    def missing(*_):
+        raise MissingConfigException("no", missing_cfg_file="hydra/launcher/submitit_local")
+
+    monkeypatch.setattr(hydra_app, "run_jobs", missing)
+    assert run.main(["generate", "-m", "config.shard=0,1", "config.num_shards=2", "hydra/launcher=local"]) == 2
+    assert capsys.readouterr().err.endswith("is not installed: run 'bash install.sh --with launchers'\n")
+
+
+def test_failed_jobs_of_a_launcher_are_named_with_their_output(capsys, monkeypatch, tmp_path):
+    jobs = [types.SimpleNamespace(return_value=code) for code in (0, 2, 0, 1)]
+    monkeypatch.setattr(hydra_app, "run_jobs", lambda *_: jobs)
+    folder = f"hydra.sweep.dir={tmp_path / 'record'}"
+    assert run.main(["generate", "-m", "config.shard=range(4)", "hydra/launcher=basic", folder]) == 2
+    assert capsys.readouterr().err == f"note: jobs 1, 3 failed: what they print is below '{tmp_path / 'record'}'\n"
 
 
 @pytest.mark.slow
