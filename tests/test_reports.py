@@ -2,6 +2,7 @@
 
 import json
 import logging
+import pickle
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import run
-from data_generation.data.invocation import Invocation, note_invocation
+from data_generation.data.invocation import Invocation, invocation_of, note_invocation
 from tests.launcher_helpers import error_line
 from tests.training_helpers import tiny_config
 from training import run_report
@@ -103,6 +104,12 @@ def test_training_and_evaluation_leave_a_page_with_what_they_were(root):
     elements = parsed(folder / "report.html")
     assert {"strips.png", "psnr_per_frame.png", "clip-000.gif"} <= set(elements.images())
     assert "psnr" in elements.text and "frames/s" in elements.text
+
+
+def test_the_command_line_travels_with_the_configuration(entries):
+    assert run.main(["genie_redux", "train", "config=demo_tokenizer", "tokenizer=small", "train.batch_size=3"]) == 0
+    found = invocation_of(pickle.loads(pickle.dumps(entries.configs[0])))
+    assert found == Invocation("genie_redux train", "demo_tokenizer", ("tokenizer=small", "train.batch_size=3"))
 
 
 def test_nothing_of_a_run_becomes_html(tmp_path):
