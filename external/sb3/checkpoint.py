@@ -7,6 +7,7 @@ follows from their names: the library's NatureCNN (Mnih et al. 2015), then linea
 
 import io
 import zipfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ _HARMLESS = {
     *("net_arch", "activation_fn", "ortho_init"),
     *("optimizer_class", "optimizer_kwargs", "share_features_extractor"),
 }
-_ACTIVATIONS = {"Tanh": torch.tanh, "ReLU": F.relu}
+_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"Tanh": torch.tanh, "ReLU": F.relu}
 
 
 @dataclass(frozen=True)
