@@ -25,6 +25,8 @@ from models.genie_redux import GenieRedux
 from models.streaming import num_kept
 
 SHIPPED_DPATH = Path(__file__).resolve().parent.parent / "weights" / "guided"
+# On which that model draws the hero longest (docs/results/play.md).
+SHIPPED_LEVEL = 5
 PREDICT = -1  # in place of the ids of a known frame
 
 

@@ -17,7 +17,7 @@ from models.super_resolution import SuperResolution
 from play.agents import Actor, random_policies, trained_policy
 from play.batching import Simulator, to_uint8
 from play.config import PlayConfig
-from play.fixed_step import load_playable, model_path
+from play.fixed_step import SHIPPED_LEVEL, load_playable, model_path
 from play.game import MAX_LEVELS, recorded_game
 from play.starts import Start, episode_start, frame_shape_of, misfit
 from play.viewer import Library
@@ -112,6 +112,15 @@ class Playground:
     def is_known(self, game: str, instance: int) -> bool:
         """Whether the model was trained on a level; True where it does not say on which."""
         return not self.levels or instance in NumberRanges(self.levels.get(game, ""))
+
+    @property
+    def first_level(self) -> int:
+        """The number, in the game's list, of the level that the page starts at."""
+        levels = self.game.levels if self.game else []
+        known = [i for i, level in enumerate(levels) if self.is_known(level.game, level.instance)]
+        if self.config.model_fpath is None and SHIPPED_LEVEL in known:
+            return SHIPPED_LEVEL
+        return known[0] if known else 0
 
     def _idle_action(self) -> int | None:
         """What is done while no key is held; None = nothing happens then."""

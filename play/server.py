@@ -222,6 +222,7 @@ class Server:
             "sources": ["keys", "recorded", *ground.policies],
             "num_prime": ground.config.num_prime,
             "levels": [[level.instance, ground.is_known(level.game, level.instance)] for level in levels],
+            "first_level": ground.first_level,
             "trained_on": "; ".join(known),
             "has_game": bool(levels) and ground.is_guided,
             "no_game": ground.no_game,

@@ -218,7 +218,7 @@ def test_levels_that_the_model_was_trained_on_are_named(tmp_path):
         with client.websocket_connect(SOCKET) as socket:
             hello = WebPlayer(socket).hello
     assert hello["levels"] == [[0, False], [1, True], [2, True], [3, False]]
-    assert hello["trained_on"] == "1-2 of square"
+    assert (hello["first_level"], hello["trained_on"]) == (1, "1-2 of square")
 
 
 def test_agent57_acts_on_the_models_frames(tmp_path):

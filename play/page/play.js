@@ -86,7 +86,7 @@ function welcome(hello) {
   $("fps").value ||= hello.fps;
   fill($("source"), hello.sources, (name) => name.replace("_", " "));
   fill($("level"), hello.levels, ([name, isKnown]) => name + (isKnown ? "" : " (not trained on)"), (_, i) => i);
-  $("level").value = Math.max(0, hello.levels.findIndex(([, isKnown]) => isKnown));
+  $("level").value = hello.first_level;
   $("trained_on").textContent = hello.trained_on && `Trained on levels ${hello.trained_on}.`;
   fill($("environment"), hello.environments, (each) => each.name, (_, i) => i);
   $("from_episode").hidden = !hello.environments.length;
