@@ -12,7 +12,6 @@ model's shape, measured in the same process before and after.
 
 import argparse
 import json
-import math
 import os
 import resource
 import statistics
@@ -21,15 +20,14 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
 from unittest.mock import patch
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.memory import AllocatedBytes
 from benchmarks.models_cases import CASES, NUM_FRAMES, SIZES, STREAMED, TRAINED, Variant, make_case, sized
+from benchmarks.operations import operation_counter
 from models.components.recompute import CHECKPOINTING
 from training.allocator import keep_freed_memory
 
@@ -48,15 +46,6 @@ def matmul_rates(dtype: torch.dtype, width: int, clock: Callable[[], float]) -> 
     return rates
 
 
-def convolution_backward_operations(gradient: list[int], _x: list[int], weight: list[int], *_: Any, **__: Any) -> int:
-    """Operations of a convolution's two gradients. The counter's own takes a depthwise one for a full one: 512 times
-    too many, and half of the sum."""
-    return 2 * 2 * math.prod(gradient) * math.prod(weight[1:])
-
-
-CONVOLUTIONS = {torch.ops.aten.convolution_backward: convolution_backward_operations}
-
-
 def operations(name: str, size: str) -> int:
     """Floating-point operations of this project's form of a case, counted without computing anything."""
     config = sized(size)
@@ -66,7 +55,7 @@ def operations(name: str, size: str) -> int:
     variant = Variant(False, torch.autocast("cpu", torch.bfloat16), torch.float32)
     with shapes_only():
         case = make_case(name, config, variant)
-        with FlopCounterMode(display=False, custom_mapping=CONVOLUTIONS) as counter:
+        with operation_counter() as counter:
             case()
     return counter.get_total_flops()
 

@@ -21,9 +21,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-from benchmarks.models import CONVOLUTIONS
-from benchmarks.quality.arms import ARMS
-from benchmarks.quality.comparison import Comparison, generate, launch, operations_per_step
+from benchmarks.quality.comparison import Comparison, generate, launch
 from benchmarks.quality.data import ALL_DATA
 from benchmarks.time_to_quality.original import OriginalRun, write_clips
 from data_generation.data.files import write_atomically
@@ -45,12 +43,8 @@ Trained = tuple[Path, dict[str, dict[str, float]]]
 
 
 def train_ours(root: Path, arm: str, minutes: float, seed: int) -> Trained:
-    """Train an arm of `benchmarks.quality` with the operations of so many minutes, as they are counted there."""
-    model, costs = Comparison(root, DATA, arm, minutes, seed).train()
-    for part, overrides in (("tokenizer", ARMS[arm].tokenizer), ("dynamics", ARMS[arm].dynamics)):
-        per_step = operations_per_step(part, overrides, CONVOLUTIONS)
-        costs[part]["operations"] = costs[part]["steps"] * per_step
-    return model, costs
+    """Train an arm of `benchmarks.quality` with the operations of so many minutes."""
+    return Comparison(root, DATA, arm, minutes, seed).train()
 
 
 def measured(root: Path, name: str, code: str, train: Callable[[], Trained]) -> Result:
