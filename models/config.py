@@ -113,6 +113,7 @@ class HistoryConfig:
     loss_at: Annotated[str, OneOf("masked", "all")] = "masked"  # tokens whose prediction is trained
     changed_weight: Positive = 1.0  # weight of tokens that change from one frame to the next
     corruption: Fraction = 0.0  # largest share of random tokens in a clip's last frame
+    continued: Fraction = 0.0  # share of training clips that the model continues itself: what is drawn is its history
 
 
 @dataclass

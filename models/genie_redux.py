@@ -117,6 +117,8 @@ class GenieRedux(Model):
             actions, extra = latent.quantized.output, lam_output.loss
             logs |= lam_output.logs
         assert actions is not None
+        if config.history.continued > 0:
+            inputs = self._continued(inputs, actions, generator, share)
         logits = self.dynamics(inputs, mask, actions, self.token_input(inputs))
         token_loss, token_logs = self.token_loss(logits, targets, weights)
         loss = token_loss + extra
@@ -126,6 +128,25 @@ class GenieRedux(Model):
             loss = loss + config.decoder_loss_weight * decoder_loss
             logs["decoder_loss"] = decoder_loss.detach()
         return Output(loss, {"loss": loss.detach(), **token_logs, **logs})
+
+    @torch.no_grad()
+    def _continued(
+        self, ids: Tensor, action_input: Tensor, generator: torch.Generator | None, share: BatchShare
+    ) -> Tensor:
+        """Token ids (B, T, h, w) of which a share `history.continued` of the clips is drawn by the model, as in play.
+
+        Such a clip keeps its first 1 to T-1 frames. Targets stay the recorded ones, so that it learns to return.
+        """
+        num_frames = ids.shape[1]
+        chosen, start = share.own(torch.rand(share.total, 2, generator=generator)).unbind(dim=1)
+        num_kept = 1 + (start * (num_frames - 1)).long()
+        num_kept = torch.where(chosen < self.dynamics.config.history.continued, num_kept, num_frames).to(ids.device)
+        cache, history = Cache(), [ids[:, :1]]
+        for frame in range(1, num_frames):
+            logits, cache = self.append_frames(history[-1], action_input[:, frame - 1 : frame], cache)
+            is_kept = (frame < num_kept).view(-1, 1, 1, 1)
+            history.append(torch.where(is_kept, ids[:, frame : frame + 1], logits.argmax(dim=-1)))
+        return torch.cat(history, dim=1)
 
     def token_loss(self, logits: Tensor, targets: Tensor, weight: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss of logits (B, T, h, w, V) against targets (B, T, h, w), weighted (B, T, h, w), and its logs."""

@@ -8,7 +8,7 @@ from models.components.maskgit import random_mask
 from models.components.pixel_loss import pixel_loss
 from models.config import HistoryConfig, SampleSettings
 from models.construct_model import build_model
-from tests.model_helpers import random_actions, random_video, tiny_config
+from tests.model_helpers import random_actions, random_video, tiny_config, tiny_model
 from tests.training_helpers import assert_equal, renamed, weights, world_config
 from tests.training_helpers import tiny_config as training_config
 from training.config import OptimizerConfig
@@ -151,11 +151,24 @@ def test_the_optimiser_that_suits_a_model_is_chosen_by_auto(model, joint) -> Non
     assert isinstance(optimizer, JointOptimizer) == joint
 
 
+def test_a_clip_that_the_model_continues_keeps_its_first_frame() -> None:
+    model, video, actions = tiny_model(), random_video(), random_actions()
+
+    def loss(continued: float, num_frames: int) -> float:
+        model.dynamics.config.history = HistoryConfig(complete=1, loss_at="all", continued=continued)
+        return model(video[:, :num_frames], actions[:, : num_frames - 1], seeded()).loss.item()
+
+    # The last frame of a clip is no history.
+    assert loss(1, 2) == loss(0, 2)
+    assert loss(1, 8) != loss(0, 8)
+
+
 @pytest.mark.parametrize("model", ["genie_redux_guided", "genie_redux"])
 def test_muon_and_a_complete_history_resume_exactly(root, model) -> None:
     cfg = world_config(root, model)
     cfg.optimizer.name = "muon"
     cfg.dynamics.history = HistoryConfig(complete=0.5, prefix=0.5, loss_at="all", corruption=0.1, changed_weight=2)
+    cfg.dynamics.history.continued = 0.5
     once = train(renamed(cfg, "once", num_train_steps=4, save_model_every=0))
     train(renamed(cfg, "twice", num_train_steps=2))
     assert_equal(weights(train(renamed(cfg, "twice", num_train_steps=4, resume_ckpt="latest"))), weights(once))
