@@ -37,7 +37,7 @@ _STATE_BYTES = 16
 
 
 @dataclass(frozen=True)
-class Machine:
+class ClusterMachine:
     """One machine: rates in operations, bytes and clips per second."""
 
     name: str
@@ -58,14 +58,14 @@ class Machine:
 
 # An H100 SXM: 989 TFLOP/s in bf16 without sparsity, 80 GB, NVLink 450 GB/s each way (NVIDIA's data sheet); a 400 Gbit/s
 # network port for each GPU. Assumed: a step reaches 0.35 of the products' rate, transfers 0.7 of the wires'.
-H100 = Machine(
+H100 = ClusterMachine(
     "8 × H100, by data sheet", 8, 989e12, 0.35, 0.7 * 450e9, 0.7 * 50e9, clip_rate=4000, cores=12, disk_rate=1e9,
     memory=80e9,
 )  # fmt: skip
 
 
 @dataclass(frozen=True)
-class Step:
+class CountedStep:
     """A training step of one process: operations, parameters that train, bytes kept for the backward pass."""
 
     name: str
@@ -75,7 +75,7 @@ class Step:
     kept: float
 
 
-def counted_step(name: str, size: str) -> Step:
+def counted_step(name: str, size: str) -> CountedStep:
     """The step of a model; nothing is computed."""
     kind, batch = TRAINED[name]
     config = sized(size)
@@ -85,10 +85,10 @@ def counted_step(name: str, size: str) -> Step:
     parameters = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     clips = CLIPS[name]
     per_clip = operations(name, size) / batch
-    return Step(name, clips, clips * per_clip, parameters, clips * kept_bytes(name, size, "bf16") / batch)
+    return CountedStep(name, clips, clips * per_clip, parameters, clips * kept_bytes(name, size, "bf16") / batch)
 
 
-def plan(step: Step, machine: Machine, gpus: int, sharded: bool) -> dict[str, float]:
+def plan(step: CountedStep, machine: ClusterMachine, gpus: int, sharded: bool) -> dict[str, float]:
     """Seconds of a step on `gpus` GPUs, part by part, and gigabytes on each."""
     ring = 2 * (gpus - 1) / gpus
     # FSDP2 gathers weights twice and scatters gradients once: half as much again as an all-reduce.
@@ -104,7 +104,7 @@ def plan(step: Step, machine: Machine, gpus: int, sharded: bool) -> dict[str, fl
     }
 
 
-def say(step: Step, machine: Machine, gpus: int, sharded: bool) -> None:
+def say(step: CountedStep, machine: ClusterMachine, gpus: int, sharded: bool) -> None:
     """A row of the plan."""
     values = plan(step, machine, gpus, sharded)
     parts = {name: values[name] for name in ("compute", "communicate", "read")}
@@ -168,7 +168,7 @@ def disk_rate(folder: Path, size: int) -> float:
     return size / (time.perf_counter() - start)
 
 
-def measured(arguments: argparse.Namespace) -> Machine:
+def measured(arguments: argparse.Namespace) -> ClusterMachine:
     """This machine, with each rate printed as it is measured."""
     cuda = torch.cuda.is_available()
     device = torch.device("cuda" if cuda else "cpu")
@@ -187,7 +187,7 @@ def measured(arguments: argparse.Namespace) -> Machine:
     memory = float(torch.cuda.get_device_properties(0).total_memory) if cuda else float("nan")
     cores = max(1, (os.cpu_count() or 1) // gpus)
     outer = arguments.network * 1e9 / 8
-    return Machine("this machine", gpus, product, arguments.share, inner, outer, clips, cores, disk, memory)
+    return ClusterMachine("this machine", gpus, product, arguments.share, inner, outer, clips, cores, disk, memory)
 
 
 def main() -> None:
