@@ -37,7 +37,7 @@ def record_episode(connector: Connector, state: PlayedState, root: Path) -> Path
         raise UserError(f"the episode cannot be recorded: {error}") from error
 
 
-class _Replay:
+class _PlayedActions:
     """The actions that were played, one after the other; the carry counts them."""
 
     def __init__(self, actions: tuple[int, ...]):
@@ -70,7 +70,7 @@ def _record(
     env = LevelEnv(connector, len(state.played), beat)
     meta = episode_meta(connector, episode, _HUMAN, {})
     with EpisodeWriter(path, meta, connector.frame_shape) as writer:
-        play_episode(env, _Replay(state.played), writer, episode)
+        play_episode(env, _PlayedActions(state.played), writer, episode)
         writer.commit()
     return str(path), env.close
 

@@ -123,7 +123,11 @@ class Comparison:
         launch(
             *("genie_redux", "eval", "config=demo", *METHODS[method], f"eval.model_fpath={model}"),
             *(f"eval.dataset_root_dpath={self.root / 'datasets'}", f"eval.dataset_name={name}"),
-            *(f"eval.split={'test' if part == 'seen' else 'all'}", "eval.n_total_samples=128", "eval.fid_weights=none"),
+            *(
+                f"eval.split={'validation' if part == 'seen' else 'all'}",
+                "eval.n_total_samples=128",
+                "eval.fid_weights=none",
+            ),
             *(f"eval.save_root_dpath={target}", "eval.n_gifs=4", "eval.seq_step=8"),
         )
         (path,) = (target / MODELS["dynamics"] / name).rglob("metrics.json")
