@@ -121,6 +121,8 @@ def test_every_yaml_is_a_preset_a_size_a_recipe_or_the_root():
         known |= {folder / f"{name}.yaml" for name in names_in(folder)}
     for group in ("config", "recipe", *SIZE_GROUPS):
         known |= {TRAIN.config_dpath / group / f"{name}.yaml" for name in names_in(TRAIN.config_dpath / group)}
+    # For `accelerate launch`; not Hydra's.
+    known |= set((TRAIN.config_dpath / "accelerate").glob("*.yaml"))
     assert set(TRAIN.config_dpath.rglob("*.*")) == known
 
 
