@@ -24,7 +24,10 @@ COLLAPSE_PERPLEXITY, COLLAPSE_STEPS = 1.2, 100
 
 @dataclass
 class Context:
-    """What decoding needs besides actions: frames 0..T-2 (B, T-1, C, H, W), their patches (B, T-1, h, w, D), bias."""
+    """What decoding needs besides actions: frames 0..T-2 (B, T-1, C, H, W), their patches (B, T-1, h, w, D), bias.
+
+    With `assignment` best each transition is a clip of its own: (B (T-1), 1, …).
+    """
 
     frames: Tensor
     patches: Tensor
@@ -71,12 +74,15 @@ class LatentActionModel(Model):
     def infer(self, video: Tensor, generator: torch.Generator | None = None) -> LatentActions:
         """Latent actions between the frames (B, T, C, H, W); `generator` is for codes that training moves."""
         bias = self.position_bias(self.grid, self.grid)
-        patches = self.patch_embedding(video)
-        context = Context(video[:, :-1], patches[:, :-1], bias)
         if self.config.assignment == "best":
+            # What came before says much of what comes next: with it, a code would matter less the longer the clip.
+            before = video[:, :-1].flatten(0, 1).unsqueeze(1)
+            context = Context(before, self.patch_embedding(before), bias)
             errors = self._errors(video, context)
             ids = errors.argmin(dim=-1)
             return LatentActions(Quantized(self.quantizer.decode(ids), ids, errors.new_zeros(())), context, errors)
+        patches = self.patch_embedding(video)
+        context = Context(video[:, :-1], patches[:, :-1], bias)
         encoded = self.encoder(patches, bias)
         vectors = self.to_action(rearrange(encoded, "b t h w d -> b t (h w d)"))
         return LatentActions(self.quantizer(vectors[:, 1:], generator), context)
@@ -84,16 +90,18 @@ class LatentActionModel(Model):
     @torch.no_grad()
     def _errors(self, video: Tensor, context: Context) -> Tensor:
         """Squared errors (B, T-1, K) of the frames 1..T-1 of video (B, T, C, H, W) as each code predicts them."""
-        batch, num_frames = context.frames.shape[:2]
-        codes = (torch.full((batch, num_frames), k, device=video.device) for k in range(self.config.num_actions))
+        shape = (video.shape[0], video.shape[1] - 1)
+        codes = (torch.full(shape, k, device=video.device) for k in range(self.config.num_actions))
         decoded = (self.decode(context, self.quantizer.decode(ids)) for ids in codes)
         return torch.stack([_mean_square(frames - video[:, 1:]) for frames in decoded], dim=-1)
 
     def decode(self, context: Context, actions: Tensor) -> Tensor:
         """Frames 1..T-1 (B, T-1, C, H, W) from the frames before them and action vectors (B, T-1, D)."""
-        tokens = context.patches + rearrange(actions, "b t d -> b t 1 1 d")
+        shape = context.frames.shape[:2]
+        tokens = context.patches + actions.view(*shape, 1, 1, -1)
         pixels = self.to_pixels(self.decoder(tokens, context.bias))
-        return context.frames + pixels if self.config.predict_change else pixels
+        frames = context.frames + pixels if self.config.predict_change else pixels
+        return frames.view(*actions.shape[:2], *frames.shape[2:])
 
     def reconstruct(self, video: Tensor, actions: Tensor | None = None) -> Tensor:
         """Predict frames 1..T-1 of video (B, T, C, H, W) with its own latent actions or given ids (B, T-1)."""

@@ -163,6 +163,7 @@ def test_each_code_is_chosen_equally_often_and_where_it_fits():
 
 def test_a_transition_gets_the_code_that_predicts_it_best():
     model, video = lam(assignment="best"), torch.rand(6, 3, 3, 16, 16)
+    model.quantizer.codebook.data *= 10
     ids = model.infer_actions(video)
     drawn = [model.reconstruct(video, torch.full_like(ids, code)) for code in range(3)]
     errors = torch.stack([(frames - video[:, 1:]).square().mean((2, 3, 4)) for frames in drawn], -1)
@@ -171,6 +172,13 @@ def test_a_transition_gets_the_code_that_predicts_it_best():
     model(video).loss.backward()
     assert model.quantizer.codebook.grad is not None
     assert model.has_idle_parameters(3) and all(p.grad is None for p in model.encoder.parameters())
+
+
+def test_the_best_codes_of_a_clip_are_those_of_its_pairs_of_frames():
+    model, video = lam(assignment="best"), torch.rand(6, 4, 3, 16, 16)
+    model.quantizer.codebook.data *= 10
+    pairs = torch.stack([video[:, :-1], video[:, 1:]], 2).flatten(0, 1)
+    assert torch.equal(model.infer_actions(video).flatten(), model.infer_actions(pairs).flatten())
 
 
 def test_with_a_floor_a_small_change_counts_as_much_as_a_large_one():
