@@ -18,6 +18,8 @@ from models.config import LamConfig, TokenizerConfig
 
 # Of `balanced_choice`: of errors as shares of the change between frames; and rounds of balancing.
 _TEMPERATURE, _ROUNDS = 0.15, 3
+# Mean squared change between frames that counts as none: keeps the loss of a batch in which nothing moves finite.
+_STILL = 1e-5
 # Latent actions count as collapsed when fewer are in use, effectively, over about so many training steps.
 COLLAPSE_PERPLEXITY, COLLAPSE_STEPS = 1.2, 100
 
@@ -119,7 +121,7 @@ class LatentActionModel(Model):
             self.code_shares.update(latent.quantized.ids)
         vectors, change = latent.quantized.output, self._change(video)
         if latent.errors is not None:
-            best = balanced_choice((latent.errors / (change.unsqueeze(-1) + 1e-12)).flatten(0, 1))
+            best = balanced_choice((latent.errors / change.unsqueeze(-1)).flatten(0, 1))
             vectors = self.quantizer.decode(best.view_as(latent.quantized.ids))
         loss = config.vq_loss_weight * latent.quantized.loss
         logs = {
@@ -132,14 +134,14 @@ class LatentActionModel(Model):
             if config.change_floor is None:
                 recons_loss = F.mse_loss(prediction, video[:, 1:].float())
             else:
-                recons_loss = (_mean_square(prediction - video[:, 1:]) / (change + 1e-8)).mean()
+                recons_loss = (_mean_square(prediction - video[:, 1:]) / change).mean()
             loss = loss + config.reconstruction_weight * recons_loss
             logs["lam_recons_loss"] = recons_loss.detach()
         return Output(loss, {"lam_loss": loss.detach(), **logs})
 
     def _change(self, video: Tensor) -> Tensor:
         """What errors are compared with, (B, T-1): the batch's mean change, or each transition's own and some of it."""
-        change = _mean_square(video[:, 1:] - video[:, :-1])
+        change = _mean_square(video[:, 1:] - video[:, :-1]) + _STILL
         mean, floor = change.mean().expand_as(change), self.config.change_floor
         return mean if floor is None else change + floor * mean
 
