@@ -283,7 +283,7 @@ def test_evaluation_plays_the_same_levels_and_writes_its_measures(trained: Path,
     assert targets[0]["mean"]["mean_return"] == pytest.approx(np.mean(means))
     folder = root / "agents" / "001_auto_explore" / "outputs"
     assert (folder / "evaluation_model_best_reward.json").is_file()
-    gifs = sorted(path.name for path in (folder / "evaluation").iterdir())
+    gifs = sorted(path.name for path in (folder / "evaluation").glob("*.gif"))
     assert gifs == ["epoch-000000_episode-0.gif", "epoch-000001_episode-0.gif"]
     assert "mean_return" in capsys.readouterr().out
     assert not list((root / "agents" / "001_auto_explore" / "episodes").rglob(".*tmp"))

@@ -74,6 +74,7 @@ def test_presets_compose(name: str) -> None:
 
 def test_presets_are_those_promised() -> None:
     names = {"pretrain", "control", "control_test", "g200", "airstriker", "cinderfoot", "demo"}
+    names |= {"pretrain_256", "demo_256"}
     agents = {f"{agent}_{game}" for agent in ("auto_explore", "agent57") for game in ("smb", "ai2")}
     own = {f"{agent}_cinderfoot" for agent in ("auto_explore", "agent57")}
     assert names | agents | own == set(PRESETS)

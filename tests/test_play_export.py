@@ -171,7 +171,10 @@ def test_the_page_has_all_that_it_needs(page):
         ({"target": ""}, "target: is not set"),
         ({"model_fpath": "nothing.pt"}, "model_fpath=nothing.pt"),
         ({"dataset_dpath": "nothing"}, "dataset_dpath"),
-        ({"dataset_dpath": None}, "dataset_dpath: is not set, and the model does not say on which levels"),
+        (
+            {"dataset_dpath": None, "starts": []},
+            "dataset_dpath: is not set, and the model does not say on which levels",
+        ),
         ({"starts": ["9:a"]}, "starts=9:a: is not of the form"),
         ({"starts": ["99"]}, "starts=99: the dataset has 8 episodes"),
         ({"starts": ["0:900"]}, "starts=0:900"),
