@@ -170,6 +170,9 @@ CRAFTED: dict[str, Callable[[dict[str, Any]], None]] = {
     "an interpolation": _set("config", "roi_table", value="${oc.env:HOME}"),
     "an interpolation in the model": _set("config", "model", value="${oc.env:HOME}"),
     "an interpolation in a list": _set("config", "action_names", value=["${oc.env:HOME}"] * 5),
+    "a mapping among the actions": _set("config", "action_names", value=["LEFT", {"a": 1}]),
+    "a list among the actions": _set("config", "action_names", value=[["LEFT"], "RIGHT"]),
+    "a mapping for levels": _set("config", "levels", value={"game": {"a": 1}}),
     "an interpolated number": _set("config", "dynamics", "dim", value="${tokenizer.dim}"),
 }
 

@@ -188,6 +188,9 @@ def problem_of(value: Any, hint: Any) -> str | None:
         return None
     if isinstance(value, float) and not math.isfinite(value):
         return "must be a finite number"
+    # OmegaConf takes a list or a mapping for an item of a list of texts.
+    if plain in (str, int, float, bool) and isinstance(value, list | tuple | dict):
+        return "must be a single value, not a list or a mapping"
     for item, item_hint in _items(value, plain):
         if problem := problem_of(item, item_hint):
             return problem
