@@ -1,7 +1,6 @@
 """Checkpoints of any kind that are damaged, crafted or foreign: one line with the path, or the right weights."""
 
 import os
-import random
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +13,7 @@ from auto_explore.src.agent import AgentInfo, agent_of, read_agent, save_agent
 from data_generation.data.errors import UserError
 from models.checkpoint import load_model, save_model
 from models.original import OriginalFacts
+from tests.fault_helpers import spoilt_copies
 from tests.model_helpers import tiny_config, tiny_model
 from tests.training_helpers import renamed, write_dataset
 from tests.training_helpers import tiny_config as training_config
@@ -82,20 +82,7 @@ def test_a_byte_that_is_wrong_is_noticed_wherever_it_is(whole: Path, tmp_path: P
     folder = shutil.copytree(whole, tmp_path / "copy", ignore=shutil.ignore_patterns("root"))
     path, read = folder / name, FILES[name]
     content, right = path.read_bytes(), read(path)
-    rng = random.Random(name)
-    for _ in range(60):
-        spoilt, at = bytearray(content), rng.randrange(len(content))
-        kind = rng.choice(("flip", "zeros", "cut", "insert", "swap"))
-        if kind == "flip":
-            spoilt[at] ^= 1 << rng.randrange(8)
-        elif kind == "zeros":
-            spoilt[at : at + 200] = bytes(len(spoilt[at : at + 200]))
-        elif kind == "cut":
-            del spoilt[at:]
-        elif kind == "insert":
-            spoilt[at:at] = rng.randbytes(9)
-        else:
-            spoilt[at : at + 64], spoilt[:64] = spoilt[:64], spoilt[at : at + 64]
+    for spoilt in spoilt_copies(content, name):
         path.write_bytes(spoilt)
         _check(read, path, right)
 

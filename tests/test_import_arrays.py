@@ -12,8 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_generation.data.data import Environment, list_environments
-from run import main
+from tests.import_helpers import error_of, imported
 
 SIZE = 12
 LENGTHS = (5, 7)
@@ -131,19 +130,6 @@ FORMATS: dict[str, tuple[Callable[[Path], Path], int]] = {
     "rows": (write_rows, 4),
     "jasmine": (write_jasmine, 15),
 }
-
-
-def imported(source: Path, *options: str) -> Environment:
-    target = source.parent / "imported"
-    assert main(["data", "import", str(source), "--to", str(target), *options]) == 0
-    return Environment(list_environments(target)[0])
-
-
-def error_of(capsys: pytest.CaptureFixture[str], source: Path, *options: str) -> str:
-    capsys.readouterr()
-    assert main(["data", "import", str(source), "--to", str(source.parent / "imported"), *options]) == 2
-    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
-    return line
 
 
 @pytest.mark.parametrize("name", list(FORMATS))

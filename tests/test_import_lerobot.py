@@ -6,26 +6,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_generation.data.data import Environment, list_environments
+from data_generation.data.data import Environment
 from data_generation.data.media import write_mp4
 from run import main
+from tests.import_helpers import error_of, imported
 from tests.training_helpers import write_dataset
 
 pa = pytest.importorskip("pyarrow")
 parquet = pytest.importorskip("pyarrow.parquet")
 CAMERA = "observation.images.front"
-
-
-def imported(source: Path, target: Path, *options: str) -> Environment:
-    assert main(["data", "import", str(source), "--to", str(target), *options]) == 0
-    return Environment(list_environments(target)[0])
-
-
-def error_of(capsys: pytest.CaptureFixture[str], source: Path, *options: str) -> str:
-    capsys.readouterr()
-    assert main(["data", "import", str(source), "--to", str(source.parent / "imported"), *options]) == 2
-    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
-    return line
 
 
 def test_an_export_is_imported_as_it_was(tmp_path):
@@ -35,7 +24,7 @@ def test_an_export_is_imported_as_it_was(tmp_path):
     assert (
         main(["data", "export", str(original.env_dpath), "--to", str(tmp_path / "lerobot"), "--format", "lerobot"]) == 0
     )
-    again = imported(tmp_path / "lerobot", tmp_path / "again")
+    again = imported(tmp_path / "lerobot", name="again")
     assert again.info.action_names == original.info.action_names
     assert again.info.frame_rate == original.info.frame_rate
     assert again.num_frames.tolist() == original.num_frames.tolist()
@@ -78,7 +67,7 @@ def write_shared_video(root: Path, version: str = "v3.0") -> np.ndarray:
 
 def test_episodes_that_share_a_video_get_their_own_frames(tmp_path):
     levels = write_shared_video(tmp_path / "toy")
-    environment = imported(tmp_path / "toy", tmp_path / "imported")
+    environment = imported(tmp_path / "toy")
     assert environment.num_frames.tolist() == [5, 7]
     assert (environment.info.game, environment.info.frame_rate) == ("toy", 10)
     for i, (start, stop) in enumerate([(0, 5), (5, 12)]):

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_generation.data.data import Environment, list_environments
 from data_generation.data.errors import UserError
 from data_generation.data.media import write_gif, write_mp4
 from run import main
+from tests.import_helpers import error_of, imported
 from tests.training_helpers import save_fresh, tiny_config
 from training.main import train
 
@@ -43,21 +43,6 @@ def original(tmp_path: Path) -> Path:
         write_images(dpath / "frames", make_frames(4, session))
         (dpath / "actions.json").write_text(json.dumps({"actions": [entry(i) for i in range(4)]}))
     return tmp_path / "toy"
-
-
-def imported(source: Path, *options: str) -> Environment:
-    target = source.parent / "imported"
-    assert main(["data", "import", str(source), "--to", str(target), *options]) == 0
-    return Environment(list_environments(target)[0])
-
-
-def error_of(capsys: pytest.CaptureFixture[str], source: Path, *options: str) -> str:
-    """The one line of a failing import."""
-    capsys.readouterr()
-    assert main(["data", "import", str(source), "--to", str(source.parent / "imported"), *options]) == 2
-    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
-    assert len(lines) == 1
-    return lines[0]
 
 
 def test_a_bad_first_session_is_skipped_like_any_other(original, capsys):

@@ -1,7 +1,6 @@
 """Models as folders of model.safetensors and config.json: the same model, or one line."""
 
 import json
-import random
 from pathlib import Path
 
 import pytest
@@ -10,6 +9,7 @@ import torch
 from data_generation.data.errors import UserError
 from models.checkpoint import export_model, load_model, load_tokenizer, load_world_model, read_lam, save_model
 from models.tensor_file import digest
+from tests.fault_helpers import spoilt_copies
 from tests.model_helpers import tiny_config, tiny_model
 
 
@@ -52,18 +52,7 @@ def test_a_digest_tells_the_weights_wherever_they_are(tmp_path):
 def test_a_byte_that_is_wrong_is_noticed(tmp_path, name):
     folder = exported(tmp_path / "shared", "tokenizer")
     path, right = folder / name, tiny_model("tokenizer").state_dict()
-    content, rng = path.read_bytes(), random.Random(name)
-    for _ in range(60):
-        spoilt, at = bytearray(content), rng.randrange(len(content))
-        kind = rng.choice(("flip", "zeros", "cut", "insert"))
-        if kind == "flip":
-            spoilt[at] ^= 1 << rng.randrange(8)
-        elif kind == "zeros":
-            spoilt[at : at + 200] = bytes(len(spoilt[at : at + 200]))
-        elif kind == "cut":
-            del spoilt[at:]
-        else:
-            spoilt[at:at] = rng.randbytes(9)
+    for spoilt in spoilt_copies(path.read_bytes(), name):
         path.write_bytes(spoilt)
         try:
             found, line = load_model(folder).model.state_dict(), ""

@@ -27,7 +27,7 @@ Settings = dict[str, Any]
 
 
 def convolution_backward_operations(gradient: list[int], _x: list[int], weight: list[int], *_: Any, **__: Any) -> int:
-    """As in benchmarks/models.py: the counter takes the gradient of a depthwise convolution for that of a full one."""
+    """As in benchmarks/operations.py: torch counts the gradient of a depthwise convolution as that of a full one."""
     return 2 * 2 * math.prod(gradient) * math.prod(weight[1:])
 
 
