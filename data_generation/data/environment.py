@@ -37,15 +37,17 @@ class OpenEpisodes:
 
     def __init__(self, capacity: int) -> None:
         self._capacity = capacity
-        self._files: OrderedDict[tuple[Path, bytes], _OpenEpisode] = OrderedDict()
+        self._files: OrderedDict[tuple[str, int, int, bytes], _OpenEpisode] = OrderedDict()
         self._codecs: dict[int, Codec] = {}
 
-    def get(self, path: Path, entry: Entry) -> _OpenEpisode:
+    def get(self, env_dpath: Path, entry: Entry) -> _OpenEpisode:
         """The open file, which holds what the index says of it: `EpisodeError` where the headers differ."""
-        key = (path, entry.header)
+        instance, session, *_ = entry.key
+        # Not the episode's path, whose making and hashing would be a twelfth of the time of a clip.
+        key = (os.fspath(env_dpath), instance, session, entry.header)
         episode = self._files.get(key)
         if episode is None:
-            episode = self._open(path, entry)
+            episode = self._open(episode_path(env_dpath, instance, session), entry)
             self._files[key] = episode
             if len(self._files) > self._capacity:
                 os.close(self._files.popitem(last=False)[1].fd)
@@ -173,7 +175,7 @@ class Environment:
 
         Every chunk that is read is checked: `EpisodeError` for a damaged file or one that changed since the opening.
         """
-        episode = open_episodes().get(self.episode_path(i), self._index.entry(i))
+        episode = open_episodes().get(self.env_dpath, self._index.entry(i))
         episode.table.read(episode.fd, episode.codec, start, out)
 
 
