@@ -209,6 +209,7 @@ case $action in
     demo | play) exec "$venv/bin/python" "$here/run.py" "$action" "$@" ;;
     test)
         cd "$here"
-        exec "$venv/bin/python" -m pytest "$@"
+        # A process a core: the tests use one thread each.
+        exec "$venv/bin/python" -m pytest -n auto --maxprocesses=4 "$@"
         ;;
 esac
