@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from models.genie_redux import GenieRedux
-from play.fixed_step import FixedStep, RolloutState, join, split
+from play.fixed_step import PREDICT, FixedStep, RolloutState, join, split
 from play.starts import Start
 
 
@@ -52,18 +52,34 @@ class Simulator:
 
     def follow(self, ids: np.ndarray, actions: np.ndarray) -> RolloutState:
         """The state after frames of known ids (P, h, w) and the actions (P-1,) between them; the newest ones count."""
-        ids = ids[-self.window :]
-        state = self._step.start()
-        for frame, action in zip(ids, [0, *actions[len(actions) + 1 - len(ids) :]], strict=True):
-            known = torch.from_numpy(frame).to(self._device).unsqueeze(0)
-            state = self._step.advance(state, torch.tensor([action], device=self._device), known).state
+        state = self.empty()
+        for action, known in self.history(ids, actions):
+            state = self.step([state], [action], [known])[0].state
         return state
 
-    def step(self, states: Sequence[RolloutState], actions: Sequence[int]) -> list[Simulated]:
-        """Step rollouts in one pass."""
-        made = self._step.advance(join(states), torch.tensor(actions, device=self._device))
+    def empty(self) -> RolloutState:
+        """The state before any frame."""
+        return self._step.start()
+
+    def history(self, ids: np.ndarray, actions: np.ndarray) -> list[tuple[int, np.ndarray]]:
+        """The steps that lead from no frame to those of `follow`: actions and known ids (h, w)."""
+        ids = ids[-self.window :]
+        return list(zip([0, *actions[len(actions) + 1 - len(ids) :].tolist()], ids, strict=True))
+
+    def step(
+        self, states: Sequence[RolloutState], actions: Sequence[int], known: Sequence[np.ndarray | None] | None = None
+    ) -> list[Simulated]:
+        """Step rollouts in one pass. known: of each, the ids (h, w) of a recorded frame; None = it is predicted."""
+        made = self._step.advance(join(states), torch.tensor(actions, device=self._device), self._given(known))
         frames, entropy = to_uint8(made.frame), entropy_share(made.logits).cpu().numpy()
         return [Simulated(frames[i], entropy[i], state) for i, state in enumerate(split(made.state))]
+
+    def _given(self, known: Sequence[np.ndarray | None] | None) -> Tensor | None:
+        """Ids (B, h, w) of frames, some of them not known; None = none of them."""
+        if known is None or all(ids is None for ids in known):
+            return None
+        predict = np.full((self._step.grid, self._step.grid), PREDICT, np.int32)
+        return torch.from_numpy(np.stack([predict if ids is None else ids for ids in known])).to(self._device)
 
 
 def to_uint8(frames: Tensor) -> np.ndarray:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Annotated
 
-from data_generation.data.fields import Count, CountOrZero, ModelPath, NumFrames, PathText, Positive, Range
+from data_generation.data.fields import CountOrZero, ModelPath, NumFrames, PathText, Positive, Range
 
 
 @dataclass
@@ -32,7 +32,7 @@ class PlayConfig:
     max_visitors: Annotated[int, Range(1, 64)] = 4  # who plays at the same time; others are asked to wait
     idle_seconds: Positive = 60.0  # without a message, after which a visitor's place is given to whoever waits for one
     resume_seconds: Positive = 30.0  # for which a game is kept after its connection was lost
-    max_messages_per_second: Count = 300  # of one visitor; who sends more is disconnected
+    max_messages_per_second: Annotated[int, Range(1, 1000)] = 300  # of one visitor; who sends more is disconnected
 
 
 @dataclass

@@ -15,12 +15,21 @@ from starlette.datastructures import Headers
 from starlette.responses import PlainTextResponse, RedirectResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-_COOKIE = "play_token"
+# And the port: cookies of one machine are sent to all its ports.
+_COOKIE = "play_token_"
 # Below it is the exported page, which runs WebAssembly, in threads where it is isolated from other pages.
 BROWSER_PATH = "/browser/"
+# Longer ones are nobody's, and numbers in them would be too long to read.
+_MAX_PATH_CHARACTERS = 300
 _LOOPBACK_NAMES = ("127.0.0.1", "localhost", "[::1]")
 # Everything is this server's own; what is embedded nowhere cannot be clicked unknowingly.
-_POLICY = ("default-src 'self'", "img-src 'self' blob: data:", "frame-ancestors 'none'", "base-uri 'none'")
+_POLICY = (
+    "default-src 'self'",
+    "img-src 'self' blob: data:",
+    "frame-ancestors 'none'",
+    "base-uri 'none'",
+    "form-action 'none'",
+)
 _HEADERS = {
     "x-content-type-options": "nosniff",
     "referrer-policy": "no-referrer",
@@ -70,22 +79,24 @@ class Guard:
                 await send({"type": "websocket.close", "code": 1008, "reason": problem})
             else:
                 await self._app(scope, receive, send)
-        elif problem:
+        elif problem := problem or _foreign_request(headers):
             await PlainTextResponse(problem, 403)(scope, receive, _with_headers(send, scope))
         elif self._token is not None and scope["path"] == "/" and _given(scope):
             response = RedirectResponse("/", 303)
-            response.set_cookie(_COOKIE, self._token, httponly=True, samesite="strict")
+            response.set_cookie(_cookie_name(scope), self._token, httponly=True, samesite="strict")
             await response(scope, receive, _with_headers(send, scope))
         else:
             await self._app(scope, receive, _with_headers(send, scope))
 
     def _problem(self, scope: Scope, headers: Headers) -> str:
         """Why a request is refused; empty = it is not."""
+        if len(scope["path"]) > _MAX_PATH_CHARACTERS:
+            return "no address here is that long"
         if self._token is None:
             name = headers.get("host", "").rpartition(":")[0] or headers.get("host", "")
             return "" if name in _LOOPBACK_NAMES else "this server is for pages of this machine"
         given = _given(scope) if scope["path"] == "/" else ""
-        given = given or _cookie(headers)
+        given = given or _cookie(headers, _cookie_name(scope))
         is_right = secrets.compare_digest(given.encode(), self._token.encode())
         return "" if is_right else "a token is needed: open the address that the server has printed"
 
@@ -97,14 +108,24 @@ def _foreign_page(headers: Headers) -> str:
     return "" if own and origin in (f"http://{own}", f"https://{own}") else "a page of another site"
 
 
+def _foreign_request(headers: Headers) -> str:
+    """Browsers say whose page loads something, without reading it perhaps, as an image. Links lead here."""
+    is_foreign = headers.get("sec-fetch-site", "") in ("cross-site", "same-site")
+    return "a page of another site" if is_foreign and headers.get("sec-fetch-mode") != "navigate" else ""
+
+
 def _given(scope: Scope) -> str:
     values = parse_qs(scope.get("query_string", b"").decode("latin-1"), max_num_fields=10).get("token", [""])
     return values[0]
 
 
-def _cookie(headers: Headers) -> str:
+def _cookie_name(scope: Scope) -> str:
+    return f"{_COOKIE}{(scope.get('server') or ('', ''))[1]}"
+
+
+def _cookie(headers: Headers, name: str) -> str:
     try:
-        morsel = SimpleCookie(headers.get("cookie", "")).get(_COOKIE)
+        morsel = SimpleCookie(headers.get("cookie", "")).get(name)
     except CookieError:
         return ""
     return morsel.value if morsel else ""

@@ -12,9 +12,6 @@ from play.config import PlayConfig, PlayRootConfig
 logger = logging.getLogger(__name__)
 
 _NEEDED = ("starlette", "uvicorn", "websockets")
-# A picture, and some room.
-_MAX_MESSAGE_BYTES = (4 << 20) + 1024
-_MAX_CONNECTIONS = 64
 
 
 def play(cfg: PlayRootConfig) -> None:
@@ -28,6 +25,7 @@ def play(cfg: PlayRootConfig) -> None:
 def _serve(config: PlayConfig) -> None:
     import uvicorn
 
+    from play.connections import server_settings
     from play.guard import is_loopback, make_token
     from play.playground import Playground
     from play.server import Server
@@ -39,19 +37,10 @@ def _serve(config: PlayConfig) -> None:
     for note in ground.library.notes:
         logger.warning("%s", note)
     token = make_token(config.host, config.token)
-    settings = uvicorn.Config(
-        Server(ground, token).app,
-        log_level="warning",
-        access_log=False,
-        ws="websockets-sansio",
-        ws_max_size=_MAX_MESSAGE_BYTES,
-        limit_concurrency=_MAX_CONNECTIONS,
-        timeout_graceful_shutdown=2,
-    )
     host = "127.0.0.1" if is_loopback(config.host) else config.host
     address = f"http://{host}:{listener.getsockname()[1]}/" + (f"?token={token}" if token else "")
     print(f"Play at {address} (Ctrl-C ends it)", flush=True)
-    uvicorn.Server(settings).run(sockets=[listener])
+    uvicorn.Server(server_settings(Server(ground, token).app)).run(sockets=[listener])
 
 
 def _listen(config: PlayConfig) -> socket.socket:

@@ -41,7 +41,7 @@ _PAGE_FILES = {
     "/style.css": ("style.css", "text/css"),
 }
 # Answers of the viewer that are made at the same time.
-_MAX_LOOKING = 2
+_MAX_LOOKING = 1
 
 
 class Server:
@@ -52,7 +52,8 @@ class Server:
         self.queue = StepQueue(ground.simulator)
         self.visitors = Visitors(ground.config, lambda: PlaySession(ground, self.queue))
         self._looking = asyncio.Semaphore(_MAX_LOOKING)
-        self._recording = asyncio.Semaphore(1)
+        # Of pictures read and videos drawn: whoever sends many keeps one core from others, no more.
+        self._converting = asyncio.Semaphore(1)
         # Read once: no request opens a file of the page.
         self._page = {path: ((_PAGE_DPATH / name).read_bytes(), kind) for path, (name, kind) in _PAGE_FILES.items()}
         self._exported = _exported_files(ground.config)
@@ -83,7 +84,7 @@ class Server:
             yield
         finally:
             sweeping.cancel()
-            await self.visitors.close()
+            self.visitors.close()
             self.queue.close()
 
     async def _page_file(self, request: Request) -> Response:
@@ -114,7 +115,7 @@ class Server:
     async def play(self, socket: WebSocket) -> None:
         """One connection, from its beginning to its end."""
         await socket.accept()
-        visitor = await self.visitors.enter(socket, socket.query_params.get("key", ""))
+        visitor = self.visitors.enter(socket, socket.query_params.get("key", ""))
         if visitor is None:
             problem = f"{len(self.visitors)} people play already: try again in a moment"
             await socket.send_bytes(packed({"is": "problem", "text": problem}))
@@ -133,7 +134,7 @@ class Server:
         except RuntimeError as error:
             logger.debug("connection lost: %s", error)
         finally:
-            await self.visitors.lose(visitor, socket, is_over)
+            self.visitors.lose(visitor, socket, is_over)
 
     async def _converse(self, visitor: Guest, socket: WebSocket) -> bool:
         """Answer messages, one after the other; True if the visitor leaves for good."""
@@ -147,7 +148,7 @@ class Server:
                 await socket.close(BROKEN_RULE, "too many messages")
                 return True
             try:
-                request = await _request(message)
+                request = await self._request(message)
                 if isinstance(request, messages.Leave):
                     return True
                 # A visitor who comes back may find the answer to the lost connection still in the making.
@@ -156,6 +157,13 @@ class Server:
             except UserError as error:
                 answer = packed({"is": "problem", "text": str(error)})
             await socket.send_bytes(answer)
+
+    async def _request(self, message: Any) -> messages.Message | np.ndarray:
+        """A text, or a picture as bytes. BadMessageError for anything else."""
+        if message.get("text") is not None:
+            return parse(message["text"])
+        async with self._converting:
+            return await asyncio.to_thread(messages.decode_picture, message.get("bytes") or b"")
 
     async def _answer(self, session: PlaySession, request: messages.Message | np.ndarray) -> bytes:
         began = time.perf_counter()
@@ -190,7 +198,7 @@ class Server:
         if kind == "episode":
             return await self._keep(session)
         images = session.images(first, last)
-        async with self._recording:
+        async with self._converting:
             content = await asyncio.to_thread(_video_file, images, kind, self.ground.config.fps)
         return packed({"is": "recording", "kind": kind}, content)
 
@@ -200,7 +208,7 @@ class Server:
         if root is None:
             raise UserError("nothing is kept here: the server's play.record_dpath is not set")
         assert self.ground.game is not None
-        async with self._recording:
+        async with self._converting:
             path = await asyncio.to_thread(record_episode, self.ground.game.connector, played, Path(root))
         return packed({"is": "kept", "text": f"Kept {len(played.played)} actions as {path.parent.name}/{path.name}."})
 
@@ -271,13 +279,6 @@ class _Pace:
             self._since, self._count = now, 0
         self._count += 1
         return self._count > self._limit
-
-
-async def _request(message: Any) -> messages.Message | np.ndarray:
-    """A text, or a picture as bytes. BadMessageError for anything else."""
-    if message.get("text") is not None:
-        return parse(message["text"])
-    return await asyncio.to_thread(messages.decode_picture, message.get("bytes") or b"")
 
 
 def frame_message(session: PlaySession, milliseconds: float, frame: np.ndarray) -> bytes:

@@ -90,7 +90,7 @@ class PlaySession:
     async def begin(self, start: Start) -> None:
         """Start anew."""
         ids, actions = await self._queue.call(self._ground.simulator.encode, start)
-        self._state = await self._queue.call(self._ground.simulator.follow, ids, actions)
+        self._state = await self._queue.follow(ids, actions)
         # With the actions as the model understands them.
         self._start, self._actions, self.time, self._state_time = replace(start, actions=actions), [], 0, 0
         self._ids = dict(enumerate(ids, 1 - len(ids)))
@@ -156,7 +156,7 @@ class PlaySession:
             ids = [self._ids[time] for time in range(self.time + 1 - num_frames, self.time + 1)]
             actions = np.array([*self.start.actions, *self._actions[: self.time]], np.int64)
             following = actions[len(actions) + 1 - num_frames :]
-            state = await self._queue.call(self._ground.simulator.follow, np.stack(ids), following)
+            state = await self._queue.follow(np.stack(ids), following)
         return await self._queue.step(state, action)
 
     def _branch(self) -> None:

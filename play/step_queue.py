@@ -6,6 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+import numpy as np
+
 from play.batching import Simulated, Simulator
 from play.fixed_step import RolloutState
 
@@ -16,6 +18,7 @@ T = TypeVar("T")
 class _WaitingStep:
     state: RolloutState
     action: int
+    known: np.ndarray | None
     answer: asyncio.Future[Simulated]
 
 
@@ -28,13 +31,20 @@ class StepQueue:
         self._waiting: list[_WaitingStep] = []
         self._runner: asyncio.Task[None] | None = None
 
-    async def step(self, state: RolloutState, action: int) -> Simulated:
-        """A step of one rollout."""
+    async def step(self, state: RolloutState, action: int, known: np.ndarray | None = None) -> Simulated:
+        """A step of one rollout; `known`: the ids (h, w) of the frame that it leads to, if it is a recorded one."""
         answer: asyncio.Future[Simulated] = asyncio.get_running_loop().create_future()
-        self._waiting.append(_WaitingStep(state, action, answer))
+        self._waiting.append(_WaitingStep(state, action, known, answer))
         if self._runner is None:
             self._runner = asyncio.create_task(self._run())
         return await answer
+
+    async def follow(self, ids: np.ndarray, actions: np.ndarray) -> RolloutState:
+        """`Simulator.follow`, a frame at a time: others wait for one of them at most."""
+        state = self.simulator.empty()
+        for action, known in self.simulator.history(ids, actions):
+            state = (await self.step(state, action, known)).state
+        return state
 
     async def call(self, function: Callable[..., T], *args: Any) -> T:
         """Something else that the model does, in its turn."""
@@ -49,9 +59,9 @@ class StepQueue:
             self._runner = None
 
     async def _step_all(self, batch: list[_WaitingStep]) -> None:
-        states, actions = [item.state for item in batch], [item.action for item in batch]
+        states, actions, known = zip(*((item.state, item.action, item.known) for item in batch), strict=True)
         try:
-            steps = await self.call(self.simulator.step, states, actions)
+            steps = await self.call(self.simulator.step, states, actions, known)
         # Whatever it is, it must reach those who wait.
         except Exception as error:
             for item in batch:

@@ -37,18 +37,19 @@ class Visitors:
         self._config, self._make_session = config, make_session
         self._clock = clock or time.monotonic
         self._by_key: dict[str, Guest] = {}
+        self._partings: set[asyncio.Task[None]] = set()
 
     def __len__(self) -> int:
         return len(self._by_key)
 
-    async def enter(self, socket: WebSocket, key: str) -> Guest | None:
+    def enter(self, socket: WebSocket, key: str) -> Guest | None:
         """The visitor whose game a key continues, or a new one; None where there is no place."""
         visitor = self._by_key.get(key)
         if visitor is not None:
             before, visitor.socket = visitor.socket, socket
-            await _close(before, GOING_AWAY, "The game goes on in another window.")
+            self._part(before, "The game goes on in another window.")
         else:
-            if len(self) >= self._config.max_visitors and not await self._free_a_place():
+            if len(self) >= self._config.max_visitors and not self._free_a_place():
                 return None
             visitor = Guest(self._make_session(), socket)
             self._by_key[visitor.key] = visitor
@@ -59,49 +60,55 @@ class Visitors:
         """Note a sign of life."""
         visitor.heard = self._clock()
 
-    async def lose(self, visitor: Guest, socket: WebSocket, for_good: bool) -> None:
+    def lose(self, visitor: Guest, socket: WebSocket, for_good: bool) -> None:
         """A connection has ended; unless for good, its game waits for another one."""
         if visitor.socket is not socket:
             return
         visitor.socket = None
         self.hear(visitor)
         if for_good:
-            await self._remove(visitor)
+            self._remove(visitor)
 
-    async def _free_a_place(self) -> bool:
+    def _free_a_place(self) -> bool:
         """Give up the game of whoever has been silent longest, if the connection is lost or the silence long enough."""
         limit = self._clock() - self._config.idle_seconds
         silent = [visitor for visitor in self._by_key.values() if visitor.socket is None or visitor.heard < limit]
         if silent:
-            await self._remove(min(silent, key=lambda visitor: visitor.heard))
+            self._remove(min(silent, key=lambda visitor: visitor.heard))
         return bool(silent)
 
-    async def _remove(self, visitor: Guest) -> None:
+    def _remove(self, visitor: Guest) -> None:
         self._by_key.pop(visitor.key, None)
         visitor.session.close()
-        await _close(visitor.socket, GOING_AWAY, "somebody else was waiting to play.")
+        self._part(visitor.socket, "somebody else was waiting to play.")
 
-    async def sweep(self) -> None:
+    def _part(self, socket: WebSocket | None, reason: str) -> None:
+        """Close a connection, if there is one. Nobody waits for it: one that is not read is not closed soon."""
+        if socket is not None:
+            parting = asyncio.create_task(_close(socket, GOING_AWAY, reason))
+            self._partings.add(parting)
+            parting.add_done_callback(self._partings.discard)
+
+    def sweep(self) -> None:
         """Remove those whose connection was lost too long ago."""
         limit = self._clock() - self._config.resume_seconds
         for visitor in list(self._by_key.values()):
             if visitor.socket is None and visitor.heard < limit:
-                await self._remove(visitor)
+                self._remove(visitor)
 
     async def keep_sweeping(self) -> None:
         """`sweep` now and then, for ever."""
         while True:
             await asyncio.sleep(_SWEEP_SECONDS)
-            await self.sweep()
+            self.sweep()
 
-    async def close(self) -> None:
+    def close(self) -> None:
         """Send all away."""
         for visitor in list(self._by_key.values()):
-            await self._remove(visitor)
+            self._remove(visitor)
 
 
-async def _close(socket: WebSocket | None, code: int, reason: str) -> None:
-    if socket is not None:
-        # It may have gone already.
-        with contextlib.suppress(RuntimeError, OSError):
-            await socket.close(code, reason)
+async def _close(socket: WebSocket, code: int, reason: str) -> None:
+    # It may have gone already.
+    with contextlib.suppress(RuntimeError, OSError):
+        await socket.close(code, reason)

@@ -4,6 +4,7 @@ import asyncio
 import io
 import struct
 import zlib
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -13,9 +14,11 @@ pytest.importorskip("starlette", reason="the page's libraries are not installed"
 
 from starlette.websockets import WebSocketDisconnect
 
+from play.batching import Simulated
 from play.config import PlayConfig
 from play.guard import is_loopback, make_token
 from play.messages import MAX_PICTURE_BYTES, BadMessageError, decode_picture, parse
+from play.step_queue import StepQueue
 from play.visitors import Visitors
 from tests.play_helpers import ADDRESS, SOCKET, WebPlayer, play_config, serving
 
@@ -37,12 +40,18 @@ MALFORMED = [
 ]  # fmt: skip
 
 
-def png(width: int, height: int, data: bytes) -> bytes:
+def png(width: int, height: int, data: bytes, *more: tuple[bytes, bytes]) -> bytes:
     def chunk(kind: bytes, content: bytes) -> bytes:
         return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + b"".join(chunk(*each) for each in more)
+        + chunk(b"IDAT", data)
+        + chunk(b"IEND", b"")
+    )
 
 
 def valid_png() -> bytes:
@@ -61,6 +70,7 @@ RUBBISH = {
     "cut": valid_png()[:3000],
     "wrong data": png(64, 64, zlib.compress(b"too short")),
     "bad stream": png(64, 64, b"not zlib"),
+    "text bomb": png(9, 9, zlib.compress(bytes(252)), (b"zTXt", b"a\0\0" + zlib.compress(bytes(50 << 20)))),
     "bomb": png(60_000, 60_000, zlib.compress(bytes(1000))),
     "no pixels": png(0, 10, zlib.compress(b"")),
     "too large": bytes(MAX_PICTURE_BYTES + 1),
@@ -92,6 +102,11 @@ def test_rubbish_uploads_leave_the_game_as_it_is(tmp_path):
         for data in (RUBBISH["cut"], RUBBISH["svg"], RUBBISH["bomb"]):
             assert "picture" in player.problem(data)
         assert player.ask(do="step", action=0)[0]["time"] == 1
+
+
+@pytest.mark.parametrize("rest", [b"<script>alert(1)</script>", b"PK\x05\x06" + bytes(18), b"%PDF-1.7"])
+def test_of_a_picture_that_is_something_else_too_only_the_pixels_are_taken(rest):
+    assert np.array_equal(decode_picture(valid_png() + rest), decode_picture(valid_png()))
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 4000), (4000, 1), (700, 500)])
@@ -127,7 +142,8 @@ def test_beyond_this_machine_everything_needs_the_token(tmp_path):
     with serving(play_config(tmp_path), token="right") as (client, _):
         for path in ("/", "/play.js", "/look/datasets", "/?token=wrong", "/play.js?token=right", "/?token="):
             assert client.get(path).status_code == 403
-        for cookie in ("play_token=wrong", "play_token", ";;;=", "play_token=righ", "play_token=\xe9"):
+        name = "play_token_8000"
+        for cookie in (f"{name}=wrong", name, ";;;=", f"{name}=righ", f"{name}=\xe9", "play_token_8001=right"):
             assert client.get("/", headers={"cookie": cookie.encode("latin-1")}).status_code == 403
         with pytest.raises(WebSocketDisconnect), client.websocket_connect(SOCKET):
             pass
@@ -156,7 +172,8 @@ def test_tokens_are_asked_for_beyond_loopback_only():
         "/../config.py", "/page/index.html", "/%2e%2e/config.py", "/play.py", "/look/../../config.py",
         "/look/run/..%2f..%2fmodel-7.pt", "/look/run/datasets", "/look/image/run/x/0", "/look/image/evaluation/x/0",
         "/look/image/file/x/0", "/look/strip/0/-1", "/look/strip/99/0", "/look/strip/0/99", "/look/episode/0/1e9",
-        "/look/episode/99999999999999999999/0", "/socket",
+        "/look/episode/99999999999999999999/0", "/socket", "/look/run/%00", "/look/run/%ff", "/look/run/%F0%9F%92%A9",
+        "/look/strip/%D9%A1/0", "//etc/passwd", "/..%5c..%5cetc",
     ],
 )  # fmt: skip
 def test_no_path_of_a_request_is_opened(tmp_path, path):
@@ -164,11 +181,33 @@ def test_no_path_of_a_request_is_opened(tmp_path, path):
         assert client.get(path).status_code == 404
 
 
+def test_very_long_addresses_are_refused_without_a_traceback(tmp_path):
+    """Python reads no number of 5000 digits."""
+    with serving(play_config(tmp_path)) as (client, _):
+        for path in (f"/look/strip/{'9' * 5000}/0", f"/look/run/{'a' * 50_000}"):
+            assert client.get(path).status_code == 403
+
+
+@pytest.mark.parametrize("site", ["cross-site", "same-site"])
+def test_pages_of_other_sites_load_and_send_nothing(tmp_path, site):
+    """Images, scripts and forms of a page elsewhere, which it need not read to make the server work."""
+    foreign = {"sec-fetch-site": site, "sec-fetch-mode": "no-cors"}
+    with serving(play_config(tmp_path)) as (client, _):
+        for path in ("/look/runs", "/look/strip/0/0", "/play.js"):
+            assert client.get(path, headers=foreign).status_code == 403
+        form = {"content-type": "multipart/form-data; boundary=x", "sec-fetch-mode": "navigate"}
+        for path in ("/", "/socket", "/look/runs"):
+            assert client.post(path, headers={**foreign, **form}, content=valid_png()).status_code in (404, 405)
+        link = {"sec-fetch-site": site, "sec-fetch-mode": "navigate"}
+        assert client.get("/", headers=link).status_code == 200
+
+
 def test_answers_forbid_embedding_and_foreign_scripts(tmp_path):
     with serving(play_config(tmp_path)) as (client, _):
         for path in ("/", "/play.js", "/look/runs", "/nothing"):
             headers = client.get(path).headers
-            assert "frame-ancestors 'none'" in headers["content-security-policy"]
+            for rule in ("frame-ancestors 'none'", "form-action 'none'"):
+                assert rule in headers["content-security-policy"]
             assert headers["x-content-type-options"] == "nosniff"
         for method in ("post", "put", "delete"):
             assert getattr(client, method)("/look/runs").status_code == 405
@@ -191,6 +230,32 @@ def test_a_flooding_visitor_is_disconnected_and_others_play_on(tmp_path):
             assert end.value.code == 1008
         assert player.ask(do="step", action=0)[0]["time"] == 1
         assert len(server.visitors) == 1
+
+
+def test_one_who_starts_or_rewinds_all_the_time_delays_nobody_by_more_than_a_frame():
+    class CountingSimulator:
+        """Rollouts are numbers of frames."""
+
+        batches: ClassVar[list[list[int]]] = []
+
+        def empty(self) -> int:
+            return 0
+
+        def history(self, ids: np.ndarray, actions: np.ndarray) -> list[tuple[int, np.ndarray]]:
+            return list(zip(actions, ids, strict=True))
+
+        def step(self, states: list[int], *_: object) -> list[Simulated]:
+            self.batches.append(list(states))
+            return [Simulated(np.empty(0), np.empty(0), state + 1) for state in states]  # type: ignore[arg-type]
+
+    async def run() -> None:
+        queue = StepQueue(CountingSimulator())  # type: ignore[arg-type]
+        ids = np.zeros(10)
+        await asyncio.gather(queue.follow(ids, ids), queue.step(100, 0))  # type: ignore[arg-type]
+        queue.close()
+
+    asyncio.run(run())
+    assert CountingSimulator.batches == [[0, 100], *([t] for t in range(1, 10))]
 
 
 class Clock:
@@ -223,40 +288,39 @@ def test_those_who_sleep_or_stay_away_lose_their_places():
         config = PlayConfig(idle_seconds=100, resume_seconds=10, max_visitors=3)
         visitors = Visitors(config, QuietSession, clock)  # type: ignore[arg-type]
         sockets = [SleepingSocket() for _ in range(5)]
-        enter = [visitors.enter(socket, "") for socket in sockets]  # type: ignore[arg-type]
-        sleeper, lost, awake = [await enter[i] for i in range(3)]
-        await visitors.lose(lost, sockets[1], for_good=False)  # type: ignore[arg-type]
-        await visitors.sweep()
+        sleeper, lost, awake = [visitors.enter(sockets[i], "") for i in range(3)]  # type: ignore[arg-type]
+        assert sleeper and lost and awake
+        visitors.lose(lost, sockets[1], for_good=False)  # type: ignore[arg-type]
+        visitors.sweep()
         assert len(visitors) == 3
         clock.now = 11
-        await visitors.sweep()
+        visitors.sweep()
         assert len(visitors) == 2
-        assert await enter[3] is not None
+        assert visitors.enter(sockets[3], "") is not None  # type: ignore[arg-type]
         clock.now = 101
         visitors.hear(awake)
         # All places are taken: whoever has slept longest makes room.
-        assert await enter[4] is not None
+        assert visitors.enter(sockets[4], "") is not None  # type: ignore[arg-type]
+        await asyncio.sleep(0)
         assert len(visitors) == 3 and [socket.code for socket in sockets] == [1001, 0, 0, 0, 0]
-        assert await visitors.enter(SleepingSocket(), sleeper.key) is None  # type: ignore[arg-type]
+        assert visitors.enter(SleepingSocket(), sleeper.key) is None  # type: ignore[arg-type]
 
     asyncio.run(run())
 
 
-def test_a_game_is_freed_even_if_its_connection_is_cancelled():
-    class SlowSocket(SleepingSocket):
+def test_a_place_is_given_on_though_its_connection_is_never_read_and_so_never_closed():
+    class UnreadSocket(SleepingSocket):
         async def close(self, code: int, reason: str) -> None:
             await asyncio.sleep(3600)
 
     async def run() -> None:
-        visitors = Visitors(PlayConfig(), QuietSession)  # type: ignore[arg-type]
-        guest = await visitors.enter(SlowSocket(), "")  # type: ignore[arg-type]
+        clock = Clock()
+        visitors = Visitors(PlayConfig(max_visitors=1), QuietSession, clock)  # type: ignore[arg-type]
+        guest = visitors.enter(UnreadSocket(), "")  # type: ignore[arg-type]
         assert guest is not None
-        closing = asyncio.create_task(visitors.close())
-        await asyncio.sleep(0)
-        closing.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await closing
-        assert guest.session.is_closed  # type: ignore[attr-defined]
+        clock.now = 1000
+        assert visitors.enter(SleepingSocket(), "") is not None  # type: ignore[arg-type]
+        assert guest.session.is_closed and len(visitors) == 1  # type: ignore[attr-defined]
 
     asyncio.run(run())
 
