@@ -98,6 +98,10 @@ class LamConfig(TransformerConfig):
     # Which code is a transition's action: the encoder's, as published, or the one of all that predicts it best, without
     # an encoder (after ILPO, Edwards et al. 2019, arXiv 1805.07914); training decodes them in about equal shares.
     assignment: Annotated[str, OneOf("encoder", "best")] = "encoder"
+    # Take the recorded actions as the codes, with assignment=best: for the share of a dataset that has any (LAOM, Nikulin
+    # et al. 2025, arXiv 2502.00379), before training on all of it without.
+    supervised: bool = False
+    frozen: bool = False  # genie_redux only: stays as lam_fpath brings it; published, it trains on with the dynamics
 
 
 @dataclass
@@ -126,6 +130,8 @@ class DynamicsConfig(TransformerConfig):
     action_dim: Size | None = None
     # Guided (GenieRedux-G) only: a learned D-wide action embedding, or the one-hot action.
     use_action_embeddings: bool = True
+    # Unguided only: learn an embedding of each latent action; published, the LAM's vector is added, which is small.
+    latent_embeddings: bool = False
     # Add the token's code to its embedding (the paper's token input).
     use_token: bool = True
     loss: Annotated[str, OneOf("cross_entropy", "tdce")] = "cross_entropy"

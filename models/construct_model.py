@@ -102,7 +102,7 @@ def _world_model(config: ModelConfig, tokenizer: Tokenizer, guided: bool) -> Gen
         raise FieldError("lam.dim", config.lam.dim, problem, "set both to the same")
     lam = None if guided else _lam(config, tokenizer)
     with under("dynamics"):
-        return GenieRedux(tokenizer, Dynamics(config.dynamics, sizes, guided), lam)
+        return GenieRedux(tokenizer, Dynamics(config.dynamics, sizes, guided, config.lam.num_actions), lam)
 
 
 _PART = "super_resolution"

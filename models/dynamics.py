@@ -21,10 +21,13 @@ class Dynamics(nn.Module):
 
     Guided (GenieRedux-G): actions are ids 0..action_dim-1, concatenated to every token, embedded or one-hot
     (`action_conditioning`: or added).
-    Unguided (GenieRedux): actions are latent action vectors (B, T, D), added to every token.
+    Unguided (GenieRedux): actions are latent action vectors (B, T, D), added to every token; with `latent_embeddings`
+    they are ids of the `num_latent_actions`, which are embedded and added.
     """
 
-    def __init__(self, config: DynamicsConfig, tokenizer_config: TokenizerConfig, guided: bool):
+    def __init__(
+        self, config: DynamicsConfig, tokenizer_config: TokenizerConfig, guided: bool, num_latent_actions: int = 0
+    ):
         super().__init__()
         if guided and not config.action_dim:
             problem = "is not set, but a guided model needs the dataset's number of actions"
@@ -38,8 +41,8 @@ class Dynamics(nn.Module):
         if is_added and not config.use_action_embeddings:
             raise FieldError("action_conditioning", "add", "adds embeddings", "set {use_action_embeddings}=true")
         width = config.dim
-        if guided and config.use_action_embeddings:
-            self.action_embedding = nn.Embedding(self.action_dim, config.dim)
+        if config.use_action_embeddings if guided else config.latent_embeddings:
+            self.action_embedding = nn.Embedding(self.action_dim if guided else num_latent_actions, config.dim)
         if guided and not is_added:
             width += config.dim if config.use_action_embeddings else self.action_dim
         # The last one is the mask token.
@@ -48,6 +51,11 @@ class Dynamics(nn.Module):
         self.position_bias = ContinuousPositionBias(config.dim_head, config.heads)
         self.transformer = STTransformer(config, "st", dim=width)
         self.to_logits = nn.Linear(width, self.codebook_size)
+
+    @property
+    def takes_action_ids(self) -> bool:
+        """Whether actions are ids and not vectors."""
+        return self.guided or self.action_embedding is not None
 
     @property
     def use_token(self) -> bool:
@@ -84,13 +92,12 @@ class Dynamics(nn.Module):
         if token_input is not None:
             x = x + TOKEN_SCALE * token_input * ~mask.unsqueeze(-1)
         x = GRADIENT_SHARE * x + (1 - GRADIENT_SHARE) * x.detach()
-        if not self.guided:
-            return x + rearrange(actions, "b t d -> b t 1 1 d")
+        vectors = actions
         if self.action_embedding is not None:
             vectors = self.action_embedding(actions)
-        else:
+        elif self.guided:
             vectors = F.one_hot(actions, self.action_dim).to(x.dtype)
-        if self.config.action_conditioning == "add":
+        if not self.guided or self.config.action_conditioning == "add":
             return x + rearrange(vectors, "b t d -> b t 1 1 d")
         return torch.cat([x, repeat(vectors, "b t d -> b t h w d", h=self.grid, w=self.grid)], dim=-1)
 

@@ -47,6 +47,8 @@ class GenieRedux(Model):
         self.tokenizer = tokenizer.requires_grad_(False).eval()
         self.dynamics = dynamics
         self.lam = lam
+        if lam is not None and lam.config.frozen:
+            lam.requires_grad_(False)
 
     def train(self, mode: bool = True) -> "GenieRedux":
         super().train(mode)
@@ -72,7 +74,7 @@ class GenieRedux(Model):
 
     def has_idle_parameters(self, num_frames: int) -> bool:
         """The dynamics always learns as a whole."""
-        return self.lam is not None and self.lam.has_idle_parameters(num_frames)
+        return self.lam is not None and not self.lam.config.frozen and self.lam.has_idle_parameters(num_frames)
 
     def training_fault(self) -> str:
         """The LAM's."""
@@ -112,10 +114,8 @@ class GenieRedux(Model):
         extra = torch.zeros((), device=ids.device)
         if self.lam is not None:
             assert video is not None
-            latent = self.lam.infer(video, generator)
-            lam_output = self.lam.loss(video, latent)
-            actions, extra = latent.quantized.output, lam_output.loss
-            logs |= lam_output.logs
+            actions, output = self._latent_actions(video, generator)
+            extra, logs = output.loss, logs | output.logs
         assert actions is not None
         if config.history.continued > 0:
             inputs = self._continued(inputs, actions, generator, share)
@@ -128,6 +128,15 @@ class GenieRedux(Model):
             loss = loss + config.decoder_loss_weight * decoder_loss
             logs["decoder_loss"] = decoder_loss.detach()
         return Output(loss, {"loss": loss.detach(), **token_logs, **logs})
+
+    def _latent_actions(self, video: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Output]:
+        """What the dynamics takes for the clips' own latent actions, and the LAM's loss: none where it is frozen."""
+        assert self.lam is not None
+        if self.lam.config.frozen:
+            return self.action_input(self.infer_actions(video)), Output(torch.zeros((), device=video.device), {})
+        latent = self.lam.infer(video, generator)
+        actions = latent.quantized.ids if self.dynamics.takes_action_ids else latent.quantized.output
+        return actions, self.lam.loss(video, latent)
 
     @torch.no_grad()
     def _continued(
@@ -197,7 +206,9 @@ class GenieRedux(Model):
 
     def action_input(self, actions: Tensor) -> Tensor:
         """What the dynamics takes for action ids (B, T): the ids, or the latent actions' vectors (B, T, D)."""
-        return actions if self.lam is None else self.lam.quantizer.decode(actions)
+        if self.lam is None or self.dynamics.takes_action_ids:
+            return actions
+        return self.lam.quantizer.decode(actions)
 
     @torch.no_grad()
     def sample(

@@ -24,6 +24,8 @@ TRAIN_ONLY_FIELDS = {
     "reconstruction_weight",
     "changed_pixel_weight",
     "change_floor",
+    "frozen",
+    "supervised",
     "loss",
     "tdce_weight",
     "decoder_loss_weight",

@@ -54,5 +54,7 @@ ARMS = {
     "changed_pixels_4": _tuned(tokenizer=("tokenizer.changed_pixel_weight=4",)),
     "corruption": _tuned("dynamics.history.corruption=0.2"),
     "six_blocks": _tuned("dynamics.num_blocks=6"),
+    "tuned_tokenizer_40": _tuned(share=0.4),
+    "tuned_tokenizer_55": _tuned(share=0.55),
     "fsq": _tuned(tokenizer=("tokenizer.quantizer=fsq",)),
 }
