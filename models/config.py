@@ -98,10 +98,7 @@ class LamConfig(TransformerConfig):
     # Which code is a transition's action: the encoder's, as published, or the one of all that predicts it best, without
     # an encoder (after ILPO, Edwards et al. 2019, arXiv 1805.07914); training decodes them in about equal shares.
     assignment: Annotated[str, OneOf("encoder", "best")] = "encoder"
-    # Take the recorded actions as the codes, with assignment=best: for the share of a dataset that has any (LAOM, Nikulin
-    # et al. 2025, arXiv 2502.00379), before training on all of it without.
-    supervised: bool = False
-    frozen: bool = False  # genie_redux only: stays as lam_fpath brings it; published, it trains on with the dynamics
+    frozen: bool = False  # genie_redux only: stays as lam_fpath brings it instead of training on with the dynamics
 
 
 @dataclass

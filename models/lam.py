@@ -75,28 +75,19 @@ class LatentActionModel(Model):
 
     def infer(self, video: Tensor, generator: torch.Generator | None = None) -> LatentActions:
         """Latent actions between the frames (B, T, C, H, W); `generator` is for codes that training moves."""
-        if self.config.assignment == "best":
-            context = self._transitions(video)
-            errors = self._errors(video, context)
-            return LatentActions(self._chosen(errors.argmin(dim=-1)), context, errors)
         bias = self.position_bias(self.grid, self.grid)
+        if self.config.assignment == "best":
+            # What came before says much of what comes next: with it, a code would matter less the longer the clip.
+            before = video[:, :-1].flatten(0, 1).unsqueeze(1)
+            context = Context(before, self.patch_embedding(before), bias)
+            errors = self._errors(video, context)
+            ids = errors.argmin(dim=-1)
+            return LatentActions(Quantized(self.quantizer.decode(ids), ids, errors.new_zeros(())), context, errors)
         patches = self.patch_embedding(video)
         context = Context(video[:, :-1], patches[:, :-1], bias)
         encoded = self.encoder(patches, bias)
         vectors = self.to_action(rearrange(encoded, "b t h w d -> b t (h w d)"))
         return LatentActions(self.quantizer(vectors[:, 1:], generator), context)
-
-    def _transitions(self, video: Tensor) -> Context:
-        """Each transition of the frames (B, T, C, H, W) by itself.
-
-        What came before says much of what comes next: with it, a code would matter less the longer the clip.
-        """
-        before = video[:, :-1].flatten(0, 1).unsqueeze(1)
-        return Context(before, self.patch_embedding(before), self.position_bias(self.grid, self.grid))
-
-    def _chosen(self, ids: Tensor) -> Quantized:
-        """The codes of ids (B, T-1), which nothing pulls towards an encoder."""
-        return Quantized(self.quantizer.decode(ids), ids, torch.zeros((), device=ids.device))
 
     @torch.no_grad()
     def _errors(self, video: Tensor, context: Context) -> Tensor:
@@ -161,11 +152,8 @@ class LatentActionModel(Model):
         generator: torch.Generator | None = None,
         ids: Tensor | None = None,
     ) -> Output:
-        """Training loss of the LAM alone on frames (B, T, C, H, W) and, if `supervised`, recorded actions (B, T-1)."""
+        """Training loss of the LAM alone on frames (B, T, C, H, W)."""
         assert video is not None
-        if self.config.supervised:
-            assert actions is not None
-            return self.loss(video, LatentActions(self._chosen(actions), self._transitions(video)))
         return self.loss(video, self.infer(video, generator))
 
     def predict(

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from data_generation.data.errors import UserError
 from models.checkpoint import load_model, read_lam
 from models.config import LamConfig
 from models.original import OriginalFacts
@@ -143,3 +144,20 @@ def test_evaluation_takes_no_other_lam(root):
     cfg.eval.model_fpath = cfg.lam_fpath
     with pytest.raises(ValueError, match="is for training"):
         evaluate(cfg)
+
+
+def test_a_frozen_lam_stays_and_the_dynamics_learns_an_embedding_of_each_latent_action(root):
+    path = saved_lam(root, num_actions=5, assignment="best")
+    cfg = world_config(root, path, lr=1e-3)
+    cfg.lam.frozen, cfg.dynamics.latent_embeddings = True, True
+    model = load_model(train(cfg)).model
+    for name, value in lam_weights(path).items():
+        assert torch.equal(model.lam.state_dict()[name], value), name
+    assert model.dynamics.action_embedding.weight.shape == (5, 16)
+
+
+def test_a_frozen_lam_that_nothing_brings_is_refused(root):
+    cfg = world_config(root, None)
+    cfg.lam.frozen = True
+    with pytest.raises(UserError, match=r"lam\.frozen=true: needs a trained latent action model; set lam_fpath"):
+        train(cfg)

@@ -129,9 +129,10 @@ def test_a_tokenizer_of_single_frames_trains_and_resumes_exactly(root, temporal)
     )
 
 
-def test_added_actions_keep_the_width_and_stream_like_a_whole_rollout() -> None:
-    config = tiny_config()
-    config.dynamics.action_conditioning = "add"
+@pytest.mark.parametrize("kind", ["genie_redux_guided", "genie_redux"])
+def test_added_actions_keep_the_width_and_stream_like_a_whole_rollout(kind) -> None:
+    config = tiny_config(kind)
+    config.dynamics.action_conditioning, config.dynamics.latent_embeddings = "add", True
     torch.manual_seed(0)
     model = build_model(config).eval()
     assert model.dynamics.to_logits.in_features == config.dynamics.dim

@@ -25,7 +25,6 @@ TRAIN_ONLY_FIELDS = {
     "changed_pixel_weight",
     "change_floor",
     "frozen",
-    "supervised",
     "loss",
     "tdce_weight",
     "decoder_loss_weight",
@@ -126,6 +125,9 @@ def _fresh(config: ModelConfig, weights: WeightPaths, dataset: ClipDataset) -> M
         _adopt_part(config, tokenizer.config, "tokenizer")
         config.tokenizer = tokenizer.config
     lam = _given_lam(weights.lam, config) if weights.lam else None
+    if lam is None and kind.lam_prefix and config.lam.frozen:
+        remedy = "set lam_fpath=<…/model-<step>.pt> of 'genie_redux train config=lam', or {lam.frozen}=false"
+        raise FieldError("lam.frozen", "true", "needs a trained latent action model", remedy)
     model = build_model(config, tokenizer)
     if lam is not None:
         load_strictly(model.get_submodule("lam"), lam.state, lam.path)
