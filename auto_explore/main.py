@@ -27,6 +27,7 @@ from training.agent_folder import AgentFolder, AgentKind, find_folder, make_fold
 from training.episode_gif import save_gifs
 from training.run_record import make_record
 from training.run_report import RunReport, make_facts, write_agent_evaluation
+from training.throughput import Played, rates
 from training.tracker import MetricsLogger, TrackerSettings, WandbSettings
 
 logger = logging.getLogger(__name__)
@@ -69,7 +70,9 @@ def _train(cfg: AutoExploreConfig, context: RunContext, folder: AgentFolder) -> 
         if fabric.is_global_zero:
             _write_config(folder, cfg)
             context.write_infos(folder.episodes)
-            trainer.report = _make_report(cfg, trainer)
+            report = _make_report(cfg, context, folder.path)
+            report.facts.parameters = sum(p.numel() for p in trainer.network.parameters())
+            trainer.report = report.resumed() if cfg.common.resume else report
         fabric.barrier()
     except BaseException:
         if trainer is not None:
@@ -97,10 +100,12 @@ def evaluate(cfg: AutoExploreConfig) -> Path:
     context.check_agent(info, path)
     target = folder.path / "outputs" / f"evaluation_{path.stem}.json"
     with locked(folder.evaluations, "wait for that evaluation or stop it"):
-        result = _play_epochs(context, cfg.evaluation, folder, network.to(context.fabric.device))
+        result, parts = _play_epochs(context, cfg.evaluation, folder, network.to(context.fabric.device))
         content = {"checkpoint": str(path), "epoch": info.epoch, **result}
         write_atomically(target, json.dumps(content, indent=2) + "\n")
-        write_agent_evaluation(folder.evaluations, cfg, context.fabric.device, content)
+        report = _make_report(cfg, context, folder.evaluations)
+        report.facts.throughput = rates(parts)
+        write_agent_evaluation(report, content)
     print(_summary(content, folder, target))
     return target
 
@@ -129,12 +134,9 @@ def _make_tracker(cfg: AutoExploreConfig, folder: AgentFolder, epoch: int, is_ma
         return MetricsLogger(folder.path, settings, asdict(cfg), epoch, is_main)
 
 
-def _make_report(cfg: AutoExploreConfig, trainer: AgentTrainer) -> RunReport:
-    fabric = trainer.context.fabric
-    facts = make_facts(cfg, fabric.device, fabric.world_size)
-    facts.parameters = sum(p.numel() for p in trainer.network.parameters())
-    report = RunReport(trainer.folder.path, facts, fabric.device)
-    return report.resumed() if cfg.common.resume else report
+def _make_report(cfg: AutoExploreConfig, context: RunContext, folder: Path) -> RunReport:
+    device = context.fabric.device
+    return RunReport(folder, make_facts(cfg, device, context.fabric.world_size), device, context.amp_dtype)
 
 
 def _remove_empty(folder: AgentFolder) -> None:
@@ -143,25 +145,28 @@ def _remove_empty(folder: AgentFolder) -> None:
         folder.path.rmdir()
 
 
-def _play_epochs(context: RunContext, evaluation: EvaluationConfig, folder: AgentFolder, network: ActorCritic) -> dict:
-    """The measures of every epoch, and their means."""
+def _play_epochs(
+    context: RunContext, evaluation: EvaluationConfig, folder: AgentFolder, network: ActorCritic
+) -> tuple[dict[str, Any], list[Played]]:
+    """The measures of every epoch and their means; what was played in each."""
     test = context.collection.test
     reward = context.make_reward(test.config.n_preds)
     _load_reward_of_run(context.collection.reward, folder, reward)
     collector = context.collector(test.num_envs, reward, folder.episodes, is_test=True)
-    rows = []
+    rows, parts = [], []
     try:
         for epoch in tqdm(range(context.common.epochs), unit="epoch", desc="evaluate"):
             with under("collection"):
                 tested = test_episodes(collector, network, test.config, context.common.seed + epoch)
             rows.append(tested.values)
+            parts.append(tested.played)
             shown = tested.episodes[: evaluation.n_gifs]
             save_gifs(folder.evaluations, epoch, shown, context.connector)
     finally:
         collector.close()
     names = sorted({name for row in rows for name in row})
     means = {name: float(np.mean([row[name] for row in rows if name in row])) for name in names}
-    return {"mean": means, "epochs": rows}
+    return {"mean": means, "epochs": rows}, parts
 
 
 def _load_reward_of_run(config: RewardConfig, folder: AgentFolder, reward: Reward) -> None:

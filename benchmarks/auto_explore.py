@@ -142,7 +142,8 @@ def make_context(size: str, precision: str) -> RunContext:
     fabric, _ = make_fabric(cfg.common)
     levels = tuple(list_levels(connector, connector.select().games, 1))
     model = world_model(size, precision)
-    return RunContext(cfg.common, cfg.collection, fabric, connector, levels, model, autocast_of(precision))
+    dtype = torch.bfloat16 if precision == "bf16" else None
+    return RunContext(cfg.common, cfg.collection, fabric, connector, levels, model, autocast_of(precision), dtype)
 
 
 def collect_case(size: str, precision: str, num_envs: int, num_steps: int) -> None:

@@ -17,10 +17,10 @@ from external.agent57.main import evaluate, train
 from external.agent57.trainer import Agent57Trainer
 from tests.agent57_helpers import quick_config
 from tests.odd_environments import NUM_STEPS, odd
-from tests.test_auto_explore_training import assert_equal
+from tests.test_auto_explore_training import THROUGHPUT, assert_equal
 from tests.toy_game import SIZE, WALK
 
-TIMES = ("time", "steps_per_second", "epoch_seconds", "updates_per_second")
+TIMES = ("time", "steps_per_second", "operations_per_second", "epoch_seconds", "updates_per_second")
 
 
 def metrics_of(folder: Path) -> list[dict[str, Any]]:
@@ -42,6 +42,8 @@ def test_a_run_leaves_its_files(trained: Path) -> None:
         "last.pt", "last-previous.pt", "model_best_reward.pt"
     }  # fmt: skip
     assert len(list((trained / "outputs" / "gifs").iterdir())) == 2
+    page = (trained / "report.html").read_text()
+    assert all(text in page for text in THROUGHPUT)
     rows = metrics_of(trained)
     assert [(row["step"], row["split"]) for row in rows] == [
         (1, "play"), (2, "play"), (2, "train"), (2, "test"), (3, "play"), (3, "train"), (4, "play"), (4, "train"),
@@ -112,6 +114,8 @@ def test_evaluation_plays_the_same_episodes_and_writes_its_measures(trained: Pat
     assert len(contents[0]["epochs"]) == 2 and {"mean_return", "cells", "max_x"} <= set(contents[0]["mean"])
     folder = tmp_path / "agents" / "001_agent57" / "outputs"
     assert len(list((folder / "evaluation").glob("*.gif"))) == 2
+    page = (folder / "evaluation" / "report.html").read_text()
+    assert all(text in page for text in THROUGHPUT)
     assert "mean_return" in capsys.readouterr().out
 
 

@@ -20,7 +20,7 @@ from training.main import evaluate, train
 from training.pages import page as pages
 from training.pages.curves import MAX_POINTS, thinned
 from training.pages.folder import read_agent_evaluation, read_run
-from training.throughput import OperationCounter, matmul_rate
+from training.throughput import OperationCounter, OperationMeter, matmul_rate
 
 EVIL = "</td><script>alert('1')</script><img src=x onerror=\"alert(2)\">"
 # A PNG of one pixel.
@@ -103,7 +103,8 @@ def test_training_and_evaluation_leave_a_page_with_what_they_were(root):
     folder = evaluate(cfg)
     elements = parsed(folder / "report.html")
     assert {"strips.png", "psnr_per_frame.png", "clip-000.gif"} <= set(elements.images())
-    assert "psnr" in elements.text and "frames/s" in elements.text
+    for text in ("psnr", "frames/s", "share of a matrix product's rate", "peak memory"):
+        assert text in elements.text
 
 
 def test_the_command_line_travels_with_the_configuration(entries):
@@ -251,6 +252,11 @@ def test_operations_are_counted_once_and_change_nothing():
     assert torch.equal(counted, expected)
     assert matmul_rate(torch.device("cpu"), torch.float32) > 0
     assert torch.equal(torch.get_rng_state(), state)
+    meter = OperationMeter()
+    for size in (4, 2):
+        with meter.counting("products", size), torch.no_grad():
+            frozen(x[:size])
+    assert (meter.take(), meter.take()) == (own.get_total_flops() * 6 / 4, 0)
     unwanted = OperationCounter(is_wanted=False)
     with unwanted.once():
         loss()

@@ -44,6 +44,7 @@ from training.metrics import SampleTable, Truth, add_quality, evenly_spaced, own
 from training.report import EvaluationReport, write_report
 from training.rollout import clip_generators, held_action, last_given, random_actions, truth_of
 from training.runtime import Runtime
+from training.throughput import OperationMeter
 
 
 def evaluate(setup: EvaluationSetup, runtime: Runtime) -> Path:
@@ -81,6 +82,7 @@ class Evaluation(ABC):
         self._shown = {int(i) for i in self.clips[_spread(len(self.clips), self.config.n_gifs)]}
         # Long rollouts to show, by the names of training.images.
         self.films: dict[str, np.ndarray] = {}
+        self._meter, self._operations_per_second = OperationMeter(), 0.0
 
     @abstractmethod
     def measure(self, clips: Clips, table: SampleTable) -> Prediction:
@@ -118,6 +120,7 @@ class Evaluation(ABC):
             extra=scores | distance,
             notes=[note for note in (no_scores, no_fid, no_distance, no_lite0, *omitted, *not_apart) if note],
             seconds=time.monotonic() - started,
+            operations_per_second=self._operations_per_second,
         )
         if self.runtime.is_main:
             with under("eval"):
@@ -131,10 +134,11 @@ class Evaluation(ABC):
         table, config = SampleTable(), self.config
         own = own_indices(self.clips, self.runtime.accelerator)
         batches = read_clips(self.dataset, own, config, self.runtime.device)
+        started = time.monotonic()
         bar = tqdm(total=len(own), unit="clip", desc=self.mode, disable=not self.runtime.is_main)
         with bar, logging_redirect_tqdm():
             for recorded in batches:
-                with self.runtime.autocast():
+                with self.runtime.autocast(), self._meter.counting("clips", len(recorded.indices)):
                     clips = self.enlarging.small(recorded)
                     made = self.measure(clips, table)
                     shown = self.enlarging.enlarge(recorded, made, table, not self.is_control)
@@ -145,7 +149,9 @@ class Evaluation(ABC):
                     keep_features(table, clips.indices, lite0, made.frames, made.target)
                 keep_frames(table, self._shown, clips.indices, *shown, made.num_given)
                 bar.update(len(clips.indices))
-        return table.gather()
+        values = table.gather()
+        self._operations_per_second = self._meter.take() / max(time.monotonic() - started, 1e-9)
+        return values
 
     def _measure_prediction(self, clips: Clips, table: SampleTable) -> Prediction:
         """How close the model comes to the recorded frames, and what it takes the actions to be."""

@@ -114,7 +114,7 @@ def evaluate(cfg: GenieReduxConfig) -> Path:
     facts = make_facts(cfg, runtime.device, runtime.num_processes)
     folder = evaluation.evaluate(evaluation_setup(cfg), runtime)
     if runtime.is_main:
-        RunReport(folder, facts, runtime.device).write()
+        RunReport(folder, facts, runtime.device, runtime.amp_dtype).write()
         print(summary(folder))
     return folder
 

@@ -91,6 +91,8 @@ class EvaluationReport:
     extra: dict[str, float]
     notes: list[str]
     seconds: float
+    # Of one process, while clips are measured.
+    operations_per_second: float
 
 
 def write_report(folder: Path, report: EvaluationReport, setup: EvaluationSetup, config: ModelConfig) -> None:
@@ -182,6 +184,7 @@ def _metrics(
         "per_frame": averages_per_frame(rows),
         "notes": report.notes,
         "seconds": round(report.seconds, 2),
+        "operations_per_second": round(report.operations_per_second),
         "settings": {"eval": asdict(setup.eval), "seed": setup.seed, **setup.settings},
         "model_config": asdict(config),
         "versions": {name: version(name) for name in ("torch", "torchmetrics", "numpy", "accelerate")},

@@ -42,6 +42,8 @@ class RunFacts:
     frames_per_step: int | None = None  # of training, over all processes
     operations_per_step: float | None = None  # floating-point operations of one process
     matmul_rate: float | None = None  # of one process, operations per second
+    # Of an agent's evaluation: steps and operations per second.
+    throughput: dict[str, float] = field(default_factory=dict)
     peak_memory_gb: dict[str, float] = field(default_factory=dict)
 
 
@@ -74,7 +76,6 @@ class RunReport:
         with self._never_stopping():
             if operations is not None and operations.total is not None and self.facts.operations_per_step is None:
                 self.facts.operations_per_step = operations.total * parts
-                self.facts.matmul_rate = matmul_rate(self._device, self._dtype)
             self._write_facts()
             write_page(self.folder)
 
@@ -85,6 +86,8 @@ class RunReport:
             _write(self.folder, view_of(self.folder))
 
     def _write_facts(self) -> None:
+        if self.facts.matmul_rate is None:
+            self.facts.matmul_rate = matmul_rate(self._device, self._dtype)
         self.facts.peak_memory_gb = peak_memory(self._device)
         content = {name: value for name, value in asdict(self.facts).items() if value is not None}
         write_atomically(self.folder / FACTS_NAME, json.dumps(content, indent=2, default=str) + "\n", durable=True)
@@ -110,9 +113,8 @@ class RunReport:
         return self
 
 
-def write_agent_evaluation(folder: Path, config: Any, device: torch.device, content: dict[str, Any]) -> None:
+def write_agent_evaluation(report: RunReport, content: dict[str, Any]) -> None:
     """`run.json` and `report.html` next to the GIFs of an agent's evaluation, whose measures are `content`."""
-    report = RunReport(folder, make_facts(config, device), device)
     report.write_view(lambda path: read_agent_evaluation(path, content))
 
 

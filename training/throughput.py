@@ -1,8 +1,9 @@
-"""How much of what the machine can compute a training uses: its operations, and the rate of a matrix product here."""
+"""How much of what the machine can compute a run uses: its operations, and the rate of a matrix product here."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -48,6 +49,53 @@ class OperationCounter:
         with mode:
             yield
         self.total = mode.total
+
+
+class OperationMeter:
+    """Adds up the floating-point operations of work that repeats: one piece of each kind is counted, as above.
+
+    A kind belongs to one thread, and so does the meter.
+    """
+
+    def __init__(self) -> None:
+        self._per_unit: dict[str, float] = {}
+        self._sum = 0.0
+
+    @contextmanager
+    def counting(self, kind: str, units: int = 1) -> Iterator[None]:
+        """A block that computes `units` of a kind of work, in forward passes."""
+        if kind in self._per_unit:
+            yield
+        else:
+            counter = OperationCounter()
+            with counter.once():
+                yield
+            assert counter.total is not None
+            self._per_unit[kind] = counter.total / units
+        self._sum += units * self._per_unit[kind]
+
+    def take(self) -> float:
+        """The operations since the last call."""
+        taken, self._sum = self._sum, 0.0
+        return taken
+
+
+@dataclass
+class Played:
+    """Environment steps that were played, the seconds that they took, and the operations of the networks in them."""
+
+    num_steps: int
+    seconds: float
+    operations: float
+
+
+def rates(parts: Sequence[Played]) -> dict[str, float]:
+    """Steps and operations per second over all of them, by the names that a page knows."""
+    seconds = max(sum(part.seconds for part in parts), 1e-9)
+    return {
+        "steps_per_second": sum(part.num_steps for part in parts) / seconds,
+        "operations_per_second": sum(part.operations for part in parts) / seconds,
+    }
 
 
 class _Counting(TorchDispatchMode):

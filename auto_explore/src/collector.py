@@ -20,6 +20,7 @@ from data_generation.data.errors import UserError, under
 from data_generation.generator.levels import Transition
 from data_generation.generator.vector import EpisodeProgress, LevelVectorEnv
 from models.components.transfer import to_device
+from training.throughput import OperationMeter
 
 # No reward for an episode's first steps: the world model has seen too little of it (arXiv 2504.02515, section A.3).
 NUM_UNREWARDED = 4
@@ -65,6 +66,8 @@ class Collected:
     finished: list[AgentEpisode] = field(default_factory=list)
     num_dropped: int = 0
     reward_mean: float = 0.0
+    # Floating-point operations of policy and reward.
+    operations: float = 0.0
     clock: Clock = field(default_factory=Clock)
 
 
@@ -99,6 +102,7 @@ class RewardThread:
         self._futures: list[Future[None]] = []
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="reward")
         self.seconds = 0.0
+        self.meter = OperationMeter()
 
     def add(self, episode: AgentEpisode, batch_size: int) -> None:
         """Compute the reward of the episode's last step, with those of other steps, unless it gets none."""
@@ -126,7 +130,8 @@ class RewardThread:
 
     def _compute(self, pending: _Pending) -> None:
         start = time.perf_counter()
-        rewards = self._reward(pending.inputs().to(self._device), self._learn).tolist()
+        with self.meter.counting("reward", len(pending.steps)):
+            rewards = self._reward(pending.inputs().to(self._device), self._learn).tolist()
         for (episode, t), reward in zip(pending.steps, rewards, strict=True):
             episode.rewards[t] = reward
         self.seconds += time.perf_counter() - start
@@ -151,6 +156,7 @@ class Collector:
         self._device, self._autocast = reward.context.device, reward.context.autocast
         self._rewards = RewardThread(reward, self._device, learn_reward)
         self._reward_batch = reward_batch
+        self._meter = OperationMeter()
         # In progress, one of each environment.
         self.episodes: list[AgentEpisode] = []
         self._frames: np.ndarray = np.zeros(0, np.uint8)
@@ -231,7 +237,8 @@ class Collector:
         played: list[tuple[AgentEpisode, int]] = []
         while not is_enough(collected):
             start = time.perf_counter()
-            actions, log_probabilities = self._act(network, sampling, uniform)
+            with self._meter.counting("policy"):
+                actions, log_probabilities = self._act(network, sampling, uniform)
             collected.clock.policy += time.perf_counter() - start
             start = time.perf_counter()
             with under_connector():
@@ -246,6 +253,7 @@ class Collector:
         collected.num_dropped = len(self.envs.dropped_sessions) - num_dropped_before
         collected.clock.total = time.perf_counter() - began
         collected.clock.reward = self._rewards.seconds - seconds_before
+        collected.operations = self._meter.take() + self._rewards.meter.take()
         if played:
             collected.reward_mean = float(np.mean([episode.rewards[t] for episode, t in played]))
         return collected

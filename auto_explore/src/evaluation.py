@@ -12,14 +12,16 @@ from auto_explore.src.collector import ActionSampling, Collected, Collector
 from auto_explore.src.dataset import AgentEpisode
 from auto_explore.src.models.actor_critic import ActorCritic
 from training.coverage import Coverage, add_episode
+from training.throughput import Played
 
 
 @dataclass
 class Tested:
-    """The test's episodes by number, and its measures by name."""
+    """The test's episodes by number, its measures by name, and all that was played for it."""
 
     episodes: list[AgentEpisode]
     values: dict[str, float]
+    played: Played
 
 
 def test_episodes(collector: Collector, network: ActorCritic, config: TestPlayConfig, seed: int) -> Tested:
@@ -47,7 +49,8 @@ def test_episodes(collector: Collector, network: ActorCritic, config: TestPlayCo
     counted = wanted()
     episodes = [episode for episode in collected.finished if episode.meta.session in counted]
     episodes.sort(key=lambda episode: episode.meta.session)
-    return Tested(episodes, measure(episodes))
+    played = Played(collected.num_steps, collected.clock.total, collected.operations)
+    return Tested(episodes, measure(episodes), played)
 
 
 def measure(episodes: list[AgentEpisode]) -> dict[str, float]:

@@ -17,6 +17,7 @@ from data_generation.data.errors import UserError
 from models.components.transfer import to_device
 from models.tensor_file import misfit
 from training.optimizer import restore_optimizer
+from training.throughput import OperationMeter
 
 # Of the running moments.
 _MOMENTS_RATE = 0.05
@@ -76,6 +77,7 @@ class Learner:
         self.fabric, self.network, self.module, self.optimizer = fabric, network, module, optimizer
         self.config = config
         self.rewards, self.returns, self.advantages = (RunningMoments(fabric.device) for _ in range(3))
+        self.meter = OperationMeter()
 
     def update(self, clips: ClipBatch) -> dict[str, Tensor]:
         """One optimiser step on a batch; its logs, on the device."""
@@ -89,7 +91,8 @@ class Learner:
             part = clips.part(start, start + size).to(self.fabric.device)
             share = part.valid.sum() / to_device(total, self.fabric.device)
             with self.fabric.no_backward_sync(self.module, enabled=start != starts[-1]):
-                losses = self.losses(part)
+                with self.meter.counting("clips", len(part.valid)):
+                    losses = self.losses(part)
                 self.fabric.backward(losses.total * share)
             parts.append(losses)
             for name, value in losses.logs.items():

@@ -56,6 +56,8 @@ class RunContext:
     # None where the reward needs none.
     world_model: GenieRedux | None
     autocast: Callable[[], AbstractContextManager]
+    # In which `autocast` computes; None = float32.
+    amp_dtype: torch.dtype | None
 
     def make_reward(self, n_preds: int) -> Reward:
         """A fresh reward of the configured kind."""
@@ -127,7 +129,7 @@ def make_context(
             cast_matmul_weights(model, precision)
     levels = list_levels(connector, connector.select().games, collection.connector.generator_config.n_instances)
     autocast = partial(torch.autocast, fabric.device.type, dtype=precision, enabled=precision is not None)
-    return RunContext(common, collection, fabric, connector, take_turns(levels), model, autocast)
+    return RunContext(common, collection, fabric, connector, take_turns(levels), model, autocast, precision)
 
 
 def open_connector(config: CollectionConfig, world_model: ModelConfig | None) -> Connector:

@@ -194,6 +194,7 @@ class AgentTrainer:
             "share_policy": clock.policy / clock.total,
             "share_reward": clock.reward / clock.total,
             "epoch_seconds": seconds,
+            "operations_per_second": (played.operations + self.learner.meter.take()) / seconds,
         }
         if played.num_dropped:
             values["dropped_episodes"] = played.num_dropped

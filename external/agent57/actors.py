@@ -21,6 +21,7 @@ from external.agent57.intrinsic import Curiosity
 from external.agent57.networks import AgentInputs, AgentNetworks, QValues
 from external.agent57.replay import PlayedEpisode, ReplaySequence, new_starts
 from external.agent57.targets import combine
+from training.throughput import OperationMeter
 
 
 class ForeignEpisodes(UserError):
@@ -47,6 +48,8 @@ class PlayedSteps:
     sequences: list[ReplaySequence] = field(default_factory=list)
     num_dropped: int = 0
     int_reward_sum: float = 0.0
+    # Floating-point operations of the networks.
+    operations: float = 0.0
     seconds: dict[str, float] = field(default_factory=lambda: {"policy": 0.0, "curiosity": 0.0, "emulators": 0.0})
 
 
@@ -83,6 +86,7 @@ class ActorGroup:
         self._states = networks.network.initial_state(count)
         # Action and rewards of the step before.
         self._last = np.zeros((3, count), np.float32)
+        self._meter = OperationMeter()
 
     # ---- state ------------------------------------------------------------------------------------------------------
 
@@ -141,9 +145,11 @@ class ActorGroup:
     def play(self, rng: np.random.Generator, is_enough: Callable[[PlayedSteps], bool]) -> PlayedSteps:
         """Play until `is_enough(what was played)`; all randomness from `rng`."""
         played, num_dropped = PlayedSteps(), len(self.envs.dropped_sessions)
+        started = time.perf_counter()
         while not is_enough(played):
             began = time.perf_counter()
-            actions, probabilities = self._act(rng)
+            with self._meter.counting("policy"):
+                actions, probabilities = self._act(rng)
             began = _clock(played, "policy", began)
             with under_environments():
                 self._frames, steps = self.envs.step(actions)
@@ -151,10 +157,13 @@ class ActorGroup:
             # A failed environment's frame is the next episode's first one: its reward is not used.
             reached = [self._frames[i] if step is None else step.frame for i, step in enumerate(steps)]
             frames = torch.from_numpy(np.stack(reached)).to(self._device)
-            int_rewards = self.curiosity.rewards(self.networks, frames)
+            with self._meter.counting("curiosity"):
+                int_rewards = self.curiosity.rewards(self.networks, frames)
             _clock(played, "curiosity", began)
             self._record(steps, int_rewards, probabilities, played, rng)
         played.num_dropped = len(self.envs.dropped_sessions) - num_dropped
+        played.seconds["total"] = time.perf_counter() - started
+        played.operations = self._meter.take()
         return played
 
     def _act(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:

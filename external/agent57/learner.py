@@ -17,6 +17,7 @@ from external.agent57.replay import SequenceBatch
 from external.agent57.targets import RecordedSteps, priorities, retrace, unsquash
 from models.checkpoint import check_fit
 from training.optimizer import restore_optimizer
+from training.throughput import OperationMeter
 
 
 class Agent57Learner:
@@ -38,6 +39,7 @@ class Agent57Learner:
             networks.curious_parameters, lr=config.intrinsic.learning_rate, fused=True
         )
         self.num_updates = 0
+        self.meter = OperationMeter()
 
     def update(self, batch: SequenceBatch) -> tuple[Tensor, dict[str, Tensor]]:
         """One step of both optimisers: the sequences' new priorities (B,), and detached scalars to log."""
@@ -61,7 +63,7 @@ class Agent57Learner:
 
     def _value_loss(self, batch: SequenceBatch) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """The loss with its gradient, absolute errors (B, S), and logs."""
-        with self._autocast():
+        with self._autocast(), self.meter.counting("values", len(batch.actions)):
             online = self._unroll(self.networks.network, batch)
             with torch.no_grad():
                 target = self._unroll(self.target, batch)
@@ -111,7 +113,7 @@ class Agent57Learner:
         before = batch.inputs.frames[rows, batch.burn_in + times].flatten(0, 1)
         after = batch.inputs.frames[rows, batch.burn_in + times + 1].flatten(0, 1)
         actions = batch.actions[rows, times].flatten()
-        with self._autocast():
+        with self._autocast(), self.meter.counting("novelty", len(batch.actions)):
             logits = networks.embedding_network.action_logits(before, after)
             novelty = networks.novelty(after)
         inverse = _mean(F.cross_entropy(logits.float(), actions, reduction="none"), is_counted)

@@ -25,6 +25,7 @@ from training.agent_folder import AgentFolder, AgentKind, find_folder, make_fold
 from training.episode_gif import save_gifs
 from training.run_record import make_record
 from training.run_report import RunReport, make_facts, write_agent_evaluation
+from training.throughput import Played, rates
 from training.tracker import MetricsLogger, TrackerSettings, WandbSettings
 
 logger = logging.getLogger(__name__)
@@ -65,7 +66,9 @@ def _train(cfg: Agent57Config, setup: AgentSetup, folder: AgentFolder) -> Path:
         # Not before: a run that cannot start leaves nothing, or the folder as it was.
         _write_config(folder, cfg)
         setup.write_infos(folder.episodes)
-        trainer.report = _make_report(cfg, trainer)
+        report = _make_report(cfg, setup, folder.path)
+        report.facts.parameters = sum(p.numel() for p in trainer.networks.parameters() if p.requires_grad)
+        trainer.report = report.resumed() if cfg.common.resume else report
     except BaseException:
         trainer.close()
         raise
@@ -93,31 +96,34 @@ def evaluate(cfg: Agent57Config) -> Path:
     with locked(folder.evaluations, "wait for that evaluation or stop it"):
         actors = setup.actors(networks, config, folder.episodes, is_test=True)
         try:
-            result = _play_epochs(cfg, setup, actors, folder, info)
+            result, parts = _play_epochs(cfg, setup, actors, folder, info)
         finally:
             actors.close()
         content = {"checkpoint": str(path), "epoch": info.epoch, **result}
         write_atomically(target, json.dumps(content, indent=2) + "\n")
-        write_agent_evaluation(folder.evaluations, cfg, setup.device, content)
+        report = _make_report(cfg, setup, folder.evaluations)
+        report.facts.throughput = rates(parts)
+        write_agent_evaluation(report, content)
     print(_summary(content, folder, target))
     return target
 
 
 def _play_epochs(
     cfg: Agent57Config, setup: AgentSetup, actors: ActorGroup, folder: AgentFolder, info: Agent57Info
-) -> dict[str, Any]:
-    """The measures of every epoch, and their means."""
-    rows = []
+) -> tuple[dict[str, Any], list[Played]]:
+    """The measures of every epoch and their means; what was played in each."""
+    rows, parts = [], []
     for epoch in tqdm(range(cfg.common.epochs), unit="epoch", desc="evaluate"):
         actors.curiosity.errors = StreamMoments.from_state(info.errors)
         actors.curiosity.distances = [StreamMoments.from_state(info.distances) for _ in actors.curiosity.distances]
         with under("collection"):
             tested = play_test(actors, cfg.collection.test.num_episodes, cfg.common.seed + epoch)
         rows.append(tested.values)
+        parts.append(tested.played)
         save_gifs(folder.evaluations, epoch, tested.episodes[: cfg.evaluation.n_gifs], setup.connector)
     names = sorted({name for row in rows for name in row})
     means = {name: float(np.mean([row[name] for row in rows if name in row])) for name in names}
-    return {"mean": means, "epochs": rows}
+    return {"mean": means, "epochs": rows}, parts
 
 
 def _folder_to_resume(common: RunConfig) -> AgentFolder | None:
@@ -144,12 +150,8 @@ def _write_config(folder: AgentFolder, cfg: Agent57Config) -> None:
     write_atomically(path, OmegaConf.to_yaml(OmegaConf.create(asdict(cfg))))
 
 
-def _make_report(cfg: Agent57Config, trainer: Agent57Trainer) -> RunReport:
-    device = trainer.setup.device
-    facts = make_facts(cfg, device)
-    facts.parameters = sum(p.numel() for p in trainer.networks.parameters() if p.requires_grad)
-    report = RunReport(trainer.folder.path, facts, device)
-    return report.resumed() if cfg.common.resume else report
+def _make_report(cfg: Agent57Config, setup: AgentSetup, folder: Path) -> RunReport:
+    return RunReport(folder, make_facts(cfg, setup.device), setup.device, setup.amp_dtype)
 
 
 def _log_start(trainer: Agent57Trainer) -> None:

@@ -9,14 +9,16 @@ from tqdm import tqdm
 from external.agent57.actors import ActorGroup, PlayedSteps
 from external.agent57.replay import PlayedEpisode
 from training.coverage import Coverage, add_episode
+from training.throughput import Played
 
 
 @dataclass
 class Agent57Test:
-    """The test's episodes by number, and its measures by name."""
+    """The test's episodes by number, its measures by name, and all that was played for it."""
 
     episodes: list[PlayedEpisode]
     values: dict[str, float]
+    played: Played
 
 
 def play_test(actors: ActorGroup, num_episodes: int, seed: int) -> Agent57Test:
@@ -42,7 +44,8 @@ def play_test(actors: ActorGroup, num_episodes: int, seed: int) -> Agent57Test:
     counted = wanted()
     episodes = [episode for episode in played.finished if episode.meta.session in counted]
     episodes.sort(key=lambda episode: episode.meta.session)
-    return Agent57Test(episodes, measures_of(episodes))
+    total = Played(played.num_steps, played.seconds["total"], played.operations)
+    return Agent57Test(episodes, measures_of(episodes), total)
 
 
 def measures_of(episodes: list[PlayedEpisode]) -> dict[str, float]:

@@ -121,11 +121,8 @@ class Agent57Trainer:
         return np.random.default_rng(seed_of(self.common.seed, purpose, 1 + (self.epoch if epoch is None else epoch)))
 
     def _play(self) -> PlayedSteps:
-        began = time.perf_counter()
         num_steps = self.setup.collection.train.num_steps
-        played = self.actors.play(self._rng(_PLAY), lambda so_far: so_far.num_steps >= num_steps)
-        played.seconds["total"] = time.perf_counter() - began
-        return played
+        return self.actors.play(self._rng(_PLAY), lambda so_far: so_far.num_steps >= num_steps)
 
     def _learn(self) -> dict[str, float]:
         """This epoch's updates; means of their logs, empty if there were none."""
@@ -156,6 +153,7 @@ class Agent57Trainer:
             "total_steps": self.num_steps,
             "steps_per_second": played.num_steps / played.seconds["total"],
             "epoch_seconds": seconds,
+            "operations_per_second": (played.operations + self.learner.meter.take()) / seconds,
             "intrinsic_reward": played.int_reward_sum / played.num_steps,
         }
         for name in ("policy", "curiosity", "emulators"):

@@ -36,7 +36,8 @@ class RunView:
     values: dict[str, float] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     frames_per_second: float | None = None
-    steps_per_second: float | None = None
+    # Of one process.
+    operations_per_second: float | None = None
     samples: list[Path] = field(default_factory=list)
     films: list[Path] = field(default_factory=list)
 
@@ -47,11 +48,11 @@ class RunView:
 
     @property
     def product_share(self) -> float | None:
-        """The share of the rate of a matrix product that training reaches, where both are known."""
-        operations, rate = self.facts.get("operations_per_step"), self.facts.get("matmul_rate")
-        if not (is_number(operations) and is_number(rate) and self.steps_per_second) or not rate:
+        """The share of the rate of a matrix product that the run reaches, where both are known."""
+        rate = self.facts.get("matmul_rate")
+        if self.operations_per_second is None or not is_number(rate) or rate <= 0:
             return None
-        return float(operations * self.steps_per_second / rate)
+        return self.operations_per_second / rate
 
 
 def read_run(path: Path) -> RunView:
@@ -107,11 +108,11 @@ def _read_training(path: Path) -> RunView:
     if any(row["split"] == "play" for row in rows):
         view.x_label = "epoch"
         view.frames_per_second = _median(rows, "play", "steps_per_second")
-    else:
-        view.steps_per_second = _median(rows, "train", "steps_per_second")
-        frames = facts.get("frames_per_step")
-        if view.steps_per_second is not None and is_number(frames):
-            view.frames_per_second = view.steps_per_second * frames
+        view.operations_per_second = _median(rows, "play", "operations_per_second")
+    elif (steps := _median(rows, "train", "steps_per_second")) is not None:
+        frames, operations = facts.get("frames_per_step"), facts.get("operations_per_step")
+        view.frames_per_second = steps * frames if is_number(frames) else None
+        view.operations_per_second = steps * operations if is_number(operations) else None
     for metric, lines in view.curves.items():
         view.values |= {f"{split} {metric}": points[-1][1] for split, points in lines.items()}
     view.samples = spread(_numbered(path / "samples", ".png"), _MAX_SAMPLES)
@@ -163,6 +164,7 @@ def _read_evaluation(path: Path) -> RunView:
     clips, frames, seconds = (content.get(name) for name in ("num_clips", "num_frames_per_clip", "seconds"))
     if is_number(clips) and is_number(frames) and is_number(seconds) and seconds > 0:
         view.frames_per_second = clips * frames / seconds
+    view.operations_per_second = numbers(content).get("operations_per_second")
     view.samples = [file for name in ("strips.png", "psnr_per_frame.png") if (file := path / name).is_file()]
     films = [path for path in _numbered(path, ".gif") if path.name.startswith("film-")]
     clips = [path for path in _numbered(path, ".gif") if path.name.startswith("clip-")]
@@ -184,8 +186,12 @@ def read_agent_evaluation(path: Path, content: dict[str, Any]) -> RunView:
     """An agent's evaluation: the GIFs in its folder, the mean measures in `content` and those of each epoch."""
     rows = [{"step": epoch, "split": "", **row} for epoch, row in enumerate(content["epochs"], 1)]
     facts = {"checkpoint": content["checkpoint"], "epoch": content["epoch"], **read_facts(path)}
-    films = spread(_numbered(path, ".gif"), _MAX_FILMS)
-    return RunView(path, facts, curves_of(rows), "epoch", numbers(content["mean"]), films=films)
+    view = RunView(path, facts, curves_of(rows), "epoch", numbers(content["mean"]))
+    view.films = spread(_numbered(path, ".gif"), _MAX_FILMS)
+    throughput = numbers(facts.get("throughput"))
+    view.frames_per_second = throughput.get("steps_per_second")
+    view.operations_per_second = throughput.get("operations_per_second")
+    return view
 
 
 def as_text(value: Any, length: int = 300) -> str:
