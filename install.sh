@@ -22,6 +22,7 @@ what is missing.
   bash install.sh --with atari     set up, with ale-py: Atari's games, their ROMs included
   bash install.sh --with minigrid  set up, with MiniGrid
   bash install.sh --with launchers set up, with Hydra's launchers for parallel and Slurm multiruns
+  bash install.sh --with ray       set up, with Ray and Hydra's launcher for it
   bash install.sh --with lerobot   set up, with PyArrow, which `data export --format lerobot` needs
   bash install.sh --with formats   set up, with what `data import` needs for HDF5, Parquet and ArrayRecord files
   bash install.sh --with tensorboard set up, with TensorBoard, for `train.trackers=[wandb,tensorboard]`
@@ -135,6 +136,11 @@ install_extra() {
         launchers)
             pip_install -c "$here/constraints.txt" hydra-joblib-launcher==1.2.0 hydra-submitit-launcher==1.2.0
             ;;
+        ray)
+            # The launcher asks for an older cloudpickle and for what starts clusters on AWS: it works without.
+            pip_install --no-deps ray==2.60.0 hydra-ray-launcher==1.2.2 msgpack==1.2.4 jsonschema==4.26.0 \
+                referencing==0.37.0 rpds-py==2026.9.1 jsonschema-specifications==2025.9.1
+            ;;
         tensorboard)
             pip_install -c "$here/constraints.txt" tensorboard==2.21.0 tensorboard-data-server==0.7.2 absl-py==2.5.1 \
                 grpcio==1.85.3 Markdown==3.11.3 Werkzeug==3.1.9
@@ -181,7 +187,7 @@ while [ $# -gt 0 ]; do
             exit
             ;;
         --with)
-            [ $# -ge 2 ] || fail "--with needs the name of an extra: coinrun, atari, minigrid, launchers, lerobot, formats, tensorboard, export"
+            [ $# -ge 2 ] || fail "--with needs the name of an extra: coinrun, atari, minigrid, launchers, ray, lerobot, formats, tensorboard, export"
             extras="$extras $2"
             shift 2
             ;;
@@ -199,7 +205,7 @@ while [ $# -gt 0 ]; do
 done
 
 for extra in $extras; do
-    case $extra in coinrun | atari | minigrid | launchers | lerobot | formats | tensorboard | export) ;; *) fail "unknown extra '$extra': there are coinrun, atari, minigrid, launchers, lerobot, formats, tensorboard, export" ;; esac
+    case $extra in coinrun | atari | minigrid | launchers | ray | lerobot | formats | tensorboard | export) ;; *) fail "unknown extra '$extra': there are coinrun, atari, minigrid, launchers, ray, lerobot, formats, tensorboard, export" ;; esac
 done
 set_up
 for extra in $extras; do

@@ -138,8 +138,9 @@ class OverrideChecker:
         missing = _find(error, MissingConfigException)
         if isinstance(missing, MissingConfigException) and missing.missing_cfg_file:
             group, _, name = str(missing.missing_cfg_file).rpartition("/")
-            if group == "hydra/launcher" and name.startswith(("submitit", "joblib")):
-                return UserError(f"hydra/launcher: '{name}' is not installed: run 'bash install.sh --with launchers'")
+            if group == "hydra/launcher" and name.startswith(("submitit", "joblib", "ray")):
+                extra = "ray" if name.startswith("ray") else "launchers"
+                return UserError(f"hydra/launcher: '{name}' is not installed: run 'bash install.sh --with {extra}'")
             options = ", ".join(missing.options or []) or "none"
             return UserError(f"there is no configuration '{missing.missing_cfg_file}'; available: {options}")
         return UserError(source + omegaconf_line(cause) if cause is not None else one_line(error))

@@ -31,10 +31,14 @@ def train_keys(root: Path, name: str, batch_size: int, steps: int) -> list[str]:
     ]
 
 
-def start_nodes(keys: list[str], stderr: Path) -> list[subprocess.Popen]:
+def free_port() -> int:
     with socket.socket() as free:
         free.bind(("localhost", 0))
-        endpoint = f"localhost:{free.getsockname()[1]}"
+        return int(free.getsockname()[1])
+
+
+def start_nodes(keys: list[str], stderr: Path) -> list[subprocess.Popen]:
+    endpoint = f"localhost:{free_port()}"
     options = ["--nnodes=2", "--nproc-per-node=2", "--rdzv-backend=c10d", f"--rdzv-endpoint={endpoint}"]
     command = [sys.executable, "-m", "torch.distributed.run", *options, "--local-addr=localhost", *keys]
     with stderr.open("w") as file:
@@ -51,6 +55,16 @@ def test_two_nodes_make_the_steps_of_one_process(root):
     subprocess.run([sys.executable, *train_keys(root, "one", 8, 3)], cwd=ROOT, check=True)
     folders = [root / "runs" / "tokenizer" / name for name in ("nodes", "one")]
     assert losses(folders[0]) == pytest.approx(losses(folders[1]), rel=1e-4)
+
+
+def test_accelerates_launcher_makes_the_steps_of_the_projects_own(root):
+    options = ["--config_file", "configs/accelerate/cpu.yaml", "--main_process_port", str(free_port())]
+    command = [sys.executable, "-m", "accelerate.commands.launch", *options, *train_keys(root, "accelerate", 2, 3)]
+    subprocess.run(command, cwd=ROOT, check=True)
+    own = [*train_keys(root, "own", 2, 3), "train.num_processes=2"]
+    subprocess.run([sys.executable, *own], cwd=ROOT, check=True)
+    folders = [root / "runs" / "tokenizer" / name for name in ("accelerate", "own")]
+    assert losses(folders[0]) == losses(folders[1])
 
 
 def test_a_process_that_is_killed_ends_both_nodes_and_another_number_resumes(root):

@@ -68,15 +68,18 @@ def test_shards_that_cannot_be_are_refused(counting, tmp_path, shard, num_shards
 
 
 @pytest.mark.slow
-def test_shards_through_submitit_are_the_dataset_of_one_machine(tmp_path):
-    pytest.importorskip("submitit", reason="install.sh --with launchers")
+@pytest.mark.parametrize(
+    ("launcher", "package", "extra"), [("local", "submitit", "launchers"), ("ray_jobs", "ray", "ray")]
+)
+def test_shards_through_a_launcher_are_the_dataset_of_one_machine(tmp_path, launcher, package, extra):
+    pytest.importorskip(package, reason=f"install.sh --with {extra}")
     generate(retro_config(tmp_path / "one", n_sessions=5))
     keys = [
         *("config.connector.game=Airstriker-Genesis", f"config.data_dpath={tmp_path / 'many'}", "config.dname=t"),
         *("config.connector.valid_action_combos=[RIGHT,LEFT,ACTION_SECONDARY]", "config.connector.variant=random"),
         *(f"config.connector.generator_config.{key}" for key in ("n_sessions=5", "n_workers=1", "n_steps_max=40")),
     ]
-    shards = ["config.num_shards=3", "-m", "config.shard=range(3)", "hydra/launcher=local"]
+    shards = ["config.num_shards=3", "-m", "config.shard=range(3)", f"hydra/launcher={launcher}"]
     command = [sys.executable, "run.py", "generate", *keys, *shards, f"hydra.sweep.dir={tmp_path / 'record'}"]
     subprocess.run(command, cwd=ROOT, check=True)
     files = [path.relative_to(tmp_path / "one") for path in (tmp_path / "one").rglob("*") if path.is_file()]

@@ -52,13 +52,14 @@ def test_the_first_of_a_list_of_nodes(nodes, first):
     assert first_host(nodes) == first
 
 
-def test_a_launcher_that_is_not_installed_is_one_line(capsys, monkeypatch):
+@pytest.mark.parametrize(("launcher", "extra"), [("submitit_local", "launchers"), ("ray", "ray")])
+def test_a_launcher_that_is_not_installed_is_one_line(capsys, monkeypatch, launcher, extra):
     def missing(*_):
-        raise MissingConfigException("no", missing_cfg_file="hydra/launcher/submitit_local")
+        raise MissingConfigException("no", missing_cfg_file=f"hydra/launcher/{launcher}")
 
     monkeypatch.setattr(hydra_app, "run_jobs", missing)
     assert run.main(["generate", "-m", "config.shard=0,1", "config.num_shards=2", "hydra/launcher=local"]) == 2
-    assert capsys.readouterr().err.endswith("is not installed: run 'bash install.sh --with launchers'\n")
+    assert capsys.readouterr().err.endswith(f"is not installed: run 'bash install.sh --with {extra}'\n")
 
 
 def test_failed_jobs_of_a_launcher_are_named_with_their_output(capsys, monkeypatch, tmp_path):
