@@ -20,7 +20,7 @@ from data_generation.data.media import enlarge, to_pixels, write_png
 from models.checkpoint import LoadedModel
 from models.config import ModelConfig
 from models.genie_redux import GenieRedux
-from play.fixed_step import FixedStep, load_playable, model_path
+from play.fixed_step import SHIPPED_LEVEL, FixedStep, load_playable, model_path
 from play.game import level_starts
 from play.onnx_file import PRECISIONS, compare, write_onnx
 from play.starts import Start, episode_start, open_datasets
@@ -85,7 +85,7 @@ def export(cfg: ExportConfig) -> Path:
         starts = write_starts(cfg, loaded, step, folder)
         write_onnx(step, folder / "model.onnx", cfg.precision)
         report = compare(step, folder / "model.onnx", starts[0], cfg.num_checked_steps)
-        manifest = {**_manifest(cfg, loaded, step), "starts": starts, "checked": report}
+        manifest = {**_manifest(cfg, loaded, step), "starts": starts, "first": _first(cfg, starts), "checked": report}
         (folder / "world.json").write_text(json.dumps(manifest))
         shutil.copytree(STATIC_DPATH, folder, dirs_exist_ok=True)
         (folder / "runtime").mkdir()
@@ -143,7 +143,7 @@ def _manifest(cfg: ExportConfig, loaded: LoadedModel[GenieRedux], step: FixedSte
     return {
         "name": f"{run.name} ({loaded.config.model})",
         "about": f"{parameters / 1e6:.1f} M parameters, {loaded.step} training steps{_trained_on(loaded.config)}. "
-        "Each frame is drawn by the model, in this browser.",
+        "It runs in this browser.",
         "actions": names,
         "idle": idle_action(cfg.idle_action, names),
         "fps": cfg.fps,
@@ -175,6 +175,13 @@ def write_starts(
     num_prime = min(cfg.num_prime, step.window)
     starts = _level_starts(cfg, loaded.config) if not cfg.dataset_dpath else _episode_starts(cfg, loaded, num_prime)
     return [_write_start(start, loaded.model, folder / "starts" / f"{i}.png") for i, start in enumerate(starts)]
+
+
+def _first(cfg: ExportConfig, starts: Sequence[dict[str, Any]]) -> int:
+    """The start that the page opens with: of the model that comes with the code, the level that it draws best."""
+    labels = [start["label"] for start in starts]
+    is_best = [cfg.model_fpath is None and label.endswith(f", level {SHIPPED_LEVEL}") for label in labels]
+    return is_best.index(True) if any(is_best) else 0
 
 
 def _spread(items: Sequence[T]) -> list[T]:

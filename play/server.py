@@ -231,6 +231,7 @@ class Server:
             "num_prime": ground.config.num_prime,
             "levels": [[level.instance, ground.is_known(level.game, level.instance)] for level in levels],
             "first_level": ground.first_level,
+            "begins_at_level": ground.config.model_fpath is None,
             "trained_on": "; ".join(known),
             "has_game": bool(levels) and ground.is_guided,
             "no_game": ground.no_game,

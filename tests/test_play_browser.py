@@ -121,6 +121,34 @@ def test_held_keys_play_on_and_a_pointer_does_so_too(page):
     page.wait_for_function("document.getElementById('figures').textContent.includes('frames/s')")
 
 
+def test_of_two_held_buttons_the_later_one_counts_and_a_start_can_be_repeated(page):
+    """Two thumbs: one runs, the other jumps."""
+    right, left = page.locator("#actions button").nth(0), page.locator("#actions button").nth(1)
+    right.dispatch_event("pointerdown")
+    page.wait_for_function("window.play.frame.action === 0 && window.play.frame.time >= 2")
+    left.dispatch_event("pointerdown")
+    page.wait_for_function("window.play.frame.action === 1")
+    left.dispatch_event("pointerup")
+    page.wait_for_function("window.play.frame.action === 0")
+    right.dispatch_event("pointerup")
+    page.keyboard.press("r")
+    page.wait_for_function("window.play.frame.time === 0")
+
+
+def test_the_page_fits_a_phone(browser, address):
+    context = browser.new_context(
+        bypass_csp=True, viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True
+    )
+    page = context.new_page()
+    page.set_default_timeout(PATIENCE)
+    page.goto(address)
+    page.wait_for_function("window.play && window.play.frame")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    buttons = [page.locator("#actions button").nth(i).bounding_box() for i in range(3)]
+    assert all(box["y"] + box["height"] <= 844 for box in buttons), "picture and buttons are seen together"
+    context.close()
+
+
 def test_rewinding_branching_handing_over_and_saving(page):
     page.keyboard.down("ArrowRight")
     page.wait_for_function("window.play.frame.time >= 6")

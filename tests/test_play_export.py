@@ -153,7 +153,7 @@ def test_the_page_has_all_that_it_needs(page):
     folder, cfg = page
     world = json.loads((folder / "world.json").read_text())
     assert {path.name for path in STATIC_DPATH.iterdir()} <= {path.name for path in folder.iterdir()}
-    assert world["actions"] == ACTIONS and world["idle"] is None
+    assert world["actions"] == ACTIONS and world["idle"] is None and world["first"] == 0
     assert world["checked"]["equal_steps"] == cfg.num_checked_steps
     assert [start["label"] for start in world["starts"]] == [
         f"square, level 0, episode {episode}, frame {frame}" for episode, frame in ((0, 2), (3, 5))
@@ -323,3 +323,26 @@ def test_the_page_plays_offline_once_it_was_loaded(browser_page):
     browser_page.wait_for_function("document.querySelectorAll('#pad button').length > 0")
     browser_page.keyboard.down("ArrowRight")
     browser_page.wait_for_function("Number(document.getElementById('screen').dataset.frames) > 3")
+
+
+@pytest.mark.slow
+@needs_onnx
+@needs_browser
+@pytest.mark.parametrize("adapter", ["null", "{}"], ids=["no device", "a device that fails"])
+def test_where_webgpu_does_not_work_the_page_plays_in_webassembly(page, browser_page, adapter):
+    manifest = page[0] / "world.json"
+    original = manifest.read_text()
+    world = json.loads(original)
+    manifest.write_text(json.dumps({**world, "runtime": {**world["runtime"], "webgpu": "missing.wasm"}}))
+    device = f"Object.defineProperty(navigator, 'gpu', {{ value: {{ requestAdapter: async () => ({adapter}) }} }});"
+    browser_page.add_init_script(device)
+    try:
+        browser_page.goto(browser_page.url.partition("?")[0] + "?threads=1&backend=webgpu")
+        browser_page.wait_for_function("Number(document.getElementById('screen').dataset.frames) === 0")
+        browser_page.wait_for_function("document.getElementById('backend').options.length === 1")
+        browser_page.keyboard.down("ArrowRight")
+        browser_page.wait_for_function("Number(document.getElementById('screen').dataset.frames) > 3")
+        said = browser_page.inner_text("#status")
+    finally:
+        manifest.write_text(original)
+    assert ("WebGPU does not run the model here" in said) == (adapter == "{}")

@@ -223,6 +223,7 @@ def test_levels_that_the_model_was_trained_on_are_named(tmp_path):
             hello = WebPlayer(socket).hello
     assert hello["levels"] == [[0, False], [1, True], [2, True], [3, False]]
     assert (hello["first_level"], hello["trained_on"]) == (1, "1-2 of square")
+    assert not hello["begins_at_level"], "there are recorded episodes, and the model is not the one that is shipped"
 
 
 def test_agent57_acts_on_the_models_frames(tmp_path):

@@ -6,12 +6,15 @@ const KEYS = {
   ArrowRight: "RIGHT", ArrowLeft: "LEFT", ArrowUp: "UP", ArrowDown: "DOWN",
   d: "RIGHT", a: "LEFT", w: "UP", s: "DOWN", " ": "ACTION_JUMP", x: "ACTION_SECONDARY",
 };
+// Of buttons from left to right: directions for one thumb, the rest for the other.
+const ORDER = ["LEFT", "UP", "DOWN", "RIGHT"];
 const SIGNS = { RIGHT: "→", LEFT: "←", UP: "↑", DOWN: "↓", ACTION_JUMP: "space", ACTION_PRIMARY: "space", ACTION_SECONDARY: "x" };
 
 const state = {
   socket: null, hello: null, key: sessionStorage.getItem("key") || "", frame: null, retries: 0,
   isPaused: false, isWaiting: false, isLeaving: false, sentAt: 0, latencies: [], arrivals: [],
-  heldKeys: new Set(), heldButtons: new Set(), queue: [],
+  // Names of parts (keys) and numbers of actions (buttons), the latest last.
+  held: new Set(), queue: [], start: null,
 };
 window.play = state; // For tests and for the curious.
 
@@ -87,7 +90,8 @@ function welcome(hello) {
   fill($("source"), hello.sources, (name) => name.replace("_", " "));
   fill($("level"), hello.levels, ([name, isKnown]) => name + (isKnown ? "" : " (not trained on)"), (_, i) => i);
   $("level").value = hello.first_level;
-  $("trained_on").textContent = hello.trained_on && `Trained on levels ${hello.trained_on}.`;
+  $("trained_on").textContent = hello.trained_on && `The model was trained on levels ${hello.trained_on}; others it draws badly.`;
+  $("hint").textContent = hint(hello.actions);
   fill($("environment"), hello.environments, (each) => each.name, (_, i) => i);
   $("from_episode").hidden = !hello.environments.length;
   $("from_level").hidden = !hello.levels.length;
@@ -97,9 +101,30 @@ function welcome(hello) {
   drawActions();
   if (hello.is_resumed) return tell("Connected again.");
   tell("Ready.");
-  if (hello.environments.length) startEpisode();
-  else if (hello.levels.length) send({ do: "start_level", level: Number($("level").value) });
+  startAnew();
+}
+
+// At the level where the model that comes with the code draws best; of other models, at a recorded episode.
+function startAnew() {
+  if (state.start) begin(state.start);
+  else if (state.hello.environments.length && !state.hello.begins_at_level) startEpisode();
+  else if (state.hello.levels.length) startLevel();
   else tell("Give a picture to start from.");
+}
+
+function begin(message) {
+  state.start = message;
+  send(message);
+}
+
+// What a person has to press.
+function hint(actions) {
+  if (matchMedia("(pointer: coarse)").matches) return "Hold a button.";
+  const parts = new Set(actions.flatMap(partsOf));
+  const keys = Object.keys(SIGNS).filter((part) => parts.has(part));
+  const words = { RIGHT: "→ or D", LEFT: "← or A", UP: "↑ or W", DOWN: "↓ or S", ACTION_JUMP: "space: jump", ACTION_SECONDARY: "X: second button" };
+  const own = keys.map((part) => words[part]).filter(Boolean);
+  return `Hold a button, or a key: ${own.length ? own.join(", ") : "1 to 9"}. R starts again, P pauses, N draws one frame.`;
 }
 
 // ---- frames -------------------------------------------------------------------------------------------------------
@@ -160,24 +185,25 @@ function partsOf(name) {
 
 // The action whose parts are all held and that uses most of them; null = none.
 function heldAction() {
-  const buttons = [...state.heldButtons];
   const names = state.hello?.actions || [];
-  const held = new Set([...state.heldKeys, ...buttons.flatMap((i) => partsOf(names[i]))]);
+  const held = [...state.held].flatMap((each) => (typeof each === "number" ? partsOf(names[each]) : each));
   let best = null;
   let most = 0;
   names.forEach((name, i) => {
     const parts = partsOf(name);
-    // The newest key wins among actions of equally many parts.
-    if (parts.length >= most && parts.every((part) => held.has(part)) && (parts.length > most || newer(parts, names[best]))) {
+    // The newest part wins among actions of equally many.
+    const newest = (which) => Math.max(...which.map((part) => held.lastIndexOf(part)));
+    if (!parts.every((part) => held.includes(part))) return;
+    if (parts.length > most || (parts.length === most && newest(parts) > newest(partsOf(names[best])))) {
       [best, most] = [i, parts.length];
     }
   });
   return best;
 }
 
-function newer(parts, other) {
-  const order = [...state.heldKeys];
-  return Math.max(...parts.map((part) => order.indexOf(part))) > Math.max(...partsOf(other).map((part) => order.indexOf(part)));
+function hold(what, on) {
+  if (on) state.held.add(what); else state.held.delete(what);
+  controls();
 }
 
 function drawActions() {
@@ -186,13 +212,9 @@ function drawActions() {
     const sign = document.createElement("small");
     sign.textContent = name.split("+").map((part) => SIGNS[part] || "").join(" ") || (i < 9 ? `key ${i + 1}` : "");
     button.append(name.replace("ACTION_", ""), sign);
-    const hold = (on) => (event) => {
-      event.preventDefault();
-      if (on) state.heldButtons.add(i); else state.heldButtons.delete(i);
-      controls();
-    };
-    button.onpointerdown = hold(true);
-    for (const end of ["onpointerup", "onpointercancel", "onpointerleave"]) button[end] = hold(false);
+    button.style.order = ORDER.includes(name) ? ORDER.indexOf(name) : ORDER.length;
+    button.onpointerdown = (event) => { event.preventDefault(); hold(i, true); };
+    for (const end of ["onpointerup", "onpointercancel", "onpointerleave"]) button[end] = () => hold(i, false);
     button.oncontextmenu = (event) => event.preventDefault();
     return button;
   }));
@@ -203,18 +225,15 @@ function key(event, on) {
   const name = event.key.length === 1 ? event.key.toLowerCase() : event.key;
   const number = Number(name) - 1;
   const direct = state.hello?.actions[number];
-  const part = KEYS[name] || (direct && partsOf(direct)[0]);
-  if (KEYS[name]) {
-    if (on) state.heldKeys.add(part); else state.heldKeys.delete(part);
-  } else if (direct) {
-    if (on) state.heldButtons.add(number); else state.heldButtons.delete(number);
-  } else if (on && !event.repeat && name === "p") togglePause();
+  if (KEYS[name]) hold(KEYS[name], on);
+  else if (direct) hold(number, on);
+  else if (on && !event.repeat && name === "p") togglePause();
+  else if (on && !event.repeat && name === "r") startAnew();
   else if (on && name === "n") once();
   else return;
   event.preventDefault();
   // A button that was clicked would be clicked again by the space bar.
   if (document.activeElement instanceof HTMLButtonElement) document.activeElement.blur();
-  controls();
 }
 
 // ---- time ---------------------------------------------------------------------------------------------------------
@@ -275,7 +294,11 @@ function listEpisodes() {
 function startEpisode() {
   const frames = state.hello.environments[$("environment").value].episodes[$("episode").value][2];
   const time = Math.max(0, Math.min(frames - 1, Math.floor(Number($("frame").value)) || 0));
-  send({ do: "start_episode", environment: Number($("environment").value), episode: Number($("episode").value), time });
+  begin({ do: "start_episode", environment: Number($("environment").value), episode: Number($("episode").value), time });
+}
+
+function startLevel() {
+  begin({ do: "start_level", level: Number($("level").value) });
 }
 
 function save(body, kind) {
@@ -302,11 +325,12 @@ $("mp4").onclick = () => record("mp4");
 $("keep").onclick = () => record("episode");
 $("environment").onchange = listEpisodes;
 $("start_episode").onclick = startEpisode;
-$("start_level").onclick = () => send({ do: "start_level", level: Number($("level").value) });
-$("picture").onchange = async () => { if ($("picture").files[0]) send(await $("picture").files[0].arrayBuffer()); };
+$("start_level").onclick = startLevel;
+$("again").onclick = startAnew;
+$("picture").onchange = async () => { if ($("picture").files[0]) begin(await $("picture").files[0].arrayBuffer()); };
 addEventListener("keydown", (event) => key(event, true));
 addEventListener("keyup", (event) => key(event, false));
-addEventListener("blur", () => { state.heldKeys.clear(); state.heldButtons.clear(); controls(); });
+addEventListener("blur", () => { state.held.clear(); controls(); });
 addEventListener("pagehide", () => {
   state.isLeaving = true;
   if (state.socket?.readyState === WebSocket.OPEN) state.socket.close(1000);

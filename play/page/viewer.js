@@ -23,6 +23,31 @@ function number(value) {
   return typeof value !== "number" ? String(value ?? "") : Number.isInteger(value) ? String(value) : value.toPrecision(4);
 }
 
+const COLOURS = ["#5aaaff", "#ffb35a", "#7ddc8a", "#e07be0", "#f0e070", "#ff7a7a", "#7ae0e0", "#b9a2ff", "#c8c8c8", "#a0784c"];
+
+// Frames, and under them what was done when: a stripe with a colour for each action; then what the colours mean.
+function timeline(strip, actions) {
+  const names = [...new Set(actions)];
+  const canvas = element("canvas", [], { width: actions.length, height: 1, className: "band" });
+  const pen = canvas.getContext("2d");
+  actions.forEach((name, t) => { pen.fillStyle = colour(names, name); pen.fillRect(t, 0, 1, 1); });
+  canvas.onmousemove = (event) => {
+    const t = Math.min(actions.length - 1, Math.floor(event.offsetX / canvas.clientWidth * actions.length));
+    canvas.title = `step ${t}: ${actions[t]}`;
+  };
+  const legend = names.map((name) => {
+    const sign = element("i", [], { className: "sign" });
+    sign.style.background = colour(names, name);
+    return element("span", [sign, ` ${name} ${actions.filter((other) => other === name).length}×`]);
+  });
+  const wide = element("div", [element("img", [], { src: strip, alt: "frames" }), canvas], { className: "timeline" });
+  return [element("div", [wide], { className: "scroll" }), element("p", legend, { className: "row" })];
+}
+
+function colour(names, name) {
+  return COLOURS[names.indexOf(name) % COLOURS.length];
+}
+
 // Lines of [x, y] pairs by name, in one picture with the range of both axes.
 function plot(title, lines) {
   const [width, height, margin] = [320, 170, 22];
@@ -33,7 +58,7 @@ function plot(title, lines) {
   const pen = canvas.getContext("2d");
   pen.font = "11px system-ui";
   Object.entries(lines).forEach(([name, line], i) => {
-    pen.strokeStyle = pen.fillStyle = ["#5aaaff", "#ffb35a", "#7ddc8a", "#e07be0", "#f0e070"][i % 5];
+    pen.strokeStyle = pen.fillStyle = COLOURS[i % COLOURS.length];
     pen.beginPath();
     for (const [x, y] of line) {
       pen.lineTo(margin + (x - left) / (right - left || 1) * (width - 2 * margin), height - margin - (y - low) / (high - low || 1) * (height - 2 * margin));
@@ -63,15 +88,13 @@ async function showDatasets() {
 async function showEpisode(out, set, k, i) {
   const episode = await look(`episode/${k}/${i}`);
   const curve = (column) => column.map((value, t) => [t, value]).filter((point) => point[1] !== null);
-  const names = [...new Set(episode.actions)];
   const columns = Object.entries({ rewards: episode.rewards, ...episode.infos }).map(([name, column]) => [name, curve(column)]);
   const changing = columns.filter(([, line]) => line.some((point) => point[1] !== line[0][1]));
   const constant = columns.filter(([, line]) => line.length && line.every((point) => point[1] === line[0][1]));
   out.replaceChildren(
     element("h3", [`${set.name}, episode ${i} (${episode.policy})`]),
-    element("img", [], { src: `/look/strip/${k}/${i}`, alt: "frames" }),
-    element("p", [`actions: ${names.map((name) => `${name} ${episode.actions.filter((other) => other === name).length}×`).join(", ")}`]),
-    element("p", [episode.actions.join(" ")], { className: "scroll" }),
+    ...timeline(`/look/strip/${k}/${i}`, episode.actions),
+    element("details", [element("summary", ["all actions in order"]), element("p", [episode.actions.join(" ")], { className: "scroll" })]),
     element("div", changing.map(([name, line]) => plot(name, { [name]: line })), { className: "plots" }),
     element("p", [`always the same: ${constant.map(([name, line]) => `${name} ${number(line[0][1])}`).join(", ") || "nothing"}`]),
   );
@@ -96,12 +119,20 @@ async function showRuns() {
 }
 
 function drawRuns(out, ticked) {
-  const metrics = [...new Set([...ticked.values()].flatMap((run) => Object.keys(run.curves)))].sort();
   const lines = (metric) => Object.fromEntries([...ticked.values()].filter((run) => run.curves[metric]).map((run) => [run.name, run.curves[metric]]));
+  // What says whether a model is good comes first, how fast it was made last.
+  const all = [...new Set([...ticked.values()].flatMap((run) => Object.keys(run.curves)))].sort();
+  const metrics = [...all.filter((name) => !name.startsWith("train/")), ...all.filter((name) => name.startsWith("train/"))];
+  const search = element("input", [], { placeholder: "only metrics with …", oninput: () => filter(plots, search.value) });
+  const plots = element("div", metrics.map((metric) => plot(metric, lines(metric))), { className: "plots" });
   out.replaceChildren(
-    element("div", metrics.map((metric) => plot(metric, lines(metric))), { className: "plots" }),
+    ...(metrics.length ? [search] : []), plots,
     ...[...ticked].flatMap(([id, run]) => [element("h3", [run.name]), pictures("run", id, run.images)]),
   );
+}
+
+function filter(plots, text) {
+  for (const each of plots.children) each.hidden = !each.textContent.includes(text);
 }
 
 function pictures(kind, id, names) {

@@ -5,6 +5,7 @@ import { buttonOf, buttonsOf, chooseAction, labelOf } from "./keys.js";
 const element = (id) => document.getElementById(id);
 const canvas = element("screen");
 const MAX_THREADS = 4;
+const ORDER = ["LEFT", "UP", "DOWN", "RIGHT"];
 // For measurements and tests: ?fast, ?threads=1, ?backend=webgpu.
 const query = new URLSearchParams(location.search);
 
@@ -14,6 +15,7 @@ const waiting = new Map();
 let manifest;
 let held = []; // names of buttons, the latest last
 let paused = false;
+let notice = ""; // what is said while the game runs
 let generation = 0; // of the running game; an older loop ends
 const times = []; // when the last frames were shown
 const costs = []; // milliseconds of the last steps
@@ -58,7 +60,7 @@ async function restart() {
   const mine = ++generation;
   const index = Number(element("start").value);
   times.length = costs.length = 0;
-  say("");
+  say(notice);
   await Promise.all([showPicture(manifest.starts[index].picture), ask({ do: "begin", start: index })]);
   canvas.dataset.frames = 0;
   let due = performance.now();
@@ -137,7 +139,9 @@ function togglePause() {
 }
 
 function makePad() {
-  const buttons = buttonsOf(manifest.actions);
+  // Directions for one thumb, the rest for the other.
+  const place = (name) => (ORDER.includes(name) ? ORDER.indexOf(name) : ORDER.length);
+  const buttons = buttonsOf(manifest.actions).sort((a, b) => place(a) - place(b));
   const pad = element("pad");
   pad.replaceChildren();
   for (const name of buttons) {
@@ -177,20 +181,37 @@ async function serveLocally() {
 }
 
 function describe() {
+  makePad();
   document.title = `Play ${manifest.name}`;
-  element("name").textContent = manifest.name;
-  element("about").textContent = manifest.about;
+  element("about").textContent = `${manifest.name}: ${manifest.about}`;
   canvas.width = canvas.height = manifest.size;
   element("start").replaceChildren(...manifest.starts.map((start, i) => new Option(start.label, i)));
+  element("start").value = manifest.first ?? 0;
 }
 
+// Where WebGPU fails, WebAssembly goes on.
 async function chooseBackend() {
   try {
     await loadModel(element("backend").value);
+    if (!element("pad").children.length) describe();
     await restart();
   } catch (error) {
-    say(`The model does not run here: ${error.message}`);
+    if (element("backend").value === "wasm") return say(`The model does not run here: ${error.message}`);
+    notice = `WebGPU does not run the model here: ${error.message}`;
+    removeWebgpu();
+    await chooseBackend();
   }
+}
+
+function removeWebgpu() {
+  element("backend").value = "wasm";
+  element("backend").options[1]?.remove();
+}
+
+// A browser may know WebGPU and have no device for it.
+async function hasWebgpu() {
+  const { runtime } = await (await fetch("world.json")).json();
+  return Boolean(runtime.webgpu && navigator.gpu && (await navigator.gpu.requestAdapter()));
 }
 
 async function main() {
@@ -199,8 +220,8 @@ async function main() {
   }
   await serveLocally();
   element("fast").checked = query.has("fast");
-  if (!navigator.gpu || !(await (await fetch("world.json")).json()).runtime.webgpu) element("backend").options[1].remove();
-  if (query.get("backend") === "webgpu") element("backend").value = "webgpu";
+  if (!(await hasWebgpu())) removeWebgpu();
+  else if (query.get("backend") === "webgpu") element("backend").value = "webgpu";
   document.addEventListener("keydown", onKey);
   document.addEventListener("keyup", onKey);
   window.addEventListener("blur", () => [...held].forEach(release));
@@ -208,14 +229,7 @@ async function main() {
   element("pause").addEventListener("click", togglePause);
   element("start").addEventListener("change", restart);
   element("backend").addEventListener("change", chooseBackend);
-  try {
-    await loadModel(element("backend").value);
-  } catch (error) {
-    return say(`The model does not run here: ${error.message}`);
-  }
-  describe();
-  makePad();
-  await restart();
+  await chooseBackend();
 }
 
 main();
