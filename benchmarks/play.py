@@ -2,11 +2,13 @@
 
     python -m benchmarks.play speed --model <model-N.pt>
     python -m benchmarks.play quality --model <model-N.pt> --dataset data_generation/datasets/<dataset>
+    python -m benchmarks.play film --model weights/guided --level 5 --film docs/results/images
 
 speed: each visitor asks for the next frame as soon as it has one; then, with --pace 15, fifteen times a second.
 quality: rollouts of 200 frames from the start of the game's level under random keys, each held for five frames on
 average, next to the game under the same keys; for each way of making room in a full history. PSNR flatters a picture
 that stands still: look at the frames, too (--film).
+film: 100 frames of the page's step from the start of a level, under the keys of `--keys`, next to the game, as a GIF.
 """
 
 import argparse
@@ -27,13 +29,19 @@ import torch
 from torch import Tensor
 
 from data_generation.data.data import Environment, list_environments
-from data_generation.data.media import enlarge, to_pixels, write_png
+from data_generation.data.media import LabelledVideo, animation, enlarge, to_pixels, write_gif, write_png
 from data_generation.generator.levels import Level, LevelEnv
 from models import streaming
 from models.checkpoint import load_world_model
 from models.components.st_transformer import Cache, LayerCache
 from models.genie_redux import GenieRedux
 from models.streaming import StreamState
+from play.batching import Simulator
+from play.config import PlayConfig
+from play.fixed_step import SHIPPED_LEVEL, load_playable
+from play.game import psnr as frame_psnr
+from play.game import recorded_game
+from play.starts import Start
 from training.measures.counterfactuals import recorded_connector
 from training.metrics import psnr_per_frame
 
@@ -41,6 +49,8 @@ ROOT_DPATH = Path(__file__).resolve().parent.parent
 # Frames whose values are printed.
 SHOWN = (1, 10, 30, 60, 100, 150, 200)
 
+# Of the film: 100 frames.
+KEYS = ["RIGHT:20", "ACTION_JUMP:5", "RIGHT:15", "LEFT:20", "ACTION_JUMP:5", "LEFT:5", "RIGHT:30"]
 # Steps that fill the history before anything is measured.
 FILLING = 20
 
@@ -50,7 +60,7 @@ FILLING = 20
 def start_server(model: str, datasets: str, visitors: int) -> tuple[subprocess.Popen[str], str]:
     """`python run.py play` on a free port, and its address."""
     keys = {"model_fpath": model, "datasets_dpath": datasets, "port": 0, "max_visitors": visitors}
-    words = [f"play.{key}={value}" for key, value in {**keys, "max_messages_per_second": 1_000_000}.items()]
+    words = [f"play.{key}={value}" for key, value in {**keys, "max_messages_per_second": 1000}.items()]
     command = [sys.executable, str(ROOT_DPATH / "run.py"), "play", *words]
     server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert server.stdout is not None
@@ -236,6 +246,30 @@ def quality(args: argparse.Namespace) -> None:
     line("still", video[:, 1:2].expand(-1, SHOWN[-1], -1, -1, -1), video[:, 2:], known, shown)
 
 
+def film(args: argparse.Namespace) -> None:
+    """Write `play_film.gif`."""
+    loaded = load_playable(Path(args.model))
+    game, names = next(iter(loaded.config.levels)), loaded.config.action_names
+    actions = [names.index(key) for word in args.keys for key, count in [word.split(":")] for _ in range(int(count))]
+    simulator, env = Simulator(loaded.model), LevelEnv(recorded_game(loaded.config, game), len(actions) + 1)
+    try:
+        real = [env.start(Level(game, args.level), 0)]
+        made, state = [real[0]], simulator.start(Start(real[0][None]))
+        for action in actions:
+            real.append(env.step(action).frame)
+            (step,) = simulator.step([state], [action])
+            made.append(step.frame)
+            state = step.state
+    finally:
+        env.close()
+    videos = [
+        LabelledVideo(name, np.stack(frames).transpose(0, 2, 3, 1), 1)
+        for name, frames in (("game", real), ("model", made))
+    ]
+    write_gif(Path(args.film) / "play_film.gif", animation(videos, scale=3), PlayConfig().fps)
+    print("PSNR", numbers([frame_psnr(made[t], real[t]) for t in SHOWN if t < len(real)]))
+
+
 def film_row(frames: Tensor) -> np.ndarray:
     """Frames (N, C, H, W) next to each other."""
     return np.concatenate([enlarge(frame, 2) for frame in to_pixels(frames.numpy())], axis=1)
@@ -254,7 +288,7 @@ def numbers(values: Sequence[float]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["speed", "quality"])
+    parser.add_argument("what", choices=["speed", "quality", "film"])
     parser.add_argument("--model", required=True)
     parser.add_argument("--datasets", default="data_generation/datasets")
     parser.add_argument("--visitors", type=int, nargs="+", default=[1, 2, 4])
@@ -263,11 +297,13 @@ def main() -> None:
     parser.add_argument("--dataset", default="data_generation/datasets/retro_act_v0.0.0_demo")
     parser.add_argument("--rollouts", type=int, default=4)
     parser.add_argument("--windows", type=int, nargs="+")
-    parser.add_argument("--film", help="a folder for images: the game's frames above the model's")
+    parser.add_argument("--film", help="a folder for images: the game's frames and the model's")
+    parser.add_argument("--level", type=int, default=SHIPPED_LEVEL)
+    parser.add_argument("--keys", nargs="+", default=KEYS, help="actions, and for how many frames each is held")
     parser.add_argument("--rooms", nargs="+", choices=list(ROOMS), default=list(ROOMS))
     args = parser.parse_args()
     torch.manual_seed(0)
-    (speed if args.what == "speed" else quality)(args)
+    {"speed": speed, "quality": quality, "film": film}[args.what](args)
 
 
 if __name__ == "__main__":
