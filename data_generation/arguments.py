@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from data_generation.data.errors import UserError
-from data_generation.data.fields import Range, expand_home
+from data_generation.data.fields import HUB, Range, expand_home
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -24,6 +24,11 @@ def read_path(text: str) -> Path:
         return Path(expand_home("", text))
     except UserError as error:
         raise argparse.ArgumentTypeError(f"'{text}': that home folder is unknown") from error
+
+
+def path_or_place(text: str) -> Path | str:
+    """A path; the text itself where it names a place on the hub."""
+    return text if text.startswith(HUB) else read_path(text)
 
 
 def whole_number(most: int, least: int = 1) -> Callable[[str], int]:

@@ -9,14 +9,13 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from data_generation.arguments import OneLineParser, read_path, whole_number
+from data_generation.arguments import OneLineParser, path_or_place, read_path, whole_number
 from data_generation.cli_subsets import add_subset_commands
 from data_generation.data.check import check_environments
 from data_generation.data.data import SPLITS, Environment, EpisodeReader, list_environments, split_sessions
 from data_generation.data.dataset_card import dataset_card
 from data_generation.data.errors import FieldError, under
 from data_generation.data.export_lerobot import export_lerobot
-from data_generation.data.fields import HUB
 from data_generation.data.hub import HubPlace, fetch, local_path, send
 from data_generation.data.import_arrays import ImportOptions
 from data_generation.data.import_dataset import import_dataset
@@ -36,10 +35,18 @@ def main(argv: Sequence[str]) -> int:
     UserError for wrong arguments, and for paths and files that are not as they should be.
     """
     arguments = _parser().parse_args(list(argv))
-    if isinstance(getattr(arguments, "path", None), str):
-        arguments.path = local_path("path", arguments.path, "dataset")
+    for name, given in vars(arguments).items():
+        if name in ("path", "paths"):
+            setattr(arguments, name, _local(given))
     result: int = arguments.run(arguments)
     return result
+
+
+def _local(given: Any) -> Any:
+    """Paths, in place of places on the hub."""
+    if isinstance(given, list):
+        return [_local(one) for one in given]
+    return local_path("path", given, "dataset") if isinstance(given, str) else given
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -63,7 +70,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add(commands: Any, name: str, run: Any, summary: str, description: str, path_help: str) -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = commands.add_parser(name, help=summary, description=f"{summary}. {description}")
-    parser.add_argument("path", type=_path_or_place, help=path_help)
+    parser.add_argument("path", type=path_or_place, help=path_help)
     parser.set_defaults(run=run)
     return parser
 
@@ -75,11 +82,6 @@ def _height_and_width(text: str) -> tuple[int, int]:
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"'{text}' is not <height>x<width>") from error
     return height, width
-
-
-def _path_or_place(text: str) -> Path | str:
-    """A path; the text itself where it names a place on the hub."""
-    return text if text.startswith(HUB) else read_path(text)
 
 
 def _add_info(commands: Any) -> None:

@@ -4,34 +4,34 @@ import argparse
 import json
 from typing import Any
 
-from data_generation.arguments import read_path, whole_number
+from data_generation.arguments import path_or_place, read_path, whole_number
 from data_generation.data import subsets
 from data_generation.data.subsets import Taken
 
-_DATASET = "a dataset folder or one environment folder in it"
+_DATASET = "a dataset folder, one environment folder in it, or a dataset on the hub (hf://<owner>/<name>)"
 
 
 def add_subset_commands(commands: Any) -> None:
     """Add the parsers of these commands."""
     links = "Files are linked where that is possible, so it takes no space; one that is there already is kept."
     parser = _add(commands, "merge", _merge, "put datasets together", links)
-    parser.add_argument("paths", type=read_path, nargs="+", help="dataset folders, such as shards of one dataset")
+    parser.add_argument("paths", type=path_or_place, nargs="+", help="dataset folders, such as shards of one dataset")
     parser.add_argument("--to", type=read_path, required=True, help="dataset folder that gets the episodes")
 
     parser = _add(commands, "split", _split, "cut a dataset by its sessions", links)
-    parser.add_argument("path", type=read_path, help=_DATASET)
+    parser.add_argument("path", type=path_or_place, help=_DATASET)
     parser.add_argument("--to", type=read_path, required=True, help="folder that gets the parts")
     parser.add_argument("--parts", type=whole_number(10_000), help="equal ones (default: train, validation and test)")
 
     parser = _add(commands, "sample", _sample, "make a smaller dataset of random episodes", links)
-    parser.add_argument("path", type=read_path, help=_DATASET)
+    parser.add_argument("path", type=path_or_place, help=_DATASET)
     parser.add_argument("--to", type=read_path, required=True, help="dataset folder that gets the episodes")
     parser.add_argument("--episodes", type=whole_number(10**9), required=True, help="how many, of all environments")
     parser.add_argument("--seed", type=whole_number(2**32 - 1, least=0), default=0, help="default: 0")
 
     about = "Lengths, rewards and actions of all episodes; brightness and motion of random frames"
     parser = _add(commands, "stats", _stats, "numbers of a whole dataset", about)
-    parser.add_argument("path", type=read_path, help=_DATASET)
+    parser.add_argument("path", type=path_or_place, help=_DATASET)
     parser.add_argument("--frames", type=whole_number(10**6, least=2), default=1000, help="to read (default: 1000)")
     parser.add_argument("--json", action="store_true", help="print JSON instead of lines")
 

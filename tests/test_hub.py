@@ -163,7 +163,11 @@ def test_a_pushed_dataset_is_pulled_and_used_by_its_name(tmp_path, hub, capsys):
     assert b"3 episodes" in files["README.md"]
     assert command("data", "pull", "hf://me/games", "--to", tmp_path / "pulled") == 0
     assert command("data", "check", "hf://me/games") == 0
+    assert command("data", "sample", "hf://me/games", "--episodes", 2, "--to", tmp_path / "some") == 0
+    assert command("data", "check", tmp_path / "some") == 0
     assert "all good" in capsys.readouterr().out
+    for words in (("stats", "hf://me/games"), ("merge", "hf://me/games", dataset, "--to", tmp_path / "both")):
+        assert command("data", *words) == 0
     config = Config(Data(str(tmp_path / "datasets"), "hf://me/games"))
     check_fields(config)
     fetch_shared(config)

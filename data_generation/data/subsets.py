@@ -180,7 +180,8 @@ def _header(path: Path) -> bytes:
 
 def _link_or_copy(source: Path, target: Path) -> None:
     try:
-        os.link(source, target)
+        # The hub's cache holds symbolic links.
+        os.link(source.resolve(), target)
     except OSError:
         # Another disk, or one without links.
         shutil.copyfile(source, target)
