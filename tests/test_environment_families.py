@@ -147,6 +147,17 @@ def test_minigrid_is_recorded_with_actions_by_name(tmp_path, game):
         assert episode.frames().any()
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("craftax") is None, reason="craftax is not installed: pip install craftax")
+def test_the_example_of_craftax_is_recorded_with_actions_by_name(tmp_path):
+    game = "examples.craftax_env:Craftax-Classic-v0"
+    keys = ("valid_action_combos=[LEFT,RIGHT,UP,DOWN,DO]", "generator_config.step_seconds=900")
+    (environment,) = record(tmp_path, "gymnasium/any", f"game={game}", *keys, "generator_config.n_sessions=1")
+    assert environment.info.action_names == ["LEFT", "RIGHT", "UP", "DOWN", "DO"]
+    with environment.open(0) as episode:
+        assert episode.frames().any()
+
+
 @needs("procgen", "coinrun")
 @pytest.mark.parametrize("games", [PROCGEN_GAMES[:8], PROCGEN_GAMES[8:]])
 def test_all_of_procgen_is_recorded(tmp_path, games):
