@@ -9,22 +9,24 @@ HISTORY = (*COMPLETE, *EVERYWHERE)
 ADD = ("dynamics.action_conditioning=add",)
 MUON = ("optimizer.name=muon",)
 ALONE = ("tokenizer.temporal=none",)
+# Tokenizers that see the frames before train on clips; the preset has single frames.
+CLIPS = ("train.num_frames=8", "train.batch_size=4")
 
 
 @dataclass(frozen=True)
 class Arm:
     """Overrides of the tokenizer's training and of the dynamics'; the tokenizer's share of the operations."""
 
-    tokenizer: tuple[str, ...] = PUBLISHED
+    tokenizer: tuple[str, ...] = (*PUBLISHED, *CLIPS)
     dynamics: tuple[str, ...] = PUBLISHED
     tokenizer_share: float = 0.25
 
 
 def _changed(*dynamics: str, tokenizer: tuple[str, ...] = (), share: float = 0.25) -> Arm:
-    return Arm((*PUBLISHED, *tokenizer), (*PUBLISHED, *dynamics), share)
+    return Arm((*PUBLISHED, *CLIPS, *tokenizer), (*PUBLISHED, *dynamics), share)
 
 
-def _tuned(*dynamics: str, tokenizer: tuple[str, ...] = (), share: float = 0.25) -> Arm:
+def _tuned(*dynamics: str, tokenizer: tuple[str, ...] = (), share: float = 0.4) -> Arm:
     return Arm(("recipe=tuned", *tokenizer), ("recipe=tuned", *dynamics), share)
 
 
@@ -47,14 +49,15 @@ ARMS = {
     "tuned_concatenate": _tuned("dynamics.action_conditioning=concatenate"),
     "tuned_adamw": _tuned("optimizer.name=adamw", tokenizer=("optimizer.name=adamw",)),
     "tuned_muon": _tuned("optimizer.name=muon"),
-    "tuned_temporal": _tuned(tokenizer=("tokenizer.temporal=both",)),
-    "tuned_temporal_decoder": _tuned(tokenizer=("tokenizer.temporal=decoder",)),
+    "tuned_temporal": _tuned(tokenizer=("tokenizer.temporal=both", *CLIPS)),
+    "tuned_temporal_decoder": _tuned(tokenizer=("tokenizer.temporal=decoder", *CLIPS)),
     # More, on top of tuned.
     "changed_4": _tuned("dynamics.history.changed_weight=4"),
-    "changed_pixels_4": _tuned(tokenizer=("tokenizer.changed_pixel_weight=4",)),
+    "changed_pixels_4": _tuned(tokenizer=("tokenizer.changed_pixel_weight=4", *CLIPS)),
     "corruption": _tuned("dynamics.history.corruption=0.2"),
     "six_blocks": _tuned("dynamics.num_blocks=6"),
-    "tuned_tokenizer_40": _tuned(share=0.4),
+    "tuned_clips": _tuned(tokenizer=CLIPS),
+    "tuned_tokenizer_25": _tuned(share=0.25),
     "tuned_tokenizer_55": _tuned(share=0.55),
     "fsq": _tuned(tokenizer=("tokenizer.quantizer=fsq",)),
 }
