@@ -1,5 +1,6 @@
 """Validation during training: it measures the whole set and changes nothing."""
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -19,7 +20,7 @@ from training.clips import FrameSource
 from training.loading import ClipChoice, open_clips
 from training.main import run_dpath, train, validation_config
 from training.runtime import make_runtime
-from training.validation import Validator
+from training.validation import Validator, write_samples
 
 
 @pytest.mark.parametrize("model", ["tokenizer", "lam"])
@@ -78,3 +79,12 @@ def test_a_dataset_without_validation_sessions_says_what_to_do(tmp_path):
     with pytest.raises(ValueError, match=r"train\.validate_every=0"):
         train(cfg)
     train(renamed(cfg, "run", validate_every=0))
+
+
+def test_samples_of_single_frames_stand_side_by_side(tmp_path):
+    frames = np.zeros((4, 1, 16, 16, 3), np.uint8)
+    write_samples(tmp_path, 1, frames, frames, num_prime=0)
+    width, height = Image.open(tmp_path / "step-1.png").size
+    write_samples(tmp_path, 2, frames[:1], frames[:1], num_prime=0)
+    assert width > 3 * Image.open(tmp_path / "step-2.png").size[0] / 2
+    assert height == Image.open(tmp_path / "step-2.png").size[1]

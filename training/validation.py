@@ -140,7 +140,12 @@ def check_validation(config: ValidationConfig, model: Model) -> None:
 
 
 def write_samples(folder: Path, step: int, recorded: np.ndarray, predicted: np.ndarray, num_prime: int) -> None:
-    """Strip (recorded over predicted) and animation (side by side) of clips (N, T, H, W, C) uint8."""
+    """Strip (recorded over predicted) and animation (side by side) of clips (N, T, H, W, C) uint8.
+
+    Clips of single frames stand side by side, as one.
+    """
+    if recorded.shape[1] == 1:
+        recorded, predicted = recorded.swapaxes(0, 1), predicted.swapaxes(0, 1)
     label = "predicted" if num_prime else "reconstruction"
     pairs = [
         (LabelledVideo("recorded", real, num_prime), LabelledVideo(label, made, num_prime))
