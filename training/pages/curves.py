@@ -9,7 +9,7 @@ Points = Sequence[tuple[float, float]]
 
 COLOURS = ("#2f7de1", "#e07b1f", "#2f9e57", "#b04fc4", "#c23b4b", "#0f9aa8", "#8a7a1f", "#6b6f7a")
 MAX_POINTS = 300
-_WIDTH, _HEIGHT, _LEFT, _BOTTOM, _MARGIN = 330, 190, 52, 22, 8
+_WIDTH, _HEIGHT, _LEFT, _BOTTOM, _MARGIN = 340, 190, 72, 22, 8
 
 
 def chart(title: str, lines: Mapping[str, Points], x_label: str, colours: Mapping[str, str] | None = None) -> Markup:
