@@ -57,7 +57,7 @@ class Model(nn.Module, ABC):
     # Parts, by attribute, that were trained before and stay as they are. Each is saved in its own file, `<name>.pt`.
     frozen_parts: ClassVar[tuple[str, ...]] = ()
     # Frames that a clip must have at least.
-    min_frames: ClassVar[int] = 1
+    min_frames: int = 1
     # Whether Muon trains it better than AdamW at equal floating-point operations (docs/results/recipe.md).
     suits_muon: ClassVar[bool] = False
     # Whether the decoder can be trained alone (`train_decoder_only`).

@@ -41,7 +41,8 @@ class Dynamics(nn.Module):
         if is_added and not config.use_action_embeddings:
             raise FieldError("action_conditioning", "add", "adds embeddings", "set {use_action_embeddings}=true")
         width = config.dim
-        if config.use_action_embeddings if guided else config.latent_embeddings:
+        is_embedded = config.use_action_embeddings if guided else config.latent_embeddings
+        if is_embedded:
             self.action_embedding = nn.Embedding(self.action_dim if guided else num_latent_actions, config.dim)
         if guided and not is_added:
             width += config.dim if config.use_action_embeddings else self.action_dim

@@ -34,11 +34,11 @@ class Chunk:
 
 
 class GenieRedux(Model):
-    """A frozen tokenizer, a dynamics model and, in the unguided form, a latent action model trained with it."""
+    """A frozen tokenizer, a dynamics model and, in the unguided form, a latent action model, trained too or frozen."""
 
     continues: ClassVar[bool] = True
     frozen_parts: ClassVar[tuple[str, ...]] = ("tokenizer",)
-    min_frames: ClassVar[int] = 2
+    min_frames = 2
 
     def __init__(self, tokenizer: Tokenizer, dynamics: Dynamics, lam: LatentActionModel | None):
         super().__init__()

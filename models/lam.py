@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -51,7 +50,7 @@ class LatentActions:
 class LatentActionModel(Model):
     """Names the change between neighbouring frames by one of `num_actions` codes, learned from video alone."""
 
-    min_frames: ClassVar[int] = 2
+    min_frames = 2
 
     def __init__(self, config: LamConfig, tokenizer_config: TokenizerConfig):
         super().__init__()

@@ -55,6 +55,8 @@ class Tokenizer(Model):
             problem = f"takes each frame alone, {{temporal_patch_size}}={config.temporal_patch_size} several together"
             raise FieldError("temporal", config.temporal, problem, "set {temporal_patch_size}=1")
         self.config = config
+        # Of single frames the weights of later ones would learn nothing.
+        self.min_frames = 1 if config.temporal == "none" else 2
         self.patch_embedding = PatchEmbedding(config, config.dim)
         self.position_bias = ContinuousPositionBias(config.dim, config.heads)  # shared by encoder and decoder
         self.encoder = STTransformer(config, "st")

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from data_generation.data.errors import UserError
+from data_generation.data.errors import FieldError, UserError
 from models.checkpoint import load_model, read_lam
 from models.config import LamConfig
 from models.original import OriginalFacts
@@ -154,6 +154,25 @@ def test_a_frozen_lam_stays_and_the_dynamics_learns_an_embedding_of_each_latent_
     for name, value in lam_weights(path).items():
         assert torch.equal(model.lam.state_dict()[name], value), name
     assert model.dynamics.action_embedding.weight.shape == (5, 16)
+
+
+def test_a_run_is_not_resumed_with_a_lam_that_is_frozen_from_then_on(root):
+    cfg = world_config(root, saved_lam(root), lr=1e-3)
+    train(cfg)
+    cfg.lam.frozen = True
+    cfg.train = replace(cfg.train, num_train_steps=3, resume_ckpt="latest")
+    with pytest.raises(FieldError, match=r"lam.frozen=True: the run that is resumed has False"):
+        train(cfg)
+
+
+def test_a_lam_that_trains_on_does_so_in_a_run_that_starts_from_the_whole_model(root):
+    path = train(world_config(root, saved_lam(root), lr=1e-3))
+    cfg = world_config(root, None, "again", lr=1e-3)
+    cfg.model_fpath, cfg.tokenizer_fpath = str(path), None
+    cfg.lam.frozen = cfg.dynamics.latent_embeddings = True
+    again = load_model(train(cfg))
+    assert not again.config.lam.frozen
+    assert again.model.dynamics.action_embedding is None
 
 
 def test_a_frozen_lam_that_nothing_brings_is_refused(root):

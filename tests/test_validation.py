@@ -5,6 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
+from data_generation.data.errors import FieldError
 from models.checkpoint import load_model
 from tests.training_helpers import (
     assert_equal,
@@ -88,3 +89,16 @@ def test_samples_of_single_frames_stand_side_by_side(tmp_path):
     write_samples(tmp_path, 2, frames[:1], frames[:1], num_prime=0)
     assert width > 3 * Image.open(tmp_path / "step-2.png").size[0] / 2
     assert height == Image.open(tmp_path / "step-2.png").size[1]
+
+
+@pytest.mark.parametrize(("temporal", "is_refused"), [("both", True), ("decoder", True), ("none", False)])
+def test_a_tokenizer_whose_layers_see_other_frames_does_not_train_on_single_ones(root, temporal, is_refused):
+    cfg = renamed(tiny_config(root, "tokenizer"), temporal, num_frames=1, num_train_steps=1)
+    cfg.tokenizer.temporal = temporal
+    if is_refused:
+        with pytest.raises(
+            FieldError, match=r"train.num_frames=1: must be at least 2 for this model; use longer clips"
+        ):
+            train(cfg)
+    else:
+        train(cfg)

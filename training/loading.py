@@ -2,7 +2,7 @@
 
 import logging
 from copy import deepcopy
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 from data.data import ClipDataset
@@ -24,7 +24,6 @@ TRAIN_ONLY_FIELDS = {
     "reconstruction_weight",
     "changed_pixel_weight",
     "change_floor",
-    "frozen",
     "loss",
     "tdce_weight",
     "decoder_loss_weight",
@@ -181,7 +180,8 @@ def _given_lam(path: Path, config: ModelConfig) -> StoredModel:
         problem = f"has lam.dim={own.dim}, which must equal dynamics.dim={dim}"
         remedy = f"set dynamics.dim={own.dim} for new dynamics, or train a LAM with lam.dim={dim}"
         raise FieldError("lam_fpath", path, problem, remedy)
-    _adopt_part(config, own, "lam")
+    # Whether it stays as it is, the run decides.
+    _adopt_part(config, replace(own, frozen=config.lam.frozen), "lam")
     return lam
 
 

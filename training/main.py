@@ -216,7 +216,8 @@ def _open_clips(cfg: GenieReduxConfig, split: str) -> ClipDataset:
 def _check_clips(train: TrainConfig, model: Model) -> None:
     """FieldError if clips are too short for the model; a warning if it has no use for cached token ids."""
     if train.num_frames < model.min_frames:
-        raise FieldError("num_frames", train.num_frames, f"must be at least {model.min_frames} for this model")
+        remedy = "use longer clips (single frames are for a tokenizer with temporal=none)"
+        raise FieldError("num_frames", train.num_frames, f"must be at least {model.min_frames} for this model", remedy)
     if train.enable_cache and not model.takes_token_ids:
         kind = type(model).__name__
         logger.warning("train.enable_cache has no effect: a %s trains on frames, not on token ids", kind)
