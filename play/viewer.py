@@ -17,6 +17,7 @@ from data_generation.data.errors import UserError
 from data_generation.data.media import contact_sheet, encode_png, episode_row
 from data_generation.data.reading import read_file, read_json
 from play.config import PlayConfig
+from training.pages.folder import read_facts
 from training.tracker import read_metrics
 
 _STRIP_FRAMES, _STRIP_SCALE = 16, 2
@@ -103,7 +104,10 @@ class Library:
         return [{"id": key, "name": name} for key, (name, _) in _folders(self._runs, "metrics.jsonl").items()]
 
     def run(self, key: str) -> dict[str, Any]:
-        """A run's curves, `<split>/<metric>` → [step, value] pairs, at most 500 each, and its images' names."""
+        """A run's curves, `<split>/<metric>` → [step, value] pairs, at most 500 each, configuration and images' names.
+
+        The configuration is by dotted key, and empty for a run without `run.json`.
+        """
         name, folder = _chosen(_folders(self._runs, "metrics.jsonl"), key)
         curves: dict[str, list[tuple[int, float]]] = {}
         for row in read_metrics(folder / "metrics.jsonl"):
@@ -111,7 +115,8 @@ class Library:
                 if metric not in ("step", "split", "time") and _is_number(value):
                     curves.setdefault(f"{row['split']}/{metric}", []).append((row["step"], value))
         thinned = {metric: points[:: math.ceil(len(points) / _MAX_POINTS)] for metric, points in curves.items()}
-        return {"name": name, "curves": thinned, "images": [path.name for path in _images(folder)]}
+        images = [path.name for path in _images(folder)]
+        return {"name": name, "curves": thinned, "config": _config(folder), "images": images}
 
     def evaluations(self) -> list[dict[str, Any]]:
         """What each evaluation found, and its images' names."""
@@ -164,6 +169,12 @@ def _images(folder: Path) -> list[Path]:
     paths = [path for name in _IMAGE_FOLDERS if (folder / name).is_dir() for path in (folder / name).iterdir()]
     images = [path for path in paths if path.suffix in _IMAGE_TYPES and path.is_file()]
     return sorted(images, key=lambda path: (-path.stat().st_mtime, path.name))[:_MAX_IMAGES]
+
+
+def _config(folder: Path) -> dict[str, str]:
+    """Values as text, as the page shows them."""
+    config = read_facts(folder).get("config")
+    return {str(key): str(value) for key, value in config.items()} if isinstance(config, dict) else {}
 
 
 def _finite(column: np.ndarray) -> list[float | None]:

@@ -1,5 +1,6 @@
 """The page in a real Chromium: `pytest -m browser`."""
 
+import json
 import re
 import shutil
 import subprocess
@@ -199,6 +200,26 @@ def test_datasets_are_shown(page):
     for view, text in (("runs", "No runs"), ("evaluations", "No evaluations")):
         page.click(f"[data-view={view}]")
         page.wait_for_function(f"document.getElementById('{view}').textContent.includes('{text}')")
+
+
+def test_configurations_of_ticked_runs_are_compared(page, config):
+    runs = Path(config.runs_dpath)
+    for name, rate in (("slow", 0.001), ("fast", 0.002)):
+        folder = runs / name
+        folder.mkdir(parents=True)
+        (folder / "metrics.jsonl").write_text('{"step": 1, "split": "train", "time": 1.0, "loss": 2.0}\n')
+        (folder / "run.json").write_text(json.dumps({"config": {"optimizer.learning_rate": rate, "seed": 7}}))
+    try:
+        page.click("[data-view=runs]")
+        page.check("#runs input >> nth=0")
+        page.wait_for_function("document.querySelector('#runs details').textContent.includes('seed')")
+        page.check("#runs input >> nth=1")
+        page.wait_for_function("document.querySelector('#runs details').textContent.includes('0.002')")
+        shown = page.text_content("#runs details")
+        assert "Configuration that differs" in shown and "0.001" in shown and "seed" not in shown
+    finally:
+        shutil.rmtree(runs)
+        runs.mkdir()
 
 
 def test_a_restarted_server_is_found_again(browser, config):

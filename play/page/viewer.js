@@ -126,9 +126,20 @@ function drawRuns(out, ticked) {
   const search = element("input", [], { placeholder: "only metrics with …", oninput: () => filter(plots, search.value) });
   const plots = element("div", metrics.map((metric) => plot(metric, lines(metric))), { className: "plots" });
   out.replaceChildren(
-    ...(metrics.length ? [search] : []), plots,
+    ...(metrics.length ? [search] : []), plots, ...configurations([...ticked.values()]),
     ...[...ticked].flatMap(([id, run]) => [element("h3", [run.name]), pictures("run", id, run.images)]),
   );
+}
+
+// Of several runs what differs, of one run all.
+function configurations(runs) {
+  const keys = [...new Set(runs.flatMap((run) => Object.keys(run.config)))].sort();
+  const value = (run, key) => (Object.hasOwn(run.config, key) ? run.config[key] : "");
+  const shown = runs.length === 1 ? keys : keys.filter((key) => runs.some((run) => value(run, key) !== value(runs[0], key)));
+  if (!shown.length) return [];
+  const content = table(["key", ...runs.map((run) => run.name)], shown.map((key) => [key, ...runs.map((run) => value(run, key))]));
+  const title = runs.length === 1 ? "Configuration" : "Configuration that differs";
+  return [element("details", [element("summary", [title]), content], { open: runs.length > 1 })];
 }
 
 function filter(plots, text) {
