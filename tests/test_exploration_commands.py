@@ -1,4 +1,4 @@
-"""The exploration experiment's commands."""
+"""The exploration experiment's commands: which one runs after which results, and on how many frames."""
 
 import math
 import re
@@ -7,21 +7,51 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.exploration.commands import Experiment, Job
-from benchmarks.exploration.settings import GAMES, Scale
+from benchmarks.exploration import commands
+from benchmarks.exploration.__main__ import main, make_experiment, read_arguments
+from benchmarks.exploration.agent_runs import AgentRun
+from benchmarks.exploration.commands import Experiment
+from benchmarks.exploration.settings import GAMES, TRIAL, Scale, for_trial
+from benchmarks.exploration.steps import CommandStep
+from benchmarks.presets import composed
 from data_generation.data.data import DatasetInfo, EpisodeMeta, EpisodeWriter, episode_path
+from data_generation.data.errors import UserError
 
 SHAPE = (3, 2, 2)
 
 
-def play(job: Job, experiment: Experiment, length: int) -> None:
-    """What the command `job` would leave: episodes of `length` frames."""
-    counts = dict(re.findall(r"(n_instances|n_sessions|dname)=(\w+)", " ".join(job.arguments)))
-    env_dpath = experiment.dataset(counts["dname"]) / "environment"
+def pretend(step: CommandStep, experiment: Experiment, length: int) -> None:
+    """Leave what a step's command would: files without content, and episodes of `length` frames."""
+    arguments = step.arguments()
+    keys = dict(argument.split("=", 1) for argument in arguments if "=" in argument)
+    if "generate" in arguments:
+        record(experiment.dataset(keys["config.dname"]), keys, length)
+    elif "eval" in arguments:
+        kind = "tokenizer" if keys["config"] == "demo_tokenizer" else "genie_redux_guided"
+        mode = {"one_go": "replicate_one_go", "autoregressive": "replicate_autoregressive_dream1", None: "reconstruct"}
+        folder = Path(keys["eval.save_root_dpath"], kind, keys["eval.dataset_name"])
+        touch(folder / mode[keys.get("eval.inference_method")] / "metrics.json")
+    elif "genie_redux" in arguments:
+        kind = "tokenizer" if keys["config"].endswith("tokenizer") else "genie_redux_guided"
+        folder = Path(keys["train.save_root_dpath"], kind, keys["train.wandb_name"])
+        touch(folder / f"model-{keys['train.num_train_steps']}.pt")
+    else:
+        folder = Path(keys["common.root_dpath"], f"001_{keys['common.name']}", "checkpoints")
+        touch(folder / "last.pt", keys["common.epochs"])
+
+
+def record(dataset: Path, keys: dict[str, str], length: int) -> None:
+    env_dpath = dataset / "environment"
     DatasetInfo("environment", "game", ["A"], SHAPE).save(env_dpath)
-    for instance in range(int(counts["n_instances"])):
-        for session in range(int(counts["n_sessions"])):
+    sizes = [int(keys[f"config.connector.generator_config.{name}"]) for name in ("n_instances", "n_sessions")]
+    for instance in range(sizes[0]):
+        for session in range(sizes[1]):
             write_episode(episode_path(env_dpath, instance, session), length)
+
+
+def touch(path: Path, text: str = "") -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
 
 
 def write_episode(path: Path, length: int) -> None:
@@ -35,18 +65,123 @@ def write_episode(path: Path, length: int) -> None:
         writer.commit()
 
 
+def epoch_in(path: Path) -> int:
+    """Of a checkpoint that holds nothing else."""
+    return int(path.read_text())
+
+
+@pytest.fixture
+def pretended_agents(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("epoch_of_auto_explore", "epoch_of_agent57"):
+        monkeypatch.setattr(commands, name, epoch_in)
+
+
+def in_order(experiment: Experiment) -> list[CommandStep]:
+    return [step for stage in experiment.loop() for chain in stage for step in chain]
+
+
+@pytest.mark.usefixtures("pretended_agents")
+def test_each_step_of_the_loop_is_the_first_that_is_missing_once_those_before_it_are_done(tmp_path: Path) -> None:
+    """So a loop that was killed anywhere goes on there; every result is where its step looks for it."""
+    experiment = Experiment(for_trial(GAMES["cinderfoot"]), TRIAL, tmp_path, "agent57")
+    steps = in_order(experiment)
+    assert len({step.title for step in steps}) == len(steps)
+    for number, step in enumerate(steps):
+        assert next(i for i, other in enumerate(steps) if not other.is_done()) == number, step.title
+        while not step.is_done():
+            pretend(step, experiment, length=51)
+    assert all(step.is_done() for step in in_order(experiment))
+
+
+@pytest.mark.usefixtures("pretended_agents")
+def test_commands_of_the_loop_are_understood(tmp_path: Path) -> None:
+    """As many of them as have all keys: composing takes half a second."""
+    experiment = Experiment(for_trial(GAMES["cinderfoot"]), TRIAL, tmp_path, "agent57")
+    calls = []
+    for step in in_order(experiment):
+        program, *words = step.arguments()
+        assert program == "run.py"
+        count = 1 if words[0] == "generate" else 2
+        calls.append((" ".join(words[:count]), words[count:]))
+        pretend(step, experiment, length=51)
+    understood = set()
+    for title, overrides in sorted(calls, key=lambda call: -len(call[1])):
+        keys = {(title, word.partition("=")[0]) for word in overrides}
+        if not keys <= understood:
+            composed(title, *overrides)
+            understood |= keys
+    assert {title for title, _ in understood} == {
+        *("generate", "genie_redux train", "genie_redux eval", "auto_explore train", "agent57 train")
+    }
+
+
+def test_a_given_agent_is_not_trained(tmp_path: Path) -> None:
+    experiment = Experiment(GAMES["cinderfoot"], TRIAL, tmp_path, "agent57", Path("agent.pt"))
+    steps = {step.title: step for step in in_order(experiment)}
+    assert "train Agent57" not in steps
+    assert "config.connector.agent.checkpoint_fpath=agent.pt" in steps["record Agent57's play"].arguments()
+
+
 @pytest.mark.parametrize("length", [8, 40, 401])
-def test_data_of_short_episodes_are_as_many_frames(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, length: int
-) -> None:
+def test_data_of_short_episodes_are_as_many_frames(tmp_path: Path, length: int) -> None:
     """Episodes are played until there are enough frames, and no more, however short they are."""
-    monkeypatch.chdir(tmp_path)
-    experiment = Experiment(GAMES["cinderfoot"], Scale(data_frames=1200, data_seeds=1))
-    _, _, random = experiment.fine_tuning()
-    for job in random:
-        if job.arguments[0] != "generate":
-            break
-        play(job, experiment, length)
+    experiment = Experiment(GAMES["cinderfoot"], Scale(data_frames=1200, data_seeds=1), tmp_path, "scripted")
+    recording = next(step for step in in_order(experiment) if step.title == "record random_seed0")
+    while not recording.is_done():
+        pretend(recording, experiment, length)
     num_instances = experiment.game.n_instances
     episodes = list(experiment.dataset("random_seed0").rglob("*.episode"))
     assert len(episodes) == num_instances * math.ceil(1200 / (num_instances * length))
+
+
+def test_what_was_killed_while_recording_records_the_same_episodes(tmp_path: Path) -> None:
+    experiment = Experiment(GAMES["cinderfoot"], Scale(data_frames=1200, data_seeds=1), tmp_path, "scripted")
+    recording = next(step for step in in_order(experiment) if step.title == "record random_seed0")
+    asked = []
+    while not recording.is_done():
+        asked.append(recording.arguments())
+        pretend(recording, experiment, length=40)
+        # All of the last command's episodes are lost but two of the first level.
+        episodes = sorted(experiment.dataset("random_seed0").rglob("*.episode"))
+        if len(asked) < 2:
+            for path in episodes[2:]:
+                path.unlink()
+    assert asked[0] == asked[1] and len(asked) == 3
+
+
+def test_a_run_that_was_killed_before_its_first_checkpoint_is_begun_anew(tmp_path: Path) -> None:
+    run = AgentRun(tmp_path, "seed1", epoch_in)
+    (tmp_path / "001_seed1" / "checkpoints").mkdir(parents=True)
+    assert run.folder is None and not run.has_done(1)
+    assert not any("resume" in key for key in run.keys(1, 2))
+    touch(tmp_path / "002_seed1" / "checkpoints" / "last.pt", "1")
+    assert not run.has_done(2) and run.has_done(1)
+    assert {"common.resume=true", "common.resume_id=2"} <= set(run.keys(1, 2))
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        ("--agent57 nowhere.pt", r"--agent57=nowhere\.pt: checkpoint of an Agent57 agent not found"),
+        ("--game coinrun", r"--test-policy=agent57: there is no preset that trains Agent57 for coinrun; give "),
+        ("--test-policy scripted --agent57 a.pt", r"--agent57=a\.pt: is not what --test-policy=scripted tests with"),
+        ("--smoke --steps 0", r"--steps.* 0 "),
+    ],
+)
+def test_mistakes_are_one_line(words: str, line: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = tmp_path / "root"
+    assert main([*words.split(), "--root", str(root)]) == 2
+    (error,) = capsys.readouterr().err.splitlines()
+    assert re.match(f"error: .*{line}", error)
+    assert not root.exists()
+
+
+def test_a_folder_keeps_one_experiment_to_which_seeds_are_added(tmp_path: Path) -> None:
+    def make(words: str) -> None:
+        make_experiment(read_arguments([*words.split(), "--root", str(tmp_path)]))
+
+    make("--smoke --parts coverage")
+    make("--smoke --parts coverage --data-seeds 5")
+    for words, option in (("", "--game"), ("--smoke --steps 800", "--steps=800")):
+        with pytest.raises(UserError, match=f"^{option}: .* was begun with .*; name another --root"):
+            make(f"{words} --parts coverage")

@@ -1,64 +1,101 @@
 """Does the agent explore, and does a world model learn more from its play? One command; run again, it resumes.
 
-    python -m benchmarks.exploration --game cinderfoot [--seeds 5] [--jobs 2]
+    python -m benchmarks.exploration --smoke                      # everything, tiny, in some minutes: does it work?
+    python -m benchmarks.exploration                              # the published loop, on Cinderfoot
+    python -m benchmarks.exploration --agent57 <checkpoint>       # tested on the play of an agent that is trained
+    python -m benchmarks.exploration --parts coverage --jobs 2    # what five agents cover
 
-Every step is an ordinary command that it prints; what is there is kept. Results (tables as Markdown, plots, JSON) land
-in outputs/experiments/exploration/<game>/. `docs/results/exploration.md` says what came out.
+The loop: a tokenizer and a world model are trained on random play, AutoExplore is trained with them and its play is
+recorded, tokenizer and world model are fine-tuned on that and on as many frames of random play, and all of them are
+tested on the play of Agent57, which has no part in it. Every step is a command that is printed; what is there is kept.
+The results (table.md, results.json, plot.png) are in <root>/loop_<test policy>/.
 """
 
 import argparse
-from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
+import sys
+from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
-from benchmarks.exploration.commands import Experiment, Job
-from benchmarks.exploration.report import report_coverage, report_fine_tuning
-from benchmarks.exploration.settings import GAMES, Scale
-from benchmarks.exploration.third_policy import write_test_data
-from data_generation.data.files import write_atomically
+from benchmarks.exploration.commands import Experiment
+from benchmarks.exploration.record import check_agent57, check_same_experiment
+from benchmarks.exploration.report import report_coverage, report_folder, report_loop
+from benchmarks.exploration.settings import GAMES, ROOT_DPATH, TEST_POLICIES, TRIAL, Scale, for_trial
+from benchmarks.exploration.steps import StepRunner
+from data_generation.arguments import OneLineParser, read_path, whole_number
+from launcher.errors import INTERRUPTED, SUCCESS, exit_code_of
 
-
-def run_all(jobs: Iterable[Job], num_jobs: int) -> None:
-    """Run what is not done, `num_jobs` at once."""
-    missing = [job for job in jobs if not job.is_done]
-    with ThreadPoolExecutor(num_jobs) as pool:
-        list(pool.map(lambda job: job.run(threads=1), missing))
+_MOST = 1_000_000
 
 
-def run_in_turn(jobs: Iterable[Job], threads: int) -> None:
-    """Run what is not done, one after the other: later jobs need the earlier ones' results."""
-    for job in jobs:
-        if not job.is_done:
-            job.run(threads)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def read_arguments(argv: Sequence[str]) -> argparse.Namespace:
+    """UserError for a command line that cannot be read."""
+    parser = OneLineParser(
+        prog="python -m benchmarks.exploration",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    number = whole_number(_MOST)
     parser.add_argument("--game", choices=sorted(GAMES), default="cinderfoot")
-    parser.add_argument("--seeds", type=int, default=Scale.seeds)
-    parser.add_argument("--steps", type=int, default=Scale.num_steps, help="environment steps of every agent")
-    parser.add_argument("--data-seeds", type=int, default=Scale.data_seeds, help="seeds of the fine-tuning")
-    parser.add_argument("--jobs", type=int, default=2, help="commands that run at once, one thread each")
-    parser.add_argument("--only", choices=("coverage", "fine_tuning"), help="one part; default both")
-    arguments = parser.parse_args()
-    scale = replace(Scale(), seeds=arguments.seeds, num_steps=arguments.steps, data_seeds=arguments.data_seeds)
-    experiment = Experiment(GAMES[arguments.game], scale)
-    run_in_turn(experiment.pretraining(), arguments.jobs)
-    if arguments.only != "fine_tuning":
-        run_all(experiment.exploring(), arguments.jobs)
-        _show(experiment, "coverage", report_coverage(experiment))
-    if arguments.only != "coverage":
-        write_test_data(experiment)
-        with ThreadPoolExecutor(arguments.jobs) as pool:
-            list(pool.map(lambda jobs: run_in_turn(jobs, threads=1), experiment.fine_tuning()))
-        _show(experiment, "fine_tuning", report_fine_tuning(experiment))
+    parser.add_argument("--parts", nargs="+", choices=("coverage", "loop"), default=["loop"])
+    parser.add_argument("--smoke", action="store_true", help="a trial of some minutes, in a folder of its own")
+    parser.add_argument("--root", type=read_path, help=f"where everything is kept; {ROOT_DPATH}/<game> by default")
+    parser.add_argument("--test-policy", choices=TEST_POLICIES, default="agent57", help="whose play is the loop's test")
+    parser.add_argument("--agent57", type=read_path, help="its checkpoint; without one it is trained")
+    parser.add_argument("--agent57-epochs", type=number, help=f"of that training; default {Scale.agent57_epochs}")
+    parser.add_argument("--steps", type=number, help=f"environment steps of every agent; default {Scale.num_steps}")
+    parser.add_argument("--data-seeds", type=number, help=f"seeds of the loop; default {Scale.data_seeds}")
+    parser.add_argument("--seeds", type=number, help=f"seeds of the coverage; default {Scale.seeds}")
+    parser.add_argument("--jobs", type=whole_number(1000), default=1, help="commands that run at once")
+    return parser.parse_args(argv)
 
 
-def _show(experiment: Experiment, name: str, table: str) -> None:
-    path = experiment.root / f"{name}.md"
-    write_atomically(path, table + "\n")
-    print(f"{table}\n{path}, {path.with_suffix('.png')}", flush=True)
+def make_experiment(arguments: argparse.Namespace) -> Experiment:
+    """The experiment that a command line asks for. UserError if it cannot be done."""
+    given = {
+        "num_steps": arguments.steps,
+        "agent57_epochs": arguments.agent57_epochs,
+        "data_seeds": arguments.data_seeds,
+        "seeds": arguments.seeds,
+    }
+    scale = replace(
+        TRIAL if arguments.smoke else Scale(), **{name: value for name, value in given.items() if value is not None}
+    )
+    game = for_trial(GAMES[arguments.game]) if arguments.smoke else GAMES[arguments.game]
+    root = arguments.root or ROOT_DPATH / (f"{game.name}_smoke" if arguments.smoke else game.name)
+    experiment = Experiment(game, scale, Path(root), arguments.test_policy, arguments.agent57)
+    has_test = "loop" in arguments.parts
+    if has_test:
+        check_agent57(experiment)
+    check_same_experiment(experiment, has_test)
+    return experiment
+
+
+def run(argv: Sequence[str]) -> int:
+    """Run what is missing, then write and print the tables; returns the exit code."""
+    arguments = read_arguments(argv)
+    experiment = make_experiment(arguments)
+    for part in arguments.parts:
+        stages = experiment.coverage() if part == "coverage" else experiment.loop()
+        StepRunner(stages, arguments.jobs, experiment.root / "logs").run()
+        if part == "coverage":
+            print(f"\n{report_coverage(experiment)}\n\n{experiment.root}/coverage.md, .json, .png", flush=True)
+        else:
+            table = report_loop(experiment)
+            print(f"\n{table}\n\n{report_folder(experiment)}/table.md, results.json, plot.png", flush=True)
+        if arguments.smoke:
+            print("A trial: these figures say nothing about agents and data.", flush=True)
+    return SUCCESS
+
+
+def main(argv: Sequence[str]) -> int:
+    """As `launcher.main.launch`: mistakes of the user are one line and exit code 2."""
+    try:
+        return exit_code_of(lambda: run(argv))
+    except KeyboardInterrupt:
+        print("interrupted; the same command resumes", file=sys.stderr)
+        return INTERRUPTED
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main(sys.argv[1:]))

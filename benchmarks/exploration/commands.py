@@ -1,52 +1,54 @@
-"""The experiment's steps as ordinary commands, each skipped where its result is there."""
+"""The experiment's steps as ordinary commands, and where their results are."""
 
-import json
 import math
-import os
-import re
-import subprocess
-import sys
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from benchmarks.exploration.settings import FINE_TUNED_ON, LEARNING_AGENTS, RANDOM_AGENTS, ROOT_DPATH, Game, Scale
+from benchmarks.exploration.agent_runs import AgentRun, epoch_of_agent57, epoch_of_auto_explore
+from benchmarks.exploration.settings import FINE_TUNED_ON, LEARNING_AGENTS, RANDOM_AGENTS, Game, Scale
+from benchmarks.exploration.steps import Chain, CommandStep, Stage
 from data_generation.data.data import Environment, list_environments
 
 REPEAT_PROBABILITY = 0.9  # of sticky-random play
-GAMMA = 0.15  # share of random actions in the data for fine-tuning, as in the paper
+GAMMA = 0.15  # share of random actions in the agents' data, as in the paper
 
 
 @dataclass(frozen=True)
-class Job:
-    """One command, and whether its result is there already."""
+class TestMethod:
+    """One way to evaluate: what kind of model, with which keys, into which folder."""
 
-    title: str
-    arguments: tuple[str, ...]
-    is_done: bool
+    kind: str
+    mode: str
+    keys: tuple[str, ...] = ()
 
-    def run(self, threads: int) -> None:
-        """Run it in a process of its own; RuntimeError with its last lines if it fails."""
-        print(f"$ python run.py {' '.join(self.arguments)}", flush=True)
-        environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
-        command = [sys.executable, "run.py", *self.arguments]
-        result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-        if result.returncode:
-            raise RuntimeError(f"{self.title} failed:\n{(result.stdout + result.stderr)[-2000:]}")
+
+METHODS = {
+    "tokenizer": TestMethod("tokenizer", "reconstruct"),
+    "one_go": TestMethod("genie_redux_guided", "replicate_one_go", ("eval.inference_method=one_go",)),
+    "autoregressive": TestMethod(
+        "genie_redux_guided",
+        "replicate_autoregressive_dream1",
+        ("eval.inference_method=autoregressive", "eval.dream_length=1"),
+    ),
+}
+# Which models a world model is evaluated with: the tokenizer and the world model.
+Models = tuple[Path, Path]
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """The jobs of one game at one scale, and where their results are."""
+    """The steps of one game at one scale, and where their results are.
+
+    `agent57`: a trained agent whose play is the test; without one it is trained.
+    """
 
     game: Game
     scale: Scale
-
-    @property
-    def root(self) -> Path:
-        return ROOT_DPATH / self.game.name
+    root: Path
+    test_policy: str
+    agent57: Path | None = None
 
     # ---- where results are ------------------------------------------------------------------------------------------
 
@@ -56,172 +58,250 @@ class Experiment:
     def model(self, kind: str, run: str, steps: int) -> Path:
         return self.root / "checkpoints" / kind / run / f"model-{steps}.pt"
 
-    def agent(self, agent: str, seed: int) -> Path | None:
-        """Folder of a learning agent's run, if it was begun."""
-        folder = self.root / "agents" / agent
-        return next(iter(sorted(folder.glob(f"*_seed{seed}"))), None)
-
-    def evaluation(self, run: str) -> Path:
-        name = f"{self.game.dataset}_test"
-        return self.root / "evaluations" / run / "genie_redux_guided" / name / "replicate_one_go" / "metrics.json"
+    def agent(self, agent: str, seed: int) -> AgentRun:
+        """The run of an agent that learns."""
+        return AgentRun(self.root / "agents" / agent, f"seed{seed}", epoch_of_auto_explore)
 
     @property
-    def paying(self) -> tuple[Path, Path]:
-        """The tokenizer and the world model that pay the agents: coarse, as every step of play asks them."""
+    def tester(self) -> AgentRun:
+        """The run of the agent whose play is the test, where it is trained."""
+        return AgentRun(self.root / "agents" / "agent57", "test", epoch_of_agent57)
+
+    @property
+    def test_dataset(self) -> Path:
+        return self.dataset({"agent57": "agent57", "scripted": "test"}[self.test_policy])
+
+    def evaluation(self, run: str, method: TestMethod) -> Path:
+        folder = self.root / "evaluations" / run / method.kind / self.test_dataset.name
+        return folder / method.mode / "metrics.json"
+
+    @property
+    def paying(self) -> Models:
+        """Those that pay the agents: coarse, as every step of play asks them."""
         return (
             self.model("tokenizer", "pretrain", self.scale.tokenizer_steps),
             self.model("genie_redux_guided", "pretrain", self.scale.world_model_steps),
         )
 
     @property
-    def tested(self) -> tuple[Path, Path]:
-        """The tokenizer and the world model that are fine-tuned and tested: fine enough to show what an action does."""
+    def tested(self) -> Models:
+        """Those that are fine-tuned and tested: fine enough to show what an action does."""
         return (
             self.model("tokenizer", "before", self.scale.tested_tokenizer_steps),
             self.model("genie_redux_guided", "before", self.scale.tested_steps),
         )
 
-    # ---- jobs -------------------------------------------------------------------------------------------------------
+    def fine_tuned(self, run: str) -> Models:
+        """The tested ones after fine-tuning."""
+        return (
+            self.model("tokenizer", run, self.scale.fine_tune_tokenizer_steps),
+            self.model("genie_redux_guided", run, self.scale.fine_tune_steps),
+        )
 
-    def pretraining(self) -> Iterator[Job]:
+    def num_frames(self, dname: str) -> np.ndarray:
+        """Frames of each episode (N,), sorted by session."""
+        dataset = self.dataset(dname)
+        found = [Environment(dpath) for dpath in (list_environments(dataset) if dataset.is_dir() else [])]
+        sessions = np.concatenate([np.empty(0, np.int64), *(environment.sessions for environment in found)])
+        lengths = np.concatenate([np.empty(0, np.int64), *(environment.num_frames for environment in found)])
+        return lengths[np.argsort(sessions, kind="stable")]
+
+    # ---- parts of the experiment ------------------------------------------------------------------------------------
+
+    def loop(self) -> list[Stage]:
+        """Pretrain, explore, record, fine-tune on the agent's data and on random data, test on a third policy's play.
+
+        Agents are trained, then frozen: their data and the random data have as many frames.
+        """
+        seeds = range(self.scale.data_seeds)
+        runs = [self._fine_tuning(agent, seed) for seed in seeds for agent in FINE_TUNED_ON]
+        explorers = [[self._explore("auto_explore", seed)] for seed in seeds]
+        return [
+            [self._pretraining()],
+            [*explorers, self._test_play()],
+            [self._evaluations("before", self.tested), *runs],
+        ]
+
+    def coverage(self) -> list[Stage]:
+        """Every agent with every seed, the same number of environment steps."""
+        chains = []
+        for seed in range(self.scale.seeds):
+            chains += [[self._explore(agent, seed)] for agent in LEARNING_AGENTS]
+            chains += [[self._play_randomly(agent, seed)] for agent in RANDOM_AGENTS]
+        return [[self._pretraining()], chains]
+
+    # ---- steps ------------------------------------------------------------------------------------------------------
+
+    def _pretraining(self) -> Chain:
         """Random play, and on it a coarse and a fine tokenizer and world model."""
         game = self.game
         sizes = (f"n_instances={game.n_pretrain_instances}", f"n_sessions={game.n_pretrain_sessions}")
-        yield self._generate("pretrain", ("variant=random",), (*sizes, "n_steps_max=500"), seed=0)
-        for config, (tokenizer, model) in (("exploration", self.paying), ("demo", self.tested)):
-            yield self._train(f"{config}_tokenizer", tokenizer.parent.name, "pretrain", tokenizer)
-            yield self._train(config, model.parent.name, "pretrain", model, f"tokenizer_fpath={tokenizer}")
+        keys = ("variant=random",), (*sizes, "n_steps_max=500")
+        num_episodes = game.n_pretrain_instances * game.n_pretrain_sessions
+        chain = [
+            self._record("record random play", "pretrain", self._generate("pretrain", *keys, seed=0), num_episodes)
+        ]
+        for title, config, (tokenizer, model) in (
+            ("rewarding", "exploration", self.paying),
+            ("tested", "demo", self.tested),
+        ):
+            chain.append(self._train(f"train the {title} tokenizer", f"{config}_tokenizer", "pretrain", tokenizer))
+            sources = (f"tokenizer_fpath={tokenizer}",)
+            chain.append(self._train(f"train the {title} world model", config, "pretrain", model, *sources))
+        return chain
 
-    def exploring(self) -> Iterator[Job]:
-        """Every agent with every seed, the same number of environment steps."""
-        for seed in range(self.scale.seeds):
-            for agent in LEARNING_AGENTS:
-                yield self._explore(agent, seed)
-            for agent in RANDOM_AGENTS:
-                yield self._play_randomly(agent, seed)
+    def _test_play(self) -> Chain:
+        """The episodes of the third policy, which has no part in training; its training, if it learns here."""
+        game, scale, dataset = self.game, self.scale, self.test_dataset
+        if self.test_policy == "scripted":
+            module = ("-m", "benchmarks.exploration.scripted_play", game.name, str(dataset))
+            sizes = (str(game.n_instances), str(game.n_steps_max), str(scale.test_episodes))
+            return [self._record("record scripted play", "test", (*module, *sizes), scale.test_episodes)]
+        sessions = -(-scale.test_episodes // game.n_instances)
+        sizes = (f"n_instances={game.n_instances}", f"n_sessions={sessions}", f"n_steps_max={game.n_steps_max}")
 
-    def fine_tuning(self) -> list[Iterator[Job]]:
-        """Data of the same size from the agent and at random; the world model fine-tuned on each; all tested.
+        def arguments() -> tuple[str, ...]:
+            checkpoint = self.agent57 or self.tester.checkpoint("model_best_reward")
+            policy = ("variant=agent57", f"agent.checkpoint_fpath={checkpoint}", f"agent.gamma={GAMMA}")
+            return self._generate("agent57", policy, sizes, seed=3000)
 
-        Each iterator's jobs follow from one another; those of different iterators can run side by side.
-        """
-        runs = [self._fine_tuning(agent, seed) for seed in range(self.scale.data_seeds) for agent in FINE_TUNED_ON]
-        return [iter([self._evaluate("before", self.tested[1])]), *runs]
+        play = CommandStep(
+            "record Agent57's play", arguments, lambda: self._has_episodes("agent57", sessions * game.n_instances)
+        )
+        return [play] if self.agent57 else [self._train_agent57(), play]
 
-    def _fine_tuning(self, agent: str, seed: int) -> Iterator[Job]:
+    def _fine_tuning(self, agent: str, seed: int) -> Chain:
         run = f"{agent}_seed{seed}"
-        yield from self._data(agent, seed, run)
-        before = self.tested
-        tokenizer = self.model("tokenizer", run, self.scale.fine_tune_tokenizer_steps)
-        model = self.model("genie_redux_guided", run, self.scale.fine_tune_steps)
+        before, after = self.tested, self.fine_tuned(run)
         rate = ("optimizer.learning_rate=5e-4", "optimizer.cosine_annealing_min_lr=1e-4")
         # The decoder alone, as in the paper: the world model's tokens keep their meaning.
         decoder = (f"model_fpath={before[0]}", "train.train_decoder_only=true")
-        yield self._train("demo_tokenizer", run, run, tokenizer, *decoder, *rate)
-        sources = (f"model_fpath={before[1]}", f"tokenizer_fpath={tokenizer}")
-        yield self._train("demo", run, run, model, *sources, *rate)
-        yield self._evaluate(run, model)
+        sources = (f"model_fpath={before[1]}", f"tokenizer_fpath={after[0]}")
+        return [
+            self._data(agent, seed, run),
+            self._train(f"fine-tune the tokenizer on {run}", "demo_tokenizer", run, after[0], *decoder, *rate),
+            self._train(f"fine-tune the world model on {run}", "demo", run, after[1], *sources, *rate),
+            *self._evaluations(run, after),
+        ]
 
-    def _generate(self, dname: str, policy: tuple[str, ...], sizes: tuple[str, ...], seed: int) -> Job:
-        dataset = self.dataset(dname)
+    def _record(self, title: str, dname: str, arguments: tuple[str, ...], num_episodes: int) -> CommandStep:
+        return CommandStep(title, lambda: arguments, lambda: self._has_episodes(dname, num_episodes))
+
+    def _has_episodes(self, dname: str, num_episodes: int) -> bool:
+        return len(list(self.dataset(dname).rglob("*.episode"))) >= num_episodes
+
+    def _generate(self, dname: str, policy: tuple[str, ...], sizes: tuple[str, ...], seed: int) -> tuple[str, ...]:
         keys = [f"config.connector.{key}" for key in (*self.game.connector, *policy)]
         keys += [f"config.connector.generator_config.{key}" for key in (*sizes, "n_workers=1")]
-        keys += [f"config.data_dpath={dataset.parent}", f"config.dname={dname}", f"config.seed={seed}"]
-        wanted = {key.partition("=")[0]: int(key.partition("=")[2]) for key in sizes}
-        count = len(list(dataset.rglob("*.episode")))
-        is_done = count >= wanted["n_instances"] * wanted["n_sessions"]
-        return Job(f"{dname}: data", ("generate", f"config={self.game.preset}", *keys), is_done)
+        keys += [f"config.data_dpath={self.dataset(dname).parent}", f"config.dname={dname}", f"config.seed={seed}"]
+        return "run.py", "generate", f"config={self.game.preset}", *keys
 
-    def _train(self, config: str, run: str, dname: str, target: Path, *keys: str) -> Job:
+    def _train(self, title: str, config: str, dname: str, target: Path, *keys: str) -> CommandStep:
         steps = int(target.stem.removeprefix("model-"))
         dataset = self.dataset(dname)
         folders = (
             f"train.dataset_root_dpath={dataset.parent}",
             f"train.dataset_name={dataset.name}",
             f"train.save_root_dpath={self.root / 'checkpoints'}",
-            f"train.wandb_name={run}",
+            f"train.wandb_name={target.parent.name}",
             "train.wandb_mode=disabled",
         )
         length = (
             f"train.num_train_steps={steps}",
-            f"optimizer.cosine_annealing_t_max={steps - 50}",
+            f"optimizer.cosine_annealing_t_max={max(1, steps - 50)}",
+            f"train.save_model_every={max(1, steps // 4)}",
             "train.validate_every=0",
             "train.resume_ckpt=latest",
         )
-        return Job(
-            f"{run}: {config}", ("genie_redux", "train", f"config={config}", *folders, *length, *keys), target.exists()
-        )
+        arguments = ("run.py", "genie_redux", "train", f"config={config}", *folders, *length, *keys)
+        return CommandStep(title, lambda: arguments, target.exists)
 
-    def _explore(self, agent: str, seed: int) -> Job:
-        game, scale = self.game, self.scale
+    def _explore(self, agent: str, seed: int) -> CommandStep:
+        game, scale, run = self.game, self.scale, self.agent(agent, seed)
         epochs = -(-scale.num_steps // scale.epoch_steps)
         model = self.paying[1]
-        folder = self.agent(agent, seed)
-        resume = () if folder is None else ("common.resume=true", f"common.resume_id={int(folder.name[:3])}")
         keys = (
-            f"common.root_dpath={self.root / 'agents' / agent}",
-            f"common.name=seed{seed}",
-            f"common.seed={seed}",
-            f"common.epochs={epochs}",
             f"world_model.root_dpath={model.parent.parent}",
             f"world_model.model_dname={model.parent.name}",
             f"world_model.model_fname={model.name}",
             f"collection.games={game.games}",
             f"collection.reward.type={LEARNING_AGENTS[agent]}",
             f"collection.train.config.num_steps={scale.epoch_steps}",
+            f"training.actor_critic.steps_per_epoch={scale.epoch_updates}",
             f"collection.connector.generator_config.n_instances={game.n_instances}",
             f"collection.connector.generator_config.n_steps_max={game.n_steps_max}",
             *(f"collection.connector.{key}" for key in (*game.agent_connector, *game.connector)),
+            *scale.agent,
         )
-        arguments = ("auto_explore", "train", *keys, *scale.agent, *resume)
-        return Job(f"{agent} seed {seed}", arguments, _epochs_done(folder) >= epochs)
+        return CommandStep(
+            f"train {agent}, seed {seed}",
+            lambda: ("run.py", "auto_explore", "train", *run.keys(seed, epochs), *keys),
+            lambda: run.has_done(epochs),
+        )
 
-    def _play_randomly(self, agent: str, seed: int) -> Job:
+    def _train_agent57(self) -> CommandStep:
+        run, epochs = self.tester, self.scale.agent57_epochs
+        command = ("run.py", "agent57", "train", f"config={self.game.agent57}", *self.scale.agent57_keys)
+        return CommandStep("train Agent57", lambda: (*command, *run.keys(0, epochs)), lambda: run.has_done(epochs))
+
+    def _play_randomly(self, agent: str, seed: int) -> CommandStep:
         game, scale = self.game, self.scale
         # Twice as many episodes as full ones would need: some end early. What is too much is not counted.
         sessions = -(-2 * scale.num_steps // (game.n_instances * game.n_steps_max))
         sizes = (f"n_instances={game.n_instances}", f"n_sessions={sessions}", f"n_steps_max={game.n_steps_max}")
         policy = (f"variant={agent}", f"agent.repeat_probability={REPEAT_PROBABILITY}")
-        return self._generate(f"{agent}_play{seed}", policy, sizes, seed=1000 + seed)
+        dname = f"{agent}_play{seed}"
+        arguments = self._generate(dname, policy, sizes, seed=1000 + seed)
+        return self._record(f"record {agent}, seed {seed}", dname, arguments, game.n_instances * sessions)
 
-    def _data(self, agent: str, seed: int, run: str) -> Iterator[Job]:
+    def _data(self, agent: str, seed: int, run: str) -> CommandStep:
         """Play until there are `data_frames`: one agent's episodes are shorter than another's."""
-        game, wanted = self.game, self.scale.data_frames
-        policy: tuple[str, ...] = (f"variant={agent}",)
-        if agent not in RANDOM_AGENTS:
-            checkpoint = f"{self.agent(agent, seed)}/checkpoints/last.pt"
-            policy = (*policy, f"agent.checkpoint_fpath={checkpoint}", f"agent.gamma={GAMMA}")
-        num_sessions = 0
-        while (lengths := self._lengths(run)).sum() < wanted:
-            length = lengths.mean() if lengths.size else game.n_steps_max + 1
-            num_sessions += math.ceil((wanted - lengths.sum()) / (game.n_instances * length))
-            sizes = (f"n_instances={game.n_instances}", f"n_sessions={num_sessions}", f"n_steps_max={game.n_steps_max}")
-            yield self._generate(run, policy, sizes, seed=2000 + seed)
+        game = self.game
 
-    def _lengths(self, dname: str) -> np.ndarray:
-        """Frames of each episode."""
-        dataset = self.dataset(dname)
-        environments = list_environments(dataset) if dataset.is_dir() else []
-        return np.concatenate([np.empty(0, np.int64), *(Environment(dpath).num_frames for dpath in environments)])
+        def arguments() -> tuple[str, ...]:
+            policy: tuple[str, ...] = (f"variant={agent}",)
+            if agent not in RANDOM_AGENTS:
+                checkpoint = self.agent(agent, seed).checkpoint("last")
+                policy = (*policy, f"agent.checkpoint_fpath={checkpoint}", f"agent.gamma={GAMMA}")
+            sessions = self._sessions_to_play(run)
+            sizes = (f"n_instances={game.n_instances}", f"n_sessions={sessions}", f"n_steps_max={game.n_steps_max}")
+            return self._generate(run, policy, sizes, seed=2000 + seed)
 
-    def _evaluate(self, run: str, model: Path) -> Job:
-        test = self.dataset("test")
-        target = self.evaluation(run)
+        return CommandStep(f"record {run}", arguments, lambda: self._sessions_to_play(run) is None)
+
+    def _sessions_to_play(self, dname: str) -> int | None:
+        """How many sessions the dataset should have next; None if it has its frames.
+
+        It follows from the episodes of complete sessions, so it is the same where a command was killed on the way.
+        """
+        lengths, wanted = self.num_frames(dname), self.scale.data_frames
+        num_instances, num_sessions = self.game.n_instances, 0
+        while True:
+            played = lengths[: num_sessions * num_instances]
+            if len(played) < num_sessions * num_instances:
+                return num_sessions
+            if played.sum() >= wanted:
+                return None
+            length = played.mean() if played.size else self.game.n_steps_max + 1
+            num_sessions += math.ceil((wanted - played.sum()) / (num_instances * length))
+
+    def _evaluations(self, run: str, models: Models) -> Chain:
+        """The tokenizer alone, and the world model by each method, on the third policy's play."""
+        return [self._evaluate(run, name, models) for name in METHODS]
+
+    def _evaluate(self, run: str, name: str, models: Models) -> CommandStep:
+        method, test = METHODS[name], self.test_dataset
+        config, model = ("demo_tokenizer", models[0]) if method.kind == "tokenizer" else ("demo", models[1])
         keys = (
             f"eval.model_fpath={model}",
             f"eval.dataset_root_dpath={test.parent}",
             f"eval.dataset_name={test.name}",
             "eval.split=all",
-            "eval.n_total_samples=128",
+            f"eval.n_total_samples={self.scale.test_clips}",
+            "eval.action_following_steps=0",
+            "eval.fid_weights=none",
             f"eval.save_root_dpath={self.root / 'evaluations' / run}",
+            *method.keys,
         )
-        return Job(f"{run}: test", ("genie_redux", "eval", "config=demo", *keys), target.exists())
-
-
-def _epochs_done(folder: Path | None) -> int:
-    """Epochs that a run has logged."""
-    path = folder / "metrics.jsonl" if folder else None
-    if path is None or not path.is_file():
-        return 0
-    lines = [line for line in path.read_text().splitlines() if re.search(r'"split": "play"', line)]
-    return int(json.loads(lines[-1])["step"]) if lines else 0
+        arguments = ("run.py", "genie_redux", "eval", f"config={config}", *keys)
+        return CommandStep(f"test {run}, {name}", lambda: arguments, self.evaluation(run, method).exists)

@@ -63,7 +63,7 @@ def _numbers(episode: EpisodeReader, count: int) -> dict[str, np.ndarray]:
 def _episodes(experiment: Experiment, agent: str, seed: int) -> list[EpisodeReader]:
     """Episodes in the order in which they were played: levels in turn."""
     if agent in LEARNING_AGENTS:
-        folder = experiment.agent(agent, seed)
+        folder = experiment.agent(agent, seed).folder
         assert folder is not None
         dataset = folder / "episodes"
         paths = sorted(_paths(dataset), key=lambda path: int(path.stem))

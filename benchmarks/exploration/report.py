@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from benchmarks.exploration.commands import Experiment
+from benchmarks.exploration.commands import METHODS, Experiment
 from benchmarks.exploration.coverage import Curve, curve_of
 from benchmarks.exploration.settings import AGENTS, FINE_TUNED_ON
-from benchmarks.exploration.statistics import interval
+from benchmarks.exploration.statistics import Interval, interval
 from data_generation.data.files import write_atomically
 
 _LABELS = {
@@ -27,18 +27,21 @@ _PANELS = {
     "action_entropy": "action entropy",
 }
 _LATE = {"cells": "cells", "mean_max_x": "mean max x", "max_x": "max x", "action_entropy": "action entropy"}
-_TESTS = {
+_ROWS = {"before": "not fine-tuned", "auto_explore": "AutoExplore's data", "random": "random data"}
+_MEASURES = {
     "psnr": "PSNR",
-    "pooled_psnr": "pooled PSNR",
     "ssim": "SSIM",
     "delta_psnr": "ΔPSNR",
-    "tokenizer_psnr": "tokenizer alone, PSNR",
-    "fid": "FID",
+    "lite0_frechet": "`lite0_frechet`",
 }
+# What is tested, and which of its measures: one action or another makes no difference to a tokenizer.
+COLUMNS = [(m, name) for m in METHODS for name in _MEASURES if (m, name) != ("tokenizer", "delta_psnr")]
+# Of one run: measures by method and name, NaN for those that could not be taken.
+Measured = dict[tuple[str, str], float]
 
 
 def report_coverage(experiment: Experiment) -> str:
-    """Write coverage.png and coverage.json; returns the table."""
+    """Write coverage.png, coverage.json and coverage.md; returns the table."""
     seeds = range(experiment.scale.seeds)
     curves = {agent: [curve_of(experiment, agent, seed) for seed in seeds] for agent in AGENTS}
     names = [name for name in _PANELS if name in curves["random"][0].values]
@@ -59,31 +62,68 @@ def report_coverage(experiment: Experiment) -> str:
     late_names = [name for name in _LATE if name in rows[0][2]]
     head = ["agent", *shown, *(f"last quarter: {_LATE[name]}" for name in late_names)]
     body = [[_LABELS[a], *(str(w[n]) for n in shown), *(str(late[n]) for n in late_names)] for a, w, late in rows]
+    table = _table(head, body)
+    write_atomically(experiment.root / "coverage.md", table + "\n")
+    return table
+
+
+def report_loop(experiment: Experiment) -> str:
+    """Write results.json, plot.png and table.md into the folder of the test policy; returns the table."""
+    seeds = range(experiment.scale.data_seeds)
+    runs = {"before": ["before"], **{agent: [f"{agent}_seed{seed}" for seed in seeds] for agent in FINE_TUNED_ON}}
+    results = {row: [_measured(experiment, run) for run in names] for row, names in runs.items()}
+    frames = {row: [int(experiment.num_frames(run).sum()) for run in names] for row, names in runs.items()}
+    folder = report_folder(experiment)
+    content = {row: {"frames": frames[row], **_intervals_by_method(measured)} for row, measured in results.items()}
+    write_atomically(folder / "results.json", json.dumps(content, indent=2) + "\n")
+    title = f"{experiment.game.name}: tested on {experiment.test_policy}'s play, by what was fine-tuned on"
+    _save_figure(_loop_figure(results, title), folder / "plot.png")
+    table = loop_table(results, frames)
+    write_atomically(folder / "table.md", table + "\n")
+    return table
+
+
+def report_folder(experiment: Experiment) -> Path:
+    """Of the loop's results."""
+    return experiment.root / f"loop_{experiment.test_policy}"
+
+
+def loop_table(results: dict[str, list[Measured]], frames: dict[str, list[int]]) -> str:
+    """The loop's table as Markdown: a row for each kind of data, a column for each measure of each method."""
+    head = ["fine-tuned on", "frames", *(f"{method}: {_MEASURES[name]}" for method, name in COLUMNS)]
+    body = []
+    for row, runs in results.items():
+        counts = sorted({f"{count:,}".replace(",", " ") for count in (min(frames[row]), max(frames[row])) if count})
+        cells = [_cell(_interval_of(runs, column)) for column in COLUMNS]
+        body.append([_ROWS[row], " to ".join(counts) or "–", *cells])
     return _table(head, body)
 
 
-def report_fine_tuning(experiment: Experiment) -> str:
-    """Write fine_tuning.png and fine_tuning.json; returns the table."""
-    results = {"before": [_read_test(experiment.evaluation("before"))]}
-    for agent in FINE_TUNED_ON:
-        runs = [f"{agent}_seed{seed}" for seed in range(experiment.scale.data_seeds)]
-        results[agent] = [_read_test(experiment.evaluation(run)) for run in runs]
-    names = [name for name in _TESTS if name in results["before"][0]]
-    intervals = {
-        agent: {name: interval(np.array([row[name] for row in rows])) for name in names}
-        for agent, rows in results.items()
-    }
-    content = {agent: {name: vars(value) for name, value in row.items()} for agent, row in intervals.items()}
-    write_atomically(experiment.root / "fine_tuning.json", json.dumps(content, indent=2) + "\n")
-    _save_figure(_fine_tuning_figure(results, names, experiment.game.name), experiment.root / "fine_tuning.png")
-    labels = {"before": "not fine-tuned", "auto_explore": "AutoExplore's data", "random": "random data"}
-    body = [[labels[agent], *(str(row[name]) for name in names)] for agent, row in intervals.items()]
-    return _table(["world model fine-tuned on", *(_TESTS[name] for name in names)], body)
+def _measured(experiment: Experiment, run: str) -> Measured:
+    found = {}
+    for method, name in COLUMNS:
+        metrics = json.loads(experiment.evaluation(run, METHODS[method]).read_text())["metrics"]
+        # Without the package of its weights there is no Fréchet distance.
+        found[method, name] = float(metrics.get(name, np.nan))
+    return found
 
 
-def _read_test(path: Path) -> dict[str, float]:
-    metrics: dict[str, float] = json.loads(path.read_text())["metrics"]
-    return metrics
+def _interval_of(runs: list[Measured], column: tuple[str, str]) -> Interval | None:
+    """None where a run lacks the measure."""
+    values = np.array([run[column] for run in runs])
+    return None if np.isnan(values).any() else interval(values)
+
+
+def _cell(found: Interval | None) -> str:
+    return "–" if found is None else str(found)
+
+
+def _intervals_by_method(runs: list[Measured]) -> dict[str, dict[str, dict[str, object]]]:
+    content: dict[str, dict[str, dict[str, object]]] = {method: {} for method in METHODS}
+    for method, name in COLUMNS:
+        if found := _interval_of(runs, (method, name)):
+            content[method][name] = {**vars(found), "seeds": [run[method, name] for run in runs]}
+    return content
 
 
 def _coverage_figure(curves: dict[str, list[Curve]], names: list[str], title: str) -> Figure:
@@ -103,17 +143,22 @@ def _coverage_figure(curves: dict[str, list[Curve]], names: list[str], title: st
     return figure
 
 
-def _fine_tuning_figure(results: dict[str, list[dict[str, float]]], names: list[str], title: str) -> Figure:
-    figure = Figure(figsize=(3.5 * len(names), 4), layout="constrained")
-    figure.suptitle(f"{title}: world model on a third policy's play, by what it was fine-tuned on")
-    for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
-        for place, (agent, rows) in enumerate(results.items()):
-            values = [row[name] for row in rows]
-            axes.scatter([place] * len(values), values, label=agent)
-        axes.set_xticks(range(len(results)), list(results), rotation=15)
-        axes.set_title(_TESTS[name])
-        axes.margins(x=0.3, y=0.2)
-        axes.grid(alpha=0.3)
+def _loop_figure(results: dict[str, list[Measured]], title: str) -> Figure:
+    """A point for each run, a row of panels for each method."""
+    figure = Figure(figsize=(3.5 * len(_MEASURES), 3 * len(METHODS)), layout="constrained")
+    figure.suptitle(title)
+    grid = figure.subplots(len(METHODS), len(_MEASURES), squeeze=False)
+    for method, panels in zip(METHODS, grid, strict=True):
+        for name, axes in zip(_MEASURES, panels, strict=True):
+            if (method, name) not in COLUMNS:
+                axes.set_axis_off()
+                continue
+            for place, runs in enumerate(results.values()):
+                axes.scatter([place] * len(runs), [run[method, name] for run in runs])
+            axes.set_xticks(range(len(results)), [_ROWS[row] for row in results], rotation=15)
+            axes.set_title(f"{method}: {_MEASURES[name]}".replace("`", ""))
+            axes.margins(x=0.3, y=0.2)
+            axes.grid(alpha=0.3)
     return figure
 
 

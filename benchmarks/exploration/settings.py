@@ -1,6 +1,6 @@
 """What the exploration experiment plays, trains and compares."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -12,6 +12,7 @@ LEARNING_AGENTS = {"auto_explore": "entropy", "rnd": "rnd", "none": "none"}  # a
 RANDOM_AGENTS = ("random", "sticky_random")
 AGENTS = (*LEARNING_AGENTS, *RANDOM_AGENTS)
 FINE_TUNED_ON = ("auto_explore", "random")  # whose data the world model is fine-tuned on
+TEST_POLICIES = ("agent57", "scripted")  # whose play the world models are tested on
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,7 @@ class Game:
     n_pretrain_instances: int
     n_pretrain_sessions: int
     n_steps_max: int
+    agent57: str = ""  # preset of `agent57 train`; "" = there is none for this game
 
     @cached_property
     def connector_config(self) -> ConnectorConfig:
@@ -50,18 +52,22 @@ class Game:
 
 @dataclass(frozen=True)
 class Scale:
-    """How much of everything. The defaults: one and a half hours on two idle cores, added up from parts."""
+    """How much of everything."""
 
     seeds: int = 5
     num_steps: int = 16_000  # environment steps of every agent
     epoch_steps: int = 1000
+    epoch_updates: int = 40
     tokenizer_steps: int = 900  # of the world model that rewards the agents, `config=exploration`
     world_model_steps: int = 1300
     tested_tokenizer_steps: int = 600  # of the finer one that is fine-tuned and tested, `config=demo`
     tested_steps: int = 1000
     data_seeds: int = 3  # seeds whose data the world model is fine-tuned on
     data_frames: int = 12_000  # of each agent, for fine-tuning
+    agent57_epochs: int = 1000  # of the agent whose play is the test, where none is given
+    agent57_keys: tuple[str, ...] = ()  # of `agent57 train`, beyond its preset
     test_episodes: int = 24
+    test_clips: int = 128
     fine_tune_tokenizer_steps: int = 200
     fine_tune_steps: int = 400
     # Keys of `auto_explore train`: small updates, so that playing and learning take about the same time.
@@ -77,9 +83,7 @@ class Scale:
             "training.actor_critic.batch_num_samples=16",
             "training.actor_critic.burn_in=4",
             "training.actor_critic.num_steps=16",
-            "training.actor_critic.steps_per_epoch=40",
             "evaluation.should=false",
-            "wandb.mode=disabled",
         )
     )
 
@@ -94,6 +98,7 @@ GAMES = {
         n_pretrain_instances=12,
         n_pretrain_sessions=6,
         n_steps_max=400,
+        agent57="cinderfoot",
     ),
     "coinrun": Game(
         name="coinrun",
@@ -106,3 +111,29 @@ GAMES = {
         n_steps_max=400,
     ),
 }
+
+
+def for_trial(game: Game) -> Game:
+    """The same with fewer levels and short episodes."""
+    return replace(game, n_instances=2, n_pretrain_instances=2, n_pretrain_sessions=2, n_steps_max=50)
+
+
+# A few minutes, to see whether everything works; its figures say nothing.
+TRIAL = Scale(
+    seeds=1,
+    num_steps=400,
+    epoch_steps=200,
+    epoch_updates=5,
+    tokenizer_steps=20,
+    world_model_steps=20,
+    tested_tokenizer_steps=20,
+    tested_steps=20,
+    data_seeds=1,
+    data_frames=400,
+    agent57_epochs=2,
+    agent57_keys=("collection.test.num_episodes=1", "collection.connector.generator_config.n_steps_max=50"),
+    test_episodes=4,
+    test_clips=8,
+    fine_tune_tokenizer_steps=10,
+    fine_tune_steps=10,
+)

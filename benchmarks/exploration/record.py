@@ -1,0 +1,54 @@
+"""What a folder's results were made with: they are of one experiment, whenever its steps ran."""
+
+import json
+from dataclasses import asdict
+from typing import Any
+
+from benchmarks.exploration.commands import Experiment
+from data_generation.data.errors import UNSET, FieldError, under
+from data_generation.data.files import write_atomically
+from external.agent57.checkpoint import read_agent57
+from models.tensor_file import digest
+
+# More seeds add to what is there.
+_MAY_GROW = ("seeds", "data_seeds")
+_OPTIONS = {"num_steps": "--steps", "agent57_epochs": "--agent57-epochs", "agent57": "--agent57", "game": "--game"}
+
+
+def check_agent57(experiment: Experiment) -> None:
+    """FieldError if there is no agent to test with, and none can be trained."""
+    if experiment.test_policy != "agent57":
+        if experiment.agent57 is not None:
+            raise FieldError(
+                "--agent57", experiment.agent57, "is not what --test-policy=scripted tests with", "omit it"
+            )
+        return
+    if experiment.agent57 is not None:
+        with under("", path="--agent57"):
+            read_agent57(experiment.agent57)
+    elif not experiment.game.agent57:
+        problem = f"there is no preset that trains Agent57 for {experiment.game.name}"
+        raise FieldError("--test-policy", "agent57", problem, "give a trained one (--agent57), or test with 'scripted'")
+
+
+def check_same_experiment(experiment: Experiment, has_test: bool) -> None:
+    """Write settings.json. FieldError if the folder was begun with others: its results would be of both.
+
+    `has_test`: whether models are tested, so that it matters on whose play.
+    """
+    path = experiment.root / "settings.json"
+    stored: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
+    own = {"game": asdict(experiment.game), **asdict(experiment.scale)}
+    if has_test and experiment.test_policy == "agent57":
+        own["agent57"] = digest(experiment.agent57) if experiment.agent57 else "trained here"
+        if not experiment.test_dataset.exists():
+            stored.pop("agent57", None)
+    # As JSON gives them back.
+    own = json.loads(json.dumps({name: value for name, value in own.items() if name not in _MAY_GROW}))
+    for name, value in own.items():
+        if (before := stored.get(name, value)) != value:
+            shown = {"game": UNSET, "agent57": experiment.agent57 or UNSET}.get(name, value)
+            problem = f"'{experiment.root}' was begun with {'another' if name in ('game', 'agent57') else before}"
+            raise FieldError(_OPTIONS.get(name, name), shown, problem, "name another --root")
+    experiment.root.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, json.dumps({**stored, **own}, indent=2) + "\n")
