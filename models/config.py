@@ -122,6 +122,9 @@ class DynamicsConfig(TransformerConfig):
     """MaskGIT dynamics over the tokenizer's ids."""
 
     num_blocks: NumLayers = 12
+    # Every so many blocks one has a temporal layer, and the last one always (1: all, as published). Dreamer 4, arXiv
+    # 2509.24527, has every fourth.
+    temporal_every: Count = 1
     max_seq_len: Count = 4096
     # Number of actions; None takes it from the dataset's info.
     action_dim: Size | None = None

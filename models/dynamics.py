@@ -50,7 +50,7 @@ class Dynamics(nn.Module):
         self.token_embedding = nn.Embedding(self.codebook_size + 1, config.dim)
         self.position_embedding = nn.Embedding(config.max_seq_len, config.dim)
         self.position_bias = ContinuousPositionBias(config.dim_head, config.heads)
-        self.transformer = STTransformer(config, "st", dim=width)
+        self.transformer = STTransformer(config, "st", dim=width, temporal_every=config.temporal_every)
         self.to_logits = nn.Linear(width, self.codebook_size)
 
     @property

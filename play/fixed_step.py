@@ -116,7 +116,8 @@ class FixedTransformer(nn.Module):
         """Caches of histories and successors without frames, of grid x grid tokens."""
         heads, width = self.transformer.heads, self.transformer.norm.weight.shape[0]
         num_layers, device = len(self.transformer.halves), self.age.device
-        attention = (batch, 2, num_layers // 2, 2, grid**2, heads, self.num_slots, self.dim_head)
+        num_temporal = sum(isinstance(layer, TemporalLayer) for layer in self.transformer.halves)
+        attention = (batch, 2, num_temporal, 2, grid**2, heads, self.num_slots, self.dim_head)
         peg = (batch, 2, num_layers, 2, grid, grid, width)
         return torch.zeros(attention, device=device), torch.zeros(peg, device=device)
 

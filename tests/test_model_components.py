@@ -14,7 +14,7 @@ from models.components.maskgit import (
     token_distance,
 )
 from models.components.position import PEG, ContinuousPositionBias, alibi_slopes, causal_alibi
-from models.components.st_transformer import Cache, STTransformer
+from models.components.st_transformer import Cache, STTransformer, TemporalLayer
 from models.components.vector_quantize import VectorQuantizer
 from models.config import TransformerConfig
 from tests.model_helpers import SIZES
@@ -59,10 +59,10 @@ def test_bf16_attention_on_cpu_agrees_with_float32():
     torch.testing.assert_close(low.float(), attend(q, k, v, bias), atol=0.02, rtol=0.05)
 
 
-@pytest.mark.parametrize("order", ["st", "ts"])
-def test_transformer_is_causal_and_extending_it_equals_running_it_whole(order):
+@pytest.mark.parametrize(("order", "temporal_every"), [("st", 1), ("ts", 1), ("st", 2), ("ts", 3)])
+def test_transformer_is_causal_and_extending_it_equals_running_it_whole(order, temporal_every):
     torch.manual_seed(0)
-    transformer = STTransformer(TransformerConfig(**SIZES), order).eval()
+    transformer = STTransformer(TransformerConfig(**SIZES), order, temporal_every=temporal_every).eval()
     x, bias = torch.randn(2, 7, 3, 3, 16), torch.randn(2, 9, 9)
     with torch.no_grad():
         whole = transformer(x, bias)
@@ -75,6 +75,17 @@ def test_transformer_is_causal_and_extending_it_equals_running_it_whole(order):
                 out, cache = transformer.extend(piece, bias, cache)
                 outputs.append(out)
             torch.testing.assert_close(torch.cat(outputs, dim=1), whole, atol=1e-5, rtol=1e-5)
+
+
+def test_every_so_many_blocks_and_the_last_one_have_a_temporal_layer():
+    def letters(num_blocks: int, temporal_every: int) -> str:
+        config = TransformerConfig(**(SIZES | {"num_blocks": num_blocks}))
+        layers = STTransformer(config, "st", temporal_every=temporal_every).halves
+        return "".join("t" if isinstance(layer, TemporalLayer) else "s" for layer in layers)
+
+    assert letters(3, 1) == "ststst"
+    assert letters(3, 3) == letters(3, 7) == "ssst"
+    assert letters(5, 2) == "sstsstst"
 
 
 # ---- masks and decoding ---------------------------------------------------------------------------------------------

@@ -126,10 +126,10 @@ class STTransformer(nn.Module):
     """Blocks of a spatial and a temporal layer, and a final LayerNorm.
 
     `order` "st" runs space first (encoders, dynamics), "ts" time first (decoders). `dim` is the width where it is
-    not the config's.
+    not the config's. Every so many blocks, `temporal_every`, one has its temporal layer, and the last one always.
     """
 
-    def __init__(self, config: TransformerConfig, order: str, dim: int | None = None):
+    def __init__(self, config: TransformerConfig, order: str, dim: int | None = None, temporal_every: int = 1):
         super().__init__()
         if order not in ("st", "ts"):
             raise ValueError(f"order must be 'st' or 'ts', got '{order}'")
@@ -140,7 +140,10 @@ class STTransformer(nn.Module):
             raise FieldError(
                 "gradient_checkpointing", config.gradient_checkpointing, "is unknown", f"use {', '.join(CHECKPOINTING)}"
             )
-        kinds = [SpatialLayer if letter == "s" else TemporalLayer for letter in order] * config.num_blocks
+        kinds: list[type[Layer]] = []
+        for block in range(1, config.num_blocks + 1):
+            both = [SpatialLayer, TemporalLayer] if order == "st" else [TemporalLayer, SpatialLayer]
+            kinds += both if block % temporal_every == 0 or block == config.num_blocks else [SpatialLayer]
         # Called "halves" (of blocks) in all checkpoints.
         self.halves = nn.ModuleList([kind(config, dim) for kind in kinds])
         self.norm = nn.LayerNorm(dim, bias=False)
