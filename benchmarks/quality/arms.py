@@ -13,17 +13,21 @@ ALONE = ("tokenizer.temporal=none",)
 CLIPS = ("train.num_frames=8", "train.batch_size=4")
 
 
+# Of world models; the preset's learning rate was found for the tuned recipe.
+RATE = ("optimizer.learning_rate=2e-3",)
+
+
 @dataclass(frozen=True)
 class Arm:
     """Overrides of the tokenizer's training and of the dynamics'; the tokenizer's share of the operations."""
 
     tokenizer: tuple[str, ...] = (*PUBLISHED, *CLIPS)
-    dynamics: tuple[str, ...] = PUBLISHED
+    dynamics: tuple[str, ...] = (*PUBLISHED, *RATE)
     tokenizer_share: float = 0.25
 
 
 def _changed(*dynamics: str, tokenizer: tuple[str, ...] = (), share: float = 0.25) -> Arm:
-    return Arm((*PUBLISHED, *CLIPS, *tokenizer), (*PUBLISHED, *dynamics), share)
+    return Arm((*PUBLISHED, *CLIPS, *tokenizer), (*PUBLISHED, *RATE, *dynamics), share)
 
 
 def _tuned(*dynamics: str, tokenizer: tuple[str, ...] = (), share: float = 0.4) -> Arm:
@@ -32,6 +36,7 @@ def _tuned(*dynamics: str, tokenizer: tuple[str, ...] = (), share: float = 0.4) 
 
 ARMS = {
     "published": Arm(),
+    "published_rate_4e-3": _changed("optimizer.learning_rate=4e-3"),
     # The history and the place of the loss, alone and together.
     "history": _changed(*COMPLETE),
     "loss_everywhere": _changed(*EVERYWHERE),
@@ -42,10 +47,15 @@ ARMS = {
     "thirds": _changed("dynamics.history.complete=0.34", "dynamics.history.prefix=0.33", *EVERYWHERE),
     # Each on top of history_loss.
     "add": _changed(*HISTORY, *ADD),
+    "temporal_every_3": _changed(*HISTORY, "dynamics.temporal_every=3"),
     "muon": _changed(*HISTORY, *MUON, tokenizer=MUON),
     "frames_alone": _changed(*HISTORY, tokenizer=ALONE),
     # All of these together, and each taken away.
     "tuned": _tuned(),
+    "tuned_half_complete": _tuned(*COMPLETE),
+    "tuned_all_complete": _tuned("dynamics.history.complete=1", "dynamics.history.prefix=0"),
+    "tuned_temporal_every_1": _tuned("dynamics.temporal_every=1"),
+    "tuned_rate_2e-3": _tuned(*RATE),
     "tuned_concatenate": _tuned("dynamics.action_conditioning=concatenate"),
     "tuned_adamw": _tuned("optimizer.name=adamw", tokenizer=("optimizer.name=adamw",)),
     "tuned_muon": _tuned("optimizer.name=muon"),
