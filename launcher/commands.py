@@ -229,7 +229,7 @@ _PLAY = Command(
     schema="play.config:PlayRootConfig",
     entry="play.main:play",
     examples=(
-        "python run.py play play.model_fpath=checkpoints/genie_redux_guided/demo/model-4000.pt",
+        "python run.py play play.model_fpath=checkpoints/genie_redux_guided/demo/model-5000.pt",
         "python run.py play play.model_fpath=<path> play.agent_fpath=<run>/checkpoints/model_best_reward.pt",
         "python run.py play play.model_fpath=<path> play.host=0.0.0.0 play.port=9000",
     ),
@@ -243,7 +243,7 @@ _EXPORT = Command(
     schema="play.export:ExportConfig",
     entry="play.export:export",
     examples=(
-        "python run.py export model_fpath=checkpoints/genie_redux_guided/demo/model-4000.pt "
+        "python run.py export model_fpath=checkpoints/genie_redux_guided/demo/model-5000.pt "
         "dataset_dpath=data_generation/datasets/retro_act_v0.0.0_demo target=page",
         "python run.py export model_fpath=<path> dataset_dpath=<dataset> target=page 'starts=[0,12:40]' webgpu=false",
     ),

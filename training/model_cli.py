@@ -29,7 +29,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = OneLineParser(
         prog="python run.py model",
         description="Share models: as a folder of model.safetensors, config.json and a card, here or on the hub.",
-        epilog="example: python run.py model export checkpoints/genie_redux_guided/demo/model-4000.pt --to shared/demo",
+        epilog="example: python run.py model export checkpoints/genie_redux_guided/demo/model-5000.pt --to shared/demo",
     )
     commands = parser.add_subparsers(title="commands", required=True, metavar="export|push|pull")
     summary = "write a checkpoint in the form in which models are shared; needs no network"

@@ -1,6 +1,6 @@
 """How many MaskGIT rounds, and in which order of unmasking, does a world model need? Nothing is trained.
 
-python -m benchmarks.quality.rounds checkpoints/genie_redux_guided/demo/model-4000.pt --dataset retro_act_v0.0.0_demo
+python -m benchmarks.quality.rounds checkpoints/genie_redux_guided/demo/model-5000.pt --dataset retro_act_v0.0.0_demo
 
 Each checkpoint continues the same clips by one_go in every number of rounds and every order, and by autoregressive
 sampling with `dream_length` 1, where rounds change nothing. Prints pooled PSNR, ΔPSNR and CPU seconds of the sampling.
