@@ -37,9 +37,15 @@ def test_gradients_are_clipped_once_per_optimizer_step_not_inside_accumulation(r
 
 
 def test_learning_rate_warms_up_falls_as_a_cosine_and_stays():
-    config = OptimizerConfig(1e-4, linear_warmup_total_iters=10, cosine_annealing_t_max=100)
+    config = OptimizerConfig(linear_warmup_total_iters=10, cosine_annealing_t_max=100)
     rates = [learning_rate(config, step) for step in (0, 5, 10, 60, 110, 5000)]
     assert rates == pytest.approx([5e-5, 7.5e-5, 1e-4, 7.5e-5, 5e-5, 5e-5])
+
+
+def test_wsd_keeps_the_learning_rate_and_falls_linearly_at_the_end():
+    config = OptimizerConfig(schedule="wsd", wsd_decay=0.4, linear_warmup_total_iters=10, cosine_annealing_t_max=100)
+    rates = [learning_rate(config, step) for step in (0, 10, 40, 70, 90, 110, 5000)]
+    assert rates == pytest.approx([5e-5, 1e-4, 1e-4, 1e-4, 7.5e-5, 5e-5, 5e-5])
 
 
 def test_vectors_are_not_decayed_and_frozen_parameters_not_optimised():

@@ -24,6 +24,7 @@ from data_generation.data.fields import (
     OneOf,
     PathText,
     Positive,
+    PositiveFraction,
     Range,
     Seed,
     Trackers,
@@ -87,6 +88,10 @@ class OptimizerConfig:
     max_grad_norm: Positive = 10.0
     linear_warmup_start_factor: Fraction = 0.5
     linear_warmup_total_iters: CountOrZero = 5000
+    # After the warm-up: half a cosine over cosine_annealing_t_max steps; or wsd (warmup-stable-decay, Hu et al. 2024,
+    # arXiv 2404.06395): constant, then over the last `wsd_decay` of these steps linear to the same least rate.
+    schedule: Annotated[str, OneOf("cosine", "wsd")] = "cosine"
+    wsd_decay: PositiveFraction = 0.3
     cosine_annealing_t_max: CountOrZero = 100_000
     cosine_annealing_min_lr: NotNegative = 5e-5
 

@@ -65,6 +65,7 @@ ARMS = {
     "changed_4": _tuned("dynamics.history.changed_weight=4"),
     "changed_pixels_4": _tuned(tokenizer=("tokenizer.changed_pixel_weight=4", *CLIPS)),
     "corruption": _tuned("dynamics.history.corruption=0.2"),
+    "wsd": _tuned("optimizer.schedule=wsd"),
     "six_blocks": _tuned("dynamics.num_blocks=6"),
     "tuned_clips": _tuned(tokenizer=CLIPS),
     "tuned_tokenizer_25": _tuned(share=0.25),
