@@ -121,7 +121,7 @@ def learning_rate(config: OptimizerConfig, step: int) -> float:
     """Learning rate of the optimiser step that follows `step` finished ones.
 
     Linear from start_factor · lr to lr over the warm-up, then a half cosine to min_lr over t_max steps, then constant.
-    With the schedule wsd the half cosine is constant at first and linear in its last `wsd_decay`.
+    With the schedule wsd, constant instead of the half cosine, and linear in the last `wsd_decay` of the t_max steps.
     """
     warmup, period = config.linear_warmup_total_iters, config.cosine_annealing_t_max
     if step < warmup:
@@ -131,7 +131,8 @@ def learning_rate(config: OptimizerConfig, step: int) -> float:
         return config.learning_rate
     progress = min(1.0, (step - warmup) / period)
     low = config.cosine_annealing_min_lr
-    share = min(1.0, (1 - progress) / config.wsd_decay)
-    if config.schedule == "cosine":
+    if config.schedule == "wsd":
+        share = min(1.0, (1 - progress) / config.wsd_decay)
+    else:
         share = (1 + math.cos(math.pi * progress)) / 2
     return low + (config.learning_rate - low) * share

@@ -16,7 +16,7 @@ GAMMA = 0.15  # share of random actions in the agents' data, as in the paper
 
 
 @dataclass(frozen=True)
-class TestMethod:
+class EvaluationMethod:
     """One way to evaluate: what kind of model, with which keys, into which folder."""
 
     kind: str
@@ -25,9 +25,9 @@ class TestMethod:
 
 
 METHODS = {
-    "tokenizer": TestMethod("tokenizer", "reconstruct"),
-    "one_go": TestMethod("genie_redux_guided", "replicate_one_go", ("eval.inference_method=one_go",)),
-    "autoregressive": TestMethod(
+    "tokenizer": EvaluationMethod("tokenizer", "reconstruct"),
+    "one_go": EvaluationMethod("genie_redux_guided", "replicate_one_go", ("eval.inference_method=one_go",)),
+    "autoregressive": EvaluationMethod(
         "genie_redux_guided",
         "replicate_autoregressive_dream1",
         ("eval.inference_method=autoregressive", "eval.dream_length=1"),
@@ -71,7 +71,7 @@ class Experiment:
     def test_dataset(self) -> Path:
         return self.dataset({"agent57": "agent57", "scripted": "test"}[self.test_policy])
 
-    def evaluation(self, run: str, method: TestMethod) -> Path:
+    def evaluation(self, run: str, method: EvaluationMethod) -> Path:
         folder = self.root / "evaluations" / run / method.kind / self.test_dataset.name
         return folder / method.mode / "metrics.json"
 

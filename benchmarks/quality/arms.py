@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 PUBLISHED = ("recipe=published",)
 COMPLETE = ("dynamics.history.complete=0.5", "dynamics.history.prefix=0.5")
+ALL_COMPLETE = ("dynamics.history.complete=1", "dynamics.history.prefix=0")
 EVERYWHERE = ("dynamics.history.loss_at=all",)
 HISTORY = (*COMPLETE, *EVERYWHERE)
 ADD = ("dynamics.action_conditioning=add",)
@@ -11,8 +12,6 @@ MUON = ("optimizer.name=muon",)
 ALONE = ("tokenizer.temporal=none",)
 # Tokenizers that see the frames before train on clips; the preset has single frames.
 CLIPS = ("train.num_frames=8", "train.batch_size=4")
-
-
 # Of world models; the preset's learning rate was found for the tuned recipe.
 RATE = ("optimizer.learning_rate=2e-3",)
 
@@ -42,7 +41,7 @@ ARMS = {
     "loss_everywhere": _changed(*EVERYWHERE),
     "history_loss": _changed(*HISTORY),
     # The mix of clips.
-    "all_complete": _changed("dynamics.history.complete=1", *EVERYWHERE),
+    "all_complete": _changed(*ALL_COMPLETE, *EVERYWHERE),
     "all_prefix": _changed("dynamics.history.prefix=1", *EVERYWHERE),
     "thirds": _changed("dynamics.history.complete=0.34", "dynamics.history.prefix=0.33", *EVERYWHERE),
     # Each on top of history_loss.
@@ -53,7 +52,7 @@ ARMS = {
     # All of these together, and each taken away.
     "tuned": _tuned(),
     "tuned_half_complete": _tuned(*COMPLETE),
-    "tuned_all_complete": _tuned("dynamics.history.complete=1", "dynamics.history.prefix=0"),
+    "tuned_all_complete": _tuned(*ALL_COMPLETE),
     "tuned_temporal_every_1": _tuned("dynamics.temporal_every=1"),
     "tuned_rate_2e-3": _tuned(*RATE),
     "tuned_concatenate": _tuned("dynamics.action_conditioning=concatenate"),

@@ -140,9 +140,9 @@ class STTransformer(nn.Module):
             raise FieldError(
                 "gradient_checkpointing", config.gradient_checkpointing, "is unknown", f"use {', '.join(CHECKPOINTING)}"
             )
+        both = [SpatialLayer if letter == "s" else TemporalLayer for letter in order]
         kinds: list[type[Layer]] = []
         for block in range(1, config.num_blocks + 1):
-            both = [SpatialLayer, TemporalLayer] if order == "st" else [TemporalLayer, SpatialLayer]
             kinds += both if block % temporal_every == 0 or block == config.num_blocks else [SpatialLayer]
         # Called "halves" (of blocks) in all checkpoints.
         self.halves = nn.ModuleList([kind(config, dim) for kind in kinds])
