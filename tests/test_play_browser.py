@@ -212,9 +212,9 @@ def test_configurations_of_ticked_runs_are_compared(page, config):
     try:
         page.click("[data-view=runs]")
         page.check("#runs input >> nth=0")
-        page.wait_for_function("document.querySelector('#runs details').textContent.includes('seed')")
+        page.locator("#runs details", has_text="seed").wait_for(state="attached")
         page.check("#runs input >> nth=1")
-        page.wait_for_function("document.querySelector('#runs details').textContent.includes('0.002')")
+        page.locator("#runs details", has_text="0.002").wait_for(state="attached")
         shown = page.text_content("#runs details")
         assert "Configuration that differs" in shown and "0.001" in shown and "seed" not in shown
     finally:

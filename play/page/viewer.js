@@ -106,13 +106,15 @@ async function showRuns() {
   const runs = await look("runs");
   const out = element("div");
   const ticked = new Map();
-  const tick = async (run, on) => {
-    if (on) ticked.set(run.id, await look(`run/${run.id}`)); else ticked.delete(run.id);
+  const tick = async (run, box) => {
+    const loaded = box.checked ? await look(`run/${run.id}`) : null;
+    // The mark may have been taken away while the run was loaded.
+    if (loaded && box.checked) ticked.set(run.id, loaded); else ticked.delete(run.id);
     drawRuns(out, ticked);
   };
   $("runs").replaceChildren(
     element("div", runs.map((run) => element("label", [
-      element("input", [], { type: "checkbox", onchange: (event) => tick(run, event.target.checked) }), ` ${run.name}`,
+      element("input", [], { type: "checkbox", onchange: (event) => tick(run, event.target) }), ` ${run.name}`,
     ])), { className: "row" }),
     ...(runs.length ? [] : ["No runs in play.runs_dpath."]), out,
   );
