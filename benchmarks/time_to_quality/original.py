@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from benchmarks.presets import composed
+from benchmarks.quality.arms import ARMS
 from benchmarks.quality.comparison import PRESETS, timed
 from data_generation.data.data import Environment, list_environments, split_episodes
 from data_generation.data.files import write_atomically
@@ -49,7 +50,7 @@ class OriginalRun:
         folder = self.dpath / part
         cost_path = folder / "cost.json"
         if not cost_path.is_file():
-            cfg = composed("genie_redux train", PRESETS[part], "recipe=published")
+            cfg = composed("genie_redux train", PRESETS[part], *getattr(ARMS["published"], part))
             kind = "tokenizer" if part == "tokenizer" else "genie_redux_guided"
             settings = {
                 "config": original_config(kind, cfg, self.num_actions),
