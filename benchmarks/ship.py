@@ -1,14 +1,17 @@
 """Put trained weights into `weights/`, where `python run.py play` finds them, each with a card of how it was made.
 
     python -m benchmarks.ship guided --model <…/model-N.pt> --dataset <its dataset> --commands <text file>
+    python -m benchmarks.ship agent57 --model <…/model_best_reward.pt> --commands <text file> --film <GIF>
 
 Commands are taken as they are from the text file; data, seed and settings from the dataset and from the run's
 state-N.pt next to the checkpoint; figures from the evaluations of that checkpoint (run it in the folder from which they
-were made: their paths may be relative). `weights/README.md` is written anew: it lists what is there.
+were made: their paths may be relative). `weights/README.md` is written anew: it lists what is there. An agent's weights
+are stored as float16 and read as float32.
 """
 
 import argparse
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +19,7 @@ from typing import Any
 from data.data import ClipDataset
 from data_generation.data.data import Environment, list_environments
 from data_generation.data.files import atomic_path, write_atomically
+from external.agent57.checkpoint import Agent57Info, read_agent57, save_agent57
 from models.checkpoint import LoadedModel, export_model, load_model
 from models.weights_folder import CONFIG_FNAME, WEIGHTS_FNAME
 from training.model_card import CARD_FNAME, write_card
@@ -27,6 +31,8 @@ ABOUT = {
     "guided": "a world model that is played by the game's actions; what `python run.py play` plays",
     "latent": "a world model that is played by actions that it found itself",
 }
+AGENT = "agent57"
+AGENT_FNAME = "agent.pt"
 # Of the run, by the names of its keys.
 SETTINGS = ("seed", "train.num_train_steps", "train.batch_size", "train.num_frames", "optimizer.learning_rate")
 
@@ -46,6 +52,40 @@ def ship(args: argparse.Namespace) -> None:
         with (folder / CARD_FNAME).open("a") as card:
             card.write("\n".join(lines) + "\n")
     write_atomically(args.weights / "README.md", "\n".join(overview(args.weights)) + "\n")
+
+
+def ship_agent(args: argparse.Namespace) -> None:
+    """Write the folder of the agent and the list of all."""
+    stored = read_agent57(args.model)
+    info, folder = stored.info, args.weights / AGENT
+    with atomic_path(folder) as target:
+        target.mkdir()
+        save_agent57(target / AGENT_FNAME, stored.load().half(), info)
+        lines = agent_card(info, args.commands.read_text().strip())
+        if args.film:
+            shutil.copyfile(args.film, target / "film.gif")
+            lines += ["", "![An episode](film.gif)"]
+        write_atomically(target / CARD_FNAME, "\n".join(lines) + "\n")
+    write_atomically(args.weights / "README.md", "\n".join(overview(args.weights)) + "\n")
+
+
+def agent_card(info: Agent57Info, commands: str) -> list[str]:
+    """The lines of the agent's card."""
+    return [
+        *("# Agent57 for Cinderfoot", ""),
+        "An agent that plays the first four levels for the game's own reward and has no part in the training of any",
+        "world model: its play is what they are tested on.",
+        *("", "| | |", "| --- | --- |"),
+        f"| actions | {', '.join(f'`{name}`' for name in info.action_names)} |",
+        f"| policies | {info.family.num_policies} |",
+        f"| convolutions, LSTM | {', '.join(map(str, info.network.channels))} channels, {info.network.lstm} units |",
+        f"| trained for | {info.epoch} epochs |",
+        f"| mean return of its test | {info.mean_return:.1f} |",
+        *("", "How it learns, and how its play compares with random play and AutoExplore's:"),
+        "[results](../../docs/results/agent57.md).",
+        *("", "## How it was made", "", "```", commands, "```", "", "## Play with it", "", "```"),
+        *("python run.py generate config=retro_act/agent57_cinderfoot", "```"),
+    ]
 
 
 def made(args: argparse.Namespace, loaded: LoadedModel[Any]) -> Iterator[str]:
@@ -76,17 +116,31 @@ def overview(weights: Path) -> Iterator[str]:
         levels = "; ".join(f"{text} of {game}" for game, text in values["config"]["levels"].items())
         size = (weights / name / WEIGHTS_FNAME).stat().st_size / 1e6
         yield f"| [{name}]({name}/{CARD_FNAME}) | {about} | {values['step']} | {levels} | {size:.1f} |"
+    if (path := weights / AGENT / AGENT_FNAME).is_file():
+        about, epoch = (
+            "an agent that plays for the game's reward, to test world models on",
+            read_agent57(path).info.epoch,
+        )
+        size = path.stat().st_size / 1e6
+        yield f"| [{AGENT}]({AGENT}/{CARD_FNAME}) | {about} | {epoch} epochs | 0-3 of Cinderfoot-Nes | {size:.1f} |"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("name", choices=list(ABOUT))
-    parser.add_argument("--model", type=Path, required=True, help="model-<step>.pt")
-    parser.add_argument("--dataset", type=Path, required=True, help="the dataset that it was trained on")
+    parser.add_argument("name", choices=[*ABOUT, AGENT])
+    parser.add_argument("--model", type=Path, required=True, help="its checkpoint")
+    parser.add_argument("--dataset", type=Path, help="the dataset that a model was trained on")
     parser.add_argument("--commands", type=Path, required=True, help="text file with the commands that made it")
     parser.add_argument("--evaluations", type=Path, default=Path("outputs/evaluation"))
     parser.add_argument("--weights", type=Path, default=WEIGHTS_DPATH)
-    ship(parser.parse_args())
+    parser.add_argument("--film", type=Path, help="of an agent: a GIF for its card")
+    args = parser.parse_args()
+    if args.name == AGENT:
+        ship_agent(args)
+    elif args.dataset is None:
+        parser.error("a model's card names its dataset: give --dataset")
+    else:
+        ship(args)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from external.agent57.config import BanditConfig, FamilyConfig, IntrinsicConfig
 from external.agent57.family import betas, gammas
 from external.agent57.intrinsic import Curiosity, EpisodicMemory, StreamMoments
 from external.agent57.sum_tree import SumTree
-from external.agent57.targets import RecordedSteps, combine, priorities, retrace, squash, unsquash
+from external.agent57.targets import RecordedSteps, almost_best, combine, priorities, retrace, squash, unsquash
 from external.agent57.view import grey_view
 from tests.agent57_helpers import small_networks
 
@@ -52,6 +52,13 @@ def test_a_cut_trace_is_a_one_step_target():
     steps = RecordedSteps(row(1, 5), row(0.9, 0.9), row(0, 0), row(1, 1))
     targets = retrace(steps, squash(row(1, 2)), row(2.5, 3.5))
     assert unsquash(targets)[0].tolist() == pytest.approx([1 + 0.9 * 2.5, 5 + 0.9 * 3.5], rel=1e-4)
+
+
+def test_actions_within_a_share_of_the_best_value_count_as_the_best():
+    values = torch.tensor([[[10.0, 9.9, 8.0], [-10.0, -9.0, -9.5]]])
+    found = [almost_best(values, torch.tensor([[a, a]]), 0.02).tolist() for a in range(3)]
+    # Lower by no more than 0.02 · 10 and 0.02 · 9.
+    assert found == [[[True, False]], [[True, True]], [[False, False]]]
 
 
 def test_priorities_mix_the_largest_and_the_mean_error():

@@ -79,6 +79,9 @@ class NetworkConfig:
 
     channels: Annotated[list[Size], Items(3, 3)] = field(default_factory=lambda: [32, 64, 64])  # of the convolutions
     lstm: Size = 512  # units of each of the two value networks
+    # A layer with normalization before the LSTM. Without one, as published, the many features that are never negative
+    # drive its gates into saturation where the learning rate is high: then no value depends on the frame any more.
+    normalize: bool = False
     head: Size = 512  # hidden units of their advantages and values
     embedding: Size = 32  # what an action can change of a frame, as the episodic memory keeps it
     inverse: Size = 128  # hidden units of the inverse dynamics
@@ -142,6 +145,8 @@ class LearnerConfig:
     adam_epsilon: Positive = 1e-4
     max_grad_norm: Positive = 40.0
     lambda_: PositiveFraction = 0.95  # of Retrace
+    # Actions whose value is lower than the best one's by no more than this share count as greedy in Retrace.
+    trace_tolerance: Fraction = 0.0
     target_every: Count = 1500  # updates from one copy of the networks, which gives the targets, to the next
 
 

@@ -14,7 +14,7 @@ from external.agent57.config import Agent57TrainingConfig
 from external.agent57.family import betas, gammas
 from external.agent57.networks import Agent57Network, AgentNetworks, QValues
 from external.agent57.replay import SequenceBatch
-from external.agent57.targets import RecordedSteps, priorities, retrace, unsquash
+from external.agent57.targets import RecordedSteps, almost_best, combine, priorities, retrace, unsquash
 from models.checkpoint import check_fit
 from training.optimizer import restore_optimizer
 from training.throughput import OperationMeter
@@ -71,8 +71,11 @@ class Agent57Learner:
         with torch.no_grad():
             # Actions by the online networks, values by their copy (van Hasselt et al. 2016).
             best = best_actions(online, weights)
-            policy = (best[:, :-1] == batch.actions).float()
-            traces = self.config.learner.lambda_ * (policy / batch.probabilities).clamp(max=1)
+            policy = best[:, :-1] == batch.actions
+            if tolerance := self.config.learner.trace_tolerance:
+                combined = combine(online.ext, online.int_, weights[:, None, None])[:, :-1]
+                policy |= almost_best(unsquash(combined), batch.actions, tolerance)
+            traces = self.config.learner.lambda_ * (policy.float() / batch.probabilities).clamp(max=1)
             discounts = discounts[:, None] * (~batch.ended).float()
         valid = batch.valid.float()
         total = torch.zeros((), device=self.device)

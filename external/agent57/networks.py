@@ -36,7 +36,7 @@ def _num_features(channels: Sequence[int]) -> int:
 
 def _pixels(frames: Tensor) -> Tensor:
     """Frames (..., 1, 84, 84) uint8 as (N, 1, 84, 84) in [0, 1]."""
-    return frames.flatten(0, -4).contiguous(memory_format=torch.channels_last).float() / 255
+    return frames.flatten(0, -4).contiguous(memory_format=torch.channels_last).float().div_(255)
 
 
 class GreyBody(nn.Module):
@@ -46,9 +46,9 @@ class GreyBody(nn.Module):
         super().__init__()
         self.net = _convolutions(channels, nn.ReLU)
 
-    def forward(self, frames: Tensor) -> Tensor:
-        """Features (..., F) of frames (..., 1, 84, 84) uint8."""
-        return self.net(_pixels(frames)).flatten(1).unflatten(0, frames.shape[:-3])
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Features (N, F) of pixels (N, 1, 84, 84) in [0, 1]."""
+        return self.net(pixels).flatten(1)
 
 
 @dataclass
@@ -79,14 +79,23 @@ class RecurrentQNetwork(nn.Module):
         super().__init__()
         self.num_actions, self.num_policies = num_actions, num_policies
         self.body = GreyBody(config.channels)
-        num_inputs = _num_features(config.channels) + 1 + num_actions + 1 + num_policies
+        num_features, self.projection = _num_features(config.channels), nn.Sequential()
+        if config.normalize:
+            self.projection = nn.Sequential(nn.Linear(num_features, config.lstm), nn.LayerNorm(config.lstm), nn.ReLU())
+            num_features = config.lstm
+        num_inputs = num_features + 1 + num_actions + 1 + num_policies
         self.lstm = nn.LSTM(num_inputs, config.lstm, batch_first=True)
         self.advantage_head = _head(config.lstm, config.head, num_actions)
         self.value_head = _head(config.lstm, config.head, 1)
 
-    def forward(self, inputs: AgentInputs, state: tuple[Tensor, Tensor]) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """Squashed values (B, T, A), and the LSTM's state (1, B, H) twice after them."""
-        features = self.body(inputs.frames)
+    def forward(
+        self, pixels: Tensor, inputs: AgentInputs, state: tuple[Tensor, Tensor]
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """Squashed values (B, T, A), and the LSTM's state (1, B, H) twice after them.
+
+        pixels (BT, 1, 84, 84): those of the inputs' frames, in [0, 1].
+        """
+        features = self.projection(self.body(pixels)).unflatten(0, inputs.actions.shape)
         actions = F.one_hot(inputs.actions, self.num_actions).to(features.dtype)
         policies = F.one_hot(inputs.policies, self.num_policies).to(features.dtype)
         policies = policies.unsqueeze(1).expand(-1, features.shape[1], -1)
@@ -127,9 +136,9 @@ class Agent57Network(nn.Module):
 
     def forward(self, inputs: AgentInputs, state: Tensor) -> tuple[QValues, Tensor]:
         """Values (B, T, A) of both rewards from a state (B, 4, H), and the state after them."""
-        before = state.transpose(0, 1).contiguous()
-        ext, (ext_hidden, ext_cell) = self.ext_q(inputs, (before[0:1], before[1:2]))
-        int_, (int_hidden, int_cell) = self.int_q(inputs, (before[2:3], before[3:4]))
+        before, pixels = state.transpose(0, 1).contiguous(), _pixels(inputs.frames)
+        ext, (ext_hidden, ext_cell) = self.ext_q(pixels, inputs, (before[0:1], before[1:2]))
+        int_, (int_hidden, int_cell) = self.int_q(pixels, inputs, (before[2:3], before[3:4]))
         after = torch.cat([ext_hidden, ext_cell, int_hidden, int_cell]).float()
         return QValues(ext, int_), after.transpose(0, 1)
 
@@ -145,7 +154,7 @@ class EmbeddingNetwork(nn.Module):
 
     def forward(self, frames: Tensor) -> Tensor:
         """Embeddings (N, D) of frames (N, 1, 84, 84) uint8."""
-        return F.relu(self.fc(self.net(frames)))
+        return F.relu(self.fc(self.net(_pixels(frames))))
 
     def action_logits(self, before: Tensor, after: Tensor) -> Tensor:
         """Logits (N, A) of the actions between two frames (N, 1, 84, 84) uint8."""

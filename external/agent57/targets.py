@@ -58,6 +58,16 @@ def retrace(steps: RecordedSteps, taken: Tensor, following: Tensor) -> Tensor:
     return squash(plain + torch.stack(corrections[::-1], dim=1))
 
 
+def almost_best(values: Tensor, actions: Tensor, tolerance: float) -> Tensor:
+    """Whether actions (B, T) have values that are lower than the best ones by no more than a share; values (B, T, A).
+
+    Where several actions are worth the same, each update makes another one the greedy one. If traces are not cut by
+    that, Retrace of the greedy policy becomes soft Watkins Q(λ) (Kapturowski et al. 2023, arXiv 2209.07550).
+    """
+    best = values.amax(dim=-1)
+    return values.gather(-1, actions.unsqueeze(-1)).squeeze(-1) >= best - tolerance * best.abs()
+
+
 def priorities(errors: Tensor, valid: Tensor, max_share: float) -> Tensor:
     """Priorities (B,) of sequences from absolute errors (B, T): η max + (1 − η) mean (R2D2, section 2.3)."""
     errors = errors * valid
