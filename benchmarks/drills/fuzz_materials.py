@@ -45,6 +45,9 @@ def _make(root: Path) -> bool:
     (root / "agent").mkdir()
     os.chdir(root / "agent")
     command(tiny_runs.explore())
+    (root / "agent57").mkdir()
+    os.chdir(root / "agent57")
+    command(tiny_runs.agent57())
     os.chdir(root)
     for name in ("genie_redux_guided", "tokenizer"):
         shutil.copytree(_REFERENCE / "tiny" / name, root / "published" / name)

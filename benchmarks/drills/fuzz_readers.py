@@ -15,6 +15,7 @@ from auto_explore.src.agent import agent_of, read_agent
 from benchmarks.drills import tiny_runs
 from data.data import ClipDataset
 from data_generation.data.data import Environment, list_environments
+from external.agent57.checkpoint import read_agent57
 from launcher.errors import exit_code_of
 from launcher.main import launch
 from models.checkpoint import load_model
@@ -95,6 +96,11 @@ def read_agent_file(path: Path) -> Any:
     return [network.state_dict(), info]
 
 
+def read_agent57_file(path: Path) -> Any:
+    stored = read_agent57(path)
+    return [stored.tensors, stored.info]
+
+
 def resume(work: Path) -> Any:
     os.chdir(work / "run")
     command(tiny_runs.train("tokenizer", 6, train__resume_ckpt="latest"))
@@ -107,6 +113,13 @@ def resume_agent(work: Path) -> Any:
     torch.set_num_threads(1)
     command(tiny_runs.explore(epochs=3, common__resume="true"))
     return read_agent_file(next(Path("checkpoints").rglob("last.pt")))
+
+
+def resume_agent57(work: Path) -> Any:
+    os.chdir(work / "agent57")
+    torch.set_num_threads(1)
+    command(tiny_runs.agent57(epochs=3, common__resume="true"))
+    return read_agent57_file(next(Path("checkpoints").rglob("last.pt")))
 
 
 def train_with_cache(work: Path) -> Any:
