@@ -23,6 +23,7 @@ from data_generation.data.fields import (
     Seed,
     Trackers,
 )
+from training.config import EpisodicBonusConfig
 
 
 @dataclass
@@ -56,12 +57,16 @@ class WorldModelConfig:
 @dataclass
 class RewardConfig:
     # none = the environment's own
-    type: Annotated[str, OneOf("entropy", "cnn-mse", "vae-mse", "disagreement", "rnd", "none")] = "entropy"
+    type: Annotated[
+        str, OneOf("entropy", "cnn-mse", "vae-mse", "disagreement", "rnd", "e3b", "ngu", "counts", "none")
+    ] = "entropy"
     entropy_top_fraction: PositiveFraction = 0.25  # of a frame's tokens, those that the model is least sure of
     normalize: bool = False  # divide by the running root mean square of the rewards
     batch_size: Count = 16  # steps whose rewards are computed in one pass
-    learning_rate: Positive = 1e-4  # of the networks that vae-mse, disagreement and rnd train while playing
+    learning_rate: Positive = 1e-4  # of the networks that vae-mse, disagreement, rnd, e3b and ngu train while playing
     num_heads: Annotated[int, Range(2, 1000)] = 5  # disagreement: predictors that may disagree
+    ridge: Positive = 0.1  # e3b: λ, of the covariance at an episode's start
+    ngu: EpisodicBonusConfig = field(default_factory=EpisodicBonusConfig)
 
 
 @dataclass

@@ -36,6 +36,7 @@ from auto_explore.src.reward import RewardContext, RewardInputs, make_reward, to
 from auto_explore.src.run_context import RunContext, make_fabric, open_connector
 from benchmarks.models import matmul_rates
 from benchmarks.models_cases import SIZES, sized
+from data_generation.generator.connector_base import EnvironmentSpec
 from data_generation.generator.levels import list_levels
 from models.construct_model import build_model
 from models.genie_redux import GenieRedux
@@ -86,7 +87,7 @@ def inputs_of(batch: int) -> RewardInputs:
     generator = torch.Generator().manual_seed(0)
     frames = torch.randint(256, (batch, 2 + NUM_PREDS, 3, 64, 64), generator=generator, dtype=torch.uint8)
     actions = torch.randint(5, (batch, 1 + NUM_PREDS), generator=generator)
-    return RewardInputs(frames, actions, torch.zeros(batch))
+    return RewardInputs(frames, actions, torch.zeros(batch), [0] * batch, [False] * batch, [None] * batch)
 
 
 # ---- the reward alone ----------------------------------------------------------------------------------------------
@@ -109,7 +110,8 @@ def plain_reward(model: GenieRedux, autocast: Autocast, inputs: RewardInputs) ->
 def reward_case(size: str, precision: str, batches: list[int], repeats: int) -> None:
     model, autocast = world_model(size, precision), autocast_of(precision)
     width = model.dynamics.to_logits.in_features
-    reward = make_reward(RewardContext(RewardConfig(), NUM_PREDS, torch.device("cpu"), autocast, model), (3, 64, 64), 0)
+    context = RewardContext(RewardConfig(), NUM_PREDS, torch.device("cpu"), autocast, model)
+    reward = make_reward(context, EnvironmentSpec([str(i) for i in range(5)], (3, 64, 64)), 0)
     inputs = inputs_of(1)
     with FlopCounterMode(display=False) as counter:
         reward(inputs, learn=False)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from omegaconf import OmegaConf
+from torch import Tensor
 
 from auto_explore.config import (
     ActorCriticConfig,
@@ -27,6 +28,7 @@ from auto_explore.config import (
 )
 from auto_explore.main import train
 from auto_explore.src.dataset import AgentEpisode
+from auto_explore.src.reward import RewardInputs
 from data_generation.config import ConnectorConfig, GeneratorConfig
 from data_generation.data.data import EpisodeMeta
 from data_generation.generator.levels import Transition
@@ -95,6 +97,13 @@ def quick_config(root: Path, reward: str = "entropy", **common: Any) -> AutoExpl
         evaluation=EvaluationConfig(every=2, n_gifs=1),
         wandb=WandbConfig(mode="disabled"),
     )
+
+
+def make_inputs(frames: Tensor, actions: Tensor, env_reward: Tensor, **changes: Any) -> RewardInputs:
+    """Every row is the first step of another environment's episode, in a position of its own."""
+    count = len(frames)
+    rest = {"environments": list(range(count)), "is_first": [True] * count, "positions": list(range(count))}
+    return RewardInputs(frames, actions, env_reward, **{**rest, **changes})
 
 
 def make_episode(num_steps: int, root: Path = Path("nowhere"), session: int = 0, is_over: str = "") -> AgentEpisode:

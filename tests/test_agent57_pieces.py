@@ -8,11 +8,12 @@ from external.agent57.actors import actor_epsilons, epsilon_greedy
 from external.agent57.bandit import SlidingWindowUcb
 from external.agent57.config import BanditConfig, FamilyConfig, IntrinsicConfig
 from external.agent57.family import betas, gammas
-from external.agent57.intrinsic import Curiosity, EpisodicMemory, StreamMoments
+from external.agent57.intrinsic import Curiosity
 from external.agent57.sum_tree import SumTree
 from external.agent57.targets import RecordedSteps, almost_best, combine, priorities, retrace, squash, unsquash
 from external.agent57.view import grey_view
 from tests.agent57_helpers import small_networks
+from training.episodic_memory import NeighbourMemory, StreamMoments
 
 
 def row(*values: float) -> torch.Tensor:
@@ -137,8 +138,8 @@ def test_the_bandit_draws_policies_now_and_then():
 
 
 def bonuses(config: IntrinsicConfig, *places: float) -> list[float]:
-    memory, distances = EpisodicMemory(config, 1), StreamMoments()
-    return [memory.bonus(np.array([place], np.float32), distances) for place in places]
+    memory = NeighbourMemory(config, 1, StreamMoments())
+    return [memory.bonus(np.array([place], np.float32)) for place in places]
 
 
 def test_the_episodic_bonus_by_hand():
@@ -164,7 +165,9 @@ def test_running_moments():
     moments = StreamMoments()
     moments.add([1, 2, 3, 6])
     assert (moments.mean, moments.std) == pytest.approx((3, np.std([1, 2, 3, 6])))
-    assert StreamMoments.from_state(moments.state_dict()).state_dict() == moments.state_dict()
+    other = StreamMoments()
+    other.load_state_dict(moments.state_dict())
+    assert other.state_dict() == moments.state_dict()
 
 
 def test_the_lifelong_bonus_multiplies_the_episodic_one():
@@ -175,9 +178,9 @@ def test_the_lifelong_bonus_multiplies_the_episodic_one():
     for scale in (0.1, 3.0, 100.0):
         config = IntrinsicConfig(num_neighbours=1, max_lifelong=5.0)
         curiosity = Curiosity(config, 4, 1)
-        curiosity.memories[0].bonus(networks.embedding_network(frames)[0].detach().numpy(), StreamMoments())
+        curiosity.memories[0].bonus(networks.embedding_network(frames)[0].detach().numpy())
         count, unit = 10**9, error / scale
-        curiosity.errors = StreamMoments.from_state([count, unit, 2 * unit**2])
+        curiosity.errors.load_state_dict([count, unit, 2 * unit**2])
         rewards.append(curiosity.rewards(networks, frames)[0])
     # The same frame again: a similarity of 1.001.
     assert rewards == pytest.approx([1 / 1.001, 3 / 1.001, 5 / 1.001], rel=1e-2)

@@ -17,10 +17,11 @@ from auto_explore.src.collector import Collected, Collector, OtherEpisodes, Rewa
 from auto_explore.src.dataset import AgentEpisode, Replay
 from auto_explore.src.reward import Reward, RewardContext, RewardInputs, make_reward
 from data_generation.data.errors import UserError
+from data_generation.generator.connector_base import EnvironmentSpec
 from data_generation.generator.levels import Level, Transition, list_levels
 from data_generation.generator.schedule import EndlessSchedule, take_turns
 from data_generation.generator.vector import EpisodeProgress, LevelVectorEnv
-from tests.auto_explore_helpers import FRAME_SHAPE, make_episode, world_model
+from tests.auto_explore_helpers import ACTIONS, FRAME_SHAPE, make_episode, world_model
 from tests.auto_explore_play_helpers import (
     CountingReward,
     assert_same,
@@ -45,7 +46,7 @@ def test_rewards_are_stored_with_the_step_that_earned_them() -> None:
         for k, episode in enumerate(episodes[: 1 + (t > 2)]):
             step = make_episode(t + 1)
             _append(episode, step, len(episode.actions), value=10 * k + len(episode.actions) + 1)
-            thread.add(episode, batch_size=3)
+            thread.add(k, episode, batch_size=3)
     thread.flush()
     thread.close()
     assert episodes[0].rewards == [0, 0, 0, 0, 5, 6, 7, 8, 9]
@@ -66,7 +67,7 @@ def test_an_error_of_the_thread_comes_out_of_flush() -> None:
             raise ValueError("the world model is on fire")
 
     thread = RewardThread(Broken(), torch.device("cpu"), learn=True)
-    thread.add(make_episode(6), batch_size=1)
+    thread.add(0, make_episode(6), batch_size=1)
     with pytest.raises(ValueError, match="on fire"):
         thread.flush()
     thread.close()
@@ -77,7 +78,7 @@ def test_many_predicted_frames_wait_until_the_episode_has_them() -> None:
     reward = CountingReward(n_preds=6)
     thread = RewardThread(reward, torch.device("cpu"), learn=True)
     for length in range(1, 10):
-        thread.add(make_episode(length), batch_size=1)
+        thread.add(0, make_episode(length), batch_size=1)
     thread.flush()
     thread.close()
     assert [batch.frames.shape[1] for batch in reward.batches] == [8] * 3
@@ -256,7 +257,7 @@ def test_resuming_from_a_saved_state_equals_playing_without_a_break() -> None:
 
     def reward() -> Reward:
         context = RewardContext(RewardConfig(), 3, torch.device("cpu"), nullcontext, models)
-        return make_reward(context, FRAME_SHAPE, 0)
+        return make_reward(context, EnvironmentSpec(ACTIONS, FRAME_SHAPE), 0)
 
     def episodes(collected: list[Collected], collector: Collector) -> list[AgentEpisode]:
         return [*(episode for part in collected for episode in part.finished), *collector.episodes]

@@ -4,6 +4,7 @@ import copy
 import math
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,28 +15,31 @@ from torch import Tensor
 from auto_explore.config import RewardConfig
 from auto_explore.src.reward import Reward, RewardContext, RewardInputs, load_reward, make_reward, top_entropy
 from data_generation.data.errors import FieldError
+from data_generation.generator.connector_base import EnvironmentSpec
 from models.genie_redux import SampleSettings
-from tests.auto_explore_helpers import FRAME_SHAPE, world_model
+from tests.auto_explore_helpers import ACTIONS, FRAME_SHAPE, make_inputs, world_model
+from training.config import EpisodicBonusConfig
 
 LAST = Path("last.pt")
-REWARDS = ("entropy", "cnn-mse", "vae-mse", "disagreement", "rnd", "none")
+REWARDS = ("entropy", "cnn-mse", "vae-mse", "disagreement", "rnd", "e3b", "ngu", "counts", "none")
+LEARNING = ("vae-mse", "disagreement", "rnd", "e3b", "ngu")
 
 
 def inputs_of(batch: int, num_frames: int = 5, seed: int = 0) -> RewardInputs:
     generator = torch.Generator().manual_seed(seed)
     frames = torch.randint(256, (batch, num_frames, *FRAME_SHAPE), generator=generator, dtype=torch.uint8)
     actions = torch.randint(3, (batch, num_frames - 1), generator=generator)
-    return RewardInputs(frames, actions, torch.rand(batch, generator=generator))
+    return make_inputs(frames, actions, torch.rand(batch, generator=generator))
 
 
 def reward_of(kind: str, guided: bool = True, n_preds: int = 3, **settings: Any) -> Reward:
     config = RewardConfig(type=kind, **settings)
     tools = RewardContext(config, n_preds, torch.device("cpu"), nullcontext, world_model(guided))
-    return make_reward(tools, FRAME_SHAPE, seed=3)
+    return make_reward(tools, EnvironmentSpec(ACTIONS, FRAME_SHAPE), seed=3)
 
 
 def rows(inputs: RewardInputs, start: int, stop: int) -> RewardInputs:
-    return RewardInputs(*(value[start:stop] for value in (inputs.frames, inputs.actions, inputs.env_reward)))
+    return RewardInputs(**{name: value[start:stop] for name, value in vars(inputs).items()})
 
 
 def test_uniform_logits_pay_two_and_certain_ones_nothing() -> None:
@@ -91,7 +95,7 @@ def test_entropy_sees_the_actions_and_the_two_first_frames_only() -> None:
         assert not torch.allclose(reward(others, learn=False), before, atol=1e-6), changed
 
 
-@pytest.mark.parametrize("kind", ["entropy", "cnn-mse", "vae-mse", "disagreement", "rnd"])
+@pytest.mark.parametrize("kind", [kind for kind in REWARDS if kind != "none"])
 def test_a_reward_does_not_depend_on_what_is_next_to_it_in_the_batch(kind: str) -> None:
     inputs, reward = inputs_of(5), reward_of(kind)
     whole = reward(inputs, learn=False)
@@ -119,7 +123,7 @@ def test_every_reward_pays_finite_amounts_and_trains_only_when_it_may(kind: str,
     rewards = reward(inputs, learn=True)
     assert torch.equal(rewards, first)  # what was known before this step
     changed = [name for name, value in reward.networks.state_dict().items() if not torch.equal(value, before[name])]
-    assert bool(changed) == (kind in ("vae-mse", "disagreement", "rnd"))
+    assert bool(changed) == (kind in LEARNING)
 
 
 @pytest.mark.parametrize("kind", ["disagreement", "rnd"])
@@ -136,13 +140,19 @@ def test_novelty_wears_off_where_one_has_been(kind: str) -> None:
 @pytest.mark.parametrize("normalize", [False, True])
 @pytest.mark.parametrize("kind", REWARDS)
 def test_a_reward_goes_on_exactly_from_its_state(kind: str, normalize: bool) -> None:
-    first, second = (reward_of(kind, normalize=normalize) for _ in range(2))
-    size = first.num_frames
+    """Episodes in progress included."""
+    ngu = EpisodicBonusConfig(num_neighbours=2)
+    first, second = (reward_of(kind, normalize=normalize, ngu=ngu) for _ in range(2))
+
+    def steps(seed: int) -> RewardInputs:
+        return replace(inputs_of(4, first.num_frames, seed), is_first=[seed == 0] * 4)
+
     for seed in range(3):
-        first(inputs_of(4, size, seed), learn=True)
+        first(steps(seed), learn=True)
     load_reward(second, copy.deepcopy(first.state_dict()), second.context.config, LAST)
     for seed in range(3, 6):
-        assert torch.equal(first(inputs_of(4, size, seed), learn=True), second(inputs_of(4, size, seed), learn=True))
+        rewards = first(steps(seed), learn=True)
+        assert torch.equal(rewards, second(steps(seed), learn=True)) and (rewards > 0).all()
 
 
 def _change_moment(change: Callable[[Tensor], Any]) -> Callable[[dict[str, Any]], None]:

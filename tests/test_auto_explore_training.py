@@ -123,7 +123,9 @@ def test_collected_episodes_are_an_ordinary_dataset(trained: Path, capsys: pytes
 # Resume
 
 
-@pytest.mark.parametrize("reward", ["entropy", pytest.param("disagreement", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "reward", ["entropy", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("disagreement", "e3b"))]
+)
 def test_resuming_equals_a_run_without_a_break(trained: Path, tmp_path: Path, reward: str) -> None:
     save_world_model(tmp_path / "models")
     whole = trained
@@ -194,7 +196,7 @@ def test_resuming_with_other_settings_is_refused_in_one_line(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("reward", ["entropy", "rnd"])
+@pytest.mark.parametrize("reward", ["entropy", "rnd", "ngu"])
 def test_a_killed_run_resumes_exactly(tmp_path: Path, reward: str) -> None:
     """SIGKILL in the middle of an epoch, twice; none of its processes stays."""
     save_world_model(tmp_path / "models")

@@ -3,7 +3,7 @@
 import numpy as np
 
 from tests.auto_explore_helpers import FRAME_SHAPE, make_episode
-from training.coverage import Coverage, add_episode, cell_of
+from training.coverage import Coverage, add_episode, cell_of, position_of
 
 
 def test_coverage_counts_what_is_new() -> None:
@@ -40,6 +40,21 @@ def test_equal_positions_of_two_games_are_two_positions() -> None:
             info |= {"x": 1.0, "y": 1.0}
         add_episode(coverage, episode)
     assert coverage.summary()["positions"] == coverage.summary()["levels"] == 2
+
+
+def test_the_position_of_a_step_is_one_that_its_episode_counts() -> None:
+    episode = make_episode(6, is_over="terminated")
+    for k, info in enumerate(episode.infos):
+        info |= {"x": 9.0 * k, "y": -3.0, "level": float(k // 4)}
+    coverage = Coverage()
+    add_episode(coverage, episode)
+    found = [position_of(episode.meta, info) for info in episode.infos]
+    # x from 0 to 45: two squares in three, the last two steps in a level of their own.
+    assert set(found) == coverage.positions and len(set(found)) == 3
+    assert found[0] == found[1] != found[2] == found[3] != found[4]
+    for name in ("x", "y"):
+        episode.infos[0].pop(name)
+        assert position_of(episode.meta, episode.infos[0]) is None
 
 
 def test_cells_are_coarse() -> None:

@@ -1,5 +1,6 @@
 """Configuration of `python run.py genie_redux train|eval` and `python run.py super_resolution train|eval`.
 
+Also of what the agents, which have configurations of their own, share.
 Every default is stated here and nowhere else.
 """
 
@@ -149,6 +150,21 @@ class GenieReduxConfig(ModelConfig):
     train: TrainConfig = field(default_factory=TrainConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
+
+
+# ---- agents ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class EpisodicBonusConfig:
+    """NGU's bonus for what is new in its episode (arXiv 2002.06038, section 2): in AutoExplore and in Agent57."""
+
+    num_neighbours: Count = 10
+    memory: Count = 5000  # embeddings of an episode that are remembered; the papers have 30 000
+    kernel_epsilon: Positive = 1e-4
+    cluster_distance: NotNegative = 8e-3
+    max_similarity: Positive = 8.0
+    constant: Positive = 1e-3
 
 
 # ---- what each component of a run is given --------------------------------------------------------------------------

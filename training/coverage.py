@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 import torch
 
+from data_generation.data.data import EpisodeMeta
 from data_generation.generator.episode import Episode
 
 # Go-Explore's cells (Ecoffet et al. 2021): 11×8 pixels of 8 grey levels.
@@ -56,8 +57,7 @@ class Coverage:
                 self.goals.update(_numbers(start, np.unique(level[infos[name] > 0])))
         if "x" in infos:
             self.max_x.append(float(np.nanmax(infos["x"])))
-        if "x" in infos and "y" in infos:
-            positions = np.stack([level, infos["x"] // _POSITION_SIZE, infos["y"] // _POSITION_SIZE], axis=1)
+        if (positions := _positions(infos)) is not None:
             self.positions.update(_numbers(start, np.unique(positions, axis=0)))
 
     @classmethod
@@ -101,9 +101,29 @@ def add_episode(coverage: Coverage, episode: Episode) -> None:
     """Count a complete episode in the measures of coverage."""
     names = {name for info in episode.infos for name in info}
     infos = {name: np.array([info.get(name, np.nan) for info in episode.infos]) for name in names}
-    # Equal instances of two games are two levels.
-    level = zlib.crc32(f"{episode.meta.game}/{episode.meta.instance}".encode())
-    coverage.add(level, episode.frames, infos, np.array(episode.actions, np.int64))
+    coverage.add(_level_number(episode.meta), episode.frames, infos, np.array(episode.actions, np.int64))
+
+
+def position_of(meta: EpisodeMeta, numbers: Mapping[str, float]) -> int | None:
+    """The position that a step of an episode has reached, as a number in the `positions` of `add_episode`.
+
+    `numbers`: the step's info. None where it has no x and y.
+    """
+    positions = _positions({name: np.array([value]) for name, value in numbers.items()})
+    return None if positions is None else _numbers(_level_number(meta), positions)[0]
+
+
+def _level_number(meta: EpisodeMeta) -> int:
+    """Equal instances of two games are two levels."""
+    return zlib.crc32(f"{meta.game}/{meta.instance}".encode())
+
+
+def _positions(infos: Mapping[str, np.ndarray]) -> np.ndarray | None:
+    """Level, column and row (T, 3) of each step; None of a game that does not report x and y."""
+    if "x" not in infos or "y" not in infos:
+        return None
+    level = infos.get("level", np.zeros(len(infos["x"])))
+    return np.stack([level, infos["x"] // _POSITION_SIZE, infos["y"] // _POSITION_SIZE], axis=1)
 
 
 _SETS = ("cells", "positions", "levels", "goals")

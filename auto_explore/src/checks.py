@@ -1,6 +1,6 @@
 """Checks of values that must fit together, before anything is loaded."""
 
-from auto_explore.config import AutoExploreConfig, CommonConfig, TrainPlayConfig
+from auto_explore.config import AutoExploreConfig, CollectionConfig, CommonConfig, TrainPlayConfig
 from data_generation.data.errors import FieldError, under
 
 
@@ -16,6 +16,8 @@ def check_train_config(config: AutoExploreConfig) -> None:
                 raise FieldError(name, value, "a new run resumes nothing", "set {resume}=true, or omit it")
     with under("collection.train.config"):
         _check_train_play(config.collection.train.config)
+    with under("collection"):
+        _check_reward(config.collection)
 
 
 def _check_train_play(config: TrainPlayConfig) -> None:
@@ -23,3 +25,17 @@ def _check_train_play(config: TrainPlayConfig) -> None:
         raise FieldError("min_epsilon", config.min_epsilon, f"must be at most {{epsilon}}={config.epsilon}")
     if not config.should_sample and config.epsilon == 0:
         raise FieldError("should_sample", "false", "with {epsilon}=0 it plays one episode over and over")
+
+
+def _check_reward(config: CollectionConfig) -> None:
+    if config.reward.type != "ngu":
+        return
+    ngu, num_steps = config.reward.ngu, config.connector.generator_config.n_steps_max
+    for name, value, most in (
+        ("reward.ngu.memory", ngu.memory, ngu.memory),
+        ("connector.generator_config.n_steps_max", num_steps, num_steps - 1),
+    ):
+        if ngu.num_neighbours > most:
+            problem = f"with {{{name}}}={value} no frame has so many before it, so that every reward is 0"
+            remedy = f"lower it, or raise {{{name}}}"
+            raise FieldError("reward.ngu.num_neighbours", ngu.num_neighbours, problem, remedy)

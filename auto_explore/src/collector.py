@@ -20,10 +20,8 @@ from data_generation.data.errors import UserError, under
 from data_generation.generator.levels import Transition
 from data_generation.generator.vector import EpisodeProgress, LevelVectorEnv
 from models.components.transfer import to_device
+from training.coverage import position_of
 from training.throughput import OperationMeter
-
-# No reward for an episode's first steps: the world model has seen too little of it (arXiv 2504.02515, section A.3).
-NUM_UNREWARDED = 4
 
 
 class OtherEpisodes(UserError):
@@ -73,9 +71,10 @@ class Collected:
 
 @dataclass
 class _Pending:
-    """Steps that wait for their reward, and the newest frames and actions of each."""
+    """Steps that wait for their reward, who played them, and the newest frames and actions of each."""
 
     steps: list[tuple[AgentEpisode, int]] = field(default_factory=list)
+    environments: list[int] = field(default_factory=list)
     frames: list[np.ndarray] = field(default_factory=list)
     actions: list[list[int]] = field(default_factory=list)
 
@@ -85,6 +84,9 @@ class _Pending:
             torch.from_numpy(np.stack(self.frames)),
             torch.tensor(self.actions, dtype=torch.int64),
             torch.tensor(env_rewards, dtype=torch.float32),
+            self.environments,
+            is_first=[t == 0 for _, t in self.steps],
+            positions=[position_of(episode.meta, episode.infos[t]) for episode, t in self.steps],
         )
 
 
@@ -96,21 +98,23 @@ class RewardThread:
 
     def __init__(self, reward: Reward, device: torch.device, learn: bool):
         self._reward, self._device, self._learn = reward, device, learn
-        # A reward of many predicted frames may need more steps than those.
-        self._first_rewarded = max(NUM_UNREWARDED, reward.num_frames - 2) if reward.context.config.type != "none" else 0
         self._pending = _Pending()
         self._futures: list[Future[None]] = []
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="reward")
         self.seconds = 0.0
         self.meter = OperationMeter()
 
-    def add(self, episode: AgentEpisode, batch_size: int) -> None:
-        """Compute the reward of the episode's last step, with those of other steps, unless it gets none."""
+    def add(self, environment: int, episode: AgentEpisode, batch_size: int) -> None:
+        """Compute the reward of the episode's last step, with those of other steps, unless it gets none.
+
+        `environment`: the number of the one that plays the episode.
+        """
         t, size = episode.num_steps - 1, self._reward.num_frames
-        if t < self._first_rewarded:
+        if t < self._reward.num_unrewarded:
             return
         pending = self._pending
         pending.steps.append((episode, t))
+        pending.environments.append(environment)
         pending.frames.append(episode.frames[t + 2 - size : t + 2].copy())
         pending.actions.append(episode.actions[t + 2 - size : t + 1])
         if len(pending.steps) >= batch_size:
@@ -125,12 +129,15 @@ class RewardThread:
             future.result()
 
     def _submit(self) -> None:
+        # An error of the thread ends play soon, not only with the epoch.
+        while self._futures and self._futures[0].done():
+            self._futures.pop(0).result()
         pending, self._pending = self._pending, _Pending()
         self._futures.append(self._thread.submit(self._compute, pending))
 
     def _compute(self, pending: _Pending) -> None:
         start = time.perf_counter()
-        with self.meter.counting("reward", len(pending.steps)):
+        with self.meter.counting("reward", len(pending.steps)), under("reward"):
             rewards = self._reward(pending.inputs().to(self._device), self._learn).tolist()
         for (episode, t), reward in zip(pending.steps, rewards, strict=True):
             episode.rewards[t] = reward
@@ -286,7 +293,7 @@ class Collector:
                     replay.remove(episode)
             else:
                 episode.add(step, float(log_probabilities[i]))
-                self._rewards.add(episode, self._reward_batch)
+                self._rewards.add(i, episode, self._reward_batch)
                 if step.is_last:
                     collected.finished.append(episode)
             if step is None or step.is_last:

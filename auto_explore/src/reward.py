@@ -4,7 +4,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,32 +12,48 @@ import torch
 from torch import Tensor, nn
 
 from auto_explore.config import RewardConfig
-from auto_explore.src.models.novelty import Disagreement, FrameVae, RandomDistillation, RandomFeatures
+from auto_explore.src.models.novelty import (
+    ActionEmbedding,
+    Disagreement,
+    FrameVae,
+    RandomDistillation,
+    RandomFeatures,
+)
 from data_generation.data.errors import FieldError
+from data_generation.generator.connector_base import EnvironmentSpec
 from models.checkpoint import load_strictly
 from models.components.transfer import to_device
 from models.genie_redux import GenieRedux
+from training.episodic_memory import EllipticalMemory, EpisodicMemory, NeighbourMemory, StreamMoments
 from training.optimizer import restore_optimizer
 
 # Real frames that the world model sees before those that it predicts.
 NUM_PRIME = 2
+# No reward for an episode's first steps: the world model has seen too little of it (arXiv 2504.02515, section A.3).
+NUM_UNREWARDED = 4
 WORLD_MODEL_REWARDS = ("entropy", "cnn-mse", "vae-mse", "disagreement")
 
 
 @dataclass
 class RewardInputs:
-    """The newest frames of some steps.
+    """Some steps; those of one environment are in the order in which they were played.
 
-    Frames (B, T, C, H, W) uint8, the actions between them (B, T - 1), and the environment's rewards (B,) for the last
-    ones.
+    The newest frames of each (B, T, C, H, W) uint8, the actions between them (B, T - 1), and of the last ones the
+    environment's rewards (B,), its number among those played, whether the step is the first of its episode, and the
+    position that it has reached (`training.coverage.position_of`).
     """
 
     frames: Tensor
     actions: Tensor
     env_reward: Tensor
+    environments: list[int]
+    is_first: list[bool]
+    positions: list[int | None]
 
     def to(self, device: torch.device) -> "RewardInputs":
-        return RewardInputs(*(to_device(value, device) for value in (self.frames, self.actions, self.env_reward)))
+        """With the tensors on another device."""
+        frames, actions, env_reward = (to_device(v, device) for v in (self.frames, self.actions, self.env_reward))
+        return replace(self, frames=frames, actions=actions, env_reward=env_reward)
 
 
 @dataclass
@@ -74,6 +90,8 @@ class Reward(ABC):
     def __init__(self, context: RewardContext):
         self.context = context
         self.num_frames = NUM_PRIME + context.n_preds
+        # More than the usual number where many predicted frames need more steps.
+        self.num_unrewarded = max(NUM_UNREWARDED, context.n_preds)
         self.networks = nn.Module()
         self.optimizer: torch.optim.Adam | None = None
 
@@ -106,12 +124,16 @@ class Reward(ABC):
         self.optimizer.step()
 
 
-class NoReward(Reward):
-    """The environment's own reward."""
+class StepReward(Reward):
+    """A reward of single steps, the first ones included: of two frames and the action between them."""
 
     def __init__(self, context: RewardContext):
         super().__init__(context)
-        self.num_frames = 2
+        self.num_frames, self.num_unrewarded = 2, 0
+
+
+class NoReward(StepReward):
+    """The environment's own reward."""
 
     def __call__(self, inputs: RewardInputs, learn: bool) -> Tensor:
         return inputs.env_reward
@@ -209,12 +231,87 @@ class LearnedReward(Reward):
         return hidden.float().mean(dim=(1, 2)), self._model.target(ids[:, -1])
 
 
+class EpisodicReward(StepReward):
+    """New in this episode, by embeddings that tell which action was taken (e3b, ngu)."""
+
+    def __init__(self, context: RewardContext, spec: EnvironmentSpec):
+        super().__init__(context)
+        self._model = ActionEmbedding(spec.frame_shape, len(spec.action_names))
+        self.train_networks(self._model)
+        # Of the episode that each environment plays.
+        self._memories: dict[int, EpisodicMemory] = {}
+        # Between neighbours, over all episodes; e3b has none.
+        self._distances = StreamMoments()
+
+    def _new_memory(self) -> EpisodicMemory:
+        config, num_features = self.context.config, self._model.num_features
+        if config.type == "e3b":
+            return EllipticalMemory(config.ridge, num_features)
+        return NeighbourMemory(config.ngu, num_features, self._distances)
+
+    def __call__(self, inputs: RewardInputs, learn: bool) -> Tensor:
+        before, after = (inputs.frames[:, t].float() / 127.5 - 1 for t in (-2, -1))
+        with torch.no_grad():
+            embeddings = self._model.embed(after).float().cpu().numpy()
+        bonuses = []
+        for environment, is_first, embedding in zip(inputs.environments, inputs.is_first, embeddings, strict=True):
+            if is_first:
+                self._memories[environment] = self._new_memory()
+            bonuses.append(self._memories[environment].bonus(embedding))
+        if learn:
+            self.descend(self._model.loss(before, after, inputs.actions[:, -1]))
+        return torch.tensor(bonuses, dtype=torch.float32, device=after.device)
+
+    def state_dict(self) -> dict[str, Any]:
+        memories = {environment: memory.state_dict() for environment, memory in self._memories.items()}
+        return {**super().state_dict(), "memories": memories, "distances": self._distances.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any], path: Path) -> None:
+        super().load_state_dict(state, path)
+        self._distances.load_state_dict(state["distances"])
+        self._memories = {}
+        for environment, stored in state["memories"].items():
+            self._memories[environment] = self._new_memory()
+            self._memories[environment].load_state_dict(stored)
+
+
+class CountReward(StepReward):
+    """1/√N at the N-th visit to the position that a step has reached, over all episodes (counts).
+
+    Count-based exploration (Bellemare et al. 2016) that knows the state: what the other rewards are compared with.
+    """
+
+    def __init__(self, context: RewardContext):
+        super().__init__(context)
+        self._visits: dict[int, int] = {}
+
+    def __call__(self, inputs: RewardInputs, learn: bool) -> Tensor:
+        rewards = []
+        for position in inputs.positions:
+            if position is None:
+                problem = "the environment reports no position (x and y in its info)"
+                raise FieldError("type", "counts", problem, "choose a reward that needs none, such as e3b or rnd")
+            visits = self._visits.get(position, 0) + 1
+            rewards.append(visits**-0.5)
+            if learn:
+                self._visits[position] = visits
+        return torch.tensor(rewards, dtype=torch.float32, device=inputs.frames.device)
+
+    def state_dict(self) -> dict[str, Any]:
+        positions, visits = (torch.tensor([*v], dtype=torch.int64) for v in (self._visits, self._visits.values()))
+        return {**super().state_dict(), "positions": positions, "visits": visits}
+
+    def load_state_dict(self, state: dict[str, Any], path: Path) -> None:
+        super().load_state_dict(state, path)
+        self._visits = dict(zip(state["positions"].tolist(), state["visits"].tolist(), strict=True))
+
+
 class NormalizedReward(Reward):
     """Another reward divided by the running root mean square of its values while learning."""
 
     def __init__(self, inner: Reward):
         super().__init__(inner.context)
-        self.inner, self.num_frames = inner, inner.num_frames
+        self.inner, self.num_frames, self.num_unrewarded = inner, inner.num_frames, inner.num_unrewarded
         self._sum, self._count = 0.0, 0
 
     def __call__(self, inputs: RewardInputs, learn: bool) -> Tensor:
@@ -236,8 +333,8 @@ class NormalizedReward(Reward):
         self._sum, self._count = total, count
 
 
-def make_reward(context: RewardContext, frame_shape: tuple[int, int, int], seed: int) -> Reward:
-    """The reward of `config.type`; its fixed random networks come from `seed`."""
+def make_reward(context: RewardContext, spec: EnvironmentSpec, seed: int) -> Reward:
+    """The reward of `config.type` in environments of `spec`; its fixed random networks come from `seed`."""
     kind = context.config.type
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -247,9 +344,13 @@ def make_reward(context: RewardContext, frame_shape: tuple[int, int, int], seed:
         elif kind == "entropy":
             reward = EntropyReward(context)
         elif kind in ("cnn-mse", "vae-mse"):
-            reward = FrameErrorReward(context, frame_shape[0], seed)
+            reward = FrameErrorReward(context, spec.frame_shape[0], seed)
+        elif kind in ("e3b", "ngu"):
+            reward = EpisodicReward(context, spec)
+        elif kind == "counts":
+            reward = CountReward(context)
         else:
-            reward = LearnedReward(context, frame_shape)
+            reward = LearnedReward(context, spec.frame_shape)
     return NormalizedReward(reward) if context.config.normalize else reward
 
 
@@ -260,6 +361,6 @@ def load_reward(reward: Reward, state: dict[str, Any], config: RewardConfig, pat
     """
     try:
         reward.load_state_dict(state, path)
-    except (AttributeError, KeyError, RuntimeError, TypeError, ValueError, OverflowError) as error:
+    except (AttributeError, LookupError, RuntimeError, TypeError, ValueError, OverflowError) as error:
         problem = f"the run was trained with another reward, or '{path}' is damaged: its networks do not fit"
         raise FieldError("type", config.type, problem) from error

@@ -62,7 +62,7 @@ class RunContext:
     def make_reward(self, n_preds: int) -> Reward:
         """A fresh reward of the configured kind."""
         context = RewardContext(self.collection.reward, n_preds, self.fabric.device, self.autocast, self.world_model)
-        return make_reward(context, self.connector.frame_shape, self.common.seed)
+        return make_reward(context, self.connector.spec, self.common.seed)
 
     def collector(self, num_envs: int, reward: Reward, episodes_dpath: Path, is_test: bool) -> Collector:
         """Environments of this process with the reward of their steps; a test's are not learned from."""

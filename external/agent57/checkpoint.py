@@ -10,10 +10,10 @@ from data_generation.data.errors import FieldError, UserError
 from data_generation.data.fields import check_fields
 from data_generation.data.reading import from_mapping
 from external.agent57.config import FamilyConfig, IntrinsicConfig, NetworkConfig
-from external.agent57.intrinsic import StreamMoments
 from external.agent57.networks import AgentNetworks
 from models.checkpoint import check_fit
 from models.tensor_file import check_format, check_keys, check_tensors, read_content, shapes_only, write_file
+from training.episodic_memory import StreamMoments
 
 FORMAT = "genieredux-agent57"
 FORMAT_VERSION = 1

@@ -28,6 +28,7 @@ from data_generation.data.fields import (
     Size,
     Trackers,
 )
+from training.config import EpisodicBonusConfig
 
 
 @dataclass
@@ -102,15 +103,9 @@ class FamilyConfig:
 
 
 @dataclass
-class IntrinsicConfig:
+class IntrinsicConfig(EpisodicBonusConfig):
     """The intrinsic reward (NGU, section 2)."""
 
-    num_neighbours: Count = 10
-    memory: Count = 5000  # embeddings of an episode that are remembered; the papers have 30 000
-    kernel_epsilon: Positive = 1e-4
-    cluster_distance: NotNegative = 8e-3
-    max_similarity: Positive = 8.0
-    constant: Positive = 1e-3
     max_lifelong: Positive = 5.0  # the lifelong bonus is clipped to [1, max_lifelong]
     learning_rate: Positive = 5e-4  # of the embedding and of the distilled random network
     num_frames: Count = 5  # newest frames of each sequence of a batch that these networks learn from

@@ -17,7 +17,6 @@ from data_generation.data.lock import locked
 from external.agent57.actors import ActorGroup
 from external.agent57.checkpoint import Agent57Info, read_agent57
 from external.agent57.config import Agent57Config, Agent57TrainingConfig, RunConfig
-from external.agent57.intrinsic import StreamMoments
 from external.agent57.setup import AgentSetup, check_test, check_training, make_setup
 from external.agent57.testing import play_test
 from external.agent57.trainer import Agent57Trainer
@@ -114,8 +113,7 @@ def _play_epochs(
     """The measures of every epoch and their means; what was played in each."""
     rows, parts = [], []
     for epoch in tqdm(range(cfg.common.epochs), unit="epoch", desc="evaluate"):
-        actors.curiosity.errors = StreamMoments.from_state(info.errors)
-        actors.curiosity.distances = [StreamMoments.from_state(info.distances) for _ in actors.curiosity.distances]
+        actors.curiosity.set_moments(info.errors, info.distances)
         with under("collection"):
             tested = play_test(actors, cfg.collection.test.num_episodes, cfg.common.seed + epoch)
         rows.append(tested.values)

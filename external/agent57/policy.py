@@ -13,7 +13,7 @@ from data_generation.generator.policy import Observation, PolicyContext
 from external.agent57.actors import best_actions, epsilon_greedy
 from external.agent57.checkpoint import Agent57Info, read_agent57
 from external.agent57.family import betas
-from external.agent57.intrinsic import Curiosity, StreamMoments
+from external.agent57.intrinsic import Curiosity
 from external.agent57.networks import AgentInputs, AgentNetworks
 from external.agent57.view import grey_view
 
@@ -50,8 +50,7 @@ class Agent57Policy:
 
     def initial_carry(self) -> Agent57Carry:
         curiosity = Curiosity(self.info.intrinsic, self.info.network.embedding, 1)
-        curiosity.errors = StreamMoments.from_state(self.info.errors)
-        curiosity.distances = [StreamMoments.from_state(self.info.distances)]
+        curiosity.set_moments(self.info.errors, self.info.distances)
         return Agent57Carry(self.networks.network.initial_state(1), curiosity)
 
     @torch.inference_mode()

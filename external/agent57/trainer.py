@@ -178,7 +178,9 @@ class Agent57Trainer:
             networks = copy.deepcopy(self.networks).requires_grad_(False)
             self._testers = self.setup.actors(networks, self.config, self.folder.episodes, is_test=True)
         self._testers.networks.load_state_dict(self.networks.state_dict())
-        self._testers.curiosity.load_moments(self.actors.curiosity)
+        seen = self.actors.curiosity
+        # The first actor's distances count for all.
+        self._testers.curiosity.set_moments(seen.errors.state_dict(), seen.distances[0].state_dict())
         seed = seed_of(self.common.seed, _TEST, self.epoch)
         with under("collection"):
             tested = play_test(self._testers, self.setup.collection.test.num_episodes, seed)

@@ -20,6 +20,12 @@ def _convolutions(channels: int) -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
+def _num_features(frame_shape: tuple[int, int, int]) -> int:
+    """Of the convolutions."""
+    _, height, width = frame_shape
+    return _WIDTHS[-1] * -(-height // 8) * -(-width // 8)
+
+
 class RandomFeatures(nn.Module):
     """Features of a fixed random network (arXiv 2504.02515, the cnn-mse reward)."""
 
@@ -74,8 +80,7 @@ class RandomDistillation(nn.Module):
 
     def __init__(self, frame_shape: tuple[int, int, int], num_outputs: int = 128):
         super().__init__()
-        channels, height, width = frame_shape
-        size = _WIDTHS[-1] * -(-height // 8) * -(-width // 8)
+        channels, size = frame_shape[0], _num_features(frame_shape)
         self.target = nn.Sequential(_convolutions(channels), nn.Flatten(), nn.Linear(size, num_outputs))
         hidden = nn.Linear(size, 256)
         self.predictor = nn.Sequential(
@@ -89,6 +94,29 @@ class RandomDistillation(nn.Module):
 
     def loss(self, frames: Tensor) -> Tensor:
         return self.novelty(frames).mean()
+
+
+class ActionEmbedding(nn.Module):
+    """Embeddings of frames from which the action between two of them can be told (Pathak et al. 2017).
+
+    They hold what an action can change, and not what changes by itself.
+    """
+
+    def __init__(self, frame_shape: tuple[int, int, int], num_actions: int, num_features: int = 32):
+        super().__init__()
+        self.num_features = num_features
+        size = _num_features(frame_shape)
+        self.encoder = nn.Sequential(_convolutions(frame_shape[0]), nn.Flatten(), nn.Linear(size, num_features))
+        self.head = nn.Sequential(nn.Linear(2 * num_features, 128), nn.ReLU(), nn.Linear(128, num_actions))
+
+    def embed(self, frames: Tensor) -> Tensor:
+        """Embeddings (B, num_features) of frames (B, C, H, W) in [-1, 1]."""
+        return self.encoder(frames)
+
+    def loss(self, before: Tensor, after: Tensor, actions: Tensor) -> Tensor:
+        """Cross-entropy of the actions (B,) between two frames each."""
+        logits = self.head(torch.cat([self.embed(before), self.embed(after)], dim=1))
+        return F.cross_entropy(logits, actions)
 
 
 class Disagreement(nn.Module):
