@@ -1,5 +1,6 @@
 """The exploration experiment's commands: which one runs after which results, and on how many frames."""
 
+import json
 import math
 import re
 from pathlib import Path
@@ -122,6 +123,24 @@ def test_a_given_agent_is_not_trained(tmp_path: Path) -> None:
     assert "config.connector.agent.checkpoint_fpath=agent.pt" in steps["record Agent57's play"].arguments()
 
 
+def test_the_agents_whose_coverage_is_compared_can_be_chosen(tmp_path: Path) -> None:
+    """Five by default, with which folders were begun that had no choice; more can be added to what is there."""
+
+    def titles(words: str) -> list[str]:
+        command = f"--smoke --parts coverage {words} --root {tmp_path}"
+        experiment = make_experiment(read_arguments(command.split()))
+        return [step.title for stage in experiment.coverage() for chain in stage for step in chain]
+
+    usual = ["train auto_explore", "train rnd", "train none", "record random", "record sticky_random"]
+    assert titles("")[-5:] == [f"{title}, seed 0" for title in usual] and titles("")[0] == "record random play"
+    assert "agents" not in json.loads((tmp_path / "settings.json").read_text())
+    # Without a world model, nothing is trained first.
+    assert titles("--agents e3b random e3b ngu counts") == [
+        "train e3b, seed 0", "record random, seed 0", "train ngu, seed 0", "train counts, seed 0"
+    ]  # fmt: skip
+    assert titles("--agents disagreement")[0] == "record random play"
+
+
 @pytest.mark.parametrize("length", [8, 40, 401])
 def test_data_of_short_episodes_are_as_many_frames(tmp_path: Path, length: int) -> None:
     """Episodes are played until there are enough frames, and no more, however short they are."""
@@ -166,6 +185,9 @@ def test_a_run_that_was_killed_before_its_first_checkpoint_is_begun_anew(tmp_pat
         ("--game coinrun", r"--test-policy=agent57: there is no preset that trains Agent57 for coinrun; give "),
         ("--test-policy scripted --agent57 a.pt", r"--agent57=a\.pt: is not what --test-policy=scripted tests with"),
         ("--smoke --steps 0", r"--steps.* 0 "),
+        ("--parts coverage --agents ngu e4b", r"argument --agents: invalid choice: 'e4b'"),
+        ("--agents ngu", r"--agents=ngu: only coverage is compared; add --parts coverage, or omit it"),
+        ("--game coinrun --parts coverage --agents rnd counts", r"--agents=counts: coinrun reports no positions"),
     ],
 )
 def test_mistakes_are_one_line(words: str, line: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,6 +4,7 @@
     python -m benchmarks.exploration                              # the published loop, on Cinderfoot
     python -m benchmarks.exploration --agent57 <checkpoint>       # tested on the play of an agent that is trained
     python -m benchmarks.exploration --parts coverage --jobs 2    # what five agents cover
+    python -m benchmarks.exploration --parts coverage --agents auto_explore e3b ngu counts random
 
 The loop: a tokenizer and a world model are trained on random play, AutoExplore is trained with them and its play is
 recorded, tokenizer and world model are fine-tuned on that and on as many frames of random play, and all of them are
@@ -18,11 +19,21 @@ from dataclasses import replace
 from pathlib import Path
 
 from benchmarks.exploration.commands import Experiment
-from benchmarks.exploration.record import check_agent57, check_same_experiment
+from benchmarks.exploration.record import check_agent57, check_agents, check_same_experiment
 from benchmarks.exploration.report import report_coverage, report_folder, report_loop
-from benchmarks.exploration.settings import GAMES, ROOT_DPATH, TEST_POLICIES, TRIAL, Scale, for_trial
+from benchmarks.exploration.settings import (
+    AGENTS,
+    COMPARED_AGENTS,
+    GAMES,
+    ROOT_DPATH,
+    TEST_POLICIES,
+    TRIAL,
+    Scale,
+    for_trial,
+)
 from benchmarks.exploration.steps import StepRunner
 from data_generation.arguments import OneLineParser, read_path, whole_number
+from data_generation.data.errors import FieldError
 from launcher.errors import INTERRUPTED, SUCCESS, exit_code_of
 
 _MOST = 1_000_000
@@ -45,6 +56,8 @@ def read_arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--agent57-epochs", type=number, help=f"of that training; default {Scale.agent57_epochs}")
     parser.add_argument("--steps", type=number, help=f"environment steps of every agent; default {Scale.num_steps}")
     parser.add_argument("--data-seeds", type=number, help=f"seeds of the loop; default {Scale.data_seeds}")
+    compared = " ".join(COMPARED_AGENTS)
+    parser.add_argument("--agents", nargs="+", choices=AGENTS, help=f"whose coverage is compared; default {compared}")
     parser.add_argument("--seeds", type=number, help=f"seeds of the coverage; default {Scale.seeds}")
     parser.add_argument("--jobs", type=whole_number(1000), default=1, help="commands that run at once")
     return parser.parse_args(argv)
@@ -63,7 +76,11 @@ def make_experiment(arguments: argparse.Namespace) -> Experiment:
     )
     game = for_trial(GAMES[arguments.game]) if arguments.smoke else GAMES[arguments.game]
     root = arguments.root or ROOT_DPATH / (f"{game.name}_smoke" if arguments.smoke else game.name)
-    experiment = Experiment(game, scale, Path(root), arguments.test_policy, arguments.agent57)
+    agents = tuple(dict.fromkeys(arguments.agents or COMPARED_AGENTS))
+    experiment = Experiment(game, scale, Path(root), arguments.test_policy, arguments.agent57, agents)
+    if arguments.agents and "coverage" not in arguments.parts:
+        raise FieldError("--agents", " ".join(agents), "only coverage is compared", "add --parts coverage, or omit it")
+    check_agents(experiment)
     has_test = "loop" in arguments.parts
     if has_test:
         check_agent57(experiment)

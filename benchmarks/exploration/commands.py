@@ -6,8 +6,16 @@ from pathlib import Path
 
 import numpy as np
 
+from auto_explore.src.reward import WORLD_MODEL_REWARDS
 from benchmarks.exploration.agent_runs import AgentRun, epoch_of_agent57, epoch_of_auto_explore
-from benchmarks.exploration.settings import FINE_TUNED_ON, LEARNING_AGENTS, RANDOM_AGENTS, Game, Scale
+from benchmarks.exploration.settings import (
+    COMPARED_AGENTS,
+    FINE_TUNED_ON,
+    LEARNING_AGENTS,
+    RANDOM_AGENTS,
+    Game,
+    Scale,
+)
 from benchmarks.exploration.steps import Chain, CommandStep, Stage
 from data_generation.data.data import Environment, list_environments
 
@@ -41,7 +49,8 @@ Models = tuple[Path, Path]
 class Experiment:
     """The steps of one game at one scale, and where their results are.
 
-    `agent57`: a trained agent whose play is the test; without one it is trained.
+    `agent57`: a trained agent whose play is the test; without one it is trained. `agents`: those whose coverage is
+    compared.
     """
 
     game: Game
@@ -49,6 +58,7 @@ class Experiment:
     root: Path
     test_policy: str
     agent57: Path | None = None
+    agents: tuple[str, ...] = COMPARED_AGENTS
 
     # ---- where results are ------------------------------------------------------------------------------------------
 
@@ -124,11 +134,13 @@ class Experiment:
 
     def coverage(self) -> list[Stage]:
         """Every agent with every seed, the same number of environment steps."""
-        chains = []
-        for seed in range(self.scale.seeds):
-            chains += [[self._explore(agent, seed)] for agent in LEARNING_AGENTS]
-            chains += [[self._play_randomly(agent, seed)] for agent in RANDOM_AGENTS]
-        return [[self._pretraining()], chains]
+        chains = [
+            [(self._play_randomly if agent in RANDOM_AGENTS else self._explore)(agent, seed)]
+            for seed in range(self.scale.seeds)
+            for agent in self.agents
+        ]
+        needs_model = any(LEARNING_AGENTS.get(agent) in WORLD_MODEL_REWARDS for agent in self.agents)
+        return [[self._pretraining()], chains] if needs_model else [chains]
 
     # ---- steps ------------------------------------------------------------------------------------------------------
 

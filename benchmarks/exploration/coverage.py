@@ -1,5 +1,6 @@
 """What each agent has covered after the same number of steps, from the episodes on disk."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,8 +61,8 @@ def _numbers(episode: EpisodeReader, count: int) -> dict[str, np.ndarray]:
     return {name: column[:count] for name, column in episode.infos.items()}
 
 
-def _episodes(experiment: Experiment, agent: str, seed: int) -> list[EpisodeReader]:
-    """Episodes in the order in which they were played: levels in turn."""
+def _episodes(experiment: Experiment, agent: str, seed: int) -> Iterator[EpisodeReader]:
+    """Episodes in the order in which they were played: levels in turn. Opened one by one: there may be thousands."""
     if agent in LEARNING_AGENTS:
         folder = experiment.agent(agent, seed).folder
         assert folder is not None
@@ -70,7 +71,7 @@ def _episodes(experiment: Experiment, agent: str, seed: int) -> list[EpisodeRead
     else:
         dataset = experiment.dataset(f"{agent}_play{seed}")
         paths = sorted(_paths(dataset), key=lambda path: (int(path.stem), int(path.parent.name)))
-    return [EpisodeReader(path) for path in paths]
+    return map(EpisodeReader, paths)
 
 
 def _paths(dataset: Path) -> list[Path]:

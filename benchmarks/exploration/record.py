@@ -31,6 +31,13 @@ def check_agent57(experiment: Experiment) -> None:
         raise FieldError("--test-policy", "agent57", problem, "give a trained one (--agent57), or test with 'scripted'")
 
 
+def check_agents(experiment: Experiment) -> None:
+    """FieldError for an agent that cannot play the game."""
+    if "counts" in experiment.agents and not experiment.game.reports_positions:
+        problem = f"{experiment.game.name} reports no positions while it is played"
+        raise FieldError("--agents", "counts", problem, "omit it")
+
+
 def check_same_experiment(experiment: Experiment, has_test: bool) -> None:
     """Write settings.json. FieldError if the folder was begun with others: its results would be of both.
 

@@ -9,13 +9,17 @@ from matplotlib.figure import Figure
 
 from benchmarks.exploration.commands import METHODS, Experiment
 from benchmarks.exploration.coverage import Curve, curve_of
-from benchmarks.exploration.settings import AGENTS, FINE_TUNED_ON
+from benchmarks.exploration.settings import FINE_TUNED_ON
 from benchmarks.exploration.statistics import Interval, interval
 from data_generation.data.files import write_atomically
 
 _LABELS = {
     "auto_explore": "AutoExplore (entropy)",
+    "disagreement": "AutoExplore (disagreement)",
     "rnd": "RND",
+    "e3b": "E3B",
+    "ngu": "NGU's episodic bonus",
+    "counts": "position counts (oracle)",
     "none": "environment's reward",
     "random": "random",
     "sticky_random": "sticky random",
@@ -43,8 +47,8 @@ Measured = dict[tuple[str, str], float]
 def report_coverage(experiment: Experiment) -> str:
     """Write coverage.png, coverage.json and coverage.md; returns the table."""
     seeds = range(experiment.scale.seeds)
-    curves = {agent: [curve_of(experiment, agent, seed) for seed in seeds] for agent in AGENTS}
-    names = [name for name in _PANELS if name in curves["random"][0].values]
+    curves = {agent: [curve_of(experiment, agent, seed) for seed in seeds] for agent in experiment.agents}
+    names = [name for name in _PANELS if name in curves[experiment.agents[0]][0].values]
     _save_figure(_coverage_figure(curves, names, experiment.game.name), experiment.root / "coverage.png")
     rows = []
     for agent, runs in curves.items():

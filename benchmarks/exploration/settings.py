@@ -8,9 +8,14 @@ from benchmarks.presets import composed
 from data_generation.config import ConnectorConfig
 
 ROOT_DPATH = Path("outputs/experiments/exploration")
-LEARNING_AGENTS = {"auto_explore": "entropy", "rnd": "rnd", "none": "none"}  # agent -> collection.reward.type
+# Agent -> collection.reward.type.
+LEARNING_AGENTS = {
+    "auto_explore": "entropy",
+    **{kind: kind for kind in ("disagreement", "rnd", "e3b", "ngu", "counts", "none")},
+}
 RANDOM_AGENTS = ("random", "sticky_random")
 AGENTS = (*LEARNING_AGENTS, *RANDOM_AGENTS)
+COMPARED_AGENTS = ("auto_explore", "rnd", "none", *RANDOM_AGENTS)  # in coverage, unless others are chosen
 FINE_TUNED_ON = ("auto_explore", "random")  # whose data the world model is fine-tuned on
 TEST_POLICIES = ("agent57", "scripted")  # whose play the world models are tested on
 
@@ -35,6 +40,11 @@ class Game:
         keys = (f"config.connector.{key}" for key in self.connector)
         config: ConnectorConfig = composed("generate", f"config={self.preset}", *keys).config.connector
         return config
+
+    @property
+    def reports_positions(self) -> bool:
+        """While it is played: where CoinRun's hero was is found by playing again (`places`)."""
+        return self.name != "coinrun"
 
     @property
     def dataset(self) -> str:
