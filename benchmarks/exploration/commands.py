@@ -127,7 +127,7 @@ class Experiment:
         runs = [self._fine_tuning(agent, seed) for seed in seeds for agent in FINE_TUNED_ON]
         explorers = [[self._explore("auto_explore", seed)] for seed in seeds]
         return [
-            [self._pretraining()],
+            [self._pretraining("rewarding", "tested")],
             [*explorers, self._test_play()],
             [self._evaluations("before", self.tested), *runs],
         ]
@@ -140,12 +140,12 @@ class Experiment:
             for agent in self.agents
         ]
         needs_model = any(LEARNING_AGENTS.get(agent) in WORLD_MODEL_REWARDS for agent in self.agents)
-        return [[self._pretraining()], chains] if needs_model else [chains]
+        return [[self._pretraining("rewarding")], chains] if needs_model else [chains]
 
     # ---- steps ------------------------------------------------------------------------------------------------------
 
-    def _pretraining(self) -> Chain:
-        """Random play, and on it a coarse and a fine tokenizer and world model."""
+    def _pretraining(self, *titles: str) -> Chain:
+        """Random play, and on it tokenizers and world models: those that pay the agents, those that are tested."""
         game = self.game
         sizes = (f"n_instances={game.n_pretrain_instances}", f"n_sessions={game.n_pretrain_sessions}")
         keys = ("variant=random",), (*sizes, "n_steps_max=500")
@@ -153,10 +153,9 @@ class Experiment:
         chain = [
             self._record("record random play", "pretrain", self._generate("pretrain", *keys, seed=0), num_episodes)
         ]
-        for title, config, (tokenizer, model) in (
-            ("rewarding", "exploration", self.paying),
-            ("tested", "demo", self.tested),
-        ):
+        presets = {"rewarding": ("exploration", self.paying), "tested": ("demo", self.tested)}
+        for title in titles:
+            config, (tokenizer, model) = presets[title]
             chain.append(self._train(f"train the {title} tokenizer", f"{config}_tokenizer", "pretrain", tokenizer))
             sources = (f"tokenizer_fpath={tokenizer}",)
             chain.append(self._train(f"train the {title} world model", config, "pretrain", model, *sources))
