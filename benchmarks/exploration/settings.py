@@ -74,7 +74,7 @@ class Scale:
     tested_steps: int = 1000
     data_seeds: int = 3  # seeds whose data the world model is fine-tuned on
     data_frames: int = 12_000  # of each agent, for fine-tuning
-    agent57_epochs: int = 300  # of the agent whose play is the test, where none is given
+    agent57_epochs: int = 400  # of the agent whose play is the test, where none is given
     agent57_keys: tuple[str, ...] = ()  # of `agent57 train`, beyond its preset
     test_episodes: int = 24
     test_clips: int = 128
