@@ -19,10 +19,12 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
+from auto_explore.src.agent import read_agent
 from benchmarks.exploration.agent_runs import AgentRun, epoch_of_agent57
 from benchmarks.exploration.steps import CommandStep, Stage, StepRunner
 from data_generation.arguments import OneLineParser, read_path, whole_number
 from data_generation.data.data import EpisodeReader, list_environments
+from data_generation.data.errors import under
 from data_generation.data.files import write_atomically
 from launcher.errors import SUCCESS, exit_code_of
 from training.coverage import Coverage
@@ -181,6 +183,10 @@ def run(argv: Sequence[str]) -> int:
     parser.add_argument("--jobs", type=whole_number(1000), default=1, help="commands that run at once")
     given = parser.parse_args(argv)
     explorers = tuple(Path(path) for path in given.auto_explore)
+    # Before hours of training.
+    for path in explorers:
+        with under("", path="--auto-explore"):
+            read_agent(path)
     learning = Learning(Path(given.root), tuple(given.seeds), explorers, given.epochs)
     StepRunner(learning.stages(), given.jobs, learning.root / "logs").run()
     print(f"\n{report(learning)}\n\n{learning.root}/table.md, plot.png", flush=True)
