@@ -117,12 +117,9 @@ def overview(weights: Path) -> Iterator[str]:
         size = (weights / name / WEIGHTS_FNAME).stat().st_size / 1e6
         yield f"| [{name}]({name}/{CARD_FNAME}) | {about} | {values['step']} | {levels} | {size:.1f} |"
     if (path := weights / AGENT / AGENT_FNAME).is_file():
-        about, epoch = (
-            "an agent that plays for the game's reward, to test world models on",
-            read_agent57(path).info.epoch,
-        )
-        size = path.stat().st_size / 1e6
-        yield f"| [{AGENT}]({AGENT}/{CARD_FNAME}) | {about} | {epoch} epochs | 0-3 of Cinderfoot-Nes | {size:.1f} |"
+        about = "an agent that plays for the game's reward, to test world models on"
+        epochs, size = read_agent57(path).info.epoch, path.stat().st_size / 1e6
+        yield f"| [{AGENT}]({AGENT}/{CARD_FNAME}) | {about} | {epochs} epochs | 0-3 of Cinderfoot-Nes | {size:.1f} |"
 
 
 def main() -> None:

@@ -9,12 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from external.agent57.actors import best_actions
 from external.agent57.config import Agent57TrainingConfig
 from external.agent57.family import betas, gammas
 from external.agent57.networks import Agent57Network, AgentNetworks, QValues
 from external.agent57.replay import SequenceBatch
-from external.agent57.targets import RecordedSteps, almost_best, combine, priorities, retrace, unsquash
+from external.agent57.targets import RecordedSteps, almost_best, combine, priorities, retrace, unsquash, value_of
 from models.checkpoint import check_fit
 from training.optimizer import restore_optimizer
 from training.throughput import OperationMeter
@@ -70,11 +69,11 @@ class Agent57Learner:
         weights, discounts = self._betas[batch.inputs.policies], self._gammas[batch.inputs.policies]
         with torch.no_grad():
             # Actions by the online networks, values by their copy (van Hasselt et al. 2016).
-            best = best_actions(online, weights)
+            combined = combine(online.ext, online.int_, weights[:, None, None])
+            best = combined.argmax(dim=-1)
             policy = best[:, :-1] == batch.actions
             if tolerance := self.config.learner.trace_tolerance:
-                combined = combine(online.ext, online.int_, weights[:, None, None])[:, :-1]
-                policy |= almost_best(unsquash(combined), batch.actions, tolerance)
+                policy |= almost_best(unsquash(combined[:, :-1]), batch.actions, tolerance)
             traces = self.config.learner.lambda_ * (policy.float() / batch.probabilities).clamp(max=1)
             discounts = discounts[:, None] * (~batch.ended).float()
         valid = batch.valid.float()
@@ -86,7 +85,7 @@ class Agent57Learner:
             ("int", online.int_, target.int_, batch.int_rewards, weights),
         ):
             steps = RecordedSteps(rewards, discounts, traces, valid)
-            error = valid * (_targets(steps, copied, best, batch.actions) - _taken(own[:, :-1], batch.actions))
+            error = valid * (_targets(steps, copied, best, batch.actions) - value_of(own[:, :-1], batch.actions))
             loss = (batch.weights * 0.5 * error.square().sum(dim=1) / valid.sum(dim=1)).mean()
             total = total + loss
             errors = errors + scale[:, None] * error.detach().abs()
@@ -148,12 +147,7 @@ class Agent57Learner:
 def _targets(steps: RecordedSteps, values: Tensor, best: Tensor, actions: Tensor) -> Tensor:
     """Retrace targets (B, S) of the greedy policy with actions `best` (B, S + 1), from values (B, S + 1, A)."""
     with torch.no_grad():
-        return retrace(steps, _taken(values[:, :-1], actions), unsquash(_taken(values[:, 1:], best[:, 1:])))
-
-
-def _taken(values: Tensor, actions: Tensor) -> Tensor:
-    """Values (B, T) of actions (B, T), from (B, T, A)."""
-    return values.gather(-1, actions.unsqueeze(-1)).squeeze(-1)
+        return retrace(steps, value_of(values[:, :-1], actions), unsquash(value_of(values[:, 1:], best[:, 1:])))
 
 
 def _mean(values: Tensor, weights: Tensor) -> Tensor:

@@ -65,7 +65,12 @@ def almost_best(values: Tensor, actions: Tensor, tolerance: float) -> Tensor:
     that, Retrace of the greedy policy becomes soft Watkins Q(λ) (Kapturowski et al. 2023, arXiv 2209.07550).
     """
     best = values.amax(dim=-1)
-    return values.gather(-1, actions.unsqueeze(-1)).squeeze(-1) >= best - tolerance * best.abs()
+    return value_of(values, actions) >= best - tolerance * best.abs()
+
+
+def value_of(values: Tensor, actions: Tensor) -> Tensor:
+    """Values (B, T) of actions (B, T), from (B, T, A)."""
+    return values.gather(-1, actions.unsqueeze(-1)).squeeze(-1)
 
 
 def priorities(errors: Tensor, valid: Tensor, max_share: float) -> Tensor:
