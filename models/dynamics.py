@@ -49,6 +49,9 @@ class Dynamics(nn.Module):
         # The last one is the mask token.
         self.token_embedding = nn.Embedding(self.codebook_size + 1, config.dim)
         self.position_embedding = nn.Embedding(config.max_seq_len, config.dim)
+        # Only models whose tokenizer has another width have weights here.
+        has_other_width = self.use_token and tokenizer_config.dim != config.dim
+        self.token_projection = nn.Linear(tokenizer_config.dim, config.dim) if has_other_width else nn.Identity()
         self.position_bias = ContinuousPositionBias(config.dim_head, config.heads)
         self.transformer = STTransformer(config, "st", dim=width, temporal_every=config.temporal_every)
         self.to_logits = nn.Linear(width, self.codebook_size)
@@ -71,7 +74,8 @@ class Dynamics(nn.Module):
     def embed(self, ids: Tensor, mask: Tensor, actions: Tensor, token_input: Tensor | None, start: int = 0) -> Tensor:
         """Tokens (B, T, h, w, width) of ids (B, T, h, w), mask (True = masked) and the actions of these frames.
 
-        `token_input` (B, T, h, w, D): the ids' projected codes, where `use_token`. `start`: frames before these.
+        `token_input` (B, T, h, w, D): the ids' codes as wide as the tokenizer, where `use_token`. `start`: frames before
+        these.
         """
         per_frame = self.grid**2
         if (start + ids.shape[1]) * per_frame > self.config.max_seq_len:
@@ -91,7 +95,7 @@ class Dynamics(nn.Module):
         """As `embed`, with the frames' position embeddings ([B,] T, h, w, dim) given."""
         x = self.token_embedding(torch.where(mask, self.codebook_size, ids)) + positions
         if token_input is not None:
-            x = x + TOKEN_SCALE * token_input * ~mask.unsqueeze(-1)
+            x = x + TOKEN_SCALE * self.token_projection(token_input) * ~mask.unsqueeze(-1)
         x = GRADIENT_SHARE * x + (1 - GRADIENT_SHARE) * x.detach()
         vectors = actions
         if self.action_embedding is not None:
