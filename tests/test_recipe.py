@@ -130,9 +130,11 @@ def test_a_tokenizer_of_single_frames_trains_and_resumes_exactly(root, temporal)
 
 
 @pytest.mark.parametrize("kind", ["genie_redux_guided", "genie_redux"])
-def test_added_actions_keep_the_width_and_stream_like_a_whole_rollout(kind) -> None:
+@pytest.mark.parametrize("width", [None, 48], ids=["the tokenizer's width", "another width"])
+def test_added_actions_keep_the_width_and_stream_like_a_whole_rollout(kind, width) -> None:
     config = tiny_config(kind)
     config.dynamics.action_conditioning, config.dynamics.latent_embeddings = "add", True
+    config.dynamics.dim = width or config.dynamics.dim
     torch.manual_seed(0)
     model = build_model(config).eval()
     assert model.dynamics.to_logits.in_features == config.dynamics.dim
