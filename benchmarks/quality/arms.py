@@ -18,11 +18,22 @@ RATE = ("optimizer.learning_rate=2e-3",)
 
 @dataclass(frozen=True)
 class Arm:
-    """Overrides of the tokenizer's training and of the dynamics'; the tokenizer's share of the operations."""
+    """Overrides of each part's training, and its share of the operations. The dynamics has what is left.
+
+    With overrides of a latent action model, the world model is a GenieRedux, else a GenieRedux-G.
+    """
 
     tokenizer: tuple[str, ...] = (*PUBLISHED, *CLIPS)
     dynamics: tuple[str, ...] = (*PUBLISHED, *RATE)
     tokenizer_share: float = 0.25
+    lam: tuple[str, ...] = ()
+    lam_share: float = 0.0
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """Each part's share of the operations, in the order of training."""
+        shares = {"tokenizer": self.tokenizer_share} | ({"lam": self.lam_share} if self.lam else {})
+        return {**shares, "dynamics": 1 - sum(shares.values())}
 
 
 def _changed(*dynamics: str, tokenizer: tuple[str, ...] = (), share: float = 0.25) -> Arm:
@@ -65,6 +76,11 @@ ARMS = {
     "changed_pixels_4": _tuned(tokenizer=("tokenizer.changed_pixel_weight=4", *CLIPS)),
     "corruption": _tuned("dynamics.history.corruption=0.2"),
     "wsd": _tuned("optimizer.schedule=wsd"),
+    # Rows of the paper's ablation (arXiv 2504.02515, table 4).
+    "no_token": _tuned("dynamics.use_token=false"),
+    "tdce": _tuned("dynamics.loss=tdce"),
+    # GenieRedux: latent actions.
+    "latent": Arm(("recipe=tuned",), ("recipe=tuned", "model=genie_redux"), 0.4, ("recipe=tuned",), 0.1),
     "six_blocks": _tuned("dynamics.num_blocks=6"),
     "tuned_clips": _tuned(tokenizer=CLIPS),
     "tuned_tokenizer_25": _tuned(share=0.25),

@@ -23,8 +23,7 @@ from training.optimizer import make_optimizer
 NUM_ACTIONS = 5
 # What one idle core of the machine in docs/results/benchmarks.md does in a minute of these small trainings.
 OPERATIONS_PER_MINUTE = 3e12
-PRESETS = {"tokenizer": "config=demo_tokenizer", "dynamics": "config=demo"}
-MODELS = {"tokenizer": "tokenizer", "dynamics": "genie_redux_guided"}
+PRESETS = {"tokenizer": "config=demo_tokenizer", "lam": "config=demo_lam", "dynamics": "config=demo"}
 METHODS = {
     "autoregressive": ("eval.inference_method=autoregressive", "eval.dream_length=1", "eval.drift_frames=60"),
     "one_go": ("eval.inference_method=one_go", "eval.action_following_steps=0"),
@@ -74,29 +73,31 @@ class Comparison:
 
     def train(self) -> tuple[Path, dict[str, dict[str, float]]]:
         """Train what is missing: the world model's checkpoint, and the cost of each part."""
-        share = self.arm.tokenizer_share
+        arm = self.arm
         # Sizes of the tokenizer are facts of its checkpoint: the world model's training takes them from there.
-        recipe = re.sub(r"[^\w.=-]+", "_", "+".join(self.arm.tokenizer))
-        tokenizer, tokenizer_cost = self._train(
-            "tokenizer", f"{recipe}+{share:g}-seed{self.seed}", share, self.arm.tokenizer
-        )
-        model, model_cost = self._train(
-            "dynamics",
-            f"{self.arm_name}-seed{self.seed}",
-            1 - share,
-            (*_structure(self.arm.tokenizer), *self.arm.dynamics),
-            f"tokenizer_fpath={tokenizer}",
-        )
-        return model, {"tokenizer": tokenizer_cost, "dynamics": model_cost}
+        recipe = re.sub(r"[^\w.=-]+", "_", "+".join(arm.tokenizer))
+        name = f"{recipe}+{arm.tokenizer_share:g}-seed{self.seed}"
+        tokenizer, tokenizer_cost = self._train("tokenizer", name, arm.tokenizer)
+        costs, lam = {"tokenizer": tokenizer_cost}, ()
+        name = f"{self.arm_name}-seed{self.seed}"
+        if arm.lam:
+            path, costs["lam"] = self._train("lam", name, arm.lam)
+            lam = (f"lam_fpath={path}",)
+        overrides = (*_structure(arm.tokenizer), *arm.dynamics)
+        model, costs["dynamics"] = self._train("dynamics", name, overrides, f"tokenizer_fpath={tokenizer}", *lam)
+        return model, costs
 
-    def _train(
-        self, part: str, name: str, share: float, overrides: tuple[str, ...], *more: str
-    ) -> tuple[Path, dict[str, float]]:
-        """Train with a share of the operations, or take what is there: the checkpoint and the cost."""
+    def _folder(self, part: str) -> str:
+        """Where the command keeps models of a part: the name of their kind."""
+        world_model = "genie_redux" if self.arm.lam else "genie_redux_guided"
+        return world_model if part == "dynamics" else part
+
+    def _train(self, part: str, name: str, overrides: tuple[str, ...], *more: str) -> tuple[Path, dict[str, float]]:
+        """Train with the part's share of the operations, or take what is there: the checkpoint and the cost."""
         overrides = (*self.data.sizes, *overrides)
         per_step = operations_per_step(part, overrides)
-        steps = max(100, round(share * self.budget / per_step))
-        folder = self.dpath / MODELS[part] / name
+        steps = max(100, round(self.arm.shares[part] * self.budget / per_step))
+        folder = self.dpath / self._folder(part) / name
         cost_path = folder / "cost.json"
         if not cost_path.is_file():
             seconds = launch(
@@ -130,7 +131,7 @@ class Comparison:
             ),
             *(f"eval.save_root_dpath={target}", "eval.n_gifs=4", "eval.seq_step=8"),
         )
-        (path,) = (target / MODELS["dynamics"] / name).rglob("metrics.json")
+        (path,) = (target / self._folder("dynamics") / name).rglob("metrics.json")
         return dict(json.loads(path.read_text())["metrics"])
 
 

@@ -12,6 +12,7 @@ import numpy as np
 
 # Two-sided 95 % quantiles of Student's t by degrees of freedom.
 _T = {1: 12.71, 2: 4.30, 3: 3.18, 4: 2.78}
+PARTS = ("tokenizer", "lam", "dynamics")
 COLUMNS = {
     "pooled_psnr": "pooled PSNR",
     "changed_pooled_psnr": "of changed pixels",
@@ -45,9 +46,10 @@ def table(results: Results) -> str:
     """The results as Markdown."""
     lines = ["| " + " | ".join((*_HEAD, *COLUMNS.values())) + " |", "|" + " --- |" * (len(_HEAD) + len(COLUMNS))]
     for (data, arm), seeds in results.items():
-        steps = f"{seeds[0]['tokenizer']['steps']} + {seeds[0]['dynamics']['steps']}"
-        operations = sum(seeds[0][part]["operations"] for part in ("tokenizer", "dynamics")) / 1e12
-        seconds = np.mean([sum(seed[part]["cpu_seconds"] for part in ("tokenizer", "dynamics")) for seed in seeds])
+        parts = [part for part in PARTS if part in seeds[0]]
+        steps = " + ".join(str(seeds[0][part]["steps"]) for part in parts)
+        operations = sum(seeds[0][part]["operations"] for part in parts) / 1e12
+        seconds = np.mean([sum(seed[part]["cpu_seconds"] for part in parts) for seed in seeds])
         head = f"| {data} | {arm} | {len(seeds)} | {steps} | {operations:.0f} | {seconds:.0f}"
         for part in ("seen", "unseen"):
             for method in seeds[0][part]:
