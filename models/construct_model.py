@@ -96,7 +96,9 @@ def _world_model(config: ModelConfig, tokenizer: Tokenizer, guided: bool) -> Gen
         raise FieldError("tokenizer.temporal_patch_size", sizes.temporal_patch_size, problem)
     if not guided and not config.dynamics.latent_embeddings and config.lam.dim != config.dynamics.dim:
         problem = f"must equal {{dynamics.dim}}={config.dynamics.dim}, since the LAM's vectors are added to tokens"
-        raise FieldError("lam.dim", config.lam.dim, problem, "set both to the same, or {dynamics.latent_embeddings}=true")
+        raise FieldError(
+            "lam.dim", config.lam.dim, problem, "set both to the same, or {dynamics.latent_embeddings}=true"
+        )
     lam = None if guided else _lam(config, tokenizer)
     with under("dynamics"):
         return GenieRedux(tokenizer, Dynamics(config.dynamics, sizes, guided, config.lam.num_actions), lam)

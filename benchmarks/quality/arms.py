@@ -74,9 +74,7 @@ ARMS = {
     # More, on top of tuned.
     "changed_4": _tuned("dynamics.history.changed_weight=4"),
     "changed_pixels_4": _tuned(tokenizer=("tokenizer.changed_pixel_weight=4", *CLIPS)),
-    "changed_both": _tuned(
-        "dynamics.history.changed_weight=4", tokenizer=("tokenizer.changed_pixel_weight=4", *CLIPS)
-    ),
+    "changed_both": _tuned("dynamics.history.changed_weight=4", tokenizer=("tokenizer.changed_pixel_weight=4", *CLIPS)),
     # Histories twice as long, as many tokens a step.
     "long_clips": _tuned("train.num_frames=16", "train.batch_size=1", "dynamics.max_seq_len=960"),
     "corruption": _tuned("dynamics.history.corruption=0.2"),
