@@ -132,36 +132,50 @@ def test_the_agents_whose_coverage_is_compared_can_be_chosen(tmp_path: Path) -> 
         return [step.title for stage in experiment.coverage() for chain in stage for step in chain]
 
     usual = ["train auto_explore", "train rnd", "train none", "record random", "record sticky_random"]
-    assert titles("")[-5:] == [f"{title}, seed 0" for title in usual] and titles("")[0] == "record random play"
+    assert titles("")[-5:] == [f"{title}, seed 1" for title in usual] and titles("")[0] == "record random play"
     assert "agents" not in json.loads((tmp_path / "settings.json").read_text())
     # Without a world model, nothing is trained first.
     assert titles("--agents e3b random e3b ngu counts") == [
-        "train e3b, seed 0", "record random, seed 0", "train ngu, seed 0", "train counts, seed 0"
+        "train e3b, seed 1", "record random, seed 1", "train ngu, seed 1", "train counts, seed 1"
     ]  # fmt: skip
     assert titles("--agents disagreement")[0] == "record random play"
+    # Earlier folders have seed 0, on which the settings were found.
+    assert titles("--agents rnd --first-seed 0 --seeds 2") == ["train rnd, seed 0", "train rnd, seed 1"]
+
+
+def test_commands_of_a_game_that_is_a_gymnasium_environment_are_understood(tmp_path: Path) -> None:
+    """Recorded and explored alike."""
+    experiment = Experiment(GAMES["pitfall"], TRIAL, tmp_path, "scripted", agents=("counts", "random"))
+    ((explore,), (record,)) = experiment.coverage()[0]
+    trained = composed("auto_explore train", *explore.arguments()[3:]).collection
+    recorded = composed("generate", *record.arguments()[2:]).config.connector
+    assert trained.games == list(recorded.game) == ["benchmarks.exploration.pitfall:PitfallPositions-v0"]
+    for name in ("name", "n_skip_frames", "max_last_frames", "env_kwargs", "valid_action_combos"):
+        assert getattr(trained.connector, name) == getattr(recorded, name), name
+    assert recorded.env_kwargs["frameskip"] == 1 and len(recorded.valid_action_combos) == 18
 
 
 @pytest.mark.parametrize("length", [8, 40, 401])
 def test_data_of_short_episodes_are_as_many_frames(tmp_path: Path, length: int) -> None:
     """Episodes are played until there are enough frames, and no more, however short they are."""
     experiment = Experiment(GAMES["cinderfoot"], Scale(data_frames=1200, data_seeds=1), tmp_path, "scripted")
-    recording = next(step for step in in_order(experiment) if step.title == "record random_seed0")
+    recording = next(step for step in in_order(experiment) if step.title == "record random_seed1")
     while not recording.is_done():
         pretend(recording, experiment, length)
     num_instances = experiment.game.n_instances
-    episodes = list(experiment.dataset("random_seed0").rglob("*.episode"))
+    episodes = list(experiment.dataset("random_seed1").rglob("*.episode"))
     assert len(episodes) == num_instances * math.ceil(1200 / (num_instances * length))
 
 
 def test_what_was_killed_while_recording_records_the_same_episodes(tmp_path: Path) -> None:
     experiment = Experiment(GAMES["cinderfoot"], Scale(data_frames=1200, data_seeds=1), tmp_path, "scripted")
-    recording = next(step for step in in_order(experiment) if step.title == "record random_seed0")
+    recording = next(step for step in in_order(experiment) if step.title == "record random_seed1")
     asked = []
     while not recording.is_done():
         asked.append(recording.arguments())
         pretend(recording, experiment, length=40)
         # All of the last command's episodes are lost but two of the first level.
-        episodes = sorted(experiment.dataset("random_seed0").rglob("*.episode"))
+        episodes = sorted(experiment.dataset("random_seed1").rglob("*.episode"))
         if len(asked) < 2:
             for path in episodes[2:]:
                 path.unlink()
@@ -187,6 +201,15 @@ def test_a_run_that_was_killed_before_its_first_checkpoint_is_begun_anew(tmp_pat
         ("--smoke --steps 0", r"--steps.* 0 "),
         ("--parts coverage --agents ngu e4b", r"argument --agents: invalid choice: 'e4b'"),
         ("--agents ngu", r"--agents=ngu: only coverage is compared; add --parts coverage, or omit it"),
+        (
+            "--game pitfall",
+            r"--test-policy=agent57: there is no preset .* for pitfall; give a trained one \(--agent57\)$",
+        ),
+        ("--game pitfall --test-policy scripted", r"--test-policy=scripted: pitfall has no script; give an Agent57"),
+        (
+            "--report nowhere",
+            r"--report=nowhere: has no coverage of random play, .*; compare it there: --parts coverage",
+        ),
         ("--game coinrun --parts coverage --agents rnd counts", r"--agents=counts: coinrun reports no positions"),
     ],
 )

@@ -34,7 +34,7 @@ def test_the_table_has_the_columns_of_the_published_one() -> None:
 def test_intervals_are_over_the_seeds_and_what_was_not_measured_is_a_dash(tmp_path: Path) -> None:
     """Without the package of its weights, evaluation gives no `lite0_frechet`."""
     experiment = Experiment(GAMES["cinderfoot"], TRIAL, tmp_path, "agent57")
-    for number, run in enumerate(("before", "auto_explore_seed0", "random_seed0")):
+    for number, run in enumerate(("before", "auto_explore_seed1", "random_seed1")):
         for method in METHODS.values():
             path = experiment.evaluation(run, method)
             path.parent.mkdir(parents=True)

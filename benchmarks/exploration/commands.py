@@ -60,6 +60,15 @@ class Experiment:
     agent57: Path | None = None
     agents: tuple[str, ...] = COMPARED_AGENTS
 
+    @property
+    def coverage_seeds(self) -> range:
+        return range(self.scale.first_seed, self.scale.first_seed + self.scale.seeds)
+
+    @property
+    def data_seeds(self) -> range:
+        """Of the loop."""
+        return range(self.scale.first_seed, self.scale.first_seed + self.scale.data_seeds)
+
     # ---- where results are ------------------------------------------------------------------------------------------
 
     def dataset(self, dname: str) -> Path:
@@ -84,6 +93,10 @@ class Experiment:
     def evaluation(self, run: str, method: EvaluationMethod) -> Path:
         folder = self.root / "evaluations" / run / method.kind / self.test_dataset.name
         return folder / method.mode / "metrics.json"
+
+    def curve(self, agent: str, seed: int) -> Path:
+        """What an agent has covered, once it was computed."""
+        return self.root / "curves" / f"{agent}_seed{seed}.json"
 
     @property
     def paying(self) -> Models:
@@ -123,7 +136,7 @@ class Experiment:
 
         Agents are trained, then frozen: their data and the random data have as many frames.
         """
-        seeds = range(self.scale.data_seeds)
+        seeds = self.data_seeds
         runs = [self._fine_tuning(agent, seed) for seed in seeds for agent in FINE_TUNED_ON]
         explorers = [[self._explore("auto_explore", seed)] for seed in seeds]
         return [
@@ -136,7 +149,7 @@ class Experiment:
         """Every agent with every seed, the same number of environment steps."""
         chains = [
             [(self._play_randomly if agent in RANDOM_AGENTS else self._explore)(agent, seed)]
-            for seed in range(self.scale.seeds)
+            for seed in self.coverage_seeds
             for agent in self.agents
         ]
         needs_model = any(LEARNING_AGENTS.get(agent) in WORLD_MODEL_REWARDS for agent in self.agents)
@@ -202,7 +215,7 @@ class Experiment:
         return len(list(self.dataset(dname).rglob("*.episode"))) >= num_episodes
 
     def _generate(self, dname: str, policy: tuple[str, ...], sizes: tuple[str, ...], seed: int) -> tuple[str, ...]:
-        keys = [f"config.connector.{key}" for key in (*self.game.connector, *policy)]
+        keys = [f"config.connector.{key}" for key in (*self.game.generate_connector, *policy)]
         keys += [f"config.connector.generator_config.{key}" for key in (*sizes, "n_workers=1")]
         keys += [f"config.data_dpath={self.dataset(dname).parent}", f"config.dname={dname}", f"config.seed={seed}"]
         return "run.py", "generate", f"config={self.game.preset}", *keys

@@ -1,7 +1,8 @@
 """What each agent has covered after the same number of steps, from the episodes on disk."""
 
+import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,8 @@ from benchmarks.exploration.commands import Experiment
 from benchmarks.exploration.places import hero_places
 from benchmarks.exploration.settings import LEARNING_AGENTS
 from data_generation.data.data import EpisodeReader, list_environments
+from data_generation.data.errors import UserError
+from data_generation.data.files import write_atomically
 from data_generation.generator.connector_coinrun import ACTIONS
 from training.coverage import Coverage
 
@@ -20,13 +23,37 @@ NUM_POINTS = 16  # of a curve
 class Curve:
     """Measures by name at equal numbers of steps (NUM_POINTS,), and `late`: those of the last quarter's steps alone."""
 
-    steps: np.ndarray
-    values: dict[str, np.ndarray]
+    steps: list[int]
+    values: dict[str, list[float]]
     late: dict[str, float]
+
+    def final(self, name: str) -> float:
+        """A measure at the end."""
+        return self.values[name][-1]
+
+    def area(self, name: str) -> float:
+        """Mean of a measure over the steps: the area under its curve, which begins at 0, by the number of steps."""
+        return float(np.trapezoid([0, *self.values[name]], [0, *self.steps])) / self.steps[-1]
+
+
+def read_curve(path: Path) -> Curve:
+    """One that was computed."""
+    return Curve(**json.loads(path.read_text()))
 
 
 def curve_of(experiment: Experiment, agent: str, seed: int) -> Curve:
-    """Coverage of one agent's play with one seed."""
+    """Coverage of one agent's play with one seed; kept, since it takes minutes where there are many episodes.
+
+    UserError if there are too few.
+    """
+    path = experiment.curve(agent, seed)
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, json.dumps(asdict(_compute(experiment, agent, seed))) + "\n")
+    return read_curve(path)
+
+
+def _compute(experiment: Experiment, agent: str, seed: int) -> Curve:
     num_steps = _common_steps(experiment)
     points = np.linspace(num_steps / NUM_POINTS, num_steps, NUM_POINTS).astype(int)
     total, late = Coverage(), Coverage()
@@ -46,9 +73,9 @@ def curve_of(experiment: Experiment, agent: str, seed: int) -> Curve:
         if total.num_steps >= num_steps:
             break
     if len(rows) < NUM_POINTS:
-        raise ValueError(f"{agent} seed {seed}: {total.num_steps} steps on disk, {num_steps} wanted")
-    names = rows[-1]
-    return Curve(points, {name: np.array([row.get(name, 0.0) for row in rows]) for name in names}, late.summary())
+        raise UserError(f"{agent}, seed {seed}: its episodes have {total.num_steps} steps, {num_steps} are needed")
+    values = {name: [row.get(name, 0.0) for row in rows] for name in rows[-1]}
+    return Curve(points.tolist(), values, late.summary())
 
 
 def _common_steps(experiment: Experiment) -> int:

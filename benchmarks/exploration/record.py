@@ -5,30 +5,34 @@ from dataclasses import asdict
 from typing import Any
 
 from benchmarks.exploration.commands import Experiment
+from benchmarks.exploration.settings import SCRIPTED_GAMES
 from data_generation.data.errors import UNSET, FieldError, under
 from data_generation.data.files import write_atomically
 from external.agent57.checkpoint import read_agent57
 from models.tensor_file import digest
 
-# More seeds add to what is there.
-_MAY_GROW = ("seeds", "data_seeds")
+# Other seeds add to what is there.
+_MAY_DIFFER = ("first_seed", "seeds", "data_seeds")
 _OPTIONS = {"num_steps": "--steps", "agent57_epochs": "--agent57-epochs", "agent57": "--agent57", "game": "--game"}
 
 
-def check_agent57(experiment: Experiment) -> None:
-    """FieldError if there is no agent to test with, and none can be trained."""
-    if experiment.test_policy != "agent57":
+def check_test_play(experiment: Experiment) -> None:
+    """FieldError if there is no agent or script to test with, and no agent can be trained."""
+    game, has_script = experiment.game, experiment.game.name in SCRIPTED_GAMES
+    if experiment.test_policy == "scripted":
         if experiment.agent57 is not None:
             raise FieldError(
                 "--agent57", experiment.agent57, "is not what --test-policy=scripted tests with", "omit it"
             )
-        return
-    if experiment.agent57 is not None:
+        if not has_script:
+            raise FieldError("--test-policy", "scripted", f"{game.name} has no script", "give an Agent57 (--agent57)")
+    elif experiment.agent57 is not None:
         with under("", path="--agent57"):
             read_agent57(experiment.agent57)
-    elif not experiment.game.agent57:
-        problem = f"there is no preset that trains Agent57 for {experiment.game.name}"
-        raise FieldError("--test-policy", "agent57", problem, "give a trained one (--agent57), or test with 'scripted'")
+    elif not game.agent57:
+        problem = f"there is no preset that trains Agent57 for {game.name}"
+        remedy = "give a trained one (--agent57)" + (", or test with 'scripted'" if has_script else "")
+        raise FieldError("--test-policy", "agent57", problem, remedy)
 
 
 def check_agents(experiment: Experiment) -> None:
@@ -51,7 +55,7 @@ def check_same_experiment(experiment: Experiment, has_test: bool) -> None:
         if not experiment.test_dataset.exists():
             stored.pop("agent57", None)
     # As JSON gives them back.
-    own = json.loads(json.dumps({name: value for name, value in own.items() if name not in _MAY_GROW}))
+    own = json.loads(json.dumps({name: value for name, value in own.items() if name not in _MAY_DIFFER}))
     for name, value in own.items():
         if (before := stored.get(name, value)) != value:
             shown = {"game": UNSET, "agent57": experiment.agent57 or UNSET}.get(name, value)

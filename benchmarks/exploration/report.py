@@ -13,7 +13,7 @@ from benchmarks.exploration.settings import FINE_TUNED_ON
 from benchmarks.exploration.statistics import Interval, interval
 from data_generation.data.files import write_atomically
 
-_LABELS = {
+LABELS = {
     "auto_explore": "AutoExplore (entropy)",
     "disagreement": "AutoExplore (disagreement)",
     "rnd": "RND",
@@ -30,7 +30,17 @@ _PANELS = {
     "max_x": "largest x",
     "action_entropy": "action entropy",
 }
-_LATE = {"cells": "cells", "mean_max_x": "mean max x", "max_x": "max x", "action_entropy": "action entropy"}
+# Measures whose mean over the steps is shown, too.
+AREAS = ("cells", "positions")
+# Columns of the table: what of a run, and which measure.
+_COVERAGE = {
+    **{("whole", name): name for name in ("cells", "positions", "levels", "goals", "max_x", "action_entropy")},
+    **{("area", name): f"area: {name}" for name in AREAS},
+    ("late", "cells"): "last quarter: cells",
+    ("late", "mean_max_x"): "last quarter: mean max x",
+    ("late", "max_x"): "last quarter: max x",
+    ("late", "action_entropy"): "last quarter: action_entropy",
+}
 _ROWS = {"before": "not fine-tuned", "auto_explore": "AutoExplore's data", "random": "random data"}
 _MEASURES = {
     "psnr": "PSNR",
@@ -46,34 +56,41 @@ Measured = dict[tuple[str, str], float]
 
 def report_coverage(experiment: Experiment) -> str:
     """Write coverage.png, coverage.json and coverage.md; returns the table."""
-    seeds = range(experiment.scale.seeds)
+    seeds = experiment.coverage_seeds
     curves = {agent: [curve_of(experiment, agent, seed) for seed in seeds] for agent in experiment.agents}
-    names = [name for name in _PANELS if name in curves[experiment.agents[0]][0].values]
-    _save_figure(_coverage_figure(curves, names, experiment.game.name), experiment.root / "coverage.png")
-    rows = []
-    for agent, runs in curves.items():
-        whole = {name: interval(np.array([run.values[name][-1] for run in runs])) for name in runs[0].values}
-        late = {name: interval(np.array([run.late[name] for run in runs])) for name in runs[0].late}
-        rows.append((agent, whole, late))
+    panels = [name for name in _PANELS if name in curves[experiment.agents[0]][0].values]
+    _save_figure(_coverage_figure(curves, panels, experiment.game.name), experiment.root / "coverage.png")
+    rows = {agent: _coverage_intervals(runs) for agent, runs in curves.items()}
     content = {
-        agent: {"whole": {n: vars(v) for n, v in whole.items()}, "late": {n: vars(v) for n, v in late.items()}}
-        for agent, whole, late in rows
+        agent: {kind: {name: vars(found) for name, found in row[kind].items()} for kind in row}
+        for agent, row in rows.items()
     }
     write_atomically(experiment.root / "coverage.json", json.dumps(content, indent=2) + "\n")
-    shown = [
-        name for name in ("cells", "positions", "levels", "goals", "max_x", "action_entropy") if name in rows[0][1]
-    ]
-    late_names = [name for name in _LATE if name in rows[0][2]]
-    head = ["agent", *shown, *(f"last quarter: {_LATE[name]}" for name in late_names)]
-    body = [[_LABELS[a], *(str(w[n]) for n in shown), *(str(late[n]) for n in late_names)] for a, w, late in rows]
-    table = _table(head, body)
+    table = _coverage_table(rows)
     write_atomically(experiment.root / "coverage.md", table + "\n")
     return table
 
 
+def _coverage_intervals(runs: list[Curve]) -> dict[str, dict[str, Interval]]:
+    """Measures by name: at the end of the `whole`, their `area`, and those of the `late` steps alone."""
+    names, late = runs[0].values, runs[0].late
+    return {
+        "whole": {name: interval(np.array([run.final(name) for run in runs])) for name in names},
+        "area": {name: interval(np.array([run.area(name) for run in runs])) for name in AREAS if name in names},
+        "late": {name: interval(np.array([run.late[name] for run in runs])) for name in late},
+    }
+
+
+def _coverage_table(rows: dict[str, dict[str, dict[str, Interval]]]) -> str:
+    columns = [(kind, name) for kind, name in _COVERAGE if all(name in row[kind] for row in rows.values())]
+    head = ["agent", *(_COVERAGE[column] for column in columns)]
+    body = [[LABELS[agent], *(str(row[kind][name]) for kind, name in columns)] for agent, row in rows.items()]
+    return markdown_table(head, body)
+
+
 def report_loop(experiment: Experiment) -> str:
     """Write results.json, plot.png and table.md into the folder of the test policy; returns the table."""
-    seeds = range(experiment.scale.data_seeds)
+    seeds = experiment.data_seeds
     runs = {"before": ["before"], **{agent: [f"{agent}_seed{seed}" for seed in seeds] for agent in FINE_TUNED_ON}}
     results = {row: [_measured(experiment, run) for run in names] for row, names in runs.items()}
     frames = {row: [int(experiment.num_frames(run).sum()) for run in names] for row, names in runs.items()}
@@ -100,7 +117,7 @@ def loop_table(results: dict[str, list[Measured]], frames: dict[str, list[int]])
         counts = sorted({f"{count:,}".replace(",", " ") for count in (min(frames[row]), max(frames[row])) if count})
         cells = [_cell(_interval_of(runs, column)) for column in COLUMNS]
         body.append([_ROWS[row], " to ".join(counts) or "–", *cells])
-    return _table(head, body)
+    return markdown_table(head, body)
 
 
 def _measured(experiment: Experiment, run: str) -> Measured:
@@ -138,7 +155,7 @@ def _coverage_figure(curves: dict[str, list[Curve]], names: list[str], title: st
             values = np.array([run.values[name] for run in runs])
             intervals = [interval(column) for column in values.T]
             steps = runs[0].steps
-            line = axes.plot(steps, [item.center for item in intervals], label=_LABELS[agent])[0]
+            line = axes.plot(steps, [item.center for item in intervals], label=LABELS[agent])[0]
             low, high = [item.low for item in intervals], [item.high for item in intervals]
             axes.fill_between(steps, low, high, color=line.get_color(), alpha=0.2, linewidth=0)
         axes.set(xlabel="environment steps", title=_PANELS[name])
@@ -173,6 +190,6 @@ def _save_figure(figure: Figure, path: Path) -> None:
     write_atomically(path, buffer.getvalue())
 
 
-def _table(head: list[str], body: list[list[str]]) -> str:
+def markdown_table(head: list[str], body: list[list[str]]) -> str:
     lines = ["| " + " | ".join(head) + " |", "| --- |" + " --: |" * (len(head) - 1)]
     return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in body)])

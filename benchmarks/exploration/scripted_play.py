@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.exploration.settings import GAMES, Game
+from benchmarks.exploration.settings import GAMES, SCRIPTED_GAMES, Game
 from data_generation.data.data import EpisodeMeta, EpisodeWriter, episode_path
 from data_generation.generator.connector_base import Connector, make_connector
 from data_generation.generator.episode import dataset_info, environment_dname, play_episode
@@ -18,7 +18,6 @@ from data_generation.generator.policy import EpsilonPolicy, ScriptedPolicy
 from data_generation.generator.schedule import ScheduledEpisode
 
 _SOLUTIONS = Path(__file__).parents[2] / "external" / "platformer" / "solutions.json"
-_RANDOM_SHARE = {"cinderfoot": 0.05, "coinrun": 0.3}
 
 
 def write_episodes(game: Game, dataset: Path, num_levels: int, num_steps: int, num_episodes: int) -> None:
@@ -33,7 +32,7 @@ def write_episodes(game: Game, dataset: Path, num_levels: int, num_steps: int, n
     env = LevelEnv(connector, num_steps)
     for instance in range(num_levels):
         script = _script(connector, game.name, instance)
-        policy = EpsilonPolicy(ScriptedPolicy(script, []), len(connector.action_names), _RANDOM_SHARE[game.name])
+        policy = EpsilonPolicy(ScriptedPolicy(script, []), len(connector.action_names), SCRIPTED_GAMES[game.name])
         for session in range(-(-num_episodes // num_levels)):
             meta = EpisodeMeta(session, instance, session, "scripted", {"random": policy.gamma}, name)
             path = episode_path(env_dpath, instance, session)

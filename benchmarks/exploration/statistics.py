@@ -29,11 +29,17 @@ def interquartile_mean(values: np.ndarray) -> np.ndarray:
     return (ordered * weights).sum(axis=-1) / weights.sum()
 
 
-def interval(values: np.ndarray, seed: int = 0) -> Interval:
-    """Of one value per seed (N,): percentile bootstrap over the seeds."""
-    values = np.asarray(values, float)
+def interval(*strata: np.ndarray, seed: int = 0) -> Interval:
+    """Of one value per seed, an array (N,) for each game: percentile bootstrap over the seeds of each game.
+
+    With several games it is the stratified bootstrap: each resample has as many values of every game as there are.
+    """
     rng = np.random.default_rng(seed)
-    resampled = values[rng.integers(len(values), size=(NUM_RESAMPLES, len(values)))]
+    resampled = []
+    for values in strata:
+        choice = rng.integers(len(values), size=(NUM_RESAMPLES, len(values)))
+        resampled.append(np.asarray(values, float)[choice])
     tail = (1 - CONFIDENCE) / 2
-    low, high = np.quantile(interquartile_mean(resampled), [tail, 1 - tail])
-    return Interval(float(interquartile_mean(values)), float(low), float(high))
+    low, high = np.quantile(interquartile_mean(np.concatenate(resampled, axis=1)), [tail, 1 - tail])
+    center = interquartile_mean(np.concatenate(strata).astype(float))
+    return Interval(float(center), float(low), float(high))

@@ -1,0 +1,57 @@
+"""One table of several games: what was covered, divided by what random play covers in the same game."""
+
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.exploration.coverage import Curve, read_curve
+from benchmarks.exploration.report import AREAS, LABELS, markdown_table
+from benchmarks.exploration.statistics import interval
+from data_generation.data.errors import FieldError
+
+_BASELINE = "random"
+# Of one game: each agent's curves, one for each seed.
+GameCurves = dict[str, list[Curve]]
+
+
+def report_games(roots: list[Path], first_seed: int) -> str:
+    """The table of experiments whose coverage was compared, with the seeds from `first_seed` on.
+
+    FieldError for a folder that has no curves, or none of random play.
+    """
+    return games_table([_read_curves(root, first_seed) for root in roots])
+
+
+def games_table(games: list[GameCurves]) -> str:
+    """A row for each agent that played all games: interquartile means over all runs, 1 is random play's mean.
+
+    The bootstrap is stratified by game (Agarwal et al. 2021).
+    """
+    measures = [name for name in AREAS if all(name in curves[_BASELINE][0].values for curves in games)]
+    columns = [(kind, name) for name in measures for kind in ("final", "area")]
+    head = ["agent", "runs", *(name if kind == "final" else f"area: {name}" for kind, name in columns)]
+    body = []
+    for agent in LABELS:
+        if all(agent in curves for curves in games):
+            cells = [str(interval(*(_normalised(curves, agent, *column) for curves in games))) for column in columns]
+            body.append([LABELS[agent], " + ".join(str(len(curves[agent])) for curves in games), *cells])
+    return markdown_table(head, body)
+
+
+def _normalised(curves: GameCurves, agent: str, kind: str, name: str) -> np.ndarray:
+    """A measure (N,) of an agent's runs in units of random play's mean."""
+    own, random = (np.array([getattr(curve, kind)(name) for curve in curves[who]]) for who in (agent, _BASELINE))
+    values: np.ndarray = own / random.mean()
+    return values
+
+
+def _read_curves(root: Path, first_seed: int) -> GameCurves:
+    curves: GameCurves = {}
+    for path in sorted((root / "curves").glob("*.json")):
+        agent, _, seed = path.stem.rpartition("_seed")
+        if int(seed) >= first_seed:
+            curves.setdefault(agent, []).append(read_curve(path))
+    if _BASELINE not in curves:
+        problem = "has no coverage of random play, by which the others' is divided"
+        raise FieldError("--report", root, problem, f"compare it there: --parts coverage --agents {_BASELINE} …")
+    return curves

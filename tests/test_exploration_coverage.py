@@ -1,0 +1,104 @@
+"""Coverage compared: curves of the episodes on disk, their area, and one table of several games."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks.exploration.__main__ import run
+from benchmarks.exploration.commands import Experiment
+from benchmarks.exploration.coverage import NUM_POINTS, Curve, curve_of, read_curve
+from benchmarks.exploration.report import report_coverage
+from benchmarks.exploration.settings import GAMES, TRIAL, Game, for_trial
+from data_generation.data.data import DatasetInfo, EpisodeMeta, EpisodeWriter, episode_path
+from data_generation.data.errors import UserError
+from data_generation.data.files import remove
+
+SHAPE = (3, 16, 16)
+GAME: Game = for_trial(GAMES["cinderfoot"])
+
+
+def make_curve(*cells: float) -> Curve:
+    steps = [10 * (number + 1) for number in range(len(cells))]
+    values = [float(count) for count in cells]
+    return Curve(steps, {"cells": values, "action_entropy": [1.0] * len(cells)}, {"cells": 1.0})
+
+
+def keep(root: Path, agent: str, seed: int, curve: Curve) -> None:
+    path = Experiment(GAME, TRIAL, root, "scripted").curve(agent, seed)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(asdict(curve)))
+
+
+def record_walk(dataset: Path, num_episodes: int, num_steps: int) -> None:
+    """Episodes of 20 steps, each of which reaches a position of its own."""
+    env_dpath = dataset / "environment"
+    DatasetInfo("environment", "game", ["A"], SHAPE).save(env_dpath)
+    for session in range(num_episodes):
+        with EpisodeWriter(episode_path(env_dpath, 0, session), EpisodeMeta(session), SHAPE) as writer:
+            writer.start(np.zeros(SHAPE, np.uint8))
+            for step in range(num_steps):
+                place = {"x": 16.0 * (session * num_steps + step), "y": 0.0}
+                writer.step(0, 0.0, False, step == num_steps - 1, place, np.full(SHAPE, 255, np.uint8))
+            writer.commit()
+
+
+def test_an_area_is_the_mean_over_the_steps() -> None:
+    assert make_curve(4, 4).area("cells") == pytest.approx((2 + 4) / 2)
+    assert make_curve(1, 2, 3, 4).area("cells") == pytest.approx(2)
+    assert make_curve(1, 2, 3, 4).final("cells") == 4
+
+
+def test_curves_are_of_the_first_steps_and_kept(tmp_path: Path) -> None:
+    experiment = Experiment(GAME, TRIAL, tmp_path, "scripted", agents=("random",))
+    dataset = experiment.dataset("random_play1")
+    record_walk(dataset, num_episodes=9, num_steps=20)
+    with pytest.raises(UserError, match=r"random, seed 1: its episodes have 180 steps, 200 are needed"):
+        curve_of(experiment, "random", 1)
+    record_walk(dataset, num_episodes=12, num_steps=20)
+    curve = curve_of(experiment, "random", 1)
+    # 400 steps, without those of episodes that had not ended.
+    assert len(curve.steps) == NUM_POINTS and curve.steps[-1] == 200
+    # A point is taken where the episode ends that reaches it.
+    assert curve.values["positions"][-1] == 200 and curve.values["positions"][0] == 20
+    assert curve.final("cells") == 2 and curve.late["cells"] == 2
+    remove(dataset)
+    assert curve_of(experiment, "random", 1) == curve
+
+
+def test_the_table_has_areas_beside_final_values(tmp_path: Path) -> None:
+    experiment = Experiment(GAME, TRIAL, tmp_path, "scripted", agents=("random", "rnd"))
+    keep(tmp_path, "random", 1, make_curve(1, 2))
+    keep(tmp_path, "rnd", 1, make_curve(2, 4))
+    head, _, *rows = [
+        [cell.strip() for cell in line.split("|")[1:-1]] for line in report_coverage(experiment).split("\n")
+    ]
+    assert head == ["agent", "cells", "action_entropy", "area: cells", "last quarter: cells"]
+    assert [row[:4] for row in rows] == [
+        ["random", "2 [2, 2]", "1 [1, 1]", "1 [1, 1]"],
+        ["RND", "4 [4, 4]", "1 [1, 1]", "2 [2, 2]"],
+    ]
+    assert json.loads((tmp_path / "coverage.json").read_text())["rnd"]["area"]["cells"]["center"] == 2
+
+
+def test_games_are_compared_in_units_of_random_play(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Seed 0, with which the settings were found, is left out unless it is asked for."""
+    for name, scale in (("one", 1), ("other", 10)):
+        for agent, factor in (("random", 1), ("rnd", 3)):
+            for seed in (1, 2):
+                keep(tmp_path / name, agent, seed, make_curve(factor * scale, 2 * factor * scale))
+        keep(tmp_path / name, "rnd", 0, make_curve(50 * scale, 90 * scale))
+    keep(tmp_path / "one", "e3b", 1, make_curve(1, 1))
+    folders = [str(tmp_path / name) for name in ("one", "other")]
+    assert run(["--report", *folders]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.strip("| ") for line in lines if "---" not in line] == [
+        "agent | runs | cells | area: cells",
+        "RND | 2 + 2 | 3 [3, 3] | 3 [3, 3]",
+        "random | 2 + 2 | 1 [1, 1] | 1 [1, 1]",
+    ]
+    run(["--report", *folders, "--first-seed", "0"])
+    assert "RND | 3 + 3 |" in capsys.readouterr().out
+    assert read_curve(tmp_path / "one" / "curves" / "rnd_seed0.json").final("cells") == 90
