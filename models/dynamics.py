@@ -74,8 +74,8 @@ class Dynamics(nn.Module):
     def embed(self, ids: Tensor, mask: Tensor, actions: Tensor, token_input: Tensor | None, start: int = 0) -> Tensor:
         """Tokens (B, T, h, w, width) of ids (B, T, h, w), mask (True = masked) and the actions of these frames.
 
-        `token_input` (B, T, h, w, D): the ids' codes as wide as the tokenizer, where `use_token`. `start`: frames before
-        these.
+        `token_input` (B, T, h, w, D): the ids' codes as wide as the tokenizer, where `use_token`. `start`: frames
+        before these.
         """
         per_frame = self.grid**2
         if (start + ids.shape[1]) * per_frame > self.config.max_seq_len:
