@@ -4,6 +4,7 @@ import json
 import math
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,10 +13,13 @@ from benchmarks.exploration import commands
 from benchmarks.exploration.__main__ import main, make_experiment, read_arguments
 from benchmarks.exploration.agent_runs import AgentRun
 from benchmarks.exploration.commands import Experiment
-from benchmarks.exploration.settings import GAMES, TRIAL, Scale, for_trial
+from benchmarks.exploration.levels import keep_levels
+from benchmarks.exploration.second_round import SecondRound
+from benchmarks.exploration.settings import DATA_KINDS, GAMES, TEST_LEVELS, TRIAL, Scale, for_trial
 from benchmarks.exploration.steps import CommandStep
 from benchmarks.presets import composed
-from data_generation.data.data import DatasetInfo, EpisodeMeta, EpisodeWriter, episode_path
+from data_generation.cli import main as data_command
+from data_generation.data.data import DatasetInfo, EpisodeMeta, EpisodeWriter, episode_path, list_environments
 from data_generation.data.errors import UserError
 
 SHAPE = (3, 2, 2)
@@ -25,7 +29,11 @@ def pretend(step: CommandStep, experiment: Experiment, length: int) -> None:
     """Leave what a step's command would: files without content, and episodes of `length` frames."""
     arguments = step.arguments()
     keys = dict(argument.split("=", 1) for argument in arguments if "=" in argument)
-    if "generate" in arguments:
+    if arguments[1] == "benchmarks.exploration.levels":
+        keep_levels(Path(arguments[2]), Path(arguments[3]), int(arguments[4]))
+    elif arguments[1] == "data":
+        assert data_command(list(arguments[2:])) == 0
+    elif "generate" in arguments:
         record(experiment.dataset(keys["config.dname"]), keys, length)
     elif "eval" in arguments:
         kind = "tokenizer" if keys["config"] == "demo_tokenizer" else "genie_redux_guided"
@@ -42,7 +50,7 @@ def pretend(step: CommandStep, experiment: Experiment, length: int) -> None:
 
 
 def record(dataset: Path, keys: dict[str, str], length: int) -> None:
-    env_dpath = dataset / "environment"
+    env_dpath = dataset / f"{dataset.name}_environment"
     DatasetInfo("environment", "game", ["A"], SHAPE).save(env_dpath)
     sizes = [int(keys[f"config.connector.generator_config.{name}"]) for name in ("n_instances", "n_sessions")]
     for instance in range(sizes[0]):
@@ -77,21 +85,47 @@ def pretended_agents(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(commands, name, epoch_in)
 
 
-def in_order(experiment: Experiment) -> list[CommandStep]:
-    return [step for stage in experiment.loop() for chain in stage for step in chain]
+def in_order(experiment: Experiment, rounds: int = 1) -> list[CommandStep]:
+    stages = experiment.loop() + (SecondRound(experiment).stages() if rounds == 2 else [])
+    return [step for stage in stages for chain in stage for step in chain]
 
 
 @pytest.mark.usefixtures("pretended_agents")
-def test_each_step_of_the_loop_is_the_first_that_is_missing_once_those_before_it_are_done(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("rounds", "options"),
+    [
+        (1, {}),
+        (2, {"fine_tuned_on": DATA_KINDS, "test_levels": TEST_LEVELS}),
+        (1, {"fine_tuned_on": ("mixed",), "tested_models": (Path("tokenizer.pt"), Path("model.pt"))}),
+    ],
+    ids=["published", "with everything", "mixed data and given models"],
+)
+def test_each_step_of_the_loop_is_the_first_that_is_missing_once_those_before_it_are_done(
+    tmp_path: Path, rounds: int, options: dict[str, Any]
+) -> None:
     """So a loop that was killed anywhere goes on there; every result is where its step looks for it."""
-    experiment = Experiment(for_trial(GAMES["cinderfoot"]), TRIAL, tmp_path, "agent57")
-    steps = in_order(experiment)
+    experiment = Experiment(for_trial(GAMES["cinderfoot"]), TRIAL, tmp_path, "agent57", **options)
+    steps = in_order(experiment, rounds)
     assert len({step.title for step in steps}) == len(steps)
     for number, step in enumerate(steps):
         assert next(i for i, other in enumerate(steps) if not other.is_done()) == number, step.title
         while not step.is_done():
             pretend(step, experiment, length=51)
-    assert all(step.is_done() for step in in_order(experiment))
+    assert all(step.is_done() for step in in_order(experiment, rounds))
+
+
+@pytest.mark.usefixtures("pretended_agents")
+def test_mixed_data_are_half_of_either_and_held_out_levels_those_that_no_model_has_seen(tmp_path: Path) -> None:
+    game = for_trial(GAMES["cinderfoot"])
+    experiment = Experiment(game, TRIAL, tmp_path, "agent57", fine_tuned_on=("mixed",), test_levels=TEST_LEVELS)
+    for step in in_order(experiment):
+        while not step.is_done():
+            pretend(step, experiment, length=51)
+    mixed, *halves = (len(experiment.num_frames(f"{run}_seed0")) for run in ("mixed", "auto_explore", "random"))
+    assert mixed == sum(half // 2 for half in halves) > 0
+    (environment,) = list_environments(experiment.test_dataset("held_out"))
+    levels = {int(path.parent.name) for path in environment.glob("*/*.episode")}
+    assert levels == set(range(game.n_pretrain_instances, game.n_pretrain_instances + TRIAL.num_held_out))
 
 
 @pytest.mark.usefixtures("pretended_agents")

@@ -20,10 +20,10 @@ def test_the_table_has_the_columns_of_the_published_one() -> None:
         {"before": [measured], "auto_explore": [measured] * 3, "random": [measured] * 3},
         {"before": [0], "auto_explore": [12001, 12100, 12050], "random": [12030]},
     ).splitlines()
-    measures = ["PSNR", "SSIM", "ΔPSNR", "`lite0_frechet`"]
-    names = [f"{method}: {name}" for method in ("tokenizer", "one_go", "autoregressive") for name in measures]
-    # A tokenizer takes no actions.
-    names.remove("tokenizer: ΔPSNR")
+    frames, control = ["PSNR", "pooled PSNR", "of changed pixels", "SSIM"], "counterfactual ΔPSNR"
+    names = [f"tokenizer: {name}" for name in (*frames, "`lite0_frechet`")]  # it takes no actions
+    names += [f"one_go: {name}" for name in (*frames, "ΔPSNR", "`lite0_frechet`")]
+    names += [f"autoregressive: {name}" for name in (*frames, "ΔPSNR", control, "`lite0_frechet`")]
     assert [cell.strip() for cell in cells(head)] == ["fine-tuned on", "frames", *names]
     found = [[cell.strip() for cell in cells(row)] for row in rows]
     assert [row[0] for row in found] == ["not fine-tuned", "AutoExplore's data", "random data"]
@@ -41,7 +41,7 @@ def test_intervals_are_over_the_seeds_and_what_was_not_measured_is_a_dash(tmp_pa
             path.write_text(json.dumps({"metrics": {"psnr": 20 + number, "ssim": 0.5, "delta_psnr": -0.5}}))
     rows = report_loop(experiment).splitlines()[2:]
     assert [cells(row)[2].strip() for row in rows] == ["20 [20, 20]", "21 [21, 21]", "22 [22, 22]"]
-    assert {cells(row)[4].strip() for row in rows} == {"–"}
+    assert {cells(row)[6].strip() for row in rows} == {"–"}
     folder = tmp_path / "loop_agent57"
     assert {path.name for path in folder.iterdir()} == {"table.md", "results.json", "plot.png"}
     content = json.loads((folder / "results.json").read_text())

@@ -7,11 +7,13 @@
     python -m benchmarks.exploration --parts coverage --agents auto_explore e3b ngu counts random
     python -m benchmarks.exploration --parts coverage --game pitfall --steps 160000 --root <folder>
     python -m benchmarks.exploration --report <folder> <folder>   # one table of the games whose coverage was compared
+    python -m benchmarks.exploration --parts twice                # the loop, and once more with the better model
 
 The loop: a tokenizer and a world model are trained on random play, AutoExplore is trained with them and its play is
 recorded, tokenizer and world model are fine-tuned on that and on as many frames of random play, and all of them are
 tested on the play of Agent57, which has no part in it. Every step is a command that is printed; what is there is kept.
-The results (table.md, results.json, plot.png) are in <root>/loop_<test policy>/.
+The results (table.md, results.json, plot.png) are in <root>/loop_<test policy>/, those of both rounds in
+<root>/twice_<test policy>/.
 
 Coverage: agents play as many steps each. A row of <root>/coverage.md has what an agent covered in the end, and the area
 under its curve, which is the mean over the steps; interquartile means over the seeds with bootstrap intervals. Seeds
@@ -26,13 +28,18 @@ from pathlib import Path
 
 from benchmarks.exploration.aggregate import report_games
 from benchmarks.exploration.commands import Experiment
-from benchmarks.exploration.record import check_agents, check_same_experiment, check_test_play
+from benchmarks.exploration.record import check_agents, check_same_experiment, check_test_play, check_tests
 from benchmarks.exploration.report import report_coverage, report_folder, report_loop
+from benchmarks.exploration.second_round import ROUND_ONE, ROUND_TWO, SecondRound
 from benchmarks.exploration.settings import (
     AGENTS,
     COMPARED_AGENTS,
+    DATA_KINDS,
+    EXPLORED,
+    FINE_TUNED_ON,
     GAMES,
     ROOT_DPATH,
+    TEST_LEVELS,
     TEST_POLICIES,
     TRIAL,
     Scale,
@@ -55,10 +62,19 @@ def read_arguments(argv: Sequence[str]) -> argparse.Namespace:
     )
     number = whole_number(_MOST)
     parser.add_argument("--game", choices=sorted(GAMES), default="cinderfoot")
-    parser.add_argument("--parts", nargs="+", choices=("coverage", "loop"), default=["loop"])
+    parser.add_argument("--parts", nargs="+", choices=("coverage", "loop", "twice"), default=["loop"])
     parser.add_argument("--smoke", action="store_true", help="a trial of some minutes, in a folder of its own")
     parser.add_argument("--root", type=read_path, help=f"where everything is kept; {ROOT_DPATH}/<game> by default")
     parser.add_argument("--test-policy", choices=TEST_POLICIES, default="agent57", help="whose play is the loop's test")
+    parser.add_argument(
+        "--test-levels", nargs="+", choices=TEST_LEVELS, default=[EXPLORED], help="where Agent57 plays for the tests"
+    )
+    parser.add_argument(
+        "--fine-tune-on", nargs="+", choices=DATA_KINDS, default=list(FINE_TUNED_ON), help="whose data; none: of the "
+        "agent with the environment's reward; mixed: half of AutoExplore's and half of random data"
+    )  # fmt: skip
+    tested = ("TOKENIZER", "MODEL")
+    parser.add_argument("--tested", nargs=2, type=read_path, metavar=tested, help="fine-tune and test these models")
     parser.add_argument("--agent57", type=read_path, help="its checkpoint; without one it is trained")
     parser.add_argument("--agent57-epochs", type=number, help=f"of that training; default {Scale.agent57_epochs}")
     parser.add_argument("--steps", type=number, help=f"environment steps of every agent; default {Scale.num_steps}")
@@ -89,13 +105,24 @@ def make_experiment(arguments: argparse.Namespace) -> Experiment:
     game = for_trial(GAMES[arguments.game]) if arguments.smoke else GAMES[arguments.game]
     root = arguments.root or ROOT_DPATH / (f"{game.name}_smoke" if arguments.smoke else game.name)
     agents = tuple(dict.fromkeys(arguments.agents or COMPARED_AGENTS))
-    experiment = Experiment(game, scale, Path(root), arguments.test_policy, arguments.agent57, agents)
+    experiment = Experiment(
+        game,
+        scale,
+        Path(root),
+        arguments.test_policy,
+        arguments.agent57,
+        agents,
+        tested_models=tuple(arguments.tested) if arguments.tested else None,
+        fine_tuned_on=tuple(dict.fromkeys(arguments.fine_tune_on)),
+        test_levels=tuple(dict.fromkeys(arguments.test_levels)),
+    )
     if arguments.agents and "coverage" not in arguments.parts:
         raise FieldError("--agents", " ".join(agents), "only coverage is compared", "add --parts coverage, or omit it")
     check_agents(experiment)
-    has_test = "loop" in arguments.parts
+    has_test = bool({"loop", "twice"} & set(arguments.parts))
     if has_test:
         check_test_play(experiment)
+        check_tests(experiment)
     check_same_experiment(experiment, has_test)
     return experiment
 
@@ -109,16 +136,27 @@ def run(argv: Sequence[str]) -> int:
         return SUCCESS
     experiment = make_experiment(arguments)
     for part in arguments.parts:
-        stages = experiment.coverage() if part == "coverage" else experiment.loop()
-        StepRunner(stages, arguments.jobs, experiment.root / "logs").run()
-        if part == "coverage":
-            print(f"\n{report_coverage(experiment)}\n\n{experiment.root}/coverage.md, .json, .png", flush=True)
-        else:
-            table = report_loop(experiment)
-            print(f"\n{table}\n\n{report_folder(experiment)}/table.md, results.json, plot.png", flush=True)
+        _run_part(part, experiment, arguments.jobs)
         if arguments.smoke:
             print("A trial: these figures say nothing about agents and data.", flush=True)
     return SUCCESS
+
+
+def _run_part(part: str, experiment: Experiment, num_jobs: int) -> None:
+    stages = experiment.coverage() if part == "coverage" else experiment.loop()
+    if part == "twice":
+        stages += SecondRound(experiment).stages()
+    StepRunner(stages, num_jobs, experiment.root / "logs").run()
+    if part == "coverage":
+        print(f"\n{report_coverage(experiment)}\n\n{experiment.root}/coverage.md, .json, .png", flush=True)
+        return
+    if part == "twice":
+        scale = replace(experiment.scale, seeds=experiment.scale.data_seeds)
+        explorers = replace(experiment, agents=(ROUND_ONE, ROUND_TWO), scale=scale)
+        print(f"\n{report_coverage(explorers, 'twice_coverage')}", flush=True)
+    rounds = 2 if part == "twice" else 1
+    folders = [f"{report_folder(experiment, rounds, levels)}" for levels in experiment.test_levels]
+    print(f"\n{report_loop(experiment, rounds)}\n\n{', '.join(folders)}: table.md, results.json, plot.png", flush=True)
 
 
 def main(argv: Sequence[str]) -> int:

@@ -1,6 +1,7 @@
 """The experiment's steps as ordinary commands, and where their results are."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,10 +9,14 @@ import numpy as np
 
 from auto_explore.src.reward import WORLD_MODEL_REWARDS
 from benchmarks.exploration.agent_runs import AgentRun, epoch_of_agent57, epoch_of_auto_explore
+from benchmarks.exploration.mixing import has_episodes, mix
 from benchmarks.exploration.settings import (
     COMPARED_AGENTS,
+    EXPLORED,
     FINE_TUNED_ON,
+    HELD_OUT,
     LEARNING_AGENTS,
+    MIXED,
     RANDOM_AGENTS,
     Game,
     Scale,
@@ -38,7 +43,7 @@ METHODS = {
     "autoregressive": EvaluationMethod(
         "genie_redux_guided",
         "replicate_autoregressive_dream1",
-        ("eval.inference_method=autoregressive", "eval.dream_length=1"),
+        ("eval.inference_method=autoregressive", "eval.dream_length=1", "eval.n_counterfactuals=16"),
     ),
 }
 # Which models a world model is evaluated with: the tokenizer and the world model.
@@ -50,7 +55,8 @@ class Experiment:
     """The steps of one game at one scale, and where their results are.
 
     `agent57`: a trained agent whose play is the test; without one it is trained. `agents`: those whose coverage is
-    compared.
+    compared. `tested_models`: those that are fine-tuned and tested; without them they are trained. `fine_tuned_on`:
+    whose data. `test_levels`: where the test is played.
     """
 
     game: Game
@@ -59,6 +65,9 @@ class Experiment:
     test_policy: str
     agent57: Path | None = None
     agents: tuple[str, ...] = COMPARED_AGENTS
+    tested_models: Models | None = None
+    fine_tuned_on: tuple[str, ...] = FINE_TUNED_ON
+    test_levels: tuple[str, ...] = (EXPLORED,)
 
     @property
     def coverage_seeds(self) -> range:
@@ -86,12 +95,13 @@ class Experiment:
         """The run of the agent whose play is the test, where it is trained."""
         return AgentRun(self.root / "agents" / "agent57", "test", epoch_of_agent57)
 
-    @property
-    def test_dataset(self) -> Path:
-        return self.dataset({"agent57": "agent57", "scripted": "test"}[self.test_policy])
+    def test_dataset(self, levels: str = EXPLORED) -> Path:
+        """The third policy's play on the levels that are explored, or on those that no model has seen."""
+        dname = {"agent57": "agent57", "scripted": "test"}[self.test_policy]
+        return self.dataset(dname if levels == EXPLORED else f"{dname}_{levels}")
 
-    def evaluation(self, run: str, method: EvaluationMethod) -> Path:
-        folder = self.root / "evaluations" / run / method.kind / self.test_dataset.name
+    def evaluation(self, run: str, method: EvaluationMethod, levels: str = EXPLORED) -> Path:
+        folder = self.root / "evaluations" / run / method.kind / self.test_dataset(levels).name
         return folder / method.mode / "metrics.json"
 
     def curve(self, agent: str, seed: int) -> Path:
@@ -109,6 +119,8 @@ class Experiment:
     @property
     def tested(self) -> Models:
         """Those that are fine-tuned and tested: fine enough to show what an action does."""
+        if self.tested_models:
+            return self.tested_models
         return (
             self.model("tokenizer", "before", self.scale.tested_tokenizer_steps),
             self.model("genie_redux_guided", "before", self.scale.tested_steps),
@@ -137,18 +149,27 @@ class Experiment:
         Agents are trained, then frozen: their data and the random data have as many frames.
         """
         seeds = self.data_seeds
-        runs = [self._fine_tuning(agent, seed) for seed in seeds for agent in FINE_TUNED_ON]
-        explorers = [[self._explore("auto_explore", seed)] for seed in seeds]
+        players = {agent for kind in self.fine_tuned_on for agent in (FINE_TUNED_ON if kind == MIXED else (kind,))}
+        explorers = [[self.explore(agent, seed)] for seed in seeds for agent in LEARNING_AGENTS if agent in players]
+        data = [
+            [self._data(agent, seed)]
+            for seed in seeds
+            for agent in (*LEARNING_AGENTS, *RANDOM_AGENTS)
+            if agent in players
+        ]
+        runs = [self._fine_tuning(kind, seed) for seed in seeds for kind in self.fine_tuned_on]
+        titles = ("rewarding",) if self.tested_models else ("rewarding", "tested")
         return [
-            [self._pretraining("rewarding", "tested")],
+            [self._pretraining(*titles)],
             [*explorers, self._test_play()],
-            [self._evaluations("before", self.tested), *runs],
+            data,
+            [self.evaluations("before", self.tested), *runs],
         ]
 
     def coverage(self) -> list[Stage]:
         """Every agent with every seed, the same number of environment steps."""
         chains = [
-            [(self._play_randomly if agent in RANDOM_AGENTS else self._explore)(agent, seed)]
+            [(self._play_randomly if agent in RANDOM_AGENTS else self.explore)(agent, seed)]
             for seed in self.coverage_seeds
             for agent in self.agents
         ]
@@ -164,7 +185,9 @@ class Experiment:
         keys = ("variant=random",), (*sizes, "n_steps_max=500")
         num_episodes = game.n_pretrain_instances * game.n_pretrain_sessions
         chain = [
-            self._record("record random play", "pretrain", self._generate("pretrain", *keys, seed=0), num_episodes)
+            self._record(
+                "record random play", self.dataset("pretrain"), self._generate("pretrain", *keys, seed=0), num_episodes
+            )
         ]
         presets = {"rewarding": ("exploration", self.paying), "tested": ("demo", self.tested)}
         for title in titles:
@@ -176,43 +199,70 @@ class Experiment:
 
     def _test_play(self) -> Chain:
         """The episodes of the third policy, which has no part in training; its training, if it learns here."""
-        game, scale, dataset = self.game, self.scale, self.test_dataset
+        game, scale, dataset = self.game, self.scale, self.test_dataset()
         if self.test_policy == "scripted":
             module = ("-m", "benchmarks.exploration.scripted_play", game.name, str(dataset))
             sizes = (str(game.n_instances), str(game.n_steps_max), str(scale.test_episodes))
-            return [self._record("record scripted play", "test", (*module, *sizes), scale.test_episodes)]
-        sessions = -(-scale.test_episodes // game.n_instances)
-        sizes = (f"n_instances={game.n_instances}", f"n_sessions={sessions}", f"n_steps_max={game.n_steps_max}")
+            return [self._record("record scripted play", dataset, (*module, *sizes), scale.test_episodes)]
+        training = [] if self.agent57 else [self._train_agent57()]
+        other_levels = [self._play_agent57_elsewhere()] if HELD_OUT in self.test_levels else []
+        return [*training, self._play_agent57(), *other_levels]
+
+    def _play_agent57(self) -> CommandStep:
+        sessions = -(-self.scale.test_episodes // self.game.n_instances)
+        num_episodes = sessions * self.game.n_instances
+        return CommandStep(
+            "record Agent57's play",
+            lambda: self._generate("agent57", *self._agent57_play(self.game.n_instances, sessions), seed=3000),
+            lambda: has_episodes(self.test_dataset(), num_episodes),
+        )
+
+    def _play_agent57_elsewhere(self) -> CommandStep:
+        """Its play on the levels after those of `pretrain`; `generate` plays these, too, and they are removed."""
+        num_seen, num_held_out = self.game.n_pretrain_instances, self.scale.num_held_out
+        sessions = -(-self.scale.test_episodes // num_held_out)
+        target = self.test_dataset(HELD_OUT)
+        everywhere = self.dataset("agent57_everywhere")
 
         def arguments() -> tuple[str, ...]:
-            checkpoint = self.agent57 or self.tester.checkpoint("model_best_reward")
-            policy = ("variant=agent57", f"agent.checkpoint_fpath={checkpoint}", f"agent.gamma={GAMMA}")
-            return self._generate("agent57", policy, sizes, seed=3000)
+            if not has_episodes(everywhere, sessions * (num_seen + num_held_out)):
+                policy, sizes = self._agent57_play(num_seen + num_held_out, sessions)
+                return self._generate("agent57_everywhere", policy, sizes, seed=3000)
+            return "-m", "benchmarks.exploration.levels", str(everywhere), str(target), str(num_seen)
 
-        play = CommandStep(
-            "record Agent57's play", arguments, lambda: self._has_episodes("agent57", sessions * game.n_instances)
-        )
-        return [play] if self.agent57 else [self._train_agent57(), play]
+        done = sessions * num_held_out
+        return CommandStep("record Agent57's play on other levels", arguments, lambda: has_episodes(target, done))
 
-    def _fine_tuning(self, agent: str, seed: int) -> Chain:
-        run = f"{agent}_seed{seed}"
-        before, after = self.tested, self.fine_tuned(run)
+    def _agent57_play(self, n_instances: int, sessions: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Keys of the policy, and of how much it plays."""
+        checkpoint = self.agent57 or self.tester.checkpoint("model_best_reward")
+        policy = ("variant=agent57", f"agent.checkpoint_fpath={checkpoint}", f"agent.gamma={GAMMA}")
+        return policy, (f"n_instances={n_instances}", f"n_sessions={sessions}", f"n_steps_max={self.game.n_steps_max}")
+
+    def _fine_tuning(self, kind: str, seed: int) -> Chain:
+        run = f"{kind}_seed{seed}"
+        sources = [self.dataset(f"{agent}_seed{seed}") for agent in FINE_TUNED_ON]
+        mixing = [mix(sources, self.dataset(run), seed)] if kind == MIXED else []
+        return [*mixing, *self.fine_tuning(run, self.tested, self.fine_tuned(run))]
+
+    def fine_tuning(self, run: str, before: Models, after: Models) -> Chain:
+        """Train the models on the run's data, and evaluate them."""
+        return [*self.fine_tune(run, before, after, ("demo_tokenizer", "demo")), *self.evaluations(run, after)]
+
+    def fine_tune(self, run: str, before: Models, after: Models, configs: tuple[str, str]) -> Chain:
+        """Train tokenizer and world model on the run's data. `configs`: their presets."""
         rate = ("optimizer.learning_rate=5e-4", "optimizer.cosine_annealing_min_lr=1e-4")
         # The decoder alone, as in the paper: the world model's tokens keep their meaning.
         decoder = (f"model_fpath={before[0]}", "train.train_decoder_only=true")
         sources = (f"model_fpath={before[1]}", f"tokenizer_fpath={after[0]}")
+        name = after[0].parent.name
         return [
-            self._data(agent, seed, run),
-            self._train(f"fine-tune the tokenizer on {run}", "demo_tokenizer", run, after[0], *decoder, *rate),
-            self._train(f"fine-tune the world model on {run}", "demo", run, after[1], *sources, *rate),
-            *self._evaluations(run, after),
+            self._train(f"fine-tune the tokenizer: {name}", configs[0], run, after[0], *decoder, *rate),
+            self._train(f"fine-tune the world model: {name}", configs[1], run, after[1], *sources, *rate),
         ]
 
-    def _record(self, title: str, dname: str, arguments: tuple[str, ...], num_episodes: int) -> CommandStep:
-        return CommandStep(title, lambda: arguments, lambda: self._has_episodes(dname, num_episodes))
-
-    def _has_episodes(self, dname: str, num_episodes: int) -> bool:
-        return len(list(self.dataset(dname).rglob("*.episode"))) >= num_episodes
+    def _record(self, title: str, dataset: Path, arguments: tuple[str, ...], num_episodes: int) -> CommandStep:
+        return CommandStep(title, lambda: arguments, lambda: has_episodes(dataset, num_episodes))
 
     def _generate(self, dname: str, policy: tuple[str, ...], sizes: tuple[str, ...], seed: int) -> tuple[str, ...]:
         keys = [f"config.connector.{key}" for key in (*self.game.generate_connector, *policy)]
@@ -240,10 +290,10 @@ class Experiment:
         arguments = ("run.py", "genie_redux", "train", f"config={config}", *folders, *length, *keys)
         return CommandStep(title, lambda: arguments, target.exists)
 
-    def _explore(self, agent: str, seed: int) -> CommandStep:
-        game, scale, run = self.game, self.scale, self.agent(agent, seed)
+    def explore(self, agent: str, seed: int, run: AgentRun | None = None, paying: Path | None = None) -> CommandStep:
+        """Train an agent. `run`: where, if not in the agent's own folder; `paying`: the world model that rewards it."""
+        game, scale, run, model = self.game, self.scale, run or self.agent(agent, seed), paying or self.paying[1]
         epochs = -(-scale.num_steps // scale.epoch_steps)
-        model = self.paying[1]
         keys = (
             f"world_model.root_dpath={model.parent.parent}",
             f"world_model.model_dname={model.parent.name}",
@@ -258,7 +308,7 @@ class Experiment:
             *scale.agent,
         )
         return CommandStep(
-            f"train {agent}, seed {seed}",
+            f"train {run.root.name}, seed {seed}",
             lambda: ("run.py", "auto_explore", "train", *run.keys(seed, epochs), *keys),
             lambda: run.has_done(epochs),
         )
@@ -276,20 +326,25 @@ class Experiment:
         policy = (f"variant={agent}", f"agent.repeat_probability={REPEAT_PROBABILITY}")
         dname = f"{agent}_play{seed}"
         arguments = self._generate(dname, policy, sizes, seed=1000 + seed)
-        return self._record(f"record {agent}, seed {seed}", dname, arguments, game.n_instances * sessions)
+        title = f"record {agent}, seed {seed}"
+        return self._record(title, self.dataset(dname), arguments, game.n_instances * sessions)
 
-    def _data(self, agent: str, seed: int, run: str) -> CommandStep:
+    def _data(self, agent: str, seed: int) -> CommandStep:
+        checkpoint = None if agent in RANDOM_AGENTS else lambda: self.agent(agent, seed).checkpoint("last")
+        return self.data(f"{agent}_seed{seed}", agent, checkpoint, 2000 + seed)
+
+    def data(self, run: str, variant: str, checkpoint: Callable[[], Path] | None, seed: int) -> CommandStep:
         """Play until there are `data_frames`: one agent's episodes are shorter than another's."""
         game = self.game
 
         def arguments() -> tuple[str, ...]:
-            policy: tuple[str, ...] = (f"variant={agent}",)
-            if agent not in RANDOM_AGENTS:
-                checkpoint = self.agent(agent, seed).checkpoint("last")
-                policy = (*policy, f"agent.checkpoint_fpath={checkpoint}", f"agent.gamma={GAMMA}")
+            policy: tuple[str, ...] = (f"variant={variant}",)
+            if checkpoint:
+                name = "auto_explore"
+                policy = (f"variant={name}", f"agent.checkpoint_fpath={checkpoint()}", f"agent.gamma={GAMMA}")
             sessions = self._sessions_to_play(run)
             sizes = (f"n_instances={game.n_instances}", f"n_sessions={sessions}", f"n_steps_max={game.n_steps_max}")
-            return self._generate(run, policy, sizes, seed=2000 + seed)
+            return self._generate(run, policy, sizes, seed)
 
         return CommandStep(f"record {run}", arguments, lambda: self._sessions_to_play(run) is None)
 
@@ -309,12 +364,12 @@ class Experiment:
             length = played.mean() if played.size else self.game.n_steps_max + 1
             num_sessions += math.ceil((wanted - played.sum()) / (num_instances * length))
 
-    def _evaluations(self, run: str, models: Models) -> Chain:
+    def evaluations(self, run: str, models: Models) -> Chain:
         """The tokenizer alone, and the world model by each method, on the third policy's play."""
-        return [self._evaluate(run, name, models) for name in METHODS]
+        return [self._evaluate(run, name, models, levels) for levels in self.test_levels for name in METHODS]
 
-    def _evaluate(self, run: str, name: str, models: Models) -> CommandStep:
-        method, test = METHODS[name], self.test_dataset
+    def _evaluate(self, run: str, name: str, models: Models, levels: str) -> CommandStep:
+        method, test = METHODS[name], self.test_dataset(levels)
         config, model = ("demo_tokenizer", models[0]) if method.kind == "tokenizer" else ("demo", models[1])
         keys = (
             f"eval.model_fpath={model}",
@@ -328,4 +383,6 @@ class Experiment:
             *method.keys,
         )
         arguments = ("run.py", "genie_redux", "eval", f"config={config}", *keys)
-        return CommandStep(f"test {run}, {name}", lambda: arguments, self.evaluation(run, method).exists)
+        where = "" if levels == EXPLORED else f", {levels}"
+        done = self.evaluation(run, method, levels)
+        return CommandStep(f"test {run}, {name}{where}", lambda: arguments, done.exists)

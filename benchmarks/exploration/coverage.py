@@ -9,7 +9,7 @@ import numpy as np
 
 from benchmarks.exploration.commands import Experiment
 from benchmarks.exploration.places import hero_places
-from benchmarks.exploration.settings import LEARNING_AGENTS
+from benchmarks.exploration.settings import RANDOM_AGENTS
 from data_generation.data.data import EpisodeReader, list_environments
 from data_generation.data.errors import UserError
 from data_generation.data.files import write_atomically
@@ -90,7 +90,7 @@ def _numbers(episode: EpisodeReader, count: int) -> dict[str, np.ndarray]:
 
 def _episodes(experiment: Experiment, agent: str, seed: int) -> Iterator[EpisodeReader]:
     """Episodes in the order in which they were played: levels in turn. Opened one by one: there may be thousands."""
-    if agent in LEARNING_AGENTS:
+    if agent not in RANDOM_AGENTS:
         folder = experiment.agent(agent, seed).folder
         assert folder is not None
         dataset = folder / "episodes"

@@ -5,15 +5,25 @@ from dataclasses import asdict
 from typing import Any
 
 from benchmarks.exploration.commands import Experiment
-from benchmarks.exploration.settings import SCRIPTED_GAMES
+from benchmarks.exploration.settings import HELD_OUT, SCRIPTED_GAMES
 from data_generation.data.errors import UNSET, FieldError, under
 from data_generation.data.files import write_atomically
 from external.agent57.checkpoint import read_agent57
+from models.checkpoint import load_model, load_world_model
 from models.tensor_file import digest
 
 # Other seeds add to what is there.
 _MAY_DIFFER = ("first_seed", "seeds", "data_seeds")
-_OPTIONS = {"num_steps": "--steps", "agent57_epochs": "--agent57-epochs", "agent57": "--agent57", "game": "--game"}
+_OPTIONS = {
+    "num_steps": "--steps",
+    "agent57_epochs": "--agent57-epochs",
+    "agent57": "--agent57",
+    "game": "--game",
+    "tested_models": "--tested",
+}
+# Of these, only that they differ.
+_NOT_SHOWN = {"game": "another", "agent57": "another", "tested_models": "others"}
+_MADE_HERE = "trained here"
 
 
 def check_test_play(experiment: Experiment) -> None:
@@ -35,6 +45,19 @@ def check_test_play(experiment: Experiment) -> None:
         raise FieldError("--test-policy", "agent57", problem, remedy)
 
 
+def check_tests(experiment: Experiment) -> None:
+    """FieldError for models that cannot be tested, and for levels that the third policy does not play."""
+    if HELD_OUT in experiment.test_levels and experiment.test_policy != "agent57":
+        problem = f"there is no play of '{experiment.test_policy}' on them"
+        raise FieldError("--test-levels", HELD_OUT, problem, "omit it, or test with --test-policy agent57")
+    if experiment.tested_models:
+        tokenizer, world_model = experiment.tested_models
+        with under("", path="--tested"):
+            if (kind := load_model(tokenizer).config.model) != "tokenizer":
+                raise FieldError("path", tokenizer, f"is a {kind}", "give a tokenizer first, then the world model")
+            load_world_model(world_model, tokenizer)
+
+
 def check_agents(experiment: Experiment) -> None:
     """FieldError for an agent that cannot play the game."""
     if "counts" in experiment.agents and not experiment.game.reports_positions:
@@ -51,15 +74,23 @@ def check_same_experiment(experiment: Experiment, has_test: bool) -> None:
     stored: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
     own = {"game": asdict(experiment.game), **asdict(experiment.scale)}
     if has_test and experiment.test_policy == "agent57":
-        own["agent57"] = digest(experiment.agent57) if experiment.agent57 else "trained here"
-        if not experiment.test_dataset.exists():
+        own["agent57"] = digest(experiment.agent57) if experiment.agent57 else _MADE_HERE
+        if not experiment.test_dataset().exists():
             stored.pop("agent57", None)
+    if has_test:
+        own["tested_models"] = [digest(path) for path in experiment.tested_models or ()] or _MADE_HERE
+        # Folders from before there was a choice.
+        if (experiment.root / "evaluations").exists():
+            stored.setdefault("tested_models", _MADE_HERE)
+        else:
+            stored.pop("tested_models", None)
     # As JSON gives them back.
     own = json.loads(json.dumps({name: value for name, value in own.items() if name not in _MAY_DIFFER}))
     for name, value in own.items():
         if (before := stored.get(name, value)) != value:
-            shown = {"game": UNSET, "agent57": experiment.agent57 or UNSET}.get(name, value)
-            problem = f"'{experiment.root}' was begun with {'another' if name in ('game', 'agent57') else before}"
+            models = " ".join(map(str, experiment.tested_models or ())) or UNSET
+            shown = {"game": UNSET, "agent57": experiment.agent57 or UNSET, "tested_models": models}.get(name, value)
+            problem = f"'{experiment.root}' was begun with {_NOT_SHOWN.get(name, before)}"
             raise FieldError(_OPTIONS.get(name, name), shown, problem, "name another --root")
     experiment.root.mkdir(parents=True, exist_ok=True)
     write_atomically(path, json.dumps({**stored, **own}, indent=2) + "\n")

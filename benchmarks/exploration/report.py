@@ -9,7 +9,8 @@ from matplotlib.figure import Figure
 
 from benchmarks.exploration.commands import METHODS, Experiment
 from benchmarks.exploration.coverage import Curve, curve_of
-from benchmarks.exploration.settings import FINE_TUNED_ON
+from benchmarks.exploration.second_round import CONTROL, ROUND_TWO
+from benchmarks.exploration.settings import EXPLORED
 from benchmarks.exploration.statistics import Interval, interval
 from data_generation.data.files import write_atomically
 
@@ -23,6 +24,7 @@ LABELS = {
     "none": "environment's reward",
     "random": "random",
     "sticky_random": "sticky random",
+    ROUND_TWO: "AutoExplore, second round",
 }
 _PANELS = {
     "cells": "cells seen",
@@ -41,33 +43,46 @@ _COVERAGE = {
     ("late", "max_x"): "last quarter: max x",
     ("late", "action_entropy"): "last quarter: action_entropy",
 }
-_ROWS = {"before": "not fine-tuned", "auto_explore": "AutoExplore's data", "random": "random data"}
+_ROWS = {
+    "before": "not fine-tuned",
+    "auto_explore": "AutoExplore's data",
+    "random": "random data",
+    "none": "data of the environment's reward",
+    "mixed": "AutoExplore's and random data",
+    ROUND_TWO: "… then the second round's",
+    CONTROL: "… then more of the first's",
+}
 _MEASURES = {
     "psnr": "PSNR",
+    "pooled_psnr": "pooled PSNR",
+    "changed_pooled_psnr": "of changed pixels",
     "ssim": "SSIM",
     "delta_psnr": "ΔPSNR",
+    "counterfactual_delta_psnr": "counterfactual ΔPSNR",
     "lite0_frechet": "`lite0_frechet`",
 }
-# What is tested, and which of its measures: one action or another makes no difference to a tokenizer.
-COLUMNS = [(m, name) for m in METHODS for name in _MEASURES if (m, name) != ("tokenizer", "delta_psnr")]
+# One action or another makes no difference to a tokenizer; counterfactuals are of one frame at a time.
+_OMITTED = {"tokenizer": ("delta_psnr", "counterfactual_delta_psnr"), "one_go": ("counterfactual_delta_psnr",)}
+# What is tested, and which of its measures.
+COLUMNS = [(method, name) for method in METHODS for name in _MEASURES if name not in _OMITTED.get(method, ())]
 # Of one run: measures by method and name, NaN for those that could not be taken.
 Measured = dict[tuple[str, str], float]
 
 
-def report_coverage(experiment: Experiment) -> str:
-    """Write coverage.png, coverage.json and coverage.md; returns the table."""
+def report_coverage(experiment: Experiment, name: str = "coverage") -> str:
+    """Write <name>.png, .json and .md; returns the table."""
     seeds = experiment.coverage_seeds
     curves = {agent: [curve_of(experiment, agent, seed) for seed in seeds] for agent in experiment.agents}
-    panels = [name for name in _PANELS if name in curves[experiment.agents[0]][0].values]
-    _save_figure(_coverage_figure(curves, panels, experiment.game.name), experiment.root / "coverage.png")
+    panels = [panel for panel in _PANELS if panel in curves[experiment.agents[0]][0].values]
+    _save_figure(_coverage_figure(curves, panels, experiment.game.name), experiment.root / f"{name}.png")
     rows = {agent: _coverage_intervals(runs) for agent, runs in curves.items()}
     content = {
         agent: {kind: {name: vars(found) for name, found in row[kind].items()} for kind in row}
         for agent, row in rows.items()
     }
-    write_atomically(experiment.root / "coverage.json", json.dumps(content, indent=2) + "\n")
+    write_atomically(experiment.root / f"{name}.json", json.dumps(content, indent=2) + "\n")
     table = _coverage_table(rows)
-    write_atomically(experiment.root / "coverage.md", table + "\n")
+    write_atomically(experiment.root / f"{name}.md", table + "\n")
     return table
 
 
@@ -88,25 +103,32 @@ def _coverage_table(rows: dict[str, dict[str, dict[str, Interval]]]) -> str:
     return markdown_table(head, body)
 
 
-def report_loop(experiment: Experiment) -> str:
-    """Write results.json, plot.png and table.md into the folder of the test policy; returns the table."""
+def report_loop(experiment: Experiment, rounds: int = 1) -> str:
+    """Write results.json, plot.png and table.md for each kind of test levels; returns the tables."""
+    return "\n\n".join(_report_test(experiment, rounds, levels) for levels in experiment.test_levels)
+
+
+def _report_test(experiment: Experiment, rounds: int, levels: str) -> str:
     seeds = experiment.data_seeds
-    runs = {"before": ["before"], **{agent: [f"{agent}_seed{seed}" for seed in seeds] for agent in FINE_TUNED_ON}}
-    results = {row: [_measured(experiment, run) for run in names] for row, names in runs.items()}
+    rows = (*experiment.fine_tuned_on, *((ROUND_TWO, CONTROL) if rounds == 2 else ()))
+    runs = {"before": ["before"], **{row: [f"{row}_seed{seed}" for seed in seeds] for row in rows}}
+    results = {row: [_measured(experiment, run, levels) for run in names] for row, names in runs.items()}
     frames = {row: [int(experiment.num_frames(run).sum()) for run in names] for row, names in runs.items()}
-    folder = report_folder(experiment)
+    folder = report_folder(experiment, rounds, levels)
     content = {row: {"frames": frames[row], **_intervals_by_method(measured)} for row, measured in results.items()}
     write_atomically(folder / "results.json", json.dumps(content, indent=2) + "\n")
-    title = f"{experiment.game.name}: tested on {experiment.test_policy}'s play, by what was fine-tuned on"
+    where = "" if levels == EXPLORED else " on levels that no model has seen"
+    title = f"{experiment.game.name}: tested on {experiment.test_policy}'s play{where}, by what was fine-tuned on"
     _save_figure(_loop_figure(results, title), folder / "plot.png")
     table = loop_table(results, frames)
     write_atomically(folder / "table.md", table + "\n")
     return table
 
 
-def report_folder(experiment: Experiment) -> Path:
+def report_folder(experiment: Experiment, rounds: int = 1, levels: str = EXPLORED) -> Path:
     """Of the loop's results."""
-    return experiment.root / f"loop_{experiment.test_policy}"
+    name = {1: "loop", 2: "twice"}[rounds]
+    return experiment.root / f"{name}_{experiment.test_policy}{'' if levels == EXPLORED else f'_{levels}'}"
 
 
 def loop_table(results: dict[str, list[Measured]], frames: dict[str, list[int]]) -> str:
@@ -120,10 +142,10 @@ def loop_table(results: dict[str, list[Measured]], frames: dict[str, list[int]])
     return markdown_table(head, body)
 
 
-def _measured(experiment: Experiment, run: str) -> Measured:
+def _measured(experiment: Experiment, run: str, levels: str) -> Measured:
     found = {}
     for method, name in COLUMNS:
-        metrics = json.loads(experiment.evaluation(run, METHODS[method]).read_text())["metrics"]
+        metrics = json.loads(experiment.evaluation(run, METHODS[method], levels).read_text())["metrics"]
         # Without the package of its weights there is no Fréchet distance.
         found[method, name] = float(metrics.get(name, np.nan))
     return found

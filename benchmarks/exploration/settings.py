@@ -16,8 +16,12 @@ LEARNING_AGENTS = {
 RANDOM_AGENTS = ("random", "sticky_random")
 AGENTS = (*LEARNING_AGENTS, *RANDOM_AGENTS)
 COMPARED_AGENTS = ("auto_explore", "rnd", "none", *RANDOM_AGENTS)  # in coverage, unless others are chosen
-FINE_TUNED_ON = ("auto_explore", "random")  # whose data the world model is fine-tuned on
+FINE_TUNED_ON = ("auto_explore", "random")  # whose data the world model is fine-tuned on, unless others are chosen
+MIXED = "mixed"  # half of the episodes of either of these
+DATA_KINDS = (*FINE_TUNED_ON, "none", MIXED)
 TEST_POLICIES = ("agent57", "scripted")  # whose play the world models are tested on
+EXPLORED, HELD_OUT = "explored", "held_out"
+TEST_LEVELS = (EXPLORED, HELD_OUT)  # on which levels it plays
 # Games with a script, and the share of random actions in scripted play, so that no two episodes are alike.
 SCRIPTED_GAMES = {"cinderfoot": 0.05, "coinrun": 0.3}
 
@@ -82,6 +86,7 @@ class Scale:
     world_model_steps: int = 1300
     tested_tokenizer_steps: int = 600  # of the finer one that is fine-tuned and tested, `config=demo`
     tested_steps: int = 1000
+    num_held_out: int = 4  # levels after those that were pretrained on, on which models are tested, too
     data_seeds: int = 3  # seeds whose data the world model is fine-tuned on
     data_frames: int = 12_000  # of each agent, for fine-tuning
     agent57_epochs: int = 400  # of the agent whose play is the test, where none is given
