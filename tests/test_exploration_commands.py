@@ -121,7 +121,9 @@ def test_mixed_data_are_half_of_either_and_held_out_levels_those_that_no_model_h
     for step in in_order(experiment):
         while not step.is_done():
             pretend(step, experiment, length=51)
-    mixed, *halves = (len(experiment.num_frames(f"{run}_seed0")) for run in ("mixed", "auto_explore", "random"))
+    mixed, *halves = (
+        len(experiment.num_frames(f"{run}_seed{TRIAL.first_seed}")) for run in ("mixed", "auto_explore", "random")
+    )
     assert mixed == sum(half // 2 for half in halves) > 0
     (environment,) = list_environments(experiment.test_dataset("held_out"))
     levels = {int(path.parent.name) for path in environment.glob("*/*.episode")}
