@@ -71,6 +71,8 @@ def preset(name: str) -> DatasetConfig:
         ("LEFT+ACTION_JUMP", 2),
         ("RIGHT+DOWN", 6),
         ("LEFT+DOWN", 0),
+        ("KEY_D", 9),
+        ("ACTION_SECONDARY", 9),
     ],
 )
 def test_actions_are_procgens_numbers(name: str, number: int) -> None:

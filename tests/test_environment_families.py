@@ -68,7 +68,13 @@ def connector(game: str, *names: str) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("game", "names"), [(NAMED, ["UP", "NOOP", "action_1"]), (LISTED, ["forward", "left", "right"])]
+    ("game", "names"),
+    [
+        (NAMED, ["UP", "NOOP", "action_1"]),
+        # As a button is called in retro games.
+        (NAMED, ["UP", "NOOP", "ACTION_JUMP"]),
+        (LISTED, ["forward", "left", "right"]),
+    ],
 )
 def test_actions_may_be_called_by_the_environments_own_names(game, names):
     made = connector(game, *names)

@@ -21,7 +21,8 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-from benchmarks.quality.comparison import Comparison, generate, launch
+from benchmarks.equal_compute import launch
+from benchmarks.quality.comparison import Comparison, generate
 from benchmarks.quality.data import ALL_DATA
 from benchmarks.time_to_quality.original import OriginalRun, write_clips
 from data_generation.data.files import write_atomically

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks.equal_compute import PRESETS, timed
 from benchmarks.presets import composed
 from benchmarks.quality.arms import ARMS
-from benchmarks.quality.comparison import PRESETS, timed
 from data_generation.data.data import Environment, list_environments, split_episodes
 from data_generation.data.files import write_atomically
 from models.checkpoint import read_model, save_model

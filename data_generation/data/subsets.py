@@ -47,7 +47,7 @@ def merge(sources: Sequence[Path], target: Path) -> Taken:
                 )
     taken = Taken()
     for environment in environments:
-        _take(environment, np.arange(environment.num_episodes), target / environment.name, taken)
+        take(environment, np.arange(environment.num_episodes), target / environment.name, taken)
     return taken
 
 
@@ -61,7 +61,7 @@ def split(source: Path, target: Path, num_parts: int | None) -> dict[str, Taken]
     result = {part: Taken() for part in parts}
     for environment in environments:
         for part, chosen in zip(parts, _cut(environment, num_parts, parts), strict=True):
-            _take(environment, chosen, target / f"{name}_{part}" / environment.name, result[part])
+            take(environment, chosen, target / f"{name}_{part}" / environment.name, result[part])
     return {f"{name}_{part}": taken for part, taken in result.items() if taken.made + taken.kept}
 
 
@@ -75,7 +75,7 @@ def sample(source: Path, target: Path, num_episodes: int, seed: int) -> Taken:
     taken = Taken()
     for environment, end in zip(environments, ends, strict=True):
         own = drawn[(drawn < end) & (drawn >= end - environment.num_episodes)] - (end - environment.num_episodes)
-        _take(environment, own, target / environment.name, taken)
+        take(environment, own, target / environment.name, taken)
     return taken
 
 
@@ -138,8 +138,8 @@ def _cut(environment: Environment, num_parts: int | None, splits: Sequence[str])
     return [np.flatnonzero(np.isin(environment.sessions, own)) for own in sessions]
 
 
-def _take(environment: Environment, chosen: np.ndarray, env_dpath: Path, taken: Taken) -> None:
-    """Put some episodes of an environment into a folder, and count them."""
+def take(environment: Environment, chosen: np.ndarray, env_dpath: Path, taken: Taken) -> None:
+    """Put the episodes `chosen` (n,) of an environment into a folder, and count them."""
     if not len(chosen):
         return
     info = _joint_info(environment, env_dpath)

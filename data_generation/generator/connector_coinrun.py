@@ -28,8 +28,8 @@ TIMEOUT, TIMEOUTS = 1000, {"bigfish": 6000, "bossfight": 4000, "leaper": 500, "m
 MAX_LEVEL = 2**31 - 1
 # Keys of Procgen's two joysticks: (right - left, up - down). Jumping is up.
 _KEYS = {"RIGHT": (1, 0), "LEFT": (-1, 0), "UP": (0, 1), "DOWN": (0, -1), "ACTION_JUMP": (0, 1), "NOOP": (0, 0)}
-# Its other keys, which some games use and CoinRun does not: to shoot, above all.
-_BUTTONS = {"KEY_D": 9, "KEY_A": 10, "KEY_W": 11, "KEY_S": 12, "KEY_Q": 13, "KEY_E": 14}
+# Its other keys, which some games use and CoinRun does not: above all to shoot, like the second button of retro games.
+_BUTTONS = {"KEY_D": 9, "KEY_A": 10, "KEY_W": 11, "KEY_S": 12, "KEY_Q": 13, "KEY_E": 14, "ACTION_SECONDARY": 9}
 
 
 def native_action(name: str) -> int:

@@ -36,6 +36,8 @@ _REGISTERED_BY = {
 _MAX_ACTIONS = 1000
 # Episodes that are tried where one fails, and steps of each, more where all that was seen is black.
 _NUM_SEEDS, _NUM_STEPS, _MAX_STEPS = 3, 4, 200
+# Buttons by the names that they have in retro games, so that one list of actions serves both: an Atari has one.
+_BUTTONS = dict.fromkeys(("ACTION_JUMP", "ACTION_PRIMARY", "ACTION_SECONDARY"), "FIRE")
 # Emulator frames per second of an Atari, and how many of them a step of `ale_py` takes unless it says so.
 _ATARI_FPS, _ATARI_SKIP = 60.0, 4
 
@@ -58,10 +60,16 @@ class Look:
     action_names: tuple[str, ...] = ()
 
     def native_action(self, name: str) -> int | None:
-        """The number of an action that is called action_<k> or by the environment's own name; None if there is none."""
-        names = [f"action_{index}" for index in range(self.num_actions)]
-        found = next((known.index(name) for known in (names, list(self.action_names)) if name in known), None)
-        return None if found is None else self.first_action + found
+        """The number of an action that is called action_<k> or by the environment's own name; None if there is none.
+
+        Where it has an action FIRE, the names of buttons in retro games mean that.
+        """
+        numbered = [f"action_{index}" for index in range(self.num_actions)]
+        for known in (numbered, list(self.action_names)):
+            for called in (name, _BUTTONS.get(name, name)):
+                if called in known:
+                    return self.first_action + known.index(called)
+        return None
 
 
 @cache

@@ -1,0 +1,137 @@
+"""Trainings and evaluations by the project's commands, with a fixed number of floating-point operations."""
+
+import json
+import os
+import resource
+import subprocess
+import sys
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import torch
+
+from benchmarks.operations import operation_counter
+from benchmarks.presets import composed
+from data_generation.data.files import write_atomically
+from models.construct_model import build_model
+from training.optimizer import make_optimizer
+
+# As Cinderfoot has; other numbers change next to nothing.
+NUM_ACTIONS = 5
+# What one idle core of the machine in docs/results/benchmarks.md does in a minute of these small trainings.
+OPERATIONS_PER_MINUTE = 3e12
+# Fewer would end before the presets' learning rate has warmed up.
+LEAST_STEPS = 100
+PRESETS = {"tokenizer": "config=demo_tokenizer", "lam": "config=demo_lam", "dynamics": "config=demo"}
+
+# Steps, operations and CPU seconds of a training.
+Cost = dict[str, float]
+
+
+@dataclass(frozen=True)
+class Training:
+    """A run of `genie_redux train`, as many steps as its operations pay for, at least `LEAST_STEPS`.
+
+    `overrides` decide what a step costs; `more` do not, such as weights to start from.
+    """
+
+    part: str  # of PRESETS
+    kind: str  # of model: the folder in which the command keeps it
+    name: str  # of the run
+    dataset: str
+    operations: float
+    seed: int
+    overrides: tuple[str, ...] = ()
+    more: tuple[str, ...] = ()
+
+
+@cache
+def operations_per_step(part: str, overrides: tuple[str, ...]) -> int:
+    """Floating-point operations of one optimiser step: forward, backward, the frozen tokenizer and the optimiser.
+
+    Muon's are a fifth of a small step, AdamW's are not counted.
+    """
+    cfg = composed("genie_redux train", PRESETS[part], *overrides)
+    cfg.dynamics.action_dim = NUM_ACTIONS
+    model = build_model(cfg)
+    if cfg.train.train_decoder_only:
+        model.train_decoder_only()
+    size, train = cfg.tokenizer.image_size, cfg.train
+    video = torch.rand(train.batch_size, train.num_frames, cfg.tokenizer.channels, size, size)
+    actions = torch.zeros(train.batch_size, train.num_frames - 1, dtype=torch.int64)
+    optimizer = make_optimizer(model, cfg.optimizer)
+    with operation_counter() as counter:
+        model(video, actions, torch.Generator().manual_seed(0)).loss.backward()
+    one_batch = counter.get_total_flops()
+    with operation_counter() as counter:
+        optimizer.step()
+    return one_batch * train.grad_accum + counter.get_total_flops()
+
+
+def train(training: Training, datasets: Path, target: Path) -> tuple[Path, Cost]:
+    """Train below `target`, or take what is there: the checkpoint and the cost. A run that was killed is resumed."""
+    per_step = operations_per_step(training.part, training.overrides)
+    steps = max(LEAST_STEPS, round(training.operations / per_step))
+    folder = target / training.kind / training.name
+    cost_path = folder / "cost.json"
+    if not cost_path.is_file():
+        seconds = launch(
+            *("genie_redux", "train", PRESETS[training.part], *training.overrides, *training.more),
+            *(f"seed={training.seed}", f"train.dataset_root_dpath={datasets}", f"train.save_root_dpath={target}"),
+            *(f"train.dataset_name={training.dataset}", f"train.wandb_name={training.name}"),
+            *(f"train.num_train_steps={steps}", f"optimizer.cosine_annealing_t_max={max(1, steps - 50)}"),
+            *(f"train.save_model_every={max(steps // 4, 1)}", "train.keep_checkpoints=1", "train.log_every=50"),
+            *("train.validate_every=0", "train.n_total_samples=4", "train.max_valid_size=4"),
+        )
+        cost = {"steps": steps, "operations": float(steps * per_step), "cpu_seconds": seconds}
+        write_atomically(cost_path, json.dumps(cost) + "\n")
+    return folder / f"model-{steps}.pt", dict(json.loads(cost_path.read_text()))
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """Clips of a dataset's split, 6 frames after 2 prime frames, and the folder shared by evaluations of a dataset.
+
+    It keeps the models that read actions off frames, which depend on the dataset alone.
+    """
+
+    datasets: Path
+    dataset: str
+    split: str
+    shared: Path
+
+
+def evaluate(model: Path, clips: Evaluated, target: Path, overrides: tuple[str, ...]) -> dict[str, float]:
+    """The metrics of a world model on 128 clips at most; its report is below `target`."""
+    clips.shared.mkdir(parents=True, exist_ok=True)
+    target.mkdir(parents=True, exist_ok=True)
+    link = target / "inverse_dynamics"
+    if not link.is_symlink():
+        link.symlink_to(clips.shared.resolve())
+    launch(
+        *("genie_redux", "eval", "config=demo", *overrides, f"eval.model_fpath={model}"),
+        *(f"eval.dataset_root_dpath={clips.datasets}", f"eval.dataset_name={clips.dataset}"),
+        *(f"eval.split={clips.split}", "eval.n_total_samples=128", "eval.fid_weights=none"),
+        *(f"eval.save_root_dpath={target}", "eval.n_gifs=4", "eval.seq_step=8"),
+    )
+    (path,) = target.glob(f"genie_redux*/{clips.dataset}/*/metrics.json")
+    return dict(json.loads(path.read_text())["metrics"])
+
+
+def launch(*arguments: str) -> float:
+    """Run a command of the project on one core; its CPU seconds. RuntimeError with its last lines if it fails."""
+    print(f"$ python run.py {' '.join(arguments)}", flush=True)
+    return timed("run.py", *arguments, WANDB_MODE="disabled")
+
+
+def timed(*arguments: str, **variables: str) -> float:
+    """Run Python on one core with more environment variables; its CPU seconds. RuntimeError if it fails."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", **variables}
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    command = [sys.executable, *arguments]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if result.returncode:
+        raise RuntimeError(f"failed:\n{(result.stdout + result.stderr)[-2000:]}")
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
