@@ -10,7 +10,8 @@ episodes: six frames after two, one frame at a time.
 
 Minutes are those of one idle core, and stand for 3 TFLOP each. `--list` shows the games; those whose package is missing
 are skipped (`bash install.sh --with coinrun`, `--with atari`). Data are in `<root>/<frames>frames/`; models, results
-(a JSON file each), `report.md` and `plot.png` in a folder below that is named after the operations.
+(a JSON file each), `report.md` and `plot.png` in a folder below that is named after the operations. All runs of one
+`--root` and number of frames have the same games.
 """
 
 import argparse
@@ -56,7 +57,7 @@ def main() -> None:
             arms=args.arms,
             is_full=args.full,
         )
-        _check_games(dpath, plan)
+        _check_games(root, plan)
         _print_plan(plan, len(args.seeds))
         for seed in args.seeds:
             Experiment(root, dpath, plan, seed).run()
@@ -80,13 +81,13 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _check_games(dpath: Path, plan: Plan) -> None:
-    """SystemExit where the folder's models are of other games: results would be mixed."""
-    path, names = dpath / "games.json", [game.name for game in plan.trained]
+def _check_games(root: Path, plan: Plan) -> None:
+    """SystemExit where the folder's datasets and models are of other games: results would be mixed."""
+    path, names = root / "games.json", [game.name for game in plan.trained]
     if not names:
         raise SystemExit("there is no game to train on: --games names none that is installed and not held out")
     if path.is_file() and (before := json.loads(path.read_text())) != names:
-        raise SystemExit(f"'{dpath}' is of {', '.join(before)}, not of {', '.join(names)}: give another --root")
+        raise SystemExit(f"'{root}' is of {', '.join(before)}, not of {', '.join(names)}: give another --root")
     write_atomically(path, json.dumps(names) + "\n")
 
 
