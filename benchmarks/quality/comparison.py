@@ -44,7 +44,8 @@ class Comparison:
         recipe = re.sub(r"[^\w.=-]+", "_", "+".join(arm.tokenizer))
         name = f"{recipe}+{arm.tokenizer_share:g}-seed{self.seed}"
         tokenizer, tokenizer_cost = self._train("tokenizer", name, arm.tokenizer)
-        costs, lam = {"tokenizer": tokenizer_cost}, ()
+        costs = {"tokenizer": tokenizer_cost}
+        lam: tuple[str, ...] = ()
         name = f"{self.arm_name}-seed{self.seed}"
         if arm.lam:
             path, costs["lam"] = self._train("lam", name, arm.lam)
