@@ -30,7 +30,7 @@ Cost = dict[str, float]
 
 
 @dataclass(frozen=True)
-class Training:
+class TrainingCommand:
     """A run of `genie_redux train`, as many steps as its operations pay for, at least `LEAST_STEPS`.
 
     `overrides` decide what a step costs; `more` do not, such as weights to start from.
@@ -69,7 +69,7 @@ def operations_per_step(part: str, overrides: tuple[str, ...]) -> int:
     return one_batch * train.grad_accum + counter.get_total_flops()
 
 
-def train(training: Training, datasets: Path, target: Path) -> tuple[Path, Cost]:
+def train(training: TrainingCommand, datasets: Path, target: Path) -> tuple[Path, Cost]:
     """Train below `target`, or take what is there: the checkpoint and the cost. A run that was killed is resumed."""
     per_step = operations_per_step(training.part, training.overrides)
     steps = max(LEAST_STEPS, round(training.operations / per_step))

@@ -19,7 +19,7 @@ import json
 from pathlib import Path
 
 from benchmarks.many_games.games import DEFAULT_GAMES, DEFAULT_HELD_OUT, GAMES, installed
-from benchmarks.many_games.models import FINE_TUNINGS, NOTHING, Experiment, Plan, stored
+from benchmarks.many_games.models import FINE_TUNINGS, NOTHING, ComparisonPlan, ManyGamesExperiment, stored
 from benchmarks.many_games.report import fine_tuning_table, games_table, plot, savings
 from data_generation.data.files import write_atomically
 
@@ -47,7 +47,7 @@ def main() -> None:
         write_report(dpath)
     else:
         games = installed(list(dict.fromkeys([*args.games, *args.held_out])))
-        plan = Plan(
+        plan = ComparisonPlan(
             trained=[game for game in games if game.name not in args.held_out],
             held_out=[game for game in games if game.name in args.held_out],
             num_frames=args.frames,
@@ -60,7 +60,7 @@ def main() -> None:
         _check_games(root, plan)
         _print_plan(plan, len(args.seeds))
         for seed in args.seeds:
-            Experiment(root, dpath, plan, seed).run()
+            ManyGamesExperiment(root, dpath, plan, seed).run()
             write_report(dpath)
 
 
@@ -81,7 +81,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _check_games(root: Path, plan: Plan) -> None:
+def _check_games(root: Path, plan: ComparisonPlan) -> None:
     """SystemExit where the folder's datasets and models are of other games: results would be mixed."""
     path, names = root / "games.json", [game.name for game in plan.trained]
     if not names:
@@ -91,7 +91,7 @@ def _check_games(root: Path, plan: Plan) -> None:
     write_atomically(path, json.dumps(names) + "\n")
 
 
-def _print_plan(plan: Plan, num_seeds: int) -> None:
+def _print_plan(plan: ComparisonPlan, num_seeds: int) -> None:
     num_trained, num_tuned = len(plan.trained), len(plan.held_out) * len(plan.amounts) * len(plan.arms)
     minutes = plan.minutes * (2 + num_trained * plan.is_full) + num_tuned * plan.fine_tune_minutes
     num_evaluations = num_trained * (2 + plan.is_full) + len(plan.held_out) + num_tuned

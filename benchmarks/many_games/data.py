@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.equal_compute import launch
-from benchmarks.many_games.games import THEMES, Game, Recording
+from benchmarks.many_games.games import THEMES, RecordedGame, Recording
 from data_generation.data.data import Environment, list_environments, split_episodes
 from data_generation.data.environment import split_sessions
 from data_generation.data.subsets import Taken, take
@@ -22,7 +22,7 @@ class Datasets:
         """`num_frames`: how many the training split of every game has at least."""
         self.recordings, self.dpath, self.num_frames = root / "recordings", root / "datasets", num_frames
 
-    def whole(self, game: Game) -> str:
+    def whole(self, game: RecordedGame) -> str:
         """Name of the dataset with all episodes of the game; models are evaluated on its validation split."""
         target = self.dpath / game.name
         if not _is_complete(target):
@@ -48,7 +48,7 @@ class Datasets:
         (env_dpath,) = list_environments(target)
         return Environment(env_dpath)
 
-    def part(self, name: str, games: list[Game], num_frames: int, seed: int) -> str:
+    def part(self, name: str, games: list[RecordedGame], num_frames: int, seed: int) -> str:
         """Name of a dataset with so many training frames, at least, of each game: whole episodes, drawn by `seed`."""
         name = f"{name}-{num_frames}-seed{seed}"
         if not _is_complete(self.dpath / name):
@@ -59,7 +59,7 @@ class Datasets:
             (self.dpath / name / "complete").touch()
         return name
 
-    def num_training_frames(self, name: str, game: Game) -> int:
+    def num_training_frames(self, name: str, game: RecordedGame) -> int:
         """Of a game, in a dataset."""
         environment = Environment(self.dpath / name / game.name)
         return int(environment.num_frames[split_episodes(environment, "train")].sum())
@@ -94,7 +94,7 @@ def _split_sizes(num_training: int, most: int) -> dict[str, int]:
     raise AssertionError(f"no number of sessions has {num_training} for training")
 
 
-def _own(recorded: Environment, game: Game, split: str) -> np.ndarray:
+def _own(recorded: Environment, game: RecordedGame, split: str) -> np.ndarray:
     """Episodes (n,) of a recording's split that are of the game."""
     episodes = split_episodes(recorded, split)
     if game.theme is None:

@@ -50,7 +50,7 @@ class Recording:
 
 
 @dataclass(frozen=True)
-class Game:
+class RecordedGame:
     """An environment of the experiment: a recording, or every `THEMES`-th instance of it from `theme` on."""
 
     name: str
@@ -58,7 +58,7 @@ class Game:
     theme: int | None = None
 
 
-def _all_games() -> dict[str, Game]:
+def _all_games() -> dict[str, RecordedGame]:
     cinderfoot = Recording("cinderfoot", "retro_act/cinderfoot", "Cinderfoot-Nes", "retro_act_v0.0.0", n_instances=30)
     recordings = [Recording("airstriker", "retro_act/airstriker", "Airstriker-Genesis", "retro_act_v0.0.0")]
     for game in PROCGEN:
@@ -66,8 +66,8 @@ def _all_games() -> dict[str, Game]:
     for game in ATARI:
         recordings.append(Recording(game.lower(), "gymnasium/ale", f"ALE/{game}-v5", "gymnasium_v0.0.0", "ale_py"))
     # The level of an instance has the theme of its number.
-    games = [Game(f"cinderfoot_{name}", cinderfoot, theme) for theme, name in enumerate(THEMES)]
-    games += [Game(recording.name, recording) for recording in recordings]
+    games = [RecordedGame(f"cinderfoot_{name}", cinderfoot, theme) for theme, name in enumerate(THEMES)]
+    games += [RecordedGame(recording.name, recording) for recording in recordings]
     return {game.name: game for game in games}
 
 
@@ -82,7 +82,7 @@ DEFAULT_GAMES = (
 DEFAULT_HELD_OUT = ("cinderfoot_ruins", "airstriker")
 
 
-def installed(names: list[str]) -> list[Game]:
+def installed(names: list[str]) -> list[RecordedGame]:
     """The games that can be played here; one line for each of the others."""
     games = [GAMES[name] for name in names]
     for game in games:

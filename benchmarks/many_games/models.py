@@ -4,9 +4,9 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from benchmarks.equal_compute import OPERATIONS_PER_MINUTE, Cost, Evaluated, Training, evaluate, train
+from benchmarks.equal_compute import OPERATIONS_PER_MINUTE, Cost, Evaluated, TrainingCommand, evaluate, train
 from benchmarks.many_games.data import Datasets
-from benchmarks.many_games.games import Game
+from benchmarks.many_games.games import RecordedGame
 from benchmarks.quality.arms import ARMS
 from data_generation.data.files import write_atomically
 
@@ -63,11 +63,11 @@ class Result:
 
 
 @dataclass(frozen=True)
-class Plan:
+class ComparisonPlan:
     """What is trained and compared: `minutes` of an idle core stand for their number of operations."""
 
-    trained: list[Game]
-    held_out: list[Game]
+    trained: list[RecordedGame]
+    held_out: list[RecordedGame]
     num_frames: int  # of each game
     amounts: list[int]  # frames of a held-out game
     minutes: float
@@ -76,10 +76,10 @@ class Plan:
     is_full: bool  # each model of one game with all of the operations, too
 
 
-class Experiment:
+class ManyGamesExperiment:
     """All models of one seed; what is there already is not made again."""
 
-    def __init__(self, root: Path, dpath: Path, plan: Plan, seed: int):
+    def __init__(self, root: Path, dpath: Path, plan: ComparisonPlan, seed: int):
         """`root`: with what does not depend on the operations; `dpath`: for models and results."""
         self.root, self.dpath, self.plan, self.seed = root, dpath, plan, seed
         self.datasets = Datasets(root, plan.num_frames)
@@ -100,15 +100,15 @@ class Experiment:
                 for arm in plan.arms:
                     self._fine_tune(game, amount, arm, together)
 
-    def _part(self, name: str, games: list[Game], num_frames: int) -> str:
+    def _part(self, name: str, games: list[RecordedGame], num_frames: int) -> str:
         return self.datasets.part(name, games, num_frames, self.seed)
 
-    def _train_alone(self, game: Game, model: str, operations: float) -> None:
+    def _train_alone(self, game: RecordedGame, model: str, operations: float) -> None:
         amount = self.plan.num_frames
         dataset = self._part(game.name, [game], amount)
         self._measure(game, model, amount, self._train(f"{model}-{game.name}", dataset, operations))
 
-    def _fine_tune(self, game: Game, amount: int, arm: str, together: Trained) -> None:
+    def _fine_tune(self, game: RecordedGame, amount: int, arm: str, together: Trained) -> None:
         """A model of so many frames of a held-out game, from nothing or from the model of the other games."""
         dataset = self._part(game.name, [game], amount)
         operations = self.plan.fine_tune_minutes * OPERATIONS_PER_MINUTE
@@ -130,11 +130,13 @@ class Experiment:
                 if part == "tokenizer" and not how.is_whole:
                     overrides = (*overrides, "train.train_decoder_only=true")
             share = operations * RECIPE.shares[part]
-            run = Training(part, kind, f"{name}-seed{self.seed}", dataset, share, self.seed, overrides, tuple(more))
+            run = TrainingCommand(
+                part, kind, f"{name}-seed{self.seed}", dataset, share, self.seed, overrides, tuple(more)
+            )
             paths[part], costs[part] = train(run, self.datasets.dpath, self.dpath)
         return Trained(paths, costs, dataset)
 
-    def _measure(self, game: Game, model: str, amount: int, trained: Trained) -> None:
+    def _measure(self, game: RecordedGame, model: str, amount: int, trained: Trained) -> None:
         """Write what the model does on a game's validation split, where that is missing."""
         name = f"{game.name}-{model}-{amount}-seed{self.seed}"
         path = self.dpath / "results" / f"{name}.json"

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from benchmarks.equal_compute import OPERATIONS_PER_MINUTE, Cost, Evaluated, Training, evaluate, launch, train
+from benchmarks.equal_compute import OPERATIONS_PER_MINUTE, Cost, Evaluated, TrainingCommand, evaluate, launch, train
 from benchmarks.quality.arms import ARMS
 from benchmarks.quality.data import Data, keep_unseen_levels
 from data_generation.data.files import write_atomically
@@ -57,7 +57,7 @@ class Comparison:
     def _train(self, part: str, name: str, overrides: tuple[str, ...], *more: str) -> tuple[Path, Cost]:
         """Train with the part's share of the operations, or take what is there: the checkpoint and the cost."""
         world_model = "genie_redux" if self.arm.lam else "genie_redux_guided"
-        training = Training(
+        training = TrainingCommand(
             part=part,
             kind=world_model if part == "dynamics" else part,
             name=name,
