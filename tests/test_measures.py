@@ -79,6 +79,13 @@ def calibration(logits: torch.Tensor, ids: torch.Tensor) -> dict[str, float]:
     return take_calibration(table.gather())
 
 
+def test_a_reader_of_actions_is_trained_for_any_number_of_steps(clips):
+    root, _, _ = clips
+    train = ClipDataset(root / DATASET, "train", 5, 3)
+    for num_steps in (1, 4, 5, 6):
+        train_inverse_dynamics(InverseDynamics(len(ACTIONS)), train, num_steps, torch.device("cpu"))
+
+
 def test_calibration_of_a_model_that_knows_what_it_does_not_know():
     generator = torch.Generator().manual_seed(0)
     sharpness = torch.rand(4, 7, 8, 8, 1, generator=generator) * 6

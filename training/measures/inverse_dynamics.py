@@ -108,7 +108,9 @@ def train_inverse_dynamics(
                 module.reset_parameters()
     network.to(device).train()
     optimizer = torch.optim.AdamW(network.parameters(), lr=_LEARNING_RATE, weight_decay=_WEIGHT_DECAY)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, _LEARNING_RATE, num_steps, pct_start=_WARM_UP)
+    # It divides by zero where the warm-up is exactly one step.
+    warm_up = _WARM_UP if num_steps * _WARM_UP != 1 else 1.5 / num_steps
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, _LEARNING_RATE, num_steps, pct_start=warm_up)
     sampler = ClipSampler(clips.clips_per_env, min(_BATCH_CLIPS, len(clips)), 0, 0, 1, 0)
     step = 0
     with torch.enable_grad():
