@@ -145,8 +145,12 @@ def drop_frame(first: int) -> Room:
         return Cache(cache.num_frames - 1, [_without(layer, first) for layer in cache.layers])
 
     def make_room(model: GenieRedux, state: StreamState) -> StreamState:
-        ids, actions = (torch.cat([x[:, :first], x[:, first + 1 :]], dim=1) for x in (state.ids, state.actions))
-        return StreamState(ids, actions, drop(state.dynamics), drop(state.decoder), state.window)
+        ids, actions, surplus = (
+            None if x is None else torch.cat([x[:, :first], x[:, first + 1 :]], dim=1)
+            for x in (state.ids, state.actions, state.surplus)
+        )
+        assert ids is not None and actions is not None
+        return StreamState(ids, actions, drop(state.dynamics), drop(state.decoder), state.window, surplus)
 
     return make_room
 
@@ -163,9 +167,12 @@ def read_again(share: float, anchors: int = 0) -> Room:
 
     def make_room(model: GenieRedux, state: StreamState) -> StreamState:
         newest = min(max(1, int(share * state.window)), state.window - 1 - anchors)
-        parts = [(x[:, :anchors], x[:, x.shape[1] - newest :]) for x in (state.ids, state.actions)]
-        ids, actions = (torch.cat(part, dim=1) for part in parts)
-        return streaming.start(model, ids, actions[:, actions.shape[1] - ids.shape[1] + 1 :], state.window)
+        ids, actions, surplus = (
+            None if x is None else torch.cat([x[:, :anchors], x[:, x.shape[1] - newest :]], dim=1)
+            for x in (state.ids, state.actions, state.surplus)
+        )
+        assert ids is not None and actions is not None
+        return streaming.start(model, ids, actions[:, actions.shape[1] - ids.shape[1] + 1 :], state.window, surplus)
 
     return make_room
 

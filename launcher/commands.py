@@ -141,7 +141,7 @@ _SUPER_RESOLUTION_EVAL = replace(
     unread=(*_EVAL.unread, *_PARTS_OF_WORLD_MODELS),
     also_read=(
         *_EVAL.also_read,
-        *(f"dynamics.{key}" for key in ("mask_schedule", "sample_temperature", "unmask_order")),
+        *(f"dynamics.{key}" for key in ("mask_schedule", "sample_temperature", "unmask_order", "history_tokens")),
     ),
     num_processes_key="eval.num_processes",
     name_key=None,

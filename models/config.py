@@ -144,6 +144,9 @@ class DynamicsConfig(TransformerConfig):
     # Guided only: append the action's vector to each token, which doubles the width of the transformer, or add it.
     action_conditioning: Annotated[str, OneOf("concatenate", "add")] = "concatenate"
     sample_temperature: NotNegative = 1.0
+    # What a drawn frame leaves in the history, where frames are drawn one by one: its likeliest tokens, or the
+    # expectation of their embeddings, which keeps what the model is unsure of (docs/results/recipe.md).
+    history_tokens: Annotated[str, OneOf("likeliest", "expected")] = "likeliest"
     mask_schedule: str = "cosine"  # cosine | uniform | pow<x> | log | exp
     # Which tokens of several new frames are settled first: the most certain, or by place, or one frame after the other.
     unmask_order: Annotated[str, OneOf("confidence", "halton", "frames")] = "confidence"

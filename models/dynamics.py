@@ -71,17 +71,26 @@ class Dynamics(nn.Module):
         """Longest input in frames."""
         return self.config.max_seq_len // self.grid**2
 
-    def embed(self, ids: Tensor, mask: Tensor, actions: Tensor, token_input: Tensor | None, start: int = 0) -> Tensor:
+    def embed(
+        self,
+        ids: Tensor,
+        mask: Tensor,
+        actions: Tensor,
+        token_input: Tensor | None,
+        start: int = 0,
+        surplus: Tensor | None = None,
+    ) -> Tensor:
         """Tokens (B, T, h, w, width) of ids (B, T, h, w), mask (True = masked) and the actions of these frames.
 
         `token_input` (B, T, h, w, D): the ids' codes as wide as the tokenizer, where `use_token`. `start`: frames
-        before these.
+        before these. `surplus` (B, T, h, w, D) is added to the ids' embeddings.
         """
         per_frame = self.grid**2
         if (start + ids.shape[1]) * per_frame > self.config.max_seq_len:
             problem = f"{start + ids.shape[1]} frames of {per_frame} tokens exceed it"
             raise FieldError("max_seq_len", self.config.max_seq_len, problem, f"use at most {self.max_frames} frames")
-        return self.embed_at(ids, mask, actions, token_input, self.frame_positions[start : start + ids.shape[1]])
+        positions = self.frame_positions[start : start + ids.shape[1]]
+        return self.embed_at(ids, mask, actions, token_input, positions, surplus)
 
     @property
     def frame_positions(self) -> Tensor:
@@ -90,10 +99,18 @@ class Dynamics(nn.Module):
         return rearrange(used, "(t h w) d -> t h w d", h=self.grid, w=self.grid)
 
     def embed_at(
-        self, ids: Tensor, mask: Tensor, actions: Tensor, token_input: Tensor | None, positions: Tensor
+        self,
+        ids: Tensor,
+        mask: Tensor,
+        actions: Tensor,
+        token_input: Tensor | None,
+        positions: Tensor,
+        surplus: Tensor | None = None,
     ) -> Tensor:
         """As `embed`, with the frames' position embeddings ([B,] T, h, w, dim) given."""
         x = self.token_embedding(torch.where(mask, self.codebook_size, ids)) + positions
+        if surplus is not None:
+            x = x + surplus
         if token_input is not None:
             x = x + TOKEN_SCALE * self.token_projection(token_input) * ~mask.unsqueeze(-1)
         x = GRADIENT_SHARE * x + (1 - GRADIENT_SHARE) * x.detach()
@@ -106,6 +123,16 @@ class Dynamics(nn.Module):
             return x + rearrange(vectors, "b t d -> b t 1 1 d")
         return torch.cat([x, repeat(vectors, "b t d -> b t h w d", h=self.grid, w=self.grid)], dim=-1)
 
+    def expected_surplus(self, logits: Tensor, ids: Tensor, codes: Tensor | None) -> Tensor:
+        """What the expected embedding of a token has more than that of its id: (..., D).
+
+        logits (..., V), ids (...); codes (V, D): the token input of all ids, where `use_token`.
+        """
+        embeddings = self.token_embedding.weight[: self.codebook_size]
+        if codes is not None:
+            embeddings = embeddings + TOKEN_SCALE * self.token_projection(codes)
+        return torch.softmax(logits.float(), dim=-1).to(embeddings.dtype) @ embeddings - F.embedding(ids, embeddings)
+
     def forward(self, ids: Tensor, mask: Tensor, actions: Tensor, token_input: Tensor | None = None) -> Tensor:
         """Logits (B, T, h, w, V); those at frame t are of the tokens of frame t + 1."""
         return self.to_logits(self.features(ids, mask, actions, token_input))
@@ -116,10 +143,16 @@ class Dynamics(nn.Module):
         return self.transformer(self.embed(ids, mask, actions, token_input), bias)
 
     def extend(
-        self, ids: Tensor, mask: Tensor, actions: Tensor, token_input: Tensor | None, cache: Cache
+        self,
+        ids: Tensor,
+        mask: Tensor,
+        actions: Tensor,
+        token_input: Tensor | None,
+        cache: Cache,
+        surplus: Tensor | None = None,
     ) -> tuple[Tensor, Cache]:
         """Logits (B, T, h, w, V) of further frames after those in `cache`; equal to `forward` on all frames at once."""
         bias = self.position_bias(self.grid, self.grid)
-        x = self.embed(ids, mask, actions, token_input, start=cache.num_frames)
+        x = self.embed(ids, mask, actions, token_input, cache.num_frames, surplus)
         x, extended = self.transformer.extend(x, bias, cache)
         return self.to_logits(x), extended

@@ -252,18 +252,20 @@ class GenieRedux(Model):
         temperature = self.dynamics.config.sample_temperature if settings.temperature is None else settings.temperature
         config = self.dynamics.config
         decode = DecodeSettings(settings.inference_steps, temperature, config.mask_schedule, config.unmask_order)
-        cache, pending = Cache(), prime_ids
+        cache, pending, surplus = Cache(), prime_ids, None
         for start in range(0, num_frames, length):
             count = min(length, num_frames - start)
             first = cache.num_frames
-            logits, cache = self.append_frames(pending, action_input[:, first : first + pending.shape[1]], cache)
+            pending_actions = action_input[:, first : first + pending.shape[1]]
+            logits, cache = self.append_frames(pending, pending_actions, cache, surplus)
             later = action_input[:, cache.num_frames : cache.num_frames + count - 1]
             with under("dynamics"):
                 ids, chunk_logits = iterative_decode(
                     logits[:, -1:], count, self._later_logits(later, cache), decode, generators
                 )
             yield Chunk(ids, chunk_logits)
-            pending = ids
+            # Tokens that are settled in rounds are not the expectation of any one distribution.
+            pending, surplus = ids, self.history_surplus(chunk_logits, ids) if count == 1 else None
 
     def predict(
         self, video: Tensor, actions: Tensor, rollout: Rollout, generators: Sequence[torch.Generator]
@@ -342,10 +344,25 @@ class GenieRedux(Model):
         return streaming.step(self, state, self.action_input(action.unsqueeze(1)))
 
     @under("dynamics")
-    def append_frames(self, ids: Tensor, action_input: Tensor, cache: Cache) -> tuple[Tensor, Cache]:
-        """Append frames with known ids (B, T, h, w) to `cache`: logits of the frames after them, the longer cache."""
+    def append_frames(
+        self, ids: Tensor, action_input: Tensor, cache: Cache, surplus: Tensor | None = None
+    ) -> tuple[Tensor, Cache]:
+        """Append frames with known ids (B, T, h, w) to `cache`: logits of the frames after them, the longer cache.
+
+        `surplus`: of frames that were drawn (`history_surplus`); None where they were recorded.
+        """
         mask = torch.zeros_like(ids, dtype=torch.bool)
-        return self.dynamics.extend(ids, mask, action_input, self.token_input(ids), cache)
+        return self.dynamics.extend(ids, mask, action_input, self.token_input(ids), cache, surplus)
+
+    def history_surplus(self, logits: Tensor, ids: Tensor) -> Tensor | None:
+        """What is added to the embeddings (..., D) of drawn ids (...) in the history: logits (..., V) are of them.
+
+        None where the history has the likeliest tokens alone (`dynamics.history_tokens`).
+        """
+        if self.dynamics.config.history_tokens == "likeliest":
+            return None
+        every_id = torch.arange(self.dynamics.codebook_size, device=ids.device)
+        return self.dynamics.expected_surplus(logits, ids, self.token_input(every_id))
 
     def _later_logits(self, action_input: Tensor, cache: Cache) -> Callable[[Tensor, Tensor], Tensor]:
         """The function that `iterative_decode` calls each round; the cache of the known frames serves every round."""

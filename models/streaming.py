@@ -19,7 +19,8 @@ class StreamState:
 
     `ids` (B, T, h, w) and `actions` (B, T-1, ...) are the frames and action inputs of the history; the dynamics'
     cache holds all frames but the last, which waits for its action; the decoder's cache holds all. `window` is the
-    greatest number of frames in the history.
+    greatest number of frames in the history. `surplus` (B, T, h, w, D) is added to the frames' embeddings; None where
+    there is none.
     """
 
     ids: Tensor
@@ -27,6 +28,7 @@ class StreamState:
     dynamics: Cache
     decoder: Cache
     window: int
+    surplus: Tensor | None = None
 
 
 class Streamable(Protocol):
@@ -35,18 +37,26 @@ class Streamable(Protocol):
     @property
     def tokenizer(self) -> Tokenizer: ...
 
-    def append_frames(self, ids: Tensor, action_input: Tensor, cache: Cache) -> tuple[Tensor, Cache]: ...
+    def append_frames(
+        self, ids: Tensor, action_input: Tensor, cache: Cache, surplus: Tensor | None = None
+    ) -> tuple[Tensor, Cache]: ...
+
+    def history_surplus(self, logits: Tensor, ids: Tensor) -> Tensor | None: ...
 
 
-def start(model: Streamable, prime_ids: Tensor, action_input: Tensor, window: int) -> StreamState:
-    """State after frames with ids (B, P, h, w) and the action inputs (B, P-1, ...) between them."""
+def start(
+    model: Streamable, prime_ids: Tensor, action_input: Tensor, window: int, surplus: Tensor | None = None
+) -> StreamState:
+    """State after frames with ids (B, P, h, w), the action inputs (B, P-1, ...) between them, and their surplus."""
     if prime_ids.shape[1] > window:
         prime_ids, action_input = prime_ids[:, -window:], action_input[:, prime_ids.shape[1] - window :]
+        surplus = None if surplus is None else surplus[:, -window:]
     dynamics = Cache()
     if prime_ids.shape[1] > 1:
-        dynamics = model.append_frames(prime_ids[:, :-1], action_input, dynamics)[1]
+        known = None if surplus is None else surplus[:, :-1]
+        dynamics = model.append_frames(prime_ids[:, :-1], action_input, dynamics, known)[1]
     decoder = model.tokenizer.decode_next(prime_ids, Cache()).cache
-    return StreamState(prime_ids, action_input, dynamics, decoder, window)
+    return StreamState(prime_ids, action_input, dynamics, decoder, window, surplus)
 
 
 def step(model: Streamable, state: StreamState, action_input: Tensor) -> tuple[Tensor, StreamState]:
@@ -58,18 +68,31 @@ def step(model: Streamable, state: StreamState, action_input: Tensor) -> tuple[T
     """
     if state.ids.shape[1] >= state.window:
         state = _newer_half(model, state)
-    logits, dynamics = model.append_frames(state.ids[:, -1:], action_input, state.dynamics)
+    last = None if state.surplus is None else state.surplus[:, -1:]
+    logits, dynamics = model.append_frames(state.ids[:, -1:], action_input, state.dynamics, last)
     ids = logits.argmax(dim=-1)
     decoded = model.tokenizer.decode_next(ids, state.decoder)
     history = torch.cat([state.ids, ids], dim=1)
     actions = torch.cat([state.actions, action_input], dim=1)
-    return decoded.video[:, 0], StreamState(history, actions, dynamics, decoded.cache, state.window)
+    surplus = _longer(state, model.history_surplus(logits, ids))
+    return decoded.video[:, 0], StreamState(history, actions, dynamics, decoded.cache, state.window, surplus)
+
+
+def _longer(state: StreamState, surplus: Tensor | None) -> Tensor | None:
+    """The surplus of the history and of one more frame (B, 1, h, w, D); recorded frames have none."""
+    if surplus is None:
+        return None
+    before = state.surplus
+    if before is None:
+        before = surplus.new_zeros(len(surplus), state.ids.shape[1], *surplus.shape[2:])
+    return torch.cat([before, surplus], dim=1)
 
 
 def _newer_half(model: Streamable, state: StreamState) -> StreamState:
     keep = num_kept(state.window)
     kept_actions = state.actions[:, state.actions.shape[1] - (keep - 1) :]
-    return start(model, state.ids[:, -keep:], kept_actions, state.window)
+    surplus = None if state.surplus is None else state.surplus[:, -keep:]
+    return start(model, state.ids[:, -keep:], kept_actions, state.window, surplus)
 
 
 def num_kept(window: int) -> int:

@@ -53,11 +53,13 @@ def load_playable(model_fpath: Path, tokenizer_fpath: Path | None = None) -> Loa
 class RolloutState(NamedTuple):
     """Where B rollouts stand. A value: a step makes a new one, so a player can go back or branch off.
 
-    ids (B, h, w) int32: the last frame, which waits for its action. num_frames (B,) int32: of the history, that frame
+    ids (B, h, w) int32: the last frame, which waits for its action. surplus (B, h, w, D): what is added to its
+    embeddings (`GenieRedux.history_surplus`); without one, (B, 1). num_frames (B,) int32: of the history, that frame
     included. The caches are those of `FixedTransformer`, of the history and of its successor: (B, 2, …).
     """
 
     ids: Tensor
+    surplus: Tensor
     num_frames: Tensor
     dynamics_attention: Tensor
     dynamics_peg: Tensor
@@ -158,11 +160,21 @@ class FixedStep(nn.Module):
         device = self.dynamics.age.device
         ids = torch.zeros(batch, self.grid, self.grid, dtype=torch.int32, device=device)
         num_frames = torch.zeros(batch, dtype=torch.int32, device=device)
+        # Tensors without numbers are none of ONNX's.
+        surplus = torch.zeros(batch, *self._surplus_shape, device=device)
         decoder = self.decoder.empty(self.grid, batch)
         if self.model.tokenizer.config.temporal == "none":
-            # It keeps nothing; tensors without numbers are none of ONNX's.
+            # It keeps nothing.
             decoder = torch.zeros(batch, 1, device=device), torch.zeros(batch, 1, device=device)
-        return RolloutState(ids, num_frames, *self.dynamics.empty(self.grid, batch), *decoder)
+        return RolloutState(ids, surplus, num_frames, *self.dynamics.empty(self.grid, batch), *decoder)
+
+    @property
+    def _surplus_shape(self) -> tuple[int, ...]:
+        """Of one rollout. Tokens that are drawn at random are not the model's expectation."""
+        config = self.model.dynamics.config
+        if config.history_tokens == "likeliest" or self.temperature > 0:
+            return (1,)
+        return self.grid, self.grid, config.dim
 
     @torch.no_grad()
     def advance(
@@ -174,18 +186,21 @@ class FixedStep(nn.Module):
         [0, 1).
         """
         num_frames = self._both(state.num_frames)
-        x = self._embed(state.ids, action, (num_frames - 1).clamp_min(0))
-        x, *dynamics = self._extend(self.dynamics, x, (num_frames - 1).clamp_min(0), *state[2:4])
+        x = self._embed(state, action, (num_frames - 1).clamp_min(0))
+        caches = state.dynamics_attention, state.dynamics_peg
+        x, *dynamics = self._extend(self.dynamics, x, (num_frames - 1).clamp_min(0), *caches)
         logits = self.model.dynamics.to_logits(x[::2, 0])
         ids = logits.argmax(dim=-1) if noise is None else gumbel_argmax(logits, self.temperature, noise)
         ids = ids.to(torch.int32)
+        surplus = self._surplus(logits, ids, state)
         if known is not None:
+            surplus = surplus if surplus.dim() == 2 else torch.where(known.unsqueeze(-1) >= 0, 0.0, surplus)
             ids = torch.where(known >= 0, known, ids)
-        frame, *decoder = self._decode(ids, num_frames, *state[4:])
+        frame, *decoder = self._decode(ids, num_frames, state.decoder_attention, state.decoder_peg)
         is_full = state.num_frames + 1 >= self.window
         next_num = torch.where(is_full, num_kept(self.window), state.num_frames + 1).to(torch.int32)
-        caches = [_succeeded(cache, is_full) for cache in (*dynamics, *decoder)]
-        return StepResult(frame, logits, RolloutState(ids, next_num, *caches))
+        longer = [_succeeded(cache, is_full) for cache in (*dynamics, *decoder)]
+        return StepResult(frame, logits, RolloutState(ids, surplus, next_num, *longer))
 
     def forward(self, action: Tensor, known: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
         """`advance` as ONNX holds it: `rest` is the state and, with a temperature, the noise.
@@ -201,13 +216,22 @@ class FixedStep(nn.Module):
         successor = (num_frames - (self.window - num_kept(self.window))).clamp_min(0)
         return torch.stack([num_frames, successor], dim=1).flatten()
 
-    def _embed(self, ids: Tensor, action: Tensor, position: Tensor) -> Tensor:
-        """Tokens (2B, 1, h, w, D) of the last frames (B, h, w) at their positions (2B,) in histories and successors."""
-        ids = repeat(ids.long(), "b h w -> (b two) 1 h w", two=2)
+    def _surplus(self, logits: Tensor, ids: Tensor, state: RolloutState) -> Tensor:
+        """Of drawn frames (B, h, w), as the state holds it."""
+        surplus = None if state.surplus.dim() == 2 else self.model.history_surplus(logits, ids.long())
+        return state.surplus if surplus is None else surplus
+
+    def _embed(self, state: RolloutState, action: Tensor, position: Tensor) -> Tensor:
+        """Tokens (2B, 1, h, w, D) of the last frames at their positions (2B,) in histories and successors."""
+        ids = repeat(state.ids.long(), "b h w -> (b two) 1 h w", two=2)
+        surplus = None
+        if state.surplus.dim() > 2:
+            surplus = repeat(state.surplus, "b h w d -> (b two) 1 h w d", two=2)
         action_input = self.model.action_input(repeat(action.long(), "b -> (b two) 1", two=2))
         positions = self.model.dynamics.frame_positions.index_select(0, position).unsqueeze(1)
         mask = torch.zeros_like(ids, dtype=torch.bool)
-        return self.model.dynamics.embed_at(ids, mask, action_input, self.model.token_input(ids), positions)
+        token_input = self.model.token_input(ids)
+        return self.model.dynamics.embed_at(ids, mask, action_input, token_input, positions, surplus)
 
     def _decode(self, ids: Tensor, num_past: Tensor, attention: Tensor, peg: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Frames (B, C, H, W) of ids (B, h, w) after `num_past` (2B,) others; also the decoder's caches after them."""

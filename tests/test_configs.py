@@ -102,7 +102,7 @@ def test_recipes_differ_from_the_published_one_that_holds_by_default():
 
     def recipe(*overrides: str) -> tuple[Any, ...]:
         config = composed(TRAIN, *overrides)
-        sampling = (config.dynamics.unmask_order, config.eval.inference_steps)
+        sampling = (config.dynamics.unmask_order, config.dynamics.history_tokens, config.eval.inference_steps)
         structure = (config.dynamics.action_conditioning, config.dynamics.temporal_every)
         dynamics = (config.dynamics.history, *structure, *sampling)
         lam = (config.lam.predict_change, config.lam.assignment, config.lam.change_floor)

@@ -120,3 +120,54 @@ def test_frame_by_frame_in_as_many_rounds_is_autoregressive_at_temperature_0():
     rounds = model.sample(video[:, :2], actions, 4, SampleSettings("one_go", 4, temperature=0))
     one_by_one = model.sample(video[:, :2], actions, 4, SampleSettings("autoregressive", 1, dream_length=1))
     torch.testing.assert_close(rounds, one_by_one)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["genie_redux_guided", "genie_redux"])
+def test_expected_tokens_are_the_mean_of_the_histories_that_could_have_been_drawn(name):
+    """The embedding of a drawn frame is that of its ids, weighted by the model's probabilities."""
+    model = tiny_model(name)
+    dynamics = model.dynamics
+    every_id = torch.arange(dynamics.codebook_size)
+    logits = torch.randn(2, 1, 4, 4, dynamics.codebook_size, generator=torch.Generator().manual_seed(0))
+    ids, actions = logits.argmax(dim=-1), model.action_input(random_actions(1))
+    none = torch.zeros_like(ids, dtype=torch.bool)
+    assert model.history_surplus(logits, ids) is None
+    dynamics.config.history_tokens = "expected"
+
+    def embedded(ids: torch.Tensor, surplus: torch.Tensor | None = None) -> torch.Tensor:
+        return dynamics.embed(ids, none, actions, model.token_input(ids), surplus=surplus)
+
+    of_each = torch.stack([embedded(torch.full_like(ids, i)) for i in every_id], dim=-1)
+    probability = torch.softmax(logits, dim=-1).unsqueeze(-2)
+    expected = (of_each * probability).sum(dim=-1)
+    torch.testing.assert_close(embedded(ids, model.history_surplus(logits, ids)), expected, rtol=1e-4, atol=1e-4)
+    # One that is sure leaves its token.
+    torch.testing.assert_close(
+        embedded(ids, model.history_surplus(1e4 * logits, ids)), embedded(ids), rtol=1e-4, atol=1e-4
+    )
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["genie_redux_guided", "genie_redux"])
+def test_expected_tokens_stay_in_streams_and_in_autoregressive_samples_alike(name):
+    model, video, actions = tiny_model(name), random_video(), random_actions(7)
+    settings = SampleSettings("autoregressive", inference_steps=1, dream_length=1)
+    likeliest = model.sample(video[:, :2], actions, 6, settings)
+    model.dynamics.config.history_tokens = "expected"
+    frames = model.sample(video[:, :2], actions, 6, settings)
+    # The first new frame follows recorded ones.
+    torch.testing.assert_close(frames[:, 0], likeliest[:, 0])
+    state, streamed = model.start(video[:, :2], actions[:, :1]), []
+    for t in range(1, 7):
+        frame, state = model.step(state, actions[:, t])
+        streamed.append(frame)
+    torch.testing.assert_close(torch.stack(streamed, dim=1), frames, rtol=1e-4, atol=1e-4)
+    assert state.surplus is not None and state.surplus[:, 2:].abs().max() > 0 and state.surplus[:, :2].abs().max() == 0
+    # Frames of one pass have no history of their own.
+    one_go = SampleSettings("one_go", inference_steps=2)
+    expected = model.sample(video[:, :2], actions, 6, one_go, torch.Generator().manual_seed(0))
+    model.dynamics.config.history_tokens = "likeliest"
+    torch.testing.assert_close(
+        model.sample(video[:, :2], actions, 6, one_go, torch.Generator().manual_seed(0)), expected
+    )

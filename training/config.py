@@ -215,5 +215,6 @@ class EvaluationSetup:
     sample_temperature: float
     mask_schedule: str
     unmask_order: str
+    history_tokens: str
     seed: int
     settings: dict[str, Any]

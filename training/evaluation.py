@@ -198,6 +198,7 @@ class WorldModelEvaluation(Evaluation):
         self.model, self.rollout = loaded.model, configured_rollout(setup)
         self.model.dynamics.config.mask_schedule = setup.mask_schedule
         self.model.dynamics.config.unmask_order = setup.unmask_order
+        self.model.dynamics.config.history_tokens = setup.history_tokens
         names = self._action_names()
         with under("eval"):
             _check_rollout(self.config, self.rollout)

@@ -32,6 +32,7 @@ TRAIN_ONLY_FIELDS = {
     "sample_temperature",
     "mask_schedule",
     "unmask_order",
+    "history_tokens",
     "reconstructed_share",
 }
 # Settings of a LAM's frames, which must be those of the tokenizer.

@@ -146,6 +146,7 @@ def evaluation_setup(cfg: GenieReduxConfig) -> EvaluationSetup:
         sample_temperature=cfg.dynamics.sample_temperature,
         mask_schedule=cfg.dynamics.mask_schedule,
         unmask_order=cfg.dynamics.unmask_order,
+        history_tokens=cfg.dynamics.history_tokens,
         seed=cfg.seed,
         settings={
             "device": cfg.device,
