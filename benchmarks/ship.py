@@ -42,6 +42,8 @@ def ship(args: argparse.Namespace) -> None:
     loaded = load_model(args.model)
     # Checkpoints from before training recorded them.
     loaded.config.levels = loaded.config.levels or ClipDataset(args.dataset, "train", 2).levels
+    if args.history_tokens:
+        loaded.config.dynamics.history_tokens = args.history_tokens
     target = args.weights / args.name
     target.parent.mkdir(exist_ok=True)
     with atomic_path(target) as folder:
@@ -130,6 +132,7 @@ def main() -> None:
     parser.add_argument("--commands", type=Path, required=True, help="text file with the commands that made it")
     parser.add_argument("--evaluations", type=Path, default=Path("outputs/evaluation"))
     parser.add_argument("--weights", type=Path, default=WEIGHTS_DPATH)
+    parser.add_argument("--history-tokens", help="of a checkpoint from before it had this setting of its dynamics")
     parser.add_argument("--film", type=Path, help="of an agent: a GIF for its card")
     args = parser.parse_args()
     if args.name == AGENT:
