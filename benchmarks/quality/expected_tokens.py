@@ -3,9 +3,10 @@
 python -m benchmarks.quality.expected_tokens <model-N.pt …> --dataset retro_act_v0.0.0_one_level_seen
 
 A drawn frame enters the history as the likeliest tokens: where the hero may be at one of several places, he is at none
-of them, and the next frame cannot know. Here each token enters as the expectation of its embedding under the model's
-distribution p, raised to an exponent: 0 stands for the likeliest token, 1 for p itself, larger ones for sharper
-distributions. The frame that is shown is that of the likeliest tokens in every case.
+of them, and the next frame cannot know. With `dynamics.history_tokens=expected` each token enters as the expectation of
+its embedding under the model's distribution p; here p is raised to an exponent: 1 is that setting, 0 stands for the
+likeliest token, and larger ones for sharper distributions. The frame that is shown is always that of the likeliest
+tokens.
 
 Streams recorded clips' first two frames on under their actions, with the histories of `GenieRedux.step`. Prints pooled
 PSNR in dB at some frames and over all, and the mean change of a pixel from frame to frame (of 255), next to the game's.
@@ -13,16 +14,14 @@ PSNR in dB at some frames and over all, and the mean change of a pixel from fram
 
 import argparse
 from pathlib import Path
+from unittest.mock import patch
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from data.data import ClipDataset
 from models.checkpoint import load_world_model
-from models.components.st_transformer import Cache
 from models.genie_redux import GenieRedux
-from models.streaming import num_kept
 from training.clips import read_clips
 from training.config import EvalConfig
 from training.metrics import evenly_spaced
@@ -31,51 +30,20 @@ NUM_GIVEN = 2
 SHOWN = (1, 3, 6, 10, 20, 30, 40, 60)
 
 
-class ExpectedTokens:
-    """Streams clips; histories are differences (B, T, h, w, D) from the likeliest tokens' embeddings."""
+def stream(model: GenieRedux, video: Tensor, actions: Tensor, exponent: float) -> Tensor:
+    """The frames (B, T-2, C, H, W) after the first two of clips (B, T, C, H, W), under actions (B, T-1)."""
+    model.dynamics.config.history_tokens = "expected" if exponent else "likeliest"
+    given = model.history_surplus
 
-    def __init__(self, model: GenieRedux, exponent: float):
-        self.model, self.exponent = model, exponent
-        dynamics = model.dynamics
-        ids = torch.arange(dynamics.codebook_size)[None, None, None]
-        none = torch.zeros_like(ids, dtype=torch.bool)
-        no_position, action = dynamics.position_embedding.weight.new_zeros(1), torch.zeros(1, 1, dtype=torch.int64)
-        # The action's part is the same in all rows, and cancels.
-        rows = dynamics.embed_at(ids, none, action, model.token_input(ids), no_position)
-        self.embeddings = rows[0, 0, 0, :, : dynamics.config.dim]
+    def sharper(logits: Tensor, ids: Tensor) -> Tensor | None:
+        return given(exponent * logits, ids)
 
-    def _extend(self, ids: Tensor, extra: Tensor, actions: Tensor, cache: Cache) -> tuple[Tensor, Cache]:
-        dynamics, none = self.model.dynamics, torch.zeros_like(ids, dtype=torch.bool)
-        x = dynamics.embed(ids, none, actions, self.model.token_input(ids), start=cache.num_frames).clone()
-        x[..., : extra.shape[-1]] += extra
-        bias = dynamics.position_bias(dynamics.grid, dynamics.grid)
-        x, cache = dynamics.transformer.extend(x, bias, cache)
-        return dynamics.to_logits(x), cache
-
-    def _extra(self, logits: Tensor, ids: Tensor) -> Tensor:
-        if self.exponent == 0:
-            return self.embeddings.new_zeros(*ids.shape, self.embeddings.shape[1])
-        expected = torch.softmax(self.exponent * logits.float(), dim=-1) @ self.embeddings
-        return expected - F.embedding(ids, self.embeddings)
-
-    def stream(self, video: Tensor, actions: Tensor) -> Tensor:
-        """The frames (B, T-2, C, H, W) after the first two of clips (B, T, C, H, W), under actions (B, T-1)."""
-        tokenizer, window = self.model.tokenizer, self.model.dynamics.max_frames
-        ids = tokenizer.encode(video[:, :NUM_GIVEN])
-        extra = self.embeddings.new_zeros(*ids.shape, self.embeddings.shape[1])
-        cache = self._extend(ids[:, :-1], extra[:, :-1], actions[:, : NUM_GIVEN - 1], Cache())[1]
-        first, frames = 0, []
+    with patch.object(model, "history_surplus", sharper):
+        state, frames = model.start(video[:, :NUM_GIVEN], actions[:, : NUM_GIVEN - 1]), []
         for t in range(NUM_GIVEN - 1, actions.shape[1]):
-            if ids.shape[1] - first >= window:
-                first = ids.shape[1] - num_kept(window)
-                kept = slice(first, -1)
-                cache = self._extend(ids[:, kept], extra[:, kept], actions[:, first:t], Cache())[1]
-            logits, cache = self._extend(ids[:, -1:], extra[:, -1:], actions[:, t : t + 1], cache)
-            drawn = logits.argmax(dim=-1)
-            extra = torch.cat([extra, self._extra(logits, drawn)], dim=1)
-            ids = torch.cat([ids, drawn], dim=1)
-            frames.append(drawn)
-        return tokenizer.decode(torch.cat(frames, dim=1)).clamp(0, 1)
+            frame, state = model.step(state, actions[:, t])
+            frames.append(frame)
+    return torch.stack(frames, dim=1).clamp(0, 1)
 
 
 def row(name: str, frames: Tensor, target: Tensor) -> str:
@@ -92,7 +60,7 @@ def main() -> None:
     """Print a table for each checkpoint."""
     defaults = EvalConfig()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("checkpoints", nargs="+", type=Path, help="guided; tokens of one frame alone")
+    parser.add_argument("checkpoints", nargs="+", type=Path, help="that take the recorded actions")
     parser.add_argument("--datasets", type=Path, default=Path(defaults.dataset_root_dpath))
     parser.add_argument("--dataset", required=True)
     parser.add_argument("--split", default="validation")
@@ -114,7 +82,7 @@ def main() -> None:
         print(f"\n{path}, {len(indices)} clips of {args.dataset}\n\n{head}")
         model = load_world_model(path).model.eval()
         for exponent in args.exponents:
-            frames = ExpectedTokens(model, exponent).stream(clips.video, clips.actions)
+            frames = stream(model, clips.video, clips.actions, exponent)
             print(row(f"{exponent:g}", frames, target), flush=True)
         still = clips.video[:, NUM_GIVEN - 1 : NUM_GIVEN].expand_as(target)
         print(row("(still picture)", still, target))
