@@ -10,8 +10,15 @@ from benchmarks.quality.arms import ARMS
 from benchmarks.quality.data import Data, keep_unseen_levels
 from data_generation.data.files import write_atomically
 
+# Results from before there were expected tokens stay comparable.
+_LIKELIEST = "dynamics.history_tokens=likeliest"
 METHODS = {
-    "autoregressive": ("eval.inference_method=autoregressive", "eval.dream_length=1", "eval.drift_frames=60"),
+    "autoregressive": (
+        "eval.inference_method=autoregressive",
+        "eval.dream_length=1",
+        "eval.drift_frames=60",
+        _LIKELIEST,
+    ),
     "one_go": ("eval.inference_method=one_go", "eval.action_following_steps=0"),
 }
 

@@ -29,8 +29,10 @@ from data_generation.data.files import write_atomically
 
 DATA = ALL_DATA["one_level"]
 DATASET = DATA.dataset_name(f"{DATA.name}_seen")
+# As the original draws frames.
+_LIKELIEST = "dynamics.history_tokens=likeliest"
 METHODS = {
-    "autoregressive": ("eval.inference_method=autoregressive", "eval.dream_length=1"),
+    "autoregressive": ("eval.inference_method=autoregressive", "eval.dream_length=1", _LIKELIEST),
     "one_go": ("eval.inference_method=one_go",),
 }
 MEASURES = {"pooled_psnr": "pooled PSNR", "changed_pooled_psnr": "of changed pixels", "delta_psnr": "ΔPSNR"}
