@@ -144,6 +144,8 @@ class FixedStep(nn.Module):
         super().__init__()
         self.model = model.eval()
         self.temperature = temperature
+        # Tokens that are drawn at random are not the model's expectation.
+        self.has_surplus = model.dynamics.config.history_tokens == "expected" and temperature == 0
         tokenizer, dynamics = model.tokenizer, model.dynamics
         self.grid = tokenizer.grid
         # A history of two frames becomes one of one frame at once, as a history of one frame would.
@@ -161,20 +163,13 @@ class FixedStep(nn.Module):
         ids = torch.zeros(batch, self.grid, self.grid, dtype=torch.int32, device=device)
         num_frames = torch.zeros(batch, dtype=torch.int32, device=device)
         # Tensors without numbers are none of ONNX's.
-        surplus = torch.zeros(batch, *self._surplus_shape, device=device)
+        width = self.model.dynamics.config.dim
+        surplus = torch.zeros(batch, *((self.grid, self.grid, width) if self.has_surplus else (1,)), device=device)
         decoder = self.decoder.empty(self.grid, batch)
         if self.model.tokenizer.config.temporal == "none":
             # It keeps nothing.
             decoder = torch.zeros(batch, 1, device=device), torch.zeros(batch, 1, device=device)
         return RolloutState(ids, surplus, num_frames, *self.dynamics.empty(self.grid, batch), *decoder)
-
-    @property
-    def _surplus_shape(self) -> tuple[int, ...]:
-        """Of one rollout. Tokens that are drawn at random are not the model's expectation."""
-        config = self.model.dynamics.config
-        if config.history_tokens == "likeliest" or self.temperature > 0:
-            return (1,)
-        return self.grid, self.grid, config.dim
 
     @torch.no_grad()
     def advance(
@@ -192,15 +187,17 @@ class FixedStep(nn.Module):
         logits = self.model.dynamics.to_logits(x[::2, 0])
         ids = logits.argmax(dim=-1) if noise is None else gumbel_argmax(logits, self.temperature, noise)
         ids = ids.to(torch.int32)
-        surplus = self._surplus(logits, ids, state)
+        surplus = self.model.history_surplus(logits, ids.long()) if self.has_surplus else None
         if known is not None:
-            surplus = surplus if surplus.dim() == 2 else torch.where(known.unsqueeze(-1) >= 0, 0.0, surplus)
+            surplus = None if surplus is None else torch.where(known.unsqueeze(-1) >= 0, 0.0, surplus)
             ids = torch.where(known >= 0, known, ids)
         frame, *decoder = self._decode(ids, num_frames, state.decoder_attention, state.decoder_peg)
         is_full = state.num_frames + 1 >= self.window
         next_num = torch.where(is_full, num_kept(self.window), state.num_frames + 1).to(torch.int32)
         longer = [_succeeded(cache, is_full) for cache in (*dynamics, *decoder)]
-        return StepResult(frame, logits, RolloutState(ids, surplus, next_num, *longer))
+        return StepResult(
+            frame, logits, RolloutState(ids, state.surplus if surplus is None else surplus, next_num, *longer)
+        )
 
     def forward(self, action: Tensor, known: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
         """`advance` as ONNX holds it: `rest` is the state and, with a temperature, the noise.
@@ -216,17 +213,10 @@ class FixedStep(nn.Module):
         successor = (num_frames - (self.window - num_kept(self.window))).clamp_min(0)
         return torch.stack([num_frames, successor], dim=1).flatten()
 
-    def _surplus(self, logits: Tensor, ids: Tensor, state: RolloutState) -> Tensor:
-        """Of drawn frames (B, h, w), as the state holds it."""
-        surplus = None if state.surplus.dim() == 2 else self.model.history_surplus(logits, ids.long())
-        return state.surplus if surplus is None else surplus
-
     def _embed(self, state: RolloutState, action: Tensor, position: Tensor) -> Tensor:
         """Tokens (2B, 1, h, w, D) of the last frames at their positions (2B,) in histories and successors."""
         ids = repeat(state.ids.long(), "b h w -> (b two) 1 h w", two=2)
-        surplus = None
-        if state.surplus.dim() > 2:
-            surplus = repeat(state.surplus, "b h w d -> (b two) 1 h w d", two=2)
+        surplus = repeat(state.surplus, "b h w d -> (b two) 1 h w d", two=2) if self.has_surplus else None
         action_input = self.model.action_input(repeat(action.long(), "b -> (b two) 1", two=2))
         positions = self.model.dynamics.frame_positions.index_select(0, position).unsqueeze(1)
         mask = torch.zeros_like(ids, dtype=torch.bool)

@@ -2,28 +2,23 @@
 
 python -m benchmarks.exploration.levels <dataset> <target> <number of the first level>
 
-The target appears when it is complete.
+Episodes are linked where that is possible; those that are there already are kept.
 """
 
-import shutil
 import sys
 from pathlib import Path
 
-from data_generation.data.data import list_environments
-from data_generation.data.files import atomic_path
+import numpy as np
 
-INFO_FNAME = "info.json"
+from data_generation.data.data import Environment, list_environments
+from data_generation.data.subsets import Taken, take
 
 
 def keep_levels(dataset: Path, target: Path, first: int) -> None:
-    """Write `target`: the dataset without the levels before `first`; levels are the numbers of the folders."""
-    with atomic_path(target) as folder:
-        for environment in list_environments(dataset):
-            later = [path for path in environment.glob("*/*.episode") if int(path.parent.name) >= first]
-            for path in (environment / INFO_FNAME, *later):
-                copy = folder / path.relative_to(dataset)
-                copy.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(path, copy)
+    """Write `target`: the dataset without the levels before `first`."""
+    for path in list_environments(dataset):
+        environment = Environment(path)
+        take(environment, np.flatnonzero(environment.instances >= first), target / path.name, Taken())
 
 
 if __name__ == "__main__":

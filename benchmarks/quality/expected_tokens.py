@@ -19,12 +19,9 @@ from unittest.mock import patch
 import torch
 from torch import Tensor
 
-from data.data import ClipDataset
+from benchmarks.quality.clips import add_clip_arguments, chosen_clips
 from models.checkpoint import load_world_model
 from models.genie_redux import GenieRedux
-from training.clips import read_clips
-from training.config import EvalConfig
-from training.metrics import evenly_spaced
 
 NUM_GIVEN = 2
 SHOWN = (1, 3, 6, 10, 20, 30, 40, 60)
@@ -58,28 +55,21 @@ def row(name: str, frames: Tensor, target: Tensor) -> str:
 @torch.no_grad()
 def main() -> None:
     """Print a table for each checkpoint."""
-    defaults = EvalConfig()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoints", nargs="+", type=Path, help="that take the recorded actions")
-    parser.add_argument("--datasets", type=Path, default=Path(defaults.dataset_root_dpath))
-    parser.add_argument("--dataset", required=True)
-    parser.add_argument("--split", default="validation")
-    parser.add_argument("--clips", type=int, default=32)
+    add_clip_arguments(parser, 32)
     parser.add_argument("--frames", type=int, default=60)
     parser.add_argument("--exponents", nargs="+", type=float, default=[0, 1, 2, 4])
     args = parser.parse_args()
     length = NUM_GIVEN + args.frames
-    config = EvalConfig(num_frames=length, sample_num_frames=args.frames, batch_size=args.clips)
-    dataset = ClipDataset(args.datasets / args.dataset, args.split, length, length, on_bad_episode="skip")
-    indices = [int(i) for i in evenly_spaced(len(dataset), args.clips)]
-    (clips,) = read_clips(dataset, indices, config, torch.device("cpu"))
+    (clips,) = chosen_clips(args, length, args.clips)
     target = clips.video[:, NUM_GIVEN:]
     shown = [str(t) for t in SHOWN if t <= args.frames]
     head = (
         f"| exponent | {' | '.join(f'frame {t}' for t in shown)} | all | change |\n| --- |{' --: |' * (len(shown) + 2)}"
     )
     for path in args.checkpoints:
-        print(f"\n{path}, {len(indices)} clips of {args.dataset}\n\n{head}")
+        print(f"\n{path}, {len(clips.indices)} clips of {args.dataset}\n\n{head}")
         model = load_world_model(path).model.eval()
         for exponent in args.exponents:
             frames = stream(model, clips.video, clips.actions, exponent)

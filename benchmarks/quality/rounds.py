@@ -16,15 +16,15 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from data.data import ClipDataset
+from benchmarks.quality.clips import add_clip_arguments, chosen_clips
 from models.base import Rollout
 from models.checkpoint import load_world_model
 from models.components.maskgit import UNMASK_ORDERS
 from models.config import SampleSettings
 from models.genie_redux import GenieRedux
-from training.clips import Clips, read_clips
+from training.clips import Clips
 from training.config import EvalConfig
-from training.metrics import SampleTable, averages, evenly_spaced, psnr_per_frame, squared_error_per_frame
+from training.metrics import SampleTable, averages, psnr_per_frame, squared_error_per_frame
 from training.rollout import clip_generators, random_actions
 
 SEED = 0
@@ -79,21 +79,15 @@ def measure(model: GenieRedux, clips: list[Clips], rollout: Rollout, horizon: in
 
 def main() -> None:
     """Print a row for each checkpoint and way of sampling, as soon as it is measured."""
-    defaults = EvalConfig()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoints", nargs="+", type=Path)
-    parser.add_argument("--datasets", type=Path, default=Path(defaults.dataset_root_dpath))
-    parser.add_argument("--dataset", required=True)
-    parser.add_argument("--split", default="validation")
-    parser.add_argument("--clips", type=int, default=64)
+    add_clip_arguments(parser, 64)
     parser.add_argument("--rounds", nargs="+", type=int, default=[1, 2, 4, 8, 25])
     parser.add_argument("--orders", nargs="+", default=list(UNMASK_ORDERS), choices=UNMASK_ORDERS)
     parser.add_argument("--temperature", type=float, help="of the first round; the model's by default")
     args = parser.parse_args()
     config = EvalConfig(num_frames=8, sample_num_frames=6, batch_size=16)
-    dataset = ClipDataset(args.datasets / args.dataset, args.split, config.num_frames, config.num_frames)
-    indices = [int(i) for i in evenly_spaced(len(dataset), args.clips)]
-    clips = list(read_clips(dataset, indices, config, torch.device("cpu")))
+    clips = chosen_clips(args, config.num_frames, config.batch_size)
     print(HEAD)
     for path in args.checkpoints:
         model = load_world_model(path).model

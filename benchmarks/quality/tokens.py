@@ -23,15 +23,13 @@ from einops import rearrange
 from torch import Tensor
 from torchmetrics.functional.classification import binary_auroc
 
-from data.data import ClipDataset
+from benchmarks.quality.clips import add_clip_arguments, chosen_clips
 from models.checkpoint import load_world_model
 from models.genie_redux import GenieRedux
 from models.tokenizer import Tokenizer
-from training.clips import read_clips
-from training.config import EvalConfig
-from training.metrics import evenly_spaced
 
 SEED = 0
+NUM_FRAMES = 8  # of a clip
 
 
 def changed_patches(video: Tensor, patch_size: int) -> Tensor:
@@ -103,18 +101,11 @@ def measure(model: GenieRedux, video: Tensor, actions: Tensor) -> dict[str, floa
 
 def main() -> None:
     """Print the table."""
-    defaults = EvalConfig()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoints", nargs="+", type=Path, help="world models that take the recorded actions")
-    parser.add_argument("--datasets", type=Path, default=Path(defaults.dataset_root_dpath))
-    parser.add_argument("--dataset", required=True)
-    parser.add_argument("--split", default="validation")
-    parser.add_argument("--clips", type=int, default=128)
+    add_clip_arguments(parser, 128)
     args = parser.parse_args()
-    config = EvalConfig(num_frames=8, sample_num_frames=6, batch_size=args.clips)
-    dataset = ClipDataset(args.datasets / args.dataset, args.split, config.num_frames, config.num_frames)
-    indices = [int(i) for i in evenly_spaced(len(dataset), args.clips)]
-    (clips,) = read_clips(dataset, indices, config, torch.device("cpu"))
+    (clips,) = chosen_clips(args, NUM_FRAMES, args.clips)
     columns = [measure(load_world_model(path).model.eval(), clips.video, clips.actions) for path in args.checkpoints]
     print("| | " + " | ".join(path.parent.name for path in args.checkpoints) + " |\n| --- |" + " --: |" * len(columns))
     for name in columns[0]:
