@@ -19,9 +19,10 @@ from unittest.mock import patch
 import torch
 from torch import Tensor
 
-from benchmarks.quality.clips import add_clip_arguments, chosen_clips
+from benchmarks.quality.clips import chosen_clips
 from models.checkpoint import load_world_model
 from models.genie_redux import GenieRedux
+from training.config import EvalConfig
 
 NUM_GIVEN = 2
 SHOWN = (1, 3, 6, 10, 20, 30, 40, 60)
@@ -57,7 +58,10 @@ def main() -> None:
     """Print a table for each checkpoint."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoints", nargs="+", type=Path, help="that take the recorded actions")
-    add_clip_arguments(parser, 32)
+    parser.add_argument("--datasets", type=Path, default=Path(EvalConfig().dataset_root_dpath))
+    parser.add_argument("--dataset", required=True)
+    parser.add_argument("--split", default="validation")
+    parser.add_argument("--clips", type=int, default=32)
     parser.add_argument("--frames", type=int, default=60)
     parser.add_argument("--exponents", nargs="+", type=float, default=[0, 1, 2, 4])
     args = parser.parse_args()

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from benchmarks.quality.clips import add_clip_arguments, chosen_clips
+from benchmarks.quality.clips import chosen_clips
 from models.base import Rollout
 from models.checkpoint import load_world_model
 from models.components.maskgit import UNMASK_ORDERS
@@ -81,7 +81,10 @@ def main() -> None:
     """Print a row for each checkpoint and way of sampling, as soon as it is measured."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoints", nargs="+", type=Path)
-    add_clip_arguments(parser, 64)
+    parser.add_argument("--datasets", type=Path, default=Path(EvalConfig().dataset_root_dpath))
+    parser.add_argument("--dataset", required=True)
+    parser.add_argument("--split", default="validation")
+    parser.add_argument("--clips", type=int, default=64)
     parser.add_argument("--rounds", nargs="+", type=int, default=[1, 2, 4, 8, 25])
     parser.add_argument("--orders", nargs="+", default=list(UNMASK_ORDERS), choices=UNMASK_ORDERS)
     parser.add_argument("--temperature", type=float, help="of the first round; the model's by default")

@@ -23,10 +23,11 @@ from einops import rearrange
 from torch import Tensor
 from torchmetrics.functional.classification import binary_auroc
 
-from benchmarks.quality.clips import add_clip_arguments, chosen_clips
+from benchmarks.quality.clips import chosen_clips
 from models.checkpoint import load_world_model
 from models.genie_redux import GenieRedux
 from models.tokenizer import Tokenizer
+from training.config import EvalConfig
 
 SEED = 0
 NUM_FRAMES = 8  # of a clip
@@ -103,7 +104,10 @@ def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoints", nargs="+", type=Path, help="world models that take the recorded actions")
-    add_clip_arguments(parser, 128)
+    parser.add_argument("--datasets", type=Path, default=Path(EvalConfig().dataset_root_dpath))
+    parser.add_argument("--dataset", required=True)
+    parser.add_argument("--split", default="validation")
+    parser.add_argument("--clips", type=int, default=128)
     args = parser.parse_args()
     (clips,) = chosen_clips(args, NUM_FRAMES, args.clips)
     columns = [measure(load_world_model(path).model.eval(), clips.video, clips.actions) for path in args.checkpoints]
