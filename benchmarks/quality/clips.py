@@ -1,6 +1,7 @@
 """The clips of a dataset that a benchmark of this folder measures on, by its command line."""
 
 import argparse
+
 import torch
 
 from data.data import ClipDataset
