@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from torch import distributed
 
 from tests.distributed_helpers import run_together
 from tests.training_helpers import assert_equal, renamed, rows, tiny_config, weights, world_config
@@ -14,7 +15,19 @@ from training.config import GenieReduxConfig
 from training.main import run_dpath, train
 from training.run_folder import RunFolder
 
-TRAIN = "training.main:train"
+TRAIN = "tests.test_distributed:train_naming_no_gpu"
+
+
+def train_naming_no_gpu(config: GenieReduxConfig) -> None:
+    """Entry point: fails where processes on the CPU wait for each other on GPUs, which may be fewer than they are."""
+    real = distributed.barrier
+
+    def barrier(*arguments, device_ids=None, **options):
+        assert not device_ids
+        return real(*arguments, **options)
+
+    distributed.barrier = barrier
+    train(config)
 
 
 def config_of(root: Path, model: str, num_processes: int, **changes) -> GenieReduxConfig:

@@ -5,7 +5,6 @@ import json
 import numpy as np
 import pytest
 import torch
-from accelerate import Accelerator
 
 from training.fid import Fid, make_fid
 from training.inception import FidInception, load_inception, resize_as_tensorflow1
@@ -22,6 +21,7 @@ from training.metrics import (
     squared_error_per_frame,
     ssim_per_frame,
 )
+from training.runtime import make_runtime
 from training.tracker import MetricsFile, read_metrics
 
 
@@ -155,7 +155,7 @@ def test_a_file_of_another_network_is_refused(tmp_path, inception):
     with pytest.raises(ValueError, match=r"Mixed_7c\.branch1x1"):
         load_inception(tmp_path / "weights.pth")
     with pytest.raises(FileNotFoundError, match=r"fid_weights="):
-        make_fid(str(tmp_path / "none.pth"), Accelerator(cpu=True))
+        make_fid(str(tmp_path / "none.pth"), make_runtime("cpu", "fp32"))
 
 
 def test_resize_takes_pixel_i_at_source_i_times_ratio():
@@ -187,7 +187,7 @@ def test_fid_of_a_set_with_itself_is_zero_and_does_not_depend_on_batches():
 def test_without_weights_there_is_no_fid_but_a_line_that_says_how(monkeypatch, tmp_path):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setattr("training.fid.WEIGHTS_URL", (tmp_path / "offline").as_uri())
-    fid, reason = make_fid(None, Accelerator(cpu=True))
+    fid, reason = make_fid(None, make_runtime("cpu", "fp32"))
     assert fid is None
     assert "eval.fid_weights" in reason
     assert "\n" not in reason
@@ -198,7 +198,7 @@ def test_a_damaged_download_is_not_used(monkeypatch, tmp_path):
     (tmp_path / "source").write_bytes(b"not the weights")
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "hub"))
     monkeypatch.setattr("training.fid.WEIGHTS_URL", (tmp_path / "source").as_uri())
-    assert make_fid(None, Accelerator(cpu=True))[0] is None
+    assert make_fid(None, make_runtime("cpu", "fp32"))[0] is None
     assert not list((tmp_path / "hub").rglob("*.pth*"))
 
 

@@ -51,7 +51,7 @@ def wait_for_the_other(job: Job) -> None:
     runtime = make_runtime("cpu", "fp32", timeout=1 / 60)
     if os.environ["RANK"] == "1":
         time.sleep(120)
-    runtime.accelerator.wait_for_everyone()
+    runtime.wait_for_everyone()
 
 
 ENTRY = "tests.test_processes_end:write_pid_and_wait"

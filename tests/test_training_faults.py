@@ -20,6 +20,7 @@ from training import tracker
 from training.fid import make_fid
 from training.main import evaluate, run_dpath, train
 from training.run_folder import RunFolder
+from training.runtime import make_runtime
 from training.trainer import Trainer
 
 
@@ -209,8 +210,7 @@ def test_without_a_usable_home_there_is_no_fid_and_one_line(tmp_path, monkeypatc
     monkeypatch.setenv("HOME", str(tmp_path / home / "inner") if home == "file" else "/proc/nobody")
     for name in ("TORCH_HOME", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
-    accelerator = types.SimpleNamespace(is_main_process=True, wait_for_everyone=lambda: None, device="cpu")
-    fid, reason = make_fid(None, accelerator)
+    fid, reason = make_fid(None, make_runtime("cpu", "fp32"))
     assert fid is None
     assert "no FID" in reason
 

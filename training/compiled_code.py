@@ -101,11 +101,11 @@ def kept_code(folder: Path, runtime: Runtime) -> Iterator[CompiledCode | None]:
     os.environ[VARIABLE] = str(folder.absolute())
     try:
         if not runtime.is_main:
-            runtime.accelerator.wait_for_everyone()
+            runtime.wait_for_everyone()
             yield None
             return
         with code.checked():
-            runtime.accelerator.wait_for_everyone()
+            runtime.wait_for_everyone()
             yield code
     finally:
         del os.environ[VARIABLE]

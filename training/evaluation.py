@@ -125,14 +125,14 @@ class Evaluation(ABC):
         if self.runtime.is_main:
             with under("eval"):
                 write_report(folder, report, self.setup, self.loaded.config)
-        self.runtime.accelerator.wait_for_everyone()
+        self.runtime.wait_for_everyone()
         return folder
 
     @torch.no_grad()
     def _measure_all(self, fid: Fid | None, lite0: Lite0 | None) -> dict[str, np.ndarray]:
         """Values per clip, (N, ...) by name, of all processes' clips."""
         table, config = SampleTable(), self.config
-        own = own_indices(self.clips, self.runtime.accelerator)
+        own = own_indices(self.clips, self.runtime)
         batches = read_clips(self.dataset, own, config, self.runtime.device)
         started = time.monotonic()
         bar = tqdm(total=len(own), unit="clip", desc=self.mode, disable=not self.runtime.is_main)
@@ -169,7 +169,7 @@ class Evaluation(ABC):
 
     def _make_fid(self) -> tuple[Fid | None, str]:
         with under("eval"):
-            return make_fid(self.config.fid_weights, self.runtime.accelerator)
+            return make_fid(self.config.fid_weights, self.runtime)
 
     def _load_lite0(self) -> tuple[Lite0 | None, str]:
         if not self.config.eval_lite0 or self.dataset.frame_shape[0] != 3:

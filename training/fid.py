@@ -9,13 +9,13 @@ from http.client import HTTPException
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor, nn
 from torchmetrics.image.fid import FrechetInceptionDistance
 
 from data_generation.data.errors import UserError
 from data_generation.data.files import atomic_path
 from training.inception import load_inception
+from training.runtime import Runtime
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +49,7 @@ class Fid:
         return float(self.metric.compute())
 
 
-def make_fid(configured: str | None, accelerator: Accelerator) -> tuple[Fid | None, str]:
+def make_fid(configured: str | None, runtime: Runtime) -> tuple[Fid | None, str]:
     """The metric, or None and one line that says why there is none and how to get it.
 
     `configured` (the field `fid_weights`): None takes the file in torch's hub cache or downloads it there; "none" means
@@ -58,9 +58,9 @@ def make_fid(configured: str | None, accelerator: Accelerator) -> tuple[Fid | No
     if configured is not None and configured.lower() == "none":
         return None, "no FID: eval.fid_weights=none"
     path = Path(configured) if configured else _cached_weights()
-    if path is None and accelerator.is_main_process:
+    if path is None and runtime.is_main:
         path = _download()
-    accelerator.wait_for_everyone()
+    runtime.wait_for_everyone()
     path = path or _cached_weights()
     if path is None:
         return None, (
@@ -68,7 +68,7 @@ def make_fid(configured: str | None, accelerator: Accelerator) -> tuple[Fid | No
             f"into {_cache_folder()} or name the file by eval.fid_weights"
         )
     try:
-        return Fid(load_inception(path), accelerator.device), ""
+        return Fid(load_inception(path), runtime.device), ""
     except UserError as error:
         if configured:
             raise

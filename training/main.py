@@ -101,7 +101,7 @@ def _train(cfg: GenieReduxConfig, runtime: Runtime, folder: RunFolder, code: Com
         logger.info("%s", _start_line(trainer, clips))
     with under("train", mode="train.wandb_mode"):
         metrics = MetricsLogger(folder.path, _tracker_settings(cfg.train), asdict(cfg), trainer.step, runtime.is_main)
-    runtime.accelerator.wait_for_everyone()
+    runtime.wait_for_everyone()
     trainer.run(metrics)
     return folder.checkpoint(trainer.step)
 

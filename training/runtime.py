@@ -9,6 +9,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState
 from accelerate.utils import InitProcessGroupKwargs
+from torch import distributed
 
 from data_generation.data.errors import FieldError
 from training.allocator import keep_freed_memory
@@ -35,6 +36,14 @@ class Runtime:
     @property
     def num_processes(self) -> int:
         return self.accelerator.num_processes
+
+    def wait_for_everyone(self) -> None:
+        """Return when all processes have come here.
+
+        Accelerate's own waits on the GPU of a process's number, which need not exist where all compute on the CPU.
+        """
+        if self.num_processes > 1:
+            distributed.barrier(device_ids=[torch.cuda.current_device()] if self.device.type == "cuda" else None)
 
     def autocast(self) -> AbstractContextManager:
         """Forward passes run inside; weights, gradients and optimiser stay in float32."""

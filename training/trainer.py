@@ -234,7 +234,7 @@ class Trainer:
             if self.compiled_code is not None:
                 self.compiled_code.record()
             self._write_report()
-        self.runtime.accelerator.wait_for_everyone()
+        self.runtime.wait_for_everyone()
         self._saved_step = self.step
         self._clock += time.monotonic() - start
 

@@ -65,7 +65,7 @@ class Validator:
         """Averages of the training loss and its parts, weighted by clips, over all processes' clips."""
         table = SampleTable()
         config = self._config.train
-        own = own_indices(self._loss_clips, self._runtime.accelerator)
+        own = own_indices(self._loss_clips, self._runtime)
         for indices, inputs in read_inputs(self._source, own, config):
             generator = torch.Generator().manual_seed(seed_of(self._config.seed, VALIDATION, indices[0]))
             with self._runtime.autocast():
@@ -79,7 +79,7 @@ class Validator:
         table = SampleTable()
         config = self._config.train
         fid = self._fid
-        own = own_indices(self._predicted_clips, self._runtime.accelerator)
+        own = own_indices(self._predicted_clips, self._runtime)
         for clips in read_clips(self._dataset, own, config, self._runtime.device):
             generators = clip_generators(self._config.seed, clips.indices, clips.video.device)
             with self._runtime.autocast():
@@ -113,7 +113,7 @@ class Validator:
         if not self._fid_clips:
             return None
         with under("eval"):
-            fid, reason = make_fid(self._config.fid_weights, self._runtime.accelerator)
+            fid, reason = make_fid(self._config.fid_weights, self._runtime)
         self._say(reason)
         return fid
 

@@ -92,7 +92,7 @@ def prepare_inverse_dynamics(
         trained = train_inverse_dynamics(network, clips, settings.num_steps, runtime.device)
         with atomic_path(path) as temporary:
             torch.save(trained.state_dict(), temporary)
-    runtime.accelerator.wait_for_everyone()
+    runtime.wait_for_everyone()
     network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
     return network.to(runtime.device).eval().requires_grad_(False), ""
 

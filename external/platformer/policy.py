@@ -1,0 +1,69 @@
+"""A policy that shows Cinderfoot's levels from end to end, where random play hardly leaves the first screens.
+
+    python run.py generate config=retro_act/cinderfoot config.dname=ways \\
+        config.connector.agent.policy=external.platformer.policy:StrayingPolicy config.connector.agent.gamma=0 \\
+        config.connector.generator_config.n_instances=12 config.connector.generator_config.n_steps_max=400
+
+Each episode follows the level's known way to its gate up to a random step, and goes on with sticky random play there.
+"""
+
+from functools import cache
+from typing import Any, Self
+
+import numpy as np
+
+from data_generation.data.errors import FieldError, UserError
+from data_generation.generator.policy import Observation, PolicyContext, StickyRandomPolicy
+from external.platformer.tools.solve_levels import read_solutions
+
+# Those of the ways, in index order.
+_ACTIONS = ["RIGHT", "LEFT", "UP", "DOWN", "ACTION_JUMP"]
+# The shortest way has 288 actions.
+_LAST_STRAY = 280
+# (actions played, the step at which the way is left, carry of sticky random play)
+_Carry = tuple[int, int, int | None]
+
+
+@cache
+def known_ways() -> dict[int, list[int]]:
+    """Actions from start to gate, by level. They all begin with the same one."""
+    return read_solutions()
+
+
+class StrayingPolicy:
+    """The known way, left at a random step (0 to 280, uniform) for sticky random play (`agent.repeat_probability`)."""
+
+    sees_observation = True
+
+    def __init__(self, repeat_probability: float):
+        self._sticky = StickyRandomPolicy(len(_ACTIONS), repeat_probability)
+        self.parameters: dict[str, Any] = dict(self._sticky.parameters)
+
+    @classmethod
+    def from_context(cls, context: PolicyContext) -> Self:
+        """FieldError for other actions than those of the ways."""
+        if context.action_names != _ACTIONS:
+            remedy = f"use [{','.join(_ACTIONS)}]"
+            raise FieldError("valid_action_combos", context.action_names, "not those of the known ways", remedy)
+        return cls(context.agent.repeat_probability)
+
+    def initial_carry(self) -> None:
+        return None
+
+    def __call__(self, carry: _Carry | None, observation: Observation, rng: np.random.Generator) -> tuple[_Carry, int]:
+        """UserError in a level whose way is not known."""
+        step, stray, sticky = carry or (0, int(rng.integers(_LAST_STRAY + 1)), None)
+        if step < stray:
+            return (step + 1, stray, None), _way_action(step, observation)
+        sticky, action = self._sticky(sticky, observation.frame, rng)
+        return (step + 1, stray, sticky), action
+
+
+def _way_action(step: int, observation: Observation) -> int:
+    # The first step tells which level it is.
+    if observation.last is None:
+        return known_ways()[0][0]
+    level = int(observation.last.numbers["built_seed"])
+    if level not in known_ways():
+        raise UserError(f"level {level} of Cinderfoot has no known way; those of levels 0 to {max(known_ways())} are")
+    return known_ways()[level][step]

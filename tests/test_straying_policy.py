@@ -1,0 +1,52 @@
+"""Cinderfoot's policy for levels from end to end."""
+
+import numpy as np
+import pytest
+
+from data_generation.config import AgentConfig
+from data_generation.data.errors import UserError
+from data_generation.generator.connector_base import EnvironmentSpec
+from data_generation.generator.levels import Transition
+from data_generation.generator.policy import Observation, PolicyContext
+from external.platformer.policy import StrayingPolicy, known_ways
+
+FRAME = np.zeros((3, 8, 8), np.uint8)
+ACTIONS = ["RIGHT", "LEFT", "UP", "DOWN", "ACTION_JUMP"]
+
+
+def played(level: int, seed: int, num_actions: int) -> list[int]:
+    """Actions in a level that only its info tells."""
+    policy = StrayingPolicy(0.75)
+    rng, carry, last, actions = np.random.default_rng(seed), policy.initial_carry(), None, []
+    for _ in range(num_actions):
+        carry, action = policy(carry, Observation(FRAME, FRAME.transpose(1, 2, 0), last), rng)
+        last = Transition(action, FRAME, 0.0, False, False, {"built_seed": float(level)})
+        actions.append(action)
+    return actions
+
+
+def follows(level: int, seed: int) -> int:
+    """How many actions are those of the way, from the start on."""
+    way = known_ways()[level]
+    equal = np.array(played(level, seed, len(way))) == way
+    return int(np.argmin(equal)) if not equal.all() else len(way)
+
+
+def test_the_way_is_left_anywhere():
+    counts = [follows(7, seed) for seed in range(40)]
+    assert min(counts) < 60
+    assert max(counts) > 220
+    assert len(set(counts)) > 20
+
+
+def test_all_ways_begin_alike_so_that_the_first_action_needs_no_level():
+    assert len({way[0] for way in known_ways().values()}) == 1
+
+
+def test_what_cannot_be_played_is_said():
+    with pytest.raises(UserError, match="level 59 of Cinderfoot has no known way"):
+        # Some of these seeds leave the way late enough to need it.
+        [played(59, seed, 2) for seed in range(5)]
+    context = PolicyContext(AgentConfig(), EnvironmentSpec([*ACTIONS, "NOOP"], FRAME.shape))
+    with pytest.raises(ValueError, match=r"valid_action_combos=.*not those of the known ways; use \[RIGHT,LEFT"):
+        StrayingPolicy.from_context(context)
