@@ -132,7 +132,7 @@ class Evaluation(ABC):
     def _measure_all(self, fid: Fid | None, lite0: Lite0 | None) -> dict[str, np.ndarray]:
         """Values per clip, (N, ...) by name, of all processes' clips."""
         table, config = SampleTable(), self.config
-        own = own_indices(self.clips, self.runtime)
+        own = own_indices(self.clips, self.runtime.accelerator)
         batches = read_clips(self.dataset, own, config, self.runtime.device)
         started = time.monotonic()
         bar = tqdm(total=len(own), unit="clip", desc=self.mode, disable=not self.runtime.is_main)

@@ -65,7 +65,7 @@ class Validator:
         """Averages of the training loss and its parts, weighted by clips, over all processes' clips."""
         table = SampleTable()
         config = self._config.train
-        own = own_indices(self._loss_clips, self._runtime)
+        own = own_indices(self._loss_clips, self._runtime.accelerator)
         for indices, inputs in read_inputs(self._source, own, config):
             generator = torch.Generator().manual_seed(seed_of(self._config.seed, VALIDATION, indices[0]))
             with self._runtime.autocast():
@@ -79,7 +79,7 @@ class Validator:
         table = SampleTable()
         config = self._config.train
         fid = self._fid
-        own = own_indices(self._predicted_clips, self._runtime)
+        own = own_indices(self._predicted_clips, self._runtime.accelerator)
         for clips in read_clips(self._dataset, own, config, self._runtime.device):
             generators = clip_generators(self._config.seed, clips.indices, clips.video.device)
             with self._runtime.autocast():
