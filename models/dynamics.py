@@ -133,14 +133,28 @@ class Dynamics(nn.Module):
             embeddings = embeddings + TOKEN_SCALE * self.token_projection(codes)
         return torch.softmax(logits.float(), dim=-1).to(embeddings.dtype) @ embeddings - F.embedding(ids, embeddings)
 
-    def forward(self, ids: Tensor, mask: Tensor, actions: Tensor, token_input: Tensor | None = None) -> Tensor:
-        """Logits (B, T, h, w, V); those at frame t are of the tokens of frame t + 1."""
-        return self.to_logits(self.features(ids, mask, actions, token_input))
+    def forward(
+        self,
+        ids: Tensor,
+        mask: Tensor,
+        actions: Tensor,
+        token_input: Tensor | None = None,
+        surplus: Tensor | None = None,
+    ) -> Tensor:
+        """Logits (B, T, h, w, V); those at frame t are of the tokens of frame t + 1. Arguments as of `embed`."""
+        return self.to_logits(self.features(ids, mask, actions, token_input, surplus))
 
-    def features(self, ids: Tensor, mask: Tensor, actions: Tensor, token_input: Tensor | None = None) -> Tensor:
+    def features(
+        self,
+        ids: Tensor,
+        mask: Tensor,
+        actions: Tensor,
+        token_input: Tensor | None = None,
+        surplus: Tensor | None = None,
+    ) -> Tensor:
         """The hidden tokens (B, T, h, w, width) from which `forward` makes its logits."""
         bias = self.position_bias(self.grid, self.grid)
-        return self.transformer(self.embed(ids, mask, actions, token_input), bias)
+        return self.transformer(self.embed(ids, mask, actions, token_input, surplus=surplus), bias)
 
     def extend(
         self,

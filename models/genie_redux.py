@@ -117,9 +117,11 @@ class GenieRedux(Model):
             actions, output = self._latent_actions(video, generator)
             extra, logs = output.loss, logs | output.logs
         assert actions is not None
+        surplus: Tensor | None = None
         if config.history.continued > 0:
-            inputs = self._continued(inputs, actions, generator, share)
-        logits = self.dynamics(inputs, mask, actions, self.token_input(inputs))
+            inputs, surplus = self._continued(inputs, actions, generator, share)
+            surplus = None if surplus is None else surplus.masked_fill(mask.unsqueeze(-1), 0)
+        logits = self.dynamics(inputs, mask, actions, self.token_input(inputs), surplus)
         token_loss, token_logs = self.token_loss(logits, targets, weights)
         loss = token_loss + extra
         if config.decoder_loss_weight > 0:
@@ -141,21 +143,29 @@ class GenieRedux(Model):
     @torch.no_grad()
     def _continued(
         self, ids: Tensor, action_input: Tensor, generator: torch.Generator | None, share: BatchShare
-    ) -> Tensor:
+    ) -> tuple[Tensor, Tensor | None]:
         """Token ids (B, T, h, w) of which a share `history.continued` of the clips is drawn by the model, as in play.
 
         Such a clip keeps its first 1 to T-1 frames. Targets stay the recorded ones, so that it learns to return.
+        Also the ids' surplus (B, T, h, w, D), 0 where they are kept (`history_surplus`).
         """
         num_frames = ids.shape[1]
         chosen, start = share.own(torch.rand(share.total, 2, generator=generator)).unbind(dim=1)
         num_kept = 1 + (start * (num_frames - 1)).long()
         num_kept = torch.where(chosen < self.dynamics.config.history.continued, num_kept, num_frames).to(ids.device)
         cache, history = Cache(), [ids[:, :1]]
+        surpluses: list[Tensor | None] = [None]
         for frame in range(1, num_frames):
-            logits, cache = self.append_frames(history[-1], action_input[:, frame - 1 : frame], cache)
-            is_kept = (frame < num_kept).view(-1, 1, 1, 1)
-            history.append(torch.where(is_kept, ids[:, frame : frame + 1], logits.argmax(dim=-1)))
-        return torch.cat(history, dim=1)
+            last = action_input[:, frame - 1 : frame]
+            logits, cache = self.append_frames(history[-1], last, cache, surpluses[-1])
+            is_kept, drawn = (frame < num_kept).view(-1, 1, 1, 1), logits.argmax(dim=-1)
+            history.append(torch.where(is_kept, ids[:, frame : frame + 1], drawn))
+            surplus = self.history_surplus(logits, drawn)
+            surpluses.append(None if surplus is None else surplus.masked_fill(is_kept.unsqueeze(-1), 0))
+        found = [surplus for surplus in surpluses if surplus is not None]
+        if not found:
+            return torch.cat(history, dim=1), None
+        return torch.cat(history, dim=1), torch.cat([torch.zeros_like(found[0]), *found], dim=1)
 
     def token_loss(self, logits: Tensor, targets: Tensor, weight: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss of logits (B, T, h, w, V) against targets (B, T, h, w), weighted (B, T, h, w), and its logs."""

@@ -6,6 +6,7 @@ import torch
 from models.components.history import corrupt, history_mask, loss_weights
 from models.components.maskgit import random_mask
 from models.components.pixel_loss import pixel_loss
+from models.components.processes import BatchShare
 from models.config import HistoryConfig, SampleSettings
 from models.construct_model import build_model
 from tests.model_helpers import random_actions, random_video, tiny_config, tiny_model
@@ -164,6 +165,20 @@ def test_a_clip_that_the_model_continues_keeps_its_first_frame() -> None:
     # The last frame of a clip is no history.
     assert loss(1, 2) == loss(0, 2)
     assert loss(1, 8) != loss(0, 8)
+
+
+@pytest.mark.parametrize("tokens", ["likeliest", "expected"])
+def test_a_continued_clip_is_what_play_draws(tokens) -> None:
+    model, actions = tiny_model(), random_actions()
+    model.dynamics.config.history_tokens = tokens
+    model.dynamics.config.history = HistoryConfig(continued=1)
+    ids = model.tokenizer.encode(random_video())[:, :-1]
+    drawn, surplus = model._continued(ids, actions, seeded(), BatchShare.whole(len(ids)))
+    assert (surplus is None) == (tokens == "likeliest")
+    logits = model.dynamics(drawn, torch.zeros_like(ids, dtype=torch.bool), actions, model.token_input(drawn), surplus)
+    is_drawn = (drawn != ids).flatten(2).any(dim=2)
+    assert is_drawn.any() and not is_drawn[:, 0].any()
+    assert torch.equal(logits[:, :-1].argmax(-1)[is_drawn[:, 1:]], drawn[:, 1:][is_drawn[:, 1:]])
 
 
 @pytest.mark.parametrize("model", ["genie_redux_guided", "genie_redux"])
