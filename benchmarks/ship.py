@@ -108,11 +108,9 @@ def overview(weights: Path) -> Iterator[str]:
     yield from ("# Weights that come with the code", "")
     yield "Small models of Cinderfoot, the free game in `external/platformer/`, trained on CPUs; where a card says so,"
     yield "for some minutes on a GPU. `python run.py play` plays `guided`. Each folder has a card that says how it was"
-    yield "made and what was measured; written by `python -m benchmarks.ship`. How long the picture of `guided`"
-    yield from (
-        "stays that of the game: [the results](../docs/results/play.md#the-weights-that-come-with-the-code).",
-        "",
-    )
+    yield "made and what was measured; written by `python -m benchmarks.ship`. How long the picture of `guided` stays"
+    yield "that of the game is among [the results](../docs/results/play.md#the-weights-that-come-with-the-code)."
+    yield ""
     yield from ("| folder | what it is | training steps | levels | MB |", "| --- | --- | --: | --- | --: |")
     for name, about in ABOUT.items():
         if not (weights / name / CONFIG_FNAME).is_file():
