@@ -29,6 +29,7 @@ WEIGHTS_DPATH = Path(__file__).resolve().parent.parent / "weights"
 ABOUT = {
     "tokenizer": "frames to tokens and back, to train world models on",
     "guided": "a world model that is played by the game's actions; what `python run.py play` plays",
+    "whole_levels": "the same game from the start of its levels to their gates; loses its hero sooner",
     "latent": "a world model that is played by actions that it found itself",
 }
 AGENT = "agent57"
