@@ -14,13 +14,13 @@ FRAME = np.zeros((3, 8, 8), np.uint8)
 ACTIONS = ["RIGHT", "LEFT", "UP", "DOWN", "ACTION_JUMP"]
 
 
-def played(level: int, seed: int, num_actions: int) -> list[int]:
-    """Actions in a level that only its info tells."""
+def played(level: int | None, seed: int, num_actions: int) -> list[int]:
+    """Actions in a level that only its info tells; None: in another game."""
     policy = StrayingPolicy(0.75)
     rng, carry, last, actions = np.random.default_rng(seed), policy.initial_carry(), None, []
     for _ in range(num_actions):
         carry, action = policy(carry, Observation(FRAME, FRAME.transpose(1, 2, 0), last), rng)
-        last = Transition(action, FRAME, 0.0, False, False, {"built_seed": float(level)})
+        last = Transition(action, FRAME, 0.0, False, False, {} if level is None else {"built_seed": float(level)})
         actions.append(action)
     return actions
 
@@ -44,9 +44,11 @@ def test_all_ways_begin_alike_so_that_the_first_action_needs_no_level():
 
 
 def test_what_cannot_be_played_is_said():
-    with pytest.raises(UserError, match="level 59 of Cinderfoot has no known way"):
+    with pytest.raises(UserError, match="level 59 of Cinderfoot has no known way: use n_instances=25"):
         # Some of these seeds leave the way late enough to need it.
         [played(59, seed, 2) for seed in range(5)]
+    with pytest.raises(UserError, match="use config=retro_act/cinderfoot"):
+        [played(None, seed, 2) for seed in range(5)]
     context = PolicyContext(AgentConfig(), EnvironmentSpec([*ACTIONS, "NOOP"], FRAME.shape))
     with pytest.raises(ValueError, match=r"valid_action_combos=.*not those of the known ways; use \[RIGHT,LEFT"):
         StrayingPolicy.from_context(context)

@@ -51,7 +51,7 @@ class StrayingPolicy:
         return None
 
     def __call__(self, carry: _Carry | None, observation: Observation, rng: np.random.Generator) -> tuple[_Carry, int]:
-        """UserError in a level whose way is not known."""
+        """UserError in another game, and in a level whose way is not known."""
         step, stray, sticky = carry or (0, int(rng.integers(_LAST_STRAY + 1)), None)
         if step < stray:
             return (step + 1, stray, None), _way_action(step, observation)
@@ -63,7 +63,9 @@ def _way_action(step: int, observation: Observation) -> int:
     # The first step tells which level it is.
     if observation.last is None:
         return known_ways()[0][0]
-    level = int(observation.last.numbers["built_seed"])
-    if level not in known_ways():
-        raise UserError(f"level {level} of Cinderfoot has no known way; those of levels 0 to {max(known_ways())} are")
-    return known_ways()[level][step]
+    level, ways = observation.last.numbers.get("built_seed"), known_ways()
+    if level is None:
+        raise UserError("StrayingPolicy knows the ways of Cinderfoot alone: use config=retro_act/cinderfoot")
+    if level not in ways:
+        raise UserError(f"level {level:g} of Cinderfoot has no known way: use n_instances={len(ways)} or fewer")
+    return ways[int(level)][step]
