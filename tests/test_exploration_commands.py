@@ -115,9 +115,12 @@ def test_each_step_of_the_loop_is_the_first_that_is_missing_once_those_before_it
 
 
 @pytest.mark.usefixtures("pretended_agents")
-def test_mixed_data_are_half_of_either_and_held_out_levels_those_that_no_model_has_seen(tmp_path: Path) -> None:
+@pytest.mark.parametrize("policy", ["agent57", "random"])
+def test_mixed_data_are_half_of_either_and_held_out_levels_those_that_no_model_has_seen(
+    policy: str, tmp_path: Path
+) -> None:
     game = for_trial(GAMES["cinderfoot"])
-    experiment = Experiment(game, TRIAL, tmp_path, "agent57", fine_tuned_on=("mixed",), test_levels=TEST_LEVELS)
+    experiment = Experiment(game, TRIAL, tmp_path, policy, fine_tuned_on=("mixed",), test_levels=TEST_LEVELS)
     for step in in_order(experiment):
         while not step.is_done():
             pretend(step, experiment, length=51)
@@ -156,7 +159,7 @@ def test_a_given_agent_is_not_trained(tmp_path: Path) -> None:
     experiment = Experiment(GAMES["cinderfoot"], TRIAL, tmp_path, "agent57", Path("agent.pt"))
     steps = {step.title: step for step in in_order(experiment)}
     assert "train Agent57" not in steps
-    assert "config.connector.agent.checkpoint_fpath=agent.pt" in steps["record Agent57's play"].arguments()
+    assert "config.connector.agent.checkpoint_fpath=agent.pt" in steps["record the test play"].arguments()
 
 
 def test_the_agents_whose_coverage_is_compared_can_be_chosen(tmp_path: Path) -> None:
@@ -234,6 +237,11 @@ def test_a_run_that_was_killed_before_its_first_checkpoint_is_begun_anew(tmp_pat
         ("--agent57 nowhere.pt", r"--agent57=nowhere\.pt: checkpoint of an Agent57 agent not found"),
         ("--game coinrun", r"--test-policy=agent57: there is no preset that trains Agent57 for coinrun; give "),
         ("--test-policy scripted --agent57 a.pt", r"--agent57=a\.pt: is not what --test-policy=scripted tests with"),
+        ("--test-policy random --agent57 a.pt", r"--agent57=a\.pt: is not what --test-policy=random tests with"),
+        (
+            "--test-policy scripted --test-levels explored held_out",
+            r"--test-levels=held_out: the script does not play them; omit it, or another --test-policy",
+        ),
         ("--smoke --steps 0", r"--steps.* 0 "),
         ("--parts coverage --agents ngu e4b", r"argument --agents: invalid choice: 'e4b'"),
         ("--agents ngu", r"--agents=ngu: only coverage is compared; add --parts coverage, or omit it"),

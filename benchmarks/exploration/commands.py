@@ -97,8 +97,11 @@ class Experiment:
 
     def test_dataset(self, levels: str = EXPLORED) -> Path:
         """The third policy's play on the levels that are explored, or on those that no model has seen."""
-        dname = {"agent57": "agent57", "scripted": "test"}[self.test_policy]
-        return self.dataset(dname if levels == EXPLORED else f"{dname}_{levels}")
+        return self.dataset(self._test_dname if levels == EXPLORED else f"{self._test_dname}_{levels}")
+
+    @property
+    def _test_dname(self) -> str:
+        return {"agent57": "agent57", "scripted": "test", "random": "random_test"}[self.test_policy]
 
     def evaluation(self, run: str, method: EvaluationMethod, levels: str = EXPLORED) -> Path:
         folder = self.root / "evaluations" / run / method.kind / self.test_dataset(levels).name
@@ -204,39 +207,42 @@ class Experiment:
             module = ("-m", "benchmarks.exploration.scripted_play", game.name, str(dataset))
             sizes = (str(game.n_instances), str(game.n_steps_max), str(scale.test_episodes))
             return [self._record("record scripted play", dataset, (*module, *sizes), scale.test_episodes)]
-        training = [] if self.agent57 else [self._train_agent57()]
-        other_levels = [self._play_agent57_elsewhere()] if HELD_OUT in self.test_levels else []
-        return [*training, self._play_agent57(), *other_levels]
+        training = [self._train_agent57()] if self.test_policy == "agent57" and self.agent57 is None else []
+        other_levels = [self._play_test_elsewhere()] if HELD_OUT in self.test_levels else []
+        return [*training, self._play_test(), *other_levels]
 
-    def _play_agent57(self) -> CommandStep:
+    def _play_test(self) -> CommandStep:
         sessions = -(-self.scale.test_episodes // self.game.n_instances)
         num_episodes = sessions * self.game.n_instances
         return CommandStep(
-            "record Agent57's play",
-            lambda: self._generate("agent57", *self._agent57_play(self.game.n_instances, sessions), seed=3000),
+            "record the test play",
+            lambda: self._generate(self._test_dname, *self._test_keys(self.game.n_instances, sessions), seed=3000),
             lambda: has_episodes(self.test_dataset(), num_episodes),
         )
 
-    def _play_agent57_elsewhere(self) -> CommandStep:
+    def _play_test_elsewhere(self) -> CommandStep:
         """Its play on the levels after those of `pretrain`; `generate` plays these, too, and they are removed."""
         num_seen, num_held_out = self.game.n_pretrain_instances, self.scale.num_held_out
         sessions = -(-self.scale.test_episodes // num_held_out)
         target = self.test_dataset(HELD_OUT)
-        everywhere = self.dataset("agent57_everywhere")
+        dname = f"{self._test_dname}_everywhere"
+        everywhere = self.dataset(dname)
 
         def arguments() -> tuple[str, ...]:
             if not has_episodes(everywhere, sessions * (num_seen + num_held_out)):
-                policy, sizes = self._agent57_play(num_seen + num_held_out, sessions)
-                return self._generate("agent57_everywhere", policy, sizes, seed=3000)
+                policy, sizes = self._test_keys(num_seen + num_held_out, sessions)
+                return self._generate(dname, policy, sizes, seed=3000)
             return "-m", "benchmarks.exploration.levels", str(everywhere), str(target), str(num_seen)
 
         done = sessions * num_held_out
-        return CommandStep("record Agent57's play on other levels", arguments, lambda: has_episodes(target, done))
+        return CommandStep("record the test play on other levels", arguments, lambda: has_episodes(target, done))
 
-    def _agent57_play(self, n_instances: int, sessions: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """Keys of the policy, and of how much it plays."""
-        checkpoint = self.agent57 or self.tester.checkpoint("model_best_reward")
-        policy = ("variant=agent57", f"agent.checkpoint_fpath={checkpoint}", f"agent.gamma={GAMMA}")
+    def _test_keys(self, n_instances: int, sessions: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Keys of the policy that is the test, and of how much it plays."""
+        policy: tuple[str, ...] = (f"variant={self.test_policy}",)
+        if self.test_policy == "agent57":
+            checkpoint = self.agent57 or self.tester.checkpoint("model_best_reward")
+            policy += (f"agent.checkpoint_fpath={checkpoint}", f"agent.gamma={GAMMA}")
         return policy, (f"n_instances={n_instances}", f"n_sessions={sessions}", f"n_steps_max={self.game.n_steps_max}")
 
     def _fine_tuning(self, kind: str, seed: int) -> Chain:

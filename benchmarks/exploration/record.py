@@ -28,13 +28,12 @@ _MADE_HERE = "trained here"
 
 def check_test_play(experiment: Experiment) -> None:
     """FieldError if there is no agent or script to test with, and no agent can be trained."""
-    game, has_script = experiment.game, experiment.game.name in SCRIPTED_GAMES
-    if experiment.test_policy == "scripted":
+    game, policy, has_script = experiment.game, experiment.test_policy, experiment.game.name in SCRIPTED_GAMES
+    if policy != "agent57":
         if experiment.agent57 is not None:
-            raise FieldError(
-                "--agent57", experiment.agent57, "is not what --test-policy=scripted tests with", "omit it"
-            )
-        if not has_script:
+            problem = f"is not what --test-policy={policy} tests with"
+            raise FieldError("--agent57", experiment.agent57, problem, "omit it")
+        if policy == "scripted" and not has_script:
             raise FieldError("--test-policy", "scripted", f"{game.name} has no script", "give an Agent57 (--agent57)")
     elif experiment.agent57 is not None:
         with under("", path="--agent57"):
@@ -47,9 +46,9 @@ def check_test_play(experiment: Experiment) -> None:
 
 def check_tests(experiment: Experiment) -> None:
     """FieldError for models that cannot be tested, and for levels that the third policy does not play."""
-    if HELD_OUT in experiment.test_levels and experiment.test_policy != "agent57":
-        problem = f"there is no play of '{experiment.test_policy}' on them"
-        raise FieldError("--test-levels", HELD_OUT, problem, "omit it, or test with --test-policy agent57")
+    if HELD_OUT in experiment.test_levels and experiment.test_policy == "scripted":
+        problem = "the script does not play them"
+        raise FieldError("--test-levels", HELD_OUT, problem, "omit it, or another --test-policy")
     if experiment.tested_models:
         tokenizer, world_model = experiment.tested_models
         with under("", path="--tested"):

@@ -19,7 +19,8 @@ COMPARED_AGENTS = ("auto_explore", "rnd", "none", *RANDOM_AGENTS)  # in coverage
 FINE_TUNED_ON = ("auto_explore", "random")  # whose data the world model is fine-tuned on, unless others are chosen
 MIXED = "mixed"  # half of the episodes of either of these
 DATA_KINDS = (*FINE_TUNED_ON, "none", MIXED)
-TEST_POLICIES = ("agent57", "scripted")  # whose play the world models are tested on
+# Whose play the world models are tested on. `random` says what fine-tuning costs where they were trained.
+TEST_POLICIES = ("agent57", "scripted", "random")
 EXPLORED, HELD_OUT = "explored", "held_out"
 TEST_LEVELS = (EXPLORED, HELD_OUT)  # on which levels it plays
 # Games with a script, and the share of random actions in scripted play, so that no two episodes are alike.
