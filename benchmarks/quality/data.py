@@ -15,7 +15,7 @@ class Data:
     dataset: str  # name below the datasets' folder, without the suffixes
     generate: tuple[str, ...]
     unseen: tuple[str, ...]  # overrides that make more levels, or other ones
-    num_trained_levels: int  # levels with a smaller number are removed from the unseen dataset; 0 = none
+    num_removed_levels: int  # levels with a smaller number are removed from the unseen dataset
     sizes: tuple[str, ...] = ()
 
     def dataset_name(self, part: str) -> str:
@@ -26,16 +26,34 @@ class Data:
 # The demo has patches of 8 pixels; around the character the tokens of whole frames would be too coarse.
 _PATCH_4 = ("tokenizer.patch_size=4", "tokenizer.codebook_size=256", "dynamics.max_seq_len=1792")
 _GENERATOR = "config.connector.generator_config"
+# Sessions of each of so many levels: 336 episodes to train on. The last 12 of the game's 60 levels remain unseen.
+_SESSIONS = {12: 32, 24: 16, 48: 9}
+_NUM_LEVELS = 60
+
+
+def _levels(number: int, sessions: int) -> Data:
+    """Of Cinderfoot: as many episodes whatever the number of levels."""
+    steps = f"{_GENERATOR}.n_steps_max=150"
+    sizes = f"{_GENERATOR}.n_instances={number}", f"{_GENERATOR}.n_sessions={sessions}"
+    return Data(
+        name=f"levels_{number}",
+        dataset="retro_act_v0.0.0",
+        generate=("config=retro_act/cinderfoot", *sizes, steps),
+        unseen=(f"{_GENERATOR}.n_instances={_NUM_LEVELS}", f"{_GENERATOR}.n_sessions=3"),
+        num_removed_levels=max(_SESSIONS),
+    )
+
 
 ALL_DATA = {
     data.name: data
     for data in (
+        *(_levels(number, sessions) for number, sessions in _SESSIONS.items()),
         Data(
             name="hero",
             dataset="retro_act_v0.0.0",
             generate=("config=retro_act/demo", "config.connector.roi_annotation_fpath=RetroAct_roi.csv"),
             unseen=(f"{_GENERATOR}.n_instances=5", f"{_GENERATOR}.n_sessions=16"),
-            num_trained_levels=1,
+            num_removed_levels=1,
             sizes=_PATCH_4,
         ),
         Data(
@@ -48,14 +66,14 @@ ALL_DATA = {
                 f"{_GENERATOR}.n_steps_max=150",
             ),
             unseen=(f"{_GENERATOR}.n_instances=18", f"{_GENERATOR}.n_sessions=6"),
-            num_trained_levels=12,
+            num_removed_levels=12,
         ),
         Data(
             name="one_level",
             dataset="retro_act_v0.0.0",
             generate=("config=retro_act/demo",),
             unseen=(f"{_GENERATOR}.n_instances=5", f"{_GENERATOR}.n_sessions=16"),
-            num_trained_levels=1,
+            num_removed_levels=1,
         ),
         Data(
             name="coinrun",
@@ -67,14 +85,14 @@ ALL_DATA = {
                 f"{_GENERATOR}.n_steps_max=150",
             ),
             unseen=("config.connector.start_level=24", f"{_GENERATOR}.n_sessions=2"),
-            num_trained_levels=0,
+            num_removed_levels=0,
         ),
     )
 }
 
 
 def keep_unseen_levels(dataset_dpath: Path, data: Data) -> None:
-    """Remove the levels that were trained on from an unseen dataset: its instances are numbered from 0."""
+    """Remove the first levels, on which models are trained, from an unseen dataset."""
     for env_dpath in dataset_dpath.iterdir():
-        for instance in range(data.num_trained_levels):
+        for instance in range(data.num_removed_levels):
             shutil.rmtree(env_dpath / f"{instance:06d}", ignore_errors=True)
