@@ -25,8 +25,8 @@ from data_generation.data.errors import UserError
 SHAPE = (3, 2, 2)
 
 
-def pretend(step: CommandStep, experiment: Experiment, length: int) -> None:
-    """Leave what a step's command would: files without content, and episodes of `length` frames."""
+def pretend(step: CommandStep, experiment: Experiment, length: int | tuple[int, ...]) -> None:
+    """Leave what a step's command would: files without content, and episodes of `length` frames, or one a level."""
     arguments = step.arguments()
     keys = dict(argument.split("=", 1) for argument in arguments if "=" in argument)
     if arguments[1] == "benchmarks.exploration.levels":
@@ -49,13 +49,14 @@ def pretend(step: CommandStep, experiment: Experiment, length: int) -> None:
         touch(folder / "last.pt", keys["common.epochs"])
 
 
-def record(dataset: Path, keys: dict[str, str], length: int) -> None:
+def record(dataset: Path, keys: dict[str, str], length: int | tuple[int, ...]) -> None:
     env_dpath = dataset / f"{dataset.name}_environment"
     DatasetInfo("environment", "game", ["A"], SHAPE).save(env_dpath)
     sizes = [int(keys[f"config.connector.generator_config.{name}"]) for name in ("n_instances", "n_sessions")]
     for instance in range(sizes[0]):
         for session in range(sizes[1]):
-            write_episode(episode_path(env_dpath, instance, session), length)
+            frames = length if isinstance(length, int) else length[instance]
+            write_episode(episode_path(env_dpath, instance, session), frames)
 
 
 def touch(path: Path, text: str = "") -> None:
@@ -184,7 +185,7 @@ def test_the_agents_whose_coverage_is_compared_can_be_chosen(tmp_path: Path) -> 
 
 def test_commands_of_a_game_that_is_a_gymnasium_environment_are_understood(tmp_path: Path) -> None:
     """Recorded and explored alike."""
-    experiment = Experiment(GAMES["pitfall"], TRIAL, tmp_path, "scripted", agents=("counts", "random"))
+    experiment = Experiment(for_trial(GAMES["pitfall"]), TRIAL, tmp_path, "scripted", agents=("counts", "random"))
     ((explore,), (record,)) = experiment.coverage()[0]
     trained = composed("auto_explore train", *explore.arguments()[3:]).collection
     recorded = composed("generate", *record.arguments()[2:]).config.connector
@@ -204,6 +205,18 @@ def test_data_of_short_episodes_are_as_many_frames(tmp_path: Path, length: int) 
     num_instances = experiment.game.n_instances
     episodes = list(experiment.dataset("random_seed1").rglob("*.episode"))
     assert len(episodes) == num_instances * math.ceil(1200 / (num_instances * length))
+
+
+@pytest.mark.parametrize("lengths", [(401, 401, 401, 401), (401, 401, 401, 60), (2, 9, 401, 30)])
+def test_random_play_has_as_many_steps_of_every_level(tmp_path: Path, lengths: tuple[int, ...]) -> None:
+    experiment = Experiment(GAMES["cinderfoot"], Scale(num_steps=2400), tmp_path, "scripted", agents=("random",))
+    ((recording,), *_) = experiment.coverage()[0]
+    while not recording.is_done():
+        pretend(recording, experiment, lengths)
+    steps = (experiment.frames_by_level("random_play1") - 1).sum(axis=0)
+    assert steps.min() >= experiment.compared_steps // 4 == 200
+    shortest = min(lengths) - 1
+    assert steps.min() < 200 + shortest or len(set(lengths)) == 1
 
 
 def test_what_was_killed_while_recording_records_the_same_episodes(tmp_path: Path) -> None:
@@ -241,6 +254,14 @@ def test_a_run_that_was_killed_before_its_first_checkpoint_is_begun_anew(tmp_pat
         (
             "--test-policy scripted --test-levels explored held_out",
             r"--test-levels=held_out: the script does not play them; omit it, or another --test-policy",
+        ),
+        (
+            "--parts coverage --steps 1600",
+            r"--steps=1600: of which only 0 would be compared: .*; give 1664 or more",
+        ),
+        (
+            "--parts twice --fine-tune-on mixed",
+            r"--fine-tune-on=mixed: the second round goes on from AutoExplore's models; add auto_explore, or ",
         ),
         ("--smoke --steps 0", r"--steps.* 0 "),
         ("--parts coverage --agents ngu e4b", r"argument --agents: invalid choice: 'e4b'"),

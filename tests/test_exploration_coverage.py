@@ -1,14 +1,16 @@
 """Coverage compared: curves of the episodes on disk, their area, and one table of several games."""
 
 import json
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from benchmarks.exploration.__main__ import run
-from benchmarks.exploration.commands import Experiment
+from benchmarks.exploration.commands import CURVES_DNAME, Experiment
 from benchmarks.exploration.coverage import NUM_POINTS, Curve, curve_of, read_curve
 from benchmarks.exploration.report import report_coverage
 from benchmarks.exploration.settings import GAMES, TRIAL, Game, for_trial
@@ -32,12 +34,13 @@ def keep(root: Path, agent: str, seed: int, curve: Curve) -> None:
     path.write_text(json.dumps(asdict(curve)))
 
 
-def record_walk(dataset: Path, num_episodes: int, num_steps: int) -> None:
-    """Episodes of 20 steps, each of which reaches a position of its own."""
+def record_walk(dataset: Path, num_steps: int, episodes: Iterable[tuple[int, int]]) -> None:
+    """Episodes (level, session) of so many steps, each of which reaches a position of its own."""
     env_dpath = dataset / "environment"
     DatasetInfo("environment", "game", ["A"], SHAPE).save(env_dpath)
-    for session in range(num_episodes):
-        with EpisodeWriter(episode_path(env_dpath, 0, session), EpisodeMeta(session), SHAPE) as writer:
+    for level, session in episodes:
+        meta = EpisodeMeta(session, level, session)
+        with EpisodeWriter(episode_path(env_dpath, level, session), meta, SHAPE) as writer:
             writer.start(np.zeros(SHAPE, np.uint8))
             for step in range(num_steps):
                 place = {"x": 16.0 * (session * num_steps + step), "y": 0.0}
@@ -54,18 +57,37 @@ def test_an_area_is_the_mean_over_the_steps() -> None:
 def test_curves_are_of_the_first_steps_and_kept(tmp_path: Path) -> None:
     experiment = Experiment(GAME, TRIAL, tmp_path, "scripted", agents=("random",))
     dataset = experiment.dataset("random_play1")
-    record_walk(dataset, num_episodes=9, num_steps=20)
-    with pytest.raises(UserError, match=r"random, seed 1: its episodes have 180 steps, 200 are needed"):
+    record_walk(dataset, 24, [(level, session) for level in (0, 1) for session in range(4)])
+    with pytest.raises(UserError, match=r"random, seed 1: its episodes have 192 steps, 200 are needed"):
         curve_of(experiment, "random", 1)
-    record_walk(dataset, num_episodes=12, num_steps=20)
+    record_walk(dataset, 24, [(level, session) for level in (0, 1) for session in range(5)])
     curve = curve_of(experiment, "random", 1)
-    # 400 steps, without those of episodes that had not ended.
-    assert len(curve.steps) == NUM_POINTS and curve.steps[-1] == 200
-    # A point is taken where the episode ends that reaches it.
-    assert curve.values["positions"][-1] == 200 and curve.values["positions"][0] == 20
+    # 400 steps, without those of episodes that had not ended; as many in each of the two levels.
+    assert len(curve.steps) == NUM_POINTS and curve.steps[0] == 12 and curve.steps[-1] == 200
+    # Every step is one position, whether or not a point is within an episode.
+    assert curve.values["positions"] == curve.steps
+    assert curve.values["max_x"][-1] == 16 * 99 and curve.late["max_x"] == 16 * 99
+    # The last quarter's steps, 75 to 99 of each level, are of two episodes: one ends at 95.
+    assert curve.late["steps"] == 50 and curve.late["mean_max_x"] == 16 * (95 + 99) / 2
     assert curve.final("cells") == 2 and curve.late["cells"] == 2
     remove(dataset)
     assert curve_of(experiment, "random", 1) == curve
+
+
+def test_an_agents_environments_count_as_many_steps_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the length of their episodes: sessions of short ones have higher numbers than others of that time."""
+    experiment = Experiment(GAME, TRIAL, tmp_path, "scripted", agents=("counts",))
+    run = tmp_path / "run"
+    monkeypatch.setattr(Experiment, "agent", lambda *_: SimpleNamespace(folder=run))
+    for environment, num_steps in enumerate((50, 50, 50, 5)):
+        sessions = [4 * number + environment for number in range(60 // num_steps + 1)]
+        record_walk(run / "episodes", num_steps, [(environment % 2, session) for session in sessions])
+    curve = curve_of(experiment, "counts", 1)
+    # 50 steps of each environment, of which the last quarter is 12 or 13, in one episode of each but the last.
+    assert curve.steps[-1] == curve.values["steps"][-1] == 200
+    last = [16 * (environment * 50 + 49) for environment in range(3)]
+    late = [16 * ((4 * number + 3) * 5 + 4) for number in range(7, 10)]
+    assert curve.late["mean_max_x"] == pytest.approx(np.mean([*last, *late]))
 
 
 def test_the_table_has_areas_beside_final_values(tmp_path: Path) -> None:
@@ -101,4 +123,4 @@ def test_games_are_compared_in_units_of_random_play(tmp_path: Path, capsys: pyte
     ]
     run(["--report", *folders, "--first-seed", "0"])
     assert "RND | 3 + 3 |" in capsys.readouterr().out
-    assert read_curve(tmp_path / "one" / "curves" / "rnd_seed0.json").final("cells") == 90
+    assert read_curve(tmp_path / "one" / CURVES_DNAME / "rnd_seed0.json").final("cells") == 90

@@ -39,12 +39,18 @@ class Coverage:
     actions: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
 
     def add(
-        self, start: int, frames: Iterable[np.ndarray], infos: Mapping[str, np.ndarray], actions: np.ndarray
+        self,
+        start: int,
+        frames: Iterable[np.ndarray],
+        infos: Mapping[str, np.ndarray],
+        actions: np.ndarray,
+        continues: bool = False,
     ) -> None:
         """Count an episode: frames (C, H, W) uint8, the environment's numbers by name (T,), actions (T,).
 
         `start` is a number of the level that it started from, since equal positions of two levels are two positions.
-        Within an episode the info's `level` changes where a game has several.
+        Within an episode the info's `level` changes where a game has several. `continues`: it is more of the episode
+        that was counted last.
         """
         self.num_steps += len(actions)
         self.cells.update(cell_of(frame) for frame in frames)
@@ -55,8 +61,11 @@ class Coverage:
         for name in _ENDS:
             if name in infos:
                 self.goals.update(_numbers(start, np.unique(level[infos[name] > 0])))
-        if "x" in infos:
-            self.max_x.append(float(np.nanmax(infos["x"])))
+        if "x" in infos and np.isfinite(infos["x"]).any():
+            reached = [float(np.nanmax(infos["x"]))]
+            if continues and self.max_x:
+                reached.append(self.max_x.pop())
+            self.max_x.append(max(reached))
         if (positions := _positions(infos)) is not None:
             self.positions.update(_numbers(start, np.unique(positions, axis=0)))
 

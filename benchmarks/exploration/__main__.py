@@ -28,7 +28,13 @@ from pathlib import Path
 
 from benchmarks.exploration.aggregate import report_games
 from benchmarks.exploration.commands import Experiment
-from benchmarks.exploration.record import check_agents, check_same_experiment, check_test_play, check_tests
+from benchmarks.exploration.record import (
+    check_coverage,
+    check_same_experiment,
+    check_second_round,
+    check_test_play,
+    check_tests,
+)
 from benchmarks.exploration.report import report_coverage, report_folder, report_loop
 from benchmarks.exploration.second_round import ROUND_ONE, ROUND_TWO, SecondRound
 from benchmarks.exploration.settings import (
@@ -118,7 +124,10 @@ def make_experiment(arguments: argparse.Namespace) -> Experiment:
     )
     if arguments.agents and "coverage" not in arguments.parts:
         raise FieldError("--agents", " ".join(agents), "only coverage is compared", "add --parts coverage, or omit it")
-    check_agents(experiment)
+    if {"coverage", "twice"} & set(arguments.parts):
+        check_coverage(experiment)
+    if "twice" in arguments.parts:
+        check_second_round(experiment)
     has_test = bool({"loop", "twice"} & set(arguments.parts))
     if has_test:
         check_test_play(experiment)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.exploration.commands import CURVES_DNAME
 from benchmarks.exploration.coverage import Curve, read_curve
 from benchmarks.exploration.report import AREAS, LABELS, markdown_table
 from benchmarks.exploration.statistics import interval
@@ -47,7 +48,7 @@ def _normalised(curves: GameCurves, agent: str, kind: str, name: str) -> np.ndar
 
 def _read_curves(root: Path, first_seed: int) -> GameCurves:
     curves: GameCurves = {}
-    for path in sorted((root / "curves").glob("*.json")):
+    for path in sorted((root / CURVES_DNAME).glob("*.json")):
         agent, _, seed = path.stem.rpartition("_seed")
         if int(seed) >= first_seed:
             curves.setdefault(agent, []).append(read_curve(path))

@@ -17,6 +17,7 @@ from benchmarks.exploration.settings import (
     HELD_OUT,
     LEARNING_AGENTS,
     MIXED,
+    NUM_ENVS,
     RANDOM_AGENTS,
     Game,
     Scale,
@@ -25,6 +26,7 @@ from benchmarks.exploration.steps import Chain, CommandStep, Stage
 from data_generation.data.data import Environment, list_environments
 
 REPEAT_PROBABILITY = 0.9  # of sticky-random play
+CURVES_DNAME = "coverage_curves"
 GAMMA = 0.15  # share of random actions in the agents' data, as in the paper
 
 
@@ -109,7 +111,7 @@ class Experiment:
 
     def curve(self, agent: str, seed: int) -> Path:
         """What an agent has covered, once it was computed."""
-        return self.root / "curves" / f"{agent}_seed{seed}.json"
+        return self.root / CURVES_DNAME / f"{agent}_seed{seed}.json"
 
     @property
     def paying(self) -> Models:
@@ -137,12 +139,28 @@ class Experiment:
         )
 
     def num_frames(self, dname: str) -> np.ndarray:
-        """Frames of each episode (N,), sorted by session."""
+        """Frames of each episode (N,)."""
+        return np.concatenate([np.empty(0, np.int64), *(found.num_frames for found in self._environments(dname))])
+
+    def frames_by_level(self, dname: str) -> np.ndarray:
+        """Frames (sessions, levels) of the episodes of complete sessions."""
+        lengths: dict[tuple[int, int], int] = {}
+        for found in self._environments(dname):
+            lengths |= zip(zip(found.sessions, found.instances, strict=True), found.num_frames, strict=True)
+        levels = range(self.game.n_instances)
+        complete: list[list[int]] = []
+        while all((len(complete), level) in lengths for level in levels):
+            complete.append([lengths[len(complete), level] for level in levels])
+        return np.array(complete, np.int64).reshape(-1, len(levels))
+
+    def _environments(self, dname: str) -> list[Environment]:
         dataset = self.dataset(dname)
-        found = [Environment(dpath) for dpath in (list_environments(dataset) if dataset.is_dir() else [])]
-        sessions = np.concatenate([np.empty(0, np.int64), *(environment.sessions for environment in found)])
-        lengths = np.concatenate([np.empty(0, np.int64), *(environment.num_frames for environment in found)])
-        return lengths[np.argsort(sessions, kind="stable")]
+        return [Environment(dpath) for dpath in (list_environments(dataset) if dataset.is_dir() else [])]
+
+    @property
+    def compared_steps(self) -> int:
+        """Steps of every agent that are compared: episodes that were not over at the end of a run are not on disk."""
+        return self.scale.num_steps - NUM_ENVS * self.game.n_steps_max
 
     # ---- parts of the experiment ------------------------------------------------------------------------------------
 
@@ -325,15 +343,22 @@ class Experiment:
         return CommandStep("train Agent57", lambda: (*command, *run.keys(0, epochs)), lambda: run.has_done(epochs))
 
     def _play_randomly(self, agent: str, seed: int) -> CommandStep:
-        game, scale = self.game, self.scale
-        # Twice as many episodes as full ones would need: some end early. What is too much is not counted.
-        sessions = -(-2 * scale.num_steps // (game.n_instances * game.n_steps_max))
-        sizes = (f"n_instances={game.n_instances}", f"n_sessions={sessions}", f"n_steps_max={game.n_steps_max}")
+        """Play until every level has its share of the steps that are compared."""
         policy = (f"variant={agent}", f"agent.repeat_probability={REPEAT_PROBABILITY}")
         dname = f"{agent}_play{seed}"
-        arguments = self._generate(dname, policy, sizes, seed=1000 + seed)
-        title = f"record {agent}, seed {seed}"
-        return self._record(title, self.dataset(dname), arguments, game.n_instances * sessions)
+
+        def missing() -> int | None:
+            steps = self.frames_by_level(dname) - 1
+            return self._sessions_to_play(steps, self.compared_steps, is_even=True)
+
+        def arguments() -> tuple[str, ...]:
+            return self._generate(dname, policy, self._sizes(missing()), seed=1000 + seed)
+
+        return CommandStep(f"record {agent}, seed {seed}", arguments, lambda: missing() is None)
+
+    def _sizes(self, num_sessions: int | None) -> tuple[str, ...]:
+        game = self.game
+        return f"n_instances={game.n_instances}", f"n_sessions={num_sessions}", f"n_steps_max={game.n_steps_max}"
 
     def _data(self, agent: str, seed: int) -> CommandStep:
         checkpoint = None if agent in RANDOM_AGENTS else lambda: self.agent(agent, seed).checkpoint("last")
@@ -341,34 +366,35 @@ class Experiment:
 
     def data(self, run: str, variant: str, checkpoint: Callable[[], Path] | None, seed: int) -> CommandStep:
         """Play until there are `data_frames`: one agent's episodes are shorter than another's."""
-        game = self.game
+
+        def missing() -> int | None:
+            return self._sessions_to_play(self.frames_by_level(run), self.scale.data_frames)
 
         def arguments() -> tuple[str, ...]:
             policy: tuple[str, ...] = (f"variant={variant}",)
             if checkpoint:
                 name = "auto_explore"
                 policy = (f"variant={name}", f"agent.checkpoint_fpath={checkpoint()}", f"agent.gamma={GAMMA}")
-            sessions = self._sessions_to_play(run)
-            sizes = (f"n_instances={game.n_instances}", f"n_sessions={sessions}", f"n_steps_max={game.n_steps_max}")
-            return self._generate(run, policy, sizes, seed)
+            return self._generate(run, policy, self._sizes(missing()), seed)
 
-        return CommandStep(f"record {run}", arguments, lambda: self._sessions_to_play(run) is None)
+        return CommandStep(f"record {run}", arguments, lambda: missing() is None)
 
-    def _sessions_to_play(self, dname: str) -> int | None:
-        """How many sessions the dataset should have next; None if it has its frames.
+    def _sessions_to_play(self, lengths: np.ndarray, wanted: int, is_even: bool = False) -> int | None:
+        """How many sessions a dataset should have next; None if the `lengths` (sessions, levels) of its episodes do.
 
-        It follows from the episodes of complete sessions, so it is the same where a command was killed on the way.
+        `is_even`: if every level has an equal share of `wanted`. The answer follows from the episodes of complete
+        sessions, so it is the same where a command was killed on the way.
         """
-        lengths, wanted = self.num_frames(dname), self.scale.data_frames
-        num_instances, num_sessions = self.game.n_instances, 0
+        num_levels, num_sessions = self.game.n_instances, 0
         while True:
-            played = lengths[: num_sessions * num_instances]
-            if len(played) < num_sessions * num_instances:
+            played = lengths[:num_sessions]
+            if len(played) < num_sessions:
                 return num_sessions
-            if played.sum() >= wanted:
+            counted = int(played.sum(axis=0).min() * num_levels if is_even else played.sum())
+            if counted >= wanted:
                 return None
-            length = played.mean() if played.size else self.game.n_steps_max + 1
-            num_sessions += math.ceil((wanted - played.sum()) / (num_instances * length))
+            length = max(1, counted / played.size) if played.size else self.game.n_steps_max + 1
+            num_sessions += math.ceil((wanted - counted) / (num_levels * length))
 
     def evaluations(self, run: str, models: Models) -> Chain:
         """The tokenizer alone, and the world model by each method, on the third policy's play."""

@@ -1,7 +1,7 @@
 """What each agent has covered after the same number of steps, from the episodes on disk."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -9,7 +9,7 @@ import numpy as np
 
 from benchmarks.exploration.commands import Experiment
 from benchmarks.exploration.places import hero_places
-from benchmarks.exploration.settings import RANDOM_AGENTS
+from benchmarks.exploration.settings import NUM_ENVS, RANDOM_AGENTS
 from data_generation.data.data import EpisodeReader, list_environments
 from data_generation.data.errors import UserError
 from data_generation.data.files import write_atomically
@@ -54,51 +54,72 @@ def curve_of(experiment: Experiment, agent: str, seed: int) -> Curve:
 
 
 def _compute(experiment: Experiment, agent: str, seed: int) -> Curve:
-    num_steps = _common_steps(experiment)
+    """Every environment has played as many steps at every point; so has every level."""
+    streams = [_Stream(experiment, paths) for paths in _episodes(experiment, agent, seed)]
+    num_steps = experiment.compared_steps // len(streams)
     points = np.linspace(num_steps / NUM_POINTS, num_steps, NUM_POINTS).astype(int)
-    total, late = Coverage(), Coverage()
     rows: list[dict[str, float]] = []
-    for reader in _episodes(experiment, agent, seed):
-        with reader as episode:
-            count = min(episode.num_actions, num_steps - total.num_steps)
-            world, before = episode.meta.instance, total.num_steps
-            frames, infos, actions = episode.frames(0, count + 1), _numbers(episode, count), episode.actions[:count]
-            if experiment.game.name == "coinrun":
-                infos |= hero_places(world, [ACTIONS[action] for action in actions])
-            total.add(world, frames, infos, actions)
-            if before >= num_steps * 3 // 4:
-                late.add(world, frames, infos, actions)
-            while len(rows) < NUM_POINTS and total.num_steps >= points[len(rows)]:
-                rows.append(total.summary())
-        if total.num_steps >= num_steps:
-            break
-    if len(rows) < NUM_POINTS:
-        raise UserError(f"{agent}, seed {seed}: its episodes have {total.num_steps} steps, {num_steps} are needed")
+    for number, count in enumerate(np.diff(points, prepend=0)):
+        for stream in streams:
+            stream.count(int(count), is_late=number >= NUM_POINTS * 3 // 4)
+        rows.append(Coverage.united([stream.total for stream in streams]).summary())
+    if rows[-1]["steps"] < points[-1] * len(streams):
+        problem = f"its episodes have {rows[-1]['steps']:.0f} steps, {points[-1] * len(streams)} are needed"
+        raise UserError(f"{agent}, seed {seed}: {problem}")
     values = {name: [row.get(name, 0.0) for row in rows] for name in rows[-1]}
-    return Curve(points.tolist(), values, late.summary())
+    late = Coverage.united([stream.late for stream in streams])
+    return Curve((points * len(streams)).tolist(), values, late.summary())
 
 
-def _common_steps(experiment: Experiment) -> int:
-    """Steps that every agent has on disk: episodes that were not over at the end of a run are not."""
-    scale = experiment.scale
-    return scale.num_steps - 4 * experiment.game.n_steps_max
+class _Stream:
+    """Episodes that were played one after the other, and what their steps have covered that were counted so far."""
+
+    def __init__(self, experiment: Experiment, paths: list[Path]):
+        self.total, self.late = Coverage(), Coverage()
+        self._game, self._paths = experiment.game.name, iter(paths)
+        self._level, self._at = 0, 0
+        self._frames, self._infos, self._actions = np.empty(0), dict[str, np.ndarray](), np.empty(0, np.int64)
+
+    def count(self, num_steps: int, is_late: bool) -> None:
+        """Count so many more steps, or all that there are."""
+        while num_steps and (self._at < len(self._actions) or self._open_next()):
+            start, end = self._at, min(self._at + num_steps, len(self._actions))
+            infos = {name: column[start:end] for name, column in self._infos.items()}
+            for covered in (self.total, self.late)[: 1 + is_late]:
+                # The late steps may begin within an episode.
+                continues = start > 0 and covered.num_steps > 0
+                frames, actions = self._frames[start : end + 1], self._actions[start:end]
+                covered.add(self._level, frames, infos, actions, continues)
+            num_steps -= end - start
+            self._at = end
+
+    def _open_next(self) -> bool:
+        """Whether there was another episode."""
+        path = next(self._paths, None)
+        if path is None:
+            return False
+        with EpisodeReader(path) as episode:
+            self._level, self._at = episode.meta.instance, 0
+            self._frames, self._infos, self._actions = episode.frames(), dict(episode.infos), episode.actions
+        if self._game == "coinrun":
+            self._infos |= hero_places(self._level, [ACTIONS[action] for action in self._actions])
+        return True
 
 
-def _numbers(episode: EpisodeReader, count: int) -> dict[str, np.ndarray]:
-    return {name: column[:count] for name, column in episode.infos.items()}
+def _episodes(experiment: Experiment, agent: str, seed: int) -> list[list[Path]]:
+    """Episodes of each of the environments that were played side by side, in order; of random play, of each level."""
+    if agent in RANDOM_AGENTS:
+        paths = _paths(experiment.dataset(f"{agent}_play{seed}"))
+        return _grouped(paths, lambda path: int(path.parent.name), experiment.game.n_instances)
+    folder = experiment.agent(agent, seed).folder
+    assert folder is not None
+    return _grouped(_paths(folder / "episodes"), lambda path: int(path.stem) % NUM_ENVS, NUM_ENVS)
 
 
-def _episodes(experiment: Experiment, agent: str, seed: int) -> Iterator[EpisodeReader]:
-    """Episodes in the order in which they were played: levels in turn. Opened one by one: there may be thousands."""
-    if agent not in RANDOM_AGENTS:
-        folder = experiment.agent(agent, seed).folder
-        assert folder is not None
-        dataset = folder / "episodes"
-        paths = sorted(_paths(dataset), key=lambda path: int(path.stem))
-    else:
-        dataset = experiment.dataset(f"{agent}_play{seed}")
-        paths = sorted(_paths(dataset), key=lambda path: (int(path.stem), int(path.parent.name)))
-    return map(EpisodeReader, paths)
+def _grouped(paths: list[Path], group_of: Callable[[Path], int], count: int) -> list[list[Path]]:
+    """The paths of each group, by session."""
+    in_order = sorted(paths, key=lambda path: int(path.stem))
+    return [[path for path in in_order if group_of(path) == group] for group in range(count)]
 
 
 def _paths(dataset: Path) -> list[Path]:

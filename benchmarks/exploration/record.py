@@ -5,7 +5,9 @@ from dataclasses import asdict
 from typing import Any
 
 from benchmarks.exploration.commands import Experiment
-from benchmarks.exploration.settings import HELD_OUT, SCRIPTED_GAMES
+from benchmarks.exploration.coverage import NUM_POINTS
+from benchmarks.exploration.second_round import ROUND_ONE
+from benchmarks.exploration.settings import HELD_OUT, NUM_ENVS, SCRIPTED_GAMES
 from data_generation.data.errors import UNSET, FieldError, under
 from data_generation.data.files import write_atomically
 from external.agent57.checkpoint import read_agent57
@@ -44,6 +46,13 @@ def check_test_play(experiment: Experiment) -> None:
         raise FieldError("--test-policy", "agent57", problem, remedy)
 
 
+def check_second_round(experiment: Experiment) -> None:
+    """FieldError if there is no first round that it could go on from."""
+    if ROUND_ONE not in experiment.fine_tuned_on:
+        shown, problem = " ".join(experiment.fine_tuned_on), "the second round goes on from AutoExplore's models"
+        raise FieldError("--fine-tune-on", shown, problem, f"add {ROUND_ONE}, or omit --parts twice")
+
+
 def check_tests(experiment: Experiment) -> None:
     """FieldError for models that cannot be tested, and for levels that the third policy does not play."""
     if HELD_OUT in experiment.test_levels and experiment.test_policy == "scripted":
@@ -57,8 +66,13 @@ def check_tests(experiment: Experiment) -> None:
             load_world_model(world_model, tokenizer)
 
 
-def check_agents(experiment: Experiment) -> None:
-    """FieldError for an agent that cannot play the game."""
+def check_coverage(experiment: Experiment) -> None:
+    """FieldError for an agent that cannot play the game, and for too few steps to compare."""
+    least = NUM_POINTS * NUM_ENVS
+    if (compared := experiment.compared_steps) < least:
+        problem = f"of which only {max(0, compared)} would be compared: episodes that are not over at the end are not"
+        remedy = f"give {experiment.scale.num_steps + least - compared} or more"
+        raise FieldError("--steps", experiment.scale.num_steps, problem, remedy)
     if "counts" in experiment.agents and not experiment.game.reports_positions:
         problem = f"{experiment.game.name} reports no positions while it is played"
         raise FieldError("--agents", "counts", problem, "omit it")

@@ -7,6 +7,7 @@ from pathlib import Path
 from benchmarks.presets import composed
 from data_generation.config import ConnectorConfig
 
+NUM_ENVS = 4  # in which an agent plays while it learns
 ROOT_DPATH = Path("outputs/experiments/exploration")
 # Agent -> collection.reward.type.
 LEARNING_AGENTS = {
@@ -99,7 +100,7 @@ class Scale:
     # Keys of `auto_explore train`: small updates, so that playing and learning take about the same time.
     agent: tuple[str, ...] = field(
         default=(
-            "collection.train.num_envs=4",
+            f"collection.train.num_envs={NUM_ENVS}",
             "collection.train.config.epsilon=0.05",
             "training.learning_rate=3e-4",
             "training.actor_critic.encoder=nature",
