@@ -101,7 +101,7 @@ def evaluate(cfg: AutoExploreConfig) -> Path:
     target = folder.path / "outputs" / f"evaluation_{path.stem}.json"
     with locked(folder.evaluations, "wait for that evaluation or stop it"):
         result, parts = _play_epochs(context, cfg.evaluation, folder, network.to(context.fabric.device))
-        content = {"checkpoint": str(path), "epoch": info.epoch, **result}
+        content = {"checkpoint": str(path), "epoch": info.epoch, "reward": cfg.collection.reward.type, **result}
         write_atomically(target, json.dumps(content, indent=2) + "\n")
         report = _make_report(cfg, context, folder.evaluations)
         report.facts.throughput = rates(parts)
@@ -177,6 +177,13 @@ def _load_reward_of_run(config: RewardConfig, folder: AgentFolder, reward: Rewar
             load_reward(reward, state["ranks"][0]["reward"], config, folder.last)
 
 
+def _unlike_training(reward: str, folder: AgentFolder) -> str:
+    """A remark where the agent was trained for another reward than that of the measured returns."""
+    state = read_agent(folder.last).get("state") if folder.last.is_file() else None
+    trained = (state or {}).get("run", {}).get("collection.reward.type", reward)
+    return "" if trained == reward else f" (trained for {trained}: collection.reward.type={trained} measures that)"
+
+
 def _write_config(folder: AgentFolder, cfg: AutoExploreConfig) -> None:
     path = folder.path / "config" / "trainer.yaml"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -207,5 +214,6 @@ def _log_start(trainer: AgentTrainer) -> None:
 def _summary(content: dict, folder: AgentFolder, target: Path) -> str:
     mean = content["mean"]
     lines = [f"agent         {content['checkpoint']} (epoch {content['epoch']})"]
+    lines += [f"reward        {content['reward']}{_unlike_training(content['reward'], folder)}"]
     lines += [f"{name:<24}{value:.4g}" for name, value in mean.items()]
     return "\n".join([*lines, f"GIFs          {folder.evaluations}", f"all figures   {target}"])

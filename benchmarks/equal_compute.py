@@ -1,6 +1,7 @@
 """Trainings and evaluations by the project's commands, with a fixed number of floating-point operations."""
 
 import json
+import math
 import os
 import resource
 import subprocess
@@ -25,7 +26,7 @@ OPERATIONS_PER_MINUTE = 3e12
 LEAST_STEPS = 100
 PRESETS = {"tokenizer": "config=demo_tokenizer", "lam": "config=demo_lam", "dynamics": "config=demo"}
 
-# Steps, operations and CPU seconds of a training.
+# Steps, operations and CPU seconds of a training; the seconds are NaN where it was killed on the way and resumed.
 Cost = dict[str, float]
 
 
@@ -75,7 +76,11 @@ def train(training: TrainingCommand, datasets: Path, target: Path) -> tuple[Path
     steps = max(LEAST_STEPS, round(training.operations / per_step))
     folder = target / training.kind / training.name
     cost_path = folder / "cost.json"
+    begun_path = target / training.kind / f"{training.name}.begun"
     if not cost_path.is_file():
+        is_resumed = begun_path.exists()
+        begun_path.parent.mkdir(parents=True, exist_ok=True)
+        begun_path.touch()
         seconds = launch(
             *("genie_redux", "train", PRESETS[training.part], *training.overrides, *training.more),
             *(f"seed={training.seed}", f"train.dataset_root_dpath={datasets}", f"train.save_root_dpath={target}"),
@@ -84,6 +89,7 @@ def train(training: TrainingCommand, datasets: Path, target: Path) -> tuple[Path
             *(f"train.save_model_every={max(steps // 4, 1)}", "train.keep_checkpoints=1", "train.log_every=50"),
             *("train.validate_every=0", "train.n_total_samples=4", "train.max_valid_size=4"),
         )
+        seconds = math.nan if is_resumed else seconds
         cost = {"steps": steps, "operations": float(steps * per_step), "cpu_seconds": seconds}
         write_atomically(cost_path, json.dumps(cost) + "\n")
     return folder / f"model-{steps}.pt", dict(json.loads(cost_path.read_text()))

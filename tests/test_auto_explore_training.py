@@ -344,6 +344,19 @@ def test_the_best_model_is_that_of_the_best_test(trained: Path) -> None:
     assert read_agent(trained / "checkpoints" / "last.pt")["state"]["best_return"] == max(tests.values())
 
 
+def test_where_the_reward_changes_the_best_model_is_the_one_that_sees_most(tmp_path: Path) -> None:
+    """Its returns shrink with each visit: that of an agent that has learned nothing would be the best."""
+
+    def change(cfg: AutoExploreConfig) -> None:
+        cfg.collection.reward.type = "rnd"
+        cfg.evaluation.every = 1
+
+    folder = run_at(tmp_path, change, epochs=3)
+    tests = {row["step"]: row["cells"] for row in metrics_of(folder) if row["split"] == "test"}
+    best = read_agent(folder / "checkpoints" / "model_best_reward.pt")["info"]["epoch"]
+    assert best == max(tests, key=lambda epoch: (tests[epoch], -epoch))
+
+
 def test_runs_that_start_at_one_moment_have_different_numbers(tmp_path: Path) -> None:
     (tmp_path / "004_old").mkdir()
     with ThreadPoolExecutor(12) as pool:

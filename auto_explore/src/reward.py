@@ -87,6 +87,9 @@ class ExpectedFrames:
 class Reward(ABC):
     """Rewards steps by their newest `num_frames` frames. Networks that it trains are part of its state."""
 
+    # Whether the same play always has the same reward, so that returns of different epochs can be compared.
+    is_fixed = False
+
     def __init__(self, context: RewardContext):
         self.context = context
         self.num_frames = NUM_PRIME + context.n_preds
@@ -135,12 +138,16 @@ class StepReward(Reward):
 class NoReward(StepReward):
     """The environment's own reward."""
 
+    is_fixed = True
+
     def __call__(self, inputs: RewardInputs, learn: bool) -> Tensor:
         return inputs.env_reward
 
 
 class EntropyReward(Reward):
     """Mean entropy, scaled to [0, 2], of the `entropy_top_fraction` of the last frame's tokens that are least sure."""
+
+    is_fixed = True
 
     @torch.no_grad()
     def __call__(self, inputs: RewardInputs, learn: bool) -> Tensor:
@@ -166,7 +173,8 @@ class FrameErrorReward(Reward):
 
     def __init__(self, context: RewardContext, channels: int, seed: int):
         super().__init__(context)
-        self.features = FrameVae(channels) if context.config.type == "vae-mse" else RandomFeatures(channels)
+        self.is_fixed = context.config.type == "cnn-mse"
+        self.features = RandomFeatures(channels) if self.is_fixed else FrameVae(channels)
         self.train_networks(self.features)
         self._noise = torch.Generator().manual_seed(seed)
 

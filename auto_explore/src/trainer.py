@@ -70,7 +70,7 @@ class AgentTrainer:
         self.collector = context.collector(train.num_envs, self.reward, folder.episodes, is_test=False)
         self.replay = Replay(training.replay_steps)
         self.coverage = Coverage()
-        self.epoch, self.num_steps, self.best_return = 0, 0, -math.inf
+        self.epoch, self.num_steps, self.best_score = 0, 0, -math.inf
         self._test_collector: Collector | None = None
         # What the run is, for those that resume it.
         self.record: dict[str, Any] = {}
@@ -203,8 +203,8 @@ class AgentTrainer:
         if finished:
             values["mean_return"] = float(np.mean([np.sum(episode.rewards) for episode in finished]))
             values["mean_length"] = float(np.mean([episode.num_steps for episode in finished]))
-            reached = [max(info.get("x", -math.inf) for info in episode.infos) for episode in finished]
-            if max(reached) > -math.inf:
+            places = [[info["x"] for info in episode.infos if "x" in info] for episode in finished]
+            if reached := [max(xs) for xs in places if xs]:
                 values["epoch_mean_max_x"] = float(np.mean(reached))
             env_returns = [np.sum(episode.env_rewards) for episode in finished]
             values["mean_environment_return"] = float(np.mean(env_returns))
@@ -220,7 +220,10 @@ class AgentTrainer:
     # ---- testing ----------------------------------------------------------------------------------------------------
 
     def _test(self, tracker: MetricsLogger) -> None:
-        """Test on the first process; keep the agent with the best mean return."""
+        """Test on the first process; keep the agent with the best mean return.
+
+        Where the reward changes as it learns, returns of two epochs cannot be compared: the one that sees most cells.
+        """
         fabric = self.context.fabric
         if fabric.is_global_zero:
             seed = seed_of(self.common.seed, _TEST, self.epoch)
@@ -231,8 +234,9 @@ class AgentTrainer:
             save_gifs(self.folder.gifs, self.epoch, shown, self.context.connector)
             mean_return = tested.values["mean_return"]
             logger.info("epoch %d: test %s", self.epoch, _listing(tested.values))
-            if mean_return > self.best_return:
-                self.best_return = mean_return
+            score = mean_return if self.reward.is_fixed else tested.values["cells"]
+            if score > self.best_score:
+                self.best_score = score
                 save_agent(self.folder.best, self.network, self._info_now(mean_return))
         fabric.barrier()
 
@@ -267,7 +271,7 @@ class AgentTrainer:
             state = {
                 "epoch": self.epoch,
                 "num_steps": self.num_steps,
-                "best_return": self.best_return,
+                "best_return": self.best_score,  # a return where the reward is fixed
                 "learner": self.learner.state_dict(),
                 "ranks": states,
                 "run": self.record,
@@ -320,7 +324,7 @@ class AgentTrainer:
         with under("collection.reward"):
             load_reward(self.reward, own["reward"], self.collection.reward, path)
         self.coverage = Coverage.from_state(own["coverage"])
-        self.epoch, self.num_steps, self.best_return = state["epoch"], state["num_steps"], state["best_return"]
+        self.epoch, self.num_steps, self.best_score = state["epoch"], state["num_steps"], state["best_return"]
         return own
 
     def _read_replay(self, stored: list[int | str], growing: list[AgentEpisode]) -> deque[AgentEpisode]:

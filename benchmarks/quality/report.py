@@ -10,8 +10,11 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
-# Two-sided 95 % quantiles of Student's t by degrees of freedom.
-_T = {1: 12.71, 2: 4.30, 3: 3.18, 4: 2.78}
+# Two-sided 95 % quantiles of Student's t for 1, 2, … degrees of freedom; for more, the last one is too large by 4 %.
+_T = (
+    *(12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131),
+    *(2.120, 2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042),
+)
 PARTS = ("tokenizer", "lam", "dynamics")
 COLUMNS = {
     "pooled_psnr": "pooled PSNR",
@@ -38,8 +41,13 @@ def interval(values: list[float]) -> str:
     mean = np.mean(values)
     if len(values) < 2:
         return f"{mean:.2f}"
-    half = _T.get(len(values) - 1, 1.96) * np.std(values, ddof=1) / math.sqrt(len(values))
+    half = _T[min(len(values) - 1, len(_T)) - 1] * np.std(values, ddof=1) / math.sqrt(len(values))
     return f"{mean:.2f} ± {half:.2f}"
+
+
+def shown_seconds(seconds: float) -> str:
+    """Of a cost; a dash where they are not known, since a training was killed on the way."""
+    return "–" if math.isnan(seconds) else f"{seconds:.0f}"
 
 
 def table(results: Results) -> str:
@@ -50,7 +58,7 @@ def table(results: Results) -> str:
         steps = " + ".join(str(seeds[0][part]["steps"]) for part in parts)
         operations = sum(seeds[0][part]["operations"] for part in parts) / 1e12
         seconds = np.mean([sum(seed[part]["cpu_seconds"] for part in parts) for seed in seeds])
-        head = f"| {data} | {arm} | {len(seeds)} | {steps} | {operations:.0f} | {seconds:.0f}"
+        head = f"| {data} | {arm} | {len(seeds)} | {steps} | {operations:.0f} | {shown_seconds(seconds)}"
         for part in ("seen", "unseen"):
             for method in seeds[0][part]:
                 measured = [seed[part][method] for seed in seeds]

@@ -11,6 +11,7 @@ of the whole training commands, with one thread.
 
 import argparse
 import json
+import math
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -24,6 +25,7 @@ import matplotlib.pyplot as plt
 from benchmarks.equal_compute import launch
 from benchmarks.quality.comparison import Comparison, generate
 from benchmarks.quality.data import ALL_DATA
+from benchmarks.quality.report import shown_seconds
 from benchmarks.time_to_quality.original import OriginalRun, write_clips
 from data_generation.data.files import write_atomically
 
@@ -81,7 +83,7 @@ def table(results: list[Result]) -> str:
     lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
     for result in results:
         steps = " + ".join(str(cost["steps"]) for cost in result["costs"].values())
-        cost = f"{result['operations'] / 1e12:.1f} | {result['cpu_seconds']:.0f}"
+        cost = f"{result['operations'] / 1e12:.1f} | {shown_seconds(result['cpu_seconds'])}"
         for method in METHODS:
             names = (*MEASURES, "tokenizer_pooled_psnr", "copy_last_pooled_psnr")
             cells = [f"{result[method][name]:.2f}" for name in names]
@@ -98,6 +100,8 @@ def saving(results: list[Result], cost: str, method: str) -> str:
     reached = [result for result in ours if all(result[method][name] >= best[name] for name in names)]
     if not reached:
         return f"{method}, {aim}: not reached by this project"
+    if any(math.isnan(result[cost]) for result in (*original, *reached)):
+        return f"{method}, {aim}: {COSTS[cost]} not known, since a training was killed and resumed"
     # The original may have reached one of them with more compute than the other.
     theirs = max(min(r[cost] for r in original if r[method][name] == best[name]) for name in names)
     least = min(result[cost] for result in reached)
