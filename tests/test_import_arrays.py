@@ -3,6 +3,7 @@
 import io
 import json
 import pickle
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -157,6 +158,24 @@ def test_an_import_is_continued_and_can_leave_the_actions_out(tmp_path, name, ca
     imported(source, "--without-actions", "--image-size", "8")
     assert path.read_bytes() == whole
     assert "imported 1 episodes" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["rows", "steps", "minari"])
+def test_a_folder_that_has_grown_gives_each_episode_once(tmp_path, name, capsys):
+    source = FORMATS[name][0](tmp_path / "toy")
+    paths = sorted(path for path in source.rglob("*") if path.suffix in (".hdf5", ".parquet"))
+    # What sorts first comes last; a format whose episodes are all in one file gets another file.
+    late = paths[0] if len(paths) > 1 else Path(shutil.copy(paths[0], paths[0].with_name("early" + paths[0].suffix)))
+    late.rename(tmp_path / late.name)
+    first = imported(source)
+    before = [first.episode_path(i).read_bytes() for i in range(first.num_episodes)]
+    (tmp_path / late.name).rename(late)
+    whole, grown = imported(source, name="whole"), imported(source)
+    assert sorted(grown.num_frames) == sorted(whole.num_frames) and grown.num_episodes > first.num_episodes
+    assert [grown.episode_path(i).read_bytes() for i in range(first.num_episodes)] == before
+    capsys.readouterr()
+    imported(source)
+    assert "imported 0 episodes" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", list(FORMATS))

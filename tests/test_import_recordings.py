@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from data_generation.data.data import Environment, EpisodeWriter
 from data_generation.data.errors import UserError
 from data_generation.data.media import write_gif, write_mp4
 from run import main
@@ -149,6 +151,52 @@ def test_recordings_without_actions_become_episodes(tmp_path, kind):
     assert environment.info.frame_rate == (10 if kind in ("gif", "mp4") else 15)
     assert main(["data", "check", str(environment.env_dpath)]) == 0
     assert main(["data", "info", str(environment.env_dpath)]) == 0
+
+
+def write_recording(root: Path, kind: str, name: str, frames: list[np.ndarray]) -> None:
+    root.mkdir(exist_ok=True)
+    write_images(root / name, frames) if kind == "images" else write_mp4(root / f"{name}.mp4", frames, 10)
+
+
+@pytest.mark.parametrize("kind", ["images", "mp4"])
+def test_a_folder_that_has_grown_gives_each_recording_one_episode(tmp_path, kind, capsys):
+    source, options = tmp_path / "films", ("--image-size", "16")
+    for number, name in enumerate("bce"):
+        write_recording(source, kind, name, make_frames(5 + number, number))
+    environment = imported(source, *options)
+    before = [environment.episode_path(i).read_bytes() for i in range(3)]
+    for number, name in enumerate("ad"):
+        write_recording(source, kind, name, make_frames(8 + number, 3 + number))
+    environment = imported(source, *options)
+    assert environment.sessions.tolist() == [0, 1, 2, 3, 4]
+    assert environment.num_frames.tolist() == [5, 6, 7, 8, 9]
+    assert [environment.episode_path(i).read_bytes() for i in range(3)] == before
+    shutil.rmtree(source / "b") if kind == "images" else (source / "b.mp4").unlink()
+    capsys.readouterr()
+    assert imported(source, *options).num_frames.tolist() == [5, 6, 7, 8, 9]
+    assert "imported 0 episodes" in capsys.readouterr().out
+
+
+def forget_recordings(environment: Environment) -> None:
+    """Rewrite the episodes as earlier versions made them, without the names of their recordings."""
+    for i in range(environment.num_episodes):
+        with environment.open(i) as episode:
+            meta, frames = replace(episode.meta, policy_parameters={}), episode.frames()
+        with EpisodeWriter(environment.episode_path(i), meta, environment.info.frame_shape) as writer:
+            writer.start(frames[0])
+            for frame in frames[1:]:
+                writer.step(0, 0, False, False, {}, frame)
+            writer.commit()
+
+
+def test_an_import_of_an_earlier_version_is_kept_but_not_added_to(tmp_path, capsys):
+    source = tmp_path / "films"
+    for name in "bc":
+        write_recording(source, "images", name, make_frames(5))
+    forget_recordings(imported(source, "--image-size", "16"))
+    assert imported(source, "--image-size", "16").num_episodes == 2
+    write_recording(source, "images", "a", make_frames(6))
+    assert "import into another folder" in error_of(capsys, source, "--image-size", "16")
 
 
 def test_one_video_is_a_dataset(tmp_path):

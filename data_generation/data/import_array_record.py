@@ -42,6 +42,10 @@ class ArrayRecordSession(ArraySession):
 
     record: int
 
+    @property
+    def part(self) -> str:
+        return str(self.record)
+
     def num_frames(self) -> int:
         return int(self._content()["sequence_length"])
 

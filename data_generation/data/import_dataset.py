@@ -6,14 +6,16 @@ files.
 
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-from data_generation.data.episode import episode_path, is_whole
+from data_generation.data.episode import EpisodeMeta, EpisodeReader, episode_path, is_whole
 from data_generation.data.errors import UserError
 from data_generation.data.import_array_record import ARRAY_RECORD_SUFFIXES, array_record_dataset
 from data_generation.data.import_arrays import ArrayDataset, ArraySession, ImportOptions, files_below
@@ -22,6 +24,7 @@ from data_generation.data.import_lerobot import is_lerobot, lerobot_dataset
 from data_generation.data.import_original import OriginalSession, numbered, original_info, original_sessions
 from data_generation.data.import_parquet import PARQUET_SUFFIXES, parquet_dataset
 from data_generation.data.import_session import Fit, ImportedSession, first_frame, keep_size, write_session
+from data_generation.data.index import scan
 from data_generation.data.info import INFO_FNAME, DatasetInfo, MissingDatasetError
 from data_generation.data.layout import BadEpisodeError
 from data_generation.data.recordings import VIDEO_SUFFIXES, frame_rate, images_in, natural_order, videos_in
@@ -35,6 +38,10 @@ _ARRAY_FORMATS = {
 }
 
 
+# Of `EpisodeMeta.policy_parameters`: the name of the recording that an episode was made of.
+_RECORDING = "recording"
+
+
 @dataclass
 class Imported:
     """Counts of one import."""
@@ -46,11 +53,21 @@ class Imported:
 
 @dataclass
 class _DatasetSource:
-    """An environment to import. `describe` gives its info, but for the shape of its frames, by its first session."""
+    """An environment to import. `describe` gives its info, but for the shape of its frames, by its first session.
+
+    `root`: the folder relative to which its recordings are named; None where the source itself numbers its episodes.
+    """
 
     name: str
     sessions: Sequence[ImportedSession]
     describe: Callable[[Any], DatasetInfo]
+    root: Path | None = None
+
+    def recording(self, session: ImportedSession) -> str:
+        """The name of a session's recording, which stays when others join it; "" for one that the source numbers."""
+        if self.root is None:
+            return ""
+        return f"{session.path.relative_to(self.root).as_posix()} {session.part}".rstrip()
 
 
 def import_dataset(
@@ -62,6 +79,8 @@ def import_dataset(
 ) -> Imported:
     """Convert recordings into environments below `target_dpath`; sessions that are there already are kept.
 
+    Recordings without numbers of their own are known by their names: those that are new get the next free numbers.
+
     `source_dpath`: an original dataset or environment, a video, a folder of videos or of folders of images, a folder of
     such folders, a LeRobot dataset, or files of arrays and folders with them. `options.action_names` overrides the
     names that the files give. `fit` brings frames to the size of the dataset. `UserError` names the bad file, unless
@@ -72,17 +91,45 @@ def import_dataset(
         info, env_dpath = _info(source, on_bad_episode, fit), target_dpath / source.name
         _check_target(env_dpath, info)
         info.save(env_dpath)
-        for session in tqdm(source.sessions, f"import {source.name}", unit="episode"):
-            if is_whole(episode_path(env_dpath, session.instance, session.session)):
-                result.kept += 1
-                continue
+        missing = _missing(source, env_dpath)
+        result.kept += len(source.sessions) - len(missing)
+        for session, number in tqdm(missing, f"import {source.name}", unit="episode"):
+            recording = source.recording(session)
+            parameters = {_RECORDING: recording} if recording else {}
+            meta = EpisodeMeta(0, session.instance, number, "imported", parameters, info.game, info.versions)
             try:
-                write_session(session, env_dpath, info, fit)
+                write_session(session, env_dpath, meta, info, fit)
                 result.made += 1
             except UserError as error:
                 _say_bad(error, on_bad_episode)
                 result.bad += 1
     return result
+
+
+def _missing(source: _DatasetSource, env_dpath: Path) -> list[tuple[ImportedSession, int]]:
+    """The sessions of which the environment has no episode yet, with the numbers that they get."""
+    if source.root is None:
+        places = [(session, episode_path(env_dpath, session.instance, session.session)) for session in source.sessions]
+        return [(session, session.session) for session, path in places if not is_whole(path)]
+    there = _recordings(env_dpath)
+    if "" in there.values():
+        problem = f"'{env_dpath}' was imported by an earlier version, which noted no names of recordings"
+        if sorted(there) != [session.session for session in source.sessions]:
+            raise UserError(f"{problem}, so which of them are new cannot be known: import into another folder")
+        logger.warning("%s: its %d episodes are taken for the same %d", problem, len(there), len(there))
+        return []
+    known = set(there.values())
+    new = [session for session in source.sessions if source.recording(session) not in known]
+    return list(zip(new, (number for number in count() if number not in there), strict=False))
+
+
+def _recordings(env_dpath: Path) -> dict[int, str]:
+    """Number of each whole episode of the first instance → the name of its recording, "" where it has none."""
+    found = {}
+    for number in [number for instance, number, *_ in scan(env_dpath) if instance == 0]:
+        with suppress(OSError, UserError), EpisodeReader(episode_path(env_dpath, 0, number)) as episode:
+            found[number] = str(episode.meta.policy_parameters.get(_RECORDING, ""))
+    return found
 
 
 def _say_bad(error: UserError, on_bad_episode: str) -> None:
@@ -125,11 +172,11 @@ def _check_target(env_dpath: Path, info: DatasetInfo) -> None:
 def _sources(source_dpath: Path, options: ImportOptions) -> list[_DatasetSource]:
     """The environments at a path. `UserError` where there are none."""
     if is_lerobot(source_dpath):
-        return [_of_arrays(lerobot_dataset(source_dpath, options), options)]
+        return [_of_arrays(lerobot_dataset(source_dpath, options), options, None)]
     if source_dpath.is_file() and (arrays := _arrays(source_dpath, options)):
         return [arrays]
     if source_dpath.is_file() and source_dpath.suffix.lower() in VIDEO_SUFFIXES:
-        return [_without_actions(source_dpath, [ImportedSession(source_dpath, 0, 0)])]
+        return [_without_actions(source_dpath, [ImportedSession(source_dpath, 0, 0)], source_dpath.parent)]
     if not source_dpath.is_dir():
         raise MissingDatasetError(f"'{source_dpath}' is not a folder: give an original dataset, or a folder of videos")
     try:
@@ -154,11 +201,11 @@ def _arrays(path: Path, options: ImportOptions) -> _DatasetSource | None:
     name = path.resolve().stem if path.is_file() else path.resolve().name
     for suffixes, read in _ARRAY_FORMATS.items():
         if files := files_below(path, suffixes, natural_order):
-            return _of_arrays(read(name, files, options), options)
+            return _of_arrays(read(name, files, options), options, path if path.is_dir() else path.parent)
     return None
 
 
-def _of_arrays(dataset: ArrayDataset, options: ImportOptions) -> _DatasetSource:
+def _of_arrays(dataset: ArrayDataset, options: ImportOptions, root: Path | None) -> _DatasetSource:
     @cache
     def names() -> list[str]:
         return dataset.names(options)
@@ -168,7 +215,7 @@ def _of_arrays(dataset: ArrayDataset, options: ImportOptions) -> _DatasetSource:
         generator = {"imported": True}
         return DatasetInfo(dataset.name, game or dataset.name, names(), (3, 1, 1), generator=generator, fps=dataset.fps)
 
-    return _DatasetSource(dataset.name, dataset.sessions, describe)
+    return _DatasetSource(dataset.name, dataset.sessions, describe, root)
 
 
 def _environment(dpath: Path, action_names: list[str] | None) -> _DatasetSource | None:
@@ -187,7 +234,9 @@ def _environment(dpath: Path, action_names: list[str] | None) -> _DatasetSource 
     if not recorded and images_in(dpath):
         recorded = [dpath]
     found = [ImportedSession(path, 0, number) for number, path in enumerate(recorded)]
-    return _without_actions(dpath, found or _original_frames(dpath)) if found or without else None
+    if found:
+        return _without_actions(dpath, found, dpath)
+    return _without_actions(dpath, _original_frames(dpath), None) if without else None
 
 
 def _folders(dpath: Path) -> list[Path]:
@@ -204,12 +253,12 @@ def _original_frames(env_dpath: Path) -> list[ImportedSession]:
     return found
 
 
-def _without_actions(path: Path, sessions: list[ImportedSession]) -> _DatasetSource:
-    """Videos, or folders of images, that tokenizer, LAM and GenieRedux can learn from."""
+def _without_actions(path: Path, sessions: list[ImportedSession], root: Path | None) -> _DatasetSource:
+    """Videos, or folders of images, that tokenizer, LAM and GenieRedux can learn from. `root` as of the source."""
     name = path.resolve().stem if path.is_file() else path.resolve().name
 
     def describe(session: ImportedSession) -> DatasetInfo:
         rate = None if session.path.is_dir() else frame_rate(session.path)
         return DatasetInfo(name, name, [], (3, 1, 1), generator={"imported": True}, fps=rate)
 
-    return _DatasetSource(name, sessions, describe)
+    return _DatasetSource(name, sessions, describe, root)

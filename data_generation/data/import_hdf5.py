@@ -41,6 +41,10 @@ class Hdf5Session(ArraySession):
     start: int
     stop: int
 
+    @property
+    def part(self) -> str:
+        return f"{self.group} {self.start}"
+
     def num_frames(self) -> int:
         return self.stop - self.start
 

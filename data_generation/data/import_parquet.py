@@ -37,6 +37,10 @@ class ParquetSession(ArraySession):
     stop: int
     is_row: bool = False
 
+    @property
+    def part(self) -> str:
+        return str(self.start)
+
     def num_frames(self) -> int:
         if not self.is_row:
             return self.stop - self.start

@@ -27,11 +27,16 @@ class Step:
 
 @dataclass
 class ImportedSession:
-    """A video file, or a folder of images, without actions; its place in the dataset."""
+    """A video file, or a folder of images, without actions; its place in the recordings."""
 
     path: Path
     instance: int
     session: int
+
+    @property
+    def part(self) -> str:
+        """Which of the recordings in its file it is; "" = the file holds no other."""
+        return ""
 
     def frames(self) -> Iterator[np.ndarray]:
         """Frames (h, w, 3) uint8. `UserError` for whatever is wrong with the files."""
@@ -59,10 +64,9 @@ def first_frame(session: ImportedSession, fit: Fit) -> np.ndarray:
     return fit(frame)
 
 
-def write_session(session: ImportedSession, env_dpath: Path, info: DatasetInfo, fit: Fit) -> None:
-    """Make an episode of a session. `UserError` where that is not possible; nothing is written then."""
-    path = episode_path(env_dpath, session.instance, session.session)
-    meta = EpisodeMeta(0, session.instance, session.session, "imported", {}, info.game, info.versions)
+def write_session(session: ImportedSession, env_dpath: Path, meta: EpisodeMeta, info: DatasetInfo, fit: Fit) -> None:
+    """Make the episode `meta` of a session. `UserError` where that is not possible; nothing is written then."""
+    path = episode_path(env_dpath, meta.instance, meta.session)
     frames = (_of_size(fit(frame), session, info) for frame in session.frames())
     steps = iter(session.steps(info.num_actions) or repeat(Step()))
     with EpisodeWriter(path, meta, info.frame_shape) as writer:
