@@ -42,6 +42,13 @@ def test_learning_rate_warms_up_falls_as_a_cosine_and_stays():
     assert rates == pytest.approx([5e-5, 7.5e-5, 1e-4, 7.5e-5, 5e-5, 5e-5])
 
 
+@pytest.mark.parametrize("schedule", ["cosine", "wsd"])
+def test_a_learning_rate_below_the_least_one_stays_as_it_is(schedule):
+    config = OptimizerConfig(learning_rate=1e-5, cosine_annealing_min_lr=5e-5, linear_warmup_total_iters=10)
+    config.schedule, config.cosine_annealing_t_max = schedule, 100
+    assert {learning_rate(config, step) for step in range(10, 150)} == {1e-5}
+
+
 def test_wsd_keeps_the_learning_rate_and_falls_linearly_at_the_end():
     config = OptimizerConfig(schedule="wsd", wsd_decay=0.4, linear_warmup_total_iters=10, cosine_annealing_t_max=100)
     rates = [learning_rate(config, step) for step in (0, 10, 40, 70, 90, 110, 5000)]

@@ -94,7 +94,7 @@ class OptimizerConfig:
     schedule: Annotated[str, OneOf("cosine", "wsd")] = "cosine"
     wsd_decay: PositiveFraction = 0.3
     cosine_annealing_t_max: CountOrZero = 100_000
-    cosine_annealing_min_lr: NotNegative = 5e-5
+    cosine_annealing_min_lr: NotNegative = 5e-5  # above learning_rate: the rate stays
 
 
 @dataclass

@@ -122,6 +122,7 @@ def learning_rate(config: OptimizerConfig, step: int) -> float:
 
     Linear from start_factor · lr to lr over the warm-up, then a half cosine to min_lr over t_max steps, then constant.
     With the schedule wsd, constant instead of the half cosine, and linear in the last `wsd_decay` of the t_max steps.
+    It never rises after the warm-up: a min_lr above lr counts as lr.
     """
     warmup, period = config.linear_warmup_total_iters, config.cosine_annealing_t_max
     if step < warmup:
@@ -130,7 +131,7 @@ def learning_rate(config: OptimizerConfig, step: int) -> float:
     if period <= 0:
         return config.learning_rate
     progress = min(1.0, (step - warmup) / period)
-    low = config.cosine_annealing_min_lr
+    low = min(config.cosine_annealing_min_lr, config.learning_rate)
     if config.schedule == "wsd":
         share = min(1.0, (1 - progress) / config.wsd_decay)
     else:
