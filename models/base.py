@@ -14,7 +14,7 @@ from models.config import SampleSettings
 
 @dataclass
 class Output:
-    """`loss` is a scalar with gradient; `logs` are detached scalars by name."""
+    """`loss` is a scalar with gradient; `logs` are detached scalars by name, NaN where a batch has no such value."""
 
     loss: Tensor
     logs: dict[str, Tensor]

@@ -107,7 +107,8 @@ class GenieRedux(Model):
         # Validation draws for the clips of one process; training for the batch of all of them.
         share = BatchShare.of_process(len(ids)) if self.training else BatchShare.whole(len(ids))
         shape = (share.total, *inputs.shape[1:])
-        mask = share.own(history_mask(shape, config.history, config.min_mask_rate, inputs.device, generator))
+        masks = history_mask(shape, config.history, config.min_mask_rate, inputs.device, generator)
+        mask = share.own(masks)
         weights = loss_weights(mask, inputs, targets, config.history, share)
         inputs = corrupt(inputs, config.history.corruption, self.dynamics.codebook_size, generator, share)
         logs: dict[str, Tensor] = {}
@@ -129,7 +130,11 @@ class GenieRedux(Model):
             decoder_loss = self._decoder_loss(logits, ids[:, :1], video)
             loss = loss + config.decoder_loss_weight * decoder_loss
             logs["decoder_loss"] = decoder_loss.detach()
-        return Output(loss, {"loss": loss.detach(), **token_logs, **logs})
+        token_logs = {"loss": loss.detach(), **token_logs}
+        if config.history.loss_at == "masked":
+            # Where no clip of any process has a masked token, the loss of tokens is not 0: there is none.
+            token_logs = {name: value.where(masks.any(), torch.nan) for name, value in token_logs.items()}
+        return Output(loss, token_logs | logs)
 
     def _latent_actions(self, video: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Output]:
         """What the dynamics takes for the clips' own latent actions, and the LAM's loss: none where it is frozen."""

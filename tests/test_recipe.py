@@ -1,16 +1,20 @@
 """Recipes: what a training clip's history looks like, where the loss counts, and the optimisers."""
 
+import math
+
 import pytest
 import torch
 
+from data_generation.data.errors import FieldError
 from models.components.history import corrupt, history_mask, loss_weights
 from models.components.maskgit import random_mask
 from models.components.pixel_loss import pixel_loss
 from models.components.processes import BatchShare
 from models.config import HistoryConfig, SampleSettings
 from models.construct_model import build_model
+from models.genie_redux import GenieRedux
 from tests.model_helpers import random_actions, random_video, tiny_config, tiny_model
-from tests.training_helpers import assert_equal, renamed, weights, world_config
+from tests.training_helpers import assert_equal, renamed, rows, weights, world_config
 from tests.training_helpers import tiny_config as training_config
 from training.config import OptimizerConfig
 from training.main import train
@@ -88,6 +92,51 @@ def test_a_batch_without_a_masked_token_trains_nothing_instead_of_failing() -> N
     torch.manual_seed(0)
     loss = build_model(config)(random_video(), random_actions(), seeded()).loss
     assert loss.item() == 0 and torch.isfinite(loss)
+
+
+def test_a_batch_without_a_masked_token_does_not_count_in_training_and_validation(root, monkeypatch) -> None:
+    cfg = world_config(root)
+    cfg.dynamics.history = HistoryConfig(complete=0.5, prefix=0.5)
+    cfg.train.log_every, cfg.train.batch_size, cfg.train.validate_every = 4, 1, 4
+    cfg.train.max_valid_size = 0
+    outputs: list[tuple[bool, dict[str, float]]] = []
+    real = GenieRedux.forward
+
+    def forward(self, *arguments):
+        output = real(self, *arguments)
+        outputs.append((self.training, {name: float(value) for name, value in output.logs.items()}))
+        return output
+
+    monkeypatch.setattr(GenieRedux, "forward", forward)
+    train(cfg)
+    for split, is_training in (("train", True), ("validation", False)):
+        (row,) = rows(cfg, split)
+        for name in ("loss", "cross_entropy", "token_accuracy"):
+            found = [logs[name] for training, logs in outputs if training == is_training]
+            known = [value for value in found if not math.isnan(value)]
+            assert 0 < len(known) < len(found) and row[name] == pytest.approx(sum(known) / len(known))
+
+
+def test_an_interval_without_any_target_has_no_loss(root, monkeypatch) -> None:
+    cfg = world_config(root)
+    monkeypatch.setattr("models.genie_redux.history_mask", lambda shape, *_: torch.zeros(shape, dtype=torch.bool))
+    train(cfg)
+    for row in rows(cfg, "train"):
+        assert "loss" not in row and "token_accuracy" not in row and "grad_norm" in row
+
+
+@pytest.mark.parametrize(
+    ("history", "message"),
+    [
+        ({"complete": 0.9, "prefix": 0.9}, r"^dynamics\.history\.complete=0\.9: .*dynamics\.history\.prefix=0\.1"),
+        ({"complete": 1}, r"^dynamics\.history\.loss_at=masked: .*dynamics\.history\.loss_at=all"),
+    ],
+)
+def test_histories_that_cannot_be_are_one_line(root, history, message) -> None:
+    cfg = world_config(root)
+    cfg.dynamics.history = HistoryConfig(**history)
+    with pytest.raises(FieldError, match=message):
+        train(cfg)
 
 
 @pytest.mark.parametrize("temporal", ["decoder", "none"])

@@ -9,6 +9,7 @@ from data.data import ClipDataset
 from data_generation.data.errors import UNSET, FieldError, MissingPathError, UserError, under
 from models.base import Model
 from models.checkpoint import StoredModel, load_strictly, load_tokenizer, read_lam, read_model
+from models.components.history import check_history
 from models.config import ModelConfig
 from models.construct_model import build_model, kind_of
 from training.config import EvalConfig, TrainConfig, WeightPaths
@@ -76,13 +77,16 @@ def prepare_model(
 ) -> ModelAndConfig:
     """The model that `config` and `weights` ask for: loaded, then given other parts, or fresh.
 
-    Weights bring their sizes; the dataset brings the actions. FieldError if they do not agree, or if a world model
-    would train on an untrained tokenizer.
+    Weights bring their sizes; the dataset brings the actions. FieldError if they do not agree, if a world model would
+    train on an untrained tokenizer, or on histories that cannot be.
     """
     config = deepcopy(config)
     # For a tokenizer, `tokenizer_fpath` and `model_fpath` mean the same.
     own = weights.of_part(config.model) or weights.model
     _check_weights(config, weights, train, own)
+    if "dynamics" in kind_of(config).parts:
+        with under("dynamics.history"):
+            check_history(config.dynamics.history, train.num_frames)
     if train.use_decoder_loss and config.dynamics.decoder_loss_weight == 0:
         config.dynamics.decoder_loss_weight = 1.0
     model = _fresh(config, weights, dataset) if own is None else _trained(config, weights, dataset, own)

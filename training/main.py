@@ -100,7 +100,9 @@ def _train(cfg: GenieReduxConfig, runtime: Runtime, folder: RunFolder, code: Com
         trainer.report = report.resumed() if point else report
         logger.info("%s", _start_line(trainer, clips))
         if (least := cfg.optimizer.cosine_annealing_min_lr) > (rate := cfg.optimizer.learning_rate):
-            logger.info("optimizer.cosine_annealing_min_lr=%g is above optimizer.learning_rate=%g, and unused", least, rate)
+            logger.info(
+                "optimizer.cosine_annealing_min_lr=%g is above optimizer.learning_rate=%g, and unused", least, rate
+            )
     with under("train", mode="train.wandb_mode"):
         metrics = MetricsLogger(folder.path, _tracker_settings(cfg.train), asdict(cfg), trainer.step, runtime.is_main)
     runtime.wait_for_everyone()

@@ -35,34 +35,40 @@ logger = logging.getLogger(__name__)
 
 
 class Meter:
-    """Running means of scalars on the device; reading them is the only wait for it."""
+    """Running means of scalars on the device; reading them is the only wait for it.
+
+    A NaN does not count: a batch has no such value, in all processes alike.
+    """
 
     def __init__(self) -> None:
         self._sums: dict[str, Tensor] = {}
-        self._counts: dict[str, int] = {}
+        self._counts: dict[str, Tensor] = {}
 
     def add(self, values: dict[str, Tensor]) -> None:
         for name, value in values.items():
             value = value.detach().float()
+            is_known = ~value.isnan()
+            value = value.where(is_known, 0)
             self._sums[name] = self._sums[name] + value if name in self._sums else value
-            self._counts[name] = self._counts.get(name, 0) + 1
+            self._counts[name] = self._counts[name] + is_known if name in self._counts else is_known.long()
 
     def read(self, runtime: Runtime) -> dict[str, float]:
-        """Means over the steps since the last reading and over all processes."""
+        """Means over the steps since the last reading and over all processes; without names that have no value."""
         names = sorted(self._sums)
-        means = torch.stack([self._sums[name] / self._counts[name] for name in names])
+        counts = torch.stack([self._counts[name] for name in names]).tolist()
+        means = torch.stack([self._sums[name] / max(1, count) for name, count in zip(names, counts, strict=True)])
         values = runtime.accelerator.reduce(means, reduction="mean").tolist()
         self._sums, self._counts = {}, {}
-        return dict(zip(names, values, strict=True))
+        return {name: value for name, value, count in zip(names, values, counts, strict=True) if count}
 
     def state(self, runtime: Runtime) -> dict[str, Any]:
         """What `load_state` needs to continue as if nothing had happened; averaged over the processes."""
-        reduce = runtime.accelerator.reduce
-        return {"sums": {n: reduce(s, reduction="mean") for n, s in self._sums.items()}, "counts": dict(self._counts)}
+        sums = {name: runtime.accelerator.reduce(value, reduction="mean") for name, value in self._sums.items()}
+        return {"sums": sums, "counts": {name: int(count) for name, count in self._counts.items()}}
 
     def load_state(self, state: dict[str, Any], device: torch.device) -> None:
         self._sums = {name: value.to(device) for name, value in state["sums"].items()}
-        self._counts = dict(state["counts"])
+        self._counts = {name: torch.tensor(count, device=device) for name, count in state["counts"].items()}
 
 
 class Trainer:
@@ -186,7 +192,8 @@ class Trainer:
         metrics.log(self.step, "train", values)
         self._clock, self._logged_step = time.monotonic(), self.step
         self._warn()
-        return f"loss={values['loss'] if 'loss' in values else values['lam_loss']:.4f}"
+        losses = [f"{name}={values[name]:.4f}" for name in ("loss", "lam_loss") if name in values]
+        return losses[0].removeprefix("lam_") if losses else ""
 
     def _warn(self) -> None:
         """Say once what has gone wrong though the loss is finite."""

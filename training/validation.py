@@ -62,7 +62,10 @@ class Validator:
             model.train(was_training)
 
     def _loss(self, model: Model) -> dict[str, float]:
-        """Averages of the training loss and its parts, weighted by clips, over all processes' clips."""
+        """Averages of the training loss and its parts, weighted by clips, over all processes' clips.
+
+        Batches that have no such value do not count.
+        """
         table = SampleTable()
         config = self._config.train
         own = own_indices(self._loss_clips, self._runtime.accelerator)
@@ -71,6 +74,8 @@ class Validator:
             with self._runtime.autocast():
                 output = model(inputs.video, inputs.actions, generator, inputs.ids)
             for name, value in output.logs.items():
+                if value.isnan():
+                    continue
                 table.add(name, indices, value.float().expand(len(indices)))
         return averages(table.gather())
 

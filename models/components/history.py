@@ -7,10 +7,26 @@ tokens; `HistoryConfig` can train on that as well.
 import torch
 from torch import Tensor
 
+from data_generation.data.errors import FieldError
 from models.components.maskgit import random_mask
 from models.components.processes import BatchShare
 from models.components.transfer import to_device
 from models.config import HistoryConfig
+
+
+def check_history(config: HistoryConfig, num_frames: int) -> None:
+    """FieldError for shares of more than all training clips, or if no token of clips of `num_frames` is a target."""
+    if config.complete + config.prefix > 1 + 1e-9:
+        problem = f"with {{prefix}}={config.prefix:g} these are more than all training clips"
+        remedy = (
+            f"both are shares of them: set {{prefix}}={1 - config.complete:g} or {{complete}}={1 - config.prefix:g}"
+        )
+        raise FieldError("complete", config.complete, problem, remedy)
+    # With one input frame, a prefix is the whole of it.
+    without_mask = config.complete + (config.prefix if num_frames <= 2 else 0)
+    if config.loss_at == "masked" and without_mask > 1 - 1e-9:
+        problem = "no training clip has masked tokens, so there is nothing to learn"
+        raise FieldError("loss_at", config.loss_at, problem, "set {loss_at}=all, or lower {complete} or {prefix}")
 
 
 def history_mask(
