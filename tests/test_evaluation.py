@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+from data_generation.data.errors import FieldError
 from models.checkpoint import load_model, save_model
 from models.genie_redux import GenieRedux, SampleSettings
 from tests.training_helpers import SIZE, save_fresh, tiny_config, write_dataset
@@ -269,6 +270,20 @@ def test_wrong_settings_are_one_line(root, tmp_path, changes, message):
         evaluate(cfg)
     assert "\n" not in str(error.value)
     assert not (tmp_path / "results").exists()
+
+
+@pytest.mark.parametrize("model", ["tokenizer", "lam", "genie_redux", "genie_redux_guided"])
+def test_clips_too_short_for_the_model_are_one_line(root, tmp_path, model):
+    cfg = config(root, tmp_path, model, num_frames=1)
+    with pytest.raises(FieldError, match=r"^eval\.num_frames=1: must be at least 2 for this model; use longer clips"):
+        evaluate(cfg)
+
+
+def test_a_tokenizer_of_single_frames_is_evaluated_on_them(root, tmp_path):
+    cfg = tiny_config(root)
+    cfg.tokenizer.temporal = "none"
+    cfg.eval.model_fpath = str(save_fresh(tmp_path / "run" / "model-7.pt", cfg))
+    assert results(evaluate(with_eval(cfg, tmp_path, num_frames=1)))["metrics"]["psnr"] > 0
 
 
 def test_a_model_with_other_actions_or_frames_is_one_line(root, tmp_path):

@@ -165,14 +165,33 @@ def test_a_run_is_not_resumed_with_a_lam_that_is_frozen_from_then_on(root):
         train(cfg)
 
 
-def test_a_lam_that_trains_on_does_so_in_a_run_that_starts_from_the_whole_model(root):
-    path = train(world_config(root, saved_lam(root), lr=1e-3))
+@pytest.mark.parametrize("was_frozen", [False, True])
+@pytest.mark.parametrize("is_frozen", [False, True])
+def test_a_run_that_starts_from_the_whole_model_says_whether_its_lam_stays(root, was_frozen, is_frozen):
+    before = world_config(root, saved_lam(root), lr=1e-3)
+    before.lam.frozen = was_frozen
+    path = train(before)
     cfg = world_config(root, None, "again", lr=1e-3)
     cfg.model_fpath, cfg.tokenizer_fpath = str(path), None
-    cfg.lam.frozen = cfg.dynamics.latent_embeddings = True
+    cfg.lam.frozen = cfg.dynamics.latent_embeddings = is_frozen
     again = load_model(train(cfg))
-    assert not again.config.lam.frozen
+    assert again.config.lam.frozen == is_frozen
+    # The structure of the weights is the checkpoint's.
     assert again.model.dynamics.action_embedding is None
+    ours, theirs = again.model.lam.state_dict(), load_model(path).model.lam.state_dict()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours) == is_frozen
+
+
+@pytest.mark.parametrize("is_frozen", [False, True])
+def test_a_resumed_run_cannot_change_whether_its_lam_stays(root, is_frozen):
+    cfg = world_config(root, saved_lam(root), lr=1e-3)
+    cfg.lam.frozen = is_frozen
+    train(cfg)
+    cfg.train = replace(cfg.train, num_train_steps=2, resume_ckpt="latest")
+    assert load_model(train(cfg)).config.lam.frozen == is_frozen
+    cfg.lam.frozen = not is_frozen
+    with pytest.raises(FieldError, match=r"lam\.frozen=\w+: the run that is resumed has"):
+        train(cfg)
 
 
 def test_a_frozen_lam_that_nothing_brings_is_refused(root):

@@ -28,7 +28,7 @@ from training.enlarging import EnlargingStage
 from training.fid import Fid, make_fid, score
 from training.images import keep_frames
 from training.latent_actions import keep_actions, take_scores
-from training.loading import ClipChoice, check_actions, check_frames, open_clips
+from training.loading import ClipChoice, check_actions, check_frames, check_length, open_clips
 from training.measures.calibration import keep_calibration, take_calibration
 from training.measures.counterfactuals import measure_counterfactuals, play_counterfactuals
 from training.measures.distances import keep_features, take_distances
@@ -73,6 +73,7 @@ class Evaluation(ABC):
         self.setup, self.config, self.loaded, self.runtime = setup, setup.eval, loaded, runtime
         choice = ClipChoice(self.config.split, self.config.num_frames, self.config.seq_step)
         with under("eval", on_bad_episode="data.on_bad_episode"):
+            check_length(self.config.num_frames, loaded.model)
             self.dataset = open_clips(self.config, choice, setup.on_bad_episode)
         self.enlarging = EnlargingStage.load(setup, loaded.config, self.dataset, runtime.device)
         if not self.enlarging.is_large:

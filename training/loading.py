@@ -2,7 +2,7 @@
 
 import logging
 from copy import deepcopy
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 from data.data import ClipDataset
@@ -25,6 +25,7 @@ TRAIN_ONLY_FIELDS = {
     "reconstruction_weight",
     "changed_pixel_weight",
     "change_floor",
+    "frozen",
     "loss",
     "tdce_weight",
     "decoder_loss_weight",
@@ -73,12 +74,12 @@ def open_clips(source: TrainConfig | EvalConfig, choice: ClipChoice, on_bad_epis
 
 
 def prepare_model(
-    config: ModelConfig, weights: WeightPaths, train: TrainConfig, dataset: ClipDataset
+    config: ModelConfig, weights: WeightPaths, train: TrainConfig, dataset: ClipDataset, resumes: bool = False
 ) -> ModelAndConfig:
     """The model that `config` and `weights` ask for: loaded, then given other parts, or fresh.
 
     Weights bring their sizes; the dataset brings the actions. FieldError if they do not agree, if a world model would
-    train on an untrained tokenizer, or on histories that cannot be.
+    train on an untrained tokenizer, or on histories that cannot be. `resumes`: the weights are of this very run.
     """
     config = deepcopy(config)
     # For a tokenizer, `tokenizer_fpath` and `model_fpath` mean the same.
@@ -89,7 +90,10 @@ def prepare_model(
             check_history(config.dynamics.history, train.num_frames)
     if train.use_decoder_loss and config.dynamics.decoder_loss_weight == 0:
         config.dynamics.decoder_loss_weight = 1.0
-    model = _fresh(config, weights, dataset) if own is None else _trained(config, weights, dataset, own)
+    if own is None:
+        model = _fresh(config, weights, dataset)
+    else:
+        model = _trained(config, weights, dataset, own, resumes)
     if train.train_decoder_only:
         model.train_decoder_only()
     check_frames(config, dataset)
@@ -138,7 +142,7 @@ def _fresh(config: ModelConfig, weights: WeightPaths, dataset: ClipDataset) -> M
     return model
 
 
-def _trained(config: ModelConfig, weights: WeightPaths, dataset: ClipDataset, own: Path) -> Model:
+def _trained(config: ModelConfig, weights: WeightPaths, dataset: ClipDataset, own: Path, resumes: bool) -> Model:
     """The model of the checkpoint `own`, with the tokenizer and the LAM of `weights` in place of its own.
 
     The checkpoint's sizes go into `config`, which decides how it is trained.
@@ -147,6 +151,10 @@ def _trained(config: ModelConfig, weights: WeightPaths, dataset: ClipDataset, ow
         stored = read_model(own, weights.tokenizer)
     _check_kind(config, stored)
     _adopt_sizes(config, stored.config)
+    if resumes:
+        config.lam.frozen = stored.config.lam.frozen
+    elif kind_of(config).lam_prefix and config.lam.frozen != stored.config.lam.frozen:
+        logger.info("lam.frozen=%s: in '%s' it was %s", config.lam.frozen, own, stored.config.lam.frozen)
     check_actions(config, dataset, f"'{own}'")
     if weights.lam:
         lam = _given_lam(weights.lam, config)
@@ -185,12 +193,18 @@ def _given_lam(path: Path, config: ModelConfig) -> StoredModel:
         problem = f"has lam.dim={own.dim}, which must equal dynamics.dim={dim}"
         remedy = f"set dynamics.dim={own.dim} for new dynamics, or train a LAM with lam.dim={dim}"
         raise FieldError("lam_fpath", path, problem, remedy)
-    # Whether it stays as it is, the run decides.
-    _adopt_part(config, replace(own, frozen=config.lam.frozen), "lam")
+    _adopt_part(config, own, "lam")
     return lam
 
 
 # ---- does it fit the dataset? ---------------------------------------------------------------------------------------
+
+
+def check_length(num_frames: int, model: Model) -> None:
+    """FieldError if clips are too short for the model."""
+    if num_frames < model.min_frames:
+        remedy = "use longer clips (single frames are for a tokenizer with temporal=none)"
+        raise FieldError("num_frames", num_frames, f"must be at least {model.min_frames} for this model", remedy)
 
 
 def check_frames(config: ModelConfig, dataset: ClipDataset) -> None:

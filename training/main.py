@@ -31,7 +31,7 @@ from training.config import (
     ValidationConfig,
     WeightPaths,
 )
-from training.loading import TRAIN_ONLY_FIELDS, ClipChoice, attach_tokenizer, open_clips, prepare_model
+from training.loading import TRAIN_ONLY_FIELDS, ClipChoice, attach_tokenizer, check_length, open_clips, prepare_model
 from training.report import summary
 from training.run_folder import RunFolder, read_state
 from training.run_record import changes, make_record
@@ -46,6 +46,8 @@ logger = logging.getLogger(__name__)
 
 # The clips of a run, in its record.
 _CONTENT = "clips"
+# Of a model's parts: what a run may choose for weights, but cannot change when it is resumed.
+_CHOSEN_ONCE = {"frozen"}
 # What a resumed run cannot change, besides the sizes of what it trains.
 _FIXED = {
     *("model", "seed", "model_fpath", "tokenizer_fpath", "lam_fpath", "data.seq_step"),
@@ -83,7 +85,7 @@ def _train(cfg: GenieReduxConfig, runtime: Runtime, folder: RunFolder, code: Com
     # Only fresh weights come from the global generator, which training leaves alone.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(cfg.seed)
-        prepared = prepare_model(model_config(cfg), weights, cfg.train, clips)
+        prepared = prepare_model(model_config(cfg), weights, cfg.train, clips, resumes=point is not None)
     attach_tokenizer(prepared.model, weight_paths(cfg).tokenizer)
     with under("train"):
         _check_clips(cfg.train, prepared.model)
@@ -195,7 +197,7 @@ def _check_record(cfg: GenieReduxConfig, record: dict[str, Any], stored: Any) ->
         for part in kind.parts
         if part not in kind.model.frozen_parts
         for field in fields(getattr(cfg, part))
-        if field.name not in TRAIN_ONLY_FIELDS
+        if field.name not in TRAIN_ONLY_FIELDS - _CHOSEN_ONCE
     }
     changed = changes(record, stored, sizes | _FIXED, remedy)
     if stored.get(_CONTENT, record[_CONTENT]) != record[_CONTENT]:
@@ -220,9 +222,7 @@ def _open_clips(cfg: GenieReduxConfig, split: str) -> ClipDataset:
 
 def _check_clips(train: TrainConfig, model: Model) -> None:
     """FieldError if clips are too short for the model; a warning if it has no use for cached token ids."""
-    if train.num_frames < model.min_frames:
-        remedy = "use longer clips (single frames are for a tokenizer with temporal=none)"
-        raise FieldError("num_frames", train.num_frames, f"must be at least {model.min_frames} for this model", remedy)
+    check_length(train.num_frames, model)
     if train.enable_cache and not model.takes_token_ids:
         kind = type(model).__name__
         logger.warning("train.enable_cache has no effect: a %s trains on frames, not on token ids", kind)
