@@ -59,7 +59,8 @@ class ClipSampler(Sampler[list[int]]):
     Every environment is drawn equally often, each in an order of its own without repetition until all of its clips
     were drawn. The state is one number, the samples consumed by all ranks together since the start of training
     (`start_sample`); it does not depend on worker or process counts. Rank r takes every world_size-th batch from the
-    r-th on. What is left of an epoch and fills no batch of every rank is dropped.
+    r-th on. What is left of an epoch and fills no batch of every rank is dropped: also where a run that resumes with
+    another batch size ends its first epoch.
     """
 
     def __init__(
@@ -81,8 +82,18 @@ class ClipSampler(Sampler[list[int]]):
         if not self.epoch_samples:
             problem = f"{total} clips are fewer than one batch of {global_batch} over all processes"
             raise FieldError("batch_size", batch_size, problem, "lower {batch_size} or generate more sessions")
-        self._start_epoch, self._start_position = divmod(start_sample, self.epoch_samples)
+        self._global_batch = global_batch
+        self._start_epoch, self._start_position = divmod(self._next_start(start_sample), self.epoch_samples)
         self.epoch = self._start_epoch
+
+    def samples_after(self, samples: int) -> int:
+        """The samples consumed since the start of training, `samples` so far, when a batch of every rank is drawn."""
+        return self._next_start(samples) + self._global_batch
+
+    def _next_start(self, samples: int) -> int:
+        """Where the next batch of every rank starts: in the next epoch where this one has not enough left for it."""
+        left = self.epoch_samples - samples % self.epoch_samples
+        return samples if left >= self._global_batch else samples + left
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch of the next iteration. The epoch that `start_sample` lies in begins there, others at 0."""
@@ -98,23 +109,19 @@ class ClipSampler(Sampler[list[int]]):
         place = permute(place, self._clips_per_env[env], _key(self._seed, self.epoch, turn, env + 1))
         return self._first_clip[env] + place
 
+    @property
     def _first_position(self) -> int:
-        start = self._start_position if self.epoch == self._start_epoch else 0
-        return start + self._rank * self.batch_size
+        """Of the current epoch's batches of all ranks."""
+        return self._start_position if self.epoch == self._start_epoch else 0
 
     def __iter__(self) -> Iterator[list[int]]:
-        stride = self._world_size * self.batch_size
+        first, count = self._first_position + self._rank * self.batch_size, len(self)
         batches_at_once = max(1, _POSITIONS_AT_ONCE // self.batch_size)
-        for first in range(self._first_position(), self.epoch_samples, batches_at_once * stride):
-            starts = np.arange(first, min(first + batches_at_once * stride, self.epoch_samples), stride)
-            positions = starts[:, None] + np.arange(self.batch_size)
-            clips = self.clips_at(positions.ravel()).reshape(positions.shape)
-            # Cut where a run that resumes with another batch size ends its first epoch.
-            yield from (
-                batch[where < self.epoch_samples].tolist() for batch, where in zip(clips, positions, strict=True)
-            )
+        for done in range(0, count, batches_at_once):
+            numbers = np.arange(done, min(done + batches_at_once, count))
+            positions = first + numbers[:, None] * self._global_batch + np.arange(self.batch_size)
+            yield from self.clips_at(positions.ravel()).reshape(positions.shape).tolist()
 
     def __len__(self) -> int:
-        """Batches of this rank in the current epoch."""
-        stride = self._world_size * self.batch_size
-        return max(0, -(-(self.epoch_samples - self._first_position()) // stride))
+        """Batches of each rank in the current epoch."""
+        return (self.epoch_samples - self._first_position) // self._global_batch

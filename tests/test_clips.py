@@ -274,6 +274,37 @@ def test_ranks_share_each_epoch_without_overlap(sizes, batch, world, steps):
     assert together == list(single)
 
 
+def drawn_from(samples: int, steps: int, sizes: list[int], batch: int, world: int) -> tuple[list[list[int]], int]:
+    """The next batches of all ranks after `samples`, and the samples consumed then, as training counts them."""
+    ranks = [ClipSampler(sizes, batch, 4, rank, world, samples) for rank in range(world)]
+    batches: list[list[int]] = []
+    while len(batches) < steps:
+        lists = [list(rank) for rank in ranks]
+        batches += [list(itertools.chain(*step)) for step in zip(*lists, strict=True)]
+        for rank in ranks:
+            rank.set_epoch(rank.epoch + 1)
+    for _ in range(steps):
+        samples = ranks[0].samples_after(samples)
+    return batches[:steps], samples
+
+
+@settings(max_examples=100)
+@given(
+    sizes=st.lists(st.integers(8, 20), min_size=1, max_size=3),
+    batches=st.tuples(st.integers(1, 4), st.integers(1, 4)),
+    worlds=st.tuples(st.integers(1, 2), st.integers(1, 2)),
+    steps=st.tuples(st.integers(0, 12), st.integers(0, 12), st.integers(1, 12)),
+)
+def test_with_another_batch_size_no_batch_is_cut_and_resuming_again_changes_nothing(sizes, batches, worlds, steps):
+    _, samples = drawn_from(0, steps[0], sizes, batches[0], worlds[0])
+    assert samples == steps[0] * batches[0] * worlds[0]
+    once, end = drawn_from(samples, steps[1] + steps[2], sizes, batches[1], worlds[1])
+    assert {len(clips) for clips in once} == {batches[1] * worlds[1]}
+    first, between = drawn_from(samples, steps[1], sizes, batches[1], worlds[1])
+    second, again = drawn_from(between, steps[2], sizes, batches[1], worlds[1])
+    assert (first + second, again) == (once, end)
+
+
 def test_clips_are_in_time_order(dataset_dpath):
     order = draw(in_order(ClipDataset(dataset_dpath, "all", 16), 10), 10_000)
     assert order == sorted(order)

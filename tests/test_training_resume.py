@@ -49,6 +49,20 @@ def test_resuming_with_worker_processes_counts_what_was_trained_not_what_was_rea
     assert_equal(weights(train(renamed(cfg, "twice", num_train_steps=3, resume_ckpt="2"))), weights(once))
 
 
+def test_a_run_that_resumes_with_another_batch_size_resumes_again_as_if_it_had_not_stopped(root):
+    cfg = tiny_config(root)
+    cfg.data.seq_step = 20  # 9 clips: after a batch of 4, one of 3 and two that fill no batch
+    start = train(renamed(cfg, "start", num_train_steps=1, batch_size=4))
+    changed = {"batch_size": 3, "resume_ckpt": str(start)}
+    once = train(renamed(cfg, "once", num_train_steps=5, **changed))
+    for steps in (2, 3, 4):
+        name = f"stopped at {steps}"
+        train(renamed(cfg, name, num_train_steps=steps, **changed))
+        assert_equal(
+            weights(train(renamed(cfg, name, num_train_steps=5, batch_size=3, resume_ckpt="latest"))), weights(once)
+        )
+
+
 def test_a_fresh_run_never_overwrites_one(root):
     cfg = tiny_config(root)
     last = train(cfg)

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from data.data import ClipDataset
+from data.data import ClipDataset, ClipSampler
 from data.loader import Batch, BatchDataset, ClipLoader, iterate_epochs, make_loader
 from data_generation.data.errors import under
 from training.config import EvalConfig, TrainConfig
@@ -74,8 +74,10 @@ class TrainingBatches:
                 start_sample=self.samples,
                 pin_memory=self._runtime.device.type == "cuda",
             )
+            sampler = loader.batch_sampler
+            assert isinstance(sampler, ClipSampler)
             for batch in iterate_epochs(loader):
-                self.samples += self.per_batch
+                self.samples = sampler.samples_after(self.samples)
                 yield self._source.inputs(batch)
 
 

@@ -90,10 +90,7 @@ def prepare_model(
             check_history(config.dynamics.history, train.num_frames)
     if train.use_decoder_loss and config.dynamics.decoder_loss_weight == 0:
         config.dynamics.decoder_loss_weight = 1.0
-    if own is None:
-        model = _fresh(config, weights, dataset)
-    else:
-        model = _trained(config, weights, dataset, own, resumes)
+    model = _fresh(config, weights, dataset) if own is None else _trained(config, weights, dataset, own, resumes)
     if train.train_decoder_only:
         model.train_decoder_only()
     check_frames(config, dataset)
