@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from data_generation.data.errors import FieldError
 from models.tokenizer import Tokenizer
 from tests.process_helpers import wait_until
 from tests.training_helpers import (
@@ -61,6 +62,20 @@ def test_a_run_that_resumes_with_another_batch_size_resumes_again_as_if_it_had_n
         assert_equal(
             weights(train(renamed(cfg, name, num_train_steps=5, batch_size=3, resume_ckpt="latest"))), weights(once)
         )
+
+
+@pytest.mark.parametrize(("model", "auto"), [("tokenizer", "muon"), ("lam", "adamw"), ("genie_redux_guided", "adamw")])
+def test_a_run_keeps_its_optimiser_whatever_it_is_called(root, model, auto):
+    cfg = world_config(root, model) if model.startswith("genie") else tiny_config(root, model)
+    cfg.optimizer.name = "auto"
+    train(renamed(cfg, "run", num_train_steps=1))
+    cfg.optimizer.name = auto
+    train(renamed(cfg, "run", num_train_steps=2, resume_ckpt="latest"))
+    for name in {"muon", "adamw"} - {auto}:
+        cfg.optimizer.name = name
+        message = rf"^optimizer\.name={name}: the run that is resumed has {auto}; set optimizer\.name={auto}"
+        with pytest.raises(FieldError, match=message):
+            train(renamed(cfg, "run", num_train_steps=3, resume_ckpt="latest"))
 
 
 def test_a_fresh_run_never_overwrites_one(root):

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from data_generation.data.errors import UserError
+from data_generation.data.errors import FieldError, UserError
 from models.base import Model
 from models.components.st_transformer import STTransformer
 from models.tensor_file import misfit
@@ -95,6 +95,17 @@ def _adamw(parameters: list[nn.Parameter], config: OptimizerConfig) -> torch.opt
     groups = [group for group in groups if group["params"]]
     beta1, beta2 = config.betas
     return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(beta1, beta2), fused=True)
+
+
+def check_same_kind(optimizer: Optimizer | JointOptimizer, config: OptimizerConfig, stored: dict[str, Any]) -> None:
+    """FieldError if moments that were stored are those of the other optimiser, AdamW or with Muon."""
+    state = stored.get("state")
+    moments = list(state.values()) if isinstance(state, dict) else []
+    had_muon = any(isinstance(own, dict) and own.keys() == _MUON_MOMENTS for own in moments)
+    if moments and had_muon != isinstance(optimizer, JointOptimizer):
+        before = "muon" if had_muon else "adamw"
+        remedy = f"set {{name}}={before}, or start another run by train.wandb_name"
+        raise FieldError("name", config.name, f"the run that is resumed has {before}", remedy)
 
 
 def restore_optimizer(optimizer: Optimizer | JointOptimizer, stored: dict[str, Any], path: Path) -> None:

@@ -14,13 +14,13 @@ from torch import Tensor
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from data_generation.data.errors import FieldError, UserError
+from data_generation.data.errors import FieldError, UserError, under
 from models.tensor_file import UnwritableFileError
 from training.clips import Inputs, TrainingBatches
 from training.compiled_code import CompiledCode
 from training.config import TrainerConfig
 from training.loading import ModelAndConfig
-from training.optimizer import learning_rate, make_optimizer, restore_optimizer
+from training.optimizer import check_same_kind, learning_rate, make_optimizer, restore_optimizer
 from training.parallel import ParallelModel, own_part, whole
 from training.rollout import TRAINING, seed_of
 from training.run_folder import RunFolder
@@ -251,6 +251,8 @@ class Trainer:
 
     def load_state(self, state: dict[str, Any], path: Path) -> None:
         """Continue from a training state, the content of `path`; the model's weights are loaded already."""
+        with under("optimizer"):
+            check_same_kind(self.optimizer, self.cfg.optimizer, state["optimizer"])
         restore_optimizer(self.optimizer, state["optimizer"], path)
         self.batches.samples = state["samples"]
         self._meter.load_state(state["meter"], self.runtime.device)
