@@ -25,6 +25,7 @@ from data_generation.data.data import (
     split_episodes,
 )
 from data_generation.data.errors import FieldError, UserError
+from data_generation.data.info import disagreement
 from data_generation.data.number_ranges import as_ranges
 
 __all__ = ["Batch", "BatchDataset", "ClipDataset", "ClipLoader", "ClipSampler", "iterate_epochs", "make_loader"]
@@ -219,13 +220,9 @@ def frames_first(frames: np.ndarray) -> Tensor:
 def _check_agreement(environments: list[Environment]) -> None:
     first = environments[0]
     for other in environments[1:]:
-        for fact in ("action_names", "frame_shape", "roi_table"):
-            mine, theirs = getattr(first.info, fact), getattr(other.info, fact)
-            if mine != theirs:
-                raise UserError(
-                    f"'{other.env_dpath}' has {fact} {theirs}, but '{first.name}' has {mine}: "
-                    "keep environments that differ in separate datasets"
-                )
+        if problem := disagreement(other.info, first.info):
+            remedy = "keep environments that differ in separate datasets"
+            raise UserError(f"'{other.env_dpath}' {problem} as '{first.name}': {remedy}")
 
 
 def _no_clips(

@@ -114,7 +114,7 @@ def test_n_envs_takes_the_first_by_name_and_facts_come_from_the_info(dataset_dpa
 def test_environments_that_do_not_fit_together_are_named(tmp_path):
     make_env(tmp_path / "a", 0, [20])
     make_env(tmp_path / "b", 1, [20], actions=["A", "X", "C"])
-    with pytest.raises(ValueError, match=r"b' has action_names \['A', 'X', 'C'\], but 'a' has"):
+    with pytest.raises(ValueError, match=r"b' has action_names \['A', 'X', 'C'\], not \['A', 'B', 'C'\] as 'a': "):
         ClipDataset(tmp_path, "train", 16)
     assert ClipDataset(tmp_path, "train", 16, n_envs=1).environments == ["a"]
 

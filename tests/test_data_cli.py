@@ -131,7 +131,7 @@ def test_check_finds_what_does_not_fit_info_json(dataset_dpath, capsys):
     DatasetInfo("b", "Pong", ["RIGHT"], SHAPE).save(env_dpath)
     assert main(["check", str(dataset_dpath)]) == 1
     text = capsys.readouterr().out
-    assert "has other actions or frames than 'retro_a_v0.0.0'" in text
+    assert "as 'retro_a_v0.0.0': keep them apart" in text
     assert "has actions 0 to 1, but 1 are named" in text
     (env_dpath / "info.json").write_text("{")
     assert main(["check", str(dataset_dpath)]) == 1
@@ -196,7 +196,7 @@ def test_imports_of_other_things_are_refused(dataset_dpath, original_dpath, tmp_
     with pytest.raises(FileNotFoundError, match="is not a folder"):
         main(["import", str(tmp_path / "none"), "--to", str(tmp_path / "new")])
     assert main(["import", str(original_dpath), "--to", str(tmp_path / "new")]) == 0
-    with pytest.raises(ValueError, match=r"exists with action_names .*import into another folder"):
+    with pytest.raises(ValueError, match=r"exists and has action_names .*import into another folder"):
         main(["import", str(original_dpath), "--to", str(tmp_path / "new"), "--action-names", "A,B,C,D,E"])
 
 

@@ -1,11 +1,14 @@
 """`python run.py data merge|split|sample|stats`: the episodes of others, byte for byte."""
 
 import json
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from data.data import ClipDataset
 from data_generation.cli import main
 from data_generation.data.data import Environment, episode_path, list_environments
 from data_generation.data.errors import UserError
@@ -73,6 +76,30 @@ def test_datasets_that_do_not_fit_are_kept_apart(dataset, tmp_path):
     with pytest.raises(UserError, match=r"has action_names .*: keep them apart"):
         main(["merge", str(dataset), str(tmp_path / "other"), "--to", str(target)])
     assert contents(target) == before
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"action_names": ["A", "B", "D"]}, r"has action_names \['A', 'B', 'D'\], not \['A', 'B', 'C'\]"),
+        ({"action_names": []}, r"has action_names no actions, not \['A', 'B', 'C'\]"),
+        ({"frame_shape": (3, 16, 16)}, r"has frame_shape \(3, 16, 16\), not \(3, 8, 10\)"),
+        ({"connector": {"roi_annotation_fpath": "heroes.csv"}}, "has roi_table heroes.csv, not whole frames"),
+    ],
+)
+def test_what_training_refuses_is_neither_merged_nor_approved(dataset, tmp_path, capsys, changes, message):
+    other = tmp_path / "other" / "c"
+    info = replace(DatasetInfo.load(dataset / "a"), name="c", **changes)
+    info.save(other)
+    for sources, target in (([dataset, other.parent], tmp_path / "all"), ([other.parent], dataset)):
+        with pytest.raises(UserError, match=r"c' " + message if target != dataset else "keep them apart"):
+            main(["merge", *map(str, sources), "--to", str(target)])
+    assert not (tmp_path / "all").exists() and not (dataset / "c").exists()
+    info.save(dataset / "c")
+    assert main(["check", str(dataset)]) == 1
+    assert re.search(r"c' " + message, capsys.readouterr().out)
+    with pytest.raises(UserError, match=r"c' " + message):
+        ClipDataset(dataset, "train", 4)
 
 
 def test_statistics_are_of_all_episodes(dataset, capsys):

@@ -10,7 +10,7 @@ from data_generation.data.episode import EpisodeReader, episode_path
 from data_generation.data.errors import UserError
 from data_generation.data.files import is_temporary
 from data_generation.data.index import misfit, scan
-from data_generation.data.info import DatasetInfo
+from data_generation.data.info import DatasetInfo, disagreement
 
 
 @dataclass
@@ -35,8 +35,8 @@ def check_environments(env_dpaths: list[Path]) -> Checked:
             result.problems.append(str(error))
             continue
         infos.append(info)
-        if (info.action_names, info.frame_shape) != (infos[0].action_names, infos[0].frame_shape):
-            result.problems.append(f"'{env_dpath}' has other actions or frames than '{infos[0].name}': keep them apart")
+        if problem := disagreement(info, infos[0]):
+            result.problems.append(f"'{env_dpath}' {problem} as '{infos[0].name}': keep them apart")
         for _, _, names in os.walk(env_dpath):
             result.num_leftovers += sum(map(is_temporary, names))
     for job in tqdm(jobs, "check", unit="episode"):

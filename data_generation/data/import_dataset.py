@@ -25,7 +25,7 @@ from data_generation.data.import_original import OriginalSession, numbered, orig
 from data_generation.data.import_parquet import PARQUET_SUFFIXES, parquet_dataset
 from data_generation.data.import_session import Fit, ImportedSession, first_frame, keep_size, write_session
 from data_generation.data.index import scan
-from data_generation.data.info import INFO_FNAME, DatasetInfo, MissingDatasetError
+from data_generation.data.info import INFO_FNAME, DatasetInfo, MissingDatasetError, disagreement
 from data_generation.data.layout import BadEpisodeError
 from data_generation.data.recordings import VIDEO_SUFFIXES, frame_rate, images_in, natural_order, videos_in
 
@@ -162,11 +162,8 @@ def _info(source: _DatasetSource, on_bad_episode: str, fit: Fit) -> DatasetInfo:
 def _check_target(env_dpath: Path, info: DatasetInfo) -> None:
     if not (env_dpath / INFO_FNAME).is_file():
         return
-    present = DatasetInfo.load(env_dpath)
-    for fact in ("action_names", "frame_shape"):
-        mine, theirs = getattr(info, fact), getattr(present, fact)
-        if mine != theirs:
-            raise UserError(f"'{env_dpath}' exists with {fact} {theirs}, not {mine}: import into another folder")
+    if problem := disagreement(DatasetInfo.load(env_dpath), info):
+        raise UserError(f"'{env_dpath}' exists and {problem} as these recordings: import into another folder")
 
 
 def _sources(source_dpath: Path, options: ImportOptions) -> list[_DatasetSource]:

@@ -12,6 +12,8 @@ from data_generation.data.reading import from_mapping, read_json, shortened
 
 INFO_FNAME = "info.json"
 MAX_FPS = 1000.0
+# What all environments of a dataset must have in common, and what an empty value means.
+_COMMON = {"action_names": "no actions", "frame_shape": "", "roi_table": "whole frames"}
 
 
 class MissingDatasetError(UserError, FileNotFoundError):
@@ -91,3 +93,12 @@ class DatasetInfo:
         if not (skip := self.connector.get("n_skip_frames")) or (type(skip) is int and skip > 0):
             return shape_problem(self.frame_shape, 1)
         return f"'connector.n_skip_frames' is {shortened(skip)}, not a number of frames"
+
+
+def disagreement(info: DatasetInfo, first: DatasetInfo) -> str:
+    """Why an environment cannot be in one dataset with another: "has <what>, not <what the other has>"; "" = it can."""
+    for name, empty in _COMMON.items():
+        own, other = (getattr(found, name) for found in (info, first))
+        if own != other:
+            return f"has {name} {own or empty}, not {other or empty}"
+    return ""

@@ -14,7 +14,7 @@ from data_generation.data.environment import SPLITS, Environment, list_environme
 from data_generation.data.episode import episode_path
 from data_generation.data.errors import FieldError, UserError
 from data_generation.data.files import atomic_path
-from data_generation.data.info import INFO_FNAME, DatasetInfo
+from data_generation.data.info import INFO_FNAME, DatasetInfo, disagreement
 from data_generation.data.layout import HEADER_SIZE
 from data_generation.data.reading import opened
 
@@ -37,14 +37,12 @@ def merge(sources: Sequence[Path], target: Path) -> Taken:
     there is changed.
     """
     environments = [Environment(env_dpath) for source in sources for env_dpath in list_environments(source)]
-    first = environments[0].info
-    for environment in environments:
-        for fact in ("action_names", "frame_shape"):
-            if getattr(environment.info, fact) != getattr(first, fact):
-                problem = f"has {fact} {getattr(environment.info, fact)}, not {getattr(first, fact)}"
-                raise UserError(
-                    f"'{environment.env_dpath}' {problem} as '{environments[0].env_dpath}': keep them apart"
-                )
+    infos = [(environment.env_dpath, environment.info) for environment in environments]
+    # Those that the target has already are in the dataset, too.
+    infos += [(path.parent, DatasetInfo.load(path.parent)) for path in sorted(target.glob(f"[!.]*/{INFO_FNAME}"))]
+    for env_dpath, info in infos:
+        if problem := disagreement(info, infos[0][1]):
+            raise UserError(f"'{env_dpath}' {problem} as '{infos[0][0]}': keep them apart")
     taken = Taken()
     for environment in environments:
         take(environment, np.arange(environment.num_episodes), target / environment.name, taken)
