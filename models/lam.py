@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from models.base import Model, Output, Prediction, Rollout
 from models.components.patch_embedding import PatchEmbedding, PixelHead
 from models.components.position import ContinuousPositionBias
+from models.components.processes import BatchShare
 from models.components.st_transformer import STTransformer
 from models.components.vector_quantize import CodeShares, Quantized, VectorQuantizer, perplexity, used_share
 from models.config import LamConfig, TokenizerConfig
@@ -139,9 +140,15 @@ class LatentActionModel(Model):
         return Output(loss, {"lam_loss": loss.detach(), **logs})
 
     def _change(self, video: Tensor) -> Tensor:
-        """What errors are compared with, (B, T-1): the batch's mean change, or each transition's own and some of it."""
+        """What errors are compared with, (B, T-1): the batch's mean change, or each transition's own and some of it.
+
+        In training, the batch is that of all processes.
+        """
         change = _mean_square(video[:, 1:] - video[:, :-1]) + _STILL
-        mean, floor = change.mean().expand_as(change), self.config.change_floor
+        mean, floor = change.mean(), self.config.change_floor
+        if self.training:
+            mean = BatchShare.of_process(len(video)).mean(mean)
+        mean = mean.expand_as(change)
         return mean if floor is None else change + floor * mean
 
     def forward(

@@ -34,7 +34,7 @@ def config_of(root: Path, model: str, num_processes: int, **changes) -> GenieRed
     """Eight clips a step in all."""
     cfg = world_config(root, model) if model.startswith("genie") else tiny_config(root, model)
     cfg.tokenizer.dead_code_threshold = cfg.lam.dead_code_threshold = 0
-    cfg.dynamics.history.corruption = 0.2
+    cfg.dynamics.history.corruption, cfg.lam.change_floor = 0.2, 0.1
     return renamed(cfg, f"{num_processes}", batch_size=8 // num_processes, num_train_steps=3, **changes)
 
 
@@ -52,8 +52,9 @@ def check_as_one_process(root: Path, model: str, num_processes: int, **changes) 
     assert max(float((ours[name] - theirs[name]).abs().max()) for name in ours) < 1e-3
 
 
-def test_two_processes_make_the_steps_of_one(root):
-    check_as_one_process(root, "genie_redux_guided", 2)
+@pytest.mark.parametrize("model", ["genie_redux_guided", "lam"])
+def test_two_processes_make_the_steps_of_one(root, model):
+    check_as_one_process(root, model, 2)
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """Evaluation: what is measured, that batches and processes do not change it, and what is left behind."""
 
 import json
+import math
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from data_generation.data.errors import FieldError
 from models.checkpoint import load_model, save_model
 from models.genie_redux import GenieRedux, SampleSettings
+from tests.distributed_helpers import run_together
 from tests.training_helpers import SIZE, save_fresh, tiny_config, write_dataset
 from training import main
 from training.clips import read_clips
@@ -293,7 +295,34 @@ def test_a_model_with_other_actions_or_frames_is_one_line(root, tmp_path):
         evaluate(cfg)
 
 
+def test_a_measure_that_is_not_defined_is_omitted_and_named(root, tmp_path, monkeypatch):
+    measures = {"calibration_ece": math.nan, "calibration_auroc": math.inf, "token_accuracy": 0.5}
+    monkeypatch.setattr("training.evaluation.take_calibration", lambda rows: measures)
+    real = main.evaluation.add_quality
+
+    def add_quality(table, prefix, frames, truth):
+        real(table, prefix, frames, truth)
+        table.add("odd", truth.indices, torch.tensor([[1.0, math.nan]]).expand(len(truth.indices), 2))
+
+    monkeypatch.setattr("training.evaluation.add_quality", add_quality)
+    text = (evaluate(config(root, tmp_path)) / "metrics.json").read_text()
+    found = json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+    assert found["metrics"]["token_accuracy"] == 0.5 and "odd" not in found["metrics"]
+    assert not {"calibration_ece", "calibration_auroc"} & found["metrics"].keys()
+    assert "no calibration_ece: it is not defined for these clips" in found["notes"]
+    assert found["per_frame"]["odd"] == [1.0, None]
+
+
 # ---- several processes ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("n_gifs", [1, 3])
+def test_processes_show_as_many_films_as_are_wanted_together(root, tmp_path, n_gifs):
+    changes = {"drift_frames": 6, "n_gifs": n_gifs, "eval_control": False, "n_total_samples": 3}
+    cfg = config(root, tmp_path, **changes)
+    assert run_together(2, "training.main:evaluate", cfg) == [0, 0]
+    (folder,) = (tmp_path / "results").rglob("replicate_one_go")
+    assert len(list(folder.glob("film-*.gif"))) == len(list(folder.glob("clip-*.gif"))) == n_gifs
 
 
 def run_in_process(cfg: GenieReduxConfig) -> None:

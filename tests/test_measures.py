@@ -214,6 +214,17 @@ def test_counterfactuals_rank_predictors(walk):
         assert ignorant["counterfactual_ranking"] == pytest.approx(0.5)
 
 
+def test_counterfactuals_of_a_game_with_one_action_omit_what_compares_actions(walk):
+    futures = (
+        replace(found, video=found.video[:1], actions=found.actions[:1])
+        for found in play_counterfactuals(walk, [0, 3], ROLLOUT)
+    )
+    scores, reason = measure_counterfactuals(Predictor(True), futures, ROLLOUT, 0, RUNTIME)
+    assert not reason and {"counterfactual_psnr", "counterfactual_copy_last_pooled_psnr"} <= scores.keys()
+    assert not {"counterfactual_other_pooled_psnr", "counterfactual_delta_psnr"} & scores.keys()
+    assert all(math.isfinite(value) for value in scores.values())
+
+
 def test_a_game_that_cannot_be_played_here_is_one_line(clips):
     dataset = ClipDataset(clips[0] / DATASET, "all", 6, 6)
     found, reason = measure_counterfactuals(

@@ -258,9 +258,10 @@ class WorldModelEvaluation(Evaluation):
         notes: list[str] = []
         accelerator = self.runtime.accelerator
         if self._long_clips is not None:
-            own = own_indices(evenly_spaced(len(self._long_clips), self.config.n_drift_clips), accelerator)
+            chosen = evenly_spaced(len(self._long_clips), self.config.n_drift_clips)
+            own = own_indices(chosen, accelerator)
             clips = read_clips(self._long_clips, own, self.config, self.runtime.device)
-            films = frozenset(own[: self.config.n_gifs])
+            films = frozenset(chosen[: self.config.n_gifs].tolist())
             num_prime, network = self.rollout.num_prime, self._inverse_dynamics
             drift = measure_drift(self.model, clips, num_prime, self.runtime, network, films)
             scores, self.films = scores | drift.scores, drift.films

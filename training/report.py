@@ -1,6 +1,7 @@
 """What an evaluation leaves behind: metrics.json, a plot, strips and animations."""
 
 import json
+import math
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -111,7 +112,8 @@ def write_report(folder: Path, report: EvaluationReport, setup: EvaluationSetup,
         title = f"{config.model}, step {report.step}: {report.mode}"
         save_curves(_panels(averages_per_frame(rows)), title, temporary / "psnr_per_frame.png")
         metrics = _metrics(report, rows, setup, config)
-        (temporary / "metrics.json").write_text(json.dumps(metrics, indent=2, ensure_ascii=False) + "\n")
+        text = json.dumps(metrics, indent=2, ensure_ascii=False, allow_nan=False)
+        (temporary / "metrics.json").write_text(f"{text}\n")
 
 
 def summary(folder: Path) -> str:
@@ -171,6 +173,13 @@ def _metrics(
     report: EvaluationReport, rows: dict[str, np.ndarray], setup: EvaluationSetup, config: ModelConfig
 ) -> dict[str, Any]:
     first = next(iter(rows.values()))
+    metrics = averages(rows) | report.extra
+    undefined = [name for name, value in metrics.items() if not math.isfinite(value)]
+    # JSON has neither NaN nor infinity.
+    per_frame = {
+        name: [value if math.isfinite(value) else None for value in values]
+        for name, values in averages_per_frame(rows).items()
+    }
     return {
         "model": config.model,
         "checkpoint": report.checkpoint,
@@ -180,9 +189,9 @@ def _metrics(
         "mode": report.mode,
         "num_clips": len(first),
         "num_frames_per_clip": first.shape[1],
-        "metrics": averages(rows) | report.extra,
-        "per_frame": averages_per_frame(rows),
-        "notes": report.notes,
+        "metrics": {name: value for name, value in metrics.items() if name not in undefined},
+        "per_frame": per_frame,
+        "notes": report.notes + [f"no {name}: it is not defined for these clips" for name in undefined],
         "seconds": round(report.seconds, 2),
         "operations_per_second": round(report.operations_per_second),
         "settings": {"eval": asdict(setup.eval), "seed": setup.seed, **setup.settings},

@@ -58,8 +58,8 @@ def measure_counterfactuals(
     `counterfactual_other_pooled_psnr`: against the game's futures under the other actions.
     `counterfactual_delta_psnr`: PSNR of the action's own future minus that of the model's futures under other actions,
     both against the game's; 0 = the model ignores actions. `counterfactual_ranking`: of two different futures of the
-    game, how often the one of the model's action is nearer to the model's future; 0.5 = chance. Call it on every
-    process.
+    game, how often the one of the model's action is nearer to the model's future; 0.5 = chance. With a single action
+    there are no others, and only the first two. Call it on every process.
     """
     table, reason = SampleTable(), ""
     try:
@@ -98,11 +98,12 @@ def _measure(
     values = {
         "psnr": psnr.diagonal().mean(),
         "mse": error.diagonal().mean(),
-        "other_mse": error[others].mean(),
         "copy_last_mse": squared_error_per_frame(still, real).mean().cpu(),
-        "delta_psnr": psnr.diagonal().mean() - psnr[others].mean(),
         "ranking": ranking(error, others & (apart > 0)),
     }
+    if count > 1:
+        values["other_mse"] = error[others].mean()
+        values["delta_psnr"] = psnr.diagonal().mean() - psnr[others].mean()
     for name, value in values.items():
         table.add(f"counterfactual_{name}", [item.index], value[None])
 
