@@ -57,6 +57,18 @@ def test_two_processes_make_the_steps_of_one(root, model):
     check_as_one_process(root, model, 2)
 
 
+def test_batches_without_targets_are_those_of_all_processes(root):
+    found = []
+    for num_processes in (1, 2):
+        cfg = config_of(root, "genie_redux_guided", num_processes, validate_every=6)
+        cfg.dynamics.history.complete = cfg.dynamics.history.prefix = 0.5
+        cfg.train.batch_size, cfg.train.num_train_steps = 2 // num_processes, 6
+        assert run_together(num_processes, TRAIN, cfg) == [0] * num_processes
+        assert {"loss", "token_accuracy"} <= rows(cfg, "validation")[0].keys()
+        found.append([row.get("loss", 0.0) for row in rows(cfg, "train")])
+    assert 0 in found[0] and found[0] == pytest.approx(found[1], rel=1e-4)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("model", ["tokenizer", "lam", "genie_redux_guided", "genie_redux"])
 @pytest.mark.parametrize(("num_processes", "sharded"), [(2, False), (4, False), (2, True), (4, True)])
