@@ -220,7 +220,8 @@ def test_counterfactuals_of_a_game_with_one_action_omit_what_compares_actions(wa
         for found in play_counterfactuals(walk, [0, 3], ROLLOUT)
     )
     scores, reason = measure_counterfactuals(Predictor(True), futures, ROLLOUT, 0, RUNTIME)
-    assert not reason and {"counterfactual_psnr", "counterfactual_copy_last_pooled_psnr"} <= scores.keys()
+    assert reason == "counterfactuals compare no actions: the game has one"
+    assert {"counterfactual_psnr", "counterfactual_copy_last_pooled_psnr"} <= scores.keys()
     assert not {"counterfactual_other_pooled_psnr", "counterfactual_delta_psnr"} & scores.keys()
     assert all(math.isfinite(value) for value in scores.values())
 

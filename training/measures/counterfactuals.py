@@ -73,6 +73,8 @@ def measure_counterfactuals(
     if not rows:
         return {}, reason.replace("counterfactuals end early", "no counterfactuals") or "no counterfactuals: no state"
     scores = averages(rows)
+    if "counterfactual_delta_psnr" not in scores:
+        reason = reason or "counterfactuals compare no actions: the game has one"
     if not np.isnan(ranked).all():
         scores["counterfactual_ranking"] = float(np.nanmean(ranked))
     return scores, reason
