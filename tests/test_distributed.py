@@ -34,7 +34,9 @@ def config_of(root: Path, model: str, num_processes: int, **changes) -> GenieRed
     """Eight clips a step in all."""
     cfg = world_config(root, model) if model.startswith("genie") else tiny_config(root, model)
     cfg.tokenizer.dead_code_threshold = cfg.lam.dead_code_threshold = 0
-    cfg.dynamics.history.corruption, cfg.lam.change_floor = 0.2, 0.1
+    cfg.dynamics.history.corruption = 0.2
+    # Not in a world model, where Adam makes more of the rounding of tiny gradients than the tolerance below.
+    cfg.lam.change_floor = 0.1 if model == "lam" else None
     return renamed(cfg, f"{num_processes}", batch_size=8 // num_processes, num_train_steps=3, **changes)
 
 
