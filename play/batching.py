@@ -21,6 +21,20 @@ class Simulated:
     state: RolloutState
 
 
+@dataclass(frozen=True)
+class KnownFrame:
+    """A frame that is appended as it is: its token ids (h, w), and its surplus (h, w, D) if it was predicted."""
+
+    ids: np.ndarray
+    surplus: np.ndarray | None = None
+
+    @classmethod
+    def last_of(cls, state: RolloutState) -> "KnownFrame":
+        """The frame that was predicted last, of one rollout. Without its surplus the model would read another frame."""
+        ids, surplus = state.ids[0].cpu().numpy(), state.surplus[0].cpu().numpy()
+        return cls(ids, surplus if surplus.ndim == 3 else None)
+
+
 class Simulator:
     """Starts and steps rollouts. A rollout is its state, a value, which is kept by whoever plays."""
 
@@ -39,8 +53,8 @@ class Simulator:
         return self.follow(*self.encode(start))
 
     @torch.no_grad()
-    def encode(self, start: Start) -> tuple[np.ndarray, np.ndarray]:
-        """Token ids (P, h, w) of a start's frames, and the actions (P-1,) between them, as the model understands them.
+    def encode(self, start: Start) -> tuple[list[KnownFrame], np.ndarray]:
+        """A start's P frames as the model reads them, and the actions (P-1,) between them as it understands them.
 
         The actions that a dataset names mean nothing to a model with latent ones, which infers its own.
         """
@@ -48,12 +62,13 @@ class Simulator:
         actions = start.actions
         if not self.model.takes_actions and len(start.frames) > 1:
             actions = self.model.infer_actions(frames)[0].cpu().numpy()
-        return self.model.tokenizer.encode(frames)[0].to(torch.int32).cpu().numpy(), actions
+        ids = self.model.tokenizer.encode(frames)[0].to(torch.int32).cpu().numpy()
+        return [KnownFrame(frame) for frame in ids], actions
 
-    def follow(self, ids: np.ndarray, actions: np.ndarray) -> RolloutState:
-        """The state after frames of known ids (P, h, w) and the actions (P-1,) between them; the newest ones count."""
+    def follow(self, frames: Sequence[KnownFrame], actions: np.ndarray) -> RolloutState:
+        """The state after P known frames and the actions (P-1,) between them; the newest ones count."""
         state = self.empty()
-        for action, known in self.history(ids, actions):
+        for action, known in self.history(frames, actions):
             state = self.step([state], [action], [known])[0].state
         return state
 
@@ -61,25 +76,34 @@ class Simulator:
         """The state before any frame."""
         return self._step.start()
 
-    def history(self, ids: np.ndarray, actions: np.ndarray) -> list[tuple[int, np.ndarray]]:
-        """The steps that lead from no frame to those of `follow`: actions and known ids (h, w)."""
-        ids = ids[-self.window :]
-        return list(zip([0, *actions[len(actions) + 1 - len(ids) :].tolist()], ids, strict=True))
+    def history(self, frames: Sequence[KnownFrame], actions: np.ndarray) -> list[tuple[int, KnownFrame]]:
+        """The steps that lead from no frame to those of `follow`: actions and frames."""
+        frames = frames[-self.window :]
+        return list(zip([0, *actions[len(actions) + 1 - len(frames) :].tolist()], frames, strict=True))
 
     def step(
-        self, states: Sequence[RolloutState], actions: Sequence[int], known: Sequence[np.ndarray | None] | None = None
+        self, states: Sequence[RolloutState], actions: Sequence[int], known: Sequence[KnownFrame | None] | None = None
     ) -> list[Simulated]:
-        """Step rollouts in one pass. known: of each, the ids (h, w) of a recorded frame; None = it is predicted."""
-        made = self._step.advance(join(states), torch.tensor(actions, device=self._device), self._given(known))
+        """Step rollouts in one pass. known: of each, the frame that it leads to; None = it is predicted."""
+        before = join(states)
+        ids, surplus = self._given(known, before)
+        made = self._step.advance(before, torch.tensor(actions, device=self._device), ids, known_surplus=surplus)
         frames, entropy = to_uint8(made.frame), entropy_share(made.logits).cpu().numpy()
         return [Simulated(frames[i], entropy[i], state) for i, state in enumerate(split(made.state))]
 
-    def _given(self, known: Sequence[np.ndarray | None] | None) -> Tensor | None:
-        """Ids (B, h, w) of frames, some of them not known; None = none of them."""
-        if known is None or all(ids is None for ids in known):
-            return None
-        predict = np.full((self._step.grid, self._step.grid), PREDICT, np.int32)
-        return torch.from_numpy(np.stack([predict if ids is None else ids for ids in known])).to(self._device)
+    def _given(
+        self, known: Sequence[KnownFrame | None] | None, state: RolloutState
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Ids and surplus of frames, some of them not known, as in `state`; None = none of them, none has any."""
+        if known is None or all(frame is None for frame in known):
+            return None, None
+        ids, surplus = torch.full_like(state.ids, PREDICT), torch.zeros_like(state.surplus)
+        for i, frame in enumerate(known):
+            if frame is not None:
+                ids[i] = torch.from_numpy(frame.ids)
+                if frame.surplus is not None:
+                    surplus[i] = torch.from_numpy(frame.surplus)
+        return ids, surplus
 
 
 def to_uint8(frames: Tensor) -> np.ndarray:

@@ -173,12 +173,17 @@ class FixedStep(nn.Module):
 
     @torch.no_grad()
     def advance(
-        self, state: RolloutState, action: Tensor, known: Tensor | None = None, noise: Tensor | None = None
+        self,
+        state: RolloutState,
+        action: Tensor,
+        known: Tensor | None = None,
+        noise: Tensor | None = None,
+        known_surplus: Tensor | None = None,
     ) -> StepResult:
         """The next frame of each rollout after action ids (B,).
 
-        known (B, h, w): its ids where a recorded frame is appended, else PREDICT. noise (B, h, w, V): uniform in
-        [0, 1).
+        known (B, h, w): its ids where a known frame is appended, else PREDICT. noise (B, h, w, V): uniform in [0, 1).
+        known_surplus: as in the state, of known frames that were predicted; None = all of them were recorded.
         """
         num_frames = self._both(state.num_frames)
         x = self._embed(state, action, (num_frames - 1).clamp_min(0))
@@ -189,7 +194,8 @@ class FixedStep(nn.Module):
         ids = ids.to(torch.int32)
         surplus = self.model.history_surplus(logits, ids.long()) if self.has_surplus else None
         if known is not None:
-            surplus = None if surplus is None else torch.where(known.unsqueeze(-1) >= 0, 0.0, surplus)
+            given = 0.0 if known_surplus is None else known_surplus
+            surplus = None if surplus is None else torch.where(known.unsqueeze(-1) >= 0, given, surplus)
             ids = torch.where(known >= 0, known, ids)
         frame, *decoder = self._decode(ids, num_frames, state.decoder_attention, state.decoder_peg)
         is_full = state.num_frames + 1 >= self.window

@@ -11,7 +11,7 @@ import numpy as np
 from data_generation.data.errors import UserError
 from data_generation.data.media import enlarge
 from data_generation.generator.faults import EnvironmentFault
-from play.batching import Simulated
+from play.batching import KnownFrame, Simulated
 from play.fixed_step import RolloutState
 from play.game import RealGame, psnr
 from play.playground import Playground
@@ -54,11 +54,11 @@ class PlaySession:
         self._rng = np.random.default_rng()
         self._start: Start | None = None
         self._moments: dict[int, PlayMoment] = {}
-        # Where the model is, and at which moment. A state is large: that of another moment is made of token ids.
+        # Where the model is, and at which moment. A state is large: that of another moment is made of frames.
         self._state: RolloutState | None = None
         self._state_time = 0
-        # Of the start's frames, up to time 0, and of all moments' frames.
-        self._ids: dict[int, np.ndarray] = {}
+        # The start's frames, up to time 0, and all moments' frames, as the model reads them.
+        self._known: dict[int, KnownFrame] = {}
         # Of the whole game since its start.
         self._actions: list[int] = []
         self.time = 0
@@ -89,11 +89,11 @@ class PlaySession:
 
     async def begin(self, start: Start) -> None:
         """Start anew."""
-        ids, actions = await self._queue.call(self._ground.simulator.encode, start)
-        self._state = await self._queue.follow(ids, actions)
+        known, actions = await self._queue.call(self._ground.simulator.encode, start)
+        self._state = await self._queue.follow(known, actions)
         # With the actions as the model understands them.
         self._start, self._actions, self.time, self._state_time = replace(start, actions=actions), [], 0, 0
-        self._ids = dict(enumerate(ids, 1 - len(ids)))
+        self._known = dict(enumerate(known, 1 - len(known)))
         self._moments = {0: PlayMoment(start.frames[-1], num_history=int(self._state.num_frames[0]))}
         if self.source == "recorded" and not len(start.following):
             self.source = "keys"
@@ -114,7 +114,8 @@ class PlaySession:
 
     @property
     def moment(self) -> PlayMoment:
-        """What is shown."""
+        """What is shown. UserError before the first start."""
+        _ = self.start
         return self._moments[self.time]
 
     @property
@@ -144,7 +145,7 @@ class PlaySession:
         num_history = int(made.state.num_frames[0])
         self._moments[self.time] = PlayMoment(made.frame, action, made.entropy, real, carry, num_history)
         self._state, self._state_time = made.state, self.time
-        self._ids[self.time] = made.state.ids[0].cpu().numpy()
+        self._known[self.time] = KnownFrame.last_of(made.state)
         self._forget()
         return self.moment
 
@@ -153,23 +154,23 @@ class PlaySession:
         state = self._state
         if state is None or self._state_time != self.time:
             num_frames = self.moment.num_history
-            ids = [self._ids[time] for time in range(self.time + 1 - num_frames, self.time + 1)]
+            known = [self._known[time] for time in range(self.time + 1 - num_frames, self.time + 1)]
             actions = np.array([*self.start.actions, *self._actions[: self.time]], np.int64)
             following = actions[len(actions) + 1 - num_frames :]
-            state = await self._queue.follow(np.stack(ids), following)
+            state = await self._queue.follow(known, following)
         return await self._queue.step(state, action)
 
     def _branch(self) -> None:
         for time in range(self.time + 1, self.last + 1):
             self._moments.pop(time, None)
-            self._ids.pop(time, None)
+            self._known.pop(time, None)
         del self._actions[self.time :]
 
     def _forget(self) -> None:
         """The moment that is too old to be gone back to, and the frame that no moment's history holds any more."""
         oldest = self.time - self._ground.config.rewind_frames
         self._moments.pop(oldest - 1, None)
-        self._ids.pop(oldest - self._ground.simulator.window, None)
+        self._known.pop(oldest - self._ground.simulator.window, None)
 
     async def _choose(self, action: int) -> tuple[int, Any]:
         """The action of whoever acts, and what a policy remembers then."""
@@ -192,19 +193,20 @@ class PlaySession:
 
     def choose_source(self, name: str) -> None:
         """Who acts from now on. UserError where that is not possible."""
+        _ = self.start
         if name == "recorded" and not len(self.start.following):
             raise UserError("this start has no recorded actions after it")
         if name not in ("keys", "recorded", *self._ground.policies):
             raise UserError("there is no such agent: set play.agent_fpath")
         self.source = name
         # A policy begins without a memory of what others did.
-        if self._start is not None:
-            self._moments[self.time] = replace(self.moment, carry=None)
+        self._moments[self.time] = replace(self.moment, carry=None)
 
     # ---- the game beside it -----------------------------------------------------------------------------------------
 
     async def show_game(self, on: bool) -> None:
         """Play the real game under the same actions, or stop that. UserError where it cannot be had."""
+        _ = self.start
         if not on:
             self.close()
         elif not self._ground.is_guided:
@@ -265,7 +267,7 @@ class PlaySession:
     @property
     def played(self) -> PlayedState:
         """The game's state at what is shown, by the actions that lead to it. UserError where it has none."""
-        if self._ground.game is None or self.start.game is None:
+        if self.start.game is None or self._ground.game is None:
             raise UserError("this is no play of the game: start from an episode or a level")
         state = self.start.game
         return replace(state, played=(*state.played, *self._actions[: self.time]))
@@ -274,7 +276,10 @@ class PlaySession:
 
     def images(self, first: int, last: int) -> list[np.ndarray]:
         """Frames of kept moments as images (H, W, 3), with the game's beside them. UserError where there are none."""
-        chosen = [self._moments[time] for time in range(first, last + 1) if time in self._moments][-_MAX_RECORDED:]
+        _ = self.start
+        # A visitor's numbers are as large as they like: only moments that there are may be counted through.
+        times = range(max(first, self.first), min(last, self.last) + 1)
+        chosen = [self._moments[time] for time in times[-_MAX_RECORDED:]]
         if not chosen:
             raise UserError("there are no frames to record")
         both = all(moment.real is not None for moment in chosen)

@@ -1,14 +1,14 @@
 """Steps of several visitors, collected while the model is busy and made together."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
 
-from play.batching import Simulated, Simulator
+from play.batching import KnownFrame, Simulated, Simulator
 from play.fixed_step import RolloutState
 
 T = TypeVar("T")
@@ -18,7 +18,7 @@ T = TypeVar("T")
 class _WaitingStep:
     state: RolloutState
     action: int
-    known: np.ndarray | None
+    known: KnownFrame | None
     answer: asyncio.Future[Simulated]
 
 
@@ -31,18 +31,18 @@ class StepQueue:
         self._waiting: list[_WaitingStep] = []
         self._runner: asyncio.Task[None] | None = None
 
-    async def step(self, state: RolloutState, action: int, known: np.ndarray | None = None) -> Simulated:
-        """A step of one rollout; `known`: the ids (h, w) of the frame that it leads to, if it is a recorded one."""
+    async def step(self, state: RolloutState, action: int, known: KnownFrame | None = None) -> Simulated:
+        """A step of one rollout; `known`: the frame that it leads to, where that is not predicted."""
         answer: asyncio.Future[Simulated] = asyncio.get_running_loop().create_future()
         self._waiting.append(_WaitingStep(state, action, known, answer))
         if self._runner is None:
             self._runner = asyncio.create_task(self._run())
         return await answer
 
-    async def follow(self, ids: np.ndarray, actions: np.ndarray) -> RolloutState:
+    async def follow(self, frames: Sequence[KnownFrame], actions: np.ndarray) -> RolloutState:
         """`Simulator.follow`, a frame at a time: others wait for one of them at most."""
         state = self.simulator.empty()
-        for action, known in self.simulator.history(ids, actions):
+        for action, known in self.simulator.history(frames, actions):
             state = (await self.step(state, action, known)).state
         return state
 

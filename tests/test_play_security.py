@@ -14,10 +14,13 @@ pytest.importorskip("starlette", reason="the page's libraries are not installed"
 
 from starlette.websockets import WebSocketDisconnect
 
+from data_generation.data.errors import UserError
 from play.batching import Simulated
 from play.config import PlayConfig
 from play.guard import is_loopback, make_token
 from play.messages import MAX_PICTURE_BYTES, BadMessageError, decode_picture, parse
+from play.session import PlayMoment, PlaySession
+from play.starts import Start
 from play.step_queue import StepQueue
 from play.visitors import Visitors
 from tests.play_helpers import ADDRESS, SOCKET, WebPlayer, play_config, serving
@@ -36,7 +39,15 @@ MALFORMED = [
     '{"do": "start_episode", "environment": "../../etc/passwd", "episode": 0, "time": 0}',
     '{"do": "source", "name": "os:system"}', '{"do": "source", "name": "agent"}', '{"do": "game", "on": 1}',
     '{"do": "record", "kind": "../x", "first": 0, "last": 1}', '{"do": "record", "kind": "gif", "first": 5, "last": 1}',
+    '{"do": "record", "kind": "gif", "first": 1000, "last": 2147483648}',
+    '{"do": "record", "kind": "mp4", "first": 2147483648, "last": 2147483648}',
     "[" * 1000, '{"a":' * 200, "x" * 100_000, "\x00", "\ud83d\ude00",
+]  # fmt: skip
+
+NEEDS_A_START = [
+    '{"do": "step", "action": 0}', '{"do": "rewind", "time": 0}', '{"do": "source", "name": "random"}',
+    '{"do": "source", "name": "keys"}', '{"do": "source", "name": "recorded"}', '{"do": "game", "on": false}',
+    '{"do": "game", "on": true}', '{"do": "record", "kind": "gif", "first": 0, "last": 2147483648}',
 ]  # fmt: skip
 
 
@@ -80,13 +91,40 @@ RUBBISH = {
 def test_malformed_messages_are_answered_in_one_line_and_change_nothing(tmp_path):
     with serving(play_config(tmp_path)) as (client, _), client.websocket_connect(SOCKET) as socket:
         player = WebPlayer(socket)
-        for text in ('{"do": "step", "action": 0}', '{"do": "rewind", "time": 0}'):
-            assert "started" in player.problem(text)
+        for text in NEEDS_A_START:
+            assert player.problem(text) == "nothing has been started yet"
         player.ask(do="start_episode", environment=0, episode=0, time=3)
         for text in MALFORMED:
             answer = player.problem(text)
             assert answer and "\n" not in answer and len(answer) < 400, text[:40]
         assert player.ask(do="step", action=0)[0]["time"] == 1
+
+
+def test_recording_looks_at_the_moments_that_there_are_however_many_are_asked_for():
+    class CountedMoments(dict[int, PlayMoment]):
+        looks = 0
+
+        def __getitem__(self, time: int) -> PlayMoment:
+            self.looks += 1
+            return super().__getitem__(time)
+
+        def __contains__(self, time: object) -> bool:
+            self.looks += 1
+            assert self.looks < 100
+            return super().__contains__(time)
+
+    frame = np.zeros((3, 16, 16), np.uint8)
+    session = PlaySession(None, None)  # type: ignore[arg-type]
+    for record in ((0, 2**31), (5, 1)):
+        with pytest.raises(UserError, match="nothing has been started yet"):
+            session.images(*record)
+    session._start, session._actions = Start(frame[None]), [0, 0, 0]
+    session._moments = CountedMoments({time: PlayMoment(frame) for time in range(1, 4)})
+    assert [len(session.images(*times)) for times in ((0, 2**31), (2, 2**31), (0, 1), (2, 2))] == [3, 2, 1, 1]
+    for record in ((1000, 2**31), (0, 0), (3, 2)):
+        with pytest.raises(UserError, match="no frames to record"):
+            session.images(*record)
+    assert session._moments.looks == 7
 
 
 @pytest.mark.parametrize("kind", RUBBISH)
