@@ -15,7 +15,7 @@ import torch
 from data_generation.data.data import Environment
 from data_generation.data.errors import UNSET, FieldError, MissingPathError
 from data_generation.data.fields import DatasetPath, ModelPath, NotNegative, NumFrames, OneOf, PathText, Range
-from data_generation.data.files import atomic_path
+from data_generation.data.files import atomic_path, first_foreign
 from data_generation.data.media import enlarge, to_pixels, write_png
 from models.checkpoint import LoadedModel
 from models.config import ModelConfig
@@ -76,6 +76,10 @@ def export(cfg: ExportConfig) -> Path:
     target = Path(cfg.target)
     if target.exists() and not (target / "world.json").is_file():
         raise FieldError("target", target, "exists and holds no page", "give a new folder")
+    if (foreign := first_foreign(target, _page_files())) is not None:
+        problem = f"holds '{foreign}', which no export wrote and which would be lost"
+        remedy = "give a new folder, and copy the page from there"
+        raise FieldError("target", target, problem, remedy)
     runtime = _runtime_files(cfg)
     loaded = load_playable(model_path(cfg.model_fpath), Path(cfg.tokenizer_fpath) if cfg.tokenizer_fpath else None)
     _check(cfg, loaded)
@@ -93,6 +97,13 @@ def export(cfg: ExportConfig) -> Path:
             shutil.copyfile(path, folder / "runtime" / path.name)
     _report(target, report)
     return target
+
+
+def _page_files() -> list[str]:
+    """Patterns of all files that a page may have."""
+    static = [path.relative_to(STATIC_DPATH).as_posix() for path in STATIC_DPATH.rglob("*") if path.is_file()]
+    runtime = [f"runtime/{name}" for names in RUNTIME_FILES.values() for name in names]
+    return ["model.onnx", "world.json", "starts/*.png", *static, *runtime]
 
 
 def _backends(cfg: ExportConfig) -> list[str]:

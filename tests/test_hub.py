@@ -68,6 +68,46 @@ def test_export_needs_no_network_and_writes_a_card_with_figures_and_pictures(tmp
     assert command("model", "export", checkpoint, "--to", checkpoint.parent) == 2
 
 
+def snapshot(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("name", ["notes.txt", ".git/HEAD", "images/mine.png", "images/0-thesis.png"])
+def test_an_export_into_a_folder_with_something_else_changes_nothing(tmp_path, checkpoint, capsys, name):
+    write_evaluation(tmp_path / "evaluations", checkpoint)
+    shared = tmp_path / "shared"
+    words = ("model", "export", checkpoint, "--to", shared, "--evaluations", tmp_path / "evaluations")
+    assert command(*words) == 0
+    (shared / name).parent.mkdir(exist_ok=True)
+    (shared / name).write_text("years of work")
+    before = snapshot(shared)
+    assert command(*words) == 2
+    assert f"holds '{name}'" in capsys.readouterr().err
+    assert snapshot(shared) == before
+
+
+@pytest.mark.parametrize("config", ['{"architectures": ["Llama"]}', '{"format": "genieredux-agent57"}', "[]", "{"])
+def test_another_programs_config_json_is_no_model_to_replace(tmp_path, checkpoint, capsys, config):
+    (tmp_path / "shared").mkdir()
+    (tmp_path / "shared" / "config.json").write_text(config)
+    assert command("model", "export", checkpoint, "--to", tmp_path / "shared") == 2
+    assert "exists and holds no model" in capsys.readouterr().err
+    assert snapshot(tmp_path / "shared") == {"config.json": config.encode()}
+
+
+def test_a_model_that_is_exported_onto_itself_keeps_its_card_and_pictures(tmp_path, checkpoint, capsys):
+    write_evaluation(tmp_path / "evaluations", checkpoint)
+    shared = tmp_path / "shared"
+    command("model", "export", checkpoint, "--to", shared, "--evaluations", tmp_path / "evaluations")
+    (shared / "README.md").write_text("My own words.")
+    before = snapshot(shared)
+    (tmp_path / "link").symlink_to(shared)
+    for model, target in ((shared, shared), (shared / "model.safetensors", shared), (tmp_path / "link", shared)):
+        assert command("model", "export", model, "--to", target) == 2
+        assert "is the folder of the model itself" in capsys.readouterr().err
+    assert snapshot(shared) == before and "images/0-strips.png" in before
+
+
 def test_a_pushed_model_is_pulled_and_used_by_its_name(tmp_path, hub, checkpoint, capsys):
     assert command("model", "push", checkpoint, "--to", "hf://me/demo") == 0
     assert set(hub.repositories["models/me/demo"]) == {"README.md", "config.json", "model.safetensors"}

@@ -4,6 +4,7 @@ import functools
 import http.server
 import importlib.util
 import json
+import re
 import shutil
 import subprocess
 import threading
@@ -116,10 +117,8 @@ def test_starting_again_forgets_what_was_played():
 # ---- the page -------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def page(tmp_path_factory) -> tuple[Path, ExportConfig]:
-    """An exported page, with files in place of the runtime where that is not installed."""
-    root = tmp_path_factory.mktemp("export")
+def configure(root: Path) -> ExportConfig:
+    """An export of a new model, with files in place of the runtime where that is not installed."""
     write_dataset(root, sessions=8)
     save_model(root / "model" / "model-7.pt", *lively_model(history_tokens="expected"), step=7)
     runtime = RUNTIME_DPATH
@@ -128,7 +127,7 @@ def page(tmp_path_factory) -> tuple[Path, ExportConfig]:
         (runtime / "dist").mkdir(parents=True)
         for name in RUNTIME_FILES["wasm"]:
             (runtime / "dist" / name).write_text("")
-    cfg = ExportConfig(
+    return ExportConfig(
         model_fpath=str(root / "model" / "model-7.pt"),
         dataset_dpath=str(root / DATASET),
         target=str(root / "page"),
@@ -138,6 +137,12 @@ def page(tmp_path_factory) -> tuple[Path, ExportConfig]:
         webgpu=False,
         runtime_dpath=str(runtime),
     )
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory) -> tuple[Path, ExportConfig]:
+    """An exported page."""
+    cfg = configure(tmp_path_factory.mktemp("export"))
     return export(cfg), cfg
 
 
@@ -221,6 +226,22 @@ def test_a_folder_with_something_else_is_left_alone(page, tmp_path):
     with pytest.raises(UserError, match="holds no page"):
         export(ExportConfig(**{**vars(page[1]), "target": str(tmp_path)}))
     assert (tmp_path / "thesis.tex").read_text() == "years of work"
+
+
+@pytest.mark.parametrize("name", [".git/HEAD", "CNAME", "starts/mine.txt", "runtime/own.wasm"])
+def test_a_page_with_something_else_in_its_folder_is_left_as_it_is(tmp_path, monkeypatch, name):
+    """A folder of GitHub Pages, for one."""
+    report = {"equal_steps": 1, "num_steps": 1, "pixel_difference": 0}
+    monkeypatch.setattr("play.export.write_onnx", lambda step, path, precision: path.write_bytes(b""))
+    monkeypatch.setattr("play.export.compare", lambda *_: report)
+    cfg = configure(tmp_path)
+    folder = export(cfg)
+    assert export(cfg) == folder, "an older page is replaced"
+    (folder / name).parent.mkdir(exist_ok=True)
+    (folder / name).write_text("years of work")
+    with pytest.raises(UserError, match=re.escape(f"holds '{name}'")):
+        export(cfg)
+    assert (folder / name).read_text() == "years of work" and (folder / "world.json").is_file()
 
 
 def test_while_no_key_is_held():

@@ -23,6 +23,8 @@ _ABOUT = {
 _GUIDED = ("A world model: it continues a game's frames under given actions.", "play.model_fpath")
 # Pictures of an evaluation that a card shows, where they are there.
 _PICTURES = ("film-000.gif", "clip-000.gif", "strips.png", "psnr_per_frame.png")
+# What `write_card` writes.
+CARD_FILES = (CARD_FNAME, *(f"images/*-{name}" for name in _PICTURES))
 
 
 def write_card(folder: Path, checkpoint: Path, loaded: LoadedModel[Any], evaluations_dpath: Path) -> None:

@@ -7,13 +7,14 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from data_generation.arguments import OneLineParser, read_path
-from data_generation.data.errors import FieldError, under
-from data_generation.data.files import atomic_path
+from data_generation.data.errors import FieldError, UserError, under
+from data_generation.data.files import atomic_path, first_foreign
 from data_generation.data.hub import MODEL_FILES, HubPlace, fetch, local_path, send
-from models.checkpoint import LoadedModel, export_model, load_model
+from data_generation.data.reading import read_json
+from models.checkpoint import FORMAT, LoadedModel, export_model, load_model
 from models.tensor_file import written
 from models.weights_folder import CONFIG_FNAME, is_weights_folder
-from training.model_card import CARD_FNAME, write_card
+from training.model_card import CARD_FILES, CARD_FNAME, write_card
 
 _PLACE_HELP = "hf://<owner>/<name>"
 
@@ -57,12 +58,31 @@ def _parser() -> argparse.ArgumentParser:
 
 def _export(arguments: argparse.Namespace) -> None:
     target: Path = arguments.to
-    if target.exists() and not (target / CONFIG_FNAME).is_file() and (not target.is_dir() or any(target.iterdir())):
-        raise FieldError("--to", target, "exists and holds no model", "give a new folder")
+    _check_target(target)
     path, loaded = _load(arguments)
+    # Its card's pictures, and words that somebody added, are nowhere else.
+    if target.resolve() == (path if path.is_dir() else path.parent).resolve():
+        raise FieldError("--to", target, "is the folder of the model itself", "give a new folder")
     with atomic_path(target) as folder:
         _write(folder, path, loaded, arguments)
     print(f"wrote '{target}': {', '.join(sorted(entry.name for entry in target.iterdir()))}")
+
+
+def _check_target(target: Path) -> None:
+    """FieldError where something else than an older export would be replaced."""
+    remedy = "give a new folder"
+    if not target.exists() or (target.is_dir() and not any(target.iterdir())):
+        return
+    try:
+        values = read_json(target / CONFIG_FNAME, "")
+        is_model = isinstance(values, dict) and values.get("format") == FORMAT
+    except (UserError, OSError):
+        is_model = False
+    if not is_model:
+        raise FieldError("--to", target, "exists and holds no model", remedy)
+    if (foreign := first_foreign(target, (*MODEL_FILES, *CARD_FILES))) is not None:
+        problem = f"holds '{foreign}', which no export wrote and which would be lost"
+        raise FieldError("--to", target, problem, f"move it away, or {remedy}")
 
 
 def _push(arguments: argparse.Namespace) -> None:

@@ -13,7 +13,7 @@ import socket
 import stat
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
@@ -96,6 +96,19 @@ def remove(path: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)
+
+
+def first_foreign(folder: Path, own: Collection[str]) -> Path | None:
+    """The first file in a folder, relative to it, that is none of its `own`: patterns, as in `images/*.png`.
+
+    None = there is none, and the folder may be replaced. A link is a file, wherever it leads.
+    """
+    for path in sorted(folder.rglob("*")):
+        relative = path.relative_to(folder)
+        is_own = any(len(relative.parts) == len(Path(name).parts) and relative.match(name) for name in own)
+        if (path.is_symlink() or not path.is_dir()) and not is_own:
+            return relative
+    return None
 
 
 def is_temporary(name: str) -> bool:
