@@ -15,13 +15,14 @@ from starlette.datastructures import Headers
 from starlette.responses import PlainTextResponse, RedirectResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from data_generation.data.errors import FieldError
+
 # And the port: cookies of one machine are sent to all its ports.
 _COOKIE = "play_token_"
 # Below it is the exported page, which runs WebAssembly, in threads where it is isolated from other pages.
 BROWSER_PATH = "/browser/"
 # Longer ones are nobody's, and numbers in them would be too long to read.
 _MAX_PATH_CHARACTERS = 300
-_LOOPBACK_NAMES = ("127.0.0.1", "localhost", "[::1]")
 # Everything is this server's own; what is embedded nowhere cannot be clicked unknowingly.
 _POLICY = (
     "default-src 'self'",
@@ -56,7 +57,12 @@ def is_loopback(host: str) -> bool:
 
 
 def make_token(host: str, token: str | None) -> str | None:
-    """The token to ask for: the given one, a fresh one where others can reach the address, else None."""
+    """The token to ask for: the given one, a fresh one where others can reach the address, else None.
+
+    FieldError of `token` where no cookie can hold it.
+    """
+    if token and not (token.isascii() and token.isprintable()):
+        raise FieldError("token", token, "has characters that a cookie does not take", "use letters and digits")
     return token or (None if is_loopback(host) else secrets.token_urlsafe(24))
 
 
@@ -93,12 +99,18 @@ class Guard:
         if len(scope["path"]) > _MAX_PATH_CHARACTERS:
             return "no address here is that long"
         if self._token is None:
-            name = headers.get("host", "").rpartition(":")[0] or headers.get("host", "")
-            return "" if name in _LOOPBACK_NAMES else "this server is for pages of this machine"
+            return "" if is_loopback(_host_name(headers)) else "this server is for pages of this machine"
         given = _given(scope) if scope["path"] == "/" else ""
         given = given or _cookie(headers, _cookie_name(scope))
         is_right = secrets.compare_digest(given.encode(), self._token.encode())
         return "" if is_right else "a token is needed: open the address that the server has printed"
+
+
+def _host_name(headers: Headers) -> str:
+    """The name or address that a request was sent to, without its port and an IPv6 address's brackets."""
+    host = headers.get("host", "")
+    name, _, port = host.rpartition(":")
+    return (name if port.isdecimal() else host).removeprefix("[").removesuffix("]")
 
 
 def _foreign_page(headers: Headers) -> str:
@@ -115,8 +127,13 @@ def _foreign_request(headers: Headers) -> str:
 
 
 def _given(scope: Scope) -> str:
-    values = parse_qs(scope.get("query_string", b"").decode("latin-1"), max_num_fields=10).get("token", [""])
-    return values[0]
+    """The token in the address; empty where there is none."""
+    try:
+        values = parse_qs(scope.get("query_string", b"").decode("latin-1"), max_num_fields=10)
+    # More fields than any address that was printed.
+    except ValueError:
+        return ""
+    return values.get("token", [""])[0]
 
 
 def _cookie_name(scope: Scope) -> str:

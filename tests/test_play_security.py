@@ -49,6 +49,7 @@ NEEDS_A_START = [
     '{"do": "source", "name": "keys"}', '{"do": "source", "name": "recorded"}', '{"do": "game", "on": false}',
     '{"do": "game", "on": true}', '{"do": "record", "kind": "gif", "first": 0, "last": 2147483648}',
 ]  # fmt: skip
+TOO_MANY_FIELDS = "/?token=right" + 20 * "&a=b"
 
 
 def png(width: int, height: int, data: bytes, *more: tuple[bytes, bytes]) -> bytes:
@@ -165,6 +166,15 @@ def test_pages_of_other_sites_open_no_socket(tmp_path, origin):
         assert len(server.visitors) == 0
 
 
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.2", "127.9.9.9", "localhost", "[::1]"])
+@pytest.mark.parametrize("port", ["", ":8000"])
+def test_every_name_of_this_machine_itself_is_taken(tmp_path, host, port):
+    with serving(play_config(tmp_path)) as (client, _):
+        assert client.get("/", headers={"host": f"{host}{port}"}).status_code == 200
+        for wrong in (f"{host}.evil.example", f"evil.example:{host}", "0.0.0.0", "[::]", "10.0.0.1", "127.0.0.1."):
+            assert client.get("/", headers={"host": f"{wrong}{port}"}).status_code == 403, wrong
+
+
 @pytest.mark.parametrize("path", ["/", "/look/datasets"])
 def test_a_foreign_name_for_this_machine_is_refused(tmp_path, path):
     """DNS rebinding."""
@@ -178,7 +188,15 @@ def test_a_foreign_name_for_this_machine_is_refused(tmp_path, path):
 
 def test_beyond_this_machine_everything_needs_the_token(tmp_path):
     with serving(play_config(tmp_path), token="right") as (client, _):
-        for path in ("/", "/play.js", "/look/datasets", "/?token=wrong", "/play.js?token=right", "/?token="):
+        for path in (
+            "/",
+            "/play.js",
+            "/look/datasets",
+            "/?token=wrong",
+            "/play.js?token=right",
+            "/?token=",
+            TOO_MANY_FIELDS,
+        ):
             assert client.get(path).status_code == 403
         name = "play_token_8000"
         for cookie in (f"{name}=wrong", name, ";;;=", f"{name}=righ", f"{name}=\xe9", "play_token_8001=right"):
