@@ -6,6 +6,7 @@ becomes the whole of it, as if play had started there. Here that half is not rea
 history, the successor, is kept beside the first one, and takes its frames one by one as they come.
 """
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -30,7 +31,7 @@ SHIPPED_LEVEL = 5
 PREDICT = -1  # in place of the ids of a known frame
 
 
-def model_path(model_fpath: str | None) -> Path:
+def model_path(model_fpath: str | os.PathLike[str] | None) -> Path:
     """The model that is named, or the one that comes with the code. FieldError of `model_fpath` where there is none."""
     if model_fpath:
         return local_path("model_fpath", model_fpath, "model")

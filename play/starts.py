@@ -92,6 +92,17 @@ def misfit(environment: Environment, model: GenieRedux, action_names: Sequence[s
     return ""
 
 
+class DrawnStart:
+    """One of some starts, all equally likely."""
+
+    def __init__(self, starts: Sequence[Start]):
+        self._starts = starts
+
+    def __call__(self, rng: np.random.Generator) -> Start:
+        """Draw one."""
+        return self._starts[rng.integers(len(self._starts))]
+
+
 class DatasetStarts:
     """Starts drawn from all frames of some environments' episodes but the last ones, all equally likely."""
 

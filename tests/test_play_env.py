@@ -1,5 +1,8 @@
 """A world model as a Gymnasium environment."""
 
+import pickle
+from pathlib import Path
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -10,7 +13,15 @@ from data_generation.data.data import Environment, list_environments
 from data_generation.data.errors import UserError
 from models.config import SampleSettings
 from play.batching import Simulator, entropy_share, to_uint8
-from play.env import ENV_ID, ConstantReward, RolloutConfig, WorldModelEnv, WorldModelVectorEnv
+from play.env import (
+    ENV_ID,
+    ConstantReward,
+    RolloutConfig,
+    WorldModelEnv,
+    WorldModelVectorEnv,
+    make_env,
+    make_vector_env,
+)
 from play.starts import DatasetStarts, Start, episode_start, game_start, picture_start
 from tests.model_helpers import random_actions, tiny_model
 from tests.toy_game import WALK
@@ -118,6 +129,97 @@ def test_the_vector_form_equals_single_environments():
     assert t == 11 and envs.metadata["autoreset_mode"] == gym.vector.AutoresetMode.NEXT_STEP
 
 
+@pytest.fixture
+def paths(tmp_path) -> dict[str, Path]:
+    """A model and a dataset."""
+    write_dataset(tmp_path)
+    path = save_fresh(tmp_path / "model-7.pt", tiny_config(tmp_path, "genie_redux_guided"))
+    return {"model_fpath": path, "dataset_dpath": tmp_path / DATASET}
+
+
+def num_steps_of(env: gym.Env | gym.vector.VectorEnv, most: int) -> int | None:
+    """Steps after which the first episode is truncated; None = after more than `most`."""
+    env.reset(seed=0)
+    for step in range(1, most + 1):
+        _, _, ends, cuts, _ = env.step(env.action_space.sample() * 0)
+        assert not np.any(ends)
+        if np.all(cuts):
+            return step
+    return None
+
+
+@pytest.mark.parametrize(("asked", "expected"), [(3, 3), (90, 90), (None, 80), (-1, None)])
+@pytest.mark.parametrize("mode", ["single", "vector_entry_point", "sync"])
+def test_episodes_are_as_long_as_gymnasium_is_asked_for(paths, asked, expected, mode):
+    """`gymnasium.make` keeps `max_episode_steps` for its own wrapper; `make_vec` hands it on."""
+    settings = {**paths, "max_episode_steps": asked, "window": 2}
+    if mode == "single":
+        env = gym.make(f"play.env:{ENV_ID}", **settings)
+    else:
+        env = gym.make_vec(f"play.env:{ENV_ID}", 1, vectorization_mode=mode, **settings)
+    assert num_steps_of(env, 91) == expected
+    if expected:
+        # The next episode, after the step that resets (autoreset), is as long.
+        assert num_steps_of(env, 91) == expected
+
+
+def test_the_entry_points_take_the_length_too(paths):
+    assert num_steps_of(make_env(**paths, max_episode_steps=4), 9) == 4
+    assert num_steps_of(make_vector_env(2, **paths, max_episode_steps=4), 9) == 4
+    with pytest.raises(UserError, match="max_episode_steps=0: must be at least 1"):
+        make_vector_env(2, **paths, max_episode_steps=0)
+
+
+def test_wrong_calls_of_the_vector_form_are_named():
+    envs = WorldModelVectorEnv(tiny_model(), draw, 3)
+    with pytest.raises(gym.error.ResetNeeded, match=r"call reset\(\)"):
+        envs.step(np.zeros(3, int))
+    with pytest.raises(gym.error.ResetNeeded, match=r"call reset\(\)"):
+        WorldModelEnv(tiny_model(), draw).step(0)
+    for seeds in ([1], [1, 2, 3, 4], np.array([1, 2])):
+        with pytest.raises(UserError, match=rf"seed=.*has {len(seeds)} seeds for 3 rollouts; give one for each"):
+            envs.reset(seed=seeds)
+    frames, _ = envs.reset(seed=[1, 2, 3])
+    assert np.array_equal(envs.reset(seed=np.array([1, 2, 3]))[0], frames)
+    for actions in (np.zeros(2, int), np.zeros(7, int), 0, np.zeros((3, 1), int)):
+        with pytest.raises(UserError, match=r"actions=.*give an action for each of 3 rollouts"):
+            envs.step(actions)
+    assert np.array_equal(envs.reset(seed=[1, 2, 3])[0], frames)
+
+
+def test_all_rollouts_begin_at_a_given_start_and_other_options_are_refused():
+    envs, env = WorldModelVectorEnv(tiny_model(), draw, 3), WorldModelEnv(tiny_model(), draw)
+    start = random_start(5)
+    frames, _ = envs.reset(seed=1, options={"start": start})
+    assert all(np.array_equal(frame, start.frames[-1]) for frame in frames)
+    state = envs.step(np.zeros(3, int))[0]
+    env.reset(options={"start": start})
+    assert np.abs(state.astype(int) - env.step(0)[0]).max() <= 1
+    for each in (envs, env):
+        with pytest.raises(UserError, match=r"options=strat: is no option of reset"):
+            each.reset(options={"strat": start})
+
+
+def test_the_vector_form_draws_its_frames():
+    envs = WorldModelVectorEnv(tiny_model(), draw, 2, render_mode="rgb_array")
+    frames, _ = envs.reset(seed=0)
+    shown = envs.render()
+    assert shown is not None and np.array_equal(np.stack(shown), frames.transpose(0, 2, 3, 1))
+    envs.step(np.zeros(2, int))
+    assert np.array_equal(np.stack(shown), frames.transpose(0, 2, 3, 1)), "a frame that was given stays as it is"
+    assert WorldModelVectorEnv(tiny_model(), draw, 2).render() is None
+    with pytest.raises(UserError, match=r"render_mode=human: is unknown; use rgb_array"):
+        WorldModelVectorEnv(tiny_model(), draw, 2, render_mode="human")
+
+
+def test_an_environment_of_levels_is_pickled(paths, monkeypatch):
+    monkeypatch.setattr("play.env.level_starts", lambda _: [random_start(seed, 1) for seed in range(4)])
+    env = gym.make(f"play.env:{ENV_ID}", model_fpath=paths["model_fpath"]).unwrapped
+    again = pickle.loads(pickle.dumps(env))
+    assert np.array_equal(again.reset(seed=3)[0], env.reset(seed=3)[0])
+    assert np.array_equal(again.step(1)[0], env.step(1)[0])
+
+
 def test_a_reward_hook_sees_both_frames_and_ends_episodes():
     seen = []
 
@@ -133,11 +235,9 @@ def test_a_reward_hook_sees_both_frames_and_ends_episodes():
     assert np.array_equal(seen[0][0][0], first) and np.array_equal(seen[1][0][0], second)
 
 
-def test_the_registered_ids_start_from_a_dataset(tmp_path):
-    write_dataset(tmp_path)
-    cfg = tiny_config(tmp_path, "genie_redux_guided")
-    path = save_fresh(tmp_path / "model-7.pt", cfg)
-    known = {"model_fpath": str(path), "dataset_dpath": str(tmp_path / DATASET)}
+@pytest.mark.parametrize("kind", [str, Path])
+def test_the_registered_ids_start_from_a_dataset(tmp_path, paths, kind):
+    known = {key: kind(path) for key, path in paths.items()}
     env = gym.make(f"play.env:{ENV_ID}", **known, max_episode_steps=None, num_prime=3)
     frame, info = env.reset(seed=1)
     assert frame.shape == SHAPE and "square" in info["label"]
@@ -149,7 +249,7 @@ def test_the_registered_ids_start_from_a_dataset(tmp_path):
     with pytest.raises(UserError, match=r"num_prime=0: must be at least 1"):
         gym.make(f"play.env:{ENV_ID}", **known, num_prime=0)
     with pytest.raises(UserError, match=r"model_fpath=.*nothing"):
-        gym.make(f"play.env:{ENV_ID}", model_fpath=str(tmp_path / "nothing.pt"), dataset_dpath=known["dataset_dpath"])
+        gym.make(f"play.env:{ENV_ID}", model_fpath=kind(tmp_path / "nothing.pt"), dataset_dpath=known["dataset_dpath"])
 
 
 def test_a_dataset_of_other_frames_or_actions_is_refused(tmp_path):

@@ -5,6 +5,7 @@ Its environment variables name another server (HF_ENDPOINT), a token (HF_TOKEN) 
 """
 
 import dataclasses
+import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -53,8 +54,9 @@ class HubPlace:
         return FieldError(self.field, self.text, problem, remedy)
 
 
-def local_path(field: str, text: str, kind: str) -> Path:
+def local_path(field: str, text: str | os.PathLike[str], kind: str) -> Path:
     """The path that a text is, or that of a copy in the client's cache where it is a place on the hub."""
+    text = os.fspath(text)
     if not text.startswith(HUB):
         return Path(text)
     place = HubPlace.parse(field, text, kind)
