@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 import logging
 import mimetypes
 import tempfile
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, Response
+from starlette.responses import FileResponse, PlainTextResponse, Response
 from starlette.routing import Route, WebSocketRoute
 from starlette.types import ASGIApp
 from starlette.websockets import WebSocket, WebSocketDisconnect
@@ -106,7 +107,8 @@ class Server:
                     return PlainTextResponse(str(error), 404)
             if isinstance(found, Shown):
                 return Response(found.content, media_type=found.media_type)
-            return JSONResponse(found)
+            # As ASCII: names in files may hold half a character, which UTF-8 has no bytes for.
+            return Response(json.dumps(found, allow_nan=False), media_type="application/json")
 
         return answer
 

@@ -5,6 +5,7 @@ Nothing is opened by a name that a request holds: requests hold numbers of this 
 
 import hashlib
 import math
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -124,7 +125,8 @@ class Library:
         for key, (name, folder) in _folders(self._evaluations, "metrics.json").items():
             try:
                 content = read_json(folder / "metrics.json", "evaluate again")
-            except UserError:
+            # OSError: it was removed since the folders were listed, or may not be read.
+            except (UserError, OSError):
                 continue
             metrics = content.get("metrics") if isinstance(content, dict) else None
             numbers = {k: v for k, v in (metrics or {}).items() if _is_number(v)} if isinstance(metrics, dict) else {}
@@ -183,4 +185,6 @@ def _finite(column: np.ndarray) -> list[float | None]:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    # By comparison: an int of 400 digits is no float at all.
+    is_one = isinstance(value, int | float) and not isinstance(value, bool)
+    return is_one and abs(value) <= sys.float_info.max

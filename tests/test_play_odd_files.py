@@ -1,0 +1,49 @@
+"""What is wrong in one run or evaluation hides none of the others from the page."""
+
+import pytest
+
+pytest.importorskip("starlette", reason="the page's libraries are not installed")
+
+from tests.play_helpers import play_config, serving
+
+HUGE = "9" * 400
+ODD = {
+    "huge": f'{{"metrics": {{"psnr": {HUGE}, "other": -{HUGE}, "ssim": 0.5}}}}',
+    "name": '{"metrics": {"psnr\\ud800": 1, "ssim": 0.5}}',
+    "infinite": '{"metrics": {"psnr": 1e999, "fid": NaN, "ssim": 0.5}}',
+    "digits": f'{{"metrics": {{"psnr": {"9" * 5000}}}}}',
+    "list": "[1]",
+    "cut": "{",
+}
+
+
+def test_an_odd_evaluation_leaves_the_others_to_be_seen(tmp_path):
+    for name, text in {**ODD, "whole": '{"metrics": {"psnr": 31.25}}'}.items():
+        (tmp_path / "evals" / name).mkdir(parents=True)
+        (tmp_path / "evals" / name / "metrics.json").write_text(text)
+    (tmp_path / "evals" / "vanished").mkdir()
+    (tmp_path / "evals" / "vanished" / "metrics.json").symlink_to(tmp_path / "nothing")
+    with serving(play_config(tmp_path)) as (client, _):
+        answer = client.get("/look/evaluations")
+    assert answer.status_code == 200
+    metrics = {each["name"]: each["metrics"] for each in answer.json()}
+    assert metrics["whole"] == {"psnr": 31.25}
+    assert metrics["huge"] == metrics["infinite"] == {"ssim": 0.5}
+    assert metrics["name"]["ssim"] == 0.5
+
+
+def test_odd_numbers_and_names_in_a_run_leave_its_other_curves(tmp_path):
+    run = tmp_path / "runs" / "odd"
+    run.mkdir(parents=True)
+    rows = (
+        f'{{"step": 1, "split": "train", "loss": {HUGE}, "rate": 0.1}}',
+        '{"step": 2, "split": "train", "loss": 0.5, "rate": 1e999}',
+        '{"step": 3, "split": "tr\\udfff", "loss": 0.25}',
+    )
+    (run / "metrics.jsonl").write_text("\n".join(rows) + "\n")
+    with serving(play_config(tmp_path)) as (client, _):
+        (listed,) = client.get("/look/runs").json()
+        answer = client.get(f"/look/run/{listed['id']}")
+    assert answer.status_code == 200
+    curves = answer.json()["curves"]
+    assert curves["train/loss"] == [[2, 0.5]] and curves["train/rate"] == [[1, 0.1]]
