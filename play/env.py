@@ -155,8 +155,11 @@ class WorldModelVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         """Begin all episodes. `seed`: of all, or one for each."""
         start = _given_start(options)
         if seed is not None or not self._generators:
-            is_each = isinstance(seed, Sequence | np.ndarray)
-            seeds = list(seed) if is_each else np.random.SeedSequence(seed).spawn(self.num_envs)
+            seeds: list[Any]
+            if isinstance(seed, Sequence | np.ndarray):
+                seeds = list(seed)
+            else:
+                seeds = np.random.SeedSequence(seed).spawn(self.num_envs)
             if len(seeds) != self.num_envs:
                 problem = f"has {len(seeds)} seeds for {self.num_envs} rollouts"
                 raise FieldError("seed", seeds, problem, "give one for each, or one number")

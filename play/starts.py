@@ -100,7 +100,7 @@ class DrawnStart:
 
     def __call__(self, rng: np.random.Generator) -> Start:
         """Draw one."""
-        return self._starts[rng.integers(len(self._starts))]
+        return self._starts[int(rng.integers(len(self._starts)))]
 
 
 class DatasetStarts:
