@@ -234,7 +234,7 @@ class AgentTrainer:
             save_gifs(self.folder.gifs, self.epoch, shown, self.context.connector)
             mean_return = tested.values["mean_return"]
             logger.info("epoch %d: test %s", self.epoch, _listing(tested.values))
-            score = mean_return if self.reward.is_fixed else tested.values["cells"]
+            score = mean_return if self.reward.is_fixed else float(tested.values["cells"])
             if score > self.best_score:
                 self.best_score = score
                 save_agent(self.folder.best, self.network, self._info_now(mean_return))

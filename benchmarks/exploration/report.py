@@ -188,7 +188,7 @@ def _coverage_figure(curves: dict[str, list[Curve]], names: list[str], title: st
 
 def _loop_figure(results: dict[str, list[Measured]], title: str) -> Figure:
     """A point for each run, a row of panels for each method."""
-    figure = Figure(figsize=(3.5 * len(_MEASURES), 3 * len(METHODS)), layout="constrained")
+    figure = Figure(figsize=(3.5 * len(_MEASURES), 4 * len(METHODS)), layout="constrained")
     figure.suptitle(title)
     grid = figure.subplots(len(METHODS), len(_MEASURES), squeeze=False)
     for method, panels in zip(METHODS, grid, strict=True):
@@ -198,7 +198,7 @@ def _loop_figure(results: dict[str, list[Measured]], title: str) -> Figure:
                 continue
             for place, runs in enumerate(results.values()):
                 axes.scatter([place] * len(runs), [run[method, name] for run in runs])
-            axes.set_xticks(range(len(results)), [_ROWS[row] for row in results], rotation=15)
+            axes.set_xticks(range(len(results)), [_ROWS[row] for row in results], rotation=30, ha="right")
             axes.set_title(f"{method}: {_MEASURES[name]}".replace("`", ""))
             axes.margins(x=0.3, y=0.2)
             axes.grid(alpha=0.3)
