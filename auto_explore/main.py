@@ -100,13 +100,14 @@ def evaluate(cfg: AutoExploreConfig) -> Path:
     context.check_agent(info, path)
     target = folder.path / "outputs" / f"evaluation_{path.stem}.json"
     with locked(folder.evaluations, "wait for that evaluation or stop it"):
-        result, parts = _play_epochs(context, cfg.evaluation, folder, network.to(context.fabric.device))
+        state = read_agent(folder.last).get("state") if folder.last.is_file() else None
+        result, parts = _play_epochs(context, cfg.evaluation, folder, network.to(context.fabric.device), state)
         content = {"checkpoint": str(path), "epoch": info.epoch, "reward": cfg.collection.reward.type, **result}
         write_atomically(target, json.dumps(content, indent=2) + "\n")
         report = _make_report(cfg, context, folder.evaluations)
         report.facts.throughput = rates(parts)
         write_agent_evaluation(report, content)
-    print(_summary(content, folder, target))
+    print(_summary(content, folder, target, (state or {}).get("run", {}).get("collection.reward.type")))
     return target
 
 
@@ -146,12 +147,16 @@ def _remove_empty(folder: AgentFolder) -> None:
 
 
 def _play_epochs(
-    context: RunContext, evaluation: EvaluationConfig, folder: AgentFolder, network: ActorCritic
+    context: RunContext,
+    evaluation: EvaluationConfig,
+    folder: AgentFolder,
+    network: ActorCritic,
+    state: dict[str, Any] | None,
 ) -> tuple[dict[str, Any], list[Played]]:
-    """The measures of every epoch and their means; what was played in each."""
+    """The measures of every epoch and their means; what was played in each. `state`: the run's, if it has one."""
     test = context.collection.test
     reward = context.make_reward(test.config.n_preds)
-    _load_reward_of_run(context.collection.reward, folder, reward)
+    _load_reward_of_run(context.collection.reward, state, folder.last, reward)
     collector = context.collector(test.num_envs, reward, folder.episodes, is_test=True)
     rows, parts = [], []
     try:
@@ -169,19 +174,11 @@ def _play_epochs(
     return {"mean": means, "epochs": rows}, parts
 
 
-def _load_reward_of_run(config: RewardConfig, folder: AgentFolder, reward: Reward) -> None:
-    """Give the reward what it has learned in the run, if it learns."""
-    state = read_agent(folder.last).get("state") if folder.last.is_file() else None
+def _load_reward_of_run(config: RewardConfig, state: dict[str, Any] | None, path: Path, reward: Reward) -> None:
+    """Give the reward what it has learned in the run, whose state was kept at `path`, if it learns."""
     if state is not None and (config.type not in ("entropy", "none") or config.normalize):
         with under("collection.reward"):
-            load_reward(reward, state["ranks"][0]["reward"], config, folder.last)
-
-
-def _unlike_training(reward: str, folder: AgentFolder) -> str:
-    """A remark where the agent was trained for another reward than that of the measured returns."""
-    state = read_agent(folder.last).get("state") if folder.last.is_file() else None
-    trained = (state or {}).get("run", {}).get("collection.reward.type", reward)
-    return "" if trained == reward else f" (trained for {trained}: collection.reward.type={trained} measures that)"
+            load_reward(reward, state["ranks"][0]["reward"], config, path)
 
 
 def _write_config(folder: AgentFolder, cfg: AutoExploreConfig) -> None:
@@ -211,9 +208,12 @@ def _log_start(trainer: AgentTrainer) -> None:
         logger.warning("frames are %dx%d: models, which take square ones, cannot train on the episodes", width, height)
 
 
-def _summary(content: dict, folder: AgentFolder, target: Path) -> str:
-    mean = content["mean"]
+def _summary(content: dict, folder: AgentFolder, target: Path, trained_for: str | None) -> str:
+    """`trained_for`: the reward of the run, where that is known."""
+    mean, reward = content["mean"], content["reward"]
+    if trained_for not in (None, reward):
+        reward += f" (trained for {trained_for}: collection.reward.type={trained_for} measures that)"
     lines = [f"agent         {content['checkpoint']} (epoch {content['epoch']})"]
-    lines += [f"reward        {content['reward']}{_unlike_training(content['reward'], folder)}"]
+    lines += [f"reward        {reward}"]
     lines += [f"{name:<24}{value:.4g}" for name, value in mean.items()]
     return "\n".join([*lines, f"GIFs          {folder.evaluations}", f"all figures   {target}"])
