@@ -1,6 +1,5 @@
 """The experiment's steps as ordinary commands, and where their results are."""
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ import numpy as np
 from auto_explore.src.reward import WORLD_MODEL_REWARDS
 from benchmarks.exploration.agent_runs import AgentRun, epoch_of_agent57, epoch_of_auto_explore
 from benchmarks.exploration.mixing import has_episodes, mix
+from benchmarks.exploration.recordings import episode_frames, frames_by_level, sessions_to_play
 from benchmarks.exploration.settings import (
     COMPARED_AGENTS,
     EXPLORED,
@@ -23,7 +23,6 @@ from benchmarks.exploration.settings import (
     Scale,
 )
 from benchmarks.exploration.steps import Chain, CommandStep, Stage
-from data_generation.data.data import Environment, list_environments
 
 REPEAT_PROBABILITY = 0.9  # of sticky-random play
 CURVES_DNAME = "coverage_curves"
@@ -140,22 +139,11 @@ class Experiment:
 
     def num_frames(self, dname: str) -> np.ndarray:
         """Frames of each episode (N,)."""
-        return np.concatenate([np.empty(0, np.int64), *(found.num_frames for found in self._environments(dname))])
+        return episode_frames(self.dataset(dname))
 
     def frames_by_level(self, dname: str) -> np.ndarray:
         """Frames (sessions, levels) of the episodes of complete sessions."""
-        lengths: dict[tuple[int, int], int] = {}
-        for found in self._environments(dname):
-            lengths |= zip(zip(found.sessions, found.instances, strict=True), found.num_frames, strict=True)
-        levels = range(self.game.n_instances)
-        complete: list[list[int]] = []
-        while all((len(complete), level) in lengths for level in levels):
-            complete.append([lengths[len(complete), level] for level in levels])
-        return np.array(complete, np.int64).reshape(-1, len(levels))
-
-    def _environments(self, dname: str) -> list[Environment]:
-        dataset = self.dataset(dname)
-        return [Environment(dpath) for dpath in (list_environments(dataset) if dataset.is_dir() else [])]
+        return frames_by_level(self.dataset(dname), self.game.n_instances)
 
     @property
     def compared_steps(self) -> int:
@@ -349,7 +337,7 @@ class Experiment:
 
         def missing() -> int | None:
             steps = self.frames_by_level(dname) - 1
-            return self._sessions_to_play(steps, self.compared_steps, is_even=True)
+            return sessions_to_play(steps, self.compared_steps, self.game.n_steps_max, is_even=True)
 
         def arguments() -> tuple[str, ...]:
             return self._generate(dname, policy, self._sizes(missing()), seed=1000 + seed)
@@ -368,7 +356,7 @@ class Experiment:
         """Play until there are `data_frames`: one agent's episodes are shorter than another's."""
 
         def missing() -> int | None:
-            return self._sessions_to_play(self.frames_by_level(run), self.scale.data_frames)
+            return sessions_to_play(self.frames_by_level(run), self.scale.data_frames, self.game.n_steps_max)
 
         def arguments() -> tuple[str, ...]:
             policy: tuple[str, ...] = (f"variant={variant}",)
@@ -378,23 +366,6 @@ class Experiment:
             return self._generate(run, policy, self._sizes(missing()), seed)
 
         return CommandStep(f"record {run}", arguments, lambda: missing() is None)
-
-    def _sessions_to_play(self, lengths: np.ndarray, wanted: int, is_even: bool = False) -> int | None:
-        """How many sessions a dataset should have next; None if the `lengths` (sessions, levels) of its episodes do.
-
-        `is_even`: if every level has an equal share of `wanted`. The answer follows from the episodes of complete
-        sessions, so it is the same where a command was killed on the way.
-        """
-        num_levels, num_sessions = self.game.n_instances, 0
-        while True:
-            played = lengths[:num_sessions]
-            if len(played) < num_sessions:
-                return num_sessions
-            counted = int(played.sum(axis=0).min() * num_levels if is_even else played.sum())
-            if counted >= wanted:
-                return None
-            length = max(1, counted / played.size) if played.size else self.game.n_steps_max + 1
-            num_sessions += math.ceil((wanted - counted) / (num_levels * length))
 
     def evaluations(self, run: str, models: Models) -> Chain:
         """The tokenizer alone, and the world model by each method, on the third policy's play."""
