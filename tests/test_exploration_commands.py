@@ -265,7 +265,7 @@ def test_a_run_that_was_killed_before_its_first_checkpoint_is_begun_anew(tmp_pat
         ),
         ("--smoke --steps 0", r"--steps.* 0 "),
         ("--parts coverage --agents ngu e4b", r"argument --agents: invalid choice: 'e4b'"),
-        ("--agents ngu", r"--agents=ngu: only coverage is compared; add --parts coverage, or omit it"),
+        ("--agents ngu", r"--agents=ngu: only coverage and prediction compare agents; add --parts .*, or omit it"),
         (
             "--game pitfall",
             r"--test-policy=agent57: there is no preset .* for pitfall; give a trained one \(--agent57\)$",

@@ -36,7 +36,7 @@ def test_intervals_are_over_the_seeds_and_what_was_not_measured_is_a_dash(tmp_pa
     experiment = Experiment(GAMES["cinderfoot"], TRIAL, tmp_path, "agent57")
     for number, run in enumerate(("before", "auto_explore_seed1", "random_seed1")):
         for method in METHODS.values():
-            path = experiment.evaluation(run, method)
+            path = experiment.evaluation(run, method, experiment.test_dataset())
             path.parent.mkdir(parents=True)
             path.write_text(json.dumps({"metrics": {"psnr": 20 + number, "ssim": 0.5, "delta_psnr": -0.5}}))
     rows = report_loop(experiment).splitlines()[2:]

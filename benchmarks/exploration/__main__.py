@@ -8,6 +8,7 @@
     python -m benchmarks.exploration --parts coverage --game pitfall --steps 160000 --root <folder>
     python -m benchmarks.exploration --report <folder> <folder>   # one table of the games whose coverage was compared
     python -m benchmarks.exploration --parts twice                # the loop, and once more with the better model
+    python -m benchmarks.exploration --parts prediction --agents auto_explore random_features autoencoder random
 
 The loop: a tokenizer and a world model are trained on random play, AutoExplore is trained with them and its play is
 recorded, tokenizer and world model are fine-tuned on that and on as many frames of random play, and all of them are
@@ -18,6 +19,9 @@ The results (table.md, results.json, plot.png) are in <root>/loop_<test policy>/
 Coverage: agents play as many steps each. A row of <root>/coverage.md has what an agent covered in the end, and the area
 under its curve, which is the mean over the steps; interquartile means over the seeds with bootstrap intervals. Seeds
 begin with 1: settings were found on Cinderfoot with seed 0. Pitfall is the game on which nothing was tuned.
+
+Prediction: how well the world model that rewards the agents predicts the play of each; a row of <root>/prediction.md
+has interquartile means over the loop's seeds. The worse, the more can be learnt from that agent's data.
 """
 
 import argparse
@@ -28,7 +32,9 @@ from pathlib import Path
 
 from benchmarks.exploration.aggregate import report_games
 from benchmarks.exploration.commands import Experiment
+from benchmarks.exploration.prediction import prediction_stages, report_prediction
 from benchmarks.exploration.record import (
+    check_agents,
     check_coverage,
     check_same_experiment,
     check_second_round,
@@ -51,11 +57,12 @@ from benchmarks.exploration.settings import (
     Scale,
     for_trial,
 )
-from benchmarks.exploration.steps import StepRunner
+from benchmarks.exploration.steps import Stage, StepRunner
 from data_generation.arguments import OneLineParser, read_path, whole_number
 from data_generation.data.errors import FieldError
 from launcher.errors import INTERRUPTED, SUCCESS, exit_code_of
 
+PARTS = ("coverage", "loop", "twice", "prediction")
 _MOST = 1_000_000
 
 
@@ -68,7 +75,7 @@ def read_arguments(argv: Sequence[str]) -> argparse.Namespace:
     )
     number = whole_number(_MOST)
     parser.add_argument("--game", choices=sorted(GAMES), default="cinderfoot")
-    parser.add_argument("--parts", nargs="+", choices=("coverage", "loop", "twice"), default=["loop"])
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=["loop"])
     parser.add_argument("--smoke", action="store_true", help="a trial of some minutes, in a folder of its own")
     parser.add_argument("--root", type=read_path, help=f"where everything is kept; {ROOT_DPATH}/<game> by default")
     parser.add_argument("--test-policy", choices=TEST_POLICIES, default="agent57", help="whose play is the loop's test")
@@ -84,9 +91,11 @@ def read_arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--agent57", type=read_path, help="its checkpoint; without one it is trained")
     parser.add_argument("--agent57-epochs", type=number, help=f"of that training; default {Scale.agent57_epochs}")
     parser.add_argument("--steps", type=number, help=f"environment steps of every agent; default {Scale.num_steps}")
-    parser.add_argument("--data-seeds", type=number, help=f"seeds of the loop; default {Scale.data_seeds}")
+    parser.add_argument(
+        "--data-seeds", type=number, help=f"seeds of the loop and of prediction; default {Scale.data_seeds}"
+    )
     compared = " ".join(COMPARED_AGENTS)
-    parser.add_argument("--agents", nargs="+", choices=AGENTS, help=f"whose coverage is compared; default {compared}")
+    parser.add_argument("--agents", nargs="+", choices=AGENTS, help=f"those that are compared; default {compared}")
     parser.add_argument("--seeds", type=number, help=f"seeds of the coverage; default {Scale.seeds}")
     parser.add_argument(
         "--first-seed", type=whole_number(_MOST, 0), help=f"seeds are this one and the next; default {Scale.first_seed}"
@@ -122,8 +131,10 @@ def make_experiment(arguments: argparse.Namespace) -> Experiment:
         fine_tuned_on=tuple(dict.fromkeys(arguments.fine_tune_on)),
         test_levels=tuple(dict.fromkeys(arguments.test_levels)),
     )
-    if arguments.agents and "coverage" not in arguments.parts:
-        raise FieldError("--agents", " ".join(agents), "only coverage is compared", "add --parts coverage, or omit it")
+    if arguments.agents and not {"coverage", "prediction"} & set(arguments.parts):
+        problem = "only coverage and prediction compare agents"
+        raise FieldError("--agents", " ".join(agents), problem, "add --parts coverage or prediction, or omit it")
+    check_agents(experiment)
     if {"coverage", "twice"} & set(arguments.parts):
         check_coverage(experiment)
     if "twice" in arguments.parts:
@@ -152,12 +163,12 @@ def run(argv: Sequence[str]) -> int:
 
 
 def _run_part(part: str, experiment: Experiment, num_jobs: int) -> None:
-    stages = experiment.coverage() if part == "coverage" else experiment.loop()
-    if part == "twice":
-        stages += SecondRound(experiment).stages()
-    StepRunner(stages, num_jobs, experiment.root / "logs").run()
+    StepRunner(_stages(part, experiment), num_jobs, experiment.root / "logs").run()
     if part == "coverage":
         print(f"\n{report_coverage(experiment)}\n\n{experiment.root}/coverage.md, .json, .png", flush=True)
+        return
+    if part == "prediction":
+        print(f"\n{report_prediction(experiment)}\n\n{experiment.root}/prediction.md, .json", flush=True)
         return
     if part == "twice":
         scale = replace(experiment.scale, seeds=experiment.scale.data_seeds)
@@ -166,6 +177,14 @@ def _run_part(part: str, experiment: Experiment, num_jobs: int) -> None:
     rounds = 2 if part == "twice" else 1
     folders = [f"{report_folder(experiment, rounds, levels)}" for levels in experiment.test_levels]
     print(f"\n{report_loop(experiment, rounds)}\n\n{', '.join(folders)}: table.md, results.json, plot.png", flush=True)
+
+
+def _stages(part: str, experiment: Experiment) -> list[Stage]:
+    if part == "coverage":
+        return experiment.coverage()
+    if part == "prediction":
+        return prediction_stages(experiment)
+    return experiment.loop() + (SecondRound(experiment).stages() if part == "twice" else [])
 
 
 def main(argv: Sequence[str]) -> int:

@@ -1,6 +1,6 @@
 """The experiment's steps as ordinary commands, and where their results are."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +11,7 @@ from benchmarks.exploration.agent_runs import AgentRun, epoch_of_agent57, epoch_
 from benchmarks.exploration.mixing import has_episodes, mix
 from benchmarks.exploration.recordings import episode_frames, frames_by_level, sessions_to_play
 from benchmarks.exploration.settings import (
+    AGENTS,
     COMPARED_AGENTS,
     EXPLORED,
     FINE_TUNED_ON,
@@ -104,9 +105,9 @@ class Experiment:
     def _test_dname(self) -> str:
         return {"agent57": "agent57", "scripted": "test", "random": "random_test"}[self.test_policy]
 
-    def evaluation(self, run: str, method: EvaluationMethod, levels: str = EXPLORED) -> Path:
-        folder = self.root / "evaluations" / run / method.kind / self.test_dataset(levels).name
-        return folder / method.mode / "metrics.json"
+    def evaluation(self, run: str, method: EvaluationMethod, test: Path) -> Path:
+        """Metrics of a run's models on a dataset."""
+        return self.root / "evaluations" / run / method.kind / test.name / method.mode / "metrics.json"
 
     def curve(self, agent: str, seed: int) -> Path:
         """What an agent has covered, once it was computed."""
@@ -157,22 +158,23 @@ class Experiment:
 
         Agents are trained, then frozen: their data and the random data have as many frames.
         """
-        seeds = self.data_seeds
         players = {agent for kind in self.fine_tuned_on for agent in (FINE_TUNED_ON if kind == MIXED else (kind,))}
-        explorers = [[self.explore(agent, seed)] for seed in seeds for agent in LEARNING_AGENTS if agent in players]
-        data = [
-            [self._data(agent, seed)]
-            for seed in seeds
-            for agent in (*LEARNING_AGENTS, *RANDOM_AGENTS)
-            if agent in players
-        ]
-        runs = [self._fine_tuning(kind, seed) for seed in seeds for kind in self.fine_tuned_on]
-        titles = ("rewarding",) if self.tested_models else ("rewarding", "tested")
+        pretraining, explorers, data = self.explored_data(players, () if self.tested_models else ("tested",))
+        runs = [self._fine_tuning(kind, seed) for seed in self.data_seeds for kind in self.fine_tuned_on]
         return [
-            [self._pretraining(*titles)],
+            pretraining,
             [*explorers, self._test_play()],
             data,
             [self.evaluations("before", self.tested), *runs],
+        ]
+
+    def explored_data(self, players: Collection[str], models: tuple[str, ...] = ()) -> list[Stage]:
+        """Pretrain the world model that rewards and others, train the agents among the players, record their play."""
+        runs = [(agent, seed) for seed in self.data_seeds for agent in AGENTS if agent in players]
+        return [
+            [self._pretraining("rewarding", *models)],
+            [[self.explore(agent, seed)] for agent, seed in runs if agent in LEARNING_AGENTS],
+            [[self._data(agent, seed)] for agent, seed in runs],
         ]
 
     def coverage(self) -> list[Stage]:
@@ -369,11 +371,18 @@ class Experiment:
 
     def evaluations(self, run: str, models: Models) -> Chain:
         """The tokenizer alone, and the world model by each method, on the third policy's play."""
-        return [self._evaluate(run, name, models, levels) for levels in self.test_levels for name in METHODS]
+        return [
+            self.evaluate(run, name, models, self.test_dataset(levels), "" if levels == EXPLORED else f", {levels}")
+            for levels in self.test_levels
+            for name in METHODS
+        ]
 
-    def _evaluate(self, run: str, name: str, models: Models, levels: str) -> CommandStep:
-        method, test = METHODS[name], self.test_dataset(levels)
-        config, model = ("demo_tokenizer", models[0]) if method.kind == "tokenizer" else ("demo", models[1])
+    def evaluate(
+        self, run: str, name: str, models: Models, test: Path, where: str, preset: str = "demo"
+    ) -> CommandStep:
+        """One method on one dataset. `where`: as the title names that."""
+        method = METHODS[name]
+        config, model = (f"{preset}_tokenizer", models[0]) if method.kind == "tokenizer" else (preset, models[1])
         keys = (
             f"eval.model_fpath={model}",
             f"eval.dataset_root_dpath={test.parent}",
@@ -386,6 +395,5 @@ class Experiment:
             *method.keys,
         )
         arguments = ("run.py", "genie_redux", "eval", f"config={config}", *keys)
-        where = "" if levels == EXPLORED else f", {levels}"
-        done = self.evaluation(run, method, levels)
+        done = self.evaluation(run, method, test)
         return CommandStep(f"test {run}, {name}{where}", lambda: arguments, done.exists)

@@ -67,12 +67,16 @@ def check_tests(experiment: Experiment) -> None:
 
 
 def check_coverage(experiment: Experiment) -> None:
-    """FieldError for an agent that cannot play the game, and for too few steps to compare."""
+    """FieldError for too few steps to compare."""
     least = NUM_POINTS * NUM_ENVS
     if (compared := experiment.compared_steps) < least:
         problem = f"of which only {max(0, compared)} would be compared: episodes that are not over at the end are not"
         remedy = f"give {experiment.scale.num_steps + least - compared} or more"
         raise FieldError("--steps", experiment.scale.num_steps, problem, remedy)
+
+
+def check_agents(experiment: Experiment) -> None:
+    """FieldError for an agent that cannot play the game."""
     if "counts" in experiment.agents and not experiment.game.reports_positions:
         problem = f"{experiment.game.name} reports no positions while it is played"
         raise FieldError("--agents", "counts", problem, "omit it")

@@ -22,6 +22,8 @@ LABELS = {
     "ngu": "NGU's episodic bonus",
     "counts": "position counts (oracle)",
     "none": "environment's reward",
+    "random_features": "curiosity, random features",
+    "autoencoder": "curiosity, an autoencoder's features",
     "random": "random",
     "sticky_random": "sticky random",
     ROUND_TWO: "AutoExplore, second round",
@@ -52,7 +54,7 @@ _ROWS = {
     ROUND_TWO: "… then the second round's",
     CONTROL: "… then more of the first's",
 }
-_MEASURES = {
+MEASURES = {
     "psnr": "PSNR",
     "pooled_psnr": "pooled PSNR",
     "changed_pooled_psnr": "of changed pixels",
@@ -64,7 +66,7 @@ _MEASURES = {
 # One action or another makes no difference to a tokenizer; counterfactuals are of one frame at a time.
 _OMITTED = {"tokenizer": ("delta_psnr", "counterfactual_delta_psnr"), "one_go": ("counterfactual_delta_psnr",)}
 # What is tested, and which of its measures.
-COLUMNS = [(method, name) for method in METHODS for name in _MEASURES if name not in _OMITTED.get(method, ())]
+COLUMNS = [(method, name) for method in METHODS for name in MEASURES if name not in _OMITTED.get(method, ())]
 # Of one run: measures by method and name, NaN for those that could not be taken.
 Measured = dict[tuple[str, str], float]
 
@@ -112,7 +114,8 @@ def _report_test(experiment: Experiment, rounds: int, levels: str) -> str:
     seeds = experiment.data_seeds
     rows = (*experiment.fine_tuned_on, *((ROUND_TWO, CONTROL) if rounds == 2 else ()))
     runs = {"before": ["before"], **{row: [f"{row}_seed{seed}" for seed in seeds] for row in rows}}
-    results = {row: [_measured(experiment, run, levels) for run in names] for row, names in runs.items()}
+    test = experiment.test_dataset(levels)
+    results = {row: [_measured(experiment, run, test) for run in names] for row, names in runs.items()}
     frames = {row: [int(experiment.num_frames(run).sum()) for run in names] for row, names in runs.items()}
     folder = report_folder(experiment, rounds, levels)
     content = {row: {"frames": frames[row], **_intervals_by_method(measured)} for row, measured in results.items()}
@@ -133,7 +136,7 @@ def report_folder(experiment: Experiment, rounds: int = 1, levels: str = EXPLORE
 
 def loop_table(results: dict[str, list[Measured]], frames: dict[str, list[int]]) -> str:
     """The loop's table as Markdown: a row for each kind of data, a column for each measure of each method."""
-    head = ["fine-tuned on", "frames", *(f"{method}: {_MEASURES[name]}" for method, name in COLUMNS)]
+    head = ["fine-tuned on", "frames", *(f"{method}: {MEASURES[name]}" for method, name in COLUMNS)]
     body = []
     for row, runs in results.items():
         counts = sorted({f"{count:,}".replace(",", " ") for count in (min(frames[row]), max(frames[row])) if count})
@@ -142,13 +145,16 @@ def loop_table(results: dict[str, list[Measured]], frames: dict[str, list[int]])
     return markdown_table(head, body)
 
 
-def _measured(experiment: Experiment, run: str, levels: str) -> Measured:
-    found = {}
-    for method, name in COLUMNS:
-        metrics = json.loads(experiment.evaluation(run, METHODS[method], levels).read_text())["metrics"]
-        # Without the package of its weights there is no Fréchet distance.
-        found[method, name] = float(metrics.get(name, np.nan))
-    return found
+def _measured(experiment: Experiment, run: str, test: Path) -> Measured:
+    found = {method: read_metrics(experiment, run, method, test) for method in METHODS}
+    # Without the package of its weights there is no Fréchet distance.
+    return {(method, name): float(found[method].get(name, np.nan)) for method, name in COLUMNS}
+
+
+def read_metrics(experiment: Experiment, run: str, method: str, test: Path) -> dict[str, float]:
+    """What evaluating a run's models by one method found on a dataset."""
+    metrics: dict[str, float] = json.loads(experiment.evaluation(run, METHODS[method], test).read_text())["metrics"]
+    return metrics
 
 
 def _interval_of(runs: list[Measured], column: tuple[str, str]) -> Interval | None:
@@ -188,18 +194,18 @@ def _coverage_figure(curves: dict[str, list[Curve]], names: list[str], title: st
 
 def _loop_figure(results: dict[str, list[Measured]], title: str) -> Figure:
     """A point for each run, a row of panels for each method."""
-    figure = Figure(figsize=(3.5 * len(_MEASURES), 4 * len(METHODS)), layout="constrained")
+    figure = Figure(figsize=(3.5 * len(MEASURES), 4 * len(METHODS)), layout="constrained")
     figure.suptitle(title)
-    grid = figure.subplots(len(METHODS), len(_MEASURES), squeeze=False)
+    grid = figure.subplots(len(METHODS), len(MEASURES), squeeze=False)
     for method, panels in zip(METHODS, grid, strict=True):
-        for name, axes in zip(_MEASURES, panels, strict=True):
+        for name, axes in zip(MEASURES, panels, strict=True):
             if (method, name) not in COLUMNS:
                 axes.set_axis_off()
                 continue
             for place, runs in enumerate(results.values()):
                 axes.scatter([place] * len(runs), [run[method, name] for run in runs])
             axes.set_xticks(range(len(results)), [_ROWS[row] for row in results], rotation=30, ha="right")
-            axes.set_title(f"{method}: {_MEASURES[name]}".replace("`", ""))
+            axes.set_title(f"{method}: {MEASURES[name]}".replace("`", ""))
             axes.margins(x=0.3, y=0.2)
             axes.grid(alpha=0.3)
     return figure

@@ -13,10 +13,12 @@ ROOT_DPATH = Path("outputs/experiments/exploration")
 LEARNING_AGENTS = {
     "auto_explore": "entropy",
     **{kind: kind for kind in ("disagreement", "rnd", "e3b", "ngu", "counts", "none")},
+    "random_features": "cnn-mse",
+    "autoencoder": "vae-mse",
 }
 RANDOM_AGENTS = ("random", "sticky_random")
 AGENTS = (*LEARNING_AGENTS, *RANDOM_AGENTS)
-COMPARED_AGENTS = ("auto_explore", "rnd", "none", *RANDOM_AGENTS)  # in coverage, unless others are chosen
+COMPARED_AGENTS = ("auto_explore", "rnd", "none", *RANDOM_AGENTS)  # with each other, unless others are chosen
 FINE_TUNED_ON = ("auto_explore", "random")  # whose data the world model is fine-tuned on, unless others are chosen
 MIXED = "mixed"  # half of the episodes of either of these
 DATA_KINDS = (*FINE_TUNED_ON, "none", MIXED)

@@ -50,7 +50,7 @@ class StepRunner:
     """
 
     def __init__(self, stages: list[Stage], num_jobs: int, logs_dpath: Path):
-        self.stages, self.num_jobs, self.logs_dpath = stages, num_jobs, logs_dpath
+        self.stages, self.num_jobs, self.logs_dpath = [stage for stage in stages if stage], num_jobs, logs_dpath
         self.steps = [step for stage in stages for chain in stage for step in chain]
         # Nothing more is begun.
         self._is_over = threading.Event()
