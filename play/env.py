@@ -26,7 +26,7 @@ from models.genie_redux import GenieRedux
 from play.batching import Simulator
 from play.fixed_step import RolloutState, load_playable, model_path
 from play.game import level_starts
-from play.starts import DatasetStarts, DrawnStart, Start, frame_shape_of, open_datasets
+from play.starts import DatasetStarts, DrawnStart, Start, check_start, frame_shape_of, open_datasets
 
 ENV_ID = "GenieRedux/WorldModel-v0"
 # Frames per second of most recordings: 60 Hz, one frame in four.
@@ -93,7 +93,7 @@ class WorldModelEnv(gym.Env[np.ndarray, Any]):
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict]:
         """Begin an episode; its first observation is the start's last frame."""
-        given = _given_start(options)
+        given = _given_start(options, self._simulator.model)
         super().reset(seed=seed)
         start = given or self._starts(self.np_random)
         self._state, self._frame, self._num_steps = self._simulator.start(start), start.frames[-1].copy(), 0
@@ -103,6 +103,8 @@ class WorldModelEnv(gym.Env[np.ndarray, Any]):
         """Stream a frame."""
         if self._state is None:
             raise gym.error.ResetNeeded(_RESET_FIRST)
+        if not self.action_space.contains(action):
+            raise _no_action(action, self.action_space.n)
         (made,) = self._simulator.step([self._state], [int(action)])
         rewards, ends = self._reward(self._frame[None], np.array([action]), made.frame[None])
         self._state, self._frame, self._num_steps = made.state, made.frame, self._num_steps + 1
@@ -153,7 +155,7 @@ class WorldModelVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
         """Begin all episodes. `seed`: of all, or one for each."""
-        start = _given_start(options)
+        start = _given_start(options, self._simulator.model)
         if seed is not None or not self._generators:
             seeds: list[Any]
             if isinstance(seed, Sequence | np.ndarray):
@@ -180,6 +182,8 @@ class WorldModelVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         if actions.shape != (self.num_envs,):
             remedy = f"give an action for each of {self.num_envs} rollouts"
             raise FieldError("actions", actions.tolist(), f"has the shape {actions.shape}", remedy)
+        if not (np.issubdtype(actions.dtype, np.integer) and self.action_space.contains(actions)):
+            raise _no_action(actions.tolist(), self.single_action_space.n)
         rewards, ends = np.zeros(self.num_envs), np.zeros(self.num_envs, bool)
         playing = np.flatnonzero(~self._is_over)
         for i in np.flatnonzero(self._is_over):
@@ -218,11 +222,18 @@ def _checked_mode(render_mode: str | None) -> str | None:
     return render_mode
 
 
-def _given_start(options: dict[str, Any] | None) -> Start | None:
-    """The start that the options of a reset name. FieldError for any other option."""
+def _no_action(action: Any, num_actions: Any) -> FieldError:
+    return FieldError("action", action, "is no action of the model", f"give whole numbers from 0 to {num_actions - 1}")
+
+
+def _given_start(options: dict[str, Any] | None, model: GenieRedux) -> Start | None:
+    """The start that a reset is given. FieldError for any other option, and for a start that the model cannot read."""
     if unknown := [name for name in options or {} if name != "start"]:
         raise FieldError("options", unknown[0], "is no option of reset", "the only one is start")
-    return (options or {}).get("start")
+    start = (options or {}).get("start")
+    if start is not None:
+        check_start(start, model)
+    return start
 
 
 def _spaces(model: GenieRedux) -> tuple[gym.spaces.Discrete, gym.spaces.Box]:

@@ -37,6 +37,20 @@ class Start:
     label: str = ""
 
 
+def check_start(start: Start, model: GenieRedux) -> None:
+    """FieldError for a start that a model cannot begin with; the actions mean nothing to a model with latent ones."""
+    frames, actions = start.frames, start.actions
+    shape = frame_shape_of(model)
+    if frames.dtype != np.uint8 or frames.shape[1:] != shape or not len(frames):
+        problem = f"has frames {frames.shape} of {frames.dtype}"
+        raise FieldError("start", start.label, problem, f"give one or more of {shape} in uint8")
+    if model.takes_actions and (len(actions) != len(frames) - 1 or not set(actions) <= set(range(model.num_actions))):
+        problem = f"has the actions {np.asarray(actions).tolist()} for {len(frames)} frames"
+        raise FieldError(
+            "start", start.label, problem, f"give one between two frames, from 0 to {model.num_actions - 1}"
+        )
+
+
 def episode_start(environment: Environment, episode: int, time: int, num_prime: int) -> Start:
     """Up to `num_prime` frames of an episode that end with the frame at `time`."""
     first = max(0, time + 1 - num_prime)

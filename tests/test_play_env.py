@@ -1,6 +1,7 @@
 """A world model as a Gymnasium environment."""
 
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import gymnasium as gym
@@ -198,6 +199,36 @@ def test_all_rollouts_begin_at_a_given_start_and_other_options_are_refused():
     for each in (envs, env):
         with pytest.raises(UserError, match=r"options=strat: is no option of reset"):
             each.reset(options={"strat": start})
+
+
+@pytest.mark.parametrize(
+    ("start", "words"),
+    [
+        (replace(random_start(), actions=np.array([5])), r"has the actions \[5\] for 2 frames"),
+        (replace(random_start(), actions=np.array([-1])), r"from 0 to 4"),
+        (replace(random_start(), actions=np.zeros(2, int)), r"give one between two frames"),
+        (replace(random_start(), frames=np.zeros((2, *SHAPE))), r"has frames \(2, 3, 16, 16\) of float64"),
+        (replace(random_start(), frames=np.zeros((2, 3, 16, 8), np.uint8)), r"give one or more of \(3, 16, 16\)"),
+        (Start(np.zeros((0, *SHAPE), np.uint8)), r"has frames \(0, 3, 16, 16\) of uint8"),
+    ],
+)
+def test_a_start_that_the_model_cannot_read_is_refused(start: Start, words: str) -> None:
+    for env in (WorldModelVectorEnv(tiny_model(), draw, 2), WorldModelEnv(tiny_model(), draw)):
+        with pytest.raises(UserError, match=words):
+            env.reset(options={"start": start})
+
+
+@pytest.mark.parametrize("action", [5, -1, 0.5, None, "left"])
+def test_an_action_that_the_model_does_not_have_is_refused_and_the_episode_goes_on(action: object) -> None:
+    """On a GPU, an index beyond an embedding ends the process."""
+    envs, env = WorldModelVectorEnv(tiny_model(), draw, 2), WorldModelEnv(tiny_model(), draw)
+    envs.reset(seed=0)
+    env.reset(seed=0)
+    for step in (lambda: env.step(action), lambda: envs.step([0, action])):
+        with pytest.raises(UserError, match=r"action=.* is no action of the model; give whole numbers from 0 to 4"):
+            step()
+    env.step(np.int64(3))
+    envs.step(np.array([0, 3]))
 
 
 def test_the_vector_form_draws_its_frames():
