@@ -21,6 +21,7 @@ what is missing.
   bash install.sh --with coinrun   set up, with Procgen: CoinRun and 15 other games (Python 3.11 only)
   bash install.sh --with atari     set up, with ale-py: Atari's games, their ROMs included
   bash install.sh --with minigrid  set up, with MiniGrid
+  bash install.sh --with classic   set up, with pygame, which draws Gymnasium's classic control (CartPole and others)
   bash install.sh --with launchers set up, with Hydra's launchers for parallel and Slurm multiruns
   bash install.sh --with ray       set up, with Ray and Hydra's launcher for it
   bash install.sh --with lerobot   set up, with PyArrow, which `data export --format lerobot` needs
@@ -133,6 +134,9 @@ install_extra() {
         minigrid)
             pip_install -c "$here/constraints.txt" minigrid==3.2.0
             ;;
+        classic)
+            pip_install pygame-ce==2.5.8
+            ;;
         launchers)
             pip_install -c "$here/constraints.txt" hydra-joblib-launcher==1.2.0 hydra-submitit-launcher==1.2.0
             ;;
@@ -187,7 +191,7 @@ while [ $# -gt 0 ]; do
             exit
             ;;
         --with)
-            [ $# -ge 2 ] || fail "--with needs the name of an extra: coinrun, atari, minigrid, launchers, ray, lerobot, formats, tensorboard, export"
+            [ $# -ge 2 ] || fail "--with needs the name of an extra: coinrun, atari, minigrid, classic, launchers, ray, lerobot, formats, tensorboard, export"
             extras="$extras $2"
             shift 2
             ;;
@@ -205,7 +209,7 @@ while [ $# -gt 0 ]; do
 done
 
 for extra in $extras; do
-    case $extra in coinrun | atari | minigrid | launchers | ray | lerobot | formats | tensorboard | export) ;; *) fail "unknown extra '$extra': there are coinrun, atari, minigrid, launchers, ray, lerobot, formats, tensorboard, export" ;; esac
+    case $extra in coinrun | atari | minigrid | classic | launchers | ray | lerobot | formats | tensorboard | export) ;; *) fail "unknown extra '$extra': there are coinrun, atari, minigrid, classic, launchers, ray, lerobot, formats, tensorboard, export" ;; esac
 done
 set_up
 for extra in $extras; do

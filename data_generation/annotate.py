@@ -2,6 +2,7 @@
 
 import argparse
 import difflib
+import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,7 +19,7 @@ from data_generation.annotations.edit import (
     write,
 )
 from data_generation.annotations.tables import read_behavior
-from data_generation.annotations.validate import ACTIONS, EXTRA, TAGS, Tables, check
+from data_generation.annotations.validate import ACTIONS, EXTRA, TAGS, Tables, check, shipped_tables
 from data_generation.arguments import OneLineParser
 from data_generation.data.errors import UNSET, FieldError, MissingPathError, UserError
 from data_generation.data.fields import Range, expand_home
@@ -170,7 +171,14 @@ def _annotate(games: RetroGames, tables: Tables, game: str, request: _Request) -
     errors = check(tables)
     for line in [*remarks, *(f"validator: {error}" for error in errors[:3])]:
         print(f"note     {line}")
-    print("next     python -m data_generation.annotations.validate checks all rows and prints the figures")
+    print(f"next     {_validation(tables)} checks all rows and prints the figures")
+
+
+def _validation(tables: Tables) -> str:
+    """The command that validates these tables."""
+    shipped = vars(shipped_tables())
+    own = [f"--{name} {shlex.quote(f'{path}')}" for name, path in vars(tables).items() if path != shipped[name]]
+    return " ".join(["python -m data_generation.annotations.validate", *own])
 
 
 def _given(game: str, answers: Mapping[str, str], known: Mapping[str, str]) -> Annotation:

@@ -121,7 +121,7 @@ def _no_answer(rank: Any, num_processes: Any, message: str) -> UserError | None:
     """The one line for an error that says that another process does not answer; None for another error."""
     if not any(words in message for words in _NO_ANSWER):
         return None
-    problem = "waited in vain for another one, which hangs or was cut off"
+    problem = "timed out waiting for another one, which hangs or was cut off"
     return UserError(f"process {rank} of {num_processes} {problem} ({one_line(Exception(message))[:200]})")
 
 

@@ -17,11 +17,19 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from data_generation.data.errors import MissingPathError, UserError
+from data_generation.data.errors import FieldError, MissingPathError, UserError
 from data_generation.data.files import atomic_path
 from data_generation.data.reading import UnreadableFileError, open_file
 from models.provenance import code_commit
 from models.weights_folder import is_weights_folder, read_weights_folder, weights_digest
+
+# What files are, by the name of their format, for those that are given in place of another kind.
+_KINDS = {
+    "genieredux-model": "a model",
+    "genieredux-agent": "an AutoExplore agent",
+    "genieredux-agent57": "an Agent57 agent",
+    "genieredux-training-state": "the state of a training",
+}
 
 
 class UnwritableFileError(UserError):
@@ -114,9 +122,12 @@ def _wrong_in(archive: zipfile.ZipFile, size: int) -> str:
 
 
 def check_format(content: Any, path: Path, file_format: str, version: int, what: str) -> dict[str, Any]:
-    """`content` if it is what `write_file` wrote; UserError otherwise."""
-    if not isinstance(content, dict) or content.get("format") != file_format:
-        raise UserError(f"'{path}' is not a {what}")
+    """`content` if it is what `write_file` wrote as `file_format`; UserError otherwise, FieldError of another kind."""
+    stored = content.get("format") if isinstance(content, dict) else None
+    if stored != file_format:
+        kind = _KINDS.get(stored) if isinstance(stored, str) else None
+        problem = f"holds {kind}, which is not a {what}" if kind else f"is not a {what}"
+        raise FieldError("path", path, problem, f"give a {what}")
     found = content.get("format_version")
     if type(found) is not int or not 1 <= found <= version:
         problem = f"'{path}' has format version {found!r:.30}; this code reads up to {version}"

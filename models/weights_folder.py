@@ -83,7 +83,8 @@ def _read(path: Path, file: Path, what: str) -> bytes:
 
 
 def _missing(path: Path, folder: Path, name: str, what: str) -> FieldError:
-    found = sorted(entry.name for entry in folder.glob("*.pt"))
+    # Training states lie beside checkpoints, and are none.
+    found = sorted(entry.name for entry in folder.glob("*.pt") if not entry.name.startswith("state-"))
     remedy = f"give one of its files: {', '.join(found)}" if found else f"give a {what}"
     return MissingPathError("path", path, f"'{folder}' has no {name}", remedy)
 

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import shlex
 import sys
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 from PIL import Image
 
 from data_generation.annotate import main
-from data_generation.annotations import edit
+from data_generation.annotations import edit, validate
 from data_generation.annotations.edit import Annotation, tables_in, write
 from data_generation.annotations.validate import Tables, check
 from data_generation.generator.action_clips import ActionClip, play_clips
@@ -146,6 +147,19 @@ def test_questions_in_the_terminal(tmp_path: Path, tables: Tables, no_play: None
     assert rows(tables.controls)["airstriker-genesis"]["ACTION_SECONDARY"] == "shoot"
     assert f"skipped  nothing written for {CINDERFOOT}" in printed
     assert check(tables) == []
+
+
+def test_the_command_that_follows_validates_the_tables_that_were_written(
+    tmp_path: Path, tables: Tables, no_play: None, monkeypatch, capsys
+) -> None:
+    assert annotate(tmp_path, AIRSTRIKER, typed="side h fight\nlow\n", monkeypatch=monkeypatch) == 0
+    (line,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("next "))
+    python, module, name, *options = shlex.split(line.removeprefix("next").partition(" checks all rows")[0])
+    assert (python, module, name) == ("python", "-m", "data_generation.annotations.validate")
+    assert dict(zip(options[::2], options[1::2], strict=True)) == {
+        f"--{name}": str(path) for name, path in vars(tables).items()
+    }
+    assert validate.main(options) == 0
 
 
 def test_quitting_keeps_what_was_written(tmp_path: Path, tables: Tables, no_play: None, monkeypatch, capsys) -> None:

@@ -7,9 +7,13 @@ import pytest
 import torch
 from torch import nn
 
+from auto_explore.src.agent import read_agent
+from external.agent57.checkpoint import read_agent57
 from models.checkpoint import load_model, load_tokenizer, save_model
 from models.provenance import code_commit
+from models.tensor_file import write_file
 from tests.model_helpers import tiny_config, tiny_model
+from training.run_folder import read_state
 
 
 @pytest.mark.parametrize("name", ["tokenizer", "lam", "genie_redux", "genie_redux_guided"])
@@ -60,6 +64,34 @@ def test_checkpoint_errors_are_one_line_and_name_the_file(tmp_path):
     torch.save({**content, "model": renamed}, path)
     with pytest.raises(ValueError, match=r"unknown tensors, first 'x\.quantizer\.codebook'"):
         load_model(path)
+
+
+READERS = {
+    "genieredux-model": (load_model, "a model"),
+    "genieredux-agent": (read_agent, "an AutoExplore agent"),
+    "genieredux-agent57": (read_agent57, "an Agent57 agent"),
+    "genieredux-training-state": (read_state, "the state of a training"),
+}
+
+
+@pytest.mark.parametrize("kind", READERS)
+@pytest.mark.parametrize("reader", READERS)
+def test_a_checkpoint_of_another_kind_is_named_with_what_is_wanted(tmp_path, reader, kind):
+    path = tmp_path / "model-1.pt"
+    write_file(path, kind, 1, {})
+    read, (_, found) = READERS[reader][0], READERS[kind]
+    with pytest.raises(ValueError, match=r"model-1\.pt") as raised:
+        read(path)
+    line = str(raised.value)
+    assert "\n" not in line
+    assert (f"holds {found}, which is not a" in line and "; give a " in line) == (reader != kind)
+
+
+def test_a_folder_of_checkpoints_lists_those_that_can_be_given(tmp_path):
+    for name in ("model-1.pt", "state-1.pt"):
+        (tmp_path / name).touch()
+    with pytest.raises(FileNotFoundError, match=r"give one of its files: model-1\.pt$"):
+        load_model(tmp_path)
 
 
 def test_a_tokenizer_path_that_is_a_world_model_is_an_error(tmp_path):

@@ -70,7 +70,9 @@ def test_a_stopped_process_does_not_hold_up_the_others_for_ever(tmp_path, capfd)
 
 
 def test_a_process_that_hangs_is_not_waited_for_for_ever(tmp_path):
-    with pytest.raises(UserError, match=r"^process 0 of 2 waited in vain for another one, which hangs or was cut off"):
+    with pytest.raises(
+        UserError, match=r"^process 0 of 2 timed out waiting for another one, which hangs or was cut off"
+    ):
         start("tests.test_processes_end:wait_for_the_other", Job(str(tmp_path)), num_processes=2)
 
 

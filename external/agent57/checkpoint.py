@@ -84,9 +84,7 @@ def read_agent57(path: Path) -> StoredAgent:
     UserError for a missing, damaged or foreign one; it names the first tensor that does not fit.
     """
     content = read_content(path, WHAT, "*.pt")
-    if not isinstance(content, dict) or not ("format" in content or "network" in content):
-        raise UserError(f"'{path}' is not a {WHAT}")
-    is_own = "format" in content
+    is_own = not (isinstance(content, dict) and "network" in content and "format" not in content)
     if is_own:
         check_format(content, path, FORMAT, FORMAT_VERSION, WHAT)
         check_keys(content, path, WHAT, info=dict)
