@@ -220,6 +220,8 @@ def _check(arguments: argparse.Namespace) -> int:
         print(f"bad: {problem}")
     if result.num_leftovers:
         print(f"{result.num_leftovers} temporary files of running or stopped writers: readers ignore them")
+    if not result.num_episodes and not result.problems:
+        raise FieldError("path", arguments.path, "holds no episodes", "generate some")
     verdict = f"{len(result.problems)} bad" if result.problems else "all good"
     print(f"checked {result.num_episodes} episodes in {len(paths)} environments: {verdict}")
     return 1 if result.problems else 0

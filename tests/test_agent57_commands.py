@@ -1,6 +1,7 @@
 """Agent57 by command: a run's files, resume = uninterrupted, evaluation, generation, and what is said of mistakes."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from data_generation.generate import generate
 from external.agent57.checkpoint import read_agent57
 from external.agent57.main import evaluate, train
 from external.agent57.trainer import Agent57Trainer
+from models.tensor_file import write_file
 from tests.agent57_helpers import quick_config
 from tests.odd_environments import NUM_STEPS, odd
 from tests.test_auto_explore_training import THROUGHPUT, assert_equal
@@ -141,6 +143,15 @@ def generate_config(dpath: Path, checkpoint: Path, n_workers: int = 1, **changes
     connector = ConnectorConfig(name="gymnasium", variant="agent57", generator_config=sizes, **settings)
     connector.agent.checkpoint_fpath = str(checkpoint)
     return GenerateConfig(DatasetConfig(connector, data_dpath=str(dpath)))
+
+
+def test_what_is_no_agent_is_named_by_its_key(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    write_file(tmp_path / "model-1.pt", "genieredux-model", 1, {})
+    for path in (tmp_path / "folder", tmp_path / "model-1.pt"):
+        config = generate_config(tmp_path, path)
+        with pytest.raises(ValueError, match=rf"config\.connector\.agent\.checkpoint_fpath={re.escape(str(path))}: "):
+            generate(config)
 
 
 def test_generate_plays_the_agent_alike_for_any_number_of_workers(trained: Path, tmp_path: Path) -> None:

@@ -108,6 +108,14 @@ def test_info_summarises_a_dataset_and_an_environment(dataset_dpath, capsys):
     assert sum(statistics["actions"].values()) == 60
 
 
+def test_check_finds_nothing_good_where_there_are_no_episodes(dataset_dpath: Path) -> None:
+    """As a recording leaves it whose agent could not be read."""
+    for path in (dataset_dpath / "retro_a_v0.0.0").rglob("*.episode"):
+        path.unlink()
+    with pytest.raises(UserError, match=r"path=.*retro_a_v0\.0\.0: holds no episodes; generate some"):
+        main(["check", str(dataset_dpath / "retro_a_v0.0.0")])
+
+
 def test_check_names_every_bad_file_and_exits_with_1(dataset_dpath, capsys):
     assert main(["check", str(dataset_dpath)]) == 0
     assert "checked 6 episodes in 2 environments: all good" in capsys.readouterr().out

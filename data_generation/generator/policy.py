@@ -12,7 +12,7 @@ from typing import Any, Protocol, Self
 import numpy as np
 
 from data_generation.config import AgentConfig, ConnectorConfig
-from data_generation.data.errors import UNSET, FieldError, MissingPathError
+from data_generation.data.errors import UNSET, FieldError, MissingPathError, under
 from data_generation.generator.connector_base import Connector, EnvironmentSpec
 from data_generation.generator.levels import Transition
 from data_generation.generator.resolve import check_importable, load_class
@@ -206,7 +206,9 @@ def make_policy(connector: Connector) -> Policy:
     """The configured policy, with its weights, and with `gamma` random actions if it is an agent or a script."""
     config = connector.config
     context = PolicyContext(config.agent, connector.spec)
-    policy: Policy = load_class(policy_spec(config), "agent.policy").from_context(context)  # type: ignore[attr-defined]
+    make = load_class(policy_spec(config), "agent.policy").from_context  # type: ignore[attr-defined]
+    with under("", path="agent.checkpoint_fpath"):
+        policy: Policy = make(context)
     if config.agent.policy is None and config.variant in _RANDOM:
         return policy
     return EpsilonPolicy(policy, len(connector.action_names), config.agent.gamma)
