@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+import torch
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor, nn
@@ -159,16 +160,25 @@ def read_lam(path: Path, facts: OriginalFacts = NO_FACTS) -> StoredModel:
 
 
 def load_model(
-    path: Path, device: str = "cpu", tokenizer_path: Path | None = None, facts: OriginalFacts = NO_FACTS
+    path: Path,
+    device: str = "cpu",
+    tokenizer_path: Path | None = None,
+    facts: OriginalFacts = NO_FACTS,
+    seed: int = 0,
 ) -> LoadedModel[Any]:
     """Load a model of any kind with everything that it needs.
 
     `path`: a model-<step>.pt, of this project or of the original. `tokenizer_path` replaces the tokenizer next to a
     world model; `facts` are for original files that lack them. Raises UserError with a remedy, in particular where a
-    world model has no trained tokenizer; its fields are `path` and `tokenizer_fpath`.
+    world model has no trained tokenizer; its fields are `path` and `tokenizer_fpath`. Tensors that an original file
+    lacks are drawn from `seed`.
     """
     stored = read_model(path, tokenizer_path, facts)
-    return LoadedModel(stored.build().to(device).eval(), stored.config, stored.step)
+    with torch.random.fork_rng(devices=[], enabled=bool(stored.fresh)):
+        if stored.fresh:
+            torch.manual_seed(seed)
+        model = stored.build()
+    return LoadedModel(model.to(device).eval(), stored.config, stored.step)
 
 
 def load_world_model(path: Path, tokenizer_path: Path | None = None) -> LoadedModel[GenieRedux]:

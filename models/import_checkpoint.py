@@ -4,8 +4,6 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from data_generation.data.errors import UNSET, FieldError, under
 from data_generation.data.fields import HUB, ModelPath, PathText, Pixels, Seed, Size
 from data_generation.data.hub import local_path
@@ -51,10 +49,8 @@ def _import(cfg: ImportConfig, target: Path) -> Path:
     source = _local("source", cfg.source)
     tokenizer_path = _local("tokenizer_fpath", cfg.tokenizer_fpath) if cfg.tokenizer_fpath else None
     facts = OriginalFacts(cfg.image_size, cfg.action_dim)
-    # Only weights that the original lacks come from the global generator.
-    with torch.random.fork_rng(devices=[]), under("", path="source"):
-        torch.manual_seed(cfg.seed)
-        loaded = load_model(source, tokenizer_path=tokenizer_path, facts=facts)
+    with under("", path="source"):
+        loaded = load_model(source, tokenizer_path=tokenizer_path, facts=facts, seed=cfg.seed)
     path = target / f"model-{loaded.step}.pt"
     save_model(path, loaded.model, loaded.config, loaded.step)
     parameters = sum(p.numel() for p in loaded.model.parameters())

@@ -204,7 +204,7 @@ def _world_model(
     fresh = []
     if not lam and sizes.use_action_embeddings:
         logger.warning(
-            "'%s' holds no action embeddings (the original did not save them): they start from the seed", path
+            "'%s' holds no action embeddings (the original did not save them): random ones take their place", path
         )
         fresh.append("dynamics.action_embedding.weight")
     config |= {"tokenizer": tokenizer, "dynamics": asdict(sizes)}

@@ -8,6 +8,7 @@ import torch
 from models.checkpoint import load_model
 from models.import_checkpoint import ImportConfig, import_checkpoint
 from models.original import convert
+from play.fixed_step import load_playable
 from run import main
 from tests.training_helpers import DATASET, write_dataset
 
@@ -23,7 +24,6 @@ def import_guided(target: Path, source: Path = COINRUN / "guided_model.pt", seed
 @pytest.mark.parametrize("name", ["tokenizer", "genie_redux_guided", "genie_redux"])
 def test_imported_checkpoint_loads_as_one_of_this_project(tmp_path: Path, name: str) -> None:
     source = REFERENCE / "tiny" / name / "model-1.pt"
-    torch.manual_seed(0)
     original = load_model(source)
     path = import_checkpoint(ImportConfig(str(source), str(tmp_path)))
     loaded = load_model(path)
@@ -55,6 +55,17 @@ def test_missing_action_embeddings_are_told_and_drawn_from_the_seed(
     assert "no action embeddings" in caplog.text
     assert torch.equal(first, embeddings("b", 0))
     assert not torch.equal(first, embeddings("c", 1))
+
+
+def test_an_original_that_lacks_tensors_is_the_same_model_whenever_it_is_loaded() -> None:
+    def loaded_after(seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+        torch.manual_seed(seed)
+        model = load_playable(REFERENCE / "tiny" / "genie_redux_guided" / "model-1.pt").model
+        return model.dynamics.action_embedding.weight, torch.rand(3)
+
+    (first, drawn), (second, drawn_next) = loaded_after(1), loaded_after(2)
+    assert torch.equal(first, second)
+    assert not torch.equal(drawn, drawn_next), "loading seeds the global generator"
 
 
 @pytest.mark.parametrize("change", ["missing", "unknown", "unusable"])
