@@ -49,6 +49,14 @@ def test_independent_actions_tell_nothing():
         assert scores[f"latent_probe_{probe}_accuracy"] == scores["latent_probe_majority_accuracy"]
 
 
+@pytest.mark.parametrize("num_clips", [2, 3, 5])
+def test_chance_is_that_of_clips_that_do_not_belong_together_however_few_they_are(num_clips):
+    recorded = draw(4, shape=(num_clips, 400))
+    scores = score_latent_actions(recorded, recorded, codes(4))
+    assert scores["latent_nmi"] == pytest.approx(1)
+    assert scores["latent_nmi_chance"] < 0.05
+
+
 def test_mutual_information_by_hand():
     first, second = np.array([0, 0, 1, 1]), np.array([0, 0, 1, 2])
     # I = H(first) = ln 2; H(second) = 1.5 ln 2

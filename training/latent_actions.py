@@ -42,7 +42,7 @@ def score_latent_actions(latent: np.ndarray, recorded: np.ndarray, codes: np.nda
     count, num_codes, num_actions = len(latent), len(codes), int(recorded.max()) + 1
     share = np.bincount(latent.ravel(), minlength=num_codes) / latent.size
     rng = np.random.default_rng(0)
-    chance = [normalised_mutual_information(latent, recorded[rng.permutation(count)]) for _ in range(_SHUFFLES)]
+    chance = [normalised_mutual_information(latent, recorded[_derangement(count, rng)]) for _ in range(_SHUFFLES)]
     train, test = (_contingency(latent[i::2], recorded[i::2], (num_codes, num_actions)) for i in (0, 1))
     return {
         "latent_perplexity": float(np.exp(_entropy(share))),
@@ -91,6 +91,14 @@ def probe_accuracy(features: np.ndarray, train: np.ndarray, test: np.ndarray) ->
         optimizer.step(loss)
     predicted = (inputs @ weight + bias).argmax(dim=-1).numpy()
     return float(test[np.arange(len(test)), predicted].sum() / test.sum())
+
+
+def _derangement(count: int, rng: np.random.Generator) -> np.ndarray:
+    """A random order of two or more items in which none stays where it was."""
+    order = rng.permutation(count)
+    shuffled = np.empty(count, np.int64)
+    shuffled[order] = np.roll(order, int(rng.integers(1, count)))
+    return shuffled
 
 
 def _contingency(first: np.ndarray, second: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
