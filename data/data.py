@@ -204,6 +204,11 @@ class ClipDataset(BatchDataset):
         """The environment of a row, and its episode's number there."""
         return self._environments[self._env_of_row[row]], int(self._episode_of_row[row])
 
+    @property
+    def skips_bad_episodes(self) -> bool:
+        """Whether a bad episode is left out, rather than an error."""
+        return self._skip
+
     def _note_bad(self, path: Path, error: EpisodeError) -> None:
         if not self._skip:
             raise BadEpisodeError.of(error) from None

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -224,6 +225,26 @@ def test_counterfactuals_of_a_game_with_one_action_omit_what_compares_actions(wa
     assert {"counterfactual_psnr", "counterfactual_copy_last_pooled_psnr"} <= scores.keys()
     assert not {"counterfactual_other_pooled_psnr", "counterfactual_delta_psnr"} & scores.keys()
     assert all(math.isfinite(value) for value in scores.values())
+
+
+def test_a_state_of_a_bad_episode_is_omitted_and_counted_where_bad_episodes_are_skipped(walk, tmp_path):
+    root = tmp_path / "damaged"
+    shutil.copytree(walk.dataset_dpath, root)
+    skipping, strict = (ClipDataset(root, "all", 6, 6, on_bad_episode=value) for value in ("skip", "error"))
+    environment, episode = skipping.episode_of(skipping.locate([0])[0][0])
+    environment.episode_path(episode).write_bytes(b"no episode")
+
+    def measured(dataset, indices):
+        return measure_counterfactuals(
+            Predictor(True), play_counterfactuals(dataset, indices, ROLLOUT), ROLLOUT, 0, RUNTIME
+        )
+
+    scores, note = measured(skipping, [0, len(skipping) - 1])
+    assert scores["counterfactual_pooled_psnr"] == 100
+    assert note == "counterfactuals of fewer states: states of bad episodes (1)"
+    assert measured(skipping, [0]) == ({}, "no counterfactuals: states of bad episodes (1)")
+    with pytest.raises(FieldError, match="set on_bad_episode=skip"):
+        measured(strict, [0])
 
 
 def test_a_game_that_cannot_be_played_here_is_one_line(clips):

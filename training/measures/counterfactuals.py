@@ -13,7 +13,7 @@ from torch import Tensor
 
 from data.data import ClipDataset
 from data_generation.config import ConnectorConfig
-from data_generation.data.data import DatasetInfo
+from data_generation.data.data import BadEpisodeError, DatasetInfo, EpisodeError
 from data_generation.generator.connector_base import Connector, make_connector
 from data_generation.generator.levels import Level, LevelEnv
 from data_generation.generator.schedule import dataset_episode
@@ -26,6 +26,8 @@ from training.runtime import Runtime
 
 # Actions played from a state: all, or so many of them at equal distances.
 _MAX_ACTIONS = 8
+_SHORTER = "counterfactuals of fewer states"
+_UNREADABLE = "unreadable"  # a name in a SampleTable
 
 
 class CannotReplay(Exception):
@@ -48,9 +50,16 @@ class Futures:
     actions: Tensor
 
 
+@dataclass(frozen=True)
+class Unreadable:
+    """In place of the futures of the clip `index`, whose episode is bad."""
+
+    index: int
+
+
 @torch.no_grad()
 def measure_counterfactuals(
-    model: WorldModel, futures: Iterator[Futures], rollout: Rollout, seed: int, runtime: Runtime
+    model: WorldModel, futures: Iterator[Futures | Unreadable], rollout: Rollout, seed: int, runtime: Runtime
 ) -> tuple[dict[str, float], str]:
     """Scores by name, and one line that says why there are none or why some states are missing.
 
@@ -64,14 +73,19 @@ def measure_counterfactuals(
     table, reason = SampleTable(), ""
     try:
         for item in futures:
+            if isinstance(item, Unreadable):
+                table.add(_UNREADABLE, [item.index], torch.ones(1))
+                continue
             with runtime.autocast():
                 _measure(model, item, rollout, seed, table, runtime.device)
     except CannotReplay as error:
-        reason = f"counterfactuals end early: {error}"
+        reason = f"{_SHORTER}: {error}"
     rows = table.gather()
+    if (count := len(rows.pop(_UNREADABLE, ()))) and not reason:
+        reason = f"{_SHORTER}: states of bad episodes ({count})"
     ranked = rows.pop("counterfactual_ranking", np.empty(0))
     if not rows:
-        return {}, reason.replace("counterfactuals end early", "no counterfactuals") or "no counterfactuals: no state"
+        return {}, reason.replace(_SHORTER, "no counterfactuals") or "no counterfactuals: no state"
     scores = averages(rows)
     if "counterfactual_delta_psnr" not in scores:
         reason = reason or "counterfactuals compare no actions: the game has one"
@@ -120,18 +134,26 @@ def ranking(error: Tensor, counted: Tensor) -> Tensor:
     return right[counted].mean()
 
 
-def play_counterfactuals(dataset: ClipDataset, indices: Sequence[int], rollout: Rollout) -> Iterator[Futures]:
+def play_counterfactuals(
+    dataset: ClipDataset, indices: Sequence[int], rollout: Rollout
+) -> Iterator[Futures | Unreadable]:
     """The game's futures from the last prime frame of each clip.
 
     A state is omitted where an episode ends before all of its futures are complete. CannotReplay where the game cannot
-    be opened, or shows other frames than were recorded.
+    be opened, or shows other frames than were recorded. BadEpisodeError, unless the dataset skips bad episodes.
     """
     for index in indices:
         (row,), (start,) = dataset.locate([index])
         environment, episode = dataset.episode_of(row)
-        with environment.open(episode) as reader:
-            recorded = np.array(reader.frames(start, start + rollout.num_prime))
-            played, meta, lossless = reader.actions[: start + rollout.num_prime - 1], reader.meta, reader.lossless
+        try:
+            with environment.open(episode) as reader:
+                recorded = np.array(reader.frames(start, start + rollout.num_prime))
+                played, meta, lossless = reader.actions[: start + rollout.num_prime - 1], reader.meta, reader.lossless
+        except EpisodeError as error:
+            if not dataset.skips_bad_episodes:
+                raise BadEpisodeError.of(error) from None
+            yield Unreadable(index)
+            continue
         info = environment.info
         count = min(info.num_actions, _MAX_ACTIONS)
         choices = np.linspace(0, info.num_actions - 1, count).round().astype(int).tolist()
