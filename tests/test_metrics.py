@@ -65,6 +65,13 @@ def test_autocast_changes_no_metric():
             torch.testing.assert_close(metric(prediction, target), plain, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize(("size", "is_defined"), [((5, 16), False), ((16, 5), False), ((6, 6), True)])
+def test_ssim_of_frames_smaller_than_its_window_is_not_defined(size, is_defined):
+    frames = video(shape=(2, 3, 3, *size))
+    found = ssim_per_frame(frames, frames)
+    assert found.shape == (2, 3) and bool(found.isnan().any()) != is_defined
+
+
 def test_ssim_is_per_frame_and_one_for_equal_frames():
     target = video()
     prediction = target.clone()

@@ -11,6 +11,8 @@ from torch import Tensor
 from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
 PSNR_CAP = 100.0  # dB; what equal frames count as
+# Pixels: the window has 11, of which half may lie in the reflection of the frame at its border.
+_SSIM_MIN_SIDE = 6
 # A pixel has changed where a channel differs by more than this: more than lossy recording and rounding do.
 CHANGE_THRESHOLD = 8 / 255
 _CHANGED_SHARE, _CHANGED_MSE = "changed_share", "changed_mse"
@@ -30,8 +32,11 @@ def psnr_per_frame(prediction: Tensor, target: Tensor) -> Tensor:
 def ssim_per_frame(prediction: Tensor, target: Tensor) -> Tensor:
     """SSIM of each frame (Wang et al. 2004, Gaussian window), (B, T, C, H, W) twice → (B, T) float32.
 
-    In float32 also under autocast: variances as differences of large means are lost in bf16.
+    In float32 also under autocast: variances as differences of large means are lost in bf16. NaN for frames that are
+    too small for the window.
     """
+    if min(target.shape[-2:]) < _SSIM_MIN_SIDE:
+        return torch.full(target.shape[:2], torch.nan, device=target.device)
     pair = [rearrange(x.float().clamp(0, 1), "b t c h w -> (b t) c h w") for x in (prediction, target)]
     with torch.autocast(target.device.type, enabled=False):
         ssim = structural_similarity_index_measure(pair[0], pair[1], data_range=1.0, reduction="none")

@@ -1,6 +1,7 @@
 """Validation during training: loss over the whole set, image metrics and images of a bounded number of clips."""
 
 import logging
+import math
 from pathlib import Path
 
 import numpy as np
@@ -80,7 +81,10 @@ class Validator:
         return averages(table.gather())
 
     def _predict(self, model: Model, step: int) -> dict[str, float]:
-        """PSNR and SSIM of reconstructed or sampled frames; for world models also of repeating the last prime frame."""
+        """PSNR and SSIM of reconstructed or sampled frames; for world models also of repeating the last prime frame.
+
+        What the frames do not define is omitted.
+        """
         table = SampleTable()
         config = self._config.train
         fid = self._fid
@@ -106,7 +110,7 @@ class Validator:
                 write_samples(self._folder / "samples", step, recorded, predicted, num_prime)
             except OSError as error:
                 logger.warning("no sample images of step %d: %s", step, error)
-        values = averages(rows)
+        values = {name: value for name, value in averages(rows).items() if not math.isnan(value)}
         distance, no_distance = score(fid)
         self._say(no_distance)
         if fid is not None:
