@@ -16,7 +16,7 @@ from data_generation.data.errors import FieldError
 from models.checkpoint import load_model, save_model
 from models.genie_redux import GenieRedux, SampleSettings
 from tests.distributed_helpers import run_together
-from tests.training_helpers import SIZE, save_fresh, tiny_config, write_dataset
+from tests.training_helpers import SIZE, rows, save_fresh, tiny_config, write_dataset
 from training import main
 from training.clips import read_clips
 from training.config import GenieReduxConfig
@@ -175,6 +175,23 @@ def test_control_holds_one_action_and_names_its_folder(root, tmp_path, monkeypat
     assert sorted(p.name for p in folder.glob("clip-*")) == [f"clip-00{i}.{s}" for i in (0, 1) for s in ("gif", "png")]
 
 
+def test_held_actions_have_no_distances_to_recorded_frames(root, tmp_path, monkeypatch):
+    monkeypatch.setattr("training.evaluation.load_lite0", lambda device: pytest.fail("features of held actions"))
+    notes = results(evaluate(config(root, tmp_path, action_to_take=1, eval_lite0=True)))["notes"]
+    assert "no lite0_frechet, lite0_kernel: held actions have no recorded frames to compare with" in notes
+
+
+def test_settings_in_place_of_the_checkpoints_are_named(root, tmp_path, caplog):
+    cfg = config(root, tmp_path)
+    cfg.dynamics = replace(cfg.dynamics, history_tokens="expected", unmask_order="frames")
+    with caplog.at_level("INFO", "training.sampling"):
+        found = results(evaluate(cfg))
+    remedy = "give dynamics.history_tokens=likeliest to evaluate it as it is played"
+    line = f"dynamics.history_tokens=expected; the checkpoint was made with likeliest: {remedy}"
+    assert line in caplog.messages and len(caplog.messages) == 2
+    assert found["model_config"]["dynamics"]["history_tokens"] == "expected"
+
+
 @pytest.mark.parametrize("action", [-2, 3])
 def test_an_action_out_of_range_lists_the_actions(root, tmp_path, action):
     with pytest.raises(ValueError, match=r"out of range.*0 RIGHT, 1 LEFT, 2 STAY") as error:
@@ -234,14 +251,42 @@ def test_a_second_evaluation_replaces_the_first_and_leaves_nothing_of_it(root, t
     assert [path.name for path in folder.parent.iterdir()] == ["replicate_one_go"]
 
 
-def test_a_folder_of_something_else_is_not_replaced(root, tmp_path):
+@pytest.fixture
+def unmeasured(monkeypatch):
+    """The evaluation may not get as far as measuring."""
+    monkeypatch.setattr("training.evaluation.read_clips", lambda *_: pytest.fail("measured in vain"))
+
+
+@pytest.mark.parametrize("has_report", [False, True])
+def test_a_folder_with_something_else_is_not_replaced(root, tmp_path, unmeasured, has_report):
     cfg = config(root, tmp_path)
     other = tmp_path / "results" / "genie_redux_guided" / "toy_v0.0.0" / "replicate_one_go"
     other.mkdir(parents=True)
     (other / "thesis.txt").write_text("mine")
-    with pytest.raises(ValueError, match=r"eval\.save_root_dpath"):
+    if has_report:
+        (other / "metrics.json").write_text("{}")
+    with pytest.raises(FieldError, match=r"eval\.save_root_dpath=.*holds 'thesis.txt', .*; move it away"):
         evaluate(cfg)
     assert (other / "thesis.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("root_name", ["file", "file/below", "link", "/proc/nope"])
+def test_a_folder_that_cannot_be_written_is_said_before_anything_is_measured(root, tmp_path, unmeasured, root_name):
+    cfg = config(root, tmp_path)
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to(tmp_path / "gone")
+    cfg.eval.save_root_dpath = str(tmp_path / root_name)
+    with pytest.raises(FieldError, match=r"eval\.save_root_dpath=.*cannot be written .*; set another folder"):
+        evaluate(cfg)
+
+
+def test_what_a_killed_evaluation_left_is_replaced(root, tmp_path):
+    folder = tmp_path / "results" / "genie_redux_guided" / "toy_v0.0.0" / "replicate_one_go"
+    folder.mkdir(parents=True)
+    for name in ("strips.png", "clip-007.gif", ".report.html.0123abcd-1-ab.tmp"):
+        (folder / name).touch()
+    assert evaluate(config(root, tmp_path, n_gifs=0)) == folder
+    assert not (folder / "clip-007.gif").exists()
 
 
 def test_the_table_names_the_metrics_the_reason_for_no_fid_and_the_place(root, tmp_path, capsys):
@@ -311,6 +356,18 @@ def test_a_measure_that_is_not_defined_is_omitted_and_named(root, tmp_path, monk
     assert not {"calibration_ece", "calibration_auroc"} & found["metrics"].keys()
     assert "no calibration_ece: it is not defined for these clips" in found["notes"]
     assert found["per_frame"]["odd"] == [1.0, None]
+
+
+def test_tiny_frames_are_trained_and_evaluated_without_ssim(tmp_path):
+    cfg = tiny_config(write_dataset(tmp_path / "tiny", size=4))
+    cfg.tokenizer.image_size = 4
+    cfg.train = replace(cfg.train, num_train_steps=1, validate_every=1)
+    cfg.eval.model_fpath = str(main.train(cfg))
+    (row,) = rows(cfg, "validation")
+    assert row["psnr"] > 0 and "ssim" not in row
+    found = results(evaluate(with_eval(cfg, tmp_path)))
+    assert found["metrics"]["psnr"] > 0 and "ssim" not in found["metrics"]
+    assert "no ssim: it is not defined for these clips" in found["notes"]
 
 
 # ---- several processes ----------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ import pytest
 from data_generation.data.errors import UserError
 from data_generation.data.files import (
     atomic_path,
+    check_writable,
     is_temporary,
     remove_temporaries,
     remove_temporaries_in,
@@ -30,11 +31,15 @@ def test_a_file_replaces_an_older_one_and_makes_its_folder(tmp_path):
     assert names(path.parent) == ["file.txt"]
 
 
+def write_folder(path: Path, file: str) -> None:
+    with atomic_path(path) as temporary:
+        temporary.mkdir()
+        (temporary / file).touch()
+
+
 def test_a_folder_replaces_an_older_one_with_its_content(tmp_path):
     for name in ("old", "new"):
-        with atomic_path(tmp_path / "folder") as temporary:
-            temporary.mkdir()
-            (temporary / name).touch()
+        write_folder(tmp_path / "folder", name)
     assert names(tmp_path) == ["folder"]
     assert names(tmp_path / "folder") == ["new"]
 
@@ -55,6 +60,29 @@ def test_an_interrupted_write_keeps_the_old_file_and_leaves_nothing_else(tmp_pat
     with pytest.raises(KeyboardInterrupt):
         interrupted_write(path, as_folder)
     assert path.read_text() == "old"
+    assert names(tmp_path) == ["file"]
+
+
+def test_a_process_that_is_killed_while_an_older_folder_is_removed_leaves_a_whole_one(tmp_path, monkeypatch):
+    target = tmp_path / "report"
+    write_folder(target, "old.txt")
+
+    def killed(folder, **_):
+        (folder / "old.txt").unlink()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("shutil.rmtree", killed)
+    with pytest.raises(KeyboardInterrupt):
+        write_folder(target, "new.txt")
+    assert names(target) == ["new.txt"]
+
+
+@pytest.mark.parametrize("name", ["file/below", "file/below/it"])
+def test_a_path_that_cannot_be_written_is_found_out_and_nothing_is_left(tmp_path, name):
+    (tmp_path / "file").touch()
+    check_writable(tmp_path / "some" / "folders" / "below")
+    with pytest.raises(NotADirectoryError):
+        check_writable(tmp_path / name)
     assert names(tmp_path) == ["file"]
 
 

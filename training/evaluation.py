@@ -3,7 +3,6 @@
 Results do not depend on the batch size or on the number of processes.
 """
 
-import re
 import time
 from abc import ABC, abstractmethod
 from pathlib import Path
@@ -19,11 +18,10 @@ from data.data import ClipDataset
 from data_generation.data.errors import UNSET, FieldError, under
 from models.base import Prediction, Rollout
 from models.checkpoint import LoadedModel, load_model
-from models.config import SampleSettings
 from models.genie_redux import GenieRedux
 from models.precision import cast_matmul_weights
 from training.clips import Clips, read_clips
-from training.config import EvalConfig, EvaluationSetup
+from training.config import EvaluationSetup
 from training.enlarging import EnlargingStage
 from training.fid import Fid, make_fid, score
 from training.images import keep_frames
@@ -41,9 +39,10 @@ from training.measures.inverse_dynamics import (
 )
 from training.measures.lite0 import Lite0, load_lite0
 from training.metrics import SampleTable, Truth, add_quality, evenly_spaced, own_indices, psnr_per_frame
-from training.report import EvaluationReport, write_report
+from training.report import EvaluationReport, check_folder, write_report
 from training.rollout import clip_generators, held_action, last_given, random_actions, truth_of
 from training.runtime import Runtime
+from training.sampling import check_rollout, configured_rollout, take_settings, world_model_mode
 from training.throughput import OperationMeter
 
 
@@ -101,6 +100,9 @@ class Evaluation(ABC):
         """Measure every clip, write the results, return their folder."""
         started = time.monotonic()
         folder = Path(self.config.save_root_dpath) / self.loaded.config.model / self.config.dataset_name / self.mode
+        if self.runtime.is_main:
+            with under("eval"):
+                check_folder(folder, self.config.save_root_dpath)
         fid, no_fid = self._make_fid()
         lite0, no_lite0 = self._load_lite0()
         omitted = self.prepare()
@@ -197,12 +199,10 @@ class WorldModelEvaluation(Evaluation):
     def __init__(self, setup: EvaluationSetup, loaded: LoadedModel[GenieRedux], runtime: Runtime):
         super().__init__(setup, loaded, runtime)
         self.model, self.rollout = loaded.model, configured_rollout(setup)
-        self.model.dynamics.config.mask_schedule = setup.mask_schedule
-        self.model.dynamics.config.unmask_order = setup.unmask_order
-        self.model.dynamics.config.history_tokens = setup.history_tokens
+        take_settings(self.model.dynamics.config, setup, runtime.is_main)
         names = self._action_names()
         with under("eval"):
-            _check_rollout(self.config, self.rollout)
+            check_rollout(self.config, self.rollout)
             self.enlarging.check(self.config)
             self.mode = world_model_mode(self.config, names)
         self.is_control, self.num_marked = self.config.action_to_take >= 0, self.rollout.num_prime
@@ -268,7 +268,8 @@ class WorldModelEvaluation(Evaluation):
         if self.config.n_counterfactuals:
             own = own_indices(evenly_spaced(len(self.dataset), self.config.n_counterfactuals), accelerator)
             futures = play_counterfactuals(self.dataset, own, self.rollout)
-            found, note = measure_counterfactuals(self.model, futures, self.rollout, self.setup.seed, self.runtime)
+            with under("eval", on_bad_episode="data.on_bad_episode"):
+                found, note = measure_counterfactuals(self.model, futures, self.rollout, self.setup.seed, self.runtime)
             scores, notes = scores | found, [note]
         return scores, notes
 
@@ -340,43 +341,10 @@ class WorldModelEvaluation(Evaluation):
             return None, "no FID: held actions have no recorded frames to compare with"
         return super()._make_fid()
 
-
-def configured_rollout(setup: EvaluationSetup) -> Rollout:
-    """Prime and predicted frames, and how they are sampled."""
-    config = setup.eval
-    settings = SampleSettings(
-        config.inference_method, config.inference_steps, config.dream_length, setup.sample_temperature
-    )
-    return Rollout(config.num_first_frames, config.sample_num_frames, settings)
-
-
-def _check_rollout(config: EvalConfig, rollout: Rollout) -> None:
-    """FieldError for numbers that cannot work, in particular if the clips are too short."""
-    if rollout.length > config.num_frames:
-        problem = f"with {{sample_num_frames}}={rollout.num_frames} it exceeds {{num_frames}}={config.num_frames}"
-        remedy = f"set {{num_frames}} to {rollout.length} or more"
-        raise FieldError("num_first_frames", rollout.num_prime, problem, remedy)
-    if config.eval_control and not 1 <= config.delta_psnr_horizon <= rollout.num_frames:
-        problem = f"is not in 1..{{sample_num_frames}}={rollout.num_frames}"
-        remedy = "change one of them or set {eval_control}=false"
-        raise FieldError("delta_psnr_horizon", config.delta_psnr_horizon, problem, remedy)
-
-
-def world_model_mode(config: EvalConfig, names: list[str]) -> str:
-    """What is done with a world model, as a folder's name: replicate_<method> or control_<k>_<name>_<method>.
-
-    `names`: of the actions that it takes. FieldError for a method or an action that does not exist.
-    """
-    method = config.inference_method
-    if method == "autoregressive":
-        method += f"_dream{config.dream_length}"
-    if config.action_to_take == -1:
-        return f"replicate_{method}"
-    if not 0 <= config.action_to_take < len(names):
-        listed = ", ".join(f"{i} {name}" for i, name in enumerate(names))
-        raise FieldError("action_to_take", config.action_to_take, "is out of range", f"-1 replicates; {listed}")
-    name = re.sub(r"[^\w+-]", "_", names[config.action_to_take])
-    return f"control_{config.action_to_take}_{name}_{method}"
+    def _load_lite0(self) -> tuple[Lite0 | None, str]:
+        if self.is_control and self.config.eval_lite0:
+            return None, "no lite0_frechet, lite0_kernel: held actions have no recorded frames to compare with"
+        return super()._load_lite0()
 
 
 def _load(setup: EvaluationSetup, runtime: Runtime) -> LoadedModel[Any]:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from data_generation.data.errors import FieldError
-from data_generation.data.files import atomic_path
+from data_generation.data.files import atomic_path, check_writable, first_foreign
 from data_generation.data.media import LabelledVideo, animation, stack_strips, strip, write_gif, write_png
 from models.config import ModelConfig
 from models.provenance import code_commit
@@ -71,6 +71,11 @@ _SINGLE = {
     "latent_probe_code_accuracy": "  from its code",
     "latent_probe_majority_accuracy": "  always naming the commonest action",
 }
+# What is in an evaluation's folder, and what is left in it of a process that was killed there.
+_OWN_FILES = (
+    *("metrics.json", "run.json", "report.html", "psnr_per_frame.png", "strips.png"),
+    *("clip-*.png", "clip-*.gif", "film-*.gif", ".*.tmp"),
+)
 _SHEET_CLIPS = 8  # clips on the one sheet of strips
 
 
@@ -96,11 +101,24 @@ class EvaluationReport:
     operations_per_second: float
 
 
+def check_folder(folder: Path, save_root_dpath: str) -> None:
+    """FieldError of `save_root_dpath` unless a report can be written to `folder`, where only a report may be."""
+    name, remedy = "save_root_dpath", "move it away or set another folder"
+    if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
+        raise FieldError(name, save_root_dpath, f"'{folder}' is not a folder", remedy)
+    if (foreign := first_foreign(folder, _OWN_FILES)) is not None:
+        problem = f"'{folder}' holds '{foreign}', which no evaluation wrote and which would be lost"
+        raise FieldError(name, save_root_dpath, problem, remedy)
+    try:
+        check_writable(folder)
+    except OSError as error:
+        problem = f"'{folder}' cannot be written ({error.strerror or error})"
+        raise FieldError(name, save_root_dpath, problem, "set another folder") from error
+
+
 def write_report(folder: Path, report: EvaluationReport, setup: EvaluationSetup, config: ModelConfig) -> None:
     """Write everything under a temporary name, then put it in the place of an earlier report."""
-    if folder.exists() and not (folder / "metrics.json").is_file():
-        problem = f"'{folder}' is not an evaluation's folder"
-        raise FieldError("save_root_dpath", setup.eval.save_root_dpath, problem, "move it away or set another folder")
+    check_folder(folder, setup.eval.save_root_dpath)
     with atomic_path(folder) as temporary:
         temporary.mkdir()
         rows = dict(report.rows)

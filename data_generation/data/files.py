@@ -40,7 +40,7 @@ def temporary_path(path: Path) -> Path:
 
 
 def replace(temporary: Path, path: Path, durable: bool = False) -> None:
-    """Turn a complete temporary into `path`: in one step for a file, just after removing an older folder.
+    """Turn a complete temporary into `path`: in one step for a file, just after an older folder was moved away.
 
     `durable`: both the content and the name survive a power cut once this returns; otherwise a cut within about 30 s
     may leave an empty file. `UserError` where something of another kind stands there: a folder in place of a file, a
@@ -49,11 +49,16 @@ def replace(temporary: Path, path: Path, durable: bool = False) -> None:
     _check_kind(temporary, path)
     if durable:
         _sync_all(temporary)
+    older = None
     if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
+        # Not removed in place: a process that is killed meanwhile would leave a part of it.
+        older = temporary_path(path)
+        os.replace(path, older)
     os.replace(temporary, path)
     if durable:
         _sync(path.parent)
+    if older is not None:
+        remove(older)
 
 
 def _check_kind(temporary: Path, path: Path) -> None:
@@ -82,6 +87,16 @@ def atomic_path(path: Path, durable: bool = False) -> Iterator[Path]:
             _sync(folder.parent)
     finally:
         remove(temporary)
+
+
+def check_writable(path: Path) -> None:
+    """OSError where `path` could not be written now; leaves nothing, not even the folders that it needs."""
+    above = next(folder for folder in path.absolute().parents if os.path.lexists(folder))
+    if not above.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(above))
+    temporary = temporary_path(above / path.name)
+    temporary.mkdir()
+    temporary.rmdir()
 
 
 def write_atomically(path: Path, data: bytes | str, durable: bool = False) -> None:

@@ -1,0 +1,64 @@
+"""How an evaluation samples a world model, and what it does with it, as the command says."""
+
+import logging
+import re
+
+from data_generation.data.errors import FieldError
+from models.base import Rollout
+from models.config import DynamicsConfig, SampleSettings
+from training.config import EvalConfig, EvaluationSetup
+
+logger = logging.getLogger(__name__)
+
+_SETTINGS = ("sample_temperature", "mask_schedule", "unmask_order", "history_tokens")
+
+
+def take_settings(config: DynamicsConfig, setup: EvaluationSetup, logs: bool) -> None:
+    """Put the command's settings in place of the checkpoint's, so that all checkpoints are evaluated alike.
+
+    `logs`: say in one line where they differ, since play takes the checkpoint's.
+    """
+    for name in _SETTINGS:
+        ours, theirs = getattr(setup, name), getattr(config, name)
+        setattr(config, name, ours)
+        if logs and ours != theirs:
+            remedy = f"give dynamics.{name}={theirs} to evaluate it as it is played"
+            logger.info("dynamics.%s=%s; the checkpoint was made with %s: %s", name, ours, theirs, remedy)
+
+
+def configured_rollout(setup: EvaluationSetup) -> Rollout:
+    """Prime and predicted frames, and how they are sampled."""
+    config = setup.eval
+    settings = SampleSettings(
+        config.inference_method, config.inference_steps, config.dream_length, setup.sample_temperature
+    )
+    return Rollout(config.num_first_frames, config.sample_num_frames, settings)
+
+
+def check_rollout(config: EvalConfig, rollout: Rollout) -> None:
+    """FieldError for numbers that cannot work, in particular if the clips are too short."""
+    if rollout.length > config.num_frames:
+        problem = f"with {{sample_num_frames}}={rollout.num_frames} it exceeds {{num_frames}}={config.num_frames}"
+        remedy = f"set {{num_frames}} to {rollout.length} or more"
+        raise FieldError("num_first_frames", rollout.num_prime, problem, remedy)
+    if config.eval_control and not 1 <= config.delta_psnr_horizon <= rollout.num_frames:
+        problem = f"is not in 1..{{sample_num_frames}}={rollout.num_frames}"
+        remedy = "change one of them or set {eval_control}=false"
+        raise FieldError("delta_psnr_horizon", config.delta_psnr_horizon, problem, remedy)
+
+
+def world_model_mode(config: EvalConfig, names: list[str]) -> str:
+    """What is done with a world model, as a folder's name: replicate_<method> or control_<k>_<name>_<method>.
+
+    `names`: of the actions that it takes. FieldError for a method or an action that does not exist.
+    """
+    method = config.inference_method
+    if method == "autoregressive":
+        method += f"_dream{config.dream_length}"
+    if config.action_to_take == -1:
+        return f"replicate_{method}"
+    if not 0 <= config.action_to_take < len(names):
+        listed = ", ".join(f"{i} {name}" for i, name in enumerate(names))
+        raise FieldError("action_to_take", config.action_to_take, "is out of range", f"-1 replicates; {listed}")
+    name = re.sub(r"[^\w+-]", "_", names[config.action_to_take])
+    return f"control_{config.action_to_take}_{name}_{method}"
