@@ -14,6 +14,7 @@ from data_generation.cli_subsets import add_subset_commands
 from data_generation.data.check import check_environments
 from data_generation.data.data import SPLITS, Environment, EpisodeReader, list_environments, split_sessions
 from data_generation.data.dataset_card import dataset_card
+from data_generation.data.environment import dataset_dname
 from data_generation.data.errors import FieldError, under
 from data_generation.data.export_lerobot import export_lerobot
 from data_generation.data.hub import HubPlace, fetch, local_path, send
@@ -307,7 +308,7 @@ def _write_video(path: Path, episode: EpisodeReader, fps: float, arguments: argp
 
 
 def _view(arguments: argparse.Namespace) -> int:
-    target = arguments.to or Path("outputs/data") / f"{arguments.path.resolve().name.removesuffix(EPISODE_SUFFIX)}.png"
+    target = arguments.to or Path("outputs/data") / f"{dataset_dname(arguments.path).removesuffix(EPISODE_SUFFIX)}.png"
     if arguments.path.suffix == EPISODE_SUFFIX:
         chosen = [(str(arguments.path), arguments.path)]
     else:

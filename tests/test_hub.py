@@ -15,6 +15,7 @@ from data_generation.data.fields import DatasetName, FolderName, ModelPath, Path
 from data_generation.data.hub import HubPlace, fetch_shared, local_path
 from models.checkpoint import load_world_model, save_model
 from run import main
+from tests.episode_helpers import make_environment
 from tests.hub_stand_in import StandIn, stand_in
 from tests.model_helpers import tiny_config, tiny_model
 from tests.training_helpers import write_dataset
@@ -215,6 +216,20 @@ def test_a_pushed_dataset_is_pulled_and_used_by_its_name(tmp_path, hub, capsys):
     (ours,), (theirs,) = ([p.parent for p in root.rglob("info.json")] for root in (dataset, tmp_path / "datasets"))
     with Environment(ours).open(0) as one, Environment(theirs).open(0) as other:
         np.testing.assert_array_equal(one.frames(), other.frames())
+
+
+def test_what_is_made_of_a_dataset_on_the_hub_is_called_as_there(tmp_path, hub, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    game = make_environment(tmp_path / "games" / "pong", 3)
+    for source, name in ((game.parent, "games"), (game, "pong")):
+        assert command("data", "push", source, "--to", f"hf://me/{name}") == 0
+        assert command("data", "split", f"hf://me/{name}", "--to", tmp_path / "parts" / name, "--parts", 1) == 0
+        assert command("data", "view", f"hf://me/{name}") == 0
+        assert command("data", "merge", f"hf://me/{name}", "--to", tmp_path / "merged" / name) == 0
+    assert (tmp_path / "parts/games/me--games_part0/pong").is_dir()
+    assert (tmp_path / "parts/pong/me--pong_part0/me--pong").is_dir()
+    assert (tmp_path / "merged/pong/me--pong").is_dir()
+    assert {path.name for path in (tmp_path / "outputs/data").iterdir()} == {"me--games.png", "me--pong.png"}
 
 
 def test_keys_that_take_models_take_places_on_the_hub(hub, checkpoint):

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -59,6 +60,40 @@ def test_a_sample_is_random_and_the_same_again(dataset, tmp_path):
     assert x.items() <= contents(dataset).items()
     with pytest.raises(UserError, match=r"^--episodes=13: .* has 12; lower it"):
         main(["sample", str(dataset), "--to", str(tmp_path / "w"), "--episodes", "13"])
+
+
+def test_a_second_cut_in_the_same_folder_mixes_nothing(dataset, tmp_path):
+    def run(*arguments: object) -> None:
+        main([str(argument) for argument in arguments])
+
+    def check_refused(*arguments: object) -> None:
+        before = contents(tmp_path)
+        with pytest.raises(UserError, match="holds other episodes than these: name another folder"):
+            run(*arguments)
+        assert contents(tmp_path) == before
+
+    parts, some = ("--to", tmp_path / "parts"), ("--to", tmp_path / "some", "--episodes")
+    split, sample = ("split", dataset, *parts), ("sample", dataset, *some)
+    for arguments in (split, (*split, "--parts", 3), (*sample, 3)):
+        run(*arguments)
+    for arguments in ((*split, "--parts", 2), (*split, "--parts", 4), (*sample, 3, "--seed", 1), (*sample, 2)):
+        check_refused(*arguments)
+    for session in range(6, 12):
+        write_episode(dataset / "b", session, num_frames=20, seed=session)
+    for arguments in (split, (*split, "--parts", 3)):
+        check_refused(*arguments)
+
+
+def test_an_interrupted_cut_is_completed(dataset, tmp_path):
+    for arguments in (["split", "--parts", "3"], ["split"], ["sample", "--episodes", "5"]):
+        command = [arguments[0], str(dataset), "--to", str(tmp_path / "x"), *arguments[1:]]
+        main(command)
+        whole = contents(tmp_path / "x")
+        for lost in sorted((tmp_path / "x").rglob("*.episode"))[::2]:
+            lost.unlink()
+        main(command)
+        assert contents(tmp_path / "x") == whole
+        shutil.rmtree(tmp_path / "x")
 
 
 def test_datasets_that_do_not_fit_are_kept_apart(dataset, tmp_path):

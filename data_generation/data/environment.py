@@ -22,6 +22,8 @@ from data_generation.data.reading import UnreadableFileError, open_file
 
 logger = logging.getLogger(__name__)
 
+# How the hub's client begins the names of its folders.
+_HUB_CACHE = "datasets--"
 SPLITS = ("train", "validation", "test", "all")
 
 
@@ -125,7 +127,7 @@ class Environment:
 
     @property
     def name(self) -> str:
-        return self.env_dpath.name
+        return dataset_dname(self.env_dpath)
 
     @property
     def num_episodes(self) -> int:
@@ -177,6 +179,18 @@ class Environment:
         """
         episode = open_episodes().get(self.env_dpath, self._index.entry(i))
         episode.table.read(episode.fd, episode.codec, start, out)
+
+
+def dataset_dname(dpath: Path) -> str:
+    """Name of a dataset's or environment's folder; `<owner>--<name>` for a copy in the cache of the hub's client.
+
+    There the folder is `datasets--<owner>--<name>/snapshots/<commit>`.
+    """
+    path = Path(os.path.abspath(dpath))
+    repository = path.parent.parent.name
+    if path.parent.name == "snapshots" and repository.startswith(_HUB_CACHE):
+        return repository.removeprefix(_HUB_CACHE)
+    return path.name
 
 
 def list_environments(dataset_dpath: Path | str) -> list[Path]:

@@ -1,6 +1,7 @@
 """Datasets made of the episodes of others. An episode's file is linked, or copied onto another disk; its bytes stay."""
 
 import os
+import re
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -10,16 +11,17 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from data_generation.data.environment import SPLITS, Environment, list_environments, split_episodes
+from data_generation.data.environment import SPLITS, Environment, dataset_dname, list_environments, split_episodes
 from data_generation.data.episode import episode_path
 from data_generation.data.errors import FieldError, UserError
 from data_generation.data.files import atomic_path
 from data_generation.data.info import INFO_FNAME, DatasetInfo, disagreement
-from data_generation.data.layout import HEADER_SIZE
+from data_generation.data.layout import EPISODE_SUFFIX, HEADER_SIZE
 from data_generation.data.reading import opened
 
 # Of `DatasetInfo.generator`: how many episodes were asked for.
 _SIZES = ("n_instances", "n_sessions")
+_NONE = np.arange(0)
 
 
 @dataclass
@@ -52,28 +54,48 @@ def merge(sources: Sequence[Path], target: Path) -> Taken:
 def split(source: Path, target: Path, num_parts: int | None) -> dict[str, Taken]:
     """Cut a dataset by sessions into `num_parts` of about equal length, or (None) into its splits.
 
-    The parts are folders of `target`: `<dataset>_part<k>`, or `<dataset>_train`, `_validation`, `_test`.
+    The parts are folders of `target`: `<dataset>_part<k>`, or `<dataset>_train`, `_validation`, `_test`. UserError
+    where they hold episodes of another cut; nothing is changed then.
     """
-    environments, name = [Environment(env_dpath) for env_dpath in list_environments(source)], source.resolve().name
+    environments, name = [Environment(env_dpath) for env_dpath in list_environments(source)], dataset_dname(source)
     parts = [f"part{k}" for k in range(num_parts)] if num_parts else [part for part in SPLITS if part != "all"]
+    cuts = [dict(zip(parts, _cut(environment, num_parts, parts), strict=True)) for environment in environments]
+    found = _parts_in(target, name) if num_parts else []
+    for environment, cut in zip(environments, cuts, strict=True):
+        for part in dict.fromkeys([*parts, *found]):
+            _check_only(environment, cut.get(part, _NONE), target / f"{name}_{part}" / environment.name)
     result = {part: Taken() for part in parts}
-    for environment in environments:
-        for part, chosen in zip(parts, _cut(environment, num_parts, parts), strict=True):
+    for environment, cut in zip(environments, cuts, strict=True):
+        for part, chosen in cut.items():
             take(environment, chosen, target / f"{name}_{part}" / environment.name, result[part])
     return {f"{name}_{part}": taken for part, taken in result.items() if taken.made + taken.kept}
 
 
+def _parts_in(target: Path, name: str) -> list[str]:
+    """The parts of a dataset, `part<k>`, that a folder holds."""
+    paths = sorted(target.iterdir()) if target.is_dir() else []
+    return [
+        path.name.removeprefix(f"{name}_") for path in paths if re.fullmatch(rf"{re.escape(name)}_part\d+", path.name)
+    ]
+
+
 def sample(source: Path, target: Path, num_episodes: int, seed: int) -> Taken:
-    """Put `num_episodes` random ones of a dataset into another: the same ones for the same seed."""
+    """Put `num_episodes` random ones of a dataset into another: the same ones for the same seed.
+
+    UserError where the other holds further ones of it; nothing is changed then.
+    """
     environments = [Environment(env_dpath) for env_dpath in list_environments(source)]
     ends = np.cumsum([environment.num_episodes for environment in environments])
     if num_episodes > ends[-1]:
         raise FieldError("--episodes", num_episodes, f"'{source}' has {ends[-1]}", "lower it")
     drawn = np.sort(np.random.default_rng(seed).choice(ends[-1], num_episodes, replace=False))
+    starts = ends - [environment.num_episodes for environment in environments]
+    own = [drawn[(drawn >= start) & (drawn < end)] - start for start, end in zip(starts, ends, strict=True)]
+    for environment, chosen in zip(environments, own, strict=True):
+        _check_only(environment, chosen, target / environment.name)
     taken = Taken()
-    for environment, end in zip(environments, ends, strict=True):
-        own = drawn[(drawn < end) & (drawn >= end - environment.num_episodes)] - (end - environment.num_episodes)
-        take(environment, own, target / environment.name, taken)
+    for environment, chosen in zip(environments, own, strict=True):
+        take(environment, chosen, target / environment.name, taken)
     return taken
 
 
@@ -134,6 +156,14 @@ def _cut(environment: Environment, num_parts: int | None, splits: Sequence[str])
         return [split_episodes(environment, name) for name in splits]
     sessions = np.array_split(np.unique(environment.sessions), num_parts)
     return [np.flatnonzero(np.isin(environment.sessions, own)) for own in sessions]
+
+
+def _check_only(environment: Environment, chosen: np.ndarray, env_dpath: Path) -> None:
+    """UserError if a folder holds an episode that is not one of the `chosen` (n,) of an environment."""
+    keys = zip(environment.instances[chosen].tolist(), environment.sessions[chosen].tolist(), strict=True)
+    paths = {episode_path(env_dpath, instance, session) for instance, session in keys}
+    if any(path not in paths for path in env_dpath.glob(f"*/*{EPISODE_SUFFIX}")):
+        raise UserError(f"'{env_dpath}' holds other episodes than these: name another folder by --to")
 
 
 def take(environment: Environment, chosen: np.ndarray, env_dpath: Path, taken: Taken) -> None:
