@@ -1,6 +1,7 @@
 """`info.json`: what all episodes of one environment folder share."""
 
 import json
+import os
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,11 @@ INFO_FNAME = "info.json"
 MAX_FPS = 1000.0
 # What all environments of a dataset must have in common, and what an empty value means.
 _COMMON = {"action_names": "no actions", "frame_shape": "", "roi_table": "whole frames"}
+# Of `generator`: how many episodes were asked for, which may grow.
+SIZES = ("n_instances", "n_sessions")
+CHECKPOINT, ROI_TABLE = "agent.checkpoint_fpath", "roi_annotation_fpath"
+# Of `generator` and `connector`: a file -> the digest of what it holds, which older datasets do not name.
+DIGESTS = {CHECKPOINT: "agent.checkpoint_digest", ROI_TABLE: "roi_annotation_digest"}
 
 
 class MissingDatasetError(UserError, FileNotFoundError):
@@ -40,7 +46,7 @@ class DatasetInfo:
     @property
     def roi_table(self) -> str:
         """The ROI table around whose characters the frames were cropped; "" = whole frames."""
-        return str(self.connector.get("roi_annotation_fpath") or "")
+        return str(self.connector.get(ROI_TABLE) or "")
 
     @property
     def num_actions(self) -> int:
@@ -102,3 +108,31 @@ def disagreement(info: DatasetInfo, first: DatasetInfo) -> str:
         if own != other:
             return f"has {name} {own or empty}, not {other or empty}"
     return ""
+
+
+def larger_sizes(one: dict[str, Any], other: dict[str, Any]) -> dict[str, int]:
+    """The sizes of a dataset that has grown, by the `generator` of two infos."""
+    return {key: max(one[key], other.get(key, 0)) for key in SIZES if key in one}
+
+
+def comparable(one: dict[str, Any], other: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Two `connector` or `generator` of infos as they are compared: equal if the episodes look the same.
+
+    Files are compared by their content where both name it, else by name; a checkpoint may lie anywhere.
+    """
+    one, other = dict(one), dict(other)
+    for name, digest_name in DIGESTS.items():
+        digests = one.pop(digest_name, None), other.pop(digest_name, None)
+        if name not in one or name not in other:
+            continue
+        if None not in digests and digests[0] != digests[1]:
+            one[name], other[name] = (
+                f"{values[name]} (content {digest})" for values, digest in zip((one, other), digests, strict=True)
+            )
+        elif name == CHECKPOINT and (None not in digests or _same_path(one[name], other[name])):
+            del one[name], other[name]
+    return one, other
+
+
+def _same_path(one: str | None, other: str | None) -> bool:
+    return one is not None and other is not None and os.path.abspath(one) == os.path.abspath(other)

@@ -5,6 +5,7 @@ other types.
 """
 
 import errno
+import hashlib
 import json
 import os
 import stat
@@ -141,3 +142,21 @@ def shortened(value: Any, length: int = 60) -> str:
     """A value as text in an error's line, not longer than `length`."""
     text = repr(value)
     return text if len(text) <= length else f"{text[:length]}…"
+
+
+def short_digest(data: bytes) -> str:
+    """16 hexadecimal digits that tell some bytes from others."""
+    return hashlib.blake2b(data, digest_size=8).hexdigest()
+
+
+def content_digest(path: Path) -> str:
+    """That of a file's bytes, or of the files in a folder and their names. OSError, or `UnreadableFileError`."""
+
+    def digest_of(file_path: Path) -> str:
+        with os.fdopen(open_file(file_path), "rb") as file:
+            return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=8)).hexdigest()
+
+    if not path.is_dir():
+        return digest_of(path)
+    files = sorted(found for found in path.rglob("*") if found.is_file())
+    return short_digest(repr([(str(file.relative_to(path)), digest_of(file)) for file in files]).encode())

@@ -15,12 +15,10 @@ from data_generation.data.environment import SPLITS, Environment, dataset_dname,
 from data_generation.data.episode import episode_path
 from data_generation.data.errors import FieldError, UserError
 from data_generation.data.files import atomic_path
-from data_generation.data.info import INFO_FNAME, DatasetInfo, disagreement
+from data_generation.data.info import INFO_FNAME, DatasetInfo, comparable, disagreement, larger_sizes
 from data_generation.data.layout import EPISODE_SUFFIX, HEADER_SIZE
 from data_generation.data.reading import opened
 
-# Of `DatasetInfo.generator`: how many episodes were asked for.
-_SIZES = ("n_instances", "n_sessions")
 _NONE = np.arange(0)
 
 
@@ -192,11 +190,18 @@ def _joint_info(environment: Environment, env_dpath: Path) -> DatasetInfo | None
     if not (env_dpath / INFO_FNAME).is_file():
         return info
     found = DatasetInfo.load(env_dpath)
-    larger = {key: max(info.generator[key], found.generator.get(key, 0)) for key in _SIZES if key in info.generator}
-    joint = replace(info, generator={**info.generator, **larger}, versions=found.versions)
-    if replace(found, generator={**found.generator, **larger}) != joint:
+    sizes = larger_sizes(info.generator, found.generator)
+    connectors = comparable(found.connector, info.connector)
+    generators = comparable({**found.generator, **sizes}, {**info.generator, **sizes})
+    old, new = (
+        replace(one, connector=connector, generator=generator, versions={})
+        for one, connector, generator in zip((found, info), connectors, generators, strict=True)
+    )
+    if old != new:
         problem = "was made with other settings than"
         raise UserError(f"'{environment.env_dpath}' {problem} '{env_dpath}' (see their info.json): keep them apart")
+    generator = {**info.generator, **found.generator, **sizes}
+    joint = replace(found, connector={**info.connector, **found.connector}, generator=generator)
     return None if joint == found else joint
 
 

@@ -160,6 +160,10 @@ class Connector(ABC):
             **{key: value for key, value in rare.items() if value},
         }
 
+    def game_recipe(self, game: str) -> dict[str, Any]:
+        """What `recipe` says besides of one game."""
+        return {}
+
     def versions(self) -> dict[str, str]:
         """Software versions that the frames depend on."""
         return {package: _version(package) for package in self.packages}

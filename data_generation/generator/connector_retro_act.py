@@ -15,6 +15,8 @@ from data_generation.annotations.tables import (
 )
 from data_generation.config import ConnectorConfig
 from data_generation.data.errors import UNSET, FieldError, MissingPathError
+from data_generation.data.info import DIGESTS, ROI_TABLE
+from data_generation.data.reading import short_digest
 from data_generation.generator.connector_base import Connector, Selection
 from data_generation.generator.retro_env import FPS, RetroActEnv, RetroSettings, action_buttons
 from data_generation.generator.retro_games import IMPORT_COMMAND, NO_ROM, RetroGames, without_version
@@ -74,6 +76,11 @@ class RetroActConnector(Connector):
         if self._boxes is None:
             return super().recipe()
         return {**super().recipe(), "roi_annotation_fpath": self.roi_table}
+
+    def game_recipe(self, game: str) -> dict[str, Any]:
+        """The digest of its boxes: those of other games may be added and corrected."""
+        boxes = sorted((state, *box) for (marked, state), box in (self._boxes or {}).items() if marked == game)
+        return {DIGESTS[ROI_TABLE]: short_digest(repr(boxes).encode())} if boxes else {}
 
     def native_fps(self, game: str) -> float:
         return FPS

@@ -120,7 +120,7 @@ def dataset_info(connector: Connector, game: str, generator: dict[str, Any]) -> 
         game=game,
         action_names=connector.action_names,
         frame_shape=connector.frame_shape,
-        connector=connector.recipe(),
+        connector={**connector.recipe(), **connector.game_recipe(game)},
         generator=generator,
         versions=connector.versions(),
         fps=connector.fps(game),

@@ -6,14 +6,14 @@ import shutil
 from collections import Counter, deque
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from data_generation.config import DatasetConfig
 from data_generation.data.data import EPISODE_SUFFIX, DatasetInfo, episode_path, is_whole
 from data_generation.data.errors import FieldError, UserError, under
-from data_generation.data.info import INFO_FNAME
+from data_generation.data.info import INFO_FNAME, SIZES, comparable, larger_sizes
 from data_generation.generator.connector_base import Connector
 from data_generation.generator.episode import dataset_info, environment_dnames, with_suffix
 from data_generation.generator.levels import Level, list_levels
@@ -79,9 +79,11 @@ def make_plan(config: DatasetConfig, connector: Connector) -> Plan:
     everything = _tasks(config, connector, {game: dataset_dpath / dname for game, dname in dnames.items()})
     tasks = _shard_of(everything, config)
     games = {task.env_dpath: task.level.game for task in tasks}
-    infos = {env_dpath: _info(config, connector, game) for env_dpath, game in games.items()}
+    settings = _settings(config)
+    infos = {env_dpath: dataset_info(connector, game, settings) for env_dpath, game in games.items()}
     known = {env_dpath: _same_recipe(config, env_dpath, info) for env_dpath, info in infos.items()}
-    changed = [(env_dpath, info) for env_dpath, info in infos.items() if known[env_dpath] != info]
+    grown = {env_dpath: _grown(info, known[env_dpath]) for env_dpath, info in infos.items()}
+    changed = [(env_dpath, info) for env_dpath, info in grown.items() if known[env_dpath] != info]
     # A thousand folders, each of which waits for the disk.
     with ThreadPoolExecutor() as pool:
         list(pool.map(lambda item: item[1].save(item[0]), changed))
@@ -173,9 +175,10 @@ def _tasks(config: DatasetConfig, connector: Connector, env_dpaths: dict[str, Pa
     return [EpisodeTask(level, session, env_dpaths[level.game]) for level in levels for session in sessions]
 
 
-def _info(config: DatasetConfig, connector: Connector, game: str) -> DatasetInfo:
+def _settings(config: DatasetConfig) -> dict[str, Any]:
+    """What info.json says of how episodes are made, besides the connector."""
     generator = config.connector.generator_config
-    settings = {
+    return {
         "seed": config.seed,
         "n_steps_max": generator.n_steps_max,
         "output_mode": generator.output_mode,
@@ -183,28 +186,33 @@ def _info(config: DatasetConfig, connector: Connector, game: str) -> DatasetInfo
         "n_instances": generator.n_instances,
         "n_sessions": generator.n_sessions,
     }
-    return dataset_info(connector, game, settings)
 
 
-# In `DatasetInfo.generator`: fields of the dataset's config, of its generator_config, and sizes, which may differ,
-# since more of the same makes a dataset grow.
-_OWN_FIELDS, _GENERATOR_FIELDS, _SIZES = ("seed",), ("n_steps_max", "output_mode"), ("n_instances", "n_sessions")
+def _grown(info: DatasetInfo, found: DatasetInfo | None) -> DatasetInfo:
+    """The info of a folder that may hold more episodes than are asked for now."""
+    if found is None:
+        return info
+    return replace(info, generator={**info.generator, **larger_sizes(info.generator, found.generator)})
 
 
-def _recipe_of(info: DatasetInfo) -> dict[str, Any]:
+# In `DatasetInfo.generator`: fields of the dataset's config, and of its generator_config.
+_OWN_FIELDS, _GENERATOR_FIELDS = ("seed",), ("n_steps_max", "output_mode")
+
+
+def _recipe_of(connector: dict[str, Any], generator: dict[str, Any]) -> dict[str, Any]:
     """Field of the dataset's config -> value, of everything that decides what episodes look like."""
-    recipe = {f"connector.{key}": value for key, value in info.connector.items()}
-    for key, value in info.generator.items():
+    recipe = {f"connector.{key}": value for key, value in connector.items()}
+    for key, value in generator.items():
         if key in _OWN_FIELDS:
             recipe[key] = value
-        elif key not in _SIZES:
+        elif key not in SIZES:
             group = "connector.generator_config" if key in _GENERATOR_FIELDS else "connector"
             recipe[f"{group}.{key}"] = value
     return recipe
 
 
 def _same_recipe(config: DatasetConfig, env_dpath: Path, info: DatasetInfo) -> DatasetInfo | None:
-    """The folder's info; None where there is no usable one, and then no episode either.
+    """The folder's info; None where there is no usable one, or no episode.
 
     FieldError if the folder holds episodes that were made in another way than `info` says.
     """
@@ -225,10 +233,11 @@ def _same_recipe(config: DatasetConfig, env_dpath: Path, info: DatasetInfo) -> D
             _remove_episodes(env_dpath)
         return None
     if not has_episodes:
-        return found
-    old = _recipe_of(found)
+        return None
     # As it looks after passing through a file.
-    new = json.loads(json.dumps(_recipe_of(info)))
+    connector, generator = json.loads(json.dumps((info.connector, info.generator)))
+    pairs = comparable(found.connector, connector), comparable(found.generator, generator)
+    old, new = (_recipe_of(*halves) for halves in zip(*pairs, strict=True))
     different = [key for key in {**old, **new} if old.get(key) != new.get(key)]
     if different:
         changes = ", ".join(f"{{{key}}}={old.get(key)} (now {new.get(key)})" for key in different)

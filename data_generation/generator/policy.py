@@ -13,6 +13,8 @@ import numpy as np
 
 from data_generation.config import AgentConfig, ConnectorConfig
 from data_generation.data.errors import UNSET, FieldError, MissingPathError, under
+from data_generation.data.info import CHECKPOINT, DIGESTS
+from data_generation.data.reading import content_digest
 from data_generation.generator.connector_base import Connector, EnvironmentSpec
 from data_generation.generator.levels import Transition
 from data_generation.generator.resolve import check_importable, load_class
@@ -222,11 +224,13 @@ def policy_recipe(config: ConnectorConfig) -> dict[str, Any]:
         recipe["agent.repeat_probability"] = agent.repeat_probability
     if config.variant not in _RANDOM or agent.policy is not None:
         recipe |= {
-            "agent.checkpoint_fpath": agent.checkpoint_fpath,
+            CHECKPOINT: agent.checkpoint_fpath,
             "agent.gamma": agent.gamma,
             "agent.temperature": agent.temperature,
             "agent.script": list(agent.script),
         }
+        if agent.checkpoint_fpath is not None:
+            recipe[DIGESTS[CHECKPOINT]] = content_digest(Path(agent.checkpoint_fpath))
     return recipe
 
 

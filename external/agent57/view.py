@@ -76,3 +76,6 @@ class GreyConnector(Connector):
 
     def recipe(self) -> dict[str, Any]:
         return {**self._inner.recipe(), "image_size": list(VIEW_SHAPE[1:]), "view": "grey"}
+
+    def game_recipe(self, game: str) -> dict[str, Any]:
+        return self._inner.game_recipe(game)

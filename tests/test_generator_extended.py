@@ -1,0 +1,90 @@
+"""The generator: a dataset that is there already is extended by the same, and by nothing else."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from data_generation.config import AgentConfig, GenerateConfig
+from data_generation.data.data import DatasetInfo, Environment, list_environments
+from data_generation.data.errors import UserError
+from data_generation.data.subsets import merge
+from data_generation.generate import Generated, generate
+from tests.generator_helpers import counting_config, episodes, retro_config
+
+
+def agent_config(dpath: Path, checkpoint: str | Path, n_sessions: int = 1) -> GenerateConfig:
+    cfg = counting_config(dpath, ["one"], n_sessions)
+    policy = "data_generation.generator.policy:RandomPolicy"
+    cfg.config.connector.agent = AgentConfig(policy, checkpoint_fpath=str(checkpoint))
+    return cfg
+
+
+def change_info(dpath: Path, key: str) -> None:
+    """Make it that of an older version, which did not record a key."""
+    for env_dpath in (path.parent for path in dpath.rglob("info.json")):
+        info = DatasetInfo.load(env_dpath)
+        info.generator.pop(key, None)
+        info.connector.pop(key, None)
+        info.save(env_dpath)
+
+
+@pytest.mark.parametrize("name", ["agent.pt", "agent/weights/model.safetensors"])
+def test_another_agent_under_the_same_path_is_refused(counting, tmp_path: Path, monkeypatch, name: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    file, checkpoint = tmp_path / name, Path(name).parts[0]
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text("one agent")
+    data = tmp_path / "data"
+    generate(agent_config(data, checkpoint))
+    shutil.copytree(data, tmp_path / "older")
+    change_info(tmp_path / "older", "agent.checkpoint_digest")
+    # Spelled in another way, and moved.
+    assert generate(agent_config(data, tmp_path / checkpoint, 2)).num_kept == 1
+    assert generate(agent_config(tmp_path / "older", tmp_path / checkpoint, 2)).num_kept == 1
+    Path(checkpoint).rename("moved")
+    assert generate(agent_config(data, "moved", 3)).num_kept == 2
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text("the other")
+    for dataset in (data, tmp_path / "older"):
+        before = episodes(dataset)
+        with pytest.raises(ValueError, match=r"connector\.agent\.checkpoint_fpath=\S+ \(content \w+\) \(now .*; set"):
+            generate(agent_config(dataset, checkpoint, 4))
+        assert episodes(dataset) == before
+
+
+def test_datasets_of_one_agent_are_merged_wherever_it_lay(counting, tmp_path: Path) -> None:
+    for name in ("a", "b", "c"):
+        (tmp_path / name).write_text("agent" if name < "c" else "another")
+        generate(agent_config(tmp_path / f"of_{name}", tmp_path / name))
+    shutil.copytree(tmp_path / "of_a", tmp_path / "older")
+    change_info(tmp_path / "older", "agent.checkpoint_digest")
+    older, first, second, other = (next((tmp_path / name).iterdir()) for name in ("older", "of_a", "of_b", "of_c"))
+    for source, kept in ((older, 0), (first, 1), (second, 1)):
+        assert merge([source], tmp_path / "all").kept == kept
+    with pytest.raises(UserError, match="was made with other settings"):
+        merge([other], tmp_path / "all")
+
+
+def test_other_boxes_under_the_same_name_are_refused(tmp_path: Path) -> None:
+    table = tmp_path / "boxes.csv"
+
+    def make(box: str, n_sessions: int, airstriker: str = "1,2,3,4") -> Generated:
+        table.write_text(f"game,x,y,w,h\nCinderfoot-Nes,{box}\nAirstriker-Genesis,{airstriker}\n")
+        cfg = retro_config(tmp_path, n_sessions, n_steps_max=2)
+        cfg.config.connector.game, cfg.config.connector.roi_annotation_fpath = "Cinderfoot-Nes", str(table)
+        return generate(cfg)
+
+    make("40,100,14,32", 1)
+    assert make("40,100,14,32", 2, airstriker="5,6,7,8").num_made == 1
+    with pytest.raises(ValueError, match=r"connector\.roi_annotation_fpath=boxes\.csv \(content "):
+        make("40,100,20,40", 3)
+    change_info(tmp_path, "roi_annotation_digest")
+    assert make("40,100,14,32", 3).num_made == 1
+
+
+def test_fewer_sessions_leave_the_number_that_was_asked_for(counting, tmp_path: Path) -> None:
+    for n_sessions in (1, 4, 2):
+        generate(counting_config(tmp_path, ["one"], n_sessions))
+    (env_dpath,) = list_environments(next(tmp_path.iterdir()))
+    assert Environment(env_dpath).num_episodes == DatasetInfo.load(env_dpath).generator["n_sessions"] == 4
