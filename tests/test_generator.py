@@ -7,8 +7,9 @@ import pytest
 
 from data_generation.data.data import DatasetInfo, Environment, episode_path, list_environments
 from data_generation.generate import Generated, generate
+from data_generation.generator.connector_base import CONNECTORS
 from data_generation.generator.generator import GenerationFailed
-from tests.generator_helpers import ACTIONS, counting_config, episodes, retro_config
+from tests.generator_helpers import ACTIONS, CountingConnector, CountingEnv, counting_config, episodes, retro_config
 
 
 @pytest.fixture(scope="module")
@@ -126,6 +127,32 @@ def test_failing_game_does_not_stop_the_others(counting, tmp_path: Path) -> None
     totals = [Environment(dpath).num_episodes for dpath in list_environments(tmp_path / "counting_v0.0.0_t")]
     assert totals == [0, 2, 2]
     assert not list(tmp_path.rglob("*.tmp"))
+
+
+class HalfBrokenConnector(CountingConnector):
+    """Games of whose two levels the second cannot be opened, and of "closed" neither."""
+
+    def make_env(self, game: str, instance: int) -> CountingEnv:
+        if instance or game == "closed":
+            raise RuntimeError("the state is damaged")
+        return CountingEnv(game)
+
+
+def test_missing_episodes_of_a_game_that_plays_are_an_error_in_every_run(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setitem(CONNECTORS, "counting", f"{__name__}:HalfBrokenConnector")
+    cfg = counting_config(tmp_path, ["one", "closed"], n_sessions=2)
+    cfg.config.connector.generator_config.n_instances = 2
+    for num_missing in ("2 of 8", "2 of 6"):
+        with pytest.raises(
+            GenerationFailed, match=rf"not made: {num_missing} episodes, first one, instance 1.*damaged"
+        ):
+            generate(cfg)
+    # A shard that has nothing else to make.
+    cfg.config.connector.game, cfg.config.num_shards, cfg.config.shard = ["one"], 2, 1
+    with pytest.raises(GenerationFailed, match="not made: 2 of 2 episodes"):
+        generate(cfg)
+    (env_dpath,) = list_environments(tmp_path / "counting_v0.0.0_t")
+    assert env_dpath.name == "counting_one_v0.0.0_t"
 
 
 def test_run_ends_when_everything_fails(counting, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from data_generation.data.errors import UserError
 from data_generation.generator.child import Child
 from data_generation.generator.faults import EnvironmentFault
 from data_generation.generator.levels import Level
-from data_generation.generator.plan import EpisodeQueue, EpisodeTask
+from data_generation.generator.plan import EpisodeQueue, EpisodeTask, has_episodes
 from data_generation.generator.worker import EpisodeOutcome, GenerationJob, worker_main
 
 logger = logging.getLogger(__name__)
@@ -36,7 +36,7 @@ class Outcome:
     failures: list[tuple[EpisodeTask, str]] = field(default_factory=list)
     # Episodes that were not tried any more, of games of which nothing works.
     num_dropped: int = 0
-    # Game that could never be opened -> why.
+    # Game that could never be opened, and of which there is no episode -> why.
     unplayable: dict[str, str] = field(default_factory=dict)
     num_workers: int = 1
     # The longest that a worker had nothing to do before the last one had finished.
@@ -126,11 +126,12 @@ class _Progress:
             logger.warning("%s: given up: the first %d episodes failed", game, self._num_failed[game])
 
     def set_unopened_apart(self) -> None:
-        """Games that could never be opened are no failed episodes."""
+        """Games that could never be opened, neither now nor in an earlier run, are no failed episodes."""
         outcome = self.outcome
         for game, count in self._num_unopened.items():
-            if count == self._num_failed[game] and not self._num_made[game]:
-                outcome.unplayable[game] = next(error for task, error in outcome.failures if task.level.game == game)
+            task, error = next(item for item in outcome.failures if item[0].level.game == game)
+            if count == self._num_failed[game] and not has_episodes(task.env_dpath):
+                outcome.unplayable[game] = error
                 outcome.num_dropped -= self._num_dropped[game]
         outcome.failures = [item for item in outcome.failures if item[0].level.game not in outcome.unplayable]
 

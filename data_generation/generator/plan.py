@@ -155,9 +155,14 @@ class EpisodeQueue:
         return sum(len(self._levels.pop(level)) for level in levels)
 
 
+def has_episodes(env_dpath: Path) -> bool:
+    """Whether a folder holds an episode, complete or damaged."""
+    return next(env_dpath.glob(f"*/*{EPISODE_SUFFIX}"), None) is not None
+
+
 def remove_if_empty(env_dpath: Path) -> None:
     """Remove the folder that `make_plan` made for a game, unless there is an episode in it."""
-    if next(env_dpath.glob(f"*/*{EPISODE_SUFFIX}"), None) is None:
+    if not has_episodes(env_dpath):
         shutil.rmtree(env_dpath, ignore_errors=True)
 
 
@@ -216,23 +221,23 @@ def _same_recipe(config: DatasetConfig, env_dpath: Path, info: DatasetInfo) -> D
 
     FieldError if the folder holds episodes that were made in another way than `info` says.
     """
-    has_episodes = next(env_dpath.glob(f"*/*{EPISODE_SUFFIX}"), None) is not None
+    is_empty = not has_episodes(env_dpath)
     if not (env_dpath / INFO_FNAME).is_file():
-        if has_episodes:
+        if not is_empty:
             problem = f"'{env_dpath}' holds episodes but no {INFO_FNAME}"
             raise FieldError("dname", config.dname, problem, "delete that folder")
         return None
     try:
         found = DatasetInfo.load(env_dpath)
     except UserError:
-        if has_episodes and (env_dpath / INFO_FNAME).read_bytes().strip(b"\0"):
+        if not is_empty and (env_dpath / INFO_FNAME).read_bytes().strip(b"\0"):
             raise
-        if has_episodes:
+        if not is_empty:
             # Nobody knows any more how they were made.
             logger.warning("'%s': %s is empty, as after a power cut: all is made again", env_dpath, INFO_FNAME)
             _remove_episodes(env_dpath)
         return None
-    if not has_episodes:
+    if is_empty:
         return None
     # As it looks after passing through a file.
     connector, generator = json.loads(json.dumps((info.connector, info.generator)))
