@@ -73,11 +73,11 @@ class ConnectorConfig:
     # that there are (gymnasium only).
     valid_action_combos: list[str] = field(default_factory=lambda: ["RIGHT", "LEFT", "UP", "DOWN", "ACTION_JUMP"])
     env_kwargs: Arguments = None  # gymnasium: arguments with which the environments are made, {name:value}
-    view: TextOrTexts = None  # filters over the tables: a value, a list of them, or null for any
+    view: TextOrTexts = None  # retro_act: filters over the tables: a value, a list of them, or null for any
     motion: TextOrTexts = None
     genre: TextOrTexts = None
     platform: TextOrTexts = None
-    limit_games: CountOrZero = 0  # the first N by name; 0 = no limit
+    limit_games: CountOrZero = 0  # the first N: of `game` in its order, of "all" by name; 0 = no limit
     # Action -> regular expression over its annotated control; used with annotation_control_fpath.
     action_map: dict[str, str] = field(default_factory=lambda: dict(PLATFORMER_CONTROLS))
     # A path, or the name of a table in data_generation/annotations.

@@ -35,6 +35,12 @@ CONNECTORS: dict[str, str] = {
     "procgen": "data_generation.generator.connector_coinrun:ProcgenConnector",
     "retro_act": "data_generation.generator.connector_retro_act:RetroActConnector",
 }
+# Fields that only one family reads.
+RETRO_FIELDS = (
+    *("view", "motion", "genre", "platform", "action_map", "rom_dpath"),
+    *("annotation_behavior_fpath", "annotation_control_fpath"),
+)
+PROCGEN_FIELDS = ("start_level", "distribution_mode", "paint_vel_info")
 
 
 @dataclass
@@ -83,6 +89,8 @@ class Connector(ABC):
     # Whether it knows `n_skip_start_frames`, and `env_kwargs`.
     skips_start_frames = True
     takes_arguments = False
+    # Fields that have no effect on it: they must be left at their defaults.
+    unread_fields: tuple[str, ...] = ()
 
     def __init__(self, config: ConnectorConfig):
         self._check_common_keys(config)
@@ -100,6 +108,13 @@ class Connector(ABC):
         if config.roi_annotation_fpath is not None and config.name != "retro_act":
             problem, remedy = "characters are followed in retro games only", f"leave the key out with {config.name}"
             raise FieldError("roi_annotation_fpath", config.roi_annotation_fpath, problem, remedy)
+        for name in self.unread_fields:
+            if (value := getattr(config, name)) != getattr(ConnectorConfig(), name):
+                raise FieldError(name, value, f"has no effect with {config.name}", "leave it out")
+
+    def first_of(self, games: list[str]) -> list[str]:
+        """The first `limit_games` of some games, without repetitions; 0 = all."""
+        return list(dict.fromkeys(games))[: self.config.limit_games or None]
 
     def name_actions(self) -> list[str]:
         """Names of the actions in index order: what the configuration says, unless a family has names of its own."""

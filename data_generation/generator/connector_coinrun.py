@@ -8,7 +8,7 @@ import numpy as np
 
 from data_generation.config import ConnectorConfig
 from data_generation.data.errors import UNSET, FieldError
-from data_generation.generator.connector_base import Connector, Selection
+from data_generation.generator.connector_base import RETRO_FIELDS, Connector, Selection
 from data_generation.generator.image_env import ImageEnv, ImageSettings
 
 GAME = "coinrun"
@@ -49,6 +49,7 @@ class CoinRunConnector(Connector):
 
     packages = (*Connector.packages, "procgen-mirror")
     skips_start_frames = False
+    unread_fields = RETRO_FIELDS
     games: ClassVar[tuple[str, ...]] = (GAME,)
 
     def __init__(self, config: ConnectorConfig):
@@ -63,14 +64,14 @@ class CoinRunConnector(Connector):
     def _chosen(self) -> list[str]:
         game = self.config.game
         names = game if isinstance(game, list | tuple) else [game]
-        return list(self.games) if "all" in names else [str(name) for name in dict.fromkeys(names)]
+        return list(self.games) if "all" in names else [str(name) for name in names]
 
     def select(self) -> Selection:
         """The games of `game`. FieldError if Procgen is not installed."""
         if importlib.util.find_spec("procgen") is None:
             problem, remedy = "Procgen is not installed", "run 'bash install.sh --with coinrun'"
             raise FieldError("name", self.config.name, problem, remedy)
-        return Selection(self._chosen())
+        return Selection(self.first_of(self._chosen()))
 
     def make_env(self, game: str, instance: int) -> ImageEnv:
         config = self.config

@@ -5,7 +5,7 @@ from importlib import metadata
 from typing import Any
 
 from data_generation.data.errors import UNSET, FieldError
-from data_generation.generator.connector_base import Connector, Selection
+from data_generation.generator.connector_base import PROCGEN_FIELDS, RETRO_FIELDS, Connector, Selection
 from data_generation.generator.faults import EnvironmentFault
 from data_generation.generator.image_env import ImageEnv, ImageSettings
 from data_generation.generator.look import Look, image_source, look_at, make_raw
@@ -26,6 +26,7 @@ class GymnasiumConnector(Connector):
 
     skips_start_frames = False
     takes_arguments = True
+    unread_fields = (*RETRO_FIELDS, *PROCGEN_FIELDS)
 
     def name_actions(self) -> list[str]:
         """All actions, or those of `valid_action_combos`. Several environments need the same number of actions."""
@@ -88,7 +89,7 @@ class GymnasiumConnector(Connector):
         games = [str(name) for name in game] if isinstance(game, list | tuple) else [str(game)]
         if games in ([], ["all"]):
             raise FieldError("game", game, "name the id of a Gymnasium environment, such as CartPole-v1")
-        return list(dict.fromkeys(games))
+        return self.first_of(games)
 
 
 def _remedy(problem: str) -> str:

@@ -17,7 +17,7 @@ from data_generation.config import ConnectorConfig
 from data_generation.data.errors import UNSET, FieldError, MissingPathError
 from data_generation.data.info import DIGESTS, ROI_TABLE
 from data_generation.data.reading import short_digest
-from data_generation.generator.connector_base import Connector, Selection
+from data_generation.generator.connector_base import PROCGEN_FIELDS, Connector, Selection
 from data_generation.generator.retro_env import FPS, RetroActEnv, RetroSettings, action_buttons
 from data_generation.generator.retro_games import IMPORT_COMMAND, NO_ROM, RetroGames, without_version
 from data_generation.generator.tracking import Box, TrackedEnv, read_boxes
@@ -32,6 +32,7 @@ class RetroActConnector(Connector):
     """
 
     packages = (*Connector.packages, "stable-retro")
+    unread_fields = PROCGEN_FIELDS
 
     def __init__(self, config: ConnectorConfig):
         super().__init__(config)
@@ -123,7 +124,7 @@ class RetroActConnector(Connector):
         if not games:
             problem = f"no game left by {filters or 'the tables'} and the controls"
             raise FieldError("game", config.game, problem, "loosen a filter")
-        return games[: config.limit_games] if config.limit_games else games
+        return self.first_of(games)
 
     def _filter(self, named: list[str], filters: Filters) -> list[str]:
         """Named games, or all of the table, that the filters leave. Named games without tag filters need no table."""

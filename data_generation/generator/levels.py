@@ -27,11 +27,15 @@ class Level:
     instance: int
 
 
+def num_levels(connector: Connector, game: str, n_instances: int) -> int:
+    """How many levels of a game `n_instances` means: at most all that there are."""
+    limit = connector.num_instances(game)
+    return n_instances if limit is None else min(n_instances, limit)
+
+
 def list_levels(connector: Connector, games: Sequence[str], n_instances: int) -> list[Level]:
     """The first `n_instances` levels of each game, game by game; a game with fewer instances gives all it has."""
-    limits = {game: connector.num_instances(game) for game in games}
-    counts = {game: n_instances if limit is None else min(n_instances, limit) for game, limit in limits.items()}
-    return [Level(game, instance) for game in games for instance in range(counts[game])]
+    return [Level(game, instance) for game in games for instance in range(num_levels(connector, game, n_instances))]
 
 
 @dataclass(frozen=True)

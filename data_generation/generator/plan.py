@@ -4,7 +4,7 @@ import json
 import logging
 import shutil
 from collections import Counter, deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,7 +16,7 @@ from data_generation.data.errors import FieldError, UserError, under
 from data_generation.data.info import INFO_FNAME, SIZES, comparable, larger_sizes
 from data_generation.generator.connector_base import Connector
 from data_generation.generator.episode import dataset_info, environment_dnames, with_suffix
-from data_generation.generator.levels import Level, list_levels
+from data_generation.generator.levels import Level, list_levels, num_levels
 from data_generation.generator.policy import policy_recipe
 
 logger = logging.getLogger(__name__)
@@ -72,7 +72,7 @@ def make_plan(config: DatasetConfig, connector: Connector) -> Plan:
         raise FieldError("shard", config.shard, "is none of {num_shards}=" + str(config.num_shards), "count from 0")
     with under("connector"):
         selection = connector.select()
-    _check_number(config, len(selection.games))
+    _check_number(config, connector, selection.games)
     dataset_dpath = Path(config.data_dpath) / dataset_name(config)
     with under("connector"):
         dnames = environment_dnames(connector, selection.games, config.dname)
@@ -109,11 +109,13 @@ def _shared(everything: list[EpisodeTask], tasks: list[EpisodeTask]) -> frozense
     return frozenset(env_dpath for env_dpath in own if own[env_dpath] < totals[env_dpath])
 
 
-def _check_number(config: DatasetConfig, num_games: int) -> None:
+def _check_number(config: DatasetConfig, connector: Connector, games: Sequence[str]) -> None:
     generator = config.connector.generator_config
-    number = num_games * generator.n_instances * generator.n_sessions
-    if number > _MAX_EPISODES:
-        problem = f"with n_instances={generator.n_instances} and {num_games} games it makes {number} episodes"
+    if len(games) * generator.n_instances * generator.n_sessions <= _MAX_EPISODES:
+        return
+    levels = sum(num_levels(connector, game, generator.n_instances) for game in games)
+    if (number := levels * generator.n_sessions) > _MAX_EPISODES:
+        problem = f"with {levels} levels of {len(games)} games it makes {number} episodes"
         raise FieldError(
             "connector.generator_config.n_sessions", generator.n_sessions, problem, f"make at most {_MAX_EPISODES}"
         )
