@@ -129,7 +129,9 @@ def _add_export(commands: Any) -> None:
     parser.add_argument("--max-episodes", type=whole_number(10**9), help="videos: of each environment (default: all)")
     parser.add_argument("--scale", type=whole_number(64), default=4, help="videos: enlargement (default: 4)")
     parser.add_argument(
-        "--fps", type=whole_number(1000), help="default: the speed at which people play, by info.json, or 15"
+        "--fps",
+        type=whole_number(1000),
+        help="default: the speed at which people play, by info.json, or 15; at most 50 in a gif",
     )
 
 

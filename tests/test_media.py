@@ -50,6 +50,20 @@ def test_an_animation_is_as_long_as_its_shortest_video_and_keeps_its_time(tmp_pa
     assert [path.name for path in tmp_path.iterdir()] == ["clip.gif"]
 
 
+@pytest.mark.parametrize("moves", [True, False])
+@pytest.mark.parametrize("fps", [1, 3.75, 7, 15, 24, 29.97, 30, 48, 50, 60])
+def test_a_gif_lasts_as_long_as_its_rate_says(tmp_path, fps, moves):
+    images = frames(41)
+    write_gif(tmp_path / "clip.gif", images if moves else [images[0]] * 41, fps)
+    with Image.open(tmp_path / "clip.gif") as gif:
+        durations = []
+        for position in range(gif.n_frames):
+            gif.seek(position)
+            durations.append(gif.info["duration"])
+    assert sum(durations) == pytest.approx(1000 * 41 / min(fps, 50), abs=5)
+    assert min(durations) >= 20
+
+
 def test_a_contact_sheet_has_a_row_per_label(tmp_path):
     images = frames(3)
     sheet = contact_sheet([SheetRow("two", images[:2]), SheetRow("one", images[2:], ["7"])], "title")

@@ -198,12 +198,19 @@ def encode_png(image: np.ndarray) -> bytes:
 
 
 def write_gif(path: Path, video: Iterable[np.ndarray], fps: float) -> None:
-    """Write a video as an endless GIF. GIF times are multiples of 10 ms."""
-    images = (Image.fromarray(image) for image in video)
+    """Write a video as an endless GIF, at up to 50 frames per second; with more, it lasts longer."""
+    images = (_timed(Image.fromarray(image), position, fps) for position, image in enumerate(video))
     first = next(images)
-    duration = max(20, round(100 / fps) * 10)
     with atomic_path(path) as temporary:
-        first.save(temporary, "GIF", save_all=True, append_images=images, duration=duration, loop=0)
+        # Each image has its own duration.
+        first.save(temporary, "GIF", save_all=True, append_images=images, duration=None, loop=0)
+
+
+def _timed(image: Image.Image, position: int, fps: float) -> Image.Image:
+    """An image with its milliseconds in a GIF: multiples of 10, so chosen that their sum is right, and at least 20."""
+    start, end = (round(100 * frame / fps) for frame in (position, position + 1))
+    image.info["duration"] = 10 * max(2, end - start)
+    return image
 
 
 def write_mp4(path: Path, video: Iterable[np.ndarray], fps: float, pix_fmt: str = "yuv420p", crf: int = 17) -> None:
