@@ -21,7 +21,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from data_generation.data.errors import MissingPathError, UserError
+from data_generation.data.errors import UNSET, MissingPathError, UserError
 from launcher import hydra_app
 from launcher.commands import Command
 from launcher.errors import QUIET_LOGGERS, SUCCESS, disk_error
@@ -73,11 +73,11 @@ class Session:
         if part == "hydra":
             # Without the texts of Hydra's own help.
             cfg.hydra = OmegaConf.masked_copy(cfg.hydra, [key for key in cfg.hydra if not key.endswith("help")])
-        shown = cfg if package in (None, "_global_") else OmegaConf.select(cfg, str(package))
-        if shown is None:
+        shown = cfg if package in (None, "_global_") else OmegaConf.select(cfg, str(package), default=UNSET)
+        if shown is UNSET:
             raise UserError(f"--package={package}: there is no such key")
         if not OmegaConf.is_config(shown):
-            print(shown)
+            print("null" if shown is None else shown)
             return
         with self._explaining():
             text = OmegaConf.to_yaml(shown, resolve=resolve)

@@ -1,5 +1,7 @@
 """The command line: what it accepts, and what it says when something is wrong."""
 
+import sys
+
 import pytest
 
 import run
@@ -161,6 +163,16 @@ def test_a_failure_shows_its_traceback(entries, capsys):
 def test_an_interrupt_is_one_line(entries, capsys):
     entries.error = KeyboardInterrupt()
     assert run.main(TRAIN) == 130
+    assert capsys.readouterr().err == "interrupted\n"
+
+
+def test_an_interrupt_while_the_program_is_loaded_is_one_line(monkeypatch, capsys):
+    class Loading:
+        def __getattr__(self, name: str) -> None:
+            raise KeyboardInterrupt
+
+    monkeypatch.setitem(sys.modules, "launcher.main", Loading())
+    assert run.main(["--help"]) == 130
     assert capsys.readouterr().err == "interrupted\n"
 
 

@@ -56,6 +56,8 @@ def test_cfg_shows_hydras_part_or_one_key_alone(entries, capsys):
     assert list(yaml.safe_load(capsys.readouterr().out)) == ["hydra"]
     assert run.main([*TRAIN, "--cfg", "job", "--package", "train.batch_size", "train.batch_size=5"]) == 0
     assert capsys.readouterr().out == "5\n"
+    assert run.main([*TRAIN, "--cfg", "job", "--package", "model_fpath"]) == 0
+    assert capsys.readouterr().out == "null\n"
     assert run.main([*TRAIN, "--cfg", "job", "--package", "nowhere"]) == 2
     assert "--package=nowhere" in error_line(capsys)
 
