@@ -121,7 +121,9 @@ def test_messages_in_parts_and_of_the_greatest_size_are_read(port):
         client.send(REST if part else BYTES, bytes(MAX_MESSAGE_BYTES // 100), is_last=False)
     client.send(REST)
     assert client.receive() == str(99 * (MAX_MESSAGE_BYTES // 100)).encode()
-    client.send(BYTES, bytes(MAX_MESSAGE_BYTES + 1))
+    # The server may end the connection before it has read all of it.
+    with contextlib.suppress(ConnectionError):
+        client.send(BYTES, bytes(MAX_MESSAGE_BYTES + 1))
     assert client.is_ended()
 
 
