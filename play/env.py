@@ -104,7 +104,7 @@ class WorldModelEnv(gym.Env[np.ndarray, Any]):
         if self._state is None:
             raise gym.error.ResetNeeded(_RESET_FIRST)
         if not self.action_space.contains(action):
-            raise _no_action(action, self.action_space.n)
+            raise _no_action(action, self._simulator.model)
         (made,) = self._simulator.step([self._state], [int(action)])
         rewards, ends = self._reward(self._frame[None], np.array([action]), made.frame[None])
         self._state, self._frame, self._num_steps = made.state, made.frame, self._num_steps + 1
@@ -183,7 +183,7 @@ class WorldModelVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             remedy = f"give an action for each of {self.num_envs} rollouts"
             raise FieldError("actions", actions.tolist(), f"has the shape {actions.shape}", remedy)
         if not (np.issubdtype(actions.dtype, np.integer) and self.action_space.contains(actions)):
-            raise _no_action(actions.tolist(), self.single_action_space.n)
+            raise _no_action(actions.tolist(), self._simulator.model)
         rewards, ends = np.zeros(self.num_envs), np.zeros(self.num_envs, bool)
         playing = np.flatnonzero(~self._is_over)
         for i in np.flatnonzero(self._is_over):
@@ -222,8 +222,9 @@ def _checked_mode(render_mode: str | None) -> str | None:
     return render_mode
 
 
-def _no_action(action: Any, num_actions: Any) -> FieldError:
-    return FieldError("action", action, "is no action of the model", f"give whole numbers from 0 to {num_actions - 1}")
+def _no_action(action: Any, model: GenieRedux) -> FieldError:
+    remedy = f"give whole numbers from 0 to {model.num_actions - 1}"
+    return FieldError("action", action, "is no action of the model", remedy)
 
 
 def _given_start(options: dict[str, Any] | None, model: GenieRedux) -> Start | None:
