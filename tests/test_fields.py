@@ -188,7 +188,7 @@ def test_more_episodes_than_memory_holds_are_one_line(tmp_path, monkeypatch):
     config = GenerateConfig()
     config.config.connector.game = "Cinderfoot-Nes"
     generator = config.config.connector.generator_config
-    generator.n_instances, generator.n_sessions = 2000, 1000
-    with pytest.raises(FieldError, match=r"config.connector.generator_config.n_sessions=1000: .* 2000000 episodes"):
+    generator.n_instances, generator.n_sessions = 2000, 20_000  # of the game's 60 levels
+    with pytest.raises(FieldError, match=r"config.connector.generator_config.n_sessions=20000: .* 1200000 episodes"):
         generate(config)
     assert not list(tmp_path.iterdir())
