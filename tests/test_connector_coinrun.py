@@ -97,7 +97,7 @@ def test_missing_package_is_one_line_with_the_command(monkeypatch: pytest.Monkey
         ),
         ({"game": "maze"}, r"game=maze: the connector coinrun has coinrun"),
         ({"valid_action_combos": ["RIGHT", "FIRE"]}, r"'FIRE' is unknown in Procgen; known are RIGHT, LEFT, "),
-        ({"n_skip_start_frames": 3}, r"n_skip_start_frames=3: must be 0 with coinrun"),
+        ({"n_skip_start_frames": 3}, r"n_skip_start_frames=3: has no effect with coinrun"),
         (
             {"roi_annotation_fpath": "roi.csv"},
             r"roi_annotation_fpath=roi.csv: characters are followed in retro games only",

@@ -164,7 +164,7 @@ def test_the_package_of_an_environment_is_recorded(monkeypatch: pytest.MonkeyPat
         (CONTINUOUS, {}, "its actions are Box.*; only discrete ones can be recorded"),
         ([RGB, TWO], {}, r"the environments differ in their number of actions, .*3.*2"),
         (RGB, {"valid_action_combos": ["RIGHT"]}, r"RIGHT is not an action of .*action_0 to action_2; \[\] means all"),
-        (RGB, {"n_skip_start_frames": 1}, "n_skip_start_frames=1: must be 0 with gymnasium"),
+        (RGB, {"n_skip_start_frames": 1}, "n_skip_start_frames=1: has no effect with gymnasium"),
     ],
 )
 def test_mistakes_are_one_line_with_the_key(game: Any, changes: dict[str, Any], message: str) -> None:

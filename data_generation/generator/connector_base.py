@@ -37,10 +37,11 @@ CONNECTORS: dict[str, str] = {
 }
 # Fields that only one family reads.
 RETRO_FIELDS = (
-    *("view", "motion", "genre", "platform", "action_map", "rom_dpath"),
+    *("view", "motion", "genre", "platform", "action_map", "rom_dpath", "n_skip_start_frames"),
     *("annotation_behavior_fpath", "annotation_control_fpath"),
 )
 PROCGEN_FIELDS = ("start_level", "distribution_mode", "paint_vel_info")
+GYMNASIUM_FIELDS = ("env_kwargs",)
 
 
 @dataclass
@@ -86,11 +87,8 @@ class Connector(ABC):
 
     # Python packages whose version may change what a game shows; recorded with every episode.
     packages: tuple[str, ...] = ("gymnasium", "numpy", "opencv-python-headless")
-    # Whether it knows `n_skip_start_frames`, and `env_kwargs`.
-    skips_start_frames = True
-    takes_arguments = False
     # Fields that have no effect on it: they must be left at their defaults.
-    unread_fields: tuple[str, ...] = ()
+    unread_fields: tuple[str, ...] = GYMNASIUM_FIELDS
 
     def __init__(self, config: ConnectorConfig):
         self._check_common_keys(config)
@@ -101,15 +99,14 @@ class Connector(ABC):
             raise FieldError("valid_action_combos", self.action_names, "name at least one action, none twice")
 
     def _check_common_keys(self, config: ConnectorConfig) -> None:
-        if config.n_skip_start_frames and not self.skips_start_frames:
-            raise FieldError("n_skip_start_frames", config.n_skip_start_frames, f"must be 0 with {config.name}")
-        if config.env_kwargs and not self.takes_arguments:
-            raise FieldError("env_kwargs", config.env_kwargs, f"must be empty with {config.name}")
         if config.roi_annotation_fpath is not None and config.name != "retro_act":
             problem, remedy = "characters are followed in retro games only", f"leave the key out with {config.name}"
             raise FieldError("roi_annotation_fpath", config.roi_annotation_fpath, problem, remedy)
+        defaults = ConnectorConfig()
         for name in self.unread_fields:
-            if (value := getattr(config, name)) != getattr(ConnectorConfig(), name):
+            value, default = getattr(config, name), getattr(defaults, name)
+            # Nothing is nothing: {} and null.
+            if value != default and (value or default):
                 raise FieldError(name, value, f"has no effect with {config.name}", "leave it out")
 
     def first_of(self, games: list[str]) -> list[str]:

@@ -8,7 +8,7 @@ import numpy as np
 
 from data_generation.config import ConnectorConfig
 from data_generation.data.errors import UNSET, FieldError
-from data_generation.generator.connector_base import RETRO_FIELDS, Connector, Selection
+from data_generation.generator.connector_base import GYMNASIUM_FIELDS, RETRO_FIELDS, Connector, Selection
 from data_generation.generator.image_env import ImageEnv, ImageSettings
 
 GAME = "coinrun"
@@ -48,8 +48,7 @@ class CoinRunConnector(Connector):
     """Levels as instances: instance k is level `start_level` + k, which is the same level everywhere."""
 
     packages = (*Connector.packages, "procgen-mirror")
-    skips_start_frames = False
-    unread_fields = RETRO_FIELDS
+    unread_fields = (*RETRO_FIELDS, *GYMNASIUM_FIELDS)
     games: ClassVar[tuple[str, ...]] = (GAME,)
 
     def __init__(self, config: ConnectorConfig):

@@ -24,8 +24,6 @@ class GymnasiumConnector(Connector):
     anything is recorded; one that fails there is skipped, unless all do.
     """
 
-    skips_start_frames = False
-    takes_arguments = True
     unread_fields = (*RETRO_FIELDS, *PROCGEN_FIELDS)
 
     def name_actions(self) -> list[str]:

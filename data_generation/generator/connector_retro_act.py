@@ -17,7 +17,7 @@ from data_generation.config import ConnectorConfig
 from data_generation.data.errors import UNSET, FieldError, MissingPathError
 from data_generation.data.info import DIGESTS, ROI_TABLE
 from data_generation.data.reading import short_digest
-from data_generation.generator.connector_base import PROCGEN_FIELDS, Connector, Selection
+from data_generation.generator.connector_base import GYMNASIUM_FIELDS, PROCGEN_FIELDS, Connector, Selection
 from data_generation.generator.retro_env import FPS, RetroActEnv, RetroSettings, action_buttons
 from data_generation.generator.retro_games import IMPORT_COMMAND, NO_ROM, RetroGames, without_version
 from data_generation.generator.tracking import Box, TrackedEnv, read_boxes
@@ -32,7 +32,7 @@ class RetroActConnector(Connector):
     """
 
     packages = (*Connector.packages, "stable-retro")
-    unread_fields = PROCGEN_FIELDS
+    unread_fields = (*PROCGEN_FIELDS, *GYMNASIUM_FIELDS)
 
     def __init__(self, config: ConnectorConfig):
         super().__init__(config)
