@@ -8,7 +8,7 @@ import pytest
 from data_generation.data.data import DatasetInfo, Environment, episode_path, list_environments
 from data_generation.generate import Generated, generate
 from data_generation.generator.connector_base import CONNECTORS
-from data_generation.generator.generator import GenerationFailed
+from data_generation.generator.generator import MAX_FAILURES, GenerationFailed
 from tests.generator_helpers import ACTIONS, CountingConnector, CountingEnv, counting_config, episodes, retro_config
 
 
@@ -153,6 +153,36 @@ def test_missing_episodes_of_a_game_that_plays_are_an_error_in_every_run(tmp_pat
         generate(cfg)
     (env_dpath,) = list_environments(tmp_path / "counting_v0.0.0_t")
     assert env_dpath.name == "counting_one_v0.0.0_t"
+
+
+class BadFirstLevelConnector(CountingConnector):
+    """Games whose first level fails in every episode."""
+
+    def make_env(self, game: str, instance: int) -> CountingEnv:
+        return CountingEnv(game if instance else "broken")
+
+
+@pytest.mark.parametrize("n_workers", [1, 2])
+def test_bad_level_is_given_up_and_the_others_are_made(tmp_path: Path, monkeypatch, caplog, n_workers: int) -> None:
+    monkeypatch.setitem(CONNECTORS, "counting", f"{__name__}:BadFirstLevelConnector")
+    cfg = counting_config(tmp_path, ["one"], n_sessions=40)
+    generator = cfg.config.connector.generator_config
+    generator.n_instances, generator.n_workers = 2, n_workers
+    with pytest.raises(GenerationFailed, match="not made: 40 of 80 episodes, first one, instance 0"):
+        generate(cfg)
+    assert MAX_FAILURES <= caplog.text.count("episode failed") < MAX_FAILURES + n_workers
+    assert "one, instance 0: given up" in caplog.text
+    (env_dpath,) = list_environments(tmp_path / "counting_v0.0.0_t")
+    assert Environment(env_dpath).num_episodes == 40
+
+
+def test_game_whose_levels_all_fail_is_given_up_at_once(counting, tmp_path: Path, caplog) -> None:
+    cfg = counting_config(tmp_path, ["broken"], n_sessions=40)
+    cfg.config.connector.generator_config.n_instances = 5
+    with pytest.raises(GenerationFailed, match="not made: 200 of 200 episodes"):
+        generate(cfg)
+    assert caplog.text.count("episode failed") == MAX_FAILURES
+    assert "broken: given up" in caplog.text
 
 
 def test_run_ends_when_everything_fails(counting, tmp_path: Path) -> None:

@@ -18,8 +18,9 @@ from data_generation.generator.worker import EpisodeOutcome, GenerationJob, work
 
 logger = logging.getLogger(__name__)
 
-# A game is given up when so many of its episodes have failed and none was complete.
-MAX_FAILURES = 10
+# A level is given up when so many of its episodes have failed and none was complete. A game is given up when so many
+# have failed in at least so many of its levels and none was complete.
+MAX_FAILURES, MIN_FAILED_LEVELS = 10, 3
 
 
 class GenerationFailed(UserError):
@@ -34,7 +35,7 @@ class Outcome:
     num_frames: int = 0
     seconds: float = 0.0
     failures: list[tuple[EpisodeTask, str]] = field(default_factory=list)
-    # Episodes that were not tried any more, of games of which nothing works.
+    # Episodes that were not tried any more, of levels and games of which nothing works.
     num_dropped: int = 0
     # Game that could never be opened, and of which there is no episode -> why.
     unplayable: dict[str, str] = field(default_factory=dict)
@@ -47,7 +48,7 @@ def run(job: GenerationJob, tasks: list[EpisodeTask]) -> Outcome:
     """Make the episodes of `tasks`, each visible as soon as it is complete.
 
     An episode that fails (the environment raised or hangs, its worker died) is reported and omitted; the others are
-    still made. A game of which nothing works is given up. GenerationFailed if the configuration is at fault,
+    still made. A level or a game of which nothing works is given up. GenerationFailed if the configuration is at fault,
     OSError where the disk refuses something.
     """
     if not tasks:
@@ -72,15 +73,15 @@ def _num_cores() -> int:
 
 
 class _Progress:
-    """What is still to be played and what is made; shows it, and decides when a game is given up."""
+    """What is still to be played and what is made; shows it, and decides when a level or a game is given up."""
 
     def __init__(self, queue: EpisodeQueue, n_workers: int):
         self.queue = queue
         self.outcome = Outcome(num_workers=n_workers)
         self._start = time.perf_counter()
+        self._made: set[Level] = set()
+        self._num_failed: Counter[Level] = Counter()
         # By game.
-        self._num_made: Counter[str] = Counter()
-        self._num_failed: Counter[str] = Counter()
         self._num_unopened: Counter[str] = Counter()
         self._num_dropped: Counter[str] = Counter()
         self._notes: set[str] = set()
@@ -92,7 +93,7 @@ class _Progress:
         outcome.seconds = time.perf_counter() - self._start
         self._say(result.notes)
         if not result.error:
-            self._num_made[game] += 1
+            self._made.add(task.level)
             outcome.num_episodes += 1
             outcome.num_frames += result.num_frames
             self._bar.set_postfix_str(f"{outcome.num_frames / outcome.seconds:.0f} frames/s", refresh=False)
@@ -105,10 +106,9 @@ class _Progress:
             raise GenerationFailed(result.error)
         outcome.failures.append((task, result.error))
         logger.warning("episode failed (%s): %s", task, result.error)
-        self._num_failed[game] += 1
+        self._num_failed[task.level] += 1
         self._num_unopened[game] += result.is_unopened
-        if self._num_failed[game] >= MAX_FAILURES and not self._num_made[game]:
-            self._give_up(game)
+        self._give_up_hopeless(task.level)
 
     def _say(self, notes: tuple[str, ...]) -> None:
         """Each once, whichever worker it comes from."""
@@ -117,20 +117,29 @@ class _Progress:
                 self._notes.add(note)
                 logger.warning("%s", note)
 
-    def _give_up(self, game: str) -> None:
-        """Play a game no more."""
-        if dropped := self.queue.drop(game):
-            self._num_dropped[game] += dropped
+    def _give_up_hopeless(self, level: Level) -> None:
+        """After a failure in `level`: play the level, or its game, no more if nothing of it works."""
+        failed = {other: count for other, count in self._num_failed.items() if other.game == level.game}
+        plays = any(made.game == level.game for made in self._made)
+        if not plays and sum(failed.values()) >= MAX_FAILURES and len(failed) >= MIN_FAILED_LEVELS:
+            dropped, count, name = self.queue.drop_game(level.game), sum(failed.values()), level.game
+        elif level not in self._made and failed[level] >= MAX_FAILURES:
+            dropped, count, name = self.queue.drop(level), failed[level], f"{level.game}, instance {level.instance}"
+        else:
+            return
+        if dropped:
+            self._num_dropped[level.game] += dropped
             self.outcome.num_dropped += dropped
             self._bar.total -= dropped
-            logger.warning("%s: given up: the first %d episodes failed", game, self._num_failed[game])
+            logger.warning("%s: given up: the first %d episodes failed", name, count)
 
     def set_unopened_apart(self) -> None:
         """Games that could never be opened, neither now nor in an earlier run, are no failed episodes."""
         outcome = self.outcome
         for game, count in self._num_unopened.items():
             task, error = next(item for item in outcome.failures if item[0].level.game == game)
-            if count == self._num_failed[game] and not has_episodes(task.env_dpath):
+            num_failed = sum(failed for level, failed in self._num_failed.items() if level.game == game)
+            if count == num_failed and not has_episodes(task.env_dpath):
                 outcome.unplayable[game] = error
                 outcome.num_dropped -= self._num_dropped[game]
         outcome.failures = [item for item in outcome.failures if item[0].level.game not in outcome.unplayable]
@@ -163,7 +172,7 @@ class _Pool:
         """Play all tasks; on the way out, for whatever reason, no worker process is left."""
         try:
             for _ in range(n_workers):
-                self._add_worker(None)
+                self._add_worker()
             while self._workers:
                 ready = wait([worker.child.connection for worker in self._workers])
                 for worker in [worker for worker in self._workers if worker.child.connection in ready]:
@@ -174,8 +183,8 @@ class _Pool:
         finally:
             self._end_workers()
 
-    def _add_worker(self, level: Level | None) -> None:
-        task = self._queue.next(level)
+    def _add_worker(self) -> None:
+        task = self._queue.next(None)
         if task is None:
             return
         seconds = self._job.config.connector.generator_config.step_seconds
@@ -192,10 +201,11 @@ class _Pool:
             self._workers.remove(worker)
             worker.child.close()
             self._progress.add(task, EpisodeOutcome(error=str(fault)))
-            self._add_worker(task.level)
+            self._add_worker()
             return
         self._progress.add(task, outcome)
-        following = self._queue.next(task.level)
+        # After a failure another level, so that a bad one does not hold up those that work.
+        following = self._queue.next(None if outcome.error else task.level)
         worker.child.send(following)
         if following is not None:
             worker.task = following

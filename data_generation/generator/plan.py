@@ -151,10 +151,13 @@ class EpisodeQueue:
             del self._levels[level]
         return task
 
-    def drop(self, game: str) -> int:
+    def drop(self, level: Level) -> int:
+        """Hand out no further episode of a level; returns how many are dropped."""
+        return len(self._levels.pop(level, ()))
+
+    def drop_game(self, game: str) -> int:
         """Hand out no further episode of a game; returns how many are dropped."""
-        levels = [level for level in self._levels if level.game == game]
-        return sum(len(self._levels.pop(level)) for level in levels)
+        return sum(self.drop(level) for level in [level for level in self._levels if level.game == game])
 
 
 def has_episodes(env_dpath: Path) -> bool:
