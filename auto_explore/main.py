@@ -25,14 +25,14 @@ from data_generation.data.files import write_atomically
 from data_generation.data.lock import locked
 from training.agent_folder import AgentFolder, AgentKind, find_folder, make_folder
 from training.episode_gif import save_gifs
-from training.run_record import make_record
+from training.run_record import make_record, other_environments
 from training.run_report import RunReport, make_facts, write_agent_evaluation
 from training.throughput import Played, rates
 from training.tracker import MetricsLogger, TrackerSettings, WandbSettings
 
 logger = logging.getLogger(__name__)
 
-KIND = AgentKind("auto_explore", read_agent)
+KIND = AgentKind("auto_explore", read_agent, lambda content: content.get("state"))
 
 
 def train(cfg: AutoExploreConfig) -> Path:
@@ -100,14 +100,18 @@ def evaluate(cfg: AutoExploreConfig) -> Path:
     context.check_agent(info, path)
     target = folder.path / "outputs" / f"evaluation_{path.stem}.json"
     with locked(folder.evaluations, "wait for that evaluation or stop it"):
-        state = read_agent(folder.last).get("state") if folder.last.is_file() else None
+        state = folder.run_state()
+        run = (state or {}).get("run", {})
+        if others := other_environments(cfg, run):
+            logger.warning("the environments are not those of the run: %s", others)
         result, parts = _play_epochs(context, cfg.evaluation, folder, network.to(context.fabric.device), state)
-        content = {"checkpoint": str(path), "epoch": info.epoch, "reward": cfg.collection.reward.type, **result}
+        content = {"checkpoint": str(path), "epoch": info.epoch, "reward": cfg.collection.reward.type}
+        content |= {"games": context.games, "other_environments": others, **result}
         write_atomically(target, json.dumps(content, indent=2) + "\n")
         report = _make_report(cfg, context, folder.evaluations)
         report.facts.throughput = rates(parts)
         write_agent_evaluation(report, content)
-    print(_summary(content, folder, target, (state or {}).get("run", {}).get("collection.reward.type")))
+    print(_summary(content, folder, target, run.get("collection.reward.type")))
     return target
 
 
@@ -175,10 +179,17 @@ def _play_epochs(
 
 
 def _load_reward_of_run(config: RewardConfig, state: dict[str, Any] | None, path: Path, reward: Reward) -> None:
-    """Give the reward what it has learned in the run, whose state was kept at `path`, if it learns."""
-    if state is not None and (config.type not in ("entropy", "none") or config.normalize):
-        with under("collection.reward"):
-            load_reward(reward, state["ranks"][0]["reward"], config, path)
+    """Give the reward what it has learned in the run, whose state was kept at `path`, if it learns.
+
+    FieldError (of `collection`) if that is missing.
+    """
+    if config.type in ("entropy", "none") and not config.normalize:
+        return
+    with under("collection.reward"):
+        if state is None:
+            problem = f"what it learned in the run is missing: there is no '{path}'"
+            raise FieldError("type", config.type, problem, "restore that file, or measure by {type}=none")
+        load_reward(reward, state["ranks"][0]["reward"], config, path)
 
 
 def _write_config(folder: AgentFolder, cfg: AutoExploreConfig) -> None:
@@ -194,7 +205,7 @@ def _log_start(trainer: AgentTrainer) -> None:
     logger.info(
         "training an agent (%.1f M parameters) on %s for reward %s: epoch %d to %d, %d × %d environments, %s, into %s",
         sum(p.numel() for p in trainer.network.parameters()) / 1e6,
-        ", ".join(sorted({level.game for level in context.levels})),
+        ", ".join(context.games),
         context.collection.reward.type,
         trainer.epoch,
         context.common.epochs,
@@ -214,6 +225,6 @@ def _summary(content: dict, folder: AgentFolder, target: Path, trained_for: str 
     if trained_for not in (None, reward):
         reward += f" (trained for {trained_for}: collection.reward.type={trained_for} measures that)"
     lines = [f"agent         {content['checkpoint']} (epoch {content['epoch']})"]
-    lines += [f"reward        {reward}"]
+    lines += [f"reward        {reward}", f"games         {', '.join(content['games'])}"]
     lines += [f"{name:<24}{value:.4g}" for name, value in mean.items()]
     return "\n".join([*lines, f"GIFs          {folder.evaluations}", f"all figures   {target}"])

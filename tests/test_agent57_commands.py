@@ -119,6 +119,9 @@ def test_evaluation_plays_the_same_episodes_and_writes_its_measures(trained: Pat
     page = (folder / "evaluation" / "report.html").read_text()
     assert all(text in page for text in THROUGHPUT)
     assert "mean_return" in capsys.readouterr().out
+    assert contents[0]["games"] == cfg.collection.games and contents[0]["other_environments"] == ""
+    cfg.collection.connector.generator_config.n_steps_max = 3
+    assert "n_steps_max=3 (was " in json.loads(evaluate(cfg).read_text())["other_environments"]
 
 
 def test_a_run_whose_environment_raises_now_and_then_plays_and_resumes(tmp_path: Path) -> None:

@@ -56,6 +56,7 @@ def test_generate_plays_the_agent_alike_for_any_number_of_workers(trained: Path,
             {"valid_action_combos": ["action_0", "action_1"]},
             r"trained on the actions action_0, action_1, action_2, these",
         ),
+        ({"n_skip_frames": 4}, r"n_skip_frames=4: .* was trained with 1: .*; set .*n_skip_frames=1"),
         ({"image_size": 32}, r"trained on frames \(3, 16, 16\), these are \(3, 32, 32\); set .*image_size"),
     ],
 )

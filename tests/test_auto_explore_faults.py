@@ -1,5 +1,6 @@
 """Faults around an AutoExplore run: power cuts, damaged episodes, second runs, global generators."""
 
+import json
 import logging
 import os
 from pathlib import Path
@@ -7,11 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from auto_explore.main import evaluate
 from auto_explore.src.agent import read_agent
 from auto_explore.src.trainer import AgentTrainer
-from data_generation.data.errors import UserError
+from data_generation.data.errors import FieldError, UserError
 from data_generation.data.lock import locked
-from tests.auto_explore_helpers import copy_of, run_at, save_world_model
+from tests.auto_explore_helpers import copy_of, quick_config, run_at, save_world_model
 from tests.test_auto_explore_training import assert_equal, metrics_of
 
 
@@ -117,3 +119,45 @@ def test_a_changed_learning_rate_is_used_and_said(trained: Path, tmp_path: Path,
     assert "training.learning_rate=0.002 (was 0.0001)" in caplog.text
     state = read_agent(folder / "checkpoints" / "last.pt")["state"]["learner"]["optimizer"]
     assert [group["lr"] for group in state["param_groups"]] == [2e-3]
+
+
+def test_a_kill_while_saving_after_falling_back_leaves_a_whole_checkpoint(trained: Path, tmp_path: Path, monkeypatch):
+    root = copy_of(trained, tmp_path)
+    (last,) = root.rglob("last.pt")
+    last.write_bytes(last.read_bytes()[:5000])
+    with monkeypatch.context() as patch:
+        patch.setattr("auto_explore.src.trainer.save_agent", _kill)
+        with pytest.raises(KeyboardInterrupt):
+            run_at(root, reward="rnd", epochs=3, resume=True)
+    folder = run_at(root, reward="rnd", epochs=3, resume=True)
+    assert_equal(read_agent(folder / "checkpoints" / "last.pt"), read_agent(trained / "checkpoints" / "last.pt"))
+
+
+def _kill(*_arguments: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_evaluation_takes_the_learned_reward_of_the_run_from_the_checkpoint_that_there_is(
+    trained: Path, tmp_path: Path
+) -> None:
+    root = copy_of(trained, tmp_path)
+    cfg = quick_config(root, "rnd", epochs=1, resume_ckpt_id="model_best_reward")
+    folder = root / "agents" / "001_auto_explore" / "checkpoints"
+    expected = json.loads(evaluate(cfg).read_text())["mean"]
+    # As a kill between the two of them leaves it.
+    (folder / "last.pt").replace(folder / "last-previous.pt")
+    assert json.loads(evaluate(cfg).read_text())["mean"] == expected
+    (folder / "last-previous.pt").unlink()
+    with pytest.raises(FieldError, match=r"collection.reward.type=rnd: what it learned in the run is missing"):
+        evaluate(cfg)
+
+
+def test_evaluation_says_which_environments_are_not_those_of_the_run(trained: Path, tmp_path: Path, caplog) -> None:
+    cfg = quick_config(copy_of(trained, tmp_path), "rnd", epochs=1)
+    assert json.loads(evaluate(cfg).read_text())["other_environments"] == ""
+    steps = cfg.collection.connector.generator_config.n_steps_max
+    cfg.collection.connector.generator_config.n_steps_max = 3
+    result = json.loads(evaluate(cfg).read_text())
+    difference = f"collection.connector.generator_config.n_steps_max=3 (was {steps})"
+    assert result["other_environments"] == difference and result["games"] == cfg.collection.games
+    assert f"the environments are not those of the run: {difference}" in caplog.text

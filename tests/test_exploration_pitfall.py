@@ -35,6 +35,16 @@ def test_x_grows_over_the_screens() -> None:
     assert infos[0] == {"lives": 3, "level": -1, "x": 40 - SCREEN_WIDTH, "y": 32}
 
 
+def test_a_new_life_that_falls_in_is_at_no_new_place() -> None:
+    env = Positions(Memory(196, 107, 54))
+    died = env.step(0)[-1]
+    for y in (224, 255, 0, 20):
+        env.env = Memory(226, 20, y)
+        assert env.step(0)[-1] == died
+    env.env = Memory(226, 20, 32)
+    assert env.step(0)[-1] == {"lives": 3, "level": -1, "x": 20 - SCREEN_WIDTH, "y": 32}
+
+
 def test_the_missing_package_is_named_with_its_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ale_py", None)
     with pytest.raises(ImportError, match=r"needs ale-py: bash install.sh --with atari"):

@@ -126,10 +126,14 @@ def test_a_mistake_that_an_environments_process_finds_names_its_field() -> None:
                                      "set image_size=[4, 4]"),
         ({"roi_table": "t.csv"}, "roi_annotation_fpath=null: 'x.pt' was trained on images around a character; "
                                  "set roi_annotation_fpath=t.csv"),
+        ({"n_skip_frames": 2}, "n_skip_frames=4: 'x.pt' was trained with 2: its actions would last another time here; "
+                               "set n_skip_frames=2"),
     ],
 )  # fmt: skip
 def test_an_agent_that_does_not_fit_is_refused(changes: dict[str, Any], message: str) -> None:
-    spec = {"action_names": ["a", "b"], "frame_shape": (3, 8, 8)}
+    spec = {"action_names": ["a", "b"], "frame_shape": (3, 8, 8), "n_skip_frames": 4}
+    # Older checkpoints do not know theirs.
+    EnvironmentSpec(**spec).check_agent(EnvironmentSpec(**{**spec, "n_skip_frames": None}), Path("x.pt"))
     EnvironmentSpec(**spec).check_agent(EnvironmentSpec(**spec), Path("x.pt"))
     with pytest.raises(FieldError) as raised:
         EnvironmentSpec(**spec).check_agent(EnvironmentSpec(**{**spec, **changes}), Path("x.pt"))

@@ -1,6 +1,7 @@
 """A run's folder: `<root_dpath>/<NNN>_<name>/` with config/, checkpoints/, episodes/, outputs/ and metrics.jsonl."""
 
 import logging
+import os
 import re
 from collections.abc import Callable
 from contextlib import suppress
@@ -15,10 +16,14 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class AgentKind:
-    """A kind of agent that learns: the command that trains it, and what reads (and so checks) its checkpoints."""
+    """A kind of agent that learns: the command that trains it, what reads (and so checks) its checkpoints.
+
+    `state_of` what was read: the training state, None where it holds none.
+    """
 
     command: str
     read: Callable[[Path], Any]
+    state_of: Callable[[Any], dict[str, Any] | None]
 
 
 @dataclass(frozen=True)
@@ -62,6 +67,20 @@ class AgentFolder:
                 logger.warning("%s: falling back to '%s'", error, self.previous)
                 return self.previous
         return self.last
+
+    def run_state(self) -> dict[str, Any] | None:
+        """The training state of `last`, or of the one before it; None where there is neither."""
+        if not (self.last.exists() or self.previous.exists()):
+            return None
+        return self.kind.state_of(self.kind.read(self.to_resume()))
+
+    def make_room(self, resumed_from: Path | None) -> None:
+        """Before `last` is written: the one there becomes `previous`.
+
+        Not if it is the damaged one in whose place the run has `resumed_from` `previous`: that stays the whole one.
+        """
+        if self.last.exists() and resumed_from != self.previous:
+            os.replace(self.last, self.previous)
 
     @property
     def best(self) -> Path:

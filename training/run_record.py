@@ -37,6 +37,13 @@ def make_record(config: Any, files: Mapping[str, Path | str | None], facts: Mapp
     return record | {key: digest(Path(path)) if path else None for key, path in files.items()} | dict(facts)
 
 
+def other_environments(config: Any, stored: Mapping[str, Any]) -> str:
+    """In which keys the environments that an agent's `config` names differ from its run's, as `changes` says."""
+    environments = ("collection.games", "collection.connector.")
+    record = {key: value for key, value in make_record(config, {}, {}).items() if key.startswith(environments)}
+    return changes(record, stored, (), "")
+
+
 def changes(record: Mapping[str, Any], stored: Mapping[str, Any], fixed: Collection[str], remedy: str) -> str:
     """What differs from the `stored` record of the run that is resumed, as text for one line; "" for nothing.
 

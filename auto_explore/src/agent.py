@@ -33,6 +33,8 @@ class AgentInfo:
     mean_return: float | None = None
     # As in `DatasetInfo`.
     roi_table: str = ""
+    # As in `EnvironmentSpec`.
+    n_skip_frames: int | None = None
 
     @classmethod
     def from_stored(cls, values: dict[str, Any]) -> "AgentInfo":
@@ -42,7 +44,7 @@ class AgentInfo:
     @property
     def spec(self) -> EnvironmentSpec:
         """The environments that it was trained on."""
-        return EnvironmentSpec(self.action_names, self.frame_shape, self.roi_table)
+        return EnvironmentSpec(self.action_names, self.frame_shape, self.roi_table, self.n_skip_frames)
 
     def build(self) -> ActorCritic:
         """The network, with fresh weights."""
@@ -131,7 +133,7 @@ class AutoExplorePolicy:
 
     @classmethod
     def from_context(cls, context: PolicyContext) -> Self:
-        """Loads `agent.checkpoint_fpath`. FieldError if it was trained on other actions or frames."""
+        """Loads `agent.checkpoint_fpath`. FieldError if it was trained on other actions, frames or frame skip."""
         assert context.agent.checkpoint_fpath is not None
         path = Path(context.agent.checkpoint_fpath)
         network, info = agent_of(read_agent(path))

@@ -86,9 +86,13 @@ class RunContext:
     def write_infos(self, episodes_dpath: Path) -> None:
         """`info.json` of each game's environment folder."""
         settings = {"variant": "auto_explore", "seed": self.common.seed}
-        games = sorted({level.game for level in self.levels})
-        for game, dname in environment_dnames(self.connector, games).items():
+        for game, dname in environment_dnames(self.connector, self.games).items():
             dataset_info(self.connector, game, settings).save(episodes_dpath / dname)
+
+    @property
+    def games(self) -> list[str]:
+        """Names of the games that are played, sorted."""
+        return sorted({level.game for level in self.levels})
 
     def check_agent(self, info: AgentInfo, checkpoint: Path) -> None:
         """FieldError (of `collection`) if the agent of a checkpoint cannot play here."""

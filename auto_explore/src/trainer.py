@@ -2,7 +2,6 @@
 
 import logging
 import math
-import os
 import sys
 import time
 from collections import deque
@@ -55,7 +54,12 @@ class AgentTrainer:
         self.common, self.collection, fabric = context.common, context.collection, context.fabric
         spec, actor_critic = context.connector.spec, training.actor_critic
         self.info = AgentInfo(
-            spec.action_names, spec.frame_shape, actor_critic.encoder, epoch=0, roi_table=spec.roi_table
+            spec.action_names,
+            spec.frame_shape,
+            actor_critic.encoder,
+            epoch=0,
+            roi_table=spec.roi_table,
+            n_skip_frames=spec.n_skip_frames,
         )
         # Only fresh weights come from the global generator.
         with torch.random.fork_rng(devices=[]):
@@ -72,6 +76,7 @@ class AgentTrainer:
         self.coverage = Coverage()
         self.epoch, self.num_steps, self.best_score = 0, 0, -math.inf
         self._test_collector: Collector | None = None
+        self._resumed_from: Path | None = None
         # What the run is, for those that resume it.
         self.record: dict[str, Any] = {}
         # Of the first process.
@@ -276,8 +281,8 @@ class AgentTrainer:
                 "ranks": states,
                 "run": self.record,
             }
-            if self.folder.last.exists():
-                os.replace(self.folder.last, self.folder.previous)
+            self.folder.make_room(self._resumed_from)
+            self._resumed_from = None
             save_agent(self.folder.last, self.network, self._info_now(), {"state": state})
             if self.report is not None:
                 self.report.write()
@@ -302,7 +307,7 @@ class AgentTrainer:
 
         UserError if the configuration is not that of the run, or if both are damaged.
         """
-        path = self.folder.to_resume()
+        path = self._resumed_from = self.folder.to_resume()
         content = read_agent(path)
         try:
             _, info = agent_of(content)

@@ -18,20 +18,32 @@ _SCREEN, _X, _Y = 1, 97, 105
 _FIRST = 0xC4
 _NUM_SCREENS = 255
 SCREEN_WIDTH = 160  # pixels
+# y in play, from the top of a jump to the tunnel's floor. After a death he falls in, through values around 0 (or 256).
+_Y_IN_PLAY = range(21, 101)
 
 
 class Positions(gym.Wrapper[Any, Any, Any, Any]):
     """Adds to the info of each step of `ALE/Pitfall-v5` the screen (`level`, 0 is the first, -1 left of it), x and y.
 
-    x grows to the right over all screens, y downwards; both in the game's pixels.
+    x grows to the right over all screens, y downwards; both in the game's pixels. While a new life falls in from above,
+    the place is still that of the death: dying reaches nothing.
     """
+
+    def __init__(self, env: gym.Env[Any, Any]):
+        super().__init__(env)
+        self._place: dict[str, int] = {}
+
+    def reset(self, **arguments: Any) -> tuple[Any, dict[str, Any]]:
+        self._place = {}
+        return self.env.reset(**arguments)
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         observation, reward, terminated, truncated, info = self.env.step(action)
         memory = self.env.unwrapped.ale.getRAM()  # type: ignore[attr-defined]
-        screen = screen_number(int(memory[_SCREEN]))
-        place = {"level": screen, "x": screen * SCREEN_WIDTH + int(memory[_X]), "y": int(memory[_Y])}
-        return observation, reward, terminated, truncated, {**info, **place}
+        screen, y = screen_number(int(memory[_SCREEN])), int(memory[_Y])
+        if y in _Y_IN_PLAY or not self._place:
+            self._place = {"level": screen, "x": screen * SCREEN_WIDTH + int(memory[_X]), "y": y}
+        return observation, reward, terminated, truncated, {**info, **self._place}
 
 
 def make_pitfall(**arguments: Any) -> Positions:

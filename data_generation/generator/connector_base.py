@@ -60,6 +60,8 @@ class EnvironmentSpec:
     frame_shape: tuple[int, int, int]
     # The table around whose characters is recorded; "" = whole images.
     roi_table: str = ""
+    # For how many emulator frames an action is held; None = unknown, and compared with nothing.
+    n_skip_frames: int | None = None
 
     def check_agent(self, trained_on: "EnvironmentSpec", checkpoint: Path) -> None:
         """FieldError (of a `ConnectorConfig`) unless an agent that was trained on other environments can play here."""
@@ -77,6 +79,13 @@ class EnvironmentSpec:
             remedy = f"set {{roi_annotation_fpath}}={trained_on.roi_table or 'null'}"
             problem = f"'{checkpoint}' was trained on {seen}"
             raise FieldError("roi_annotation_fpath", self.roi_table or "null", problem, remedy)
+        self.check_frame_skip(trained_on.n_skip_frames, checkpoint)
+
+    def check_frame_skip(self, trained_with: int | None, checkpoint: Path) -> None:
+        """FieldError (of a `ConnectorConfig`) if an agent was trained with another one."""
+        if None not in (trained_with, self.n_skip_frames) and trained_with != self.n_skip_frames:
+            problem = f"'{checkpoint}' was trained with {trained_with}: its actions would last another time here"
+            raise FieldError("n_skip_frames", self.n_skip_frames, problem, f"set {{n_skip_frames}}={trained_with}")
 
 
 class Connector(ABC):
@@ -125,7 +134,7 @@ class Connector(ABC):
     @property
     def spec(self) -> EnvironmentSpec:
         """What an agent sees and does in the environments."""
-        return EnvironmentSpec(self.action_names, self.frame_shape, self.roi_table)
+        return EnvironmentSpec(self.action_names, self.frame_shape, self.roi_table, self.config.n_skip_frames)
 
     @abstractmethod
     def select(self) -> Selection:

@@ -36,6 +36,8 @@ class Agent57Info:
     epoch: int = 0
     # Of its test.
     mean_return: float | None = None
+    # As in `EnvironmentSpec`.
+    n_skip_frames: int | None = None
     # Of the errors of the distilled network and of squared distances, from which acting goes on.
     errors: tuple[float, float, float] = StreamMoments().state_dict()
     distances: tuple[float, float, float] = StreamMoments().state_dict()

@@ -22,14 +22,14 @@ from external.agent57.testing import play_test
 from external.agent57.trainer import Agent57Trainer
 from training.agent_folder import AgentFolder, AgentKind, find_folder, make_folder
 from training.episode_gif import save_gifs
-from training.run_record import make_record
+from training.run_record import make_record, other_environments
 from training.run_report import RunReport, make_facts, write_agent_evaluation
 from training.throughput import Played, rates
 from training.tracker import MetricsLogger, TrackerSettings, WandbSettings
 
 logger = logging.getLogger(__name__)
 
-KIND = AgentKind("agent57", read_agent57)
+KIND = AgentKind("agent57", read_agent57, lambda stored: stored.state)
 
 
 def train(cfg: Agent57Config) -> Path:
@@ -93,12 +93,15 @@ def evaluate(cfg: Agent57Config) -> Path:
     info = stored.info
     config = Agent57TrainingConfig(network=info.network, family=info.family, intrinsic=info.intrinsic)
     with locked(folder.evaluations, "wait for that evaluation or stop it"):
+        if others := other_environments(cfg, (folder.run_state() or {}).get("run", {})):
+            logger.warning("the environments are not those of the run: %s", others)
         actors = setup.actors(networks, config, folder.episodes, is_test=True)
         try:
             result, parts = _play_epochs(cfg, setup, actors, folder, info)
         finally:
             actors.close()
-        content = {"checkpoint": str(path), "epoch": info.epoch, **result}
+        content = {"checkpoint": str(path), "epoch": info.epoch, "games": setup.games}
+        content |= {"other_environments": others, **result}
         write_atomically(target, json.dumps(content, indent=2) + "\n")
         report = _make_report(cfg, setup, folder.evaluations)
         report.facts.throughput = rates(parts)
@@ -158,7 +161,7 @@ def _log_start(trainer: Agent57Trainer) -> None:
         "training an agent of %d policies (%.1f M parameters) on %s: epoch %d to %d, %d actors, %s, into %s",
         trainer.config.family.num_policies,
         sum(p.numel() for p in trainer.networks.parameters()) / 1e6,
-        ", ".join(sorted({level.game for level in setup.levels})),
+        ", ".join(setup.games),
         trainer.epoch,
         trainer.common.epochs,
         trainer.actors.envs.num_envs,
@@ -169,5 +172,6 @@ def _log_start(trainer: Agent57Trainer) -> None:
 
 def _summary(content: dict[str, Any], folder: AgentFolder, target: Path) -> str:
     lines = [f"agent         {content['checkpoint']} (epoch {content['epoch']})"]
+    lines += [f"games         {', '.join(content['games'])}"]
     lines += [f"{name:<24}{value:.4g}" for name, value in content["mean"].items()]
     return "\n".join([*lines, f"GIFs          {folder.evaluations}", f"all figures   {target}"])

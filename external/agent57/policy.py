@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from data_generation.data.errors import UNSET, FieldError
+from data_generation.generator.connector_base import EnvironmentSpec
 from data_generation.generator.policy import Observation, PolicyContext
 from external.agent57.actors import best_actions, epsilon_greedy
 from external.agent57.checkpoint import Agent57Info, read_agent57
@@ -41,11 +42,11 @@ class Agent57Policy:
 
     @classmethod
     def from_context(cls, context: PolicyContext) -> Self:
-        """Loads `agent.checkpoint_fpath`. FieldError if it was trained on other actions."""
+        """Loads `agent.checkpoint_fpath`. FieldError if it was trained on other actions or frame skip."""
         assert context.agent.checkpoint_fpath is not None
         path = Path(context.agent.checkpoint_fpath)
         stored = read_agent57(path)
-        check_actions57(stored.info, context.action_names, path)
+        check_actions57(stored.info, context.spec, path)
         return cls(stored.load().eval().requires_grad_(False), stored.info, path)
 
     def initial_carry(self) -> Agent57Carry:
@@ -73,12 +74,12 @@ class Agent57Policy:
         return carry, int(actions[0])
 
 
-def check_actions57(info: Agent57Info, own: list[str], path: Path) -> None:
-    """FieldError (of a `ConnectorConfig`) unless an agent plays with these actions.
+def check_actions57(info: Agent57Info, spec: EnvironmentSpec, path: Path) -> None:
+    """FieldError (of a `ConnectorConfig`) unless an agent plays with these actions, held for as many frames.
 
     A published agent does not name its actions and is compared by their number.
     """
-    known = info.action_names
+    own, known = spec.action_names, info.action_names
     if known and known != own:
         problem = f"'{path}' was trained on the actions {', '.join(known)}, these are {', '.join(own)}"
         remedy = f"set {{valid_action_combos}}=[{','.join(known)}]"
@@ -86,3 +87,4 @@ def check_actions57(info: Agent57Info, own: list[str], path: Path) -> None:
     if info.num_actions != len(own):
         problem = f"'{path}' was trained on {info.num_actions} actions, these are {len(own)} ({', '.join(own)})"
         raise FieldError("valid_action_combos", UNSET, problem, "name the actions that it was trained on")
+    spec.check_frame_skip(info.n_skip_frames, path)

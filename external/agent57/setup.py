@@ -73,13 +73,18 @@ class AgentSetup:
     def write_infos(self, episodes_dpath: Path) -> None:
         """`info.json` of each game's environment folder."""
         settings: dict[str, Any] = {"variant": "agent57", "seed": self.common.seed}
-        for game, dname in environment_dnames(self.connector, sorted({level.game for level in self.levels})).items():
+        for game, dname in environment_dnames(self.connector, self.games).items():
             dataset_info(self.connector, game, settings).save(episodes_dpath / dname)
+
+    @property
+    def games(self) -> list[str]:
+        """Names of the games that are played, sorted."""
+        return sorted({level.game for level in self.levels})
 
     def check_agent(self, info: Agent57Info, checkpoint: Path) -> None:
         """FieldError (of `collection`) if the agent of a checkpoint cannot play here."""
         with under("collection"), under_environments():
-            check_actions57(info, self.connector.action_names, checkpoint)
+            check_actions57(info, self.connector.spec, checkpoint)
 
 
 def make_setup(common: RunConfig, collection: Agent57CollectionConfig) -> AgentSetup:

@@ -6,7 +6,6 @@ What an epoch does depends on nothing but its start, so a resumed run equals one
 import copy
 import logging
 import math
-import os
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -55,8 +54,8 @@ class Agent57Trainer:
     def __init__(self, setup: AgentSetup, config: Agent57TrainingConfig, testing: TestingConfig, folder: AgentFolder):
         self.setup, self.config, self.testing, self.folder = setup, config, testing, folder
         self.common = setup.common
-        names = setup.connector.action_names
-        self.info = Agent57Info(list(names), len(names), config.network, config.family, config.intrinsic)
+        names, skip = list(setup.connector.action_names), setup.connector.spec.n_skip_frames
+        self.info = Agent57Info(names, len(names), config.network, config.family, config.intrinsic, n_skip_frames=skip)
         # Only fresh weights come from the global generator.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.common.seed)
@@ -71,6 +70,7 @@ class Agent57Trainer:
         self.record: dict[str, Any] = {}
         self.report: RunReport | None = None
         self._testers: ActorGroup | None = None
+        self._resumed_from: Path | None = None
         # Files of episodes that a power cut could still empty, and those that `last` and the one before it name.
         self._unsynced: list[Path] = []
         self._named: list[set[Path]] = [set(), set()]
@@ -224,8 +224,8 @@ class Agent57Trainer:
             "run": self.record,
             **self._replay_state(),
         }
-        if self.folder.last.exists():
-            os.replace(self.folder.last, self.folder.previous)
+        self.folder.make_room(self._resumed_from)
+        self._resumed_from = None
         save_agent57(self.folder.last, self.networks, self._info_now(), state)
         self._forget_files()
         if self.report is not None:
@@ -256,7 +256,7 @@ class Agent57Trainer:
 
         UserError if the configuration is not that of the run, or if both are damaged.
         """
-        path = self.folder.to_resume()
+        path = self._resumed_from = self.folder.to_resume()
         stored = read_agent57(path)
         self._check_same_run(stored, path)
         try:
