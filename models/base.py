@@ -53,7 +53,7 @@ class Model(nn.Module, ABC):
     """What a training run trains and an evaluation measures. Models compute; they neither log nor choose a device."""
 
     # Whether it continues prime frames under actions (a world model); otherwise it reconstructs clips.
-    continues: ClassVar[bool] = False
+    is_world_model: ClassVar[bool] = False
     # Parts, by attribute, that were trained before and stay as they are. Each is saved in its own file, `<name>.pt`.
     frozen_parts: ClassVar[tuple[str, ...]] = ()
     # Frames that a clip must have at least.
@@ -102,7 +102,7 @@ class Model(nn.Module, ABC):
         """Whether the training loss takes frames where token ids are known."""
         return True
 
-    def has_idle_parameters(self, num_frames: int) -> bool:
+    def has_unused_parameters(self, num_frames: int) -> bool:
         """Whether some parameters that train get no gradient from clips of `num_frames` frames."""
         return num_frames < 2
 
@@ -128,8 +128,8 @@ class Model(nn.Module, ABC):
         """Freeze all but the decoder, where `decoder_trains_alone`."""
         raise NotImplementedError(f"the decoder of a {type(self).__name__} is not trained alone")
 
-    def training_fault(self) -> str:
-        """One line about what has gone wrong in the last steps though the loss is finite; "" if nothing has."""
+    def collapse_warning(self) -> str:
+        """One line if codes have collapsed in the last steps, though the loss is finite; else ""."""
         return ""
 
     def compile_layers(self) -> None:

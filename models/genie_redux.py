@@ -36,7 +36,7 @@ class Chunk:
 class GenieRedux(Model):
     """A frozen tokenizer, a dynamics model and, in the unguided form, a latent action model, trained too or frozen."""
 
-    continues: ClassVar[bool] = True
+    is_world_model: ClassVar[bool] = True
     frozen_parts: ClassVar[tuple[str, ...]] = ("tokenizer",)
     min_frames = 2
 
@@ -72,13 +72,13 @@ class GenieRedux(Model):
         """Whether the training loss takes frames in addition to their token ids."""
         return self.lam is not None or self.dynamics.config.decoder_loss_weight > 0
 
-    def has_idle_parameters(self, num_frames: int) -> bool:
+    def has_unused_parameters(self, num_frames: int) -> bool:
         """The dynamics always learns as a whole."""
-        return self.lam is not None and not self.lam.config.frozen and self.lam.has_idle_parameters(num_frames)
+        return self.lam is not None and not self.lam.config.frozen and self.lam.has_unused_parameters(num_frames)
 
-    def training_fault(self) -> str:
+    def collapse_warning(self) -> str:
         """The LAM's."""
-        return "" if self.lam is None else self.lam.training_fault()
+        return "" if self.lam is None else self.lam.collapse_warning()
 
     def forward(
         self,
@@ -206,7 +206,7 @@ class GenieRedux(Model):
             raise ValueError("this model takes true actions: it has no latent action model to infer them with")
         return self.lam.infer_actions(video)
 
-    def driving_actions(self, video: Tensor, actions: Tensor) -> Tensor:
+    def conditioning_actions(self, video: Tensor, actions: Tensor) -> Tensor:
         """Action ids (B, T-1) under which clips are replicated: the recorded ones, or latent ones of the whole clip."""
         return actions if self.lam is None else self.infer_actions(video)
 
@@ -287,7 +287,7 @@ class GenieRedux(Model):
     ) -> Prediction:
         """The clips' prime frames continued under the clips' own actions."""
         video, actions = video[:, : rollout.length], actions[:, : rollout.length - 1]
-        return self.continue_clips(video, self.driving_actions(video, actions), rollout, generators)
+        return self.continue_clips(video, self.conditioning_actions(video, actions), rollout, generators)
 
     def continue_clips(
         self, video: Tensor, actions: Tensor, rollout: Rollout, generators: Sequence[torch.Generator]

@@ -168,11 +168,11 @@ class LatentActionModel(Model):
         """Frames 1..T-1 of the clips (B, T, C, H, W), each from the frames before it and its own latent action."""
         return Prediction(self.reconstruct(video).float(), video[:, 1:], num_given=1)
 
-    def has_idle_parameters(self, num_frames: int) -> bool:
+    def has_unused_parameters(self, num_frames: int) -> bool:
         """Whether the encoder, the decoder or its pixel head of later frames gets no gradient."""
         return num_frames <= 2 or self.config.reconstruction_weight <= 0 or self.config.assignment == "best"
 
-    def training_fault(self) -> str:
+    def collapse_warning(self) -> str:
         """Latent actions that have collapsed: nearly all transitions get the same one."""
         used = self.code_shares.perplexity()
         if used >= COLLAPSE_PERPLEXITY or self.config.num_actions == 1:

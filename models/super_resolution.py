@@ -48,7 +48,7 @@ class SuperResolution(Model):
             raise FieldError("tokenizer_fpath", "the tokenizer", problem, "give one of that size")
         self._tokenizer = (tokenizer.requires_grad_(False).eval(),)
 
-    def has_idle_parameters(self, num_frames: int) -> bool:
+    def has_unused_parameters(self, num_frames: int) -> bool:
         """None: frames are taken alone."""
         return False
 

@@ -111,9 +111,9 @@ class Tokenizer(Model):
         video = self.to_pixels(self.decoder(tokens.flatten(0, 1).unsqueeze(1), bias))
         return video.view(*tokens.shape[:2], *video.shape[2:])
 
-    def has_idle_parameters(self, num_frames: int) -> bool:
+    def has_unused_parameters(self, num_frames: int) -> bool:
         """The weights of later frames, where each frame is taken alone."""
-        return self.config.temporal != "both" or super().has_idle_parameters(num_frames)
+        return self.config.temporal != "both" or super().has_unused_parameters(num_frames)
 
     def _quantize(self, video: Tensor, bias: Tensor, generator: torch.Generator | None) -> Quantized:
         if not self.decoder_only:
@@ -151,7 +151,7 @@ class Tokenizer(Model):
         }
         return Output(loss, logs)
 
-    def training_fault(self) -> str:
+    def collapse_warning(self) -> str:
         """A codebook that has collapsed: nearly all of the frames are drawn with few codes."""
         share = self.code_ages.used_share(COLLAPSE_STEPS)
         if self.decoder_only or share >= COLLAPSE_SHARE:

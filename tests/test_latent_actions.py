@@ -184,7 +184,7 @@ def test_a_transition_gets_the_code_that_predicts_it_best():
     assert torch.equal(model.infer_actions(video), ids)
     model(video).loss.backward()
     assert model.quantizer.codebook.grad is not None
-    assert model.has_idle_parameters(3) and all(p.grad is None for p in model.encoder.parameters())
+    assert model.has_unused_parameters(3) and all(p.grad is None for p in model.encoder.parameters())
 
 
 def test_the_best_codes_of_a_clip_are_those_of_its_pairs_of_frames():
@@ -228,10 +228,10 @@ def test_latent_actions_that_collapse_are_named(monkeypatch, kind):
     model.eval()
     for _ in range(30):
         model(still, actions)
-    assert not model.training_fault()
+    assert not model.collapse_warning()
     model.train()
     model(still, actions)
-    assert not model.training_fault()
+    assert not model.collapse_warning()
     for _ in range(30):
         model(still, actions)
-    assert "the latent actions have collapsed" in model.training_fault()
+    assert "the latent actions have collapsed" in model.collapse_warning()

@@ -151,7 +151,7 @@ class Predictor:
     def __init__(self, follows: bool, moves: bool = True):
         self.follows, self.moves = follows, moves
 
-    def driving_actions(self, video, actions):
+    def conditioning_actions(self, video, actions):
         return actions
 
     def next(self, frame, action):

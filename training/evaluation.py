@@ -52,7 +52,7 @@ def evaluate(setup: EvaluationSetup, runtime: Runtime) -> Path:
     Errors are fields of the command's root configuration.
     """
     loaded = _load(setup, runtime)
-    kind = WorldModelEvaluation if loaded.model.continues else ReconstructionEvaluation
+    kind = WorldModelEvaluation if loaded.model.is_world_model else ReconstructionEvaluation
     return kind(setup, loaded, runtime).run()
 
 
@@ -238,7 +238,7 @@ class WorldModelEvaluation(Evaluation):
 
     def _predict_tokens(self, clips: Clips) -> tuple[Tensor, Tensor]:
         """Logits (B, N, h, w, V) of the predicted frames' tokens after recorded ones, and ids (B, N+1, h, w)."""
-        logits, ids = self.model.predict_tokens(*self._driven(clips))
+        logits, ids = self.model.predict_tokens(*self._conditioned(clips))
         return logits[:, -self.rollout.num_frames :], ids[:, -self.rollout.num_frames - 1 :]
 
     def _measure_following(self, clips: Clips, table: SampleTable, name: str, frames: Tensor, actions: Tensor) -> None:
@@ -309,7 +309,7 @@ class WorldModelEvaluation(Evaluation):
 
     def _measure_held_action(self, clips: Clips, table: SampleTable) -> Prediction:
         """Control: one action held. There is no true future: measured is how far it moves from other frames."""
-        video, actions = self._driven(clips)
+        video, actions = self._conditioned(clips)
         held = held_action(actions, self.config.action_to_take, self.rollout)
         prediction = self.model.continue_clips(video, held, self.rollout, self._generators(clips))
         still, frames = last_given(video, prediction), prediction.frames.clamp(0, 1)
@@ -321,14 +321,14 @@ class WorldModelEvaluation(Evaluation):
 
     def _continue_randomly(self, clips: Clips) -> tuple[Tensor, Tensor]:
         """Frames (B, N, C, H, W) under random actions, with the noise that other rollouts have; the actions."""
-        video, actions = self._driven(clips)
+        video, actions = self._conditioned(clips)
         drawn = random_actions(actions, self.model.num_actions, self.rollout, self.setup.seed, clips.indices)
         return self.model.continue_clips(video, drawn, self.rollout, self._generators(clips)).frames, drawn
 
-    def _driven(self, clips: Clips) -> tuple[Tensor, Tensor]:
+    def _conditioned(self, clips: Clips) -> tuple[Tensor, Tensor]:
         """The clips as long as the rollout, and their true (or inferred) actions."""
         video = clips.video[:, : self.rollout.length]
-        return video, self.model.driving_actions(video, clips.actions[:, : self.rollout.length - 1])
+        return video, self.model.conditioning_actions(video, clips.actions[:, : self.rollout.length - 1])
 
     def _action_names(self) -> list[str]:
         """Names of the actions that the model takes: the dataset's, or numbered latent ones."""

@@ -33,7 +33,7 @@ class ParallelModel:
             self._copy = deepcopy(model).cpu()
             self.module: nn.Module = _sharded(model, runtime)
         else:
-            unused = model.has_idle_parameters(num_frames)
+            unused = model.has_unused_parameters(num_frames)
             runtime.accelerator.ddp_handler = DistributedDataParallelKwargs(find_unused_parameters=unused)
             self.module = runtime.accelerator.prepare(model)
         self._model = model

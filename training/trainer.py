@@ -196,12 +196,12 @@ class Trainer:
         return losses[0].removeprefix("lam_") if losses else ""
 
     def _warn(self) -> None:
-        """Say once what has gone wrong though the loss is finite."""
+        """Say once that codes have collapsed though the loss is finite."""
         if self._warned or not self.runtime.is_main:
             return
-        if fault := self.model.training_fault():
+        if warning := self.model.collapse_warning():
             self._warned = True
-            logger.warning("step %d: %s", self.step, fault)
+            logger.warning("step %d: %s", self.step, warning)
 
     # ---- validation, checkpoints, stopping ---------------------------------------------------------------------------
 

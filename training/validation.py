@@ -105,7 +105,7 @@ class Validator:
         rows = table.gather()
         recorded, predicted = rows.pop(RECORDED), rows.pop(PREDICTED)
         if self._runtime.is_main:
-            num_prime = self._rollout.num_prime if model.continues else 0
+            num_prime = self._rollout.num_prime if model.is_world_model else 0
             try:
                 write_samples(self._folder / "samples", step, recorded, predicted, num_prime)
             except OSError as error:
@@ -140,7 +140,7 @@ def validation_rollout(config: ValidationConfig) -> Rollout:
 def check_validation(config: ValidationConfig, model: Model) -> None:
     """FieldError if a world model's clips are too short to be continued; others reconstruct clips of any length."""
     rollout, train = validation_rollout(config), config.train
-    if model.continues and (rollout.num_prime < 1 or rollout.num_frames < 1):
+    if model.is_world_model and (rollout.num_prime < 1 or rollout.num_frames < 1):
         problem = (
             f"prime frames leave nothing to predict of train.num_frames={train.num_frames} and "
             f"train.sample_num_frames={train.sample_num_frames}"

@@ -71,7 +71,7 @@ class RewardContext:
         model = self.world_model
         assert model is not None
         video = inputs.frames.float() / 255
-        actions = inputs.actions if model.lam is None else model.infer_actions(video)
+        actions = model.conditioning_actions(video, inputs.actions)
         prime_ids = model.tokenizer.encode(video[:, :NUM_PRIME])
         return ExpectedFrames(prime_ids, model.masked_features(prime_ids, actions, self.n_preds))
 
@@ -233,7 +233,7 @@ class LearnedReward(Reward):
         assert model is not None
         with self.context.autocast():
             video = inputs.frames.float() / 255
-            actions = inputs.actions if model.lam is None else model.infer_actions(video)
+            actions = model.conditioning_actions(video, inputs.actions)
             ids = model.tokenizer.encode(video)
             hidden = model.known_features(ids[:, :-1], actions)[:, -1]
         return hidden.float().mean(dim=(1, 2)), self._model.target(ids[:, -1])

@@ -65,12 +65,12 @@ def measure(model: GenieRedux, clips: list[Clips], rollout: Rollout, horizon: in
             generators = clip_generators(SEED, batch.indices, batch.video.device)
             return model.continue_clips(batch.video, actions, rollout, generators).frames
 
-        driving = model.driving_actions(batch.video, batch.actions)
+        conditioning = model.conditioning_actions(batch.video, batch.actions)
         target = batch.video[:, rollout.num_prime :]
         before = time.process_time()
-        frames = continued(driving)
+        frames = continued(conditioning)
         seconds += time.process_time() - before
-        drawn = random_actions(driving, model.num_actions, rollout, SEED, batch.indices)
+        drawn = random_actions(conditioning, model.num_actions, rollout, SEED, batch.indices)
         difference = psnr_per_frame(frames, target) - psnr_per_frame(continued(drawn), target)
         table.add("mse", batch.indices, squared_error_per_frame(frames, target))
         table.add("delta_psnr", batch.indices, difference[:, horizon - 1])

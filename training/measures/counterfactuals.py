@@ -101,7 +101,7 @@ def _measure(
     count = len(actions)
     # The same noise for all actions of a state.
     generators = clip_generators(seed, [item.index] * count, device)
-    made = model.continue_clips(video, model.driving_actions(video, actions), rollout, generators).frames
+    made = model.continue_clips(video, model.conditioning_actions(video, actions), rollout, generators).frames
     real = video[:, rollout.num_prime :]
     still = video[:, rollout.num_prime - 1, None].expand_as(real)
     error, psnr, apart = (torch.zeros(count, count) for _ in range(3))

@@ -70,10 +70,10 @@ def measure_drift(
 
 def stream(model: WorldModel, video: Tensor, actions: Tensor, num_prime: int) -> Tensor:
     """Frames (B, T-P, C, H, W) streamed after the prime frames of videos (B, T, C, H, W) under actions (B, T-1)."""
-    driving = model.driving_actions(video, actions)
-    state = model.start(video[:, :num_prime], driving[:, : num_prime - 1])
+    conditioning = model.conditioning_actions(video, actions)
+    state = model.start(video[:, :num_prime], conditioning[:, : num_prime - 1])
     frames = []
-    for t in range(num_prime - 1, driving.shape[1]):
-        frame, state = model.step(state, driving[:, t])
+    for t in range(num_prime - 1, conditioning.shape[1]):
+        frame, state = model.step(state, conditioning[:, t])
         frames.append(frame.float())
     return torch.stack(frames, dim=1)
