@@ -35,7 +35,7 @@ def test_training_validation_and_evaluation_compute_nothing_in_float64(root, mon
         cfg.eval.model_fpath = str(train(cfg))
     cfg.eval.n_total_samples, cfg.eval.drift_frames, cfg.eval.action_following_steps = 1, 6, 1
     # Probing latent actions is done on the processor, in float64.
-    monkeypatch.setattr("training.evaluation.take_scores", lambda rows, codes: ({}, ""))
+    monkeypatch.setattr("training.evaluation.compute_action_scores", lambda rows, codes: ({}, ""))
     with NoFloat64():
         evaluate(cfg)
 

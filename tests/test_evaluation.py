@@ -342,7 +342,7 @@ def test_a_model_with_other_actions_or_frames_is_one_line(root, tmp_path):
 
 def test_a_measure_that_is_not_defined_is_omitted_and_named(root, tmp_path, monkeypatch):
     measures = {"calibration_ece": math.nan, "calibration_auroc": math.inf, "token_accuracy": 0.5}
-    monkeypatch.setattr("training.evaluation.take_calibration", lambda rows: measures)
+    monkeypatch.setattr("training.evaluation.compute_calibration", lambda rows: measures)
     real = main.evaluation.add_quality
 
     def add_quality(table, prefix, frames, truth):

@@ -21,13 +21,13 @@ from training.clips import read_clips
 from training.config import EvalConfig
 from training.images import PREDICTED, RECORDED
 from training.main import evaluate
-from training.measures.calibration import keep_calibration, take_calibration
+from training.measures.calibration import compute_calibration, update_calibration
 from training.measures.counterfactuals import measure_counterfactuals, play_counterfactuals
 from training.measures.distances import frechet_distance, kernel_distance
 from training.measures.drift import measure_drift, stream
 from training.measures.inverse_dynamics import InverseDynamics, shown_actions, train_inverse_dynamics
 from training.measures.lite0 import load_lite0
-from training.metrics import SampleTable, Truth, add_quality, averages, changed_pixels
+from training.metrics import GroundTruth, SampleTable, add_quality, averages, changed_pixels
 from training.runtime import make_runtime
 
 
@@ -47,7 +47,7 @@ def shares(found: dict[str, torch.Tensor], actions: torch.Tensor) -> dict[str, f
 def test_repeating_the_last_frame_scores_worst_of_all_in_pixels_that_change(clips):
     _, video, _ = clips
     target, still = video[:, 2:], video[:, 1:2].expand_as(video[:, 2:])
-    truth = Truth(list(range(len(video))), target, changed_pixels(target, video[:, 1:2]))
+    truth = GroundTruth(list(range(len(video))), target, changed_pixels(target, video[:, 1:2]))
     table = SampleTable()
     for name, frames in {"still_": still, "half_": (still + target) / 2, "true_": target}.items():
         add_quality(table, name, frames, truth)
@@ -76,8 +76,8 @@ def test_actions_are_read_off_real_frames_and_not_off_still_ones(clips):
 def calibration(logits: torch.Tensor, ids: torch.Tensor) -> dict[str, float]:
     table = SampleTable()
     for index in range(len(ids)):
-        keep_calibration(table, [index], logits[index, None], ids[index, None])
-    return take_calibration(table.gather())
+        update_calibration(table, [index], logits[index, None], ids[index, None])
+    return compute_calibration(table.gather())
 
 
 def test_a_reader_of_actions_is_trained_for_any_number_of_steps(clips):

@@ -9,8 +9,8 @@ import torch
 from training.fid import Fid, make_fid
 from training.inception import FidInception, load_inception, resize_as_tensorflow1
 from training.metrics import (
+    GroundTruth,
     SampleTable,
-    Truth,
     add_quality,
     averages,
     averages_per_frame,
@@ -232,7 +232,7 @@ def test_psnr_of_changed_pixels_weighs_every_changed_pixel_alike_and_no_other():
     target = torch.zeros(2, 2, 3, 16, 16)
     target[0, 0, 1, 0, :2] = 0.5  # two pixels change in one frame, one in another, none in the others
     target[1, 1, 2, 3, 3] = 1.0
-    truth = Truth([0, 1], target, changed_pixels(target, torch.zeros(2, 1, 3, 16, 16)))
+    truth = GroundTruth([0, 1], target, changed_pixels(target, torch.zeros(2, 1, 3, 16, 16)))
     assert truth.changed.sum(dim=(2, 3, 4)).tolist() == [[2, 0], [0, 1]]
     table = SampleTable()
     add_quality(table, "", torch.zeros_like(target), truth)
@@ -253,5 +253,5 @@ def test_what_lossy_recording_changes_has_not_changed():
 def test_where_nothing_changes_nothing_is_wrong():
     still = torch.full((1, 2, 3, 16, 16), 0.5)
     table = SampleTable()
-    add_quality(table, "", still * 0, Truth([0], still, changed_pixels(still, still[:, :1])))
+    add_quality(table, "", still * 0, GroundTruth([0], still, changed_pixels(still, still[:, :1])))
     assert averages(table.gather())["changed_pooled_psnr"] == 100

@@ -15,7 +15,7 @@ from models.construct_model import kind_of
 from models.super_resolution import BICUBIC, SuperResolution
 from training.clips import Clips
 from training.config import EvalConfig, EvaluationSetup
-from training.metrics import SampleTable, add_likeness
+from training.metrics import SampleTable, add_frame_metrics
 
 ENLARGED = "enlarged_"
 
@@ -67,6 +67,6 @@ class EnlargingStage:
             return self._model.enlarge(recorded.video).float(), frames
         if has_truth:
             target = recorded.video[:, made.num_given : made.num_given + frames.shape[1]]
-            add_likeness(table, ENLARGED, recorded.indices, frames, target)
-            add_likeness(table, BICUBIC, recorded.indices, self._model.bicubic(small), target)
+            add_frame_metrics(table, ENLARGED, recorded.indices, frames, target)
+            add_frame_metrics(table, BICUBIC, recorded.indices, self._model.bicubic(small), target)
         return recorded.video, frames

@@ -25,11 +25,11 @@ from training.config import EvaluationSetup
 from training.enlarging import EnlargingStage
 from training.fid import Fid, make_fid, score
 from training.images import keep_frames
-from training.latent_actions import keep_actions, take_scores
+from training.latent_actions import compute_action_scores, update_action_scores
 from training.loading import ClipChoice, check_actions, check_frames, check_length, open_clips
-from training.measures.calibration import keep_calibration, take_calibration
+from training.measures.calibration import compute_calibration, update_calibration
 from training.measures.counterfactuals import measure_counterfactuals, play_counterfactuals
-from training.measures.distances import keep_features, take_distances
+from training.measures.distances import compute_distances, update_distances
 from training.measures.drift import measure_drift
 from training.measures.inverse_dynamics import (
     InverseDynamics,
@@ -38,11 +38,11 @@ from training.measures.inverse_dynamics import (
     shown_actions,
 )
 from training.measures.lite0 import Lite0, load_lite0
-from training.metrics import SampleTable, Truth, add_quality, evenly_spaced, own_indices, psnr_per_frame
+from training.metrics import GroundTruth, SampleTable, add_quality, evenly_spaced, own_indices, psnr_per_frame
 from training.report import EvaluationReport, check_folder, write_report
-from training.rollout import clip_generators, held_action, last_given, random_actions, truth_of
+from training.rollout import clip_generators, copy_last, ground_truth, held_action, random_actions
 from training.runtime import Runtime
-from training.sampling import check_rollout, configured_rollout, take_settings, world_model_mode
+from training.sampling import apply_settings, check_rollout, configured_rollout, world_model_mode
 from training.throughput import OperationMeter
 
 
@@ -92,7 +92,7 @@ class Evaluation(ABC):
         """Get ready what `measure` needs; one line for each measure that is omitted."""
         return []
 
-    def measure_apart(self) -> tuple[dict[str, float], list[str]]:
+    def measure_other_clips(self) -> tuple[dict[str, float], list[str]]:
         """Scores by name of other clips than `measure` gets; one line for each measure that is omitted."""
         return {}, []
 
@@ -107,9 +107,9 @@ class Evaluation(ABC):
         lite0, no_lite0 = self._load_lite0()
         omitted = self.prepare()
         rows = self._measure_all(fid, lite0)
-        scores, no_scores = take_scores(rows, self.loaded.model.action_codes)
-        apart, not_apart = self.measure_apart()
-        scores |= take_distances(rows) | take_calibration(rows) | apart
+        scores, no_scores = compute_action_scores(rows, self.loaded.model.action_codes)
+        others, other_notes = self.measure_other_clips()
+        scores |= compute_distances(rows) | compute_calibration(rows) | others
         distance, no_distance = score(fid)
         report = EvaluationReport(
             mode=self.mode,
@@ -121,7 +121,7 @@ class Evaluation(ABC):
             films=self.films,
             frame_rate=self.dataset.frame_rate,
             extra=scores | distance,
-            notes=[note for note in (no_scores, no_fid, no_distance, no_lite0, *omitted, *not_apart) if note],
+            notes=[note for note in (no_scores, no_fid, no_distance, no_lite0, *omitted, *other_notes) if note],
             seconds=time.monotonic() - started,
             operations_per_second=self._operations_per_second,
         )
@@ -149,7 +149,7 @@ class Evaluation(ABC):
                     fid.update(made.target, real=True)
                     fid.update(made.frames, real=False)
                 if lite0 is not None:
-                    keep_features(table, clips.indices, lite0, made.frames, made.target)
+                    update_distances(table, clips.indices, lite0, made.frames, made.target)
                 keep_frames(table, self._shown, clips.indices, *shown, made.num_given)
                 bar.update(len(clips.indices))
         values = table.gather()
@@ -160,11 +160,11 @@ class Evaluation(ABC):
         """How close the model comes to the recorded frames, and what it takes the actions to be."""
         model, generators = self.loaded.model, self._generators(clips)
         prediction = model.predict(clips.video, clips.actions, self.rollout, generators)
-        truth = truth_of(clips.indices, clips.video, prediction)
+        truth = ground_truth(clips.indices, clips.video, prediction)
         for prefix, frames in {"": prediction.frames, **prediction.others}.items():
             add_quality(table, prefix, frames, truth)
         if model.action_codes is not None:
-            keep_actions(table, clips.indices, model.infer_actions(clips.video), clips.actions)
+            update_action_scores(table, clips.indices, model.infer_actions(clips.video), clips.actions)
         return prediction
 
     def _generators(self, clips: Clips) -> list[torch.Generator]:
@@ -199,7 +199,7 @@ class WorldModelEvaluation(Evaluation):
     def __init__(self, setup: EvaluationSetup, loaded: LoadedModel[GenieRedux], runtime: Runtime):
         super().__init__(setup, loaded, runtime)
         self.model, self.rollout = loaded.model, configured_rollout(setup)
-        take_settings(self.model.dynamics.config, setup, runtime.is_main)
+        apply_settings(self.model.dynamics.config, setup, runtime.is_main)
         names = self._action_names()
         with under("eval"):
             check_rollout(self.config, self.rollout)
@@ -226,9 +226,9 @@ class WorldModelEvaluation(Evaluation):
         if self.is_control:
             return self._measure_held_action(clips, table)
         prediction = self._measure_prediction(clips, table)
-        truth = truth_of(clips.indices, clips.video, prediction)
+        truth = ground_truth(clips.indices, clips.video, prediction)
         self._measure_bounds(clips, table, prediction, truth)
-        keep_calibration(table, clips.indices, *self._predict_tokens(clips))
+        update_calibration(table, clips.indices, *self._predict_tokens(clips))
         recorded = clips.actions[:, : self.rollout.length - 1]
         self._measure_following(clips, table, "", prediction.frames, recorded)
         self._measure_following(clips, table, "_ceiling", prediction.target, recorded)
@@ -250,7 +250,7 @@ class WorldModelEvaluation(Evaluation):
         shown = shown_actions(self._inverse_dynamics, video, count)
         table.add(f"action_following{name}", clips.indices, (shown == actions[:, -count:]).float())
 
-    def measure_apart(self) -> tuple[dict[str, float], list[str]]:
+    def measure_other_clips(self) -> tuple[dict[str, float], list[str]]:
         """Drift and counterfactuals, where they are wanted."""
         if self.is_control:
             return {}, []
@@ -287,14 +287,14 @@ class WorldModelEvaluation(Evaluation):
             problem = f"with {{num_first_frames}}={self.rollout.num_prime} it is longer than every episode"
             raise FieldError("drift_frames", self.config.drift_frames, problem, "lower it") from error
 
-    def _measure_bounds(self, clips: Clips, table: SampleTable, prediction: Prediction, truth: Truth) -> None:
+    def _measure_bounds(self, clips: Clips, table: SampleTable, prediction: Prediction, truth: GroundTruth) -> None:
         """What a model reaches that repeats the last given frame, and one that knows the true tokens."""
         video = clips.video[:, : self.rollout.length]
         reconstruction = self.model.tokenizer.reconstruct(video)[:, prediction.num_given :]
-        add_quality(table, "copy_last_", last_given(clips.video, prediction), truth)
+        add_quality(table, "copy_last_", copy_last(clips.video, prediction), truth)
         add_quality(table, "tokenizer_", reconstruction, truth)
 
-    def _measure_control(self, clips: Clips, table: SampleTable, prediction: Prediction, truth: Truth) -> None:
+    def _measure_control(self, clips: Clips, table: SampleTable, prediction: Prediction, truth: GroundTruth) -> None:
         """ΔPSNR (Genie, Bruce et al. 2024, section 4): how much worse a rollout with random actions is at step t."""
         frames, drawn = self._continue_randomly(clips)
         add_quality(table, "random_actions_", frames, truth)
@@ -312,7 +312,7 @@ class WorldModelEvaluation(Evaluation):
         video, actions = self._conditioned(clips)
         held = held_action(actions, self.config.action_to_take, self.rollout)
         prediction = self.model.continue_clips(video, held, self.rollout, self._generators(clips))
-        still, frames = last_given(video, prediction), prediction.frames.clamp(0, 1)
+        still, frames = copy_last(video, prediction), prediction.frames.clamp(0, 1)
         table.add("psnr_to_last_given_frame", clips.indices, psnr_per_frame(still, frames))
         if self.config.eval_control:
             randomly, _ = self._continue_randomly(clips)

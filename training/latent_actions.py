@@ -13,14 +13,14 @@ _SHUFFLES = 20
 _SHRINKAGE = 1e-5
 
 
-def keep_actions(table: SampleTable, indices: list[int], latent: Tensor, actions: Tensor) -> None:
+def update_action_scores(table: SampleTable, indices: list[int], latent: Tensor, actions: Tensor) -> None:
     """Store latent action ids (B, T-1) next to the recorded ones (B, T-1)."""
     table.add(LATENT, indices, latent)
     table.add(RECORDED_ACTIONS, indices, actions)
 
 
-def take_scores(rows: dict[str, np.ndarray], codes: Tensor | None) -> tuple[dict[str, float], str]:
-    """Take the actions that `keep_actions` stored out of `rows`: their scores, or why there are none.
+def compute_action_scores(rows: dict[str, np.ndarray], codes: Tensor | None) -> tuple[dict[str, float], str]:
+    """Take the actions that `update_action_scores` stored out of `rows`: their scores, or why there are none.
 
     `codes` (K, d): the vectors of the latent actions, None for a model without.
     """

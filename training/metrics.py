@@ -50,7 +50,7 @@ def squared_error_per_frame(prediction: Tensor, target: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Truth:
+class GroundTruth:
     """What predictions of clips are compared with: recorded frames (B, T, C, H, W) of the samples `indices`.
 
     `changed` (B, T, 1, H, W) bool: where they differ from a frame that was known before.
@@ -66,7 +66,7 @@ def changed_pixels(frames: Tensor, reference: Tensor) -> Tensor:
     return ((frames - reference).abs() > CHANGE_THRESHOLD).any(dim=2, keepdim=True)
 
 
-def changed_error_per_frame(prediction: Tensor, truth: Truth) -> Tensor:
+def changed_error_per_frame(prediction: Tensor, truth: GroundTruth) -> Tensor:
     """Mean squared error over the changed pixels of each frame, (B, T) float32; 0 for frames without any."""
     error = (prediction.float().clamp(0, 1) - truth.frames.float()).square().mean(dim=2, keepdim=True)
     count = truth.changed.sum(dim=(2, 3, 4))
@@ -97,16 +97,16 @@ class SampleTable:
         return {name: np.stack([rows[i] for i in sorted(rows)]) for name, rows in joined.items()}
 
 
-def add_likeness(table: SampleTable, prefix: str, indices: list[int], frames: Tensor, target: Tensor) -> None:
+def add_frame_metrics(table: SampleTable, prefix: str, indices: list[int], frames: Tensor, target: Tensor) -> None:
     """Store PSNR, SSIM and squared error per frame of frames (B, T, C, H, W) under `<prefix>psnr`, …"""
     table.add(f"{prefix}psnr", indices, psnr_per_frame(frames, target))
     table.add(f"{prefix}ssim", indices, ssim_per_frame(frames, target))
     table.add(f"{prefix}mse", indices, squared_error_per_frame(frames, target))
 
 
-def add_quality(table: SampleTable, prefix: str, frames: Tensor, truth: Truth) -> None:
-    """As `add_likeness`, and the squared error of the pixels that change."""
-    add_likeness(table, prefix, truth.indices, frames, truth.frames)
+def add_quality(table: SampleTable, prefix: str, frames: Tensor, truth: GroundTruth) -> None:
+    """As `add_frame_metrics`, and the squared error of the pixels that change."""
+    add_frame_metrics(table, prefix, truth.indices, frames, truth.frames)
     table.add(f"{prefix}{_CHANGED_MSE}", truth.indices, changed_error_per_frame(frames, truth))
     table.add(_CHANGED_SHARE, truth.indices, truth.changed.float().mean(dim=(2, 3, 4)))
 

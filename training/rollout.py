@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from models.base import Prediction, Rollout
-from training.metrics import Truth, changed_pixels
+from training.metrics import GroundTruth, changed_pixels
 
 # What a random number is for: keeps streams with the same seed and index apart.
 TRAINING, VALIDATION, SAMPLING, RANDOM_ACTIONS = range(4)
@@ -42,16 +42,16 @@ def held_action(actions: Tensor, action: int, rollout: Rollout) -> Tensor:
     return held
 
 
-def last_given(video: Tensor, prediction: Prediction) -> Tensor:
+def copy_last(video: Tensor, prediction: Prediction) -> Tensor:
     """The last frame of the clips (B, T, C, H, W) that the model was given, as often as it predicts frames."""
     return video[:, prediction.num_given - 1, None].expand_as(prediction.target)
 
 
-def truth_of(indices: list[int], video: Tensor, prediction: Prediction) -> Truth:
+def ground_truth(indices: list[int], video: Tensor, prediction: Prediction) -> GroundTruth:
     """What the prediction of the clips (B, T, C, H, W) `indices` is compared with.
 
     Pixels have changed that differ from the last frame that the model was given, or from a clip's first one where it
     reconstructs the whole clip.
     """
     reference = video[:, max(prediction.num_given - 1, 0), None]
-    return Truth(indices, prediction.target, changed_pixels(prediction.target, reference))
+    return GroundTruth(indices, prediction.target, changed_pixels(prediction.target, reference))

@@ -13,7 +13,7 @@ logger = logging.getLogger(__name__)
 _SETTINGS = ("sample_temperature", "mask_schedule", "unmask_order", "history_tokens")
 
 
-def take_settings(config: DynamicsConfig, setup: EvaluationSetup, logs: bool) -> None:
+def apply_settings(config: DynamicsConfig, setup: EvaluationSetup, logs: bool) -> None:
     """Put the command's settings in place of the checkpoint's, so that all checkpoints are evaluated alike.
 
     `logs`: say in one line where they differ, since play takes the checkpoint's.

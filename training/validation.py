@@ -25,7 +25,7 @@ from training.config import ValidationConfig
 from training.fid import Fid, make_fid, score
 from training.images import GIF_FPS, PREDICTED, RECORDED, keep_frames
 from training.metrics import SampleTable, add_quality, averages, evenly_spaced, own_indices
-from training.rollout import VALIDATION, clip_generators, last_given, seed_of, truth_of
+from training.rollout import VALIDATION, clip_generators, copy_last, ground_truth, seed_of
 from training.runtime import Runtime
 
 logger = logging.getLogger(__name__)
@@ -93,11 +93,11 @@ class Validator:
             generators = clip_generators(self._config.seed, clips.indices, clips.video.device)
             with self._runtime.autocast():
                 prediction = model.predict(clips.video, clips.actions, self._rollout, generators)
-            truth = truth_of(clips.indices, clips.video, prediction)
+            truth = ground_truth(clips.indices, clips.video, prediction)
             for prefix, frames in {"": prediction.frames, **prediction.others}.items():
                 add_quality(table, prefix, frames, truth)
             if prediction.num_prime:
-                add_quality(table, "copy_last_", last_given(clips.video, prediction), truth)
+                add_quality(table, "copy_last_", copy_last(clips.video, prediction), truth)
             given = prediction.num_given
             keep_frames(table, self._shown, clips.indices, clips.video, prediction.frames, given)
             if fid is not None:

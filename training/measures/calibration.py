@@ -22,7 +22,7 @@ _NUM_ENTROPY_BINS = 512
 _NUM_CONFIDENCE_BINS = 15
 
 
-def keep_calibration(table: SampleTable, indices: list[int], logits: Tensor, ids: Tensor) -> None:
+def update_calibration(table: SampleTable, indices: list[int], logits: Tensor, ids: Tensor) -> None:
     """Count, for clips with token ids (B, T, h, w), the entropies and errors of logits (B, T-1, h, w, V).
 
     Logits at t are the model's about frame t + 1.
@@ -41,8 +41,8 @@ def keep_calibration(table: SampleTable, indices: list[int], logits: Tensor, ids
     table.add(_FRAMES, indices, frames)
 
 
-def take_calibration(rows: dict[str, np.ndarray]) -> dict[str, float]:
-    """Take what `keep_calibration` stored out of `rows`: scores by name, {} if nothing is there.
+def compute_calibration(rows: dict[str, np.ndarray]) -> dict[str, float]:
+    """Take what `update_calibration` stored out of `rows`: scores by name, {} if nothing is there.
 
     `calibration_auroc`: probability that a wrong token has a higher entropy than a right one; 0.5 = entropy says
     nothing. `calibration_changed_auroc`: the same among the tokens that differ from those of the frame before.

@@ -17,15 +17,17 @@ _PREDICTED, _RECORDED = "lite0_predicted", "lite0_recorded"
 _KERNEL_BLOCK = 1000
 
 
-def keep_features(table: SampleTable, indices: list[int], network: Lite0, predicted: Tensor, recorded: Tensor) -> None:
+def update_distances(
+    table: SampleTable, indices: list[int], network: Lite0, predicted: Tensor, recorded: Tensor
+) -> None:
     """Store the features (B, N, D) of predicted and of recorded frames (B, N, 3, H, W)."""
     for name, frames in ((_PREDICTED, predicted), (_RECORDED, recorded)):
         features = network(rearrange(frames, "b n c h w -> (b n) c h w"))
         table.add(name, indices, rearrange(features, "(b n) d -> b n d", b=len(indices)))
 
 
-def take_distances(rows: dict[str, np.ndarray]) -> dict[str, float]:
-    """Take what `keep_features` stored out of `rows`: distances by name, {} if nothing or a single frame is there."""
+def compute_distances(rows: dict[str, np.ndarray]) -> dict[str, float]:
+    """Take what `update_distances` stored out of `rows`: distances by name, {} for fewer than two frames."""
     if _PREDICTED not in rows:
         return {}
     sets = [torch.from_numpy(rows.pop(name)).flatten(0, 1).double() for name in (_PREDICTED, _RECORDED)]
