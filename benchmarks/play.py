@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 
 from data_generation.data.data import Environment, list_environments
-from data_generation.data.media import LabelledVideo, animation, enlarge, to_pixels, write_gif, write_png
+from data_generation.data.media import LabelledVideo, animation, scale_image, to_pixels, write_gif, write_png
 from data_generation.generator.levels import Level, LevelEnv
 from models import streaming
 from models.checkpoint import load_world_model
@@ -279,7 +279,7 @@ def film(args: argparse.Namespace) -> None:
 
 def film_row(frames: Tensor) -> np.ndarray:
     """Frames (N, C, H, W) next to each other."""
-    return np.concatenate([enlarge(frame, 2) for frame in to_pixels(frames.numpy())], axis=1)
+    return np.concatenate([scale_image(frame, 2) for frame in to_pixels(frames.numpy())], axis=1)
 
 
 def line(name: str, frames: Tensor, real: Tensor, known: Tensor, shown: Sequence[int]) -> None:

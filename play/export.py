@@ -16,7 +16,7 @@ from data_generation.data.data import Environment
 from data_generation.data.errors import UNSET, FieldError, MissingPathError
 from data_generation.data.fields import DatasetPath, ModelPath, NotNegative, NumFrames, OneOf, PathText, Range
 from data_generation.data.files import atomic_path, first_foreign
-from data_generation.data.media import enlarge, to_pixels, write_png
+from data_generation.data.media import scale_image, to_pixels, write_png
 from models.checkpoint import LoadedModel
 from models.config import ModelConfig
 from models.genie_redux import GenieRedux
@@ -239,7 +239,7 @@ def _write_start(start: Start, model: GenieRedux, picture: Path) -> dict[str, An
     actions = start.actions if is_given else model.infer_actions(video)[0]
     # The picture shows what the model starts from: the last frame through its tokens.
     shown = to_pixels(model.tokenizer.reconstruct(video)[0, -1:].numpy())[0]
-    write_png(picture, enlarge(shown, 1))
+    write_png(picture, scale_image(shown, 1))
     ids = model.tokenizer.encode(video)[0].flatten(1)
     return {
         "label": start.label,

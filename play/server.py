@@ -27,7 +27,7 @@ from play.guard import BROWSER_PATH, Guard
 from play.human import record_episode
 from play.messages import packed, parse
 from play.playground import Playground
-from play.session import PlaySession, enlarged
+from play.session import PlaySession, scaled_images
 from play.step_queue import StepQueue
 from play.viewer import Shown, episodes_of
 from play.visitors import BROKEN_RULE, DONE, GOING_AWAY, TRY_LATER, Guest, Visitors
@@ -317,5 +317,5 @@ def _rgb(frame: np.ndarray) -> bytes:
 def _video_file(images: list[np.ndarray], kind: str, fps: float) -> bytes:
     with tempfile.TemporaryDirectory(prefix="play-") as folder:
         path = Path(folder) / f"play.{kind}"
-        (write_gif if kind == "gif" else write_mp4)(path, enlarged(images), fps)
+        (write_gif if kind == "gif" else write_mp4)(path, scaled_images(images), fps)
         return path.read_bytes()

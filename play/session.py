@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from data_generation.data.errors import UserError
-from data_generation.data.media import enlarge
+from data_generation.data.media import scale_image
 from data_generation.generator.faults import EnvironmentFault
 from play.batching import KnownFrame, Simulated
 from play.fixed_step import RolloutState
@@ -296,6 +296,6 @@ def _image(moment: PlayMoment, both: bool) -> np.ndarray:
     return np.concatenate([frame.transpose(1, 2, 0) for frame in frames], axis=1)
 
 
-def enlarged(images: list[np.ndarray]) -> Iterator[np.ndarray]:
+def scaled_images(images: list[np.ndarray]) -> Iterator[np.ndarray]:
     """Images as they are recorded."""
-    return (enlarge(image, _SCALE) for image in images)
+    return (scale_image(image, _SCALE) for image in images)

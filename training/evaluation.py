@@ -22,7 +22,6 @@ from models.genie_redux import GenieRedux
 from models.precision import cast_matmul_weights
 from training.clips import Clips, read_clips
 from training.config import EvaluationSetup
-from training.enlarging import EnlargingStage
 from training.fid import Fid, make_fid, score
 from training.images import keep_frames
 from training.latent_actions import compute_action_scores, update_action_scores
@@ -43,6 +42,7 @@ from training.report import EvaluationReport, check_folder, write_report
 from training.rollout import clip_generators, copy_last, ground_truth, held_action, random_actions
 from training.runtime import Runtime
 from training.sampling import apply_settings, check_rollout, configured_rollout, world_model_mode
+from training.super_resolution_stage import SuperResolutionStage
 from training.throughput import OperationMeter
 
 
@@ -74,8 +74,8 @@ class Evaluation(ABC):
         with under("eval", on_bad_episode="data.on_bad_episode"):
             check_length(self.config.num_frames, loaded.model)
             self.dataset = open_clips(self.config, choice, setup.on_bad_episode)
-        self.enlarging = EnlargingStage.load(setup, loaded.config, self.dataset, runtime.device)
-        if not self.enlarging.is_large:
+        self.super_resolution = SuperResolutionStage.load(setup, loaded.config, self.dataset, runtime.device)
+        if not self.super_resolution.is_large:
             check_frames(loaded.config, self.dataset)
         check_actions(loaded.config, self.dataset, f"'{setup.weights.model}'")
         self.clips = evenly_spaced(len(self.dataset), self.config.n_total_samples)
@@ -142,9 +142,9 @@ class Evaluation(ABC):
         with bar, logging_redirect_tqdm():
             for recorded in batches:
                 with self.runtime.autocast(), self._meter.counting("clips", len(recorded.indices)):
-                    clips = self.enlarging.small(recorded)
+                    clips = self.super_resolution.small(recorded)
                     made = self.measure(clips, table)
-                    shown = self.enlarging.enlarge(recorded, made, table, not self.is_control)
+                    shown = self.super_resolution.enlarge(recorded, made, table, not self.is_control)
                 if fid is not None:
                     fid.update(made.target, real=True)
                     fid.update(made.frames, real=False)
@@ -203,7 +203,7 @@ class WorldModelEvaluation(Evaluation):
         names = self._action_names()
         with under("eval"):
             check_rollout(self.config, self.rollout)
-            self.enlarging.check(self.config)
+            self.super_resolution.check(self.config)
             self.mode = world_model_mode(self.config, names)
         self.is_control, self.num_marked = self.config.action_to_take >= 0, self.rollout.num_prime
         self.label = f"held: {names[self.config.action_to_take]}" if self.is_control else "predicted"
@@ -215,7 +215,7 @@ class WorldModelEvaluation(Evaluation):
         """The model that reads actions off frames."""
         if self.is_control or not self.config.action_following_steps:
             return []
-        if self.enlarging.is_large:
+        if self.super_resolution.is_large:
             return ["no action following: the dataset's frames are not those that the model makes"]
         folder = Path(self.config.save_root_dpath) / "inverse_dynamics" / self.config.dataset_name
         settings = InverseDynamicsSettings(self.config.action_following_steps, folder)

@@ -52,7 +52,7 @@ def to_pixels(frames: np.ndarray) -> np.ndarray:
     return (frames.clip(0, 1) * 255).round().astype(np.uint8).transpose(0, 2, 3, 1)
 
 
-def enlarge(frame: np.ndarray, scale: int) -> np.ndarray:
+def scale_image(frame: np.ndarray, scale: int) -> np.ndarray:
     """A frame (H, W, C) uint8 as an image (H·scale, W·scale, 3); a single channel becomes grey."""
     image = np.broadcast_to(frame, (*frame.shape[:2], 3))
     return np.ascontiguousarray(image.repeat(scale, 0).repeat(scale, 1))
@@ -63,14 +63,14 @@ def episode_images(episode: EpisodeReader, scale: int = 1) -> Iterator[np.ndarra
     _check_channels(episode)
     for start in range(0, episode.num_frames, _FRAMES_AT_ONCE):
         for frame in episode.frames(start, min(start + _FRAMES_AT_ONCE, episode.num_frames)):
-            yield enlarge(frame.transpose(1, 2, 0), scale)
+            yield scale_image(frame.transpose(1, 2, 0), scale)
 
 
 def episode_row(label: str, episode: EpisodeReader, count: int, scale: int) -> SheetRow:
     """Up to `count` evenly spaced frames of an episode with their times. `UserError` as in `episode_images`."""
     _check_channels(episode)
     times = np.unique(np.linspace(0, episode.num_frames - 1, count).round().astype(int)).tolist()
-    images = [enlarge(episode.frames(time, time + 1)[0].transpose(1, 2, 0), scale) for time in times]
+    images = [scale_image(episode.frames(time, time + 1)[0].transpose(1, 2, 0), scale) for time in times]
     return SheetRow(label, images, [str(time) for time in times])
 
 
@@ -109,7 +109,7 @@ def stack_animations(animations: Sequence[np.ndarray]) -> np.ndarray:
 
 def captioned(frame: np.ndarray, text: str, share: float, scale: int) -> np.ndarray:
     """A frame (H, W, C) uint8, enlarged, above a text and a bar that is full for a `share` of 1."""
-    image = enlarge(frame, scale)
+    image = scale_image(frame, scale)
     height, width = image.shape[:2]
     canvas = Image.new("RGB", (width, height + _BAR_HEIGHT), _BACKGROUND)
     canvas.paste(Image.fromarray(image))
@@ -145,10 +145,10 @@ def contact_sheet(rows: Sequence[SheetRow], title: str = "") -> np.ndarray:
 def _tile(video: LabelledVideo, t: int, scale: int) -> np.ndarray:
     """One enlarged frame with a border of `_GAP` pixels, coloured if the frame was given."""
     border = _HIGHLIGHT if t < video.num_given else _BACKGROUND
-    enlarged = enlarge(video.frames[t], scale)
-    height, width, _ = enlarged.shape
+    scaled = scale_image(video.frames[t], scale)
+    height, width, _ = scaled.shape
     tile = np.full((height + 2 * _GAP, width + 2 * _GAP, 3), border, np.uint8)
-    tile[_GAP:-_GAP, _GAP:-_GAP] = enlarged
+    tile[_GAP:-_GAP, _GAP:-_GAP] = scaled
     return tile
 
 

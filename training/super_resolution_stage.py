@@ -20,7 +20,7 @@ from training.metrics import SampleTable, add_frame_metrics
 ENLARGED = "enlarged_"
 
 
-class EnlargingStage:
+class SuperResolutionStage:
     """Around a model of small frames: gives it small ones, and enlarges what it predicts. Without a model, nothing."""
 
     def __init__(self, model: SuperResolution | None, dataset: ClipDataset):
