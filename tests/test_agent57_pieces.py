@@ -10,7 +10,15 @@ from external.agent57.config import BanditConfig, FamilyConfig, IntrinsicConfig
 from external.agent57.family import betas, gammas
 from external.agent57.intrinsic import Curiosity
 from external.agent57.sum_tree import SumTree
-from external.agent57.targets import RecordedSteps, almost_best, combine, priorities, retrace, squash, unsquash
+from external.agent57.targets import (
+    RecordedSteps,
+    almost_best,
+    combine,
+    priorities,
+    retrace,
+    signed_hyperbolic,
+    signed_parabolic,
+)
 from external.agent57.view import grey_view
 from tests.agent57_helpers import small_networks
 from training.episodic_memory import NeighbourMemory, StreamMoments
@@ -26,33 +34,33 @@ def row(*values: float) -> torch.Tensor:
 def test_values_are_squashed_and_back():
     x = torch.tensor([0.0, 3.0, -3.0, 8.0, 1e4, -1e6, 1e-4])
     # √(3 + 1) − 1 + 0.001 · 3, and so on.
-    assert squash(x[:4]).tolist() == pytest.approx([0, 1.003, -1.003, 2.008])
-    assert torch.allclose(unsquash(squash(x)), x, rtol=1e-4, atol=1e-6)
+    assert signed_hyperbolic(x[:4]).tolist() == pytest.approx([0, 1.003, -1.003, 2.008])
+    assert torch.allclose(signed_parabolic(signed_hyperbolic(x)), x, rtol=1e-4, atol=1e-6)
 
 
 def test_both_rewards_are_combined_unsquashed():
-    together = combine(squash(row(3)), squash(row(10)), row(0.5))
-    assert unsquash(together).item() == pytest.approx(8, rel=1e-4)
+    together = combine(signed_hyperbolic(row(3)), signed_hyperbolic(row(10)), row(0.5))
+    assert signed_parabolic(together).item() == pytest.approx(8, rel=1e-4)
     assert combine(row(1.2), row(99), row(0)).item() == pytest.approx(1.2, rel=1e-5)
 
 
 def test_retrace_targets_by_hand():
     steps = RecordedSteps(row(1, 0, 2), row(0.9, 0.9, 0), row(0.3, 0.5, 0.8), row(1, 1, 1))
-    targets = retrace(steps, squash(row(1, 2, 3)), row(2.5, 3.5, 7))
+    targets = retrace(steps, signed_hyperbolic(row(1, 2, 3)), row(2.5, 3.5, 7))
     # Errors 2.25, 1.15, −1; from the back: −1; 1.15 − 0.9 · 0.8; 2.25 + 0.9 · 0.5 · 0.43.
-    assert unsquash(targets)[0].tolist() == pytest.approx([1 + 2.4435, 2 + 0.43, 2], rel=1e-4)
+    assert signed_parabolic(targets)[0].tolist() == pytest.approx([1 + 2.4435, 2 + 0.43, 2], rel=1e-4)
 
 
 def test_padding_leaves_retrace_targets_as_they_are():
     steps = RecordedSteps(row(1, 0, 9), row(0.9, 0.9, 0.9), row(0.3, 0.5, 0.8), row(1, 1, 0))
-    targets = retrace(steps, squash(row(1, 2, 9)), row(2.5, 3.5, 9))
-    assert unsquash(targets)[0, :2].tolist() == pytest.approx([1 + 2.25 + 0.45 * 1.15, 2 + 1.15], rel=1e-4)
+    targets = retrace(steps, signed_hyperbolic(row(1, 2, 9)), row(2.5, 3.5, 9))
+    assert signed_parabolic(targets)[0, :2].tolist() == pytest.approx([1 + 2.25 + 0.45 * 1.15, 2 + 1.15], rel=1e-4)
 
 
 def test_a_cut_trace_is_a_one_step_target():
     steps = RecordedSteps(row(1, 5), row(0.9, 0.9), row(0, 0), row(1, 1))
-    targets = retrace(steps, squash(row(1, 2)), row(2.5, 3.5))
-    assert unsquash(targets)[0].tolist() == pytest.approx([1 + 0.9 * 2.5, 5 + 0.9 * 3.5], rel=1e-4)
+    targets = retrace(steps, signed_hyperbolic(row(1, 2)), row(2.5, 3.5))
+    assert signed_parabolic(targets)[0].tolist() == pytest.approx([1 + 0.9 * 2.5, 5 + 0.9 * 3.5], rel=1e-4)
 
 
 def test_actions_within_a_share_of_the_best_value_count_as_the_best():

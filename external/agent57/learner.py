@@ -13,7 +13,15 @@ from external.agent57.config import Agent57TrainingConfig
 from external.agent57.family import betas, gammas
 from external.agent57.networks import Agent57Network, AgentNetworks, QValues
 from external.agent57.replay import SequenceBatch
-from external.agent57.targets import RecordedSteps, almost_best, combine, priorities, retrace, unsquash, value_of
+from external.agent57.targets import (
+    RecordedSteps,
+    almost_best,
+    combine,
+    priorities,
+    retrace,
+    signed_parabolic,
+    value_of,
+)
 from models.checkpoint import check_fit
 from training.optimizer import restore_optimizer
 from training.throughput import OperationMeter
@@ -73,7 +81,7 @@ class Agent57Learner:
             best = combined.argmax(dim=-1)
             policy = best[:, :-1] == batch.actions
             if tolerance := self.config.learner.trace_tolerance:
-                policy |= almost_best(unsquash(combined[:, :-1]), batch.actions, tolerance)
+                policy |= almost_best(signed_parabolic(combined[:, :-1]), batch.actions, tolerance)
             traces = self.config.learner.lambda_ * (policy.float() / batch.probabilities).clamp(max=1)
             discounts = discounts[:, None] * (~batch.ended).float()
         valid = batch.valid.float()
@@ -147,7 +155,7 @@ class Agent57Learner:
 def _targets(steps: RecordedSteps, values: Tensor, best: Tensor, actions: Tensor) -> Tensor:
     """Retrace targets (B, S) of the greedy policy with actions `best` (B, S + 1), from values (B, S + 1, A)."""
     with torch.no_grad():
-        return retrace(steps, value_of(values[:, :-1], actions), unsquash(value_of(values[:, 1:], best[:, 1:])))
+        return retrace(steps, value_of(values[:, :-1], actions), signed_parabolic(value_of(values[:, 1:], best[:, 1:])))
 
 
 def _mean(values: Tensor, weights: Tensor) -> Tensor:

@@ -8,13 +8,13 @@ from torch import Tensor
 _EPSILON = 1e-3
 
 
-def squash(x: Tensor) -> Tensor:
-    """h(x) = sign(x)(√(|x| + 1) − 1) + εx: values of any size become values of moderate size (Pohlen et al. 2018)."""
+def signed_hyperbolic(x: Tensor) -> Tensor:
+    """h(x) = sign(x)(√(|x| + 1) − 1) + εx, which squashes large values (Pohlen et al. 2018)."""
     return x.sign() * ((x.abs() + 1).sqrt() - 1) + _EPSILON * x
 
 
-def unsquash(x: Tensor) -> Tensor:
-    """The inverse of `squash`, in a form that float32 bears: the textbook's subtracts nearly equal numbers."""
+def signed_parabolic(x: Tensor) -> Tensor:
+    """h⁻¹(x), in a form that float32 bears: the textbook's subtracts nearly equal numbers."""
     magnitude = x.abs()
     # Solves |x| = s − 1 + ε(s² − 1) for s = √(h⁻¹ + 1): s − 1 = 2|x| / (1 + 2ε + √(…)).
     root = (1 + 4 * _EPSILON * (magnitude + 1 + _EPSILON)).sqrt()
@@ -24,7 +24,7 @@ def unsquash(x: Tensor) -> Tensor:
 
 def combine(ext: Tensor, int_: Tensor, beta: Tensor) -> Tensor:
     """Squashed values of both rewards together: h(h⁻¹(ext) + β h⁻¹(int)) (Agent57, equation 3)."""
-    return squash(unsquash(ext) + beta * unsquash(int_))
+    return signed_hyperbolic(signed_parabolic(ext) + beta * signed_parabolic(int_))
 
 
 @dataclass
@@ -47,7 +47,7 @@ def retrace(steps: RecordedSteps, taken: Tensor, following: Tensor) -> Tensor:
     taken (B, T): squashed values Q(x_t, a_t); following (B, T): expected plain values Σ_a π(a|x) h⁻¹(Q(x, a)) of the
     frame x after each step. Both are the target networks'.
     """
-    plain = unsquash(taken)
+    plain = signed_parabolic(taken)
     errors = steps.valid * (steps.rewards + steps.discounts * following - plain)
     correction = torch.zeros_like(errors[:, 0])
     corrections = []
@@ -55,7 +55,7 @@ def retrace(steps: RecordedSteps, taken: Tensor, following: Tensor) -> Tensor:
     for t in reversed(range(errors.shape[1])):
         correction = errors[:, t] + steps.discounts[:, t] * traces[:, t] * correction
         corrections.append(correction)
-    return squash(plain + torch.stack(corrections[::-1], dim=1))
+    return signed_hyperbolic(plain + torch.stack(corrections[::-1], dim=1))
 
 
 def almost_best(values: Tensor, actions: Tensor, tolerance: float) -> Tensor:
