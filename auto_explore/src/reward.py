@@ -112,14 +112,14 @@ class Reward(ABC):
         if self.optimizer is not None:
             restore_optimizer(self.optimizer, state["optimizer"], path)
 
-    def train_networks(self, networks: nn.Module) -> None:
+    def set_networks(self, networks: nn.Module) -> None:
         """Set this reward's networks, with an optimiser for those parameters that train."""
         self.networks = networks.to(self.context.device)
         trained = [p for p in networks.parameters() if p.requires_grad]
         if trained:
             self.optimizer = torch.optim.Adam(trained, lr=self.context.config.learning_rate, fused=True)
 
-    def descend(self, loss: Tensor) -> None:
+    def optimizer_step(self, loss: Tensor) -> None:
         """A step of the networks that train."""
         assert self.optimizer is not None
         self.optimizer.zero_grad(set_to_none=True)
@@ -175,7 +175,7 @@ class FrameErrorReward(Reward):
         super().__init__(context)
         self.is_fixed = context.config.type == "cnn-mse"
         self.features = RandomFeatures(channels) if self.is_fixed else FrameVae(channels)
-        self.train_networks(self.features)
+        self.set_networks(self.features)
         self._noise = torch.Generator().manual_seed(seed)
 
     def __call__(self, inputs: RewardInputs, learn: bool) -> Tensor:
@@ -183,7 +183,7 @@ class FrameErrorReward(Reward):
         with torch.no_grad():
             error = (self.features.embed(seen) - self.features.embed(self._expected(inputs))).square().mean(dim=1)
         if learn and isinstance(self.features, FrameVae):
-            self.descend(self.features.loss(seen, self._noise))
+            self.optimizer_step(self.features.loss(seen, self._noise))
         return error
 
     def _expected(self, inputs: RewardInputs) -> Tensor:
@@ -215,14 +215,14 @@ class LearnedReward(Reward):
             self._model = Disagreement(context.world_model, context.config.num_heads)
         else:
             self._model = RandomDistillation(frame_shape)
-        self.train_networks(self._model)
+        self.set_networks(self._model)
 
     def __call__(self, inputs: RewardInputs, learn: bool) -> Tensor:
         with torch.no_grad():
             seen = self._seen(inputs)
             reward = self._model.novelty(*seen)
         if learn:
-            self.descend(self._model.loss(*seen))
+            self.optimizer_step(self._model.loss(*seen))
         return reward
 
     def _seen(self, inputs: RewardInputs) -> tuple[Tensor, ...]:
@@ -245,7 +245,7 @@ class EpisodicReward(StepReward):
     def __init__(self, context: RewardContext, spec: EnvironmentSpec):
         super().__init__(context)
         self._model = ActionEmbedding(spec.frame_shape, len(spec.action_names))
-        self.train_networks(self._model)
+        self.set_networks(self._model)
         # Of the episode that each environment plays.
         self._memories: dict[int, EpisodicMemory] = {}
         # Between neighbours, over all episodes; e3b has none.
@@ -267,7 +267,7 @@ class EpisodicReward(StepReward):
                 self._memories[environment] = self._new_memory()
             bonuses.append(self._memories[environment].bonus(embedding))
         if learn:
-            self.descend(self._model.loss(before, after, inputs.actions[:, -1]))
+            self.optimizer_step(self._model.loss(before, after, inputs.actions[:, -1]))
         return torch.tensor(bonuses, dtype=torch.float32, device=after.device)
 
     def state_dict(self) -> dict[str, Any]:
