@@ -38,9 +38,9 @@ from models.genie_redux import GenieRedux
 from models.streaming import StreamState
 from play.batching import Simulator
 from play.config import PlayConfig
-from play.fixed_step import SHIPPED_LEVEL, load_playable
 from play.game import psnr as frame_psnr
 from play.game import recorded_game
+from play.loading import SHIPPED_LEVEL, load_playable
 from play.starts import Start
 from training.measures.counterfactuals import recorded_connector
 from training.metrics import psnr_per_frame

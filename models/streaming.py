@@ -1,6 +1,6 @@
 """Interactive use: one frame a step, at the cost of one frame.
 
-`play/fixed_step.py` makes the same steps for rollouts of different lengths together, and at an even pace.
+`play/static_shape_step.py` makes the same steps for rollouts of different lengths together, and at an even pace.
 """
 
 from dataclasses import dataclass

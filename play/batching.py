@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from models.genie_redux import GenieRedux
-from play.fixed_step import PREDICT, FixedStep, RolloutState, join, split
 from play.starts import Start
+from play.static_shape_step import PREDICT, RolloutState, StaticShapeStep, join, split
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Simulator:
 
     def __init__(self, model: GenieRedux, window: int | None = None):
         """`window`: frames of history, None = as many as the model takes."""
-        self.model, self._step = model, FixedStep(model, window)
+        self.model, self._step = model, StaticShapeStep(model, window)
         self._device = next(model.parameters()).device
 
     @property

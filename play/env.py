@@ -24,9 +24,10 @@ from data_generation.data.fields import Count, NumFrames, check_fields
 from data_generation.data.hub import local_path
 from models.genie_redux import GenieRedux
 from play.batching import Simulator
-from play.fixed_step import RolloutState, load_playable, model_path
 from play.game import level_starts
+from play.loading import load_playable, model_path
 from play.starts import DatasetStarts, DrawnStart, Start, check_start, frame_shape_of, open_datasets
+from play.static_shape_step import RolloutState
 
 ENV_ID = "GenieRedux/WorldModel-v0"
 # Frames per second of most recordings: 60 Hz, one frame in four.

@@ -20,10 +20,11 @@ from data_generation.data.media import scale_image, to_pixels, write_png
 from models.checkpoint import LoadedModel
 from models.config import ModelConfig
 from models.genie_redux import GenieRedux
-from play.fixed_step import SHIPPED_LEVEL, FixedStep, load_playable, model_path
 from play.game import level_starts
+from play.loading import SHIPPED_LEVEL, load_playable, model_path
 from play.onnx_file import PRECISIONS, compare, write_onnx
 from play.starts import Start, episode_start, open_datasets
+from play.static_shape_step import StaticShapeStep
 
 logger = logging.getLogger(__name__)
 
@@ -85,7 +86,7 @@ def export(cfg: ExportConfig) -> Path:
     _check(cfg, loaded)
     with atomic_path(target) as folder:
         folder.mkdir()
-        step = FixedStep(loaded.model, cfg.window, cfg.temperature)
+        step = StaticShapeStep(loaded.model, cfg.window, cfg.temperature)
         starts = write_starts(cfg, loaded, step, folder)
         write_onnx(step, folder / "model.onnx", cfg.precision)
         report = compare(step, folder / "model.onnx", starts[0], cfg.num_checked_steps)
@@ -144,7 +145,7 @@ def idle_action(name: str, names: list[str]) -> int | None:
     return next((names.index(known) for known in ([name] if name else IDLE_ACTIONS) if known in names), None)
 
 
-def _manifest(cfg: ExportConfig, loaded: LoadedModel[GenieRedux], step: FixedStep) -> dict[str, Any]:
+def _manifest(cfg: ExportConfig, loaded: LoadedModel[GenieRedux], step: StaticShapeStep) -> dict[str, Any]:
     """What the page knows of the model: world.json without its starts."""
     names = action_names(loaded)
     path = model_path(cfg.model_fpath)
@@ -179,7 +180,7 @@ def _trained_on(config: ModelConfig) -> str:
 
 
 def write_starts(
-    cfg: ExportConfig, loaded: LoadedModel[GenieRedux], step: FixedStep, folder: Path
+    cfg: ExportConfig, loaded: LoadedModel[GenieRedux], step: StaticShapeStep, folder: Path
 ) -> list[dict[str, Any]]:
     """The starts of the page: token ids and actions of an episode's frames, and a picture of the last of them."""
     (folder / "starts").mkdir()

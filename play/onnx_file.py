@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from data_generation.data.errors import UserError
-from play.fixed_step import PREDICT, FixedStep, RolloutState
+from play.static_shape_step import PREDICT, RolloutState, StaticShapeStep
 
 OPSET = 20
 PRECISIONS = ("float32", "float16")
@@ -21,17 +21,17 @@ _MIN_VALUES = 256
 Runner = Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]
 
 
-def input_names(step: FixedStep) -> list[str]:
-    """The file's inputs, in the order of `FixedStep.forward`."""
+def input_names(step: StaticShapeStep) -> list[str]:
+    """The file's inputs, in the order of `StaticShapeStep.forward`."""
     return ["action", "known", *RolloutState._fields, *(["noise"] if step.temperature else [])]
 
 
 def output_names() -> list[str]:
-    """The file's outputs, in the order of `FixedStep.forward`; next_<name> is what <name> is in the next step."""
+    """The file's outputs, in the order of `StaticShapeStep.forward`; next_<name> is what <name> is in the next step."""
     return ["pixels", *(f"next_{name}" for name in RolloutState._fields)]
 
 
-def first_inputs(step: FixedStep) -> dict[str, Tensor]:
+def first_inputs(step: StaticShapeStep) -> dict[str, Tensor]:
     """Inputs of the first step after nothing."""
     shape = (1, step.grid, step.grid)
     inputs = {"action": torch.zeros(1, dtype=torch.int32), "known": torch.full(shape, PREDICT, dtype=torch.int32)}
@@ -41,7 +41,7 @@ def first_inputs(step: FixedStep) -> dict[str, Tensor]:
     return inputs
 
 
-def write_onnx(step: FixedStep, path: Path, precision: str) -> None:
+def write_onnx(step: StaticShapeStep, path: Path, precision: str) -> None:
     """Write the step. The weights are stored in `precision` and computed with in float32."""
     _need_onnx()
     import onnx
@@ -113,7 +113,7 @@ def onnx_runner(path: Path) -> Runner:
     return lambda inputs: dict(zip(output_names(), session.run(output_names(), inputs), strict=True))
 
 
-def torch_runner(step: FixedStep) -> Runner:
+def torch_runner(step: StaticShapeStep) -> Runner:
     """The step in PyTorch, as a function of the same arrays."""
 
     def run(inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -126,7 +126,7 @@ def torch_runner(step: FixedStep) -> Runner:
 class OnnxPlayer:
     """A game with a runner: keeps the state, as the page does."""
 
-    def __init__(self, step: FixedStep, run: Runner):
+    def __init__(self, step: StaticShapeStep, run: Runner):
         self._run, self._grid = run, step.grid
         self._inputs = {name: tensor.numpy() for name, tensor in first_inputs(step).items()}
         self._first_num_frames = self._inputs["num_frames"]
@@ -151,7 +151,7 @@ class OnnxPlayer:
         return outputs
 
 
-def compare(step: FixedStep, path: Path, start: dict[str, Any], num_steps: int) -> dict[str, Any]:
+def compare(step: StaticShapeStep, path: Path, start: dict[str, Any], num_steps: int) -> dict[str, Any]:
     """How far a file agrees with PyTorch after a start of the page, both under the same actions, drawn from a seed.
 
     `equal_steps`: steps before the first one with a different token. `equal_tokens`: their share over all steps; after

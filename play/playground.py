@@ -17,8 +17,8 @@ from models.super_resolution import SuperResolution
 from play.agents import Actor, random_policies, trained_policy
 from play.batching import Simulator, to_uint8
 from play.config import PlayConfig
-from play.fixed_step import SHIPPED_LEVEL, load_playable, model_path
 from play.game import MAX_LEVELS, recorded_game
+from play.loading import SHIPPED_LEVEL, load_playable, model_path
 from play.starts import Start, episode_start, frame_shape_of, misfit
 from play.viewer import Library
 from training.measures.counterfactuals import recorded_connector

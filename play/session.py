@@ -12,10 +12,10 @@ from data_generation.data.errors import UserError
 from data_generation.data.media import scale_image
 from data_generation.generator.faults import EnvironmentFault
 from play.batching import KnownFrame, Simulated
-from play.fixed_step import RolloutState
 from play.game import RealGame, psnr
 from play.playground import Playground
 from play.starts import PlayedState, Start, picture_start
+from play.static_shape_step import RolloutState
 from play.step_queue import StepQueue
 
 _SCALE = 4

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from play.batching import KnownFrame, Simulated, Simulator
-from play.fixed_step import RolloutState
+from play.static_shape_step import RolloutState
 
 T = TypeVar("T")
 

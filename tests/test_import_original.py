@@ -8,7 +8,7 @@ import torch
 from models.checkpoint import load_model
 from models.import_checkpoint import ImportConfig, import_checkpoint
 from models.original import convert
-from play.fixed_step import load_playable
+from play.loading import load_playable
 from run import main
 from tests.training_helpers import DATASET, write_dataset
 

@@ -22,8 +22,8 @@ from models.config import ModelConfig
 from models.construct_model import build_model
 from models.genie_redux import GenieRedux
 from play.export import RUNTIME_DPATH, RUNTIME_FILES, STATIC_DPATH, ExportConfig, export, idle_action
-from play.fixed_step import FixedStep
 from play.onnx_file import OnnxPlayer, onnx_runner, torch_runner
+from play.static_shape_step import StaticShapeStep
 
 NUM_PRIME, NUM_STEPS = 3, 55
 
@@ -87,7 +87,7 @@ def test_the_step_with_fixed_shapes_equals_the_streaming_step(kind, temporal, te
     model, _ = lively_model(kind, temporal, temporal_every, history_tokens)
     actions = random_actions(NUM_PRIME - 1 + NUM_STEPS, batch=1, high=len(ACTIONS))
     prime_ids = model.tokenizer.encode(random_video(NUM_PRIME, batch=1))
-    step = FixedStep(model)
+    step = StaticShapeStep(model)
     player = OnnxPlayer(step, torch_runner(step))
     player.begin(prime_ids[0].flatten(1).tolist(), actions[0, : NUM_PRIME - 1].tolist())
     seen = set()
@@ -102,7 +102,7 @@ def test_the_step_with_fixed_shapes_equals_the_streaming_step(kind, temporal, te
 
 def test_starting_again_forgets_what_was_played():
     model, _ = lively_model()
-    step = FixedStep(model)
+    step = StaticShapeStep(model)
     start = model.tokenizer.encode(random_video(2, batch=1))[0].flatten(1).tolist()
     used, fresh = OnnxPlayer(step, torch_runner(step)), OnnxPlayer(step, torch_runner(step))
     used.begin(start, [1])
@@ -154,7 +154,7 @@ def test_the_onnx_step_draws_the_same_ids_as_the_streaming_step(page):
     grid = model.tokenizer.grid
     prime_ids = torch.tensor(start["ids"]).view(1, NUM_PRIME, grid, grid)
     chosen = random_actions(NUM_STEPS, batch=1, high=len(ACTIONS))
-    player = OnnxPlayer(FixedStep(model), onnx_runner(folder / "model.onnx"))
+    player = OnnxPlayer(StaticShapeStep(model), onnx_runner(folder / "model.onnx"))
     player.begin(start["ids"], start["actions"])
     actions = torch.cat([torch.tensor([start["actions"]]), chosen], dim=1)
     for t, (ids, pixels) in enumerate(streamed(model, prime_ids, actions)):
@@ -315,7 +315,7 @@ def test_the_browser_draws_the_same_ids_as_pytorch(page, browser_page):
         }""",
         chosen,
     )
-    step = FixedStep(model)
+    step = StaticShapeStep(model)
     player = OnnxPlayer(step, torch_runner(step))
     player.begin(start["ids"], start["actions"])
     assert drawn == [player.step(action)[0].flatten().tolist() for action in chosen]

@@ -1,5 +1,5 @@
-// A world model in onnxruntime-web: what `play/fixed_step.py` exported, step after step. Used by the page's worker; runs
-// wherever the runtime does.
+// A world model in onnxruntime-web: what `play/static_shape_step.py` exported, step after step. Used by the page's worker;
+// runs wherever the runtime does.
 
 const PREDICT = -1; // in place of the ids of a known frame
 

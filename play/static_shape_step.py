@@ -6,18 +6,13 @@ becomes the whole of it, as if play had started there. Here that half is not rea
 history, the successor, is kept beside the first one, and takes its frames one by one as they come.
 """
 
-import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from einops import rearrange, repeat
 from torch import Tensor, nn
 
-from data_generation.data.errors import UNSET, FieldError, under
-from data_generation.data.hub import local_path
-from models.checkpoint import LoadedModel, load_world_model
 from models.components.maskgit import gumbel_argmax
 from models.components.position import alibi_slopes
 from models.components.st_transformer import LayerCache, STTransformer, TemporalLayer
@@ -25,30 +20,7 @@ from models.config import TransformerConfig
 from models.genie_redux import GenieRedux
 from models.streaming import num_kept
 
-SHIPPED_DPATH = Path(__file__).resolve().parent.parent / "weights" / "guided"
-# On which that model draws the hero longest (docs/results/play.md).
-SHIPPED_LEVEL = 5
 PREDICT = -1  # in place of the ids of a known frame
-
-
-def model_path(model_fpath: str | os.PathLike[str] | None) -> Path:
-    """The model that is named, or the one that comes with the code. FieldError of `model_fpath` where there is none."""
-    if model_fpath:
-        return local_path("model_fpath", model_fpath, "model")
-    if not SHIPPED_DPATH.is_dir():
-        raise FieldError("model_fpath", UNSET, "is not set", "give the model-<step>.pt of a world model")
-    return SHIPPED_DPATH
-
-
-def load_playable(model_fpath: Path, tokenizer_fpath: Path | None = None) -> LoadedModel[GenieRedux]:
-    """A world model that can be stepped. FieldErrors of `model_fpath` and `tokenizer_fpath`."""
-    with under("", path="model_fpath"):
-        loaded = load_world_model(model_fpath, tokenizer_fpath)
-    size = loaded.config.tokenizer.temporal_patch_size
-    if size != 1:
-        problem = f"has temporal_patch_size={size}: play needs one frame a step"
-        raise FieldError("model_fpath", model_fpath, problem, "give a model with temporal_patch_size=1")
-    return loaded
 
 
 class RolloutState(NamedTuple):
@@ -56,7 +28,7 @@ class RolloutState(NamedTuple):
 
     ids (B, h, w) int32: the last frame, which waits for its action. surplus (B, h, w, D): what is added to its
     embeddings (`GenieRedux.history_surplus`); without one, (B, 1). num_frames (B,) int32: of the history, that frame
-    included. The caches are those of `FixedTransformer`, of the history and of its successor: (B, 2, …).
+    included. The caches are those of `StaticShapeTransformer`, of the history and of its successor: (B, 2, …).
     """
 
     ids: Tensor
@@ -78,7 +50,7 @@ def split(state: RolloutState) -> list[RolloutState]:
     return [RolloutState(*(part[i : i + 1].clone() for part in state)) for i in range(len(state.ids))]
 
 
-class FixedTransformer(nn.Module):
+class StaticShapeTransformer(nn.Module):
     """An ST-transformer that appends one frame to histories of up to `num_slots` frames.
 
     Its caches have a fixed size. Attention: keys and values (R, L, 2, hw, heads, num_slots, dim_head) of the L layers
@@ -133,7 +105,7 @@ class StepResult(NamedTuple):
     state: RolloutState
 
 
-class FixedStep(nn.Module):
+class StaticShapeStep(nn.Module):
     """The step of a world model whose weights no longer change.
 
     `window`: frames of history; None = what the model takes. `temperature` > 0 draws the tokens with noise that is
@@ -153,9 +125,9 @@ class FixedStep(nn.Module):
         self.window = max(2, min(window or dynamics.max_frames, dynamics.max_frames))
         with torch.no_grad():
             bias = dynamics.position_bias(self.grid, self.grid)
-            self.dynamics = FixedTransformer(dynamics.transformer, dynamics.config, bias, self.window - 2)
+            self.dynamics = StaticShapeTransformer(dynamics.transformer, dynamics.config, bias, self.window - 2)
             bias = tokenizer.position_bias(self.grid, self.grid)
-            self.decoder = FixedTransformer(tokenizer.decoder, tokenizer.config, bias, self.window - 1)
+            self.decoder = StaticShapeTransformer(tokenizer.decoder, tokenizer.config, bias, self.window - 1)
         self.to(next(model.parameters()).device)
 
     def start(self, batch: int = 1) -> RolloutState:
@@ -241,7 +213,7 @@ class FixedStep(nn.Module):
 
     @staticmethod
     def _extend(
-        transformer: FixedTransformer, x: Tensor, num_past: Tensor, attention: Tensor, peg: Tensor
+        transformer: StaticShapeTransformer, x: Tensor, num_past: Tensor, attention: Tensor, peg: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """`transformer` on x (2B, 1, h, w, D), with caches (B, 2, …)."""
         x, *caches = transformer(x, num_past, attention.flatten(0, 1), peg.flatten(0, 1))
