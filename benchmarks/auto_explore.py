@@ -30,9 +30,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from auto_explore.config import ActorCriticConfig, AutoExploreConfig, RewardConfig
 from auto_explore.src.agent import AgentInfo
 from auto_explore.src.collector import ActionSampling, Collected
+from auto_explore.src.construct_reward import make_reward
 from auto_explore.src.dataset import ClipBatch
 from auto_explore.src.learner import Learner
-from auto_explore.src.reward import RewardContext, RewardInputs, make_reward, top_entropy
+from auto_explore.src.reward import RewardContext, RewardInputs, top_entropy
 from auto_explore.src.run_context import RunContext, make_fabric, open_connector
 from benchmarks.models import matmul_rates
 from benchmarks.models_cases import SIZES, sized

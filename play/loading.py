@@ -9,7 +9,7 @@ from models.checkpoint import LoadedModel, load_world_model
 from models.genie_redux import GenieRedux
 
 SHIPPED_DPATH = Path(__file__).resolve().parent.parent / "weights" / "guided"
-# On which that model draws the hero longest (docs/results/play.md).
+# The level on which that model keeps the character longest (docs/results/play.md).
 SHIPPED_LEVEL = 5
 
 

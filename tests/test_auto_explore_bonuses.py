@@ -10,8 +10,9 @@ import torch
 from auto_explore.config import RewardConfig
 from auto_explore.src.checks import check_train_config
 from auto_explore.src.collector import RewardThread
+from auto_explore.src.construct_reward import make_reward
 from auto_explore.src.models.novelty import ActionEmbedding
-from auto_explore.src.reward import Reward, RewardContext, make_reward
+from auto_explore.src.reward import Reward, RewardContext
 from data_generation.data.errors import FieldError, under
 from data_generation.generator.connector_base import EnvironmentSpec
 from tests.auto_explore_helpers import ACTIONS, FRAME_SHAPE, make_episode, make_inputs, quick_config

@@ -14,8 +14,9 @@ import torch
 from auto_explore.config import RewardConfig
 from auto_explore.src.agent import mixture
 from auto_explore.src.collector import Collected, Collector, OtherEpisodes, RewardThread
+from auto_explore.src.construct_reward import make_reward
 from auto_explore.src.dataset import AgentEpisode, Replay
-from auto_explore.src.reward import Reward, RewardContext, RewardInputs, make_reward
+from auto_explore.src.reward import Reward, RewardContext, RewardInputs
 from data_generation.data.errors import UserError
 from data_generation.generator.connector_base import EnvironmentSpec
 from data_generation.generator.levels import Level, Transition, list_levels

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from auto_explore.config import RewardConfig
-from auto_explore.src.reward import Reward, RewardContext, RewardInputs, load_reward, make_reward, top_entropy
+from auto_explore.src.construct_reward import make_reward
+from auto_explore.src.reward import Reward, RewardContext, RewardInputs, load_reward, top_entropy
 from data_generation.data.errors import FieldError
 from data_generation.generator.connector_base import EnvironmentSpec
 from models.genie_redux import SampleSettings

@@ -1,4 +1,4 @@
-"""The agent's rewards: the world model's uncertainty (arXiv 2504.02515, section 4), and other measures of novelty."""
+"""The agent's reward: the world model's uncertainty (arXiv 2504.02515, section 4), or another one without networks."""
 
 import math
 from abc import ABC, abstractmethod
@@ -12,19 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from auto_explore.config import RewardConfig
-from auto_explore.src.models.novelty import (
-    ActionEmbedding,
-    Disagreement,
-    FrameVae,
-    RandomDistillation,
-    RandomFeatures,
-)
 from data_generation.data.errors import FieldError
-from data_generation.generator.connector_base import EnvironmentSpec
 from models.checkpoint import load_strictly
 from models.components.transfer import to_device
 from models.genie_redux import GenieRedux
-from training.episodic_memory import EllipticalMemory, EpisodicMemory, NeighbourMemory, StreamMoments
 from training.optimizer import restore_optimizer
 
 # Real frames that the world model sees before those that it predicts.
@@ -168,121 +159,6 @@ def top_entropy(logits: Tensor, top_fraction: float) -> Tensor:
     return flat.topk(count, dim=1).values.mean(dim=1)
 
 
-class FrameErrorReward(Reward):
-    """Squared error between features of the frame that followed and of the one that was expected (cnn-mse, vae-mse)."""
-
-    def __init__(self, context: RewardContext, channels: int, seed: int):
-        super().__init__(context)
-        self.is_fixed = context.config.type == "cnn-mse"
-        self.features = RandomFeatures(channels) if self.is_fixed else FrameVae(channels)
-        self.set_networks(self.features)
-        self._noise = torch.Generator().manual_seed(seed)
-
-    def __call__(self, inputs: RewardInputs, learn: bool) -> Tensor:
-        seen = inputs.frames[:, -1].float() / 255
-        with torch.no_grad():
-            error = (self.features.embed(seen) - self.features.embed(self._expected(inputs))).square().mean(dim=1)
-        if learn and isinstance(self.features, FrameVae):
-            self.optimizer_step(self.features.loss(seen, self._noise))
-        return error
-
-    def _expected(self, inputs: RewardInputs) -> Tensor:
-        """The frame (B, C, H, W) in [0, 1] that the world model draws for the last step."""
-        model = self.context.world_model
-        assert model is not None
-        with self.context.autocast():
-            expected = self.context.expected_frames(inputs)
-            ids = model.dynamics.to_logits(expected.hidden).argmax(dim=-1)
-            frames = model.tokenizer.decode(torch.cat([expected.prime_ids, ids], dim=1))
-        return frames[:, -1].float().clamp(0, 1)
-
-    def state_dict(self) -> dict[str, Any]:
-        return {**super().state_dict(), "noise": self._noise.get_state()}
-
-    def load_state_dict(self, state: dict[str, Any], path: Path) -> None:
-        super().load_state_dict(state, path)
-        self._noise.set_state(state["noise"])
-
-
-class LearnedReward(Reward):
-    """The error or the variance of networks that learn to predict what is seen (disagreement, rnd)."""
-
-    def __init__(self, context: RewardContext, frame_shape: tuple[int, int, int]):
-        super().__init__(context)
-        self._model: Disagreement | RandomDistillation
-        if context.config.type == "disagreement":
-            assert context.world_model is not None
-            self._model = Disagreement(context.world_model, context.config.num_heads)
-        else:
-            self._model = RandomDistillation(frame_shape)
-        self.set_networks(self._model)
-
-    def __call__(self, inputs: RewardInputs, learn: bool) -> Tensor:
-        with torch.no_grad():
-            seen = self._seen(inputs)
-            reward = self._model.novelty(*seen)
-        if learn:
-            self.optimizer_step(self._model.loss(*seen))
-        return reward
-
-    def _seen(self, inputs: RewardInputs) -> tuple[Tensor, ...]:
-        """Inputs of the networks: frames, or the frozen world model's features of them."""
-        model = self.context.world_model
-        if isinstance(self._model, RandomDistillation):
-            return (inputs.frames[:, -1].float() / 127.5 - 1,)
-        assert model is not None
-        with self.context.autocast():
-            video = inputs.frames.float() / 255
-            actions = model.conditioning_actions(video, inputs.actions)
-            ids = model.tokenizer.encode(video)
-            hidden = model.known_features(ids[:, :-1], actions)[:, -1]
-        return hidden.float().mean(dim=(1, 2)), self._model.target(ids[:, -1])
-
-
-class EpisodicReward(StepReward):
-    """New in this episode, by embeddings that tell which action was taken (e3b, ngu)."""
-
-    def __init__(self, context: RewardContext, spec: EnvironmentSpec):
-        super().__init__(context)
-        self._model = ActionEmbedding(spec.frame_shape, len(spec.action_names))
-        self.set_networks(self._model)
-        # Of the episode that each environment plays.
-        self._memories: dict[int, EpisodicMemory] = {}
-        # Between neighbours, over all episodes; e3b has none.
-        self._distances = StreamMoments()
-
-    def _new_memory(self) -> EpisodicMemory:
-        config, num_features = self.context.config, self._model.num_features
-        if config.type == "e3b":
-            return EllipticalMemory(config.ridge, num_features)
-        return NeighbourMemory(config.ngu, num_features, self._distances)
-
-    def __call__(self, inputs: RewardInputs, learn: bool) -> Tensor:
-        before, after = (inputs.frames[:, t].float() / 127.5 - 1 for t in (-2, -1))
-        with torch.no_grad():
-            embeddings = self._model.embed(after).float().cpu().numpy()
-        bonuses = []
-        for environment, is_first, embedding in zip(inputs.environments, inputs.is_first, embeddings, strict=True):
-            if is_first:
-                self._memories[environment] = self._new_memory()
-            bonuses.append(self._memories[environment].bonus(embedding))
-        if learn:
-            self.optimizer_step(self._model.loss(before, after, inputs.actions[:, -1]))
-        return torch.tensor(bonuses, dtype=torch.float32, device=after.device)
-
-    def state_dict(self) -> dict[str, Any]:
-        memories = {environment: memory.state_dict() for environment, memory in self._memories.items()}
-        return {**super().state_dict(), "memories": memories, "distances": self._distances.state_dict()}
-
-    def load_state_dict(self, state: dict[str, Any], path: Path) -> None:
-        super().load_state_dict(state, path)
-        self._distances.load_state_dict(state["distances"])
-        self._memories = {}
-        for environment, stored in state["memories"].items():
-            self._memories[environment] = self._new_memory()
-            self._memories[environment].load_state_dict(stored)
-
-
 class CountReward(StepReward):
     """1/√N at the N-th visit to the position that a step has reached, over all episodes (counts).
 
@@ -339,27 +215,6 @@ class NormalizedReward(Reward):
         if not math.isfinite(total) or total < 0 or count < (total > 0):
             raise ValueError(f"a sum of {total} over {count} rewards")
         self._sum, self._count = total, count
-
-
-def make_reward(context: RewardContext, spec: EnvironmentSpec, seed: int) -> Reward:
-    """The reward of `config.type` in environments of `spec`; its fixed random networks come from `seed`."""
-    kind = context.config.type
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        reward: Reward
-        if kind == "none":
-            reward = NoReward(context)
-        elif kind == "entropy":
-            reward = EntropyReward(context)
-        elif kind in ("cnn-mse", "vae-mse"):
-            reward = FrameErrorReward(context, spec.frame_shape[0], seed)
-        elif kind in ("e3b", "ngu"):
-            reward = EpisodicReward(context, spec)
-        elif kind == "counts":
-            reward = CountReward(context)
-        else:
-            reward = LearnedReward(context, spec.frame_shape)
-    return NormalizedReward(reward) if context.config.normalize else reward
 
 
 def load_reward(reward: Reward, state: dict[str, Any], config: RewardConfig, path: Path) -> None:

@@ -17,7 +17,8 @@ from lightning.fabric.strategies import DDPStrategy
 from auto_explore.config import CollectionConfig, CommonConfig, WorldModelConfig
 from auto_explore.src.agent import AgentInfo
 from auto_explore.src.collector import Collector, under_connector
-from auto_explore.src.reward import WORLD_MODEL_REWARDS, Reward, RewardContext, make_reward
+from auto_explore.src.construct_reward import make_reward
+from auto_explore.src.reward import WORLD_MODEL_REWARDS, Reward, RewardContext
 from auto_explore.src.world_model import check_actions, load_world_model
 from data_generation.config import ConnectorConfig
 from data_generation.data.data import EpisodeMeta
