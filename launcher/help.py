@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from launcher.commands import COMMANDS, PLAIN_COMMANDS
 
+# For its type alone: the overview needs no Hydra.
 if TYPE_CHECKING:
     from launcher.session import Session
 

@@ -8,7 +8,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from models.components.st_transformer import Layer
+from models.components.st_transformer import Layer, STTransformer
+from models.components.vector_quantize import VectorQuantizer
 from models.config import SampleSettings
 
 
@@ -132,8 +133,23 @@ class Model(nn.Module, ABC):
         """One line if codes have collapsed in the last steps, though the loss is finite; else ""."""
         return ""
 
+    @property
+    def dead_code_threshold(self) -> float:
+        """That of dead-code reset, by which training changes parameters in the forward pass; 0 = it does not."""
+        quantizers = [part for part in self.modules() if isinstance(part, VectorQuantizer)]
+        return max((part.dead_code_threshold for part in quantizers if part.codebook.requires_grad), default=0.0)
+
+    def trained_layers(self) -> list[Layer]:
+        """The transformer layers that train."""
+        layers = [part for part in self.modules() if isinstance(part, Layer)]
+        return [layer for layer in layers if any(p.requires_grad for p in layer.parameters())]
+
+    def trained_matrices(self) -> list[Tensor]:
+        """The weights of the transformers' linear layers that train."""
+        layers = [module for part in self.modules() if isinstance(part, STTransformer) for module in part.modules()]
+        return [layer.weight for layer in layers if isinstance(layer, nn.Linear) and layer.weight.requires_grad]
+
     def compile_layers(self) -> None:
         """Compile the transformer layers that train, each kind once; what is around them stays eager."""
-        for module in self.modules():
-            if isinstance(module, Layer) and any(p.requires_grad for p in module.parameters()):
-                module.compile()
+        for layer in self.trained_layers():
+            layer.compile()

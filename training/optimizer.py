@@ -10,7 +10,6 @@ from torch.optim import Optimizer
 
 from data_generation.data.errors import FieldError, UserError
 from models.base import Model
-from models.components.st_transformer import STTransformer
 from models.tensor_file import misfit
 from training.config import OptimizerConfig
 from training.parallel import sharded_like
@@ -76,8 +75,7 @@ def make_optimizer(model: Model, config: OptimizerConfig) -> Optimizer | JointOp
     trained = [p for p in model.parameters() if p.requires_grad]
     if config.name == "adamw" or (config.name == "auto" and not model.suits_muon):
         return _adamw(trained, config)
-    layers = [module for part in model.modules() if isinstance(part, STTransformer) for module in part.modules()]
-    matrices = [layer.weight for layer in layers if isinstance(layer, nn.Linear) and layer.weight.requires_grad]
+    matrices = model.trained_matrices()
     if not matrices:
         return _adamw(trained, config)
     chosen = {id(p) for p in matrices}

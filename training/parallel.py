@@ -12,8 +12,6 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from data_generation.data.errors import FieldError
 from models.base import Model
-from models.components.st_transformer import Layer
-from models.components.vector_quantize import VectorQuantizer
 from training.runtime import Runtime
 
 
@@ -81,10 +79,9 @@ def sharded_like(tensor: Tensor, parameter: Tensor) -> Tensor:
 
 def _check_can_be_sharded(model: Model) -> None:
     """FieldError for what changes parameters in the forward pass, which only has copies of the shards."""
-    for part in model.modules():
-        if isinstance(part, VectorQuantizer) and part.codebook.requires_grad and part.dead_code_threshold > 0:
-            problem = f"codes are moved (dead_code_threshold={part.dead_code_threshold:g}), which shards do not allow"
-            raise FieldError("train.sharded", "true", problem, "leave one of the two out")
+    if model.dead_code_threshold > 0:
+        problem = f"codes are moved (dead_code_threshold={model.dead_code_threshold:g}), which shards do not allow"
+        raise FieldError("train.sharded", "true", problem, "leave one of the two out")
 
 
 def _sharded(model: Model, runtime: Runtime) -> Model:
@@ -92,8 +89,7 @@ def _sharded(model: Model, runtime: Runtime) -> Model:
     mesh = init_device_mesh(runtime.device.type, (runtime.num_processes,))
     # Frozen parts are called in other ways than by their forward pass; they stay whole.
     frozen = {parameter for parameter in model.parameters() if not parameter.requires_grad}
-    for part in model.modules():
-        if isinstance(part, Layer) and any(parameter.requires_grad for parameter in part.parameters()):
-            fully_shard(part, mesh=mesh)
+    for layer in model.trained_layers():
+        fully_shard(layer, mesh=mesh)
     fully_shard(model, mesh=mesh, ignored_params=frozen)
     return model
