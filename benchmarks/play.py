@@ -38,9 +38,9 @@ from models.genie_redux import GenieRedux
 from models.streaming import StreamState
 from play.batching import Simulator
 from play.config import PlayConfig
-from play.game import psnr as frame_psnr
 from play.game import recorded_game
 from play.loading import SHIPPED_LEVEL, load_playable
+from play.session import image_psnr
 from play.starts import Start
 from training.measures.counterfactuals import recorded_connector
 from training.metrics import psnr_per_frame
@@ -274,7 +274,7 @@ def film(args: argparse.Namespace) -> None:
         for name, frames in (("game", real), ("model", made))
     ]
     write_gif(Path(args.film) / "play_film.gif", animation(videos, scale=3), PlayConfig().fps)
-    print("PSNR", numbers([frame_psnr(made[t], real[t]) for t in SHOWN if t < len(real)]))
+    print("PSNR", numbers([image_psnr(made[t], real[t]) for t in SHOWN if t < len(real)]))
 
 
 def film_row(frames: Tensor) -> np.ndarray:

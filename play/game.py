@@ -3,8 +3,6 @@
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
 from data_generation.config import ConnectorConfig
 from data_generation.data.errors import UNSET, FieldError, UserError
 from data_generation.data.number_ranges import NumberRanges
@@ -101,9 +99,3 @@ def level_starts(config: ModelConfig, instances: Sequence[int] = ()) -> list[Sta
         return starts
     finally:
         env.close()
-
-
-def psnr(frame: np.ndarray, other: np.ndarray) -> float:
-    """Peak signal-to-noise ratio in dB of two uint8 frames; 100 for equal ones."""
-    error = float(np.mean((frame.astype(np.float32) - other) ** 2))
-    return min(100.0, 10 * np.log10(255**2 / error)) if error else 100.0

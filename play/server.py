@@ -287,6 +287,7 @@ class _Pace:
 def frame_message(session: PlaySession, milliseconds: float, frame: np.ndarray) -> bytes:
     """What is shown now: a header, and the pixels (RGB) of the model's `frame`, of the game's, and the entropy map."""
     moment = session.moment
+    psnr = moment.psnr
     parts = {"model": _rgb(frame)}
     if moment.real is not None:
         parts["game"] = _rgb(moment.real)
@@ -303,7 +304,7 @@ def frame_message(session: PlaySession, milliseconds: float, frame: np.ndarray) 
         "has_game": session.has_game,
         "can_follow": len(session.start.following) > session.time,
         "label": session.start.label,
-        "psnr": None if moment.psnr is None else round(moment.psnr, 2),
+        "psnr": None if psnr is None else round(psnr, 2),
         "ms": round(milliseconds, 2),
     }
     return packed(header, *parts.values())

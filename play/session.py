@@ -7,16 +7,19 @@ from threading import Thread
 from typing import Any
 
 import numpy as np
+import torch
 
 from data_generation.data.errors import UserError
 from data_generation.data.media import scale_image
 from data_generation.generator.faults import EnvironmentFault
 from play.batching import KnownFrame, Simulated
-from play.game import RealGame, psnr
+from play.game import RealGame
 from play.playground import Playground
 from play.starts import PlayedState, Start, picture_start
 from play.static_shape_step import RolloutState
 from play.step_queue import StepQueue
+from training.clips import frames_to_float
+from training.metrics import psnr_per_frame
 
 _SCALE = 4
 _MAX_RECORDED = 600
@@ -40,7 +43,7 @@ class PlayMoment:
     @property
     def psnr(self) -> float | None:
         """Of the model's frame against the game's."""
-        return None if self.real is None else psnr(self.frame, self.real)
+        return None if self.real is None else image_psnr(self.frame, self.real)
 
 
 class PlaySession:
@@ -299,3 +302,9 @@ def _image(moment: PlayMoment, both: bool) -> np.ndarray:
 def scaled_images(images: list[np.ndarray]) -> Iterator[np.ndarray]:
     """Images as they are recorded."""
     return (scale_image(image, _SCALE) for image in images)
+
+
+def image_psnr(image: np.ndarray, other: np.ndarray) -> float:
+    """PSNR in dB of two images (C, H, W) uint8."""
+    first, second = (frames_to_float(torch.tensor(frame))[None, None] for frame in (image, other))
+    return float(psnr_per_frame(first, second))

@@ -10,8 +10,9 @@ pytest.importorskip("starlette", reason="the page's libraries are not installed"
 from data_generation.config import ConnectorConfig
 from data_generation.generator.faults import EnvironmentFault
 from data_generation.generator.levels import Level, Transition
-from play.game import RealGame, psnr
+from play.game import RealGame
 from play.playground import LoadedGame
+from play.session import image_psnr
 from play.starts import PlayedState, Start
 from tests.generator_helpers import CountingConnector
 from tests.play_helpers import SOCKET, WebPlayer, play_config, serving
@@ -62,7 +63,7 @@ def player(tmp_path, monkeypatch):
 def shown(answer) -> int:
     header, parts = answer
     frame, real = (np.frombuffer(parts[name], np.uint8) for name in ("model", "game"))
-    assert header["psnr"] == pytest.approx(psnr(frame, real), abs=0.01)
+    assert header["psnr"] == pytest.approx(image_psnr(frame.reshape(3, 1, -1), real.reshape(3, 1, -1)), abs=0.01)
     assert len(set(real.tolist())) == 1
     return int(real[0])
 
