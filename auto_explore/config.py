@@ -19,9 +19,11 @@ from data_generation.data.fields import (
     PathText,
     Positive,
     PositiveFraction,
+    Precision,
     Range,
     Seed,
     Trackers,
+    WandbMode,
 )
 from training.config import EpisodicBonusConfig
 
@@ -31,7 +33,7 @@ class CommonConfig:
     name: FolderName = "auto_explore"  # the run's folder is <root_dpath>/<NNN>_<name>
     epochs: Count = 600
     device: str = "auto"  # auto | cpu | gpu | cuda | mps
-    precision: Annotated[str, OneOf("auto", "fp32", "bf16")] = "auto"  # of the world model and of the updates
+    precision: Precision = "auto"  # of the world model and of the updates
     num_processes: NumProcesses = 1  # each with environments, replay and device of its own; gradients are averaged
     process_timeout: Minutes = 30.0  # minutes that one of several processes waits for another, or may stand still
     root_dpath: PathText = "checkpoints/auto_explore"
@@ -150,7 +152,7 @@ class EvaluationConfig:
 
 @dataclass
 class WandbConfig:
-    mode: Annotated[str, OneOf("auto", "online", "offline", "disabled")] = "auto"
+    mode: WandbMode = "auto"
     project: str = "auto_explore"
     name: str | None = None  # null = the run's folder
     dpath: PathText | None = None

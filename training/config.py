@@ -26,9 +26,11 @@ from data_generation.data.fields import (
     PathText,
     Positive,
     PositiveFraction,
+    Precision,
     Range,
     Seed,
     Trackers,
+    WandbMode,
 )
 from models.config import ModelConfig, SampleSettings
 
@@ -72,7 +74,7 @@ class TrainConfig:
     train_decoder_only: bool = False  # tokenizer only: learn to draw better what the codes say, token ids stay
     fid_num_samples: CountOrZero = 0  # of them, clips for FID; 0 = no FID
     trackers: Trackers = field(default_factory=lambda: ["wandb"])  # wandb (as wandb_mode says), tensorboard
-    wandb_mode: Annotated[str, OneOf("auto", "online", "offline", "disabled")] = "auto"
+    wandb_mode: WandbMode = "auto"
     wandb_project: str = "genie_redux"
     wandb_name: FolderName | None = None  # also the run's folder name; None = the preset's name
     wandb_dpath: PathText | None = None
@@ -144,7 +146,7 @@ class GenieReduxConfig(ModelConfig):
     super_resolution_fpath: ModelPath | None = None
     seed: Seed = 0
     device: str = "auto"  # auto | cpu | cuda | cuda:k | mps
-    precision: Annotated[str, OneOf("auto", "fp32", "bf16")] = "auto"
+    precision: Precision = "auto"
     compile: bool = False
     data: DataConfig = field(default_factory=DataConfig)
     train: TrainConfig = field(default_factory=TrainConfig)

@@ -165,6 +165,8 @@ ModelFolder = Annotated[str, OnHub("model")]
 DatasetName = Annotated[str, OnHub("dataset", below="dataset_root_dpath")]
 TextOrTexts = Annotated[Any, _Text()]
 ImageSize = Annotated[Any, _ImageSize()]
+Precision = Annotated[str, OneOf("auto", "fp32", "bf16")]
+WandbMode = Annotated[str, OneOf("auto", "online", "offline", "disabled")]
 # What gets the metrics of a run besides its folder.
 Trackers = Annotated[list[Annotated[str, OneOf("wandb", "tensorboard")]], Items(0, 2)]
 # Keyword arguments. A dictionary's type would refuse names that its default has not.

@@ -19,14 +19,15 @@ from data_generation.data.fields import (
     NumFrames,
     NumProcesses,
     NumSteps,
-    OneOf,
     PathText,
     Positive,
     PositiveFraction,
+    Precision,
     Range,
     Seed,
     Size,
     Trackers,
+    WandbMode,
 )
 from training.config import EpisodicBonusConfig
 
@@ -36,7 +37,7 @@ class RunConfig:
     name: FolderName = "agent57"  # the run's folder is <root_dpath>/<NNN>_<name>
     epochs: Count = 5000
     device: str = "auto"  # auto | cpu | gpu | cuda | cuda:<index> | mps
-    precision: Annotated[str, OneOf("auto", "fp32", "bf16")] = "auto"  # of the learner
+    precision: Precision = "auto"  # of the learner
     root_dpath: PathText = "checkpoints/agent57"
     seed: Seed = 0
     resume: bool = False  # resume a run exactly where it stopped
@@ -163,7 +164,7 @@ class TestingConfig:
 
 @dataclass
 class Agent57WandbConfig:
-    mode: Annotated[str, OneOf("auto", "online", "offline", "disabled")] = "auto"
+    mode: WandbMode = "auto"
     project: str = "agent57"
     name: str | None = None  # null = the run's folder
     dpath: PathText | None = None
