@@ -90,7 +90,7 @@ class LamConfig(TransformerConfig):
     dead_code_threshold: NotNegative = 0.0  # as the tokenizer's
     vq_loss_weight: NotNegative = 1.0
     reconstruction_weight: NotNegative = 1.0
-    # Draw the change and add it to the frame before; the published decoder draws the whole frame.
+    # Predict the residual to the previous frame; the published decoder predicts the whole frame.
     predict_change: bool = False
     # Divide each transition's error by its own change plus this share of the batch's mean change, so that a walking
     # character counts as much as a scrolling scene. None = the plain error, as published.
@@ -144,11 +144,11 @@ class DynamicsConfig(TransformerConfig):
     # Guided only: append the action's vector to each token, which doubles the width of the transformer, or add it.
     action_conditioning: Annotated[str, OneOf("concatenate", "add")] = "concatenate"
     sample_temperature: NotNegative = 1.0
-    # What a drawn frame leaves in the history, where frames are drawn one by one: its likeliest tokens, or the
-    # expectation of their embeddings, which keeps what the model is unsure of (docs/results/recipe.md).
+    # How a predicted frame enters the history when frames are predicted one at a time: as its likeliest tokens, or as
+    # the expectation of their embeddings, which keeps what the model is unsure of (docs/results/recipe.md).
     history_tokens: Annotated[str, OneOf("likeliest", "expected")] = "likeliest"
     mask_schedule: str = "cosine"  # cosine | uniform | pow<x> | log | exp
-    # Which tokens of several new frames are settled first: the most certain, or by place, or one frame after the other.
+    # Order in which tokens are unmasked: most confident first, a fixed Halton order over positions, or frame by frame.
     unmask_order: Annotated[str, OneOf("confidence", "halton", "frames")] = "confidence"
 
 
@@ -202,10 +202,10 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class SampleSettings:
-    """How a world model draws new frames: all at once (`one_go`) or `dream_length` at a time (`autoregressive`)."""
+    """How a world model samples new frames: all at once (`one_go`) or `dream_length` at a time (`autoregressive`)."""
 
     method: str = "one_go"
-    # MaskGIT rounds for each draw of frames.
+    # MaskGIT rounds per group of frames.
     inference_steps: int = 25
     dream_length: int = 2
     # None = dynamics.sample_temperature.

@@ -152,7 +152,7 @@ class Tokenizer(Model):
         return Output(loss, logs)
 
     def training_fault(self) -> str:
-        """A codebook that has collapsed: nearly all of the frames are drawn with few codes."""
+        """A codebook that has collapsed: nearly all of the frames are encoded with few codes."""
         share = self.code_ages.used_share(COLLAPSE_STEPS)
         if self.decoder_only or share >= COLLAPSE_SHARE:
             return ""

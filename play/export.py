@@ -59,7 +59,7 @@ class ExportConfig:
         None  # frames of history; null = as many as the model takes
     )
     precision: Annotated[str, OneOf(*PRECISIONS)] = "float32"  # of the weights
-    # 0 takes the likeliest tokens, as play in Python does; above 0 they are drawn.
+    # 0 takes the likeliest tokens, as play in Python does; above 0 they are sampled.
     temperature: NotNegative = 0.0
     fps: Annotated[float, Range(1, 120)] = 15.0  # frames per second on the page; real time is 60 / frame skip
     idle_action: str = ""  # what is done while no key is held; "" = NOOP or UP if there is one, else the world waits
@@ -189,7 +189,7 @@ def write_starts(
 
 
 def _first(cfg: ExportConfig, starts: Sequence[dict[str, Any]]) -> int:
-    """The start that the page opens with: of the model that comes with the code, the level that it draws best."""
+    """The start that the page opens with: of the model that comes with the code, the level that it predicts best."""
     labels = [start["label"] for start in starts]
     is_best = [cfg.model_fpath is None and label.endswith(f", level {SHIPPED_LEVEL}") for label in labels]
     return is_best.index(True) if any(is_best) else 0

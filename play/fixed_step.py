@@ -26,7 +26,7 @@ from models.genie_redux import GenieRedux
 from models.streaming import num_kept
 
 SHIPPED_DPATH = Path(__file__).resolve().parent.parent / "weights" / "guided"
-# On which that model draws the hero longest (docs/results/play.md).
+# The level on which that model keeps the character longest (docs/results/play.md).
 SHIPPED_LEVEL = 5
 PREDICT = -1  # in place of the ids of a known frame
 
@@ -136,7 +136,7 @@ class StepResult(NamedTuple):
 class FixedStep(nn.Module):
     """The step of a world model whose weights no longer change.
 
-    `window`: frames of history; None = what the model takes. `temperature` > 0 draws the tokens with noise that is
+    `window`: frames of history; None = what the model takes. `temperature` > 0 samples the tokens with noise that is
     given; 0 takes the likeliest ones, as `GenieRedux.step` does.
     There are no MaskGIT rounds, since a single next frame does not depend on masked tokens (models/streaming.py).
     """
@@ -145,7 +145,7 @@ class FixedStep(nn.Module):
         super().__init__()
         self.model = model.eval()
         self.temperature = temperature
-        # Tokens that are drawn at random are not the model's expectation.
+        # Tokens that are sampled are not the model's expectation.
         self.has_surplus = model.dynamics.config.history_tokens == "expected" and temperature == 0
         tokenizer, dynamics = model.tokenizer, model.dynamics
         self.grid = tokenizer.grid

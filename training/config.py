@@ -69,7 +69,7 @@ class TrainConfig:
     n_total_samples: CountOrZero = 64  # validation clips that are reconstructed or continued (PSNR, SSIM, FID); 0 = all
     fine_tune: bool = False  # only from trained weights (model_fpath): refuse to start from nothing
     use_decoder_loss: bool = False
-    train_decoder_only: bool = False  # tokenizer only: learn to draw better what the codes say, token ids stay
+    train_decoder_only: bool = False  # tokenizer only: train only the decoder; token ids stay the same
     fid_num_samples: CountOrZero = 0  # of them, clips for FID; 0 = no FID
     trackers: Trackers = field(default_factory=lambda: ["wandb"])  # wandb (as wandb_mode says), tensorboard
     wandb_mode: Annotated[str, OneOf("auto", "online", "offline", "disabled")] = "auto"
@@ -110,7 +110,7 @@ class EvalConfig:
     num_frames: NumFrames = 16
     sample_num_frames: NumFrames = 10
     num_first_frames: NumFrames = 2  # prime frames; of validation in training too
-    dream_length: NumFrames = SampleSettings.dream_length  # autoregressive: frames drawn at a time
+    dream_length: NumFrames = SampleSettings.dream_length  # autoregressive: frames predicted at a time
     delta_psnr_horizon: NumFrames = 4
     seq_step: Count = 16
     eval_control: bool = True  # also measure controllability (delta PSNR)

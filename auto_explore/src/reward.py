@@ -187,7 +187,7 @@ class FrameErrorReward(Reward):
         return error
 
     def _expected(self, inputs: RewardInputs) -> Tensor:
-        """The frame (B, C, H, W) in [0, 1] that the world model draws for the last step."""
+        """The frame (B, C, H, W) in [0, 1] that the world model predicts for the last step."""
         model = self.context.world_model
         assert model is not None
         with self.context.autocast():

@@ -2,8 +2,8 @@
 
 python -m benchmarks.quality.expected_tokens <model-N.pt …> --dataset retro_act_v0.0.0_one_level_seen
 
-A drawn frame enters the history as the likeliest tokens: where the hero may be at one of several places, he is at none
-of them, and the next frame cannot know. With `dynamics.history_tokens=expected` each token enters as the expectation of
+A predicted frame enters the history as the likeliest tokens: where the character may be at one of several places, it is
+at none of them, and the next frame cannot know. With `dynamics.history_tokens=expected` each token enters as the expectation of
 its embedding under the model's distribution p; here p is raised to an exponent: 1 is that setting, 0 stands for the
 likeliest token, and larger ones for sharper distributions. The frame that is shown is always that of the likeliest
 tokens.

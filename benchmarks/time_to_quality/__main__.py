@@ -31,7 +31,7 @@ from data_generation.data.files import write_atomically
 
 DATA = ALL_DATA["one_level"]
 DATASET = DATA.dataset_name(f"{DATA.name}_seen")
-# As the original draws frames.
+# As the original samples frames.
 _LIKELIEST = "dynamics.history_tokens=likeliest"
 METHODS = {
     "autoregressive": ("eval.inference_method=autoregressive", "eval.dream_length=1", _LIKELIEST),

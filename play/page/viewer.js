@@ -101,7 +101,7 @@ async function showEpisode(out, set, k, i) {
   out.scrollIntoView();
 }
 
-// Runs that are ticked are drawn in the same plots.
+// Runs that are ticked share the same plots.
 async function showRuns() {
   const runs = await look("runs");
   const out = element("div");
