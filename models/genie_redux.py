@@ -1,4 +1,4 @@
-"""The world models: GenieRedux-G (given actions) and GenieRedux (latent actions). arXiv 2409.06445, 2504.02515."""
+"""The world models: GenieRedux-G (recorded actions) and GenieRedux (latent actions). arXiv 2409.06445, 2504.02515."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -149,7 +149,7 @@ class GenieRedux(Model):
     def _continued(
         self, ids: Tensor, action_input: Tensor, generator: torch.Generator | None, share: BatchShare
     ) -> tuple[Tensor, Tensor | None]:
-        """Token ids (B, T, h, w) of which a share `history.continued` of the clips is predicted by the model, as in play.
+        """Token ids (B, T, h, w) of which the model predicts a share `history.continued` of the clips, as in play.
 
         Such a clip keeps its first 1 to T-1 frames. Targets stay the recorded ones, so that it learns to return.
         Also the ids' surplus (B, T, h, w, D), 0 where they are kept (`history_surplus`).
@@ -203,7 +203,7 @@ class GenieRedux(Model):
     def infer_actions(self, video: Tensor) -> Tensor:
         """Latent action ids (B, T-1) of frames (B, T, C, H, W); unguided models only."""
         if self.lam is None:
-            raise ValueError("this model takes true actions: it has no latent action model to infer them with")
+            raise ValueError("a guided model takes recorded actions: it has no latent action model to infer them with")
         return self.lam.infer_actions(video)
 
     def driving_actions(self, video: Tensor, actions: Tensor) -> Tensor:

@@ -68,8 +68,8 @@ class RolloutConfig:
 class WorldModelEnv(gym.Env[np.ndarray, Any]):
     """One rollout at a time. Observations (C, H, W) uint8, actions are the model's, guided or latent.
 
-    `reset(options={"start": Start(…)})` starts from given frames, otherwise `starts` draws some. A step's info holds
-    `entropy`: the mean entropy of the new frame's tokens, as a share of the greatest.
+    `reset(options={"start": Start(…)})` starts from frames of your own, otherwise `starts` draws some. A step's info
+    holds `entropy`: the mean entropy of the new frame's tokens, as a share of the greatest.
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": RENDER_FPS}  # noqa: RUF012 (Gymnasium's interface)

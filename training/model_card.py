@@ -20,7 +20,7 @@ _ABOUT = {
     "super_resolution": ("Enlarges the frames of a game.", "play.super_resolution_fpath"),
     "genie_redux": ("A world model with latent actions: it continues a game's frames.", "play.model_fpath"),
 }
-_GUIDED = ("A world model: it continues a game's frames under given actions.", "play.model_fpath")
+_GUIDED = ("A world model: it continues a game's frames, conditioned on actions.", "play.model_fpath")
 # Pictures of an evaluation that a card shows, where they are there.
 _PICTURES = ("film-000.gif", "clip-000.gif", "strips.png", "psnr_per_frame.png")
 # What `write_card` writes.

@@ -79,7 +79,7 @@ def evaluate(root: Path, model: Path, target: Path, method: tuple[str, ...]) -> 
 
 def table(results: list[Result]) -> str:
     """The results as Markdown."""
-    head = ("code", "steps", "TFLOP", "processor s", "method", *MEASURES.values(), "tokenizer alone", "still picture")
+    head = ("code", "steps", "TFLOP", "processor s", "method", *MEASURES.values(), "tokenizer alone", "copy-last")
     lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
     for result in results:
         steps = " + ".join(str(cost["steps"]) for cost in result["costs"].values())
@@ -120,7 +120,7 @@ def plot(results: list[Result], path: Path) -> None:
         axis.set_title(f"{MEASURES[name]} [dB]", fontsize=9)
         axis.grid(alpha=0.3)
     still = results[0]["autoregressive"]["copy_last_pooled_psnr"]
-    axes[0].axhline(still, color="grey", linestyle=":", label="still picture")
+    axes[0].axhline(still, color="grey", linestyle=":", label="copy-last baseline")
     axes[0].legend()
     figure.tight_layout()
     figure.savefig(path, dpi=110)
