@@ -54,7 +54,7 @@ def make_dataset(root: Path, num_environments: int, num_episodes: int, steps: in
 
 
 def _write_episode(env_dpath: Path, number: int, steps: int) -> Path:
-    """A striped picture that scrolls."""
+    """A striped image that scrolls."""
     rng = np.random.default_rng(number)
     picture = np.repeat(rng.integers(0, 256, (3, 8, 16), np.uint8), 8, axis=1).repeat(8, axis=2)
     path = episode_path(env_dpath, 0, 0)

@@ -1,4 +1,4 @@
-"""A picture of what super-resolution adds: recorded frames, what the model is given, interpolation, and the model.
+"""An image of what super-resolution adds: recorded frames, what the model is given, interpolation, and the model.
 
 python -m benchmarks.super_resolution <model-N.pt> <dataset of large frames> --to comparison.png
 """

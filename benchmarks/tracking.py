@@ -3,8 +3,8 @@
     python -m benchmarks.tracking [--levels 12] [--steps 500]
 
 Each level is played once, with uniformly random actions on even levels and with long ones (repeated with probability
-0.9) on odd ones, the ways in which a hero stays at the start or gets far. A character counts as lost when the tracker
-says so (the episode would end there), and as missed where it is more than half its height away.
+0.9) on odd ones, the ways in which a character stays at the start or gets far. A character counts as lost when the
+tracker says so (the episode would end there), and as missed where it is more than half its height away.
 """
 
 import argparse

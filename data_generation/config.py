@@ -88,7 +88,7 @@ class ConnectorConfig:
     rom_dpath: PathText | None = None
     start_level: CountOrZero = 0  # coinrun, procgen: instance k is level start_level + k
     distribution_mode: Annotated[str, OneOf("easy", "hard")] = "hard"  # coinrun, procgen
-    paint_vel_info: bool = False  # coinrun: show the hero's speed as two grey squares in the corner of the image
+    paint_vel_info: bool = False  # coinrun: show the character's speed as two grey squares in the corner of the image
     agent: AgentConfig = field(default_factory=AgentConfig)
     generator_config: GeneratorConfig = field(default_factory=GeneratorConfig)
 

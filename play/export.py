@@ -181,7 +181,7 @@ def _trained_on(config: ModelConfig) -> str:
 def write_starts(
     cfg: ExportConfig, loaded: LoadedModel[GenieRedux], step: FixedStep, folder: Path
 ) -> list[dict[str, Any]]:
-    """The starts of the page: token ids and actions of an episode's frames, and a picture of the last of them."""
+    """The starts of the page: token ids and actions of an episode's frames, and an image of the last of them."""
     (folder / "starts").mkdir()
     num_prime = min(cfg.num_prime, step.window)
     starts = _level_starts(cfg, loaded.config) if not cfg.dataset_dpath else _episode_starts(cfg, loaded, num_prime)
@@ -237,7 +237,7 @@ def _write_start(start: Start, model: GenieRedux, picture: Path) -> dict[str, An
     video = torch.from_numpy(start.frames)[None].float() / 255
     is_given = model.takes_actions or len(start.actions) == 0
     actions = start.actions if is_given else model.infer_actions(video)[0]
-    # The picture shows what the model starts from: the last frame through its tokens.
+    # The image shows what the model starts from: the last frame through its tokens.
     shown = to_pixels(model.tokenizer.reconstruct(video)[0, -1:].numpy())[0]
     write_png(picture, enlarge(shown, 1))
     ids = model.tokenizer.encode(video)[0].flatten(1)

@@ -1,9 +1,9 @@
 """The step that play makes: one more frame of each of several rollouts, with tensors whose shapes never change.
 
 So rollouts with histories of any length are stepped in one pass, each step takes the same time, and the step can be
-written as an ONNX file. It equals `GenieRedux.step` (models/streaming.py): when a history is full, its newer half
-becomes the whole of it, as if play had started there. Here that half is not read anew when it is needed: a second
-history, the successor, is kept beside the first one, and takes its frames one by one as they come.
+written as an ONNX file. It equals `GenieRedux.step` (models/streaming.py): when a history is full, its older half
+is dropped, as if play had started with the other. The KV cache of the remaining half is not recomputed at that moment:
+a second cache, the successor, is filled frame by frame next to the first.
 """
 
 import os

@@ -214,7 +214,7 @@ class PlaySession:
         elif self._ground.game is None:
             raise UserError(f"no game here: {self._ground.no_game}")
         elif self.start.game is None:
-            raise UserError("the game has no state that looks like a picture: start from an episode or a level")
+            raise UserError("the game has no state that looks like an image: start from an episode or a level")
         else:
             self._game = self._game or RealGame(self._ground.game.connector)
             await self._follow_with_game()

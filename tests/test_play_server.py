@@ -128,7 +128,7 @@ def test_a_picture_is_a_start(tmp_path):
         Image.new("RGBA", (300, 200), (200, 10, 10, 255)).save(file, "PNG")
         socket.send_bytes(file.getvalue())
         header, parts = player.receive()
-        assert header["label"] == "a picture"
+        assert header["label"] == "an image"
         assert pixels(parts["model"])[:, 8, 8].tolist() == [200, 10, 10]
         assert player.ask(do="step", action=1)[0]["time"] == 1
 

@@ -109,7 +109,7 @@ function startAnew() {
   if (state.start) begin(state.start);
   else if (state.hello.environments.length && !state.hello.begins_at_level) startEpisode();
   else if (state.hello.levels.length) startLevel();
-  else tell("Give a picture to start from.");
+  else tell("Give an image to start from.");
 }
 
 function begin(message) {

@@ -48,7 +48,7 @@ function colour(names, name) {
   return COLOURS[names.indexOf(name) % COLOURS.length];
 }
 
-// Lines of [x, y] pairs by name, in one picture with the range of both axes.
+// Lines of [x, y] pairs by name, in one plot with the range of both axes.
 function plot(title, lines) {
   const [width, height, margin] = [320, 170, 22];
   const canvas = element("canvas", [], { width, height });
