@@ -33,7 +33,7 @@ class CommonConfig:
     device: str = "auto"  # auto | cpu | gpu | cuda | mps
     precision: Annotated[str, OneOf("auto", "fp32", "bf16")] = "auto"  # of the world model and of the updates
     num_processes: NumProcesses = 1  # each with environments, replay and device of its own; gradients are averaged
-    process_timeout: Minutes = 30.0  # minutes that one of several processes waits for another, or may stand still
+    process_timeout: Minutes = 30.0  # minutes a process may wait for another, or make no progress, before the run ends
     root_dpath: PathText = "checkpoints/auto_explore"
     seed: Seed = 0
     resume: bool = False  # resume a run exactly where it stopped

@@ -1,11 +1,11 @@
-"""Speed and memory of the models at a given size, next to the same models computed plainly and the floor.
+"""Speed and memory of the models at a given size, next to the same models computed plainly and the roofline.
 
     python -m benchmarks.models                      # default sizes, fp32 and bf16: takes an hour on two cores
     python -m benchmarks.models --size demo --precision bf16 --only guided_train streaming
     python -m benchmarks.models --only tokenizer_train --checkpointing selective --variants ours
 
 Each case and variant runs in a process of its own, one after the other, so that its peak memory is its own. `plain`
-computes the same numbers with the same weights in the published way (benchmarks/models_plain.py). The floor is the
+computes the same numbers with the same weights in the published way (benchmarks/models_plain.py). The roofline is the
 case's floating-point operations (without any that are done twice) divided by the rate of a matrix product of the
 model's shape, measured in the same process before and after.
 """
@@ -184,7 +184,7 @@ def main() -> None:
         print(json.dumps(measure(args)))
         return
     print(
-        f"{'case':22} {'':5} {'plain s':>8} {'ours s':>8} {'ratio':>7} {'TFLOP':>8} {'TF/s':>6} {'floor s':>8} "
+        f"{'case':22} {'':5} {'plain s':>8} {'ours s':>8} {'ratio':>7} {'TFLOP':>8} {'TF/s':>6} {'roof s':>8} "
         f"{'x flr':>6} {'GB':>6} {'GB':>6} {'kept GB':>13} {'of tensors':>13}"
     )
     for name in args.only:

@@ -66,7 +66,7 @@ class ConnectorConfig:
     game: TextOrTexts = "all"
     image_size: ImageSize = 64  # pixels: one number, or [height, width]
     n_skip_frames: Count = 4  # emulator frames for which an action is held
-    # Record each pixel's maximum over the last two emulator frames: against sprites that are drawn in every second one.
+    # Max-pool over the last two emulator frames (DQN preprocessing), against flickering sprites.
     max_last_frames: bool = False
     n_skip_start_frames: CountOrZero = 0  # emulator frames without buttons before the first recorded frame
     # Names of the actions, in index order; each connector says which it knows. "+" holds buttons together; [] means all

@@ -68,7 +68,8 @@ class TokenizerConfig(TransformerConfig):
     codebook_size: Annotated[int, Range(2, 2**24)] = 1024
     codebook_dim: Size = 32
     commitment_weight: NotNegative = 0.25
-    # Codes drawn less often than this share of the mean are moved to badly fitted vectors of the batch; 0 = never.
+    # Dead-code reset: codes used less than this fraction of the mean usage are re-initialised to poorly quantised
+    # encoder outputs of the batch; 0 = off.
     dead_code_threshold: NotNegative = 0.0
     vq_loss_weight: NotNegative = 1.0
     recons_loss_weight: NotNegative = 1.0
@@ -96,14 +97,15 @@ class LamConfig(TransformerConfig):
     # character counts as much as a scrolling scene. None = the plain error, as published.
     change_floor: Positive | None = None
     # Which code is a transition's action: the encoder's, as published, or the one of all that predicts it best, without
-    # an encoder (after ILPO, Edwards et al. 2019, arXiv 1805.07914); training decodes them in about equal shares.
+    # an encoder (after ILPO, Edwards et al. 2019, arXiv 1805.07914). Training gives every code about an equal share of
+    # a batch by Sinkhorn's algorithm (as SwAV, Caron et al. 2020, arXiv 2006.09882).
     assignment: Annotated[str, OneOf("encoder", "best")] = "encoder"
     frozen: bool = False  # genie_redux only: stays as lam_fpath brings it instead of training on with the dynamics
 
 
 @dataclass
 class HistoryConfig:
-    """What a training clip's history looks like and where the loss counts; by default as published.
+    """What a training clip's history looks like and which tokens the loss is computed on; by default as published.
 
     Play conditions on complete frames, which the published masking never trains (docs/results/recipe.md).
     """
@@ -113,8 +115,10 @@ class HistoryConfig:
     prefix_min_mask_rate: FractionBelow1 = 0.2  # mask rate of these later frames: uniform in [this, 1)
     loss_at: Annotated[str, OneOf("masked", "all")] = "masked"  # tokens whose prediction is trained
     changed_weight: Positive = 1.0  # weight of tokens that change from one frame to the next
-    corruption: Fraction = 0.0  # largest share of random tokens in a clip's last frame
-    continued: Fraction = 0.0  # share of training clips that the model continues itself: what is drawn is its history
+    # Random token replacement in the history (noise augmentation, as in GameNGen): largest rate, in the last frame.
+    corruption: Fraction = 0.0
+    # Fraction of training clips whose history is the model's own prediction (scheduled sampling, Bengio et al. 2015).
+    continued: Fraction = 0.0
 
 
 @dataclass

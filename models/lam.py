@@ -74,7 +74,7 @@ class LatentActionModel(Model):
                 nn.init.zeros_(parameter)
 
     def infer(self, video: Tensor, generator: torch.Generator | None = None) -> LatentActions:
-        """Latent actions between the frames (B, T, C, H, W); `generator` is for codes that training moves."""
+        """Latent actions between the frames (B, T, C, H, W); `generator` is for the dead-code reset."""
         bias = self.position_bias(self.grid, self.grid)
         if self.config.assignment == "best":
             # What came before says much of what comes next: with it, a code would matter less the longer the clip.

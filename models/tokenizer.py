@@ -118,7 +118,7 @@ class Tokenizer(Model):
     def _quantize(self, video: Tensor, bias: Tensor, generator: torch.Generator | None) -> Quantized:
         if not self.decoder_only:
             return self.quantizer(self._encoded(video, bias), generator)
-        # Without a gradient, and without moving codes.
+        # Without a gradient, and without dead-code reset.
         ids = self.encode(video)
         return Quantized(self.quantizer.decode(ids), ids, torch.zeros((), device=video.device))
 

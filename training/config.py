@@ -46,8 +46,9 @@ class TrainConfig:
     dataset_root_dpath: PathText = "data_generation/datasets"
     dataset_name: DatasetName = ""
     num_processes: NumProcesses = 1
-    process_timeout: Minutes = 30.0  # minutes that one of several processes waits for another, or may stand still
-    sharded: bool = False  # several processes share out parameters and optimiser state (FSDP2), else each has all (DDP)
+    process_timeout: Minutes = 30.0  # minutes a process may wait for another, or make no progress, before the run ends
+    # Shard parameters and optimiser state over the processes (FSDP2); false = replicate them (DDP).
+    sharded: bool = False
     batch_size: Count = 4  # clips per process and micro-step
     grad_accum: Count = 1
     num_train_steps: NumSteps = 150_000
@@ -128,7 +129,7 @@ class EvalConfig:
     n_data_workers: NumWorkers = 0  # processes that read clips; 0 = the main process reads
     data_worker_seconds: Positive = 600.0  # the run ends when they have given no batch for so long
     num_processes: NumProcesses = 1
-    process_timeout: Minutes = 30.0  # minutes that one of several processes waits for another, or may stand still
+    process_timeout: Minutes = 30.0  # minutes a process may wait for another, or make no progress, before the run ends
     # A file; None = torch's hub cache, downloaded if need be; "none" = no FID. Of validation in training too.
     fid_weights: PathText | None = None
 

@@ -83,7 +83,8 @@ def _check_can_be_sharded(model: Model) -> None:
     """FieldError for what changes parameters in the forward pass, which only has copies of the shards."""
     for part in model.modules():
         if isinstance(part, VectorQuantizer) and part.codebook.requires_grad and part.dead_code_threshold > 0:
-            problem = f"codes are moved (dead_code_threshold={part.dead_code_threshold:g}), which shards do not allow"
+            threshold = f"dead_code_threshold={part.dead_code_threshold:g}"
+            problem = f"{threshold} resets dead codes, which is not supported with sharded parameters"
             raise FieldError("train.sharded", "true", problem, "leave one of the two out")
 
 

@@ -4,7 +4,7 @@
 
 The checkout is one of the public fork timoklein/GenieRedux; its code needs `pip install beartype` and runs in
 processes of its own (`original_code.py`). Both sides train a tokenizer and a guided world model of the demo's sizes on
-the demo's dataset, a quarter of the operations for the tokenizer. Every budget is a run of its own, with a learning
+the demo's dataset, a quarter of the FLOPs for the tokenizer. Every budget is a run of its own, with a learning
 rate that falls over it. This project's evaluation judges both on the same held-out clips. Processor seconds are those
 of the whole training commands, with one thread.
 """
@@ -132,7 +132,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--original", type=Path, required=True, help="checkout of the original's code")
     parser.add_argument("--root", type=Path, default=Path("outputs/time_to_quality"), help="where everything is kept")
-    parser.add_argument("--original-tflop", nargs="+", type=float, default=[10, 40], help="operations of its budgets")
+    parser.add_argument("--original-tflop", nargs="+", type=float, default=[10, 40], help="FLOPs of its budgets")
     parser.add_argument("--minutes", nargs="+", type=float, default=[1, 2, 3, 10], help="as in benchmarks.quality")
     parser.add_argument("--published-minutes", nargs="*", type=float, default=[], help="of this project's code, too")
     parser.add_argument("--seed", type=int, default=0)

@@ -95,7 +95,7 @@ def _facts(view: RunView) -> Iterator[tuple[str, str]]:
         yield "throughput", f"{short(view.frames_per_second)} frames/s"
     if (share := view.product_share) is not None:
         rate = short(facts["matmul_rate"] / 1e9)
-        yield "share of a matrix product's rate", f"{share:.1%} of {rate} GFLOP/s in one process"
+        yield "FLOP utilisation", f"{share:.1%} of {rate} GFLOP/s, the measured matmul peak of one process"
     memory = facts.get("peak_memory_gb")
     for name, value in memory.items() if isinstance(memory, dict) else ():
         yield f"peak memory of the {name}", f"{as_text(value)} GB"
