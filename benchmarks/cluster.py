@@ -42,7 +42,7 @@ class ClusterMachine:
 
     name: str
     gpus: int
-    # Of one GPU (or of the processor), in large products, and the share of it that a step reaches.
+    # Of one GPU (or of the CPU), in large products, and the share of it that a step reaches.
     product_rate: float
     share: float
     # Of one GPU to another in the machine, and of one machine to another: bytes per second.
@@ -151,7 +151,7 @@ def _all_reduce(rank: int, num_processes: int, size: int, folder: str) -> None:
 
 
 def clip_rate(dataset: Path, seconds: float) -> float:
-    """Clips per second of the processor that one core reads, in random order."""
+    """Clips per CPU-second that one core reads, in random order."""
     batches = iterate_epochs(make_loader(ClipDataset(dataset, "all", NUM_FRAMES), batch_size=16))
     next(batches)
     count, start, processor = 0, time.perf_counter(), time.process_time()

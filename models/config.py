@@ -158,7 +158,7 @@ class DynamicsConfig(TransformerConfig):
 
 @dataclass
 class SuperResolutionConfig:
-    """U-Net that enlarges single frames. Its sizes: Dhariwal and Nichol 2021 (arXiv 2105.05233), 64 → 256 pixels."""
+    """U-Net that upsamples single frames. Its sizes: Dhariwal and Nichol 2021 (arXiv 2105.05233), 64 → 256 pixels."""
 
     image_size: Pixels = 256  # of the frames that it makes
     scale: Annotated[int, Range(2, 64)] = 4  # how many times larger they are than those that it is given

@@ -189,7 +189,7 @@ class Server:
         return await self._shown(session, began)
 
     async def _shown(self, session: PlaySession, began: float) -> bytes:
-        """The frame of now, enlarged if there is a model for it; `began`: when the server began to make it."""
+        """The frame of now, upsampled if there is a model for it; `began`: when the server began to make it."""
         frame = session.moment.frame
         if self.ground.enlarger is not None:
             frame = await self.queue.call(self.ground.enlarge, frame)

@@ -215,7 +215,7 @@ def test_a_super_resolution_model_enlarges_what_is_shown_and_nothing_else(tmp_pa
         simulator = Simulator(server.ground.model)
         (made,) = simulator.step([simulator.start(episode_start(server.ground.environments[0], 1, 3, 4))], [1])
         assert np.array_equal(pixels(parts["model"], 32), server.ground.enlarge(made.frame))
-    with pytest.raises(UserError, match=r"^super_resolution_fpath=.*enlarges nothing"):
+    with pytest.raises(UserError, match=r"^super_resolution_fpath=.*upsamples nothing"):
         Playground(replace(plain, super_resolution_fpath=plain.model_fpath))
 
 

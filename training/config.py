@@ -141,7 +141,7 @@ class GenieReduxConfig(ModelConfig):
     tokenizer_fpath: ModelPath | None = None
     lam_fpath: ModelPath | None = None  # genie_redux only: start with this LAM, of config=lam or of another genie_redux
     model_fpath: ModelPath | None = None
-    # eval only: a super_resolution model, which enlarges what the model makes.
+    # eval only: a super_resolution model, which upsamples what the model makes.
     super_resolution_fpath: ModelPath | None = None
     seed: Seed = 0
     device: str = "auto"  # auto | cpu | cuda | cuda:k | mps

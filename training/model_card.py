@@ -17,7 +17,7 @@ CARD_FNAME = "README.md"
 _ABOUT = {
     "tokenizer": ("A video tokenizer: clips to discrete tokens and back.", "tokenizer_fpath"),
     "lam": ("A latent action model: which of a few actions lies between two frames.", "lam_fpath"),
-    "super_resolution": ("Enlarges the frames of a game.", "play.super_resolution_fpath"),
+    "super_resolution": ("Super-resolution of a game's frames.", "play.super_resolution_fpath"),
     "genie_redux": ("A world model with latent actions: it continues a game's frames.", "play.model_fpath"),
 }
 _GUIDED = ("A world model: it continues a game's frames, conditioned on actions.", "play.model_fpath")

@@ -23,7 +23,7 @@ _CURVES = {
     "random_actions_": "random actions",
     "copy_last_": "copy-last baseline",
     "tokenizer_": "tokenizer alone",
-    "enlarged_": "enlarged",
+    "enlarged_": "super-resolution",
     "bicubic_": "bicubic interpolation",
 }
 _CONTROL_CURVES = {

@@ -38,7 +38,7 @@ class Agent57Info:
     mean_return: float | None = None
     # As in `EnvironmentSpec`.
     n_skip_frames: int | None = None
-    # Of the errors of the distilled network and of squared distances, from which acting goes on.
+    # Of the errors of the distilled network and of squared distances, from which acting continues.
     errors: tuple[float, float, float] = StreamMoments().state_dict()
     distances: tuple[float, float, float] = StreamMoments().state_dict()
 

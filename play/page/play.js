@@ -172,7 +172,7 @@ function controls() {
   $("source").value = frame.source;
   $("show_game").checked = frame.has_game;
   for (const option of $("source").options) option.disabled = option.value === "recorded" && !frame.can_follow;
-  $("pause").textContent = state.isPaused ? "Go on" : "Pause";
+  $("pause").textContent = state.isPaused ? "Resume" : "Pause";
   const acting = frame.source === "keys" ? heldAction() : frame.action;
   [...$("actions").children].forEach((button, i) => button.classList.toggle("held", i === acting));
 }

@@ -97,7 +97,7 @@ class RandomDistillation(nn.Module):
 
 
 class ActionEmbedding(nn.Module):
-    """Embeddings of frames from which the action between two of them can be told (Pathak et al. 2017).
+    """Embeddings of frames from which the action between two of them can be predicted (Pathak et al. 2017).
 
     They hold what an action can change, and not what changes by itself.
     """
