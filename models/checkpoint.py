@@ -226,7 +226,7 @@ def read_checkpoint(path: Path, facts: OriginalFacts = NO_FACTS) -> dict[str, An
         content = {**check_format(content, path, FORMAT, FORMAT_VERSION, what), "fresh": []}
     check_keys(content, path, what, step=int, config=dict, model=dict)
     if content["step"] < 0 or not all(type(name) is str for name in content["model"]):
-        raise UserError(f"'{path}' is not a whole {what}: its step or a tensor's name is wrong; restore the file")
+        raise UserError(f"'{path}' is not a valid {what}: its step or a tensor's name is wrong; restore the file")
     return content
 
 

@@ -224,13 +224,13 @@ def _checked_mode(render_mode: str | None) -> str | None:
 
 def _no_action(action: Any, model: GenieRedux) -> FieldError:
     remedy = f"give whole numbers from 0 to {model.num_actions - 1}"
-    return FieldError("action", action, "is no action of the model", remedy)
+    return FieldError("action", action, "is not an action of the model", remedy)
 
 
 def _given_start(options: dict[str, Any] | None, model: GenieRedux) -> Start | None:
     """The start that a reset is given. FieldError for any other option, and for a start that the model cannot read."""
     if unknown := [name for name in options or {} if name != "start"]:
-        raise FieldError("options", unknown[0], "is no option of reset", "the only one is start")
+        raise FieldError("options", unknown[0], "is not an option of reset", "the only one is start")
     start = (options or {}).get("start")
     if start is not None:
         check_start(start, model)

@@ -203,7 +203,7 @@ def _spread(items: Sequence[T]) -> list[T]:
 def _level_starts(cfg: ExportConfig, config: ModelConfig) -> list[Start]:
     """The beginnings of levels of the game."""
     if wrong := [text for text in cfg.starts if not text.isdecimal()]:
-        raise FieldError("starts", wrong[0], "is no level of the game", "give numbers of levels, as in [0,3]")
+        raise FieldError("starts", wrong[0], "is not a level of the game", "give numbers of levels, as in [0,3]")
     return level_starts(config, [int(text) for text in cfg.starts]) if cfg.starts else _spread(level_starts(config))
 
 
@@ -211,7 +211,7 @@ def _episode_starts(cfg: ExportConfig, loaded: LoadedModel[GenieRedux], num_prim
     """Frames of recorded episodes."""
     assert cfg.dataset_dpath
     if not Path(cfg.dataset_dpath).is_dir():
-        raise MissingPathError("dataset_dpath", cfg.dataset_dpath, "is no folder", "give the folder of a dataset")
+        raise MissingPathError("dataset_dpath", cfg.dataset_dpath, "is not a folder", "give the folder of a dataset")
     environments = open_datasets(Path(cfg.dataset_dpath), loaded.model, loaded.config.action_names)
     episodes = [(environment, i) for environment in environments for i in range(environment.num_episodes)]
     for text in cfg.starts or _spread([str(row) for row in range(len(episodes))]):

@@ -268,7 +268,7 @@ class PlaySession:
     def played(self) -> PlayedState:
         """The game's state at what is shown, by the actions that lead to it. UserError where it has none."""
         if self.start.game is None or self._ground.game is None:
-            raise UserError("this is no play of the game: start from an episode or a level")
+            raise UserError("this start has no state of the game: start from an episode or a level")
         state = self.start.game
         return replace(state, played=(*state.played, *self._actions[: self.time]))
 

@@ -103,7 +103,7 @@ def read_agent57(path: Path) -> StoredAgent:
     except UserError:
         raise
     except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RuntimeError) as error:
-        problem = f"'{path}' is not a whole {WHAT} ({error!s:.100})"
+        problem = f"'{path}' is not a valid {WHAT} ({error!s:.100})"
         raise UserError(f"{problem}: restore the file") from error
     state = content.get("state") if is_own else None
     check_tensors(state, path, WHAT)
