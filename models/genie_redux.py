@@ -195,6 +195,7 @@ class GenieRedux(Model):
         return F.mse_loss(self.tokenizer.decode_codes(codes)[:, 1:].float(), video[:, 1:].float())
 
     def token_input(self, ids: Tensor) -> Tensor | None:
+        """The codes (B, T, h, w, D) of ids (B, T, h, w) for the dynamics; None without `dynamics.use_token`."""
         return self.tokenizer.quantizer.decode(ids) if self.dynamics.use_token else None
 
     # ---- sampling -----------------------------------------------------------------------------------------------
@@ -285,7 +286,10 @@ class GenieRedux(Model):
     def predict(
         self, video: Tensor, actions: Tensor, rollout: Rollout, generators: Sequence[torch.Generator]
     ) -> Prediction:
-        """The clips' prime frames continued under the clips' own actions."""
+        """The prime frames of clips (B, T, C, H, W) in [0, 1], continued under the clips' own actions (B, T-1).
+
+        `generators`: one for each clip.
+        """
         video, actions = video[:, : rollout.length], actions[:, : rollout.length - 1]
         return self.continue_clips(video, self.driving_actions(video, actions), rollout, generators)
 

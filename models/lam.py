@@ -112,7 +112,7 @@ class LatentActionModel(Model):
         return self.decode(latent.context, vectors)
 
     def loss(self, video: Tensor, latent: LatentActions) -> Output:
-        """vq_loss_weight * vq + reconstruction_weight * error of the predicted frames.
+        """vq_loss_weight * vq + reconstruction_weight * error of the predicted frames, of video (B, T, C, H, W).
 
         With `assignment` best there is no vq loss, and what is decoded are the best codes in about equal shares.
         """

@@ -92,7 +92,10 @@ class WorldModelEnv(gym.Env[np.ndarray, Any]):
         self._num_steps = 0
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict]:
-        """Begin an episode; its first observation is the start's last frame."""
+        """Begin an episode; its first observation (C, H, W) uint8 is the start's last frame.
+
+        FieldError for an option other than `start`, and for a start that the model cannot read.
+        """
         given = _given_start(options, self._simulator.model)
         super().reset(seed=seed)
         start = given or self._starts(self.np_random)
@@ -100,7 +103,7 @@ class WorldModelEnv(gym.Env[np.ndarray, Any]):
         return self._frame, {"label": start.label}
 
     def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        """Stream a frame."""
+        """Stream a frame (C, H, W) uint8. ResetNeeded before the first reset, FieldError for an unknown action."""
         if self._state is None:
             raise gym.error.ResetNeeded(_RESET_FIRST)
         if not self.action_space.contains(action):
@@ -175,7 +178,11 @@ class WorldModelVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         return self._simulator.start(start)
 
     def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
-        """Stream a frame of each rollout; of one that has ended, the first frame of its next episode."""
+        """Stream a frame of each rollout (B, C, H, W) uint8 under actions (B,).
+
+        Of a rollout that has ended, it is the first frame of its next episode. ResetNeeded before the first reset,
+        FieldError for actions of another shape and for unknown ones.
+        """
         if not self._states:
             raise gym.error.ResetNeeded(_RESET_FIRST)
         actions = np.asarray(actions)

@@ -104,6 +104,6 @@ def level_starts(config: ModelConfig, instances: Sequence[int] = ()) -> list[Sta
 
 
 def psnr(frame: np.ndarray, other: np.ndarray) -> float:
-    """Peak signal-to-noise ratio in dB of two uint8 frames; 100 for equal ones."""
+    """Peak signal-to-noise ratio in dB of two uint8 frames of one shape; 100 for equal ones."""
     error = float(np.mean((frame.astype(np.float32) - other) ** 2))
     return min(100.0, 10 * np.log10(255**2 / error)) if error else 100.0
