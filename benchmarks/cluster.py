@@ -5,7 +5,8 @@
 
 Counted: a step's operations and the bytes that its backward pass needs. Measured: the rate of a matrix product, the
 time of an all-reduce between --processes processes, clips per second that one core reads, and bytes per second to the
-disk. What binds is the longest of computing, communication and reading; communication overlaps with the backward pass.
+disk. The bottleneck is the longest of computing, communication and reading; communication overlaps with the backward
+pass.
 """
 
 import argparse
@@ -205,8 +206,8 @@ def main() -> None:
     parser.add_argument("--root", type=Path, default=Path("outputs/benchmarks"))
     arguments = parser.parse_args()
     machine = H100 if arguments.paper else measured(arguments)
-    print(f"\n{machine.name}; milliseconds of a step, whichever is longest binds; clips/s of all GPUs; s to save")
-    print(f"{'step':18} {'GPUs':>4} {'':6} {'compute':>9} {'communic.':>9} {'read':>9} {'binds':>12} {'clips/s':>9} "
+    print(f"\n{machine.name}; milliseconds of a step, the longest is the bottleneck; clips/s of all GPUs; s to save")
+    print(f"{'step':18} {'GPUs':>4} {'':6} {'compute':>9} {'communic.':>9} {'read':>9} {'bottleneck':>12} {'clips/s':>9} "
           f"{'GB':>6} {'save':>6}")  # fmt: skip
     for name in arguments.only:
         step = counted_step(name, arguments.size)
