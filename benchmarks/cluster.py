@@ -206,8 +206,8 @@ def main() -> None:
     parser.add_argument("--root", type=Path, default=Path("outputs/benchmarks"))
     arguments = parser.parse_args()
     machine = H100 if arguments.paper else measured(arguments)
-    print(f"\n{machine.name}; milliseconds of a step, the longest is the bottleneck; clips/s of all GPUs; s to save")
-    print(f"{'step':18} {'GPUs':>4} {'':6} {'compute':>9} {'communic.':>9} {'read':>9} {'bottleneck':>12} {'clips/s':>9} "
+    print(f"\n{machine.name}; ms of a step (the longest is the bottleneck); clips/s of all GPUs; s to save")
+    print(f"{'step':18} {'GPUs':>4} {'':6} {'compute':>9} {'communic.':>9} {'read':>9} {'longest':>12} {'clips/s':>9} "
           f"{'GB':>6} {'save':>6}")  # fmt: skip
     for name in arguments.only:
         step = counted_step(name, arguments.size)
