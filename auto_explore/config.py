@@ -35,7 +35,7 @@ class CommonConfig:
     device: str = "auto"  # auto | cpu | gpu | cuda | mps
     precision: Precision = "auto"  # of the world model and of the updates
     num_processes: NumProcesses = 1  # each with environments, replay and device of its own; gradients are averaged
-    process_timeout: Minutes = 30.0  # minutes that one of several processes waits for another, or may stand still
+    process_timeout: Minutes = 30.0  # minutes a process may wait for another, or make no progress, before the run ends
     root_dpath: PathText = "checkpoints/auto_explore"
     seed: Seed = 0
     resume: bool = False  # resume a run exactly where it stopped
@@ -116,13 +116,13 @@ class CollectionConfig:
 @dataclass
 class ActorCriticConfig:
     encoder: Annotated[str, OneOf("conv", "impala", "nature")] = "conv"  # conv is the paper's, nature the fastest
-    batch_num_samples: Count = 32  # clips per update and process
+    batch_num_samples: Count = 32  # sequences per update and process
     grad_acc_steps: Count = 1  # parts in which a batch is computed: less memory, the same update
     max_grad_norm: Positive = 10.0
     start_after_epochs: CountOrZero = 1  # epochs of play before the first update
     steps_per_epoch: CountOrZero = 20  # updates
-    burn_in: CountOrZero = 8  # steps before a clip that warm up the recurrent state
-    num_steps: NumFrames = 12  # steps of a clip that are learned from
+    burn_in: CountOrZero = 8  # steps before a sequence that warm up the recurrent state
+    num_steps: NumFrames = 12  # steps of a sequence that are learned from
     gamma: Fraction = 0.995
     lambda_: Fraction = 0.95
     entropy_weight: NotNegative = 0.01
@@ -139,7 +139,7 @@ class ActorCriticConfig:
 class TrainingConfig:
     should: bool = True
     learning_rate: Positive = 1e-4
-    replay_steps: NumSteps = 20_000  # newest steps that clips are drawn from, held in memory
+    replay_steps: NumSteps = 20_000  # newest steps that sequences are drawn from, held in memory
     actor_critic: ActorCriticConfig = field(default_factory=ActorCriticConfig)
 
 

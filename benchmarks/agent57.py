@@ -4,7 +4,7 @@
     python -m benchmarks.agent57 --preset full --actors 2 --repeats 3
 
 Networks have fresh weights, whose speed is that of trained ones. Seconds of the clock say what a run takes on this
-machine now, seconds of the processor (of this process; emulators are in others) what it costs on an idle one.
+machine now, CPU-seconds (of this process; emulators are in others) what it costs on an idle one.
 """
 
 import argparse
@@ -61,7 +61,7 @@ def actors_case(config: Agent57Config, num_envs: int, num_steps: int) -> None:
         finally:
             actors.close()
     shares = ", ".join(f"{name} {seconds / clock:.0%}" for name, seconds in played.seconds.items())
-    rates = f"{played.num_steps / clock:7.0f} steps/s  {played.num_steps / processor:7.0f} per processor second"
+    rates = f"{played.num_steps / clock:7.0f} steps/s  {played.num_steps / processor:7.0f} per CPU-second"
     print(f"{num_envs:3} actors  {rates}  ({shares})", flush=True)
 
 
@@ -93,7 +93,7 @@ def learner_case(config: Agent57TrainingConfig, amp_dtype: torch.dtype | None, r
     clock, processor = _seconds(update, time.perf_counter, repeats), _seconds(update, time.process_time, repeats)
     size = f"{config.learner.batch_size} × {config.replay.burn_in} + {config.replay.sequence} steps"
     precision = "float32" if amp_dtype is None else "bf16"
-    print(f"update of {size}, {precision}: {clock:.2f} s, {processor:.2f} processor seconds", flush=True)
+    print(f"update of {size}, {precision}: {clock:.2f} s, {processor:.2f} CPU-seconds", flush=True)
 
 
 def _seconds(run: Callable[[], None], clock: Callable[[], float], repeats: int) -> float:

@@ -4,7 +4,7 @@
     python -m benchmarks.agent57_learning --auto-explore <checkpoint> …        # next to AutoExplore's agents, too
 
 Every agent plays the same four levels in as many episodes, the trained ones without random actions of the generator's.
-Written into <root>: table.md (return, and how far the hero got, in pixels; mean over seeds and their range) and
+Written into <root>: table.md (return, and how far the character got, in pixels; mean over seeds and their range) and
 plot.png (returns while they learn, by environment steps).
 """
 

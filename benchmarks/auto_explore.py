@@ -4,7 +4,7 @@
     python -m benchmarks.auto_explore --size demo --only collect
     python -m benchmarks.auto_explore --size default --precision bf16 --only reward --batches 1 4
 
-World models have fresh weights, whose speed is that of trained ones. The floor of a reward is its floating-point
+World models have fresh weights, whose speed is that of trained ones. The roofline of a reward is its floating-point
 operations divided by the rate of a matrix product of the model's shape, measured in the same process just before.
 "plain" is the straightforward way: one step at a time, all five frames encoded, the logits of all frames.
 """
@@ -130,7 +130,7 @@ def reward_case(size: str, precision: str, batches: list[int], repeats: int) -> 
             f"reward {size} {precision} {name}",
             f"{1 / seconds:8.3f} steps/s",
             f"product {rate / 1e12:.3f} TFLOP/s",
-            f"{seconds * rate / flops:.2f} × the floor",
+            f"{seconds * rate / flops:.2f} × the roofline",
         )
 
 

@@ -5,7 +5,8 @@
 
 Counted: a step's operations and the bytes that its backward pass needs. Measured: the rate of a matrix product, the
 time of an all-reduce between --processes processes, clips per second that one core reads, and bytes per second to the
-disk. What binds is the longest of computing, communication and reading; communication overlaps with the backward pass.
+disk. The bottleneck is the longest of computing, communication and reading; communication overlaps with the backward
+pass.
 """
 
 import argparse
@@ -42,7 +43,7 @@ class ClusterMachine:
 
     name: str
     gpus: int
-    # Of one GPU (or of the processor), in large products, and the share of it that a step reaches.
+    # Of one GPU (or of the CPU), in large products, and the share of it that a step reaches.
     product_rate: float
     share: float
     # Of one GPU to another in the machine, and of one machine to another: bytes per second.
@@ -151,7 +152,7 @@ def _all_reduce(rank: int, num_processes: int, size: int, folder: str) -> None:
 
 
 def clip_rate(dataset: Path, seconds: float) -> float:
-    """Clips per second of the processor that one core reads, in random order."""
+    """Clips per CPU-second that one core reads, in random order."""
     batches = iterate_epochs(make_loader(ClipDataset(dataset, "all", NUM_FRAMES), batch_size=16))
     next(batches)
     count, start, processor = 0, time.perf_counter(), time.process_time()
@@ -205,8 +206,8 @@ def main() -> None:
     parser.add_argument("--root", type=Path, default=Path("outputs/benchmarks"))
     arguments = parser.parse_args()
     machine = H100 if arguments.paper else measured(arguments)
-    print(f"\n{machine.name}; milliseconds of a step, whichever is longest binds; clips/s of all GPUs; s to save")
-    print(f"{'step':18} {'GPUs':>4} {'':6} {'compute':>9} {'communic.':>9} {'read':>9} {'binds':>12} {'clips/s':>9} "
+    print(f"\n{machine.name}; ms of a step (the longest is the bottleneck); clips/s of all GPUs; s to save")
+    print(f"{'step':18} {'GPUs':>4} {'':6} {'compute':>9} {'communic.':>9} {'read':>9} {'longest':>12} {'clips/s':>9} "
           f"{'GB':>6} {'save':>6}")  # fmt: skip
     for name in arguments.only:
         step = counted_step(name, arguments.size)

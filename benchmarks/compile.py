@@ -5,7 +5,7 @@
 
 Eager and compiled steps alternate in one process, each with its own model. The first compiled step is taken with an
 empty folder of compiled code, then by a second process with the folder that the first one has left. Peak memory is
-that of one process for each. Where other work shares the cores: OMP_NUM_THREADS=1, and --processor-time.
+that of one process for each. Where other work shares the cores: OMP_NUM_THREADS=1, and --cpu-time.
 """
 
 import argparse
@@ -38,7 +38,7 @@ def seconds(run: Callable[[], object], clock: Callable[[], float]) -> float:
 def measure(args: argparse.Namespace) -> dict[str, float]:
     """First step, median step of each kind, and peak memory, in this process."""
     keep_freed_memory()
-    clock = processor_seconds if args.processor_time else time.perf_counter
+    clock = processor_seconds if args.cpu_time else time.perf_counter
     autocast = torch.autocast("cpu", torch.bfloat16, enabled=args.precision == "bf16")
     eager = Variant(False, autocast, DTYPES[args.precision], num_frames=args.frames)
     variants = {"eager": eager, "compiled": replace(eager, compiled=True)}
@@ -61,7 +61,7 @@ def measured(name: str, kinds: list[str], repeats: int, folder: str, args: argpa
     """`measure` in a new process, with compiled code in `folder`."""
     command = [sys.executable, "-m", "benchmarks.compile", "--child", "--only", name, "--kinds", *kinds]
     command += ["--size", args.size, "--precision", args.precision, "--repeats", str(repeats)]
-    command += ["--frames", str(args.frames)] + ["--processor-time"] * args.processor_time
+    command += ["--frames", str(args.frames)] + ["--cpu-time"] * args.cpu_time
     command += ["--batch", str(args.batch)] if args.batch else []
     environment = {"GOMP_SPINCOUNT": "2000"} | os.environ | {VARIABLE: folder}
     result = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
@@ -76,7 +76,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, help="clips a step, in place of the case's own")
     parser.add_argument("--frames", type=int, default=NUM_FRAMES)
     parser.add_argument("--repeats", type=int, default=3, help="steps of each kind, after the first one")
-    parser.add_argument("--processor-time", action="store_true", help="count processor seconds, of compilers as well")
+    parser.add_argument("--cpu-time", action="store_true", help="count CPU-seconds, of compilers as well")
     parser.add_argument("--kinds", nargs="+", default=["eager", "compiled"], help=argparse.SUPPRESS)
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()

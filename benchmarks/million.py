@@ -54,7 +54,7 @@ def make_dataset(root: Path, num_environments: int, num_episodes: int, steps: in
 
 
 def _write_episode(env_dpath: Path, number: int, steps: int) -> Path:
-    """A striped picture that scrolls."""
+    """A striped image that scrolls."""
     rng = np.random.default_rng(number)
     picture = np.repeat(rng.integers(0, 256, (3, 8, 16), np.uint8), 8, axis=1).repeat(8, axis=2)
     path = episode_path(env_dpath, 0, 0)
@@ -73,18 +73,18 @@ def _make_old(path: Path) -> None:
 
 
 def measured(what: str, action: Callable[[], Any]) -> Any:
-    """Call and print seconds by the clock and of the processor, and how much more memory is held then."""
+    """Call and print seconds by the clock and CPU-seconds, and how much more memory is held then."""
     process = psutil.Process()
     before, clock, processor = process.memory_info().rss, time.perf_counter(), time.process_time()
     result = action()
     seconds, own = time.perf_counter() - clock, time.process_time() - processor
     grown = (process.memory_info().rss - before) / 1e6
-    print(f"{what:58} {seconds:7.1f} s {own:7.1f} processor s {grown:8.0f} MB more", flush=True)
+    print(f"{what:58} {seconds:7.1f} s {own:7.1f} CPU s {grown:8.0f} MB more", flush=True)
     return result
 
 
 def rate(clips: ClipDataset, seconds: float) -> tuple[float, float]:
-    """Random clips of 16 frames per second by the clock, and per second of the processor, in batches of 16."""
+    """Random clips of 16 frames per second by the clock, and per CPU-second, in batches of 16."""
     batches = iterate_epochs(make_loader(clips, batch_size=16))
     next(batches)
     count, clock, processor = 0, time.perf_counter(), time.process_time()
@@ -116,7 +116,7 @@ def main() -> None:
     measured("fingerprint of all, for a run's record", clips.digest)
     for name, dataset in (("10 environments", few), ("all", clips)):
         by_clock, by_processor = rate(dataset, arguments.seconds)
-        print(f"random clips of {name:20} {by_clock:8.0f} clips/s {by_processor:8.0f} clips per processor s")
+        print(f"random clips of {name:20} {by_clock:8.0f} clips/s {by_processor:8.0f} clips per CPU-second")
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""Speed and memory of the models at a given size, next to the same models computed plainly and the floor.
+"""Speed and memory of the models at a given size, next to the same models computed plainly and the roofline.
 
     python -m benchmarks.models                      # default sizes, fp32 and bf16: takes an hour on two cores
     python -m benchmarks.models --size demo --precision bf16 --only guided_train streaming
     python -m benchmarks.models --only tokenizer_train --checkpointing selective --variants ours
 
 Each case and variant runs in a process of its own, one after the other, so that its peak memory is its own. `plain`
-computes the same numbers with the same weights in the published way (benchmarks/models_plain.py). The floor is the
+computes the same numbers with the same weights in the published way (benchmarks/models_plain.py). The roofline is the
 case's floating-point operations (without any that are done twice) divided by the rate of a matrix product of the
 model's shape, measured in the same process before and after.
 """
@@ -110,7 +110,7 @@ def measure(args: argparse.Namespace) -> dict[str, float]:
     config, dtype = sized(args.size), DTYPES[precision]
     for part in (config.tokenizer, config.lam, config.dynamics):
         part.gradient_checkpointing = "none" if plain else args.checkpointing or part.gradient_checkpointing
-    clock = time.process_time if args.processor_time else time.perf_counter
+    clock = time.process_time if args.cpu_time else time.perf_counter
     variant = Variant(plain, torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"), dtype, clock)
     rates = matmul_rates(dtype, config.tokenizer.dim, clock)
     case = make_case(name, config, variant)
@@ -132,7 +132,7 @@ def measured(name: str, precision: str, variant: str, args: argparse.Namespace) 
     repeats = 0 if args.quick and name in TRAINED else args.repeats
     command = [sys.executable, "-m", "benchmarks.models", "--child", "--only", name, "--precision", precision]
     command += ["--variants", variant, "--size", args.size, "--repeats", str(repeats)]
-    command += ["--processor-time"] * args.processor_time
+    command += ["--cpu-time"] * args.cpu_time
     command += ["--checkpointing", args.checkpointing] if args.checkpointing else []
     result = subprocess.run(command, capture_output=True, text=True, env={"GOMP_SPINCOUNT": "2000"} | os.environ)
     if result.returncode:
@@ -173,9 +173,9 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=1, help="after one that warms up")
     parser.add_argument("--quick", action="store_true", help="training steps without one that warms up")
     parser.add_argument(
-        "--processor-time",
+        "--cpu-time",
         action="store_true",
-        help="count this process's processor seconds, where others use the machine too (with OMP_NUM_THREADS=1)",
+        help="count this process's CPU-seconds, where others use the machine too (with OMP_NUM_THREADS=1)",
     )
     parser.add_argument("--checkpointing", choices=CHECKPOINTING, help="in place of the default")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
@@ -184,7 +184,7 @@ def main() -> None:
         print(json.dumps(measure(args)))
         return
     print(
-        f"{'case':22} {'':5} {'plain s':>8} {'ours s':>8} {'ratio':>7} {'TFLOP':>8} {'TF/s':>6} {'floor s':>8} "
+        f"{'case':22} {'':5} {'plain s':>8} {'ours s':>8} {'ratio':>7} {'TFLOP':>8} {'TF/s':>6} {'roof s':>8} "
         f"{'x flr':>6} {'GB':>6} {'GB':>6} {'kept GB':>13} {'of tensors':>13}"
     )
     for name in args.only:

@@ -96,8 +96,10 @@ def plain_sample(
     rounds: int | None = None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> PlainSample:
-    """What `GenieRedux.sample` draws, by a model from `make_plain`. `rounds`: end after so many of each chunk's rounds,
-    to measure what one costs."""
+    """What `GenieRedux.sample` generates, by a model from `make_plain`.
+
+    `rounds`: end after so many of each chunk's rounds, to measure what one costs.
+    """
     ids = model.tokenizer.encode(prime_frames)
     num_prime, seconds = ids.shape[1], 0.0
     length = num_frames if settings.method == "one_go" else settings.dream_length

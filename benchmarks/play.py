@@ -1,4 +1,4 @@
-"""How fast the page's server plays with several visitors, and how long a streamed picture stays one of the game.
+"""How fast the page's server plays with several visitors, and how long a rollout stays close to the game.
 
     python -m benchmarks.play speed --model <model-N.pt>
     python -m benchmarks.play quality --model <model-N.pt> --dataset data_generation/datasets/<dataset>
@@ -6,7 +6,7 @@
 
 speed: each visitor asks for the next frame as soon as it has one; then, with --pace 15, fifteen times a second.
 quality: rollouts of 200 frames from the start of the game's level under random keys, each held for five frames on
-average, next to the game under the same keys; for each way of making room in a full history. PSNR flatters a picture
+average, next to the game under the same keys; for each way of making room in a full history. PSNR favours a rollout
 that stands still: look at the frames, too (--film).
 film: 100 frames of the page's step from the start of a level, under the keys of `--keys`, next to the game, as a GIF.
 """
@@ -49,7 +49,7 @@ ROOT_DPATH = Path(__file__).resolve().parent.parent
 # Frames whose values are printed.
 SHOWN = (1, 10, 30, 60, 100, 150, 200)
 
-# Of the film: 100 frames.
+# Of the rollout video: 100 frames.
 KEYS = ["RIGHT:20", "ACTION_JUMP:5", "RIGHT:15", "LEFT:20", "ACTION_JUMP:5", "LEFT:5", "RIGHT:30"]
 # Steps that fill the history before anything is measured.
 FILLING = 20
@@ -139,7 +139,7 @@ Room = Callable[[GenieRedux, StreamState], StreamState]
 
 
 def drop_frame(first: int) -> Room:
-    """Forget the frame after the `first` ones, without computing anything anew."""
+    """Forget the frame after the `first` ones, without computing anything again."""
 
     def drop(cache: Cache) -> Cache:
         return Cache(cache.num_frames - 1, [_without(layer, first) for layer in cache.layers])
@@ -163,7 +163,7 @@ def _without(layer: LayerCache, frame: int) -> LayerCache:
 
 
 def read_again(share: float, anchors: int = 0) -> Room:
-    """Keep a share of the newest frames, and the first ones as anchors, and compute the caches of these anew."""
+    """Keep a share of the newest frames, and the first ones as anchors, and compute the KV caches of these again."""
 
     def make_room(model: GenieRedux, state: StreamState) -> StreamState:
         newest = min(max(1, int(share * state.window)), state.window - 1 - anchors)

@@ -29,7 +29,7 @@ WEIGHTS_DPATH = Path(__file__).resolve().parent.parent / "weights"
 ABOUT = {
     "tokenizer": "frames to tokens and back, to train world models on",
     "guided": "a world model that is played by the game's actions; what `python run.py play` plays",
-    "whole_levels": "the same game from the start of its levels to their gates; loses its hero sooner",
+    "whole_levels": "the same game from the start of its levels to their gates; loses its character sooner",
     "latent": "a world model that is played by actions that it found itself",
 }
 AGENT = "agent57"
@@ -109,8 +109,8 @@ def overview(weights: Path) -> Iterator[str]:
     yield from ("# Weights that come with the code", "")
     yield "Small models of Cinderfoot, the free game in `external/platformer/`, trained on CPUs; where a card says so,"
     yield "for some minutes on a GPU. `python run.py play` plays `guided`. Each folder has a card that says how it was"
-    yield "made and what was measured; written by `python -m benchmarks.ship`. How long the picture of `guided` stays"
-    yield "that of the game is among [the results](../docs/results/play.md#the-weights-that-come-with-the-code)."
+    yield "made and what was measured; written by `python -m benchmarks.ship`. How long rollouts of `guided` stay"
+    yield "close to the game is among [the results](../docs/results/play.md#the-weights-that-come-with-the-code)."
     yield ""
     yield from ("| folder | what it is | training steps | levels | MB |", "| --- | --- | --: | --- | --: |")
     for name, about in ABOUT.items():

@@ -1,4 +1,4 @@
-"""A picture of what super-resolution adds: recorded frames, what the model is given, interpolation, and the model.
+"""An image of what super-resolution adds: recorded frames, what the model is given, interpolation, and the model.
 
 python -m benchmarks.super_resolution <model-N.pt> <dataset of large frames> --to comparison.png
 """
@@ -20,7 +20,7 @@ from training.metrics import evenly_spaced
 
 @torch.no_grad()
 def comparison(model: SuperResolution, dataset: ClipDataset, count: int) -> np.ndarray:
-    """An image (H, W, 3) uint8: a row for each of `count` frames; recorded, small, bicubic, enlarged."""
+    """An image (H, W, 3) uint8: a row for each of `count` frames; recorded, small, bicubic, upsampled."""
     chosen = [int(index) for index in evenly_spaced(len(dataset), count)]
     video = frames_to_float(dataset.read(chosen).frames)
     small = model.shrink(video)

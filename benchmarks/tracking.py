@@ -3,8 +3,8 @@
     python -m benchmarks.tracking [--levels 12] [--steps 500]
 
 Each level is played once, with uniformly random actions on even levels and with long ones (repeated with probability
-0.9) on odd ones, the ways in which a hero stays at the start or gets far. A character counts as lost when the tracker
-says so (the episode would end there), and as missed where it is more than half its height away.
+0.9) on odd ones, the ways in which a character stays at the start or gets far. A character counts as lost when the
+tracker says so (the episode would end there), and as missed where it is more than half its height away.
 """
 
 import argparse
@@ -51,7 +51,7 @@ def main() -> None:
     print(f"{len(runs)} episodes, {len(errors)} steps: lost in {sum(run[1] for run in runs)}")
     print(f"error in pixels: mean {errors.mean():.1f}, median {np.median(errors):.1f}, largest {errors.max():.0f}")
     print(f"missed (more than {_HALF_HEIGHT} pixels away): {(errors > _HALF_HEIGHT).mean():.2%} of the steps")
-    print(f"{1000 * float(np.median([run[2] for run in runs])):.2f} ms of processor time per recorded frame, tracked")
+    print(f"{1000 * float(np.median([run[2] for run in runs])):.2f} ms of CPU time per recorded frame, tracked")
 
 
 if __name__ == "__main__":

@@ -66,7 +66,7 @@ class ConnectorConfig:
     game: TextOrTexts = "all"
     image_size: ImageSize = 64  # pixels: one number, or [height, width]
     n_skip_frames: Count = 4  # emulator frames for which an action is held
-    # Record each pixel's maximum over the last two emulator frames: against sprites that are drawn in every second one.
+    # Max-pool over the last two emulator frames (DQN preprocessing), against flickering sprites.
     max_last_frames: bool = False
     n_skip_start_frames: CountOrZero = 0  # emulator frames without buttons before the first recorded frame
     # Names of the actions, in index order; each connector says which it knows. "+" holds buttons together; [] means all
@@ -88,7 +88,7 @@ class ConnectorConfig:
     rom_dpath: PathText | None = None
     start_level: CountOrZero = 0  # coinrun, procgen: instance k is level start_level + k
     distribution_mode: Annotated[str, OneOf("easy", "hard")] = "hard"  # coinrun, procgen
-    paint_vel_info: bool = False  # coinrun: show the hero's speed as two grey squares in the corner of the image
+    paint_vel_info: bool = False  # coinrun: show the character's speed as two grey squares in the corner of the image
     agent: AgentConfig = field(default_factory=AgentConfig)
     generator_config: GeneratorConfig = field(default_factory=GeneratorConfig)
 

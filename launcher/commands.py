@@ -65,7 +65,7 @@ _GENERATE = Command(
 _TRAIN = Command(
     name="genie_redux",
     mode="train",
-    summary="Train the tokenizer, then a world model on its tokens.",
+    summary="Train one model: first a tokenizer, then a world model on its tokens.",
     config_dpath=ROOT_DPATH / "configs",
     schema="training.config:GenieReduxConfig",
     entry="training.main:train",
@@ -86,7 +86,7 @@ _TRAIN = Command(
 _EVAL = replace(
     _TRAIN,
     mode="eval",
-    summary="Let a trained world model predict recorded episodes, or follow one action, and measure how well it does.",
+    summary="Let a trained world model predict recorded episodes, or hold one action, and measure how well it does.",
     entry="training.main:evaluate",
     examples=(
         "python run.py genie_redux eval config=genie_redux_guided_50 eval.model_fpath=<path to model-N.pt>",
@@ -121,7 +121,7 @@ _PARTS_OF_WORLD_MODELS = ("tokenizer", "lam", "dynamics")
 _SUPER_RESOLUTION = replace(
     _TRAIN,
     name="super_resolution",
-    summary="Train a U-Net that enlarges frames, from 64 to 256 pixels, on episodes that were recorded large.",
+    summary="Train a U-Net that upsamples frames from 64 to 256 pixels, on episodes recorded at 256.",
     config_dpath=ROOT_DPATH / "configs" / "super_resolution",
     examples=(
         "python run.py super_resolution train config=demo",
@@ -135,7 +135,7 @@ _SUPER_RESOLUTION = replace(
 _SUPER_RESOLUTION_EVAL = replace(
     _SUPER_RESOLUTION,
     mode="eval",
-    summary="Shrink recorded frames, enlarge them again, and compare with bicubic interpolation.",
+    summary="Downsample recorded frames, upsample them again, and compare with bicubic interpolation.",
     entry="training.main:evaluate",
     examples=("python run.py super_resolution eval config=demo eval.model_fpath=<path to model-N.pt>",),
     unread=(*_EVAL.unread, *_PARTS_OF_WORLD_MODELS),
@@ -195,7 +195,7 @@ _UNREAD_OF_VIEW = ("collection.connector.image_size", "collection.connector.roi_
 _AGENT57 = Command(
     name="agent57",
     mode="train",
-    summary="Train Agent57, which plays for the game's own reward and has no part in a world model.",
+    summary="Train Agent57, which plays for the game's own reward and is independent of any world model.",
     config_dpath=ROOT_DPATH / "external" / "agent57" / "configs",
     schema="external.agent57.config:Agent57Config",
     entry="external.agent57.main:train",

@@ -36,7 +36,7 @@ STEPS = (
         lambda: ["genie_redux", "train", "config=demo", f"tokenizer_fpath={_newest(TOKENIZER_DPATH)}"],
     ),
     DemoStep(
-        "Predict recorded play, and film 100 frames of it",
+        "Predict recorded play, with rollout videos of 100 frames",
         lambda: [
             *("genie_redux", "eval", "config=demo", f"eval.model_fpath={_newest(MODEL_DPATH)}"),
             *("eval.drift_frames=100", "eval.n_drift_clips=8"),

@@ -68,7 +68,7 @@ def run_checks(checks: dict[str, Callable[[], Finding]], seconds: float) -> Iter
     def answer(name: str) -> None:
         try:
             answers[name].put(checks[name]())
-        except Exception as error:  # of any kind: the others go on
+        except Exception as error:  # of any kind: the others are still checked
             answers[name].put(Finding("note", f"cannot be checked ({type(error).__name__}: {one_line(error):.100})"))
 
     for name in checks:

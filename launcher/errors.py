@@ -179,7 +179,7 @@ QUIET_LOGGERS = ("matplotlib",)
 
 
 class ConsoleHandler(logging.StreamHandler):
-    """Log lines on standard output; a run goes on when nobody reads them any more."""
+    """Log lines on standard output; a run continues when nobody reads them any more."""
 
     def handleError(self, record: logging.LogRecord) -> None:
         if not silence_lost_stdout():
@@ -187,7 +187,7 @@ class ConsoleHandler(logging.StreamHandler):
 
 
 class RecordHandler(logging.FileHandler):
-    """Log lines in Hydra's record; a run goes on when they cannot be written, and says so once."""
+    """Log lines in Hydra's record; a run continues when they cannot be written, and says so once."""
 
     is_lost = False
 

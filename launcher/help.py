@@ -68,7 +68,7 @@ def command_help(session: "Session", overrides: Sequence[str]) -> str:
         comment = _first_comment(folder / "config" / f"{preset}.yaml" for folder in session.config_dpaths)
         lines.append(f"  {preset:<{width}}  {comment}".rstrip())
     for group, title in _GROUPS.items():
-        if session.choices(group):
+        if command.reads(group) and session.choices(group):
             lines.append(f"{title} ({group}=…): {', '.join(session.choices(group))}")
     under = f", with their values under config={choices['config']}" if presets else ""
     lines += ["", f"Keys{under}:"]

@@ -1,4 +1,4 @@
-"""Presets that are no YAML, or that Hydra would take for ever to read: told in one line, before Hydra reads them."""
+"""Presets that are not YAML, or that Hydra would take for ever to read: told in one line, before Hydra reads them."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -25,7 +25,7 @@ def check_presets(config_dpaths: Sequence[Path], overrides: Sequence[str]) -> No
 
 
 def check_preset(path: Path) -> None:
-    """UserError if the file is no YAML, is nested too deeply, or grows beyond all bounds by its aliases."""
+    """UserError if the file is not YAML, is nested too deeply, or grows beyond all bounds by its aliases."""
     try:
         for event, size in _sizes(read_file(path, _MAX_BYTES).decode()):
             if size > _MAX_NODES:

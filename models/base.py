@@ -59,7 +59,7 @@ class Model(nn.Module, ABC):
     frozen_parts: ClassVar[tuple[str, ...]] = ()
     # Frames that a clip must have at least.
     min_frames: int = 1
-    # Whether Muon trains it better than AdamW at equal floating-point operations (docs/results/recipe.md).
+    # Whether Muon trains it better than AdamW at equal FLOPs (docs/results/recipe.md).
     suits_muon: ClassVar[bool] = False
     # Whether the decoder can be trained alone (`train_decoder_only`).
     decoder_trains_alone: ClassVar[bool] = False

@@ -200,14 +200,14 @@ def load_tokenizer(path: Path, facts: OriginalFacts = NO_FACTS) -> Tokenizer:
 
 
 def load_super_resolution(path: Path, frames: TokenizerConfig | SuperResolutionConfig) -> SuperResolution:
-    """Load a model that enlarges the frames of another one. FieldError of `path` for another kind or another size."""
+    """Load a model that upsamples the frames of another one. FieldError of `path` for another kind or another size."""
     loaded = load_model(path)
     if not isinstance(loaded.model, SuperResolution):
-        problem = f"holds a {loaded.config.model}, which enlarges nothing"
+        problem = f"holds a {loaded.config.model}, which upsamples nothing"
         raise FieldError("path", path, problem, "give the model-<step>.pt of 'python run.py super_resolution train'")
     own = (loaded.model.small_size, loaded.model.config.channels)
     if own != (frames.image_size, frames.channels):
-        problem = f"enlarges frames of {own[0]} pixels and {own[1]} channels, those of the model have"
+        problem = f"upsamples frames of {own[0]} pixels and {own[1]} channels, those of the model have"
         problem += f" {frames.image_size} and {frames.channels}"
         raise FieldError("path", path, problem, "train one with another super_resolution.image_size")
     return loaded.model
@@ -226,7 +226,7 @@ def read_checkpoint(path: Path, facts: OriginalFacts = NO_FACTS) -> dict[str, An
         content = {**check_format(content, path, FORMAT, FORMAT_VERSION, what), "fresh": []}
     check_keys(content, path, what, step=int, config=dict, model=dict)
     if content["step"] < 0 or not all(type(name) is str for name in content["model"]):
-        raise UserError(f"'{path}' is not a whole {what}: its step or a tensor's name is wrong; restore the file")
+        raise UserError(f"'{path}' is not a valid {what}: its step or a tensor's name is wrong; restore the file")
     return content
 
 

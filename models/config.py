@@ -68,7 +68,8 @@ class TokenizerConfig(TransformerConfig):
     codebook_size: Annotated[int, Range(2, 2**24)] = 1024
     codebook_dim: Size = 32
     commitment_weight: NotNegative = 0.25
-    # Codes drawn less often than this share of the mean are moved to badly fitted vectors of the batch; 0 = never.
+    # Dead-code reset: codes used less than this fraction of the mean usage are re-initialised to poorly quantised
+    # encoder outputs of the batch; 0 = off.
     dead_code_threshold: NotNegative = 0.0
     vq_loss_weight: NotNegative = 1.0
     recons_loss_weight: NotNegative = 1.0
@@ -90,20 +91,21 @@ class LamConfig(TransformerConfig):
     dead_code_threshold: NotNegative = 0.0  # as the tokenizer's
     vq_loss_weight: NotNegative = 1.0
     reconstruction_weight: NotNegative = 1.0
-    # Draw the change and add it to the frame before; the published decoder draws the whole frame.
+    # Predict the residual to the previous frame; the published decoder predicts the whole frame.
     predict_change: bool = False
     # Divide each transition's error by its own change plus this share of the batch's mean change, so that a walking
     # character counts as much as a scrolling scene. None = the plain error, as published.
     change_floor: Positive | None = None
     # Which code is a transition's action: the encoder's, as published, or the one of all that predicts it best, without
-    # an encoder (after ILPO, Edwards et al. 2019, arXiv 1805.07914); training decodes them in about equal shares.
+    # an encoder (after ILPO, Edwards et al. 2019, arXiv 1805.07914). Training gives every code about an equal share of
+    # a batch by Sinkhorn's algorithm (as SwAV, Caron et al. 2020, arXiv 2006.09882).
     assignment: Annotated[str, OneOf("encoder", "best")] = "encoder"
     frozen: bool = False  # genie_redux only: stays as lam_fpath brings it instead of training on with the dynamics
 
 
 @dataclass
 class HistoryConfig:
-    """What a training clip's history looks like and where the loss counts; by default as published.
+    """What a training clip's history looks like and which tokens the loss is computed on; by default as published.
 
     Play conditions on complete frames, which the published masking never trains (docs/results/recipe.md).
     """
@@ -113,8 +115,10 @@ class HistoryConfig:
     prefix_min_mask_rate: FractionBelow1 = 0.2  # mask rate of these later frames: uniform in [this, 1)
     loss_at: Annotated[str, OneOf("masked", "all")] = "masked"  # tokens whose prediction is trained
     changed_weight: Positive = 1.0  # weight of tokens that change from one frame to the next
-    corruption: Fraction = 0.0  # largest share of random tokens in a clip's last frame
-    continued: Fraction = 0.0  # share of training clips that the model continues itself: what is drawn is its history
+    # Random token replacement in the history (noise augmentation, as in GameNGen): largest rate, in the last frame.
+    corruption: Fraction = 0.0
+    # Fraction of training clips whose history is the model's own prediction (scheduled sampling, Bengio et al. 2015).
+    continued: Fraction = 0.0
 
 
 @dataclass
@@ -144,17 +148,17 @@ class DynamicsConfig(TransformerConfig):
     # Guided only: append the action's vector to each token, which doubles the width of the transformer, or add it.
     action_conditioning: Annotated[str, OneOf("concatenate", "add")] = "concatenate"
     sample_temperature: NotNegative = 1.0
-    # What a drawn frame leaves in the history, where frames are drawn one by one: its likeliest tokens, or the
-    # expectation of their embeddings, which keeps what the model is unsure of (docs/results/recipe.md).
+    # How a predicted frame enters the history when frames are predicted one at a time: as its likeliest tokens, or as
+    # the expectation of their embeddings, which keeps what the model is unsure of (docs/results/recipe.md).
     history_tokens: Annotated[str, OneOf("likeliest", "expected")] = "likeliest"
     mask_schedule: str = "cosine"  # cosine | uniform | pow<x> | log | exp
-    # Which tokens of several new frames are settled first: the most certain, or by place, or one frame after the other.
+    # Order in which tokens are unmasked: most confident first, a fixed Halton order over positions, or frame by frame.
     unmask_order: Annotated[str, OneOf("confidence", "halton", "frames")] = "confidence"
 
 
 @dataclass
 class SuperResolutionConfig:
-    """U-Net that enlarges single frames. Its sizes: Dhariwal and Nichol 2021 (arXiv 2105.05233), 64 → 256 pixels."""
+    """U-Net that upsamples single frames. Its sizes: Dhariwal and Nichol 2021 (arXiv 2105.05233), 64 → 256 pixels."""
 
     image_size: Pixels = 256  # of the frames that it makes
     scale: Annotated[int, Range(2, 64)] = 4  # how many times larger they are than those that it is given
@@ -202,10 +206,10 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class SampleSettings:
-    """How a world model draws new frames: all at once (`one_go`) or `dream_length` at a time (`autoregressive`)."""
+    """How a world model samples new frames: all at once (`one_go`) or `dream_length` at a time (`autoregressive`)."""
 
     method: str = "one_go"
-    # MaskGIT rounds for each draw of frames.
+    # MaskGIT rounds per group of frames.
     inference_steps: int = 25
     dream_length: int = 2
     # None = dynamics.sample_temperature.

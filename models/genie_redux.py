@@ -1,4 +1,4 @@
-"""The world models: GenieRedux-G (given actions) and GenieRedux (latent actions). arXiv 2409.06445, 2504.02515."""
+"""The world models: GenieRedux-G (recorded actions) and GenieRedux (latent actions). arXiv 2409.06445, 2504.02515."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -149,7 +149,7 @@ class GenieRedux(Model):
     def _continued(
         self, ids: Tensor, action_input: Tensor, generator: torch.Generator | None, share: BatchShare
     ) -> tuple[Tensor, Tensor | None]:
-        """Token ids (B, T, h, w) of which a share `history.continued` of the clips is drawn by the model, as in play.
+        """Token ids (B, T, h, w) of which the model predicts a share `history.continued` of the clips, as in play.
 
         Such a clip keeps its first 1 to T-1 frames. Targets stay the recorded ones, so that it learns to return.
         Also the ids' surplus (B, T, h, w, D), 0 where they are kept (`history_surplus`).
@@ -195,6 +195,7 @@ class GenieRedux(Model):
         return F.mse_loss(self.tokenizer.decode_codes(codes)[:, 1:].float(), video[:, 1:].float())
 
     def token_input(self, ids: Tensor) -> Tensor | None:
+        """The codes (B, T, h, w, D) of ids (B, T, h, w) for the dynamics; None without `dynamics.use_token`."""
         return self.tokenizer.quantizer.decode(ids) if self.dynamics.use_token else None
 
     # ---- sampling -----------------------------------------------------------------------------------------------
@@ -203,7 +204,7 @@ class GenieRedux(Model):
     def infer_actions(self, video: Tensor) -> Tensor:
         """Latent action ids (B, T-1) of frames (B, T, C, H, W); unguided models only."""
         if self.lam is None:
-            raise ValueError("this model takes true actions: it has no latent action model to infer them with")
+            raise ValueError("a guided model takes recorded actions: it has no latent action model to infer them with")
         return self.lam.infer_actions(video)
 
     def conditioning_actions(self, video: Tensor, actions: Tensor) -> Tensor:
@@ -279,13 +280,16 @@ class GenieRedux(Model):
                     logits[:, -1:], count, self._later_logits(later, cache), decode, generators
                 )
             yield Chunk(ids, chunk_logits)
-            # Tokens that are settled in rounds are not the expectation of any one distribution.
+            # Tokens that are unmasked in rounds are not the expectation of any one distribution.
             pending, surplus = ids, self.history_surplus(chunk_logits, ids) if count == 1 else None
 
     def predict(
         self, video: Tensor, actions: Tensor, rollout: Rollout, generators: Sequence[torch.Generator]
     ) -> Prediction:
-        """The clips' prime frames continued under the clips' own actions."""
+        """The prime frames of clips (B, T, C, H, W) in [0, 1], continued under the clips' own actions (B, T-1).
+
+        `generators`: one for each clip.
+        """
         video, actions = video[:, : rollout.length], actions[:, : rollout.length - 1]
         return self.continue_clips(video, self.conditioning_actions(video, actions), rollout, generators)
 
@@ -301,7 +305,7 @@ class GenieRedux(Model):
     def masked_features(self, prime_ids: Tensor, actions: Tensor, num_frames: int) -> Tensor:
         """Hidden tokens (B, N, h, w, width) for N = `num_frames` frames after prime ids (B, P, h, w), in one pass.
 
-        All tokens of the new frames are masked: what the model expects before it has settled any. actions (B, P-1+N):
+        All tokens of the new frames are masked: what the model expects before any is unmasked. actions (B, P-1+N):
         ids, latent ones for an unguided model. `dynamics.to_logits` makes the new frames' logits of it.
         """
         num_prime = prime_ids.shape[1]
@@ -364,13 +368,13 @@ class GenieRedux(Model):
     ) -> tuple[Tensor, Cache]:
         """Append frames with known ids (B, T, h, w) to `cache`: logits of the frames after them, the longer cache.
 
-        `surplus`: of frames that were drawn (`history_surplus`); None where they were recorded.
+        `surplus`: of frames that were predicted (`history_surplus`); None where they were recorded.
         """
         mask = torch.zeros_like(ids, dtype=torch.bool)
         return self.dynamics.extend(ids, mask, action_input, self.token_input(ids), cache, surplus)
 
     def history_surplus(self, logits: Tensor, ids: Tensor) -> Tensor | None:
-        """What is added to the embeddings (..., D) of drawn ids (...) in the history: logits (..., V) are of them.
+        """What is added to the embeddings (..., D) of predicted ids (...) in the history: logits (..., V) are of them.
 
         None where the history has the likeliest tokens alone (`dynamics.history_tokens`).
         """

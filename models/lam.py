@@ -74,7 +74,7 @@ class LatentActionModel(Model):
                 nn.init.zeros_(parameter)
 
     def infer(self, video: Tensor, generator: torch.Generator | None = None) -> LatentActions:
-        """Latent actions between the frames (B, T, C, H, W); `generator` is for codes that training moves."""
+        """Latent actions between the frames (B, T, C, H, W); `generator` is for the dead-code reset."""
         bias = self.position_bias(self.grid, self.grid)
         if self.config.assignment == "best":
             # What came before says much of what comes next: with it, a code would matter less the longer the clip.
@@ -112,7 +112,7 @@ class LatentActionModel(Model):
         return self.decode(latent.context, vectors)
 
     def loss(self, video: Tensor, latent: LatentActions) -> Output:
-        """vq_loss_weight * vq + reconstruction_weight * error of the predicted frames.
+        """vq_loss_weight * vq + reconstruction_weight * error of the predicted frames, of video (B, T, C, H, W).
 
         With `assignment` best there is no vq loss, and what is decoded are the best codes in about equal shares.
         """

@@ -129,7 +129,7 @@ def convert_checkpoint(path: Path, checkpoint: dict[str, Any], facts: OriginalFa
     except UserError:
         raise
     except (AttributeError, TypeError, ValueError, LookupError, ArithmeticError, RuntimeError) as error:
-        problem = f"'{path}' is not a whole GenieRedux checkpoint ({type(error).__name__}: {error!s:.100})"
+        problem = f"'{path}' is not a valid GenieRedux checkpoint ({type(error).__name__}: {error!s:.100})"
         raise UserError(f"{problem}: restore the file") from error
     if not published:
         _log_sizes(path, converted["config"])

@@ -63,8 +63,8 @@ def step(model: Streamable, state: StreamState, action_input: Tensor) -> tuple[T
     """The next frame (B, C, H, W), not clamped, under action input (B, 1, ...), and the state after it.
 
     The first frame after known ones does not depend on masked tokens (the shift): one pass gives the argmax.
-    When the history is full, its newer half becomes the whole of it, as if play had started there: every history is
-    one that training has seen, which keeps the picture alive longest (docs/results/play.md).
+    When the history is full, its older half is dropped, as if play had started with the other: every history is one
+    that training has seen, which keeps rollouts recognisable longest (docs/results/play.md).
     """
     if state.ids.shape[1] >= state.window:
         state = _newer_half(model, state)

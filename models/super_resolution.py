@@ -1,4 +1,4 @@
-"""Enlarges frames: a U-Net that adds to bicubic interpolation what is missing, in one pass.
+"""Super-resolution: a U-Net that adds to bicubic interpolation what is missing, in one pass.
 
 The U-Nets of the published 64 → 256 models are those of diffusion, which takes many passes a frame; here they are
 trained as SR3's regression (Saharia et al. 2021, arXiv 2104.07636, section 4), so that a game stays playable.
@@ -58,7 +58,7 @@ class SuperResolution(Model):
         return (small.round() / 255).unflatten(0, video.shape[:2])
 
     def bicubic(self, video: Tensor) -> Tensor:
-        """Frames (B, T, C, h, w) enlarged by interpolation alone, not clamped."""
+        """Frames (B, T, C, h, w) upsampled by interpolation alone, not clamped."""
         large = F.interpolate(video.flatten(0, 1).float(), scale_factor=self.config.scale, mode="bicubic")
         return large.unflatten(0, video.shape[:2])
 
@@ -75,7 +75,7 @@ class SuperResolution(Model):
         generator: torch.Generator | None = None,
         ids: Tensor | None = None,
     ) -> Output:
-        """Mean absolute error of enlarged frames; `video` (B, T, C, H, W) are the large ones."""
+        """Mean absolute error of upsampled frames; `video` (B, T, C, H, W) are the large ones."""
         assert video is not None
         if video.shape[-2:] != (self.config.image_size,) * 2:
             problem = f"frames are {video.shape[-1]}x{video.shape[-2]}"
@@ -97,7 +97,7 @@ class SuperResolution(Model):
     def predict(
         self, video: Tensor, actions: Tensor, rollout: Rollout, generators: Sequence[torch.Generator]
     ) -> Prediction:
-        """The clips (B, T, C, H, W), shrunk and enlarged again; compared with bicubic interpolation."""
+        """The clips (B, T, C, H, W), downsampled and upsampled again; compared with bicubic interpolation."""
         small = self.shrink(video)
         return Prediction(self.enlarge(small).float(), video, num_given=0, others={BICUBIC: self.bicubic(small)})
 

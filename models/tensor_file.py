@@ -140,7 +140,7 @@ def check_keys(content: dict[str, Any], path: Path, what: str, **types: type) ->
     for name, expected in types.items():
         value = content.get(name)
         if not isinstance(value, expected) or isinstance(value, bool) > (expected is bool):
-            raise UserError(f"'{path}' is not a whole {what}: '{name}' is missing or of another type; restore the file")
+            raise UserError(f"'{path}' is not a valid {what}: '{name}' is missing or of another type; restore the file")
 
 
 def digest(path: Path) -> int | None:
@@ -164,7 +164,7 @@ def check_tensors(value: Any, path: Path, what: str) -> None:
         for item in value:
             check_tensors(item, path, what)
     elif isinstance(value, Tensor) and (reason := misfit(value, value)):
-        raise UserError(f"'{path}' is not a whole {what}: a tensor has {reason}; restore the file")
+        raise UserError(f"'{path}' is not a valid {what}: a tensor has {reason}; restore the file")
 
 
 def misfit(own: Tensor, stored: Any) -> str:

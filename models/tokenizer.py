@@ -118,7 +118,7 @@ class Tokenizer(Model):
     def _quantize(self, video: Tensor, bias: Tensor, generator: torch.Generator | None) -> Quantized:
         if not self.decoder_only:
             return self.quantizer(self._encoded(video, bias), generator)
-        # Without a gradient, and without moving codes.
+        # Without a gradient, and without dead-code reset.
         ids = self.encode(video)
         return Quantized(self.quantizer.decode(ids), ids, torch.zeros((), device=video.device))
 
@@ -152,7 +152,7 @@ class Tokenizer(Model):
         return Output(loss, logs)
 
     def collapse_warning(self) -> str:
-        """A codebook that has collapsed: nearly all of the frames are drawn with few codes."""
+        """A codebook that has collapsed: nearly all of the frames are encoded with few codes."""
         share = self.code_ages.used_share(COLLAPSE_STEPS)
         if self.decoder_only or share >= COLLAPSE_SHARE:
             return ""

@@ -10,7 +10,7 @@ from data_generation.data.fields import CountOrZero, ModelPath, NumFrames, PathT
 class PlayConfig:
     model_fpath: ModelPath | None = None  # world model (…/model-<step>.pt); null = the one in weights/
     tokenizer_fpath: ModelPath | None = None  # null = tokenizer.pt next to the model
-    # A super_resolution model, which enlarges the frames that are shown.
+    # A super_resolution model, which upsamples the frames that are shown.
     super_resolution_fpath: ModelPath | None = None
     agent_fpath: ModelPath | None = None  # an AutoExplore agent's checkpoint, to which a player can hand over
     datasets_dpath: PathText = "data_generation/datasets"  # folder of datasets: to start from, and to look at

@@ -14,11 +14,11 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 
 from play.messages import MAX_PICTURE_BYTES
 
-# A picture, and some room.
+# An image, and some room.
 MAX_MESSAGE_BYTES = MAX_PICTURE_BYTES + 1024
 # Open at the same time, websockets not counted. Browsers open six.
 MAX_HTTP_CONNECTIONS = 128
-# Each way of a connection. A message is one frame, a picture of 4 MB some more.
+# Each way of a connection. A message is one frame, an image of 4 MB some more.
 MAX_FRAMES_PER_SECOND = 1000
 # Bytes that are read before the frames in them are counted.
 _PIECE_BYTES = 4096

@@ -69,8 +69,8 @@ class RolloutConfig:
 class WorldModelEnv(gym.Env[np.ndarray, Any]):
     """One rollout at a time. Observations (C, H, W) uint8, actions are the model's, guided or latent.
 
-    `reset(options={"start": Start(…)})` starts from given frames, otherwise `starts` draws some. A step's info holds
-    `entropy`: the mean entropy of the new frame's tokens, as a share of the greatest.
+    `reset(options={"start": Start(…)})` starts from frames of your own, otherwise `starts` draws some. A step's info
+    holds `entropy`: the mean entropy of the new frame's tokens, as a share of the greatest.
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": RENDER_FPS}  # noqa: RUF012 (Gymnasium's interface)
@@ -93,7 +93,10 @@ class WorldModelEnv(gym.Env[np.ndarray, Any]):
         self._num_steps = 0
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict]:
-        """Begin an episode; its first observation is the start's last frame."""
+        """Begin an episode; its first observation (C, H, W) uint8 is the start's last frame.
+
+        FieldError for an option other than `start`, and for a start that the model cannot read.
+        """
         given = _given_start(options, self._simulator.model)
         super().reset(seed=seed)
         start = given or self._starts(self.np_random)
@@ -101,7 +104,7 @@ class WorldModelEnv(gym.Env[np.ndarray, Any]):
         return self._frame, {"label": start.label}
 
     def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        """Stream a frame."""
+        """Stream a frame (C, H, W) uint8. ResetNeeded before the first reset, FieldError for an unknown action."""
         if self._state is None:
             raise gym.error.ResetNeeded(_RESET_FIRST)
         if not self.action_space.contains(action):
@@ -176,7 +179,11 @@ class WorldModelVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         return self._simulator.start(start)
 
     def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
-        """Stream a frame of each rollout; of one that has ended, the first frame of its next episode."""
+        """Stream a frame of each rollout (B, C, H, W) uint8 under actions (B,).
+
+        Of a rollout that has ended, it is the first frame of its next episode. ResetNeeded before the first reset,
+        FieldError for actions of another shape and for unknown ones.
+        """
         if not self._states:
             raise gym.error.ResetNeeded(_RESET_FIRST)
         actions = np.asarray(actions)
@@ -225,13 +232,13 @@ def _checked_mode(render_mode: str | None) -> str | None:
 
 def _no_action(action: Any, model: GenieRedux) -> FieldError:
     remedy = f"give whole numbers from 0 to {model.num_actions - 1}"
-    return FieldError("action", action, "is no action of the model", remedy)
+    return FieldError("action", action, "is not an action of the model", remedy)
 
 
 def _given_start(options: dict[str, Any] | None, model: GenieRedux) -> Start | None:
     """The start that a reset is given. FieldError for any other option, and for a start that the model cannot read."""
     if unknown := [name for name in options or {} if name != "start"]:
-        raise FieldError("options", unknown[0], "is no option of reset", "the only one is start")
+        raise FieldError("options", unknown[0], "is not an option of reset", "the only one is start")
     start = (options or {}).get("start")
     if start is not None:
         check_start(start, model)

@@ -60,7 +60,7 @@ class ExportConfig:
         None  # frames of history; null = as many as the model takes
     )
     precision: Annotated[str, OneOf(*PRECISIONS)] = "float32"  # of the weights
-    # 0 takes the likeliest tokens, as play in Python does; above 0 they are drawn.
+    # 0 takes the likeliest tokens, as play in Python does; above 0 they are sampled.
     temperature: NotNegative = 0.0
     fps: Annotated[float, Range(1, 120)] = 15.0  # frames per second on the page; real time is 60 / frame skip
     idle_action: str = ""  # what is done while no key is held; "" = NOOP or UP if there is one, else the world waits
@@ -182,7 +182,7 @@ def _trained_on(config: ModelConfig) -> str:
 def write_starts(
     cfg: ExportConfig, loaded: LoadedModel[GenieRedux], step: StaticShapeStep, folder: Path
 ) -> list[dict[str, Any]]:
-    """The starts of the page: token ids and actions of an episode's frames, and a picture of the last of them."""
+    """The starts of the page: token ids and actions of an episode's frames, and an image of the last of them."""
     (folder / "starts").mkdir()
     num_prime = min(cfg.num_prime, step.window)
     starts = _level_starts(cfg, loaded.config) if not cfg.dataset_dpath else _episode_starts(cfg, loaded, num_prime)
@@ -190,7 +190,7 @@ def write_starts(
 
 
 def _first(cfg: ExportConfig, starts: Sequence[dict[str, Any]]) -> int:
-    """The start that the page opens with: of the model that comes with the code, the level that it draws best."""
+    """The start that the page opens with: of the model that comes with the code, the level that it predicts best."""
     labels = [start["label"] for start in starts]
     is_best = [cfg.model_fpath is None and label.endswith(f", level {SHIPPED_LEVEL}") for label in labels]
     return is_best.index(True) if any(is_best) else 0
@@ -204,7 +204,7 @@ def _spread(items: Sequence[T]) -> list[T]:
 def _level_starts(cfg: ExportConfig, config: ModelConfig) -> list[Start]:
     """The beginnings of levels of the game."""
     if wrong := [text for text in cfg.starts if not text.isdecimal()]:
-        raise FieldError("starts", wrong[0], "is no level of the game", "give numbers of levels, as in [0,3]")
+        raise FieldError("starts", wrong[0], "is not a level of the game", "give numbers of levels, as in [0,3]")
     return level_starts(config, [int(text) for text in cfg.starts]) if cfg.starts else _spread(level_starts(config))
 
 
@@ -212,7 +212,7 @@ def _episode_starts(cfg: ExportConfig, loaded: LoadedModel[GenieRedux], num_prim
     """Frames of recorded episodes."""
     assert cfg.dataset_dpath
     if not Path(cfg.dataset_dpath).is_dir():
-        raise MissingPathError("dataset_dpath", cfg.dataset_dpath, "is no folder", "give the folder of a dataset")
+        raise MissingPathError("dataset_dpath", cfg.dataset_dpath, "is not a folder", "give the folder of a dataset")
     environments = open_datasets(Path(cfg.dataset_dpath), loaded.model, loaded.config.action_names)
     episodes = [(environment, i) for environment in environments for i in range(environment.num_episodes)]
     for text in cfg.starts or _spread([str(row) for row in range(len(episodes))]):
@@ -238,7 +238,7 @@ def _write_start(start: Start, model: GenieRedux, picture: Path) -> dict[str, An
     video = torch.from_numpy(start.frames)[None].float() / 255
     is_given = model.takes_actions or len(start.actions) == 0
     actions = start.actions if is_given else model.infer_actions(video)[0]
-    # The picture shows what the model starts from: the last frame through its tokens.
+    # The image shows what the model starts from: the last frame through its tokens.
     shown = to_pixels(model.tokenizer.reconstruct(video)[0, -1:].numpy())[0]
     write_png(picture, scale_image(shown, 1))
     ids = model.tokenizer.encode(video)[0].flatten(1)

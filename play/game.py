@@ -94,7 +94,7 @@ def level_starts(config: ModelConfig, instances: Sequence[int] = ()) -> list[Sta
         starts = []
         for instance in instances or [instance for instance in levels if instance in NumberRanges(known)]:
             if instance not in levels:
-                raise FieldError("starts", instance, "is no level of the game", f"use 0 to {max(levels)}")
+                raise FieldError("starts", instance, "is not a level of the game", f"use 0 to {max(levels)}")
             starts.append(game_start(env, PlayedState(levels[instance], 0), 1))
         return starts
     finally:

@@ -61,7 +61,7 @@ def _listen(config: PlayConfig) -> socket.socket:
     except (OSError, UnicodeError) as error:
         if not isinstance(error, OSError) or isinstance(error, socket.gaierror) or error.errno in _NO_ADDRESS:
             remedy = "use 127.0.0.1 or 0.0.0.0"
-            raise FieldError("host", config.host, "is no address of this machine", remedy) from error
+            raise FieldError("host", config.host, "is not an address of this machine", remedy) from error
         remedy = "use another port, or 0 for any free one"
         raise FieldError(
             "port", config.port, f"cannot be opened on {{host}}={config.host} ({error.strerror})", remedy

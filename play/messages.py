@@ -1,6 +1,6 @@
 """What a visitor may send, and how the server answers. Whatever else arrives is a `BadMessageError` in one line.
 
-A visitor sends JSON texts, `{"do": "step", "action": 3}`, and pictures as bytes. The server sends bytes: the length of
+A visitor sends JSON texts, `{"do": "step", "action": 3}`, and images as bytes. The server sends bytes: the length of
 a JSON header (4 bytes, little endian), the header, and pixels or a file after it.
 """
 
@@ -120,14 +120,14 @@ def parse(text: str) -> Message:
 
 
 def decode_picture(data: bytes) -> np.ndarray:
-    """The image (h, w, 3) uint8 of a picture file, its first frame if it moves. BadMessageError for anything else."""
+    """The image (h, w, 3) uint8 of an image file, its first frame if it moves. BadMessageError for anything else."""
     if len(data) > MAX_PICTURE_BYTES:
-        raise BadMessageError(f"a picture has at most {MAX_PICTURE_BYTES >> 20} megabytes")
+        raise BadMessageError(f"an image has at most {MAX_PICTURE_BYTES >> 20} megabytes")
     try:
         with Image.open(io.BytesIO(data), formats=PICTURE_FORMATS) as picture:
             width, height = picture.size
             if not 0 < width * height <= MAX_PICTURE_PIXELS:
-                raise BadMessageError(f"a picture has at most {MAX_PICTURE_PIXELS} pixels, this has {width}x{height}")
+                raise BadMessageError(f"an image has at most {MAX_PICTURE_PIXELS} pixels, this has {width}x{height}")
             # A JPEG is decoded at a fraction of its size, a thin stripe of another kind shrinks to one pixel's width.
             picture.draft("RGB", (512, 512))
             image = picture.convert("RGB")
@@ -136,7 +136,7 @@ def decode_picture(data: bytes) -> np.ndarray:
         raise
     # The decoders of foreign bytes raise what they like.
     except Exception as error:
-        raise BadMessageError(f"not a picture ({', '.join(PICTURE_FORMATS)}): {type(error).__name__}") from None
+        raise BadMessageError(f"not an image ({', '.join(PICTURE_FORMATS)}): {type(error).__name__}") from None
     return np.asarray(image)
 
 

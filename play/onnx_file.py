@@ -155,7 +155,7 @@ def compare(step: StaticShapeStep, path: Path, start: dict[str, Any], num_steps:
     """How far a file agrees with PyTorch after a start of the page, both under the same actions, drawn from a seed.
 
     `equal_steps`: steps before the first one with a different token. `equal_tokens`: their share over all steps; after
-    a difference, each goes on from its own frames. `pixel_difference`: the largest in the equal steps, of 255.
+    a difference, each continues from its own frames. `pixel_difference`: the largest in the equal steps, of 255.
     """
     rng = np.random.default_rng(0)
     players = [OnnxPlayer(step, run) for run in (torch_runner(step), onnx_runner(path))]

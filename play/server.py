@@ -53,7 +53,7 @@ class Server:
         self.queue = StepQueue(ground.simulator)
         self.visitors = Visitors(ground.config, lambda: PlaySession(ground, self.queue))
         self._looking = asyncio.Semaphore(_MAX_LOOKING)
-        # Of pictures read and videos drawn: whoever sends many keeps one core from others, no more.
+        # Of images read and videos drawn: whoever sends many keeps one core from others, no more.
         self._converting = asyncio.Semaphore(1)
         # Read once: no request opens a file of the page.
         self._page = {path: ((_PAGE_DPATH / name).read_bytes(), kind) for path, (name, kind) in _PAGE_FILES.items()}
@@ -161,7 +161,7 @@ class Server:
             await socket.send_bytes(answer)
 
     async def _request(self, message: Any) -> messages.Message | np.ndarray:
-        """A text, or a picture as bytes. BadMessageError for anything else."""
+        """A text, or an image as bytes. BadMessageError for anything else."""
         if message.get("text") is not None:
             return parse(message["text"])
         async with self._converting:
@@ -189,7 +189,7 @@ class Server:
         return await self._shown(session, began)
 
     async def _shown(self, session: PlaySession, began: float) -> bytes:
-        """The frame of now, enlarged if there is a model for it; `began`: when the server began to make it."""
+        """The frame of now, upsampled if there is a model for it; `began`: when the server began to make it."""
         frame = session.moment.frame
         if self.ground.enlarger is not None:
             frame = await self.queue.call(self.ground.enlarge, frame)

@@ -217,7 +217,7 @@ class PlaySession:
         elif self._ground.game is None:
             raise UserError(f"no game here: {self._ground.no_game}")
         elif self.start.game is None:
-            raise UserError("the game has no state that looks like a picture: start from an episode or a level")
+            raise UserError("the game has no state that looks like an image: start from an episode or a level")
         else:
             self._game = self._game or RealGame(self._ground.game.connector)
             await self._follow_with_game()
@@ -271,7 +271,7 @@ class PlaySession:
     def played(self) -> PlayedState:
         """The game's state at what is shown, by the actions that lead to it. UserError where it has none."""
         if self.start.game is None or self._ground.game is None:
-            raise UserError("this is no play of the game: start from an episode or a level")
+            raise UserError("this start has no state of the game: start from an episode or a level")
         state = self.start.game
         return replace(state, played=(*state.played, *self._actions[: self.time]))
 

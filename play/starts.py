@@ -1,4 +1,4 @@
-"""What play starts from: some frames of a recorded episode, of the game itself, or a picture."""
+"""What play starts from: some frames of a recorded episode, of the game itself, or an image."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -70,7 +70,7 @@ def game_start(env: LevelEnv, state: PlayedState, num_prime: int) -> Start:
     return Start(frames, actions, game=state, label=f"{state.level.game}, level {state.level.instance}")
 
 
-def picture_start(image: np.ndarray, frame_shape: tuple[int, int, int], label: str = "a picture") -> Start:
+def picture_start(image: np.ndarray, frame_shape: tuple[int, int, int], label: str = "an image") -> Start:
     """An image (h, w, 3) uint8 of any size, fitted to frames (C, H, W) of the model."""
     frame = FrameFitter(*frame_shape[1:])(image)
     if frame_shape[0] == 1:

@@ -1,9 +1,9 @@
 """The step that play makes: one more frame of each of several rollouts, with tensors whose shapes never change.
 
 So rollouts with histories of any length are stepped in one pass, each step takes the same time, and the step can be
-written as an ONNX file. It equals `GenieRedux.step` (models/streaming.py): when a history is full, its newer half
-becomes the whole of it, as if play had started there. Here that half is not read anew when it is needed: a second
-history, the successor, is kept beside the first one, and takes its frames one by one as they come.
+written as an ONNX file. It equals `GenieRedux.step` (models/streaming.py): when a history is full, its older half
+is dropped, as if play had started with the other. The KV cache of the remaining half is not recomputed at that moment:
+a second cache, the successor, is filled frame by frame next to the first.
 """
 
 from collections.abc import Sequence
@@ -108,7 +108,7 @@ class StepResult(NamedTuple):
 class StaticShapeStep(nn.Module):
     """The step of a world model whose weights no longer change.
 
-    `window`: frames of history; None = what the model takes. `temperature` > 0 draws the tokens with noise that is
+    `window`: frames of history; None = what the model takes. `temperature` > 0 samples the tokens with noise that is
     given; 0 takes the likeliest ones, as `GenieRedux.step` does.
     There are no MaskGIT rounds, since a single next frame does not depend on masked tokens (models/streaming.py).
     """
@@ -117,7 +117,7 @@ class StaticShapeStep(nn.Module):
         super().__init__()
         self.model = model.eval()
         self.temperature = temperature
-        # Tokens that are drawn at random are not the model's expectation.
+        # Tokens that are sampled are not the model's expectation.
         self.has_surplus = model.dynamics.config.history_tokens == "expected" and temperature == 0
         tokenizer, dynamics = model.tokenizer, model.dynamics
         self.grid = tokenizer.grid

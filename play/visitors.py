@@ -47,7 +47,7 @@ class Visitors:
         visitor = self._by_key.get(key)
         if visitor is not None:
             before, visitor.socket = visitor.socket, socket
-            self._part(before, "The game goes on in another window.")
+            self._part(before, "The game continues in another window.")
         else:
             if len(self) >= self._config.max_visitors and not self._free_a_place():
                 return None

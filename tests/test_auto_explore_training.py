@@ -34,7 +34,7 @@ from training.coverage import Coverage
 ROOT = Path(run.__file__).parent
 TIMES = ("time", "steps_per_second", "operations_per_second", "epoch_seconds", "seconds_per_update")
 # What a page says of it.
-THROUGHPUT = ("frames/s", "share of a matrix product", "peak memory of the process")
+THROUGHPUT = ("frames/s", "FLOP utilisation", "peak memory of the process")
 
 
 def metrics_of(folder: Path) -> list[dict[str, Any]]:

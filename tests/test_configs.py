@@ -127,6 +127,14 @@ def test_every_yaml_is_a_preset_a_size_a_recipe_or_the_root():
     assert set(TRAIN.config_dpath.rglob("*.*")) == known
 
 
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.title)
+def test_the_first_comment_line_of_a_preset_which_help_shows_is_a_whole_sentence(command):
+    for path in [*(command.config_dpath / "config").rglob("*.yaml"), *(command.config_dpath / "recipe").glob("*.yaml")]:
+        comments = [line[1:].strip() for line in path.read_text().splitlines() if line.startswith("#")]
+        first = next(comment for comment in comments if not comment.startswith("@package"))
+        assert first.endswith("."), f"{path}: {first}"
+
+
 def test_presets_of_the_published_commands_exist():
     assert {
         "tokenizer", "genie_redux", "genie_redux_guided", "genie_redux_guided_pretrain", "genie_redux_guided_50",

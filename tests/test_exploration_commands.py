@@ -104,7 +104,7 @@ def in_order(experiment: Experiment, rounds: int = 1) -> list[CommandStep]:
 def test_each_step_of_the_loop_is_the_first_that_is_missing_once_those_before_it_are_done(
     tmp_path: Path, rounds: int, options: dict[str, Any]
 ) -> None:
-    """So a loop that was killed anywhere goes on there; every result is where its step looks for it."""
+    """So a loop that was killed anywhere resumes there; every result is where its step looks for it."""
     experiment = Experiment(for_trial(GAMES["cinderfoot"]), TRIAL, tmp_path, "agent57", **options)
     steps = in_order(experiment, rounds)
     assert len({step.title for step in steps}) == len(steps)
@@ -261,7 +261,7 @@ def test_a_run_that_was_killed_before_its_first_checkpoint_is_begun_anew(tmp_pat
         ),
         (
             "--parts twice --fine-tune-on mixed",
-            r"--fine-tune-on=mixed: the second round goes on from AutoExplore's models; add auto_explore, or ",
+            r"--fine-tune-on=mixed: the second round starts from AutoExplore's models; add auto_explore, or ",
         ),
         ("--smoke --steps 0", r"--steps.* 0 "),
         ("--parts coverage --agents ngu e4b", r"argument --agents: invalid choice: 'e4b'"),

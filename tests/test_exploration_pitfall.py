@@ -1,4 +1,4 @@
-"""Pitfall's hero: where he is stands in the game's memory."""
+"""Pitfall's character: where it is stands in the game's memory."""
 
 import sys
 from types import SimpleNamespace

@@ -1,4 +1,4 @@
-"""CoinRun's hero is found in the game's saved state."""
+"""CoinRun's character is found in the game's saved state."""
 
 import struct
 
@@ -11,7 +11,7 @@ def test_what_looks_like_a_level_but_has_no_hero_is_passed_over() -> None:
     false = struct.pack("<ii6fi", 4096, 0, *[1.0] * 6, 0)
     true = struct.pack("<ii6fi", 4096, 7, 2.5, 3.5, *[0.0] * 4, 0)
     assert place_in(b"odd" + false + b"length" + true + bytes(40)) == (2.5, 3.5)
-    with pytest.raises(ValueError, match="no hero"):
+    with pytest.raises(ValueError, match="no character"):
         place_in(b"odd" + false)
 
 

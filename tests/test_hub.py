@@ -150,7 +150,7 @@ def test_checkpoints_of_training_runs_on_the_hub_are_named_by_their_file(hub, ch
     ("text", "problem"),
     [
         ("hf://me", "is not of the form hf://<owner>/<name>"),
-        ("hf://me/a--b..c", "is no name of a repository"),
+        ("hf://me/a--b..c", "is not a valid name of a repository"),
         ("hf://me/none", "there is no such model on the hub, or it is private"),
         ("hf://me/empty", "has no model.safetensors"),
         ("hf://me/empty@v2", "has no revision 'v2'"),

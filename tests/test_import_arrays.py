@@ -193,7 +193,7 @@ def test_continuous_actions_are_refused_with_the_remedy(tmp_path, capsys):
     with h5py.File(tmp_path / "arm.h5", "w") as file:
         file["images"], file["actions"] = frames_of(0, 5), np.random.default_rng(0).normal(size=(5, 7))
     line = error_of(capsys, tmp_path / "arm.h5", "--action-names", "A,B")
-    assert "its actions, float64 (5, 7), are no numbers of actions" in line and "--without-actions" in line
+    assert "its actions, float64 (5, 7), are not action numbers" in line and "--without-actions" in line
 
 
 def test_several_cameras_are_named(tmp_path, capsys):

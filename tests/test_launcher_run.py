@@ -13,7 +13,7 @@ import yaml
 
 import run
 from data_generation.data.errors import MissingPathError, UserError, under
-from launcher.commands import ROOT_DPATH
+from launcher.commands import COMMANDS, ROOT_DPATH
 from launcher.processes import start
 from tests.launcher_helpers import EVAL, TRAIN, error_line
 from training.config import TrainConfig
@@ -30,6 +30,15 @@ def test_help_shows_every_key_with_value_and_documentation(entries, capsys):
     assert "clips per process and micro-step" in text
     assert text.count("python run.py genie_redux train config=") >= 3
     assert "eval.model_fpath" not in text
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.title)
+def test_help_shows_choices_only_of_groups_that_the_command_reads(capsys, command):
+    assert run.main([*command.title.split(), "--help"]) == 0
+    groups = re.findall(r"^(?:Sizes|Recipes) \((\w+)=…\): (.*)", capsys.readouterr().out, re.MULTILINE)
+    assert all(command.reads(group) for group, _ in groups)
+    # Choices are files of the group's own folder, not of folders below it.
+    assert all("/" not in choices for _, choices in groups)
 
 
 @pytest.mark.parametrize(

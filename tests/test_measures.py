@@ -1,4 +1,4 @@
-"""Measures that a still image cannot score well in, tried on predictors whose rank is known."""
+"""Measures that the copy-last baseline cannot score well in, tried on predictors whose rank is known."""
 
 import json
 import math

@@ -181,7 +181,7 @@ def test_down_crouches(game: FreeGame) -> None:
 
 
 def test_ladder_is_climbed_up_and_down(game: FreeGame, solutions: dict[int, list[int]]) -> None:
-    """Somewhere in a solution the hero hangs on a ladder: UP leads up from there, DOWN leads down."""
+    """Somewhere in a solution the character hangs on a ladder: UP leads up from there, DOWN leads down."""
     for seed, actions in solutions.items():
         game.start(seed)
         for action in actions:
@@ -199,7 +199,7 @@ def test_ladder_is_climbed_up_and_down(game: FreeGame, solutions: dict[int, list
 
 @pytest.mark.parametrize("seed", [0, 4])
 def test_episode_ends_at_death(game: FreeGame, seed: int) -> None:
-    """A hero who runs and jumps on without looking dies."""
+    """A character that runs and jumps on without looking dies."""
     game.start(seed)
     for _ in range(150):
         if any(game.act(action) for action in (RIGHT, RIGHT, RIGHT, JUMP, JUMP, JUMP, UP)):
@@ -233,7 +233,7 @@ def test_solution_reaches_the_goal_and_its_reward(game: FreeGame, solutions: dic
 
 def test_next_level_follows_the_goal(game: FreeGame, solutions: dict[int, list[int]]) -> None:
     assert replay(game, 1, solutions[1])
-    wait(game, 160)  # who plays on past the end of the episode: the hero cheers, then the next level is built
+    wait(game, 160)  # who plays on past the end of the episode: the character cheers, then the next level is built
     assert game.value("ready") == 1
     assert (game.value("level"), game.value("built_seed"), game.value("goal")) == (2, 2, 0)
     assert game.value("score") >= 100

@@ -175,9 +175,9 @@ def test_pictures_and_rubbish(page, root):
     Image.new("RGB", (90, 90), (10, 200, 30)).save(root / "green.png")
     (root / "rubbish.png").write_bytes(b"no picture")
     page.set_input_files("#picture", root / "rubbish.png")
-    page.wait_for_function("document.getElementById('status').textContent.includes('not a picture')")
+    page.wait_for_function("document.getElementById('status').textContent.includes('not an image')")
     page.set_input_files("#picture", root / "green.png")
-    page.wait_for_function("window.play.frame.label === 'a picture'")
+    page.wait_for_function("window.play.frame.label === 'an image'")
     assert frame(page)[:, 8, 8].tolist() == [10, 200, 30]
 
 

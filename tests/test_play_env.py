@@ -197,7 +197,7 @@ def test_all_rollouts_begin_at_a_given_start_and_other_options_are_refused():
     env.reset(options={"start": start})
     assert np.abs(state.astype(int) - env.step(0)[0]).max() <= 1
     for each in (envs, env):
-        with pytest.raises(UserError, match=r"options=strat: is no option of reset"):
+        with pytest.raises(UserError, match=r"options=strat: is not an option of reset"):
             each.reset(options={"strat": start})
 
 
@@ -225,7 +225,7 @@ def test_an_action_that_the_model_does_not_have_is_refused_and_the_episode_goes_
     envs.reset(seed=0)
     env.reset(seed=0)
     for step in (lambda: env.step(action), lambda: envs.step([0, action])):
-        with pytest.raises(UserError, match=r"action=.* is no action of the model; give whole numbers from 0 to 4"):
+        with pytest.raises(UserError, match=r"action=.* is not an action of the model; give whole numbers from 0 to 4"):
             step()
     env.step(np.int64(3))
     envs.step(np.array([0, 3]))

@@ -96,7 +96,7 @@ def test_the_step_with_fixed_shapes_equals_the_streaming_step(kind, temporal, te
         assert torch.equal(torch.from_numpy(own_ids), ids.int()), f"step {t}"
         assert (torch.from_numpy(own_pixels)[..., :3] - pixels).abs().max() <= 1
         seen.add(own_ids.tobytes())
-    assert len(seen) > NUM_STEPS / 2, "a still picture shows nothing"
+    assert len(seen) > NUM_STEPS / 2, "frames that do not change show nothing"
     assert 3 * model.dynamics.max_frames < NUM_STEPS
 
 

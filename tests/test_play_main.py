@@ -66,10 +66,10 @@ def test_the_printed_address_is_the_one_that_is_listened_on_and_opens_the_page(
 @pytest.mark.parametrize(
     ("settings", "named"),
     [
-        ({"host": "192.0.2.1"}, "play.host=192.0.2.1: is no address of this machine; use"),
-        ({"host": "no.such.name.invalid"}, "play.host=no.such.name.invalid: is no address"),
-        ({"host": "a..b"}, "play.host=a..b: is no address"),
-        ({"host": "2001:db8::1"}, "play.host=2001:db8::1: is no address"),
+        ({"host": "192.0.2.1"}, "play.host=192.0.2.1: is not an address of this machine; use"),
+        ({"host": "no.such.name.invalid"}, "play.host=no.such.name.invalid: is not an address"),
+        ({"host": "a..b"}, "play.host=a..b: is not an address"),
+        ({"host": "2001:db8::1"}, "play.host=2001:db8::1: is not an address"),
         ({"token": "gehei\u043c"}, "play.token=gehei\u043c: has characters that a cookie does not take"),
         ({"browser_dpath": "nothing"}, "play.browser_dpath=nothing: holds no exported page"),
     ],

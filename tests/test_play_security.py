@@ -130,7 +130,7 @@ def test_recording_looks_at_the_moments_that_there_are_however_many_are_asked_fo
 
 @pytest.mark.parametrize("kind", RUBBISH)
 def test_rubbish_is_no_picture(kind):
-    with pytest.raises(BadMessageError, match="picture"):
+    with pytest.raises(BadMessageError, match="image"):
         decode_picture(RUBBISH[kind])
 
 
@@ -139,7 +139,7 @@ def test_rubbish_uploads_leave_the_game_as_it_is(tmp_path):
         player = WebPlayer(socket)
         player.ask(do="start_episode", environment=0, episode=0, time=3)
         for data in (RUBBISH["cut"], RUBBISH["svg"], RUBBISH["bomb"]):
-            assert "picture" in player.problem(data)
+            assert "image" in player.problem(data)
         assert player.ask(do="step", action=0)[0]["time"] == 1
 
 

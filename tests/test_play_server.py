@@ -128,7 +128,7 @@ def test_a_picture_is_a_start(tmp_path):
         Image.new("RGBA", (300, 200), (200, 10, 10, 255)).save(file, "PNG")
         socket.send_bytes(file.getvalue())
         header, parts = player.receive()
-        assert header["label"] == "a picture"
+        assert header["label"] == "an image"
         assert pixels(parts["model"])[:, 8, 8].tolist() == [200, 10, 10]
         assert player.ask(do="step", action=1)[0]["time"] == 1
 
@@ -215,7 +215,7 @@ def test_a_super_resolution_model_enlarges_what_is_shown_and_nothing_else(tmp_pa
         simulator = Simulator(server.ground.model)
         (made,) = simulator.step([simulator.start(episode_start(server.ground.environments[0], 1, 3, 4))], [1])
         assert np.array_equal(pixels(parts["model"], 32), server.ground.enlarge(made.frame))
-    with pytest.raises(UserError, match=r"^super_resolution_fpath=.*enlarges nothing"):
+    with pytest.raises(UserError, match=r"^super_resolution_fpath=.*upsamples nothing"):
         Playground(replace(plain, super_resolution_fpath=plain.model_fpath))
 
 

@@ -1,4 +1,4 @@
-"""Recipes: what a training clip's history looks like, where the loss counts, and the optimisers."""
+"""Recipes: what a training clip's history looks like, which tokens the loss is computed on, and the optimisers."""
 
 import math
 

@@ -86,7 +86,7 @@ def test_training_and_evaluation_leave_a_page_with_what_they_were(root):
     assert "python run.py genie_redux train config=some_preset train.batch_size=4 tokenizer=tiny" in elements.text
     assert elements.images() == ["step-2.png", "step-4.png", "step-4.gif"]
     assert [tag for tag, _ in elements.found].count("polyline") > 3
-    for text in ("In addition to config=some_preset", "frames/s", "share of a matrix product's rate", "peak memory"):
+    for text in ("In addition to config=some_preset", "frames/s", "FLOP utilisation", "peak memory"):
         assert text in elements.text
     facts = json.loads((checkpoint.parent / "run.json").read_text())
     assert facts["config"]["optimizer.learning_rate"] == cfg.optimizer.learning_rate
@@ -103,7 +103,7 @@ def test_training_and_evaluation_leave_a_page_with_what_they_were(root):
     folder = evaluate(cfg)
     elements = parsed(folder / "report.html")
     assert {"strips.png", "psnr_per_frame.png", "clip-000.gif"} <= set(elements.images())
-    for text in ("psnr", "frames/s", "share of a matrix product's rate", "peak memory"):
+    for text in ("psnr", "frames/s", "FLOP utilisation", "peak memory"):
         assert text in elements.text
 
 

@@ -106,7 +106,7 @@ def damaged(path: Path) -> Path:
             lambda path: save(path, {"x": Harmful()}),
             "more than tensors, and nothing in it is executed",
         ),
-        (damaged, "is no file of Stable-Baselines3"),
+        (damaged, "is not a Stable-Baselines3 file"),
         (lambda path: save(path, with_bias("", {"action_net": (3, 6)})), "it sees no images"),
         (lambda path: save(path, with_bias("actor.", {"mu": (3, 6)})), "no discrete actions"),
         (lambda path: save(path, ppo(), policy_kwargs={"features_extractor_class": "x"}), "features_extractor_class"),

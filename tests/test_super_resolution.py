@@ -129,7 +129,7 @@ def test_on_large_frames_an_evaluation_measures_the_enlarged_ones(enlarged):
     folder = evaluate(enlarged(LARGE))
     found = metrics(folder)
     assert {"psnr", "enlarged_psnr", "bicubic_psnr", "enlarged_ssim"} <= set(found)
-    assert "enlarged" in summary(folder)
+    assert "super-resolution" in summary(folder)
     assert Image.open(folder / "clip-000.png").height > 2 * LARGE
 
 
@@ -146,7 +146,7 @@ def test_measures_that_need_small_frames_are_refused_in_one_line(enlarged):
         evaluate(cfg)
 
 
-@pytest.mark.parametrize(("model", "line"), [("tokenizer", "enlarges nothing"), ("super_resolution", "64 and 3")])
+@pytest.mark.parametrize(("model", "line"), [("tokenizer", "upsamples nothing"), ("super_resolution", "64 and 3")])
 def test_another_kind_or_size_of_model_is_refused_in_one_line(enlarged, root, tmp_path, model, line):
     cfg = enlarged(SIZE, "tokenizer")
     cfg.super_resolution_fpath = str(save_fresh(tmp_path / "model-7.pt", tiny_config(root, model)))

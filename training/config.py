@@ -48,8 +48,9 @@ class TrainConfig:
     dataset_root_dpath: PathText = "data_generation/datasets"
     dataset_name: DatasetName = ""
     num_processes: NumProcesses = 1
-    process_timeout: Minutes = 30.0  # minutes that one of several processes waits for another, or may stand still
-    sharded: bool = False  # several processes share out parameters and optimiser state (FSDP2), else each has all (DDP)
+    process_timeout: Minutes = 30.0  # minutes a process may wait for another, or make no progress, before the run ends
+    # Shard parameters and optimiser state over the processes (FSDP2); false = replicate them (DDP).
+    sharded: bool = False
     batch_size: Count = 4  # clips per process and micro-step
     grad_accum: Count = 1
     num_train_steps: NumSteps = 150_000
@@ -71,7 +72,7 @@ class TrainConfig:
     n_total_samples: CountOrZero = 64  # validation clips that are reconstructed or continued (PSNR, SSIM, FID); 0 = all
     fine_tune: bool = False  # only from trained weights (model_fpath): refuse to start from nothing
     use_decoder_loss: bool = False
-    train_decoder_only: bool = False  # tokenizer only: learn to draw better what the codes say, token ids stay
+    train_decoder_only: bool = False  # tokenizer only: train only the decoder; token ids stay the same
     fid_num_samples: CountOrZero = 0  # of them, clips for FID; 0 = no FID
     trackers: Trackers = field(default_factory=lambda: ["wandb"])  # wandb (as wandb_mode says), tensorboard
     wandb_mode: WandbMode = "auto"
@@ -112,7 +113,7 @@ class EvalConfig:
     num_frames: NumFrames = 16
     sample_num_frames: NumFrames = 10
     num_first_frames: NumFrames = 2  # prime frames; of validation in training too
-    dream_length: NumFrames = SampleSettings.dream_length  # autoregressive: frames drawn at a time
+    dream_length: NumFrames = SampleSettings.dream_length  # autoregressive: frames predicted at a time
     delta_psnr_horizon: NumFrames = 4
     seq_step: Count = 16
     eval_control: bool = True  # also measure controllability (delta PSNR)
@@ -130,7 +131,7 @@ class EvalConfig:
     n_data_workers: NumWorkers = 0  # processes that read clips; 0 = the main process reads
     data_worker_seconds: Positive = 600.0  # the run ends when they have given no batch for so long
     num_processes: NumProcesses = 1
-    process_timeout: Minutes = 30.0  # minutes that one of several processes waits for another, or may stand still
+    process_timeout: Minutes = 30.0  # minutes a process may wait for another, or make no progress, before the run ends
     # A file; None = torch's hub cache, downloaded if need be; "none" = no FID. Of validation in training too.
     fid_weights: PathText | None = None
 
@@ -142,7 +143,7 @@ class GenieReduxConfig(ModelConfig):
     tokenizer_fpath: ModelPath | None = None
     lam_fpath: ModelPath | None = None  # genie_redux only: start with this LAM, of config=lam or of another genie_redux
     model_fpath: ModelPath | None = None
-    # eval only: a super_resolution model, which enlarges what the model makes.
+    # eval only: a super_resolution model, which upsamples what the model makes.
     super_resolution_fpath: ModelPath | None = None
     seed: Seed = 0
     device: str = "auto"  # auto | cpu | cuda | cuda:k | mps

@@ -288,7 +288,7 @@ class WorldModelEvaluation(Evaluation):
             raise FieldError("drift_frames", self.config.drift_frames, problem, "lower it") from error
 
     def _measure_bounds(self, clips: Clips, table: SampleTable, prediction: Prediction, truth: GroundTruth) -> None:
-        """What a model reaches that repeats the last given frame, and one that knows the true tokens."""
+        """The copy-last baseline, and the tokenizer alone: a model that knows the true tokens."""
         video = clips.video[:, : self.rollout.length]
         reconstruction = self.model.tokenizer.reconstruct(video)[:, prediction.num_given :]
         add_quality(table, "copy_last_", copy_last(clips.video, prediction), truth)

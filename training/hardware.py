@@ -14,7 +14,7 @@ _PACKAGES = ("torch", "numpy", "accelerate", "lightning", "hydra-core", "stable-
 
 
 def describe_hardware(device: torch.device, num_processes: int = 1) -> dict[str, str | float]:
-    """Processor, memory, device and processes, without the machine's name."""
+    """CPU, memory, device and processes, without the machine's name."""
     found: dict[str, str | float] = {
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
         "processor": processor_name(),
@@ -31,7 +31,7 @@ def describe_hardware(device: torch.device, num_processes: int = 1) -> dict[str,
 
 
 def processor_name() -> str:
-    """The processor's model, as far as the system tells."""
+    """The CPU's model, as far as the system tells."""
     with suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text(errors="replace").splitlines():
             if line.startswith("model name"):

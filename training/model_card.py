@@ -17,18 +17,18 @@ CARD_FNAME = "README.md"
 _ABOUT = {
     "tokenizer": ("A video tokenizer: clips to discrete tokens and back.", "tokenizer_fpath"),
     "lam": ("A latent action model: which of a few actions lies between two frames.", "lam_fpath"),
-    "super_resolution": ("Enlarges the frames of a game.", "play.super_resolution_fpath"),
+    "super_resolution": ("Super-resolution of a game's frames.", "play.super_resolution_fpath"),
     "genie_redux": ("A world model with latent actions: it continues a game's frames.", "play.model_fpath"),
 }
-_GUIDED = ("A world model: it continues a game's frames under given actions.", "play.model_fpath")
-# Pictures of an evaluation that a card shows, where they are there.
+_GUIDED = ("A world model: it continues a game's frames, conditioned on actions.", "play.model_fpath")
+# Images of an evaluation that a card shows, where they are there.
 _PICTURES = ("film-000.gif", "clip-000.gif", "strips.png", "psnr_per_frame.png")
 # What `write_card` writes.
 CARD_FILES = (CARD_FNAME, *(f"images/*-{name}" for name in _PICTURES))
 
 
 def write_card(folder: Path, checkpoint: Path, loaded: LoadedModel[Any], evaluations_dpath: Path) -> None:
-    """Write README.md, and the pictures that it shows, for the model in `folder`, which was loaded from `checkpoint`.
+    """Write README.md, and the images that it shows, for the model in `folder`, which was loaded from `checkpoint`.
 
     Evaluations of that checkpoint are looked for below `evaluations_dpath`.
     """

@@ -60,7 +60,7 @@ def _export(arguments: argparse.Namespace) -> None:
     target: Path = arguments.to
     _check_target(target)
     path, loaded = _load(arguments)
-    # Its card's pictures, and words that somebody added, are nowhere else.
+    # Its card's images, and words that somebody added, are nowhere else.
     if target.resolve() == (path if path.is_dir() else path.parent).resolve():
         raise FieldError("--to", target, "is the folder of the model itself", "give a new folder")
     with atomic_path(target) as folder:

@@ -80,7 +80,8 @@ def sharded_like(tensor: Tensor, parameter: Tensor) -> Tensor:
 def _check_can_be_sharded(model: Model) -> None:
     """FieldError for what changes parameters in the forward pass, which only has copies of the shards."""
     if model.dead_code_threshold > 0:
-        problem = f"codes are moved (dead_code_threshold={model.dead_code_threshold:g}), which shards do not allow"
+        threshold = f"dead_code_threshold={model.dead_code_threshold:g}"
+        problem = f"{threshold} resets dead codes, which is not supported with sharded parameters"
         raise FieldError("train.sharded", "true", problem, "leave one of the two out")
 
 

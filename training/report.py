@@ -21,13 +21,13 @@ from training.metrics import averages, averages_per_frame
 _CURVES = {
     "": "prediction",
     "random_actions_": "random actions",
-    "copy_last_": "last given frame, repeated",
+    "copy_last_": "copy-last baseline",
     "tokenizer_": "tokenizer alone",
-    "enlarged_": "enlarged",
+    "enlarged_": "super-resolution",
     "bicubic_": "bicubic interpolation",
 }
 _CONTROL_CURVES = {
-    "psnr_to_last_given_frame": "to the last given frame",
+    "psnr_to_last_given_frame": "to the last prime frame",
     "psnr_to_random_actions": "to random actions",
 }
 _PANELS = {
@@ -46,7 +46,7 @@ _SINGLE = {
     "fid": "FID",
     "lite0_frechet": "Fréchet distance on EfficientNet-Lite0 (not FID)",
     "lite0_kernel": "kernel distance on EfficientNet-Lite0 (not KID)",
-    "delta_psnr": "ΔPSNR [dB] (true − random actions)",
+    "delta_psnr": "ΔPSNR [dB] (recorded − random actions)",
     "action_following": "actions read off the predicted frames: share of the recorded ones",
     "action_following_ceiling": "  off the recorded frames (ceiling)",
     "action_following_floor": "  off frames under random actions (floor)",
@@ -58,10 +58,10 @@ _SINGLE = {
     "calibration_ece": "expected calibration error",
     "counterfactual_pooled_psnr": "counterfactuals: pooled PSNR [dB] to the game's own future",
     "counterfactual_other_pooled_psnr": "  to the game's futures under other actions",
-    "counterfactual_copy_last_pooled_psnr": "  last given frame, repeated",
+    "counterfactual_copy_last_pooled_psnr": "  copy-last baseline",
     "counterfactual_delta_psnr": "  ΔPSNR [dB] (the action − other actions)",
     "counterfactual_ranking": "  own future nearer than another's (0.5 = chance)",
-    "psnr_to_last_given_frame": "PSNR [dB] to the last given frame (lower = more motion)",
+    "psnr_to_last_given_frame": "PSNR [dB] to the last prime frame (lower = more motion)",
     "psnr_to_random_actions": "PSNR [dB] to random actions (lower = the action matters more)",
     "latent_perplexity": "latent actions in use, effectively (perplexity)",
     "latent_used": "share of latent actions that occur",
@@ -148,7 +148,7 @@ def summary(folder: Path) -> str:
         lines.append(f"  {label:<26}" + "".join(_cell(metrics, prefix + name) for name in _COLUMNS))
     lines += [f"  {label}: {metrics[name]:.4g}" for name, label in _SINGLE.items() if name in metrics]
     drift = [name.rsplit("_", 1)[1] for name in metrics if name.startswith("drift_pooled_psnr_")]
-    for label, prefix in (("drift: pooled PSNR [dB]", "drift_"), ("  last given frame, repeated", "drift_copy_last_")):
+    for label, prefix in (("drift: pooled PSNR [dB]", "drift_"), ("  copy-last baseline", "drift_copy_last_")):
         values = ", ".join(f"frame {t}: {metrics[f'{prefix}pooled_psnr_{t}']:.4g}" for t in drift)
         lines += [f"  {label}: {values}"] if drift else []
     if "drift_action_following" in metrics:

@@ -148,5 +148,5 @@ def read_state(path: Path) -> dict[str, Any]:
     is_metered = sums.keys() == counts.keys() and all(isinstance(s, Tensor) and s.ndim == 0 for s in sums.values())
     numbers = [state["step"], state["samples"], state["logged_step"], *counts.values()]
     if not is_metered or not all(type(number) is int and number >= 0 for number in numbers):
-        raise UserError(f"'{path}' is not a whole {what}: its counts are wrong; restore the file")
+        raise UserError(f"'{path}' is not a valid {what}: its counts are wrong; restore the file")
     return state

@@ -109,7 +109,7 @@ def choose_precision(precision: str, device: torch.device) -> torch.dtype | None
 
 
 def bf16_pays(device: torch.device) -> bool:
-    """Whether bf16 is faster than float32 on this device: GPUs and processors with bf16 matrix units."""
+    """Whether bf16 is faster than float32 on this device: GPUs and CPUs with bf16 matrix units."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     if device.type == "cpu":

@@ -174,7 +174,7 @@ class _Tracker(ABC):
         while (call := self._calls.get()) is not None:
             try:
                 call()
-            except Exception as error:  # foreign code: whatever it is, training goes on
+            except Exception as error:  # foreign code: whatever it is, training continues
                 logger.warning("%s is off from here (%s): metrics go to metrics.jsonl", self.name, _one_line(error))
                 with suppress(Exception):
                     self._after_error()

@@ -45,6 +45,7 @@ class Meter:
         self._counts: dict[str, Tensor] = {}
 
     def add(self, values: dict[str, Tensor]) -> None:
+        """Add a batch's scalars by name; a NaN is not counted."""
         for name, value in values.items():
             value = value.detach().float()
             is_known = ~value.isnan()

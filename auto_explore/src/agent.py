@@ -106,7 +106,7 @@ def read_agent(path: Path) -> dict[str, Any]:
     except UserError:
         raise
     except (TypeError, ValueError, LookupError, ArithmeticError, RuntimeError) as error:
-        problem = f"'{path}' is not a whole {what} ({error!s:.100})"
+        problem = f"'{path}' is not a valid {what} ({error!s:.100})"
         raise UserError(f"{problem}: restore the file") from error
     return content
 

@@ -85,7 +85,7 @@ class AgentEpisode(Episode):
 
 @dataclass
 class ClipBatch:
-    """A batch of clips for an update: S trained steps each, after a burn-in.
+    """A batch of sequences for an update: S trained steps each, after a burn-in.
 
     frames (B, burn_in + S + 1, C, H, W) uint8; burn_in_valid (B, burn_in), False before an episode's start; actions,
     rewards, log_probabilities, ended (for good), valid (B, S), `valid` False after a row's last step.
@@ -138,9 +138,9 @@ class Replay:
         return sum(episode.num_steps for episode in self.episodes)
 
     def sample(self, batch: int, burn_in: int, num_steps: int, rng: np.random.Generator) -> ClipBatch:
-        """Clips of `num_steps` steps; every recorded step is drawn equally often.
+        """Sequences of `num_steps` steps; every recorded step is drawn equally often.
 
-        A clip that extends beyond an end of its episode is cut there and padded: padding is marked as not valid.
+        A sequence that extends beyond an end of its episode is cut there and padded: padding is marked as not valid.
         """
         episodes = [episode for episode in self.episodes if episode.num_steps]
         # A start may lie up to num_steps - 1 before the episode, so that its first steps are not drawn less often.

@@ -63,7 +63,7 @@ class RunningMoments:
 
 
 class Learner:
-    """Updates the network from clips of the replay."""
+    """Updates the network from sequences of the replay."""
 
     def __init__(
         self,

@@ -316,7 +316,7 @@ class AgentTrainer:
             growing = self._resume_episodes(own["collector"])
             self.replay.episodes = self._read_replay(own["replay"], growing)
         except (AttributeError, LookupError, TypeError) as error:
-            problem = f"'{path}' holds no whole training state ({type(error).__name__}: {error!s:.100})"
+            problem = f"'{path}' holds no valid training state ({type(error).__name__}: {error!s:.100})"
             raise UserError(f"{problem}: restore the file, or start another run") from error
 
     def _load_state(self, content: dict[str, Any], path: Path) -> dict[str, Any]:

@@ -23,13 +23,13 @@ GIB = 1 << 30
 _RESERVED = GIB // 2
 
 
-# A process that waits for ever uses no processor time; one on a busy machine gets its share late.
+# A process that waits for ever uses no CPU time; one on a busy machine gets its share late.
 _CLOCK_FACTOR = 30
 
 
 @dataclass(frozen=True)
 class Limits:
-    # Of processor time, of all threads and of what it started and has ended; thirty times as many by the clock.
+    # Of CPU time, of all threads and of what it started and has ended; thirty times as many by the clock.
     seconds: float = 10.0
     memory: int = GIB  # bytes beyond what the parent has
 

@@ -6,7 +6,7 @@
 
 Mutations are bytes (flipped, zeroed, cut, doubled, swapped, inserted), values within valid files (nulls, other types,
 absurd sizes, NaN; checksums made right again), and odd things at the path (a folder, a FIFO, /dev/zero). Every case
-runs in a child process of at most 10 s of processor time (60 s where an agent plays on; thirty times as many by the
+runs in a child process of at most 10 s of CPU time (60 s where an agent plays on; thirty times as many by the
 clock) and 1 GiB. Outcomes:
 
     right        the value of the whole file (the mutation hit nothing that counts), or a miss of a cache

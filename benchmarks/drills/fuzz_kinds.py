@@ -51,7 +51,7 @@ class FileKind:
     is_optional: bool = False  # it may be missing
     free: tuple[str, ...] = ("-",)  # values below these may be anything: nothing but people read them
     also_right: tuple[str, ...] = ()
-    seconds: float = 10.0  # of processor time that a reader may take
+    seconds: float = 10.0  # of CPU time that a reader may take
 
 
 def _load_json(path: Path) -> Any:

@@ -24,7 +24,7 @@ from benchmarks.drills.children import GIB, Case, Ended, Limits, run_cases
 from launcher.main import launch
 
 _TIMES = re.compile(r"time|seconds|per_second|share_")
-# High enough for codes to be moved within a few steps: new places are random draws.
+# High enough for codes to be reset within a few steps: new places are random draws.
 _MOVING_CODES = {"tokenizer__dead_code_threshold": 0.9, "lam__dead_code_threshold": 0.9}
 _SLOW = {"train__num_train_steps": 12, "train__validate_every": 0}
 

@@ -1,4 +1,4 @@
-"""Atari's Pitfall! with the place of its hero, which the game holds in its memory.
+"""Atari's Pitfall! with the place of its character, which the game holds in its memory.
 
     python run.py generate config=gymnasium/ale \\
         'config.connector.game=[benchmarks.exploration.pitfall:PitfallPositions-v0]'

@@ -1,4 +1,4 @@
-"""Where CoinRun's hero was: the game does not tell, but its saved state holds it, so episodes are played again."""
+"""Where CoinRun's character was: the game does not tell, but its saved state holds it, so episodes are played again."""
 
 import struct
 from functools import cache
@@ -32,7 +32,7 @@ def hero_places(level: int, actions: list[str]) -> dict[str, np.ndarray]:
 
 
 def place_in(state: bytes) -> tuple[float, float]:
-    """(x, y) of the hero in blocks. ValueError if the state has another form than expected."""
+    """(x, y) of the character in blocks. ValueError if the state has another form than expected."""
     sign = struct.pack("<i", _LEVEL_BLOCKS)
     start = state.find(sign)
     while 0 <= start <= len(state) - _HERO.size:
@@ -40,7 +40,7 @@ def place_in(state: bytes) -> tuple[float, float]:
         if 0 < count < _MOST_THINGS and kind == 0 and 0 < x < 64 and 0 < y < 64:
             return x, y
         start = state.find(sign, start + 1)
-    raise ValueError("no hero in CoinRun's saved state: it was made by another version of the game")
+    raise ValueError("no character in CoinRun's saved state: it was made by another version of the game")
 
 
 @cache

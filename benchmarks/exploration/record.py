@@ -47,9 +47,9 @@ def check_test_play(experiment: Experiment) -> None:
 
 
 def check_second_round(experiment: Experiment) -> None:
-    """FieldError if there is no first round that it could go on from."""
+    """FieldError if there is no first round that it could start from."""
     if ROUND_ONE not in experiment.fine_tuned_on:
-        shown, problem = " ".join(experiment.fine_tuned_on), "the second round goes on from AutoExplore's models"
+        shown, problem = " ".join(experiment.fine_tuned_on), "the second round starts from AutoExplore's models"
         raise FieldError("--fine-tune-on", shown, problem, f"add {ROUND_ONE}, or omit --parts twice")
 
 

@@ -58,7 +58,7 @@ class Game:
 
     @property
     def reports_positions(self) -> bool:
-        """While it is played: where CoinRun's hero was is found by playing again (`places`)."""
+        """While it is played: where CoinRun's character was is found by playing again (`places`)."""
         return self.name != "coinrun"
 
     @property

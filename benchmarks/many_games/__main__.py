@@ -4,13 +4,13 @@
 
 Run again, it resumes. Every game is recorded with the same six actions and random play, and is trained on equally many
 frames. One model of all games but the held-out ones is compared with a model of each that has its share of the same
-operations (with `--full`, also all of them). It is then fine-tuned to each held-out game, and compared with a model
-from nothing that has as many operations, for several amounts of data. All models are evaluated on the games' held-out
+FLOPs (with `--full`, also all of them). It is then fine-tuned to each held-out game, and compared with a model
+from nothing that has as many FLOPs, for several amounts of data. All models are evaluated on the games' held-out
 episodes: six frames after two, one frame at a time.
 
 Minutes are those of one idle core, and stand for 3 TFLOP each. `--list` shows the games; those whose package is missing
 are skipped (`bash install.sh --with coinrun`, `--with atari`). Data are in `<root>/<frames>frames/`; models, results
-(a JSON file each), `report.md` and `plot.png` in a folder below that is named after the operations. All runs of one
+(a JSON file each), `report.md` and `plot.png` in a folder below that is named after the FLOPs. All runs of one
 `--root` and number of frames have the same games.
 """
 
@@ -74,7 +74,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--minutes", type=float, default=30, help="of the model of many games")
     parser.add_argument("--fine-tune-minutes", type=float, help="of each model of a held-out game; a tenth")
     parser.add_argument("--arms", nargs="+", default=[NOTHING, "decoder"], choices=[NOTHING, *FINE_TUNINGS])
-    parser.add_argument("--full", action="store_true", help="each model of one game with all of the operations, too")
+    parser.add_argument("--full", action="store_true", help="each model of one game with all of the FLOPs, too")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--report", action="store_true", help="only write the report of what is there")
     parser.add_argument("--list", action="store_true", help="only print the names of the games")

@@ -1,4 +1,4 @@
-"""World models of many games and of one, and models fine-tuned to a game that was held out, at equal operations."""
+"""World models of many games and of one, and models fine-tuned to a game that was held out, at equal FLOPs."""
 
 import json
 from dataclasses import asdict, dataclass

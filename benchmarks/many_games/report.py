@@ -20,7 +20,7 @@ COLUMNS = {
     "action_following": "following",
     "action_following_ceiling": "(ceiling)",
     "tokenizer_pooled_psnr": "tokenizer",
-    "copy_last_pooled_psnr": "still",
+    "copy_last_pooled_psnr": "copy-last",
 }
 # By which amounts of data are compared.
 COMPARED = ("pooled_psnr", "delta_psnr")
@@ -122,7 +122,7 @@ def _plot_games(axis: plt.Axes, results: list[Result], column: str) -> None:
             axis.plot(*zip(*points, strict=True), "o", color=f"C{number}", alpha=0.6, label=model)
     if column == "pooled_psnr":
         still = [_mean([r.metrics["copy_last_pooled_psnr"] for r in results if r.game == game]) for game in games]
-        axis.plot(still, "_", color="grey", markersize=14, label="still picture")
+        axis.plot(still, "_", color="grey", markersize=14, label="copy-last baseline")
     axis.set_xticks(range(len(games)), games, rotation=60, ha="right", fontsize=7)
     axis.set_title(f"{COLUMNS[column]} [dB]", fontsize=9)
     axis.grid(alpha=0.3)
@@ -138,7 +138,7 @@ def _plot_curves(axis: plt.Axes, results: list[Result], game: str, column: str) 
             axis.plot(*zip(*curve(results, game, arm, column), strict=True), color=color, label=arm)
     if column == "pooled_psnr":
         still = _mean([r.metrics["copy_last_pooled_psnr"] for r in results if r.game == game])
-        axis.axhline(still, color="grey", linestyle=":", label="still picture")
+        axis.axhline(still, color="grey", linestyle=":", label="copy-last baseline")
     axis.set_xscale("symlog", linthresh=100)
     axis.set_xlim(left=-5)
     axis.set_xlabel(f"frames of {game}")

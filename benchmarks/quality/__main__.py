@@ -2,8 +2,8 @@
 
 python -m benchmarks.quality --data hero --arms published history_loss --minutes 10 --seeds 0 1 2
 
-Every arm trains a tokenizer and a guided world model on the same data with the same number of floating-point
-operations, the tokenizer's included, and is evaluated on held-out episodes of the trained levels and on levels that it
+Every arm trains a tokenizer and a guided world model on the same data with the same number of FLOPs,
+the tokenizer's included, and is evaluated on held-out episodes of the trained levels and on levels that it
 has never seen. Ten minutes are 30 TFLOP, about those of the demo and about ten minutes of one idle core. With
 `--report`, nothing is run: the table and the plot of what is there are written.
 """

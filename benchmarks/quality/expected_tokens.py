@@ -2,11 +2,11 @@
 
 python -m benchmarks.quality.expected_tokens <model-N.pt …> --dataset retro_act_v0.0.0_one_level_seen
 
-A drawn frame enters the history as the likeliest tokens: where the hero may be at one of several places, he is at none
-of them, and the next frame cannot know. With `dynamics.history_tokens=expected` each token enters as the expectation of
-its embedding under the model's distribution p; here p is raised to an exponent: 1 is that setting, 0 stands for the
-likeliest token, and larger ones for sharper distributions. The frame that is shown is always that of the likeliest
-tokens.
+A predicted frame enters the history as the likeliest tokens: where the character may be at one of several places, it is
+at none of them, and the next frame cannot know. With `dynamics.history_tokens=expected` each token enters as the
+expectation of its embedding under the model's distribution p; here p is raised to an exponent: 1 is that setting, 0
+stands for the likeliest token, and larger ones for sharper distributions. The frame that is shown is always that of the
+likeliest tokens.
 
 Streams recorded clips' first two frames on under their actions, with the histories of `GenieRedux.step`. Prints pooled
 PSNR in dB at some frames and over all, and the mean change of a pixel from frame to frame (of 255), next to the game's.
@@ -79,7 +79,7 @@ def main() -> None:
             frames = stream(model, clips.video, clips.actions, exponent)
             print(row(f"{exponent:g}", frames, target), flush=True)
         still = clips.video[:, NUM_GIVEN - 1 : NUM_GIVEN].expand_as(target)
-        print(row("(still picture)", still, target))
+        print(row("(copy-last baseline)", still, target))
         print(row("(the game)", target, target).replace("inf", "–"))
 
 

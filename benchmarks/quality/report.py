@@ -24,8 +24,8 @@ COLUMNS = {
     "action_following": "following",
     "action_following_ceiling": "(ceiling)",
     "drift_pooled_psnr_60": "frame 60",
-    "drift_copy_last_pooled_psnr_60": "(still)",
-    "copy_last_pooled_psnr": "still",
+    "drift_copy_last_pooled_psnr_60": "(copy-last)",
+    "copy_last_pooled_psnr": "copy-last",
     "tokenizer_pooled_psnr": "tokenizer",
 }
 _HEAD = ("data", "arm", "seeds", "steps", "TFLOP", "CPU s", "levels", "method")

@@ -33,7 +33,7 @@ HEAD = "| checkpoint | method | order | rounds | pooled PSNR | ΔPSNR | CPU s |\
 
 @dataclass(frozen=True)
 class Sampling:
-    """A way of drawing frames; `order` is `dynamics.unmask_order`."""
+    """A way of sampling frames; `order` is `dynamics.unmask_order`."""
 
     method: str
     order: str

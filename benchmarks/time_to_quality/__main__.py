@@ -4,8 +4,8 @@
 
 The checkout is one of the public fork timoklein/GenieRedux; its code needs `pip install beartype` and runs in
 processes of its own (`original_code.py`). Both sides train a tokenizer and a guided world model of the demo's sizes on
-the demo's dataset, a quarter of the operations for the tokenizer. Every budget is a run of its own, with a learning
-rate that falls over it. This project's evaluation judges both on the same held-out clips. Processor seconds are those
+the demo's dataset, a quarter of the FLOPs for the tokenizer. Every budget is a run of its own, with a learning
+rate that falls over it. This project's evaluation judges both on the same held-out clips. CPU-seconds are those
 of the whole training commands, with one thread.
 """
 
@@ -31,14 +31,14 @@ from data_generation.data.files import write_atomically
 
 DATA = ALL_DATA["one_level"]
 DATASET = DATA.dataset_name(f"{DATA.name}_seen")
-# As the original draws frames.
+# As the original samples frames.
 _LIKELIEST = "dynamics.history_tokens=likeliest"
 METHODS = {
     "autoregressive": ("eval.inference_method=autoregressive", "eval.dream_length=1", _LIKELIEST),
     "one_go": ("eval.inference_method=one_go",),
 }
 MEASURES = {"pooled_psnr": "pooled PSNR", "changed_pooled_psnr": "of changed pixels", "delta_psnr": "ΔPSNR"}
-COSTS = {"operations": "operations", "cpu_seconds": "processor seconds"}
+COSTS = {"operations": "operations", "cpu_seconds": "CPU-seconds"}
 # Whose code, with which recipe.
 NAMES = {"original": "original", "tuned": "ours, tuned", "published": "ours, published"}
 # Code, the cost of each part and their sums, and the metrics of each method.
@@ -79,7 +79,7 @@ def evaluate(root: Path, model: Path, target: Path, method: tuple[str, ...]) -> 
 
 def table(results: list[Result]) -> str:
     """The results as Markdown."""
-    head = ("code", "steps", "TFLOP", "processor s", "method", *MEASURES.values(), "tokenizer alone", "still picture")
+    head = ("code", "steps", "TFLOP", "CPU s", "method", *MEASURES.values(), "tokenizer alone", "copy-last")
     lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
     for result in results:
         steps = " + ".join(str(cost["steps"]) for cost in result["costs"].values())
@@ -109,18 +109,18 @@ def saving(results: list[Result], cost: str, method: str) -> str:
 
 
 def plot(results: list[Result], path: Path) -> None:
-    """Quality over processor seconds, autoregressive sampling, as PNG."""
+    """Quality over CPU-seconds, autoregressive sampling, as PNG."""
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.2))
     for axis, name in zip(axes, ("pooled_psnr", "delta_psnr"), strict=True):
         for code in dict.fromkeys(result["code"] for result in results):
             points = sorted((r["cpu_seconds"], r["autoregressive"][name]) for r in results if r["code"] == code)
             axis.plot(*zip(*points, strict=True), "o-", label=code)
         axis.set_xscale("log")
-        axis.set_xlabel("processor seconds of training")
+        axis.set_xlabel("CPU-seconds of training")
         axis.set_title(f"{MEASURES[name]} [dB]", fontsize=9)
         axis.grid(alpha=0.3)
     still = results[0]["autoregressive"]["copy_last_pooled_psnr"]
-    axes[0].axhline(still, color="grey", linestyle=":", label="still picture")
+    axes[0].axhline(still, color="grey", linestyle=":", label="copy-last baseline")
     axes[0].legend()
     figure.tight_layout()
     figure.savefig(path, dpi=110)
@@ -132,7 +132,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--original", type=Path, required=True, help="checkout of the original's code")
     parser.add_argument("--root", type=Path, default=Path("outputs/time_to_quality"), help="where everything is kept")
-    parser.add_argument("--original-tflop", nargs="+", type=float, default=[10, 40], help="operations of its budgets")
+    parser.add_argument("--original-tflop", nargs="+", type=float, default=[10, 40], help="FLOPs of its budgets")
     parser.add_argument("--minutes", nargs="+", type=float, default=[1, 2, 3, 10], help="as in benchmarks.quality")
     parser.add_argument("--published-minutes", nargs="*", type=float, default=[], help="of this project's code, too")
     parser.add_argument("--seed", type=int, default=0)

@@ -84,7 +84,7 @@ def original_config(kind: str, config: ModelConfig, num_actions: int) -> dict[st
 
 
 def run_original(checkout: Path, folder: Path, settings: dict[str, Any]) -> tuple[dict[str, Any], float]:
-    """Run `original_code.py` with results in `folder`: what it found, and its processor seconds."""
+    """Run `original_code.py` with results in `folder`: what it found, and its CPU-seconds."""
     folder.mkdir(parents=True, exist_ok=True)
     path, script = folder / "settings.json", str(Path(__file__).with_name("original_code.py"))
     paths = {

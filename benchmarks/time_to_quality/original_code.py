@@ -118,7 +118,7 @@ def train(model: nn.Module, settings: Settings) -> dict[str, Any]:
 
 
 def time_steps(model: nn.Module, settings: Settings) -> dict[str, Any]:
-    """Processor seconds of some steps after the first one, and this process's peak memory."""
+    """CPU-seconds of some steps after the first one, and this process's peak memory."""
     clips, training, seconds = ClipArrays(settings), Training(model, settings, steps=100), []
     for step in range(1, settings["timed_steps"] + 2):
         start = time.process_time()

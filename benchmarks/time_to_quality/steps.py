@@ -1,4 +1,4 @@
-"""Processor seconds and peak memory of training steps of the original's own code and of this project's, in turn.
+"""CPU-seconds and peak memory of training steps of the original's own code and of this project's, in turn.
 
     python -m benchmarks.time_to_quality.steps --original <checkout> --size quarter --batch 1 --frames 4
 
@@ -24,7 +24,7 @@ from training.config import OptimizerConfig
 
 NUM_ACTIONS = 5
 CASES = ("tokenizer_train", "guided_train", "genie_redux_train")
-# Processor seconds of each step, and peak memory in GB.
+# CPU-seconds of each step, and peak memory in GB.
 Measured = tuple[list[float], float]
 
 
@@ -51,7 +51,7 @@ def original(name: str, args: argparse.Namespace, folder: Path) -> Measured:
 
 def ours(name: str, args: argparse.Namespace) -> Measured:
     """This project's code."""
-    command = [sys.executable, "-m", "benchmarks.compile", "--child", "--kinds", "eager", "--processor-time"]
+    command = [sys.executable, "-m", "benchmarks.compile", "--child", "--kinds", "eager", "--cpu-time"]
     command += ["--only", name, "--size", args.size, "--frames", str(args.frames), "--repeats", str(args.repeats)]
     command += ["--batch", str(args.batch)] if args.batch else []
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -79,7 +79,7 @@ def main() -> None:
         for code, runs in found.items():
             steps = ", ".join(f"{s:.2f}" for seconds, _ in runs for s in seconds)
             print(f"{name} {code}: {medians[code]:.2f} s ({steps}), {max(gb for _, gb in runs):.2f} GB")
-        print(f"{name}: {medians['original'] / medians['ours']:.2f} times fewer processor seconds", flush=True)
+        print(f"{name}: {medians['original'] / medians['ours']:.2f} times fewer CPU-seconds", flush=True)
 
 
 if __name__ == "__main__":

@@ -25,7 +25,9 @@ class Codec(Protocol):
     lossless: bool
     chunk_frames: int
 
-    def encode(self, frames: np.ndarray) -> bytes: ...
+    def encode(self, frames: np.ndarray) -> bytes:
+        """The bytes of frames (n, H, W, C) uint8, at most `chunk_frames` of them."""
+        ...
 
     def decode(self, data: bytes, num_frames: int, shape: Shape) -> np.ndarray:
         """Frames (num_frames, H, W, C) of `shape` (H, W, C). ValueError where the data holds anything else."""

@@ -310,7 +310,7 @@ def _check_columns(header: Header, columns: Mapping[str, np.ndarray]) -> None:
     if columns["actions"].min(initial=0) < 0:
         raise ValueError("a negative action")
     if not np.isfinite(columns["rewards"]).all():
-        raise ValueError("a reward that is no finite number")
+        raise ValueError("a reward that is not a finite number")
 
 
 class EpisodeReader:

@@ -129,7 +129,7 @@ def send(place: HubPlace, folder: Path, card: str = "", private: bool = False) -
 def _checked_dataset(place: HubPlace, folder: Path) -> Path:
     if not (folder / INFO_FNAME).is_file() and not any(folder.glob(f"*/{INFO_FNAME}")):
         remedy = f"fetch it (python run.py data pull {place.text} --to <folder>), then import it (data import)"
-        raise place.error("is no dataset of this project", remedy)
+        raise place.error("is not a dataset of this project", remedy)
     return folder
 
 
@@ -141,7 +141,7 @@ def _told(place: HubPlace) -> Iterator[None]:
     try:
         yield
     except errors.HFValidationError as error:
-        raise place.error("is no name of a repository on the hub") from error
+        raise place.error("is not a valid name of a repository on the hub") from error
     except errors.RevisionNotFoundError as error:
         raise place.error(
             f"has no revision '{place.revision}'", "leave it out, or name a branch or a commit"

@@ -65,7 +65,7 @@ class ArrayRecordSession(ArraySession):
         try:
             content = _ArraysOnly(io.BytesIO(data)).load()
         except Exception as error:  # unpickling raises many kinds
-            raise self.error(f"its record is no pickled dictionary of arrays ({error})") from None
+            raise self.error(f"its record is not a pickled dictionary of arrays ({error})") from None
         video, length = (
             content.get(key) if isinstance(content, dict) else None for key in ("raw_video", "sequence_length")
         )

@@ -76,7 +76,7 @@ class ArraySession(ImportedSession):
             values = values.argmax(1)
         whole = values.ndim == 1 and is_number and bool((values == np.floor(values)).all())
         if not whole or values.min(initial=0) < 0 or values.max(initial=0) >= _MAX_ACTIONS:
-            problem = f"its actions, {values.dtype} {values.shape}, are no numbers of actions from 0 on"
+            problem = f"its actions, {values.dtype} {values.shape}, are not action numbers from 0 on"
             raise self.error(problem, "name others with --actions-key, or import --without-actions")
         return values.astype(np.int64)
 

@@ -214,7 +214,7 @@ def _check_index(columns: Mapping[str, np.ndarray], info: DatasetInfo) -> None:
         return
     _check_headers(columns, info)
     if not np.isfinite(columns["reward_sums"]).all():
-        raise ValueError("a sum of rewards that is no finite number")
+        raise ValueError("a sum of rewards that is not a finite number")
     if columns["actions"].min(initial=0) < 0 or columns["actions"].max(initial=0) >= info.num_actions:
         raise ValueError("actions that have no name")
 

@@ -59,7 +59,7 @@ def scale_image(frame: np.ndarray, scale: int) -> np.ndarray:
 
 
 def episode_images(episode: EpisodeReader, scale: int = 1) -> Iterator[np.ndarray]:
-    """All frames of an episode as images, enlarged. `UserError` for other numbers of channels than 1 and 3."""
+    """All frames of an episode as images (H, W, 3) uint8. `UserError` for other numbers of channels than 1 and 3."""
     _check_channels(episode)
     for start in range(0, episode.num_frames, _FRAMES_AT_ONCE):
         for frame in episode.frames(start, min(start + _FRAMES_AT_ONCE, episode.num_frames)):
@@ -83,12 +83,12 @@ def _check_channels(episode: EpisodeReader) -> None:
 
 
 def strip(videos: Sequence[LabelledVideo], scale: int = SCALE) -> np.ndarray:
-    """Videos below each other, time to the right, a label above each: one image."""
+    """Videos below each other, time to the right, a label above each: one image (H, W, 3) uint8."""
     return _below([_labelled(video.label, _film_strip(video, scale)) for video in videos])
 
 
 def stack_strips(strips: Sequence[np.ndarray]) -> np.ndarray:
-    """Several strips below each other on one sheet."""
+    """Several strips (H, W, 3) uint8 below each other: one image (H, W, 3) uint8."""
     space = np.full((3 * _GAP, 1, 3), _BACKGROUND, np.uint8)
     return _below([part for item in strips for part in (item, space)][:-1])
 
@@ -103,7 +103,7 @@ def animation(videos: Sequence[LabelledVideo], scale: int = SCALE) -> np.ndarray
 
 
 def stack_animations(animations: Sequence[np.ndarray]) -> np.ndarray:
-    """Animations of the same length and size below each other."""
+    """Animations (T, H, W, 3) uint8 of the same shape below each other: one of them."""
     return np.concatenate(list(animations), axis=1)
 
 
@@ -121,7 +121,7 @@ def captioned(frame: np.ndarray, text: str, share: float, scale: int) -> np.ndar
 
 
 def contact_sheet(rows: Sequence[SheetRow], title: str = "") -> np.ndarray:
-    """Rows of images on white, each below its label, all below the title: one image."""
+    """Rows of images on white, each below its label, all below the title: one image (H, W, 3) uint8."""
     top = _SHEET_LABEL_HEIGHT if title else 0
     row_heights = [max(image.shape[0] for image in row.images) for row in rows]
     width = max(sum(image.shape[1] + _SHEET_GAP for image in row.images) for row in rows)
@@ -185,20 +185,23 @@ def _padded(image: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def write_png(path: Path, image: np.ndarray) -> None:
-    """Write an image."""
+    """Write an image (H, W, 3) uint8."""
     with atomic_path(path) as temporary:
         Image.fromarray(image).save(temporary, "PNG")
 
 
 def encode_png(image: np.ndarray) -> bytes:
-    """An image as the bytes of a PNG file."""
+    """An image (H, W, 3) uint8 as the bytes of a PNG file."""
     file = io.BytesIO()
     Image.fromarray(image).save(file, "PNG")
     return file.getvalue()
 
 
 def write_gif(path: Path, video: Iterable[np.ndarray], fps: float) -> None:
-    """Write a video as an endless GIF, at up to 50 frames per second; with more, it lasts longer."""
+    """Write images (H, W, 3) uint8, at least one, as an endless GIF.
+
+    It plays at up to 50 frames per second; with more, it lasts longer.
+    """
     images = (_timed(Image.fromarray(image), position, fps) for position, image in enumerate(video))
     first = next(images)
     with atomic_path(path) as temporary:
@@ -214,7 +217,10 @@ def _timed(image: Image.Image, position: int, fps: float) -> Image.Image:
 
 
 def write_mp4(path: Path, video: Iterable[np.ndarray], fps: float, pix_fmt: str = "yuv420p", crf: int = 17) -> None:
-    """Write a video as H.264. yuv420p plays everywhere, and loses no colour detail of frames enlarged by two."""
+    """Write images (H, W, 3) uint8 as an H.264 video.
+
+    yuv420p plays everywhere, and loses no colour detail of frames scaled up by two.
+    """
     import av  # only exports need it
 
     with atomic_path(path) as temporary, av.open(str(temporary), "w", format="mp4") as container:

@@ -46,12 +46,12 @@ def natural_order(path: Path) -> tuple[Any, ...]:
 
 
 def read_image(path: Path) -> np.ndarray:
-    """An image file as (h, w, 3) uint8. FileNotFoundError, or `UserError` for anything that is no image."""
+    """An image file as (h, w, 3) uint8. FileNotFoundError, or `UserError` for anything that is not an image."""
     return decode_image(read_file(path, _MAX_IMAGE_BYTES), f"'{path}'")
 
 
 def decode_image(data: bytes, what: str) -> np.ndarray:
-    """An encoded image as (h, w, 3) uint8. `UserError` that calls it `what` for anything that is no image."""
+    """An encoded image as (h, w, 3) uint8. `UserError` that calls it `what` for anything that is not an image."""
     # Only imports need them.
     import cv2
     from PIL import Image

@@ -142,7 +142,7 @@ class CoinRunLevel(gym.Env[np.ndarray, Any]):
         return self._image, {}
 
     def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        """Ends at the coin (reward 10, `level_complete` 1), with the hero's death, or, truncated, after 1000 steps.
+        """Ends at the coin (reward 10, `level_complete` 1), with the character's death, or truncated after 1000 steps.
 
         Other games have other aims and limits.
         """

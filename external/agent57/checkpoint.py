@@ -38,7 +38,7 @@ class Agent57Info:
     mean_return: float | None = None
     # As in `EnvironmentSpec`.
     n_skip_frames: int | None = None
-    # Of the errors of the distilled network and of squared distances, from which acting goes on.
+    # Of the errors of the distilled network and of squared distances, from which acting continues.
     errors: tuple[float, float, float] = StreamMoments().state_dict()
     distances: tuple[float, float, float] = StreamMoments().state_dict()
 
@@ -103,7 +103,7 @@ def read_agent57(path: Path) -> StoredAgent:
     except UserError:
         raise
     except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RuntimeError) as error:
-        problem = f"'{path}' is not a whole {WHAT} ({error!s:.100})"
+        problem = f"'{path}' is not a valid {WHAT} ({error!s:.100})"
         raise UserError(f"{problem}: restore the file") from error
     state = content.get("state") if is_own else None
     check_tensors(state, path, WHAT)

@@ -144,7 +144,7 @@ class Agent57Network(nn.Module):
 
 
 class EmbeddingNetwork(nn.Module):
-    """What an action can change of a frame: features from which the action between two frames can be told (NGU)."""
+    """What an action can change of a frame: features of an inverse-dynamics model (NGU)."""
 
     def __init__(self, num_actions: int, config: NetworkConfig):
         super().__init__()

@@ -81,9 +81,11 @@ class PlayedEpisode(Episode):
             self.states[t] = state.copy()
 
     def stored_states(self) -> dict[int, Tensor]:
+        """`states` as tensors (4, H) by step, for a checkpoint."""
         return {t: torch.from_numpy(state) for t, state in self.states.items()}
 
     def restore_states(self, stored: dict[int, Tensor]) -> None:
+        """Take over what `stored_states` returned."""
         self.states = {t: state.numpy() for t, state in stored.items()}
 
     def restore(self, columns: dict[str, Any], frames: np.ndarray) -> None:
@@ -155,10 +157,11 @@ class SequenceReplay:
         self.num_added += 1
 
     def priorities(self) -> np.ndarray:
-        """Those of the draw (N,): raised to their power."""
+        """Priorities (N,) by which sequences are drawn: already raised to the configured power."""
         return self._tree[np.arange(len(self.sequences))]
 
     def set_priorities(self, slots: np.ndarray, values: np.ndarray) -> None:
+        """Set the priorities of slots (B,) to values (B,), raised to the configured power."""
         self._tree.set(slots, np.maximum(values, 1e-6) ** self.config.priority_power)
 
     def sample(self, batch: int, rng: np.random.Generator) -> SequenceBatch:

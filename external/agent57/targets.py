@@ -1,4 +1,7 @@
-"""Targets of the value networks: Retrace under a transformed Bellman operator."""
+"""Targets of the value networks: Retrace under a transformed Bellman operator.
+
+Functions that name no shapes are elementwise.
+"""
 
 from dataclasses import dataclass
 

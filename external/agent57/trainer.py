@@ -262,7 +262,7 @@ class Agent57Trainer:
         try:
             self._load_state(stored, path)
         except (AttributeError, LookupError, TypeError, RuntimeError) as error:
-            problem = f"'{path}' holds no whole training state ({type(error).__name__}: {error!s:.100})"
+            problem = f"'{path}' holds no valid training state ({type(error).__name__}: {error!s:.100})"
             raise UserError(f"{problem}: restore the file, or start another run") from error
 
     def _load_state(self, stored: StoredAgent, path: Path) -> None:

@@ -4,7 +4,7 @@
         config.connector.agent.policy=external.platformer.policy:StrayingPolicy config.connector.agent.gamma=0 \\
         config.connector.generator_config.n_instances=12 config.connector.generator_config.n_steps_max=400
 
-Each episode follows the level's known way to its gate up to a random step, and goes on with sticky random play there.
+Each episode follows the level's known way to its gate up to a random step, and continues with sticky random play there.
 """
 
 from functools import cache

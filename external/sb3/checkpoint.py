@@ -86,14 +86,14 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
                 raise _RefusedError("it is larger than any such agent")
             data, weights = archive.read("data"), archive.read("policy.pth")
     except (OSError, KeyError, zipfile.BadZipFile) as error:
-        raise _RefusedError("is no file of Stable-Baselines3, or damaged") from error
+        raise _RefusedError("is not a Stable-Baselines3 file, or is damaged") from error
     try:
         state = torch.load(io.BytesIO(weights), map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises many kinds
         raise _RefusedError("its policy.pth holds more than tensors, and nothing in it is executed") from error
     plain = parse_json(data.decode())
     if not isinstance(plain, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise _RefusedError("is no file of Stable-Baselines3, or damaged")
+        raise _RefusedError("is not a Stable-Baselines3 file, or is damaged")
     return plain, {name: tensor.float() for name, tensor in state.items()}
 
 

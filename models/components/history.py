@@ -1,4 +1,4 @@
-"""What the history of a training clip looks like: which tokens are masked or wrong, and where the loss counts.
+"""What the history of a training clip looks like: which tokens are masked or wrong, and which the loss is computed on.
 
 The published models mask all frames of a batch at one rate. Play conditions on a complete history with some wrong
 tokens; `HistoryConfig` can train on that as well.

@@ -75,7 +75,7 @@ def gumbel_argmax(logits: Tensor, temperature: float, noise: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class DecodeSettings:
-    """How `iterative_decode` draws: rounds, first temperature, mask schedule, order of unmasking."""
+    """How `iterative_decode` samples: rounds, first temperature, mask schedule, order of unmasking."""
 
     inference_steps: int
     temperature: float
@@ -97,7 +97,7 @@ def iterative_decode(
     and their mask (True = masked) to the logits (B, N-1, h, w, V) of new frames 1..N-1; it is not called when N = 1,
     where rounds cannot change anything.
 
-    Each round draws every token anew, at a temperature that falls linearly to 0 (an argmax) in the last round.
+    Each round samples every token again, at a temperature that falls linearly to 0 (an argmax) in the last round.
     Before each round but the first, a share of the tokens, which the schedule names, is masked again: those of least
     confidence, or those that come last in an order that is known in advance (`unmask_ranks`).
     Returns ids (B, N, h, w) and the last round's logits (B, N, h, w, V).

@@ -58,7 +58,7 @@ class FeedForward(nn.Module):
 
 @dataclass
 class LayerCache:
-    """What later frames need of the frames before, for one layer.
+    """The KV cache of one layer: what later frames need of the frames before.
 
     The PEG's last two inputs (B, 2, h, w, D) and, for temporal attention, keys and values (B, hw, heads, t, dim_head).
     """
@@ -70,7 +70,7 @@ class LayerCache:
 
 @dataclass
 class Cache:
-    """State of an ST-transformer after `num_frames` frames. A value: extending it returns a new one."""
+    """The KV cache of an ST-transformer after `num_frames` frames. A value: extending it returns a new one."""
 
     num_frames: int = 0
     layers: list[LayerCache] = field(default_factory=list)

@@ -1,4 +1,4 @@
-"""Moving tensors from the processor's memory to a device."""
+"""Moving tensors from the CPU's memory to a device."""
 
 import torch
 from torch import Tensor

@@ -1,4 +1,4 @@
-"""U-Net (Ronneberger et al. 2015) with residual blocks: Dhariwal and Nichol's (2021) without the embedding of time."""
+"""U-Net (Ronneberger et al. 2015) with residual blocks: Dhariwal and Nichol's (2021) without the timestep embedding."""
 
 import math
 

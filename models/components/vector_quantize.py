@@ -71,7 +71,7 @@ class VectorQuantizer(nn.Module):
         return self.project_out(F.embedding(ids, self.codebook))
 
     def forward(self, x: Tensor, generator: torch.Generator | None = None) -> Quantized:
-        """Quantise vectors (..., D). In training, `generator` (on the CPU) draws what dead codes are moved to.
+        """Quantise vectors (..., D). In training, `generator` (on the CPU) draws what dead codes are reset to.
 
         The loss is mse(codes, sg[x]) + commitment_weight * mse(sg[codes], x) on the normalised vectors.
         """
@@ -86,7 +86,7 @@ class VectorQuantizer(nn.Module):
 
     @torch.no_grad()
     def _revive_dead_codes(self, directions: Tensor, ids: Tensor, generator: torch.Generator | None) -> None:
-        """Move codes that are hardly used to vectors (n, codebook_dim) of this batch that their codes (ids) fit badly.
+        """Reset codes that are hardly used to vectors (n, codebook_dim) of this batch that their codes (ids) fit badly.
 
         A code is dead when it is used less than `dead_code_threshold` times the mean, averaged over about the last
         1 / USAGE_RATE steps. Replacements are drawn in proportion to the squared error, as in k-means++, so that rare
@@ -97,7 +97,7 @@ class VectorQuantizer(nn.Module):
         usage.lerp_(count * (self.codebook_size / ids.numel()), USAGE_RATE)
         error = (directions - F.embedding(ids, self.codebook)).square().sum(dim=-1)
         candidates = directions[_draw(error + 1e-12, self.codebook_size, generator)]
-        # Every process must move the same codes to the same vectors.
+        # Every process must reset the same codes to the same vectors.
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             torch.distributed.broadcast(candidates, 0)
             torch.distributed.broadcast(usage, 0)

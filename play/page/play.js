@@ -90,7 +90,7 @@ function welcome(hello) {
   fill($("source"), hello.sources, (name) => name.replace("_", " "));
   fill($("level"), hello.levels, ([name, isKnown]) => name + (isKnown ? "" : " (not trained on)"), (_, i) => i);
   $("level").value = hello.first_level;
-  $("trained_on").textContent = hello.trained_on && `The model was trained on levels ${hello.trained_on}; others it draws badly.`;
+  $("trained_on").textContent = hello.trained_on && `The model was trained on levels ${hello.trained_on}; others it predicts badly.`;
   $("hint").textContent = hint(hello.actions);
   fill($("environment"), hello.environments, (each) => each.name, (_, i) => i);
   $("from_episode").hidden = !hello.environments.length;
@@ -104,12 +104,12 @@ function welcome(hello) {
   startAnew();
 }
 
-// At the level where the model that comes with the code draws best; of other models, at a recorded episode.
+// At the level where the model that comes with the code predicts best; of other models, at a recorded episode.
 function startAnew() {
   if (state.start) begin(state.start);
   else if (state.hello.environments.length && !state.hello.begins_at_level) startEpisode();
   else if (state.hello.levels.length) startLevel();
-  else tell("Give a picture to start from.");
+  else tell("Give an image to start from.");
 }
 
 function begin(message) {
@@ -124,7 +124,7 @@ function hint(actions) {
   const keys = Object.keys(SIGNS).filter((part) => parts.has(part));
   const words = { RIGHT: "→ or D", LEFT: "← or A", UP: "↑ or W", DOWN: "↓ or S", ACTION_JUMP: "space: jump", ACTION_SECONDARY: "X: second button" };
   const own = keys.map((part) => words[part]).filter(Boolean);
-  return `Hold a button, or a key: ${own.length ? own.join(", ") : "1 to 9"}. R starts again, P pauses, N draws one frame.`;
+  return `Hold a button, or a key: ${own.length ? own.join(", ") : "1 to 9"}. R starts again, P pauses, N steps one frame.`;
 }
 
 // ---- frames -------------------------------------------------------------------------------------------------------
@@ -172,7 +172,7 @@ function controls() {
   $("source").value = frame.source;
   $("show_game").checked = frame.has_game;
   for (const option of $("source").options) option.disabled = option.value === "recorded" && !frame.can_follow;
-  $("pause").textContent = state.isPaused ? "Go on" : "Pause";
+  $("pause").textContent = state.isPaused ? "Resume" : "Pause";
   const acting = frame.source === "keys" ? heldAction() : frame.action;
   [...$("actions").children].forEach((button, i) => button.classList.toggle("held", i === acting));
 }

@@ -48,7 +48,7 @@ function colour(names, name) {
   return COLOURS[names.indexOf(name) % COLOURS.length];
 }
 
-// Lines of [x, y] pairs by name, in one picture with the range of both axes.
+// Lines of [x, y] pairs by name, in one plot with the range of both axes.
 function plot(title, lines) {
   const [width, height, margin] = [320, 170, 22];
   const canvas = element("canvas", [], { width, height });
@@ -101,7 +101,7 @@ async function showEpisode(out, set, k, i) {
   out.scrollIntoView();
 }
 
-// Runs that are ticked are drawn in the same plots.
+// Runs that are ticked share the same plots.
 async function showRuns() {
   const runs = await look("runs");
   const out = element("div");

@@ -135,7 +135,7 @@ function onKey(event) {
 
 function togglePause() {
   paused = !paused;
-  element("pause").textContent = paused ? "Go on" : "Pause";
+  element("pause").textContent = paused ? "Resume" : "Pause";
 }
 
 function makePad() {
@@ -189,7 +189,7 @@ function describe() {
   element("start").value = manifest.first ?? 0;
 }
 
-// Where WebGPU fails, WebAssembly goes on.
+// Where WebGPU fails, WebAssembly takes over.
 async function chooseBackend() {
   try {
     await loadModel(element("backend").value);

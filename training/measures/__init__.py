@@ -1,1 +1,1 @@
-"""Measures of world models that a still image cannot score well in. `training/evaluation.py` calls them."""
+"""Measures of world models that the copy-last baseline cannot score well in. `training/evaluation.py` calls them."""

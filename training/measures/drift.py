@@ -40,7 +40,7 @@ def measure_drift(
     The clips are as long as prime and predicted frames together. `drift_psnr_<frame>`: mean of the rollouts' PSNR;
     `drift_pooled_psnr_<frame>`: PSNR of their mean squared error; the same with `drift_copy_last_…`. With a `network`,
     `drift_action_following`: the share of the second half's actions that it reads off the streamed frames, and
-    `…_ceiling` off the recorded ones. Clips with the indices `shown` are kept as films. Call it on every process, each
+    `…_ceiling` off the recorded ones. Clips with the indices `shown` are kept. Call it on every process, each
     with its share of the clips.
     """
     table, films = SampleTable(), SampleTable()

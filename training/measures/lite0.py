@@ -30,7 +30,7 @@ _STAGES = (
     (3, 1, 6, 320, 1),
 )
 _STEM_CHANNELS = 32
-_CHUNK = 8  # frames at a time: few, so that activations stay in the processor's cache
+_CHUNK = 8  # frames at a time: few, so that activations stay in the CPU's cache
 
 
 class _Convolution(nn.Conv2d):

@@ -11,7 +11,7 @@ from training.pages.page import PAGE_NAME, comparison_page, run_page
 _ABOUT = """\
 Write a page about runs: curves, samples, configuration, code, hardware and throughput, in one file that needs no
 network. A run is a folder with metrics.jsonl (of training: model, AutoExplore, Agent57) or metrics.json (of an
-evaluation). Several are compared: curves in the same pictures, and tables of the settings that differ and of the last
+evaluation). Several are compared: overlaid curves, and tables of the settings that differ and of the last
 values."""
 _COMPARISON_FPATH = Path("outputs") / PAGE_NAME
 

@@ -1,4 +1,4 @@
-"""Curves as SVG: one picture for a metric, with a line for each of its splits or runs."""
+"""Curves as SVG: one plot for a metric, with a line for each of its splits or runs."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -13,7 +13,7 @@ _WIDTH, _HEIGHT, _LEFT, _BOTTOM, _MARGIN = 340, 190, 72, 22, 8
 
 
 def chart(title: str, lines: Mapping[str, Points], x_label: str, colours: Mapping[str, str] | None = None) -> Markup:
-    """Lines of (x, y) by name in one picture, the ranges of both axes at its edges, the last values in the legend.
+    """Lines of (x, y) by name in one plot, the ranges of both axes at its edges, the last values in the legend.
 
     `colours`: those of the names; by default in order. Lines without points are omitted.
     """
@@ -58,7 +58,7 @@ def _range(values: list[float]) -> tuple[float, float]:
 
 
 class _Plot:
-    """Where values are in the picture."""
+    """Where values are in the plot."""
 
     def __init__(self, left: float, right: float, low: float, high: float):
         self.left, self.right, self.low, self.high = left, right, low, high

@@ -27,7 +27,7 @@ def run_page(view: RunView) -> bytes:
         section("Run", table((), _facts(view))),
         section("Curves", row(_charts(view))),
         section("Samples over time" if view.x_label == "step" else "Samples", images.row(view.samples)),
-        section("Films", films),
+        section("Videos", films),
         section("Left out of this page", *(tag("p", name) for name in images.left_out)),
         section("Values", table(("metric", "last value"), _values(view)), *(tag("p", note) for note in view.notes)),
         section("Set for this run", _overrides(view.facts)),
@@ -36,7 +36,7 @@ def run_page(view: RunView) -> bytes:
 
 
 def comparison_page(views: Sequence[RunView]) -> bytes:
-    """Several runs in one page: curves in the same pictures, and tables of what differs and what came out."""
+    """Several runs in one page: overlaid curves, and tables of what differs and what came out."""
     names = unique_names(views)
     colours = {name: COLOURS[i % len(COLOURS)] for i, name in enumerate(names)}
     heads = [join([key(colours[name]), name]) for name in names]
@@ -95,7 +95,7 @@ def _facts(view: RunView) -> Iterator[tuple[str, str]]:
         yield "throughput", f"{short(view.frames_per_second)} frames/s"
     if (share := view.product_share) is not None:
         rate = short(facts["matmul_rate"] / 1e9)
-        yield "share of a matrix product's rate", f"{share:.1%} of {rate} GFLOP/s in one process"
+        yield "FLOP utilisation", f"{share:.1%} of {rate} GFLOP/s, the measured matmul peak of one process"
     memory = facts.get("peak_memory_gb")
     for name, value in memory.items() if isinstance(memory, dict) else ():
         yield f"peak memory of the {name}", f"{as_text(value)} GB"
@@ -131,13 +131,13 @@ def _charts(view: RunView) -> Iterator[Markup]:
 
 
 def _colour_of(split: str) -> str:
-    """The same for a split in all pictures."""
+    """The same for a split in all plots."""
     known = ("train", "validation", "test", "play")
     return COLOURS[known.index(split) if split in known else 0]
 
 
 def _common_charts(views: Mapping[str, RunView], colours: Mapping[str, str]) -> Iterator[Markup]:
-    """A picture for each metric and split, with a line for each run that has it."""
+    """A plot for each metric and split, with a line for each run that has it."""
     lines: dict[tuple[str, str], dict[str, Any]] = {}
     for name, view in views.items():
         for metric, splits in view.curves.items():

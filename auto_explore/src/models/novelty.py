@@ -65,7 +65,10 @@ class FrameVae(nn.Module):
         return mean, log_variance.clamp(-10, 5)
 
     def loss(self, frames: Tensor, noise: torch.Generator) -> Tensor:
-        """Squared error of the reconstruction plus the weighted divergence from the unit Gaussian."""
+        """Squared error of the reconstruction plus the weighted KL divergence from the unit Gaussian: a scalar.
+
+        frames (B, C, H, W) in [0, 1]; `noise` draws the latents, on the CPU.
+        """
         mean, log_variance = self._moments(frames)
         drawn = to_device(torch.randn(mean.shape, generator=noise), mean.device)
         latents = mean + drawn * (log_variance / 2).exp()
@@ -93,11 +96,12 @@ class RandomDistillation(nn.Module):
         return (self.predictor(frames) - self.target(frames)).square().mean(dim=1)
 
     def loss(self, frames: Tensor) -> Tensor:
+        """Mean squared error, a scalar, at frames (B, C, H, W) in [-1, 1]."""
         return self.novelty(frames).mean()
 
 
 class ActionEmbedding(nn.Module):
-    """Embeddings of frames from which the action between two of them can be told (Pathak et al. 2017).
+    """Embeddings of frames from which the action between two of them can be predicted (Pathak et al. 2017).
 
     They hold what an action can change, and not what changes by itself.
     """
@@ -114,7 +118,7 @@ class ActionEmbedding(nn.Module):
         return self.encoder(frames)
 
     def loss(self, before: Tensor, after: Tensor, actions: Tensor) -> Tensor:
-        """Cross-entropy of the actions (B,) between two frames each."""
+        """Cross-entropy, a scalar, of the actions (B,) int64 between frames (B, C, H, W) in [-1, 1] each."""
         logits = self.head(torch.cat([self.embed(before), self.embed(after)], dim=1))
         return F.cross_entropy(logits, actions)
 
@@ -152,4 +156,5 @@ class Disagreement(nn.Module):
         return self._predictions(features).var(dim=0).mean(dim=1)
 
     def loss(self, features: Tensor, target: Tensor) -> Tensor:
+        """Mean squared error of all heads, a scalar: features (B, width), target (B, outputs)."""
         return (self._predictions(features) - target).square().mean()
