@@ -12,6 +12,7 @@ from torch import Tensor
 
 from data_generation.data.errors import FieldError, UserError
 from models.base import Model, Output, Prediction, Rollout
+from models.components.processes import BatchShare
 from models.components.unet import UNet, UNetBlock
 from models.config import SuperResolutionConfig
 from models.tokenizer import Tokenizer
@@ -89,7 +90,10 @@ class SuperResolution(Model):
         if not self._tokenizer or not self.reconstructed_share:
             return small
         tokenizer = self._tokenizer[0].to(video.device)
-        chosen = torch.rand(len(video), generator=generator).to(video.device) < self.reconstructed_share
+        # Validation draws for the clips of one process; training for the batch of all of them.
+        share = BatchShare.of_process(len(video)) if self.training else BatchShare.whole(len(video))
+        drawn = share.own(torch.rand(share.total, generator=generator))
+        chosen = drawn.to(video.device) < self.reconstructed_share
         if chosen.any():
             small[chosen] = tokenizer.reconstruct(small[chosen]).clamp(0, 1).to(small.dtype)
         return small
