@@ -90,7 +90,7 @@ def test_training_and_evaluation_leave_a_page_with_what_they_were(root):
         assert text in elements.text
     facts = json.loads((checkpoint.parent / "run.json").read_text())
     assert facts["config"]["optimizer.learning_rate"] == cfg.optimizer.learning_rate
-    assert (facts["frames_per_step"], facts["overrides"]) == (4 * 5, list(overrides))
+    assert (facts["first_step"], facts["overrides"]) == (0, list(overrides))
     assert {"torch", "python"} <= facts["versions"].keys() and facts["hardware"]["device"] == "cpu"
     assert facts["operations_per_step"] > 0 < facts["matmul_rate"]
 
@@ -98,6 +98,7 @@ def test_training_and_evaluation_leave_a_page_with_what_they_were(root):
     train(cfg)
     again = json.loads((checkpoint.parent / "run.json").read_text())
     assert [start["started"] for start in again["earlier"]] == [facts["started"]]
+    assert again["first_step"] == 4
 
     cfg.eval.model_fpath = str(checkpoint)
     folder = evaluate(cfg)
@@ -172,6 +173,18 @@ def test_curves_have_few_points_and_keep_their_mean():
     assert len(thin) <= MAX_POINTS and thin[-1][0] == 9999
     assert abs(sum(y for _, y in thin) / len(thin) - 3) < 0.1
     assert thinned(points[:5]) == points[:5]
+
+
+def test_throughput_of_a_run_that_was_resumed_with_other_batches_is_of_rates_and_sizes_that_belong_together(tmp_path):
+    facts = {"config": {"train.num_frames": 5}, "first_step": 3, "operations_per_step": 100.0, "matmul_rate": 1000.0}
+    folder = make_run(tmp_path / "run", steps=0, **facts)
+    # Three steps of 8 clips, then one of 2.
+    for step, steps, clips in ((1, 2.0, 16.0), (2, 2.0, 16.0), (3, 2.0, 16.0), (4, 7.0, 14.0)):
+        row = {"step": step, "split": "train", "steps_per_second": steps, "clips_per_second": clips}
+        (folder / "metrics.jsonl").open("a").write(json.dumps(row) + "\n")
+    view = read_run(folder)
+    assert view.frames_per_second == 16 * 5
+    assert view.product_share == 7 * 100 / 1000
 
 
 def test_an_agents_evaluation_has_a_page(tmp_path):

@@ -253,7 +253,7 @@ def _facts(cfg: GenieReduxConfig, trainer: Trainer) -> RunFacts:
     """What the run's page says of it."""
     facts = make_facts(cfg, trainer.runtime.device, trainer.runtime.num_processes)
     facts.parameters = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
-    facts.frames_per_step = trainer.batches.per_batch * cfg.train.grad_accum * cfg.train.num_frames
+    facts.first_step = trainer.step
     return facts
 
 

@@ -39,8 +39,8 @@ class RunFacts:
     # Earlier starts of a resumed run: `started`, `commit`, `overrides`.
     earlier: list[dict[str, Any]] = field(default_factory=list)
     parameters: int | None = None  # that are trained
-    frames_per_step: int | None = None  # of training, over all processes
-    operations_per_step: float | None = None  # floating-point operations of one process
+    first_step: int | None = None  # the training steps before the last start
+    operations_per_step: float | None = None  # floating-point operations of one process, since the last start
     matmul_rate: float | None = None  # of one process, operations per second
     # Of an agent's evaluation: steps and operations per second.
     throughput: dict[str, float] = field(default_factory=dict)

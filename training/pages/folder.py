@@ -109,10 +109,15 @@ def _read_training(path: Path) -> RunView:
         view.x_label = "epoch"
         view.frames_per_second = _median(rows, "play", "steps_per_second")
         view.operations_per_second = _median(rows, "play", "operations_per_second")
-    elif (steps := _median(rows, "train", "steps_per_second")) is not None:
-        frames, operations = facts.get("frames_per_step"), facts.get("operations_per_step")
-        view.frames_per_second = steps * frames if is_number(frames) else None
-        view.operations_per_second = steps * operations if is_number(operations) else None
+    else:
+        config = facts.get("config")
+        frames = config.get("train.num_frames") if isinstance(config, dict) else None
+        view.frames_per_second = _product(_median(rows, "train", "clips_per_second"), frames)
+        # Steps of earlier starts may have had other clips.
+        first = facts.get("first_step")
+        last = [row for row in rows if not is_number(first) or row["step"] > first]
+        steps = _median(last, "train", "steps_per_second")
+        view.operations_per_second = _product(steps, facts.get("operations_per_step"))
     for metric, lines in view.curves.items():
         view.values |= {f"{split} {metric}": points[-1][1] for split, points in lines.items()}
     view.samples = spread(_numbered(path / "samples", ".png"), _MAX_SAMPLES)
@@ -133,6 +138,10 @@ def curves_of(rows: Iterable[dict[str, Any]]) -> dict[str, dict[str, Points]]:
 def _median(rows: list[dict[str, Any]], split: str, name: str) -> float | None:
     values = [row[name] for row in rows if row["split"] == split and is_number(row.get(name))]
     return float(statistics.median(values)) if values else None
+
+
+def _product(rate: float | None, size: Any) -> float | None:
+    return rate * size if rate is not None and is_number(size) else None
 
 
 def _numbered(folder: Path, suffix: str) -> list[Path]:
