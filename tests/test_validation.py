@@ -18,6 +18,7 @@ from tests.training_helpers import (
     write_dataset,
 )
 from training.clips import FrameSource
+from training.fid import Fid
 from training.loading import ClipChoice, open_clips
 from training.main import run_dpath, train, validation_config
 from training.runtime import make_runtime
@@ -67,6 +68,40 @@ def test_validation_loss_is_the_mean_of_the_whole_set_not_the_last_batch(root):
     for values in measured:
         assert values["recons_loss"] == pytest.approx(expected, rel=1e-5)
         assert values["psnr"] == pytest.approx(measured[0]["psnr"], rel=1e-5)
+
+
+class RecordingFid(Fid):
+    """Keeps the recorded frames that it is given, and computes nothing."""
+
+    def __init__(self) -> None:
+        network = torch.nn.Identity()
+        network.num_features = 3
+        super().__init__(network, torch.device("cpu"))
+        self.recorded: list[torch.Tensor] = []
+
+    def update(self, frames: torch.Tensor, real: bool) -> None:
+        self.recorded.extend(frames if real else ())
+
+    def compute(self) -> float:
+        return 0.0
+
+
+@pytest.mark.parametrize(("num_samples", "num_fid", "num_episodes"), [(0, 10, 10), (20, 5, 5), (20, 10, 10), (8, 0, 0)])
+def test_the_clips_of_fid_are_spread_over_those_that_are_predicted(
+    root, monkeypatch, num_samples, num_fid, num_episodes
+):
+    cfg = tiny_config(root)
+    cfg.train.n_total_samples, cfg.train.fid_num_samples = num_samples, num_fid
+    fid, runtime = RecordingFid(), make_runtime("cpu", "fp32")
+    monkeypatch.setattr("training.validation.make_fid", lambda *_: (fid, ""))
+    # Four clips of each of ten episodes.
+    dataset = open_clips(cfg.train, ClipChoice("all", 5, 5), "error")
+    validator = Validator(validation_config(cfg), runtime, dataset, root, FrameSource(dataset, runtime.device))
+    validator.run(load_model(save_fresh(root / "fixed" / "model-7.pt", cfg)).model, 1)
+    assert len(fid.recorded) == num_fid
+    clips = [dataset[i][0].float() / 255 for i in range(len(dataset))]
+    found = {i // 4 for clip in fid.recorded for i, known in enumerate(clips) if torch.equal(clip, known)}
+    assert len(found) == num_episodes
 
 
 def test_a_validation_set_smaller_than_the_number_of_samples_works(root):

@@ -48,7 +48,9 @@ class Validator:
         self._predicted_clips = evenly_spaced(len(dataset), train.n_total_samples)
         shown = evenly_spaced(len(self._predicted_clips), NUM_SHOWN)
         self._shown = {int(i) for i in self._predicted_clips[shown]}
-        self._fid_clips = {int(i) for i in self._predicted_clips[: train.fid_num_samples]}
+        # Clips are ordered by environment.
+        in_fid = evenly_spaced(len(self._predicted_clips), train.fid_num_samples) if train.fid_num_samples else ()
+        self._fid_clips = {int(self._predicted_clips[i]) for i in in_fid}
         # Wrong weights are refused before anything is trained.
         self._fid = self._make_fid()
 
