@@ -156,6 +156,26 @@ def test_a_frozen_lam_stays_and_the_dynamics_learns_an_embedding_of_each_latent_
     assert model.dynamics.action_embedding.weight.shape == (5, 16)
 
 
+def test_another_number_of_latent_actions_than_the_dynamics_has_embeddings_of_is_one_line_about_lam_fpath(root):
+    first = world_config(root, saved_lam(root, num_actions=5), "first")
+    first.dynamics.latent_embeddings = True
+    # The structure of the weights is the checkpoint's, here too.
+    cfg = world_config(root, Path(first.lam_fpath), "second")
+    cfg.model_fpath, cfg.tokenizer_fpath = str(train(first)), None
+    assert load_model(train(cfg)).model.num_actions == 5
+    cfg = replace(cfg, lam_fpath=str(saved_lam(root, num_actions=3)))
+    cfg.train.wandb_name = "third"
+    with pytest.raises(FieldError, match=r"lam_fpath=\S*: has 3 latent actions, .* of 5; .* lam\.num_actions=5"):
+        train(cfg)
+
+
+def test_a_lam_whose_latent_actions_are_embedded_may_have_a_width_of_its_own(root):
+    cfg = world_config(root, saved_lam(root, dim=32))
+    cfg.dynamics.latent_embeddings = True
+    model = load_model(train(cfg)).model
+    assert (model.lam.config.dim, model.dynamics.config.dim) == (32, 16)
+
+
 def test_a_run_is_not_resumed_with_a_lam_that_is_frozen_from_then_on(root):
     cfg = world_config(root, saved_lam(root), lr=1e-3)
     train(cfg)

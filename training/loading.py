@@ -154,7 +154,7 @@ def _trained(config: ModelConfig, weights: WeightPaths, dataset: ClipDataset, ow
         logger.info("lam.frozen=%s: in '%s' it was %s", config.lam.frozen, own, stored.config.lam.frozen)
     check_actions(config, dataset, f"'{own}'")
     if weights.lam:
-        lam = _given_lam(weights.lam, config)
+        lam = _given_lam(weights.lam, config, config.lam.num_actions if config.dynamics.latent_embeddings else None)
         others = {name: tensor for name, tensor in stored.state.items() if not name.startswith("lam.")}
         stored.state = others | {f"lam.{name}": tensor for name, tensor in lam.state.items()}
     stored.config = config
@@ -175,8 +175,11 @@ def attach_tokenizer(model: Model, tokenizer_fpath: Path | None) -> None:
             model.reconstruct_with(load_tokenizer(tokenizer_fpath))
 
 
-def _given_lam(path: Path, config: ModelConfig) -> StoredModel:
-    """The latent action model in `path`, which must fit the tokenizer and the dynamics; its sizes go into `config`."""
+def _given_lam(path: Path, config: ModelConfig, num_embeddings: int | None = None) -> StoredModel:
+    """The latent action model in `path`, which must fit the tokenizer and the dynamics; its sizes go into `config`.
+
+    `num_embeddings`: of latent actions that the dynamics has learnt; None = it has learnt none.
+    """
     with under("", path="lam_fpath"):
         lam = read_lam(path)
     for name in _FRAME_SETTINGS:
@@ -186,9 +189,13 @@ def _given_lam(path: Path, config: ModelConfig) -> StoredModel:
             remedy = f"train a LAM with tokenizer.{name}={ours} or give another tokenizer_fpath"
             raise FieldError("lam_fpath", path, problem, remedy)
     own, dim = lam.config.lam, config.dynamics.dim
-    if own.dim != dim:
+    if own.dim != dim and not config.dynamics.latent_embeddings:
         problem = f"has lam.dim={own.dim}, which must equal dynamics.dim={dim}"
         remedy = f"set dynamics.dim={own.dim} for new dynamics, or train a LAM with lam.dim={dim}"
+        raise FieldError("lam_fpath", path, problem, remedy)
+    if num_embeddings not in (None, own.num_actions):
+        problem = f"has {own.num_actions} latent actions, the dynamics of model_fpath has embeddings of {num_embeddings}"
+        remedy = f"train a LAM with lam.num_actions={num_embeddings}, or new dynamics (without model_fpath)"
         raise FieldError("lam_fpath", path, problem, remedy)
     _adopt_part(config, own, "lam")
     return lam
