@@ -4,14 +4,17 @@ import json
 import logging
 import os
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
+from data_generation.data.errors import UserError
 from models.checkpoint import load_model
 from models.config import TokenizerConfig
 from tests.training_helpers import (
     ACTIONS,
+    DATASET,
     assert_equal,
     renamed,
     rows,
@@ -21,7 +24,7 @@ from tests.training_helpers import (
     world_config,
     write_dataset,
 )
-from training.main import train
+from training.main import evaluate, train
 from training.runtime import choose_device, choose_precision
 from training.tracker import MetricsLogger, TrackerSettings, WandbSettings, wandb_login_present
 
@@ -75,6 +78,38 @@ def test_actions_that_do_not_fit_are_one_line(root):
     other.model_fpath = str(path)
     with pytest.raises(ValueError, match=r"has 5 actions, the dataset has 3"):
         train(renamed(other, "other"))
+
+
+def with_actions(root: Path, names: list[str]) -> Path:
+    """A dataset whose actions are called otherwise."""
+    info = next((write_dataset(root) / DATASET).glob("*/info.json"))
+    info.write_text(json.dumps(json.loads(info.read_text()) | {"action_names": names}))
+    return root
+
+
+@pytest.mark.parametrize("names", [["LEFT", "RIGHT", "STAY"], ["LEFT", "STAY", "RIGHT"]])
+def test_a_model_never_takes_one_action_for_another_because_a_dataset_orders_them_otherwise(root, tmp_path, names):
+    checkpoint = str(train(world_config(root)))
+    other = with_actions(tmp_path / "other", names)
+    cfg = tiny_config(other, "genie_redux_guided")
+    cfg.model_fpath = cfg.eval.model_fpath = checkpoint
+    line = r"in another order \(LEFT, .* generate with '\S+valid_action_combos=\[RIGHT,LEFT,STAY\]'"
+    for run in (train, evaluate):
+        with pytest.raises(UserError, match=line):
+            run(cfg)
+    # Actions that a model infers from frames have no order.
+    latent = tiny_config(other, "genie_redux")
+    latent.model_fpath = str(train(renamed(world_config(root, "genie_redux"), "latent")))
+    train(latent)
+
+
+def test_a_model_is_fine_tuned_to_other_actions_with_a_warning(root, tmp_path, caplog):
+    checkpoint = train(world_config(root))
+    names = ["ACTION_JUMP", "LEFT", "STAY"]
+    cfg = tiny_config(with_actions(tmp_path / "other", names), "genie_redux_guided")
+    cfg.model_fpath = str(checkpoint)
+    assert load_model(train(cfg)).config.action_names == names
+    assert caplog.text.count(f"names its actions {ACTIONS}, the dataset {names}") == 1
 
 
 def test_frames_of_another_size_are_one_line(root):

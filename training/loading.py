@@ -194,7 +194,9 @@ def _given_lam(path: Path, config: ModelConfig, num_embeddings: int | None = Non
         remedy = f"set dynamics.dim={own.dim} for new dynamics, or train a LAM with lam.dim={dim}"
         raise FieldError("lam_fpath", path, problem, remedy)
     if num_embeddings not in (None, own.num_actions):
-        problem = f"has {own.num_actions} latent actions, the dynamics of model_fpath has embeddings of {num_embeddings}"
+        problem = (
+            f"has {own.num_actions} latent actions, the dynamics of model_fpath has embeddings of {num_embeddings}"
+        )
         remedy = f"train a LAM with lam.num_actions={num_embeddings}, or new dynamics (without model_fpath)"
         raise FieldError("lam_fpath", path, problem, remedy)
     _adopt_part(config, own, "lam")
@@ -239,7 +241,10 @@ def check_frames(config: ModelConfig, dataset: ClipDataset) -> None:
 
 
 def check_actions(config: ModelConfig, dataset: ClipDataset, source: str) -> None:
-    """UserError if the number of actions that a model takes is not the dataset's; a warning if only names differ."""
+    """UserError if the dataset has another number of actions than a model takes, or the same ones in another order.
+
+    A warning if names differ otherwise: a model is fine-tuned to other buttons.
+    """
     if not kind_of(config).takes_actions:
         return
     names = list(dataset.action_names)
@@ -249,7 +254,16 @@ def check_actions(config: ModelConfig, dataset: ClipDataset, source: str) -> Non
             f"{source} has {config.dynamics.action_dim} actions, the dataset has {len(names)} ({', '.join(names)}): "
             "use a dataset with the model's actions or a model trained on this one"
         )
-    if config.action_names and config.action_names != names:
+    if config.action_names == names:
+        return
+    if sorted(config.action_names) == sorted(names):
+        raise UserError(
+            f"{source} has the actions {', '.join(config.action_names)}, the dataset has them in another order "
+            f"({', '.join(names)}), so that each would mean another one: generate with "
+            f"'config.connector.valid_action_combos=[{','.join(config.action_names)}]', or use a model trained on "
+            "this dataset"
+        )
+    if config.action_names:
         logger.warning("%s names its actions %s, the dataset %s", source, config.action_names, names)
 
 
