@@ -10,6 +10,7 @@ from data_generation.generator.child import Child, ChildEnd
 from data_generation.generator.connector_base import Connector, make_connector
 from data_generation.generator.faults import EnvironmentFault
 from data_generation.generator.levels import LevelEnv, Transition, list_levels
+from data_generation.generator.recorded import RecordedState
 from models.config import ModelConfig
 from play.starts import PlayedState, Start, game_start
 
@@ -34,6 +35,13 @@ class RealGame:
         start: Start = self._ask((state, num_frames))
         return start
 
+    def find_seed(self, state: RecordedState) -> int:
+        """The seed of a recorded episode's reset. UserError where the game shows other frames than were recorded."""
+        seed: int | None = self._ask(state)
+        if seed is None:
+            raise UserError(f"'{state.level.game}' shows other frames here than were recorded")
+        return seed
+
     def step(self, action: int) -> Transition:
         """Play an action."""
         step: Transition = self._ask(action)
@@ -53,12 +61,21 @@ class RealGame:
 
 
 def _serve(end: ChildEnd, connector: Connector) -> None:
-    """Body of the process: (state, number of frames) starts an episode, a number is an action."""
+    """Body of the process.
+
+    (state, number of frames) starts an episode, a number is an action, a recorded state asks for its seed.
+    """
     env = LevelEnv(connector, _MAX_STEPS, end.beat)
     for request in end.requests():
-        answer: Start | Transition | Exception
+        answer: Start | Transition | int | Exception | None
         try:
-            answer = env.step(request) if isinstance(request, int) else game_start(env, *request)
+            match request:
+                case int():
+                    answer = env.step(request)
+                case RecordedState():
+                    answer = request.find_seed(env)
+                case _:
+                    answer = game_start(env, *request)
         except (EnvironmentFault, UserError) as error:
             env.close()
             answer = error
@@ -67,7 +84,10 @@ def _serve(end: ChildEnd, connector: Connector) -> None:
 
 
 def recorded_game(config: ModelConfig, game: str) -> Connector:
-    """The game of a model, as its dataset was recorded; `game` where the model does not say which that is."""
+    """The game of a model, with its frames and actions; `game` where the model does not say which that is.
+
+    The other settings, such as the frame skip, are the defaults: a model does not say how its dataset was recorded.
+    """
     return make_connector(
         ConnectorConfig(
             game=[next(iter(config.levels), game)],

@@ -1,5 +1,6 @@
 """What a person has played, kept as an episode: the real game under the same actions, in the format of all datasets."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
@@ -9,7 +10,7 @@ import numpy as np
 from data_generation.config import DatasetConfig
 from data_generation.data.data import DatasetInfo, EpisodeWriter, episode_path
 from data_generation.data.errors import UserError
-from data_generation.data.info import INFO_FNAME
+from data_generation.data.info import INFO_FNAME, comparable
 from data_generation.generator.child import call_in_child
 from data_generation.generator.connector_base import Connector
 from data_generation.generator.episode import dataset_info, environment_dname, episode_meta, play_episode
@@ -24,17 +25,20 @@ from play.starts import PlayedState
 _HUMAN = "human"
 
 
-def record_episode(connector: Connector, state: PlayedState, root: Path) -> Path:
-    """Play a state's actions in the game, from the start of its level, into `<root>/<dataset>_human`; the new file.
+def record_episode(connector: Connector, state: PlayedState, root: Path) -> tuple[Path, int]:
+    """Play a state's actions in the game, from the start of its level, into `<root>/<dataset>_human`.
 
-    UserError where nothing was played, the game cannot be played, or that folder holds another game's episodes.
+    The new file and its number of actions, fewer than were played if the game ended before. UserError where nothing was
+    played, the game cannot be played, or that folder holds episodes of another game or of other settings.
     """
     if not state.played:
         raise UserError("nothing was played yet")
     try:
-        return Path(call_in_child(connector.config.generator_config.step_seconds, _record, connector, state, root))
+        seconds = connector.config.generator_config.step_seconds
+        path, num_actions = call_in_child(seconds, _record, connector, state, root)
     except (EnvironmentFault, OSError) as error:
         raise UserError(f"the episode cannot be recorded: {error}") from error
+    return Path(path), num_actions
 
 
 class _PlayedActions:
@@ -57,8 +61,8 @@ class _PlayedActions:
 
 def _record(
     beat: Callable[..., None], connector: Connector, state: PlayedState, root: Path
-) -> tuple[str, Callable[[], None]]:
-    """In a process of its own, as an emulator needs one: the file's path, and how to close the game."""
+) -> tuple[tuple[str, int], Callable[[], None]]:
+    """In a process of its own, as an emulator needs one: the file's path and actions, and how to close the game."""
     level = state.level
     folder = dataset_name(DatasetConfig(connector=connector.config, dname=_HUMAN))
     env_dpath = root / folder / environment_dname(connector, level.game, _HUMAN)
@@ -70,16 +74,22 @@ def _record(
     env = LevelEnv(connector, len(state.played), beat)
     meta = episode_meta(connector, episode, _HUMAN, {})
     with EpisodeWriter(path, meta, connector.frame_shape) as writer:
-        play_episode(env, _PlayedActions(state.played), writer, episode)
+        num_frames = play_episode(env, _PlayedActions(state.played), writer, episode)
         writer.commit()
-    return str(path), env.close
+    return (str(path), num_frames - 1), env.close
 
 
 def _prepare(env_dpath: Path, info: DatasetInfo) -> None:
-    """Make the environment's folder. UserError if there is one of other actions or frames."""
+    """Make the environment's folder. UserError if there is one of other actions, frames or settings."""
     if not (env_dpath / INFO_FNAME).exists():
         info.save(env_dpath)
         return
     stored = DatasetInfo.load(env_dpath)
     if (stored.action_names, stored.frame_shape) != (info.action_names, info.frame_shape):
         raise UserError(f"'{env_dpath}' has other actions or frames: set another play.record_dpath")
+    # As it looks after passing through a file.
+    old, new = comparable(stored.connector, json.loads(json.dumps(info.connector)))
+    for key in {**old, **new}:
+        if old.get(key) != new.get(key):
+            problem = f"was recorded with {key}={old.get(key)}, not {new.get(key)}"
+            raise UserError(f"'{env_dpath}' {problem}: set another play.record_dpath")

@@ -57,6 +57,7 @@ class Playground:
             if environment.num_episodes and not misfit(environment, self.model, self.game_actions)
         ]
         self.levels = loaded.config.levels
+        self._connectors: dict[int, Connector] = {}
         self.game, self.no_game = self._find_game(loaded)
         self.policies = self._make_policies(loaded)
         self.idle_action = self._idle_action()
@@ -83,20 +84,35 @@ class Playground:
         return to_uint8(self.enlarger.enlarge(video)[0])[0]
 
     def _find_game(self, loaded: LoadedModel[GenieRedux]) -> tuple[LoadedGame | None, str]:
-        """The game, or why there is none."""
-        try:
-            connector = self._connector(loaded)
-            games = connector.select().games
-            game = next((game for game in games if game in loaded.config.levels), games[0])
-            return LoadedGame(connector, list_levels(connector, [game], MAX_LEVELS)), ""
-        except UserError as error:
-            return None, str(error)
+        """The game of the levels, or why there is none: that of the first environment that can be played here."""
+        problems = []
+        for environment in range(len(self.environments)) or [None]:
+            try:
+                connector = self._model_game(loaded) if environment is None else self.connector(environment)
+                games = connector.select().games
+                game = next((game for game in games if game in loaded.config.levels), games[0])
+                return LoadedGame(connector, list_levels(connector, [game], MAX_LEVELS)), ""
+            except UserError as error:
+                problems.append(str(error))
+        return None, problems[0]
 
-    def _connector(self, loaded: LoadedModel[GenieRedux]) -> Connector:
-        if self.environments:
-            return recorded_connector(self.environments[0].info)
+    def _model_game(self, loaded: LoadedModel[GenieRedux]) -> Connector:
         with under("play"):
             return recorded_game(loaded.config, self.config.game)
+
+    def connector(self, environment: int | None) -> Connector:
+        """The game with the settings that an environment was recorded with; None = the game of the levels.
+
+        Always the same object. It may start a process: call it in a thread. UserError where there is no such game here.
+        """
+        if environment is None:
+            if self.game is None:
+                raise UserError(f"no game here: {self.no_game}")
+            return self.game.connector
+        if environment not in self._connectors:
+            # Another visitor's thread may make it, too: the first one counts.
+            self._connectors.setdefault(environment, recorded_connector(self.environments[environment].info))
+        return self._connectors[environment]
 
     def _make_policies(self, loaded: LoadedModel[GenieRedux]) -> dict[str, Actor]:
         spec = EnvironmentSpec(self.action_names, self.frame_shape, loaded.config.roi_table)

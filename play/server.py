@@ -206,13 +206,16 @@ class Server:
 
     async def _keep(self, session: PlaySession) -> bytes:
         """Write what was played as an episode. UserError where that is not wanted or not possible."""
-        root, played = self.ground.config.record_dpath, session.played
+        root = self.ground.config.record_dpath
         if root is None:
             raise UserError("nothing is kept here: the server's play.record_dpath is not set")
-        assert self.ground.game is not None
+        state, connector = await session.played(), await session.connector()
         async with self._converting:
-            path = await asyncio.to_thread(record_episode, self.ground.game.connector, played, Path(root))
-        return packed({"is": "kept", "text": f"Kept {len(played.played)} actions as {path.parent.name}/{path.name}."})
+            path, num_kept = await asyncio.to_thread(record_episode, connector, state, Path(root))
+        text = f"Kept {num_kept} actions as {path.parent.name}/{path.name}."
+        if num_kept < len(state.played):
+            text += f" The game ended after them: the other {len(state.played) - num_kept} are not part of the episode."
+        return packed({"is": "kept", "text": text})
 
     def _hello(self, visitor: Guest) -> dict[str, Any]:
         ground, session = self.ground, visitor.session

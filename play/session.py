@@ -11,7 +11,9 @@ import torch
 
 from data_generation.data.errors import UserError
 from data_generation.data.media import scale_image
+from data_generation.generator.connector_base import Connector
 from data_generation.generator.faults import EnvironmentFault
+from data_generation.generator.recorded import RecordedState
 from play.batching import KnownFrame, Simulated
 from play.game import RealGame
 from play.playground import Playground
@@ -56,6 +58,8 @@ class PlaySession:
         self._ground, self._queue = ground, queue
         self._rng = np.random.default_rng()
         self._start: Start | None = None
+        # Whose episode it is a frame of; None = another start.
+        self._environment: int | None = None
         self._moments: dict[int, PlayMoment] = {}
         # Where the model is, and at which moment. A state is large: that of another moment is made of frames.
         self._state: RolloutState | None = None
@@ -67,15 +71,19 @@ class PlaySession:
         self.time = 0
         self.source = "keys"
         self._game: RealGame | None = None
+        # What the game that is shown was made of.
+        self._connector: Connector | None = None
         # Steps after which the game is where the model is; None = elsewhere. It may have ended.
         self._game_time: int | None = None
         self._game_is_over = False
+        self._is_closed = False
 
     # ---- where it starts --------------------------------------------------------------------------------------------
 
     async def begin_episode(self, environment: int, episode: int, time: int) -> None:
         """Start from a recorded episode."""
-        await self.begin(await self._queue.call(self._ground.episode, environment, episode, time))
+        start = await self._queue.call(self._ground.episode, environment, episode, time)
+        await self.begin(start, environment)
 
     async def begin_level(self, level: int) -> None:
         """Start the game at a level. UserError where it cannot be played here."""
@@ -84,18 +92,20 @@ class PlaySession:
         if level >= len(self._ground.game.levels):
             raise UserError("there is no such level")
         state = PlayedState(self._ground.game.levels[level], 0)
-        await self.begin(await self._in_game(lambda game: game.start(state, self._ground.config.num_prime)))
+        num_prime = self._ground.config.num_prime
+        await self.begin(await self._in_game(self._ground.game.connector, lambda game: game.start(state, num_prime)))
 
     async def begin_picture(self, image: np.ndarray) -> None:
         """Start from an image (h, w, 3) uint8."""
         await self.begin(picture_start(image, self._ground.frame_shape))
 
-    async def begin(self, start: Start) -> None:
-        """Start anew."""
+    async def begin(self, start: Start, environment: int | None = None) -> None:
+        """Start anew; `environment`: the one whose episode the start is a frame of."""
         known, actions = await self._queue.call(self._ground.simulator.encode, start)
         self._state = await self._queue.follow(known, actions)
         # With the actions as the model understands them.
         self._start, self._actions, self.time, self._state_time = replace(start, actions=actions), [], 0, 0
+        self._environment = environment
         self._known = dict(enumerate(known, 1 - len(known)))
         self._moments = {0: PlayMoment(start.frames[-1], num_history=int(self._state.num_frames[0]))}
         if self.source == "recorded" and not len(start.following):
@@ -211,27 +221,34 @@ class PlaySession:
         """Play the real game under the same actions, or stop that. UserError where it cannot be had."""
         _ = self.start
         if not on:
-            self.close()
+            self._close_game()
         elif not self._ground.is_guided:
             raise UserError("the model's actions are latent ones, which the game does not know")
-        elif self._ground.game is None:
-            raise UserError(f"no game here: {self._ground.no_game}")
         elif self.start.game is None:
             raise UserError("the game has no state that looks like an image: start from an episode or a level")
         else:
-            self._game = self._game or RealGame(self._ground.game.connector)
-            await self._follow_with_game()
+            await self._put_game_here()
 
     async def _follow_with_game(self) -> None:
         """Put the game, if it is shown, where the model is."""
         if self._game is None:
             return
         if self.start.game is None:
-            self.close()
+            self._close_game()
             return
-        state = self.played
-        start = await self._in_game(lambda game: game.start(state, 1))
-        self._game_time, self._game_is_over = self.time, False
+        await self._put_game_here()
+
+    async def _put_game_here(self) -> None:
+        """Show the start's own game, in the state that the model is in."""
+        connector = await self.connector()
+        if self._is_closed:
+            return
+        if self._game is None or connector is not self._connector:
+            self._close_game()
+            self._game, self._connector = RealGame(connector), connector
+        state = await self.played()
+        start = await self._in_game(connector, lambda game: game.start(state, 1))
+        self._game_time, self._game_is_over = self.time, start.is_over
         self._moments[self.time] = replace(self.moment, real=start.frames[-1])
 
     async def _step_game(self, action: int) -> np.ndarray | None:
@@ -243,36 +260,47 @@ class PlaySession:
         if self._game_is_over:
             self._game_time = self.time + 1
             return self.moment.real
-        step = await self._in_game(lambda game: game.step(action))
+        step = await self._in_game(await self.connector(), lambda game: game.step(action))
         self._game_time, self._game_is_over = self.time + 1, step.is_last
         return step.frame
 
-    async def _in_game(self, call: Any) -> Any:
-        """A call of the game, made in a thread; a game for this call only if none is shown."""
-        assert self._ground.game is not None
-        is_shown = self._game is not None
-        game = self._game or RealGame(self._ground.game.connector)
+    async def _in_game(self, connector: Connector, call: Any) -> Any:
+        """A call of a game, made in a thread; in a game for this call only if another one is shown, or none."""
+        is_shown = self._game is not None and connector is self._connector
+        game = self._game if self._game is not None and is_shown else RealGame(connector)
         try:
             return await asyncio.to_thread(call, game)
         except (UserError, EnvironmentFault) as error:
-            self.close()
+            self._close_game()
             raise UserError(f"the game cannot be played: {error}") from error
         finally:
             if not is_shown:
                 _end(game)
 
     def close(self) -> None:
-        """Free what it holds outside this object."""
-        game, self._game, self._game_time = self._game, None, None
+        """Free what it holds outside this object, for good."""
+        self._is_closed = True
+        self._close_game()
+
+    def _close_game(self) -> None:
+        game, self._game, self._connector, self._game_time = self._game, None, None, None
         if game is not None:
             _end(game)
 
-    @property
-    def played(self) -> PlayedState:
+    async def connector(self) -> Connector:
+        """The game of the start, as it was recorded there. UserError where it is not here."""
+        return await asyncio.to_thread(self._ground.connector, self._environment)
+
+    async def played(self) -> PlayedState:
         """The game's state at what is shown, by the actions that lead to it. UserError where it has none."""
-        if self.start.game is None or self._ground.game is None:
-            raise UserError("this start has no state of the game: start from an episode or a level")
         state = self.start.game
+        if state is None or not self._ground.is_guided:
+            raise UserError("this start has no state of the game: start from an episode or a level")
+        if isinstance(state, RecordedState):
+            recorded = state
+            seed = await self._in_game(await self.connector(), lambda game: game.find_seed(recorded))
+            state = PlayedState(recorded.level, seed, recorded.played)
+            self._start = replace(self.start, game=state)
         return replace(state, played=(*state.played, *self._actions[: self.time]))
 
     # ---- recording --------------------------------------------------------------------------------------------------

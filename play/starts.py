@@ -1,7 +1,7 @@
 """What play starts from: some frames of a recorded episode, of the game itself, or an image."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +10,7 @@ from data_generation.data.data import Environment, list_environments
 from data_generation.data.errors import FieldError, UserError
 from data_generation.generator.frames import FrameFitter
 from data_generation.generator.levels import Level, LevelEnv
-from data_generation.generator.schedule import dataset_episode
+from data_generation.generator.recorded import RecordedState
 from models.genie_redux import GenieRedux
 
 
@@ -28,13 +28,15 @@ class Start:
     """Frames (P, C, H, W) uint8 and the actions (P-1,) between them.
 
     `following` (N,): the recorded actions after the last frame. `game`: the real game's state there, if there is one.
+    `is_over`: the real game has ended there.
     """
 
     frames: np.ndarray
     actions: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
     following: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
-    game: PlayedState | None = None
+    game: PlayedState | RecordedState | None = None
     label: str = ""
+    is_over: bool = False
 
 
 def check_start(start: Start, model: GenieRedux) -> None:
@@ -55,19 +57,19 @@ def episode_start(environment: Environment, episode: int, time: int, num_prime: 
     """Up to `num_prime` frames of an episode that end with the frame at `time`."""
     first = max(0, time + 1 - num_prime)
     with environment.open(episode) as reader:
-        frames, actions, meta = np.array(reader.frames(first, time + 1)), reader.actions, reader.meta
-    level = Level(meta.game or environment.info.game, meta.instance)
-    seed = dataset_episode(meta.seed, level, meta.session).env_seed
-    game = PlayedState(level, seed, tuple(actions[:time].tolist()))
+        game, actions, meta = RecordedState.read(reader, environment.info, first, time), reader.actions, reader.meta
     label = f"{environment.info.game}, level {meta.instance}, episode {meta.session}, frame {time}"
-    return Start(frames, actions[first:time], actions[time:], game, label)
+    return Start(game.frames, actions[first:time], actions[time:], game, label)
 
 
 def game_start(env: LevelEnv, state: PlayedState, num_prime: int) -> Start:
-    """The last frames of the game when it is in a state."""
-    frames = env.replay(state.level, state.seed, state.played)[-num_prime:]
-    actions = np.array(state.played, np.int64)[len(state.played) - (len(frames) - 1) :]
-    return Start(frames, actions, game=state, label=f"{state.level.game}, level {state.level.instance}")
+    """The last frames of the game when it is in a state, or at its end, if that comes before."""
+    frames = env.replay(state.level, state.seed, state.played)
+    reached = replace(state, played=state.played[: len(frames) - 1])
+    frames = frames[-num_prime:]
+    actions = np.array(reached.played, np.int64)[len(reached.played) - (len(frames) - 1) :]
+    label = f"{state.level.game}, level {state.level.instance}"
+    return Start(frames, actions, game=reached, label=label, is_over=env.is_over)
 
 
 def picture_start(image: np.ndarray, frame_shape: tuple[int, int, int], label: str = "an image") -> Start:

@@ -76,6 +76,17 @@ def test_replayed_actions_continue_as_if_they_had_just_been_played() -> None:
     taken_over.close()
 
 
+def test_a_replay_stops_at_the_end_of_the_episode() -> None:
+    env = LevelEnv(connector_of("a"), n_steps_max=100)
+    assert len(env.replay(Level("a", 0), 7, [1] * 9)) == 10 and not env.is_over
+    ended = env.replay(Level("a", 0), 7, [1] * 10)
+    assert len(ended) == 11 and env.is_over
+    assert np.array_equal(env.replay(Level("a", 0), 7, [1] * 13), ended) and env.is_over
+    env.start(Level("a", 0), 7)
+    assert not env.is_over
+    env.close()
+
+
 def test_an_episode_in_memory_is_saved_as_it_was_played(tmp_path: Path) -> None:
     env = LevelEnv(connector_of("a"), n_steps_max=100)
     episode = Episode(tmp_path, EpisodeMeta(game="a"), env.start(Level("a", 0), 0))

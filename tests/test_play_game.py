@@ -10,6 +10,7 @@ pytest.importorskip("starlette", reason="the page's libraries are not installed"
 from data_generation.config import ConnectorConfig
 from data_generation.generator.faults import EnvironmentFault
 from data_generation.generator.levels import Level, Transition
+from data_generation.generator.recorded import RecordedState
 from play.game import RealGame
 from play.playground import LoadedGame
 from play.session import image_psnr
@@ -33,9 +34,12 @@ class CountedGame:
     def frame(self) -> np.ndarray:
         return np.full((3, 16, 16), self.count, np.uint8)
 
+    def find_seed(self, state: RecordedState) -> int:
+        return state.seeds[0]
+
     def start(self, state: PlayedState, num_frames: int) -> Start:
-        self.count = len(state.played)
-        return Start(self.frame()[None], game=state, label="counted")
+        self.count = min(len(state.played), 12)
+        return Start(self.frame()[None], game=state, label="counted", is_over=self.count == 12)
 
     def step(self, action: int) -> Transition:
         if action == 2:
@@ -84,6 +88,20 @@ def test_the_game_follows_through_steps_rewinding_and_branches(player):
     assert shown(player.ask(do="step", action=1)) == 11
 
 
+def test_after_its_end_the_game_stands_still_wherever_one_goes_back_to(player):
+    player.ask(do="start_episode", environment=0, episode=0, time=3)
+    player.ask(do="game", on=True)
+    for _ in range(13):
+        player.ask(do="step", action=0)
+    assert shown(player.ask(do="rewind", time=11)) == 12
+    assert [shown(player.ask(do="step", action=1)) for _ in range(2)] == [12, 12]
+    player.ask(do="game", on=False)
+    assert shown(player.ask(do="game", on=True)) == 12
+    assert shown(player.ask(do="step", action=1)) == 12
+    player.ask(do="start_episode", environment=0, episode=0, time=12)
+    assert [shown(player.ask(do="step", action=1)) for _ in range(2)] == [12, 12]
+
+
 def test_a_game_that_breaks_is_said_and_play_goes_on(player):
     player.ask(do="start_episode", environment=0, episode=0, time=3)
     player.ask(do="game", on=True)
@@ -106,6 +124,10 @@ def test_the_process_of_a_game_plays_it():
         start = game.start(PlayedState(Level("toy", 0), 7, (0, 1, 2)), 2)
         assert start.frames[:, 0, 0, 0].tolist() == [2, 3] and start.actions.tolist() == [2]
         assert game.step(1).frame[0, 0, 0] == 4
+        assert not start.is_over
+        end = game.start(PlayedState(Level("toy", 0), 7, (0,) * 14), 2)
+        assert end.frames[:, 0, 0, 0].tolist() == [9, 10] and end.is_over
+        assert end.game.played == (0,) * 10 and end.actions.tolist() == [0]
         with pytest.raises(EnvironmentFault, match="on fire"):
             game.start(PlayedState(Level("broken", 0), 0, (0,)), 1)
     finally:

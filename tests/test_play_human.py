@@ -1,5 +1,7 @@
 """Play that is kept: the game under the visitor's actions, as an episode of a dataset."""
 
+import asyncio
+import json
 from pathlib import Path
 
 import numpy as np
@@ -8,16 +10,32 @@ import pytest
 pytest.importorskip("starlette", reason="the page's libraries are not installed")
 
 from data_generation.config import ConnectorConfig
-from data_generation.data.data import Environment, list_environments
+from data_generation.data.data import Environment, EpisodeReader, list_environments
 from data_generation.data.errors import UserError
 from data_generation.generator.levels import Level
+from data_generation.generator.recorded import RecordedState
 from play.human import record_episode
-from play.playground import LoadedGame
-from play.starts import PlayedState
+from play.playground import LoadedGame, Playground
+from play.session import PlaySession
+from play.starts import PlayedState, Start
+from play.step_queue import StepQueue
 from tests.generator_helpers import ACTIONS, CountingConnector
 from tests.play_helpers import SOCKET, WebPlayer, play_config, serving
 
 LEVEL = Level("A", 0)
+
+
+class RightSeed:
+    """A game whose recorded episodes have the seed 7."""
+
+    def __init__(self, connector: object):
+        pass
+
+    def find_seed(self, state: RecordedState) -> int:
+        return 7
+
+    def close(self) -> None:
+        pass
 
 
 def connector() -> CountingConnector:
@@ -26,8 +44,8 @@ def connector() -> CountingConnector:
 
 def test_what_was_played_is_an_episode_and_a_second_one_is_the_next_session(tmp_path):
     played = (0, 1, 1, 0)
-    paths = [record_episode(connector(), PlayedState(LEVEL, 5, played), tmp_path) for _ in range(2)]
-    assert paths[0] != paths[1]
+    kept = [record_episode(connector(), PlayedState(LEVEL, 5, played), tmp_path) for _ in range(2)]
+    assert kept[0][0] != kept[1][0] and [num_actions for _, num_actions in kept] == [4, 4]
     (dataset,) = tmp_path.iterdir()
     assert dataset.name.endswith("_human")
     (env_dpath,) = list_environments(dataset)
@@ -40,6 +58,29 @@ def test_what_was_played_is_an_episode_and_a_second_one_is_the_next_session(tmp_
         assert np.array_equal(first.frames(), second.frames())
 
 
+def test_an_episode_has_no_actions_after_the_games_end(tmp_path):
+    path, num_actions = record_episode(connector(), PlayedState(LEVEL, 5, (0,) * 14), tmp_path)
+    with EpisodeReader(path) as reader:
+        assert num_actions == reader.num_actions == 10
+        assert reader.terminated[-1]
+
+
+def test_actions_that_the_game_does_not_know_are_not_kept(tmp_path):
+    ground = Playground(play_config(tmp_path, "genie_redux"))
+    queue = StepQueue(ground.simulator)
+    session = PlaySession(ground, queue)
+    start = Start(np.zeros((1, 3, 16, 16), np.uint8), game=PlayedState(LEVEL, 0))
+
+    async def keep() -> None:
+        await session.begin(start)
+        await session.step(2)
+        with pytest.raises(UserError, match="this start has no state of the game"):
+            await session.played()
+
+    asyncio.run(keep())
+    queue.close()
+
+
 def test_nothing_played_is_one_line(tmp_path):
     with pytest.raises(UserError, match="nothing was played"):
         record_episode(connector(), PlayedState(LEVEL, 0), tmp_path)
@@ -48,7 +89,14 @@ def test_nothing_played_is_one_line(tmp_path):
 @pytest.mark.parametrize("keeps", [True, False])
 def test_the_page_keeps_an_episode_where_it_may(tmp_path, monkeypatch, keeps):
     kept = []
-    monkeypatch.setattr("play.server.record_episode", lambda *call: kept.append(call) or Path("level/episode"))
+    num_actions = [5, 4]
+
+    def record(*call):
+        kept.append(call)
+        return Path("level/episode"), num_actions[len(kept) - 1]
+
+    monkeypatch.setattr("play.server.record_episode", record)
+    monkeypatch.setattr("play.session.RealGame", RightSeed)
     config = play_config(tmp_path, record_dpath=str(tmp_path / "kept") if keeps else None)
     with serving(config) as (client, server), client.websocket_connect(SOCKET) as socket:
         server.ground.game = LoadedGame(None, [LEVEL])  # type: ignore[arg-type]
@@ -57,11 +105,13 @@ def test_the_page_keeps_an_episode_where_it_may(tmp_path, monkeypatch, keeps):
         player.ask(do="start_episode", environment=0, episode=1, time=3)
         for action in (1, 2):
             player.ask(do="step", action=action)
-        message = '{"do": "record", "kind": "episode", "first": 0, "last": 2}'
+        message = {"do": "record", "kind": "episode", "first": 0, "last": 2}
         if not keeps:
-            assert "play.record_dpath" in player.problem(message)
+            assert "play.record_dpath" in player.problem(json.dumps(message))
             return
-        socket.send_text(message)
-        header, _ = player.receive()
+        header, _ = player.ask(**message)
         assert header == {"is": "kept", "text": "Kept 5 actions as level/episode."}
-        assert kept[0][1].played[-2:] == (1, 2)
+        assert kept[0][1].played[-2:] == (1, 2) and kept[0][1].seed == 7
+        header, _ = player.ask(**message)
+        ended = "The game ended after them: the other 1 are not part of the episode."
+        assert header == {"is": "kept", "text": f"Kept 4 actions as level/episode. {ended}"}

@@ -69,6 +69,7 @@ class LevelEnv:
         self._env: gym.Env[np.ndarray, Any] | None = None
         self._level: Level | None = None
         self._num_steps = 0
+        self._is_over = False
         self._noted: set[tuple[str, str]] = set()
         self._notes: list[str] = []
 
@@ -85,7 +86,7 @@ class LevelEnv:
         """Start an episode of a level; its first frame (C, H, W) uint8. `seed` is that of the environment's reset."""
         self.open(level)
         assert self._env is not None
-        self._num_steps = 0
+        self._num_steps, self._is_over = 0, False
         with self._calling("reset"):
             frame, _ = self._env.reset(seed=seed)
             return self._checked("reset", frame)
@@ -99,7 +100,13 @@ class LevelEnv:
             is_end, is_cut = flag_of(terminated, "terminated"), flag_of(truncated, "truncated")
             is_cut = is_cut or (self._num_steps >= self._n_steps_max and not is_end)
             numbers = numbers_of(info, self._omit)
+            self._is_over = is_end or is_cut
             return Transition(action, self._checked("step", frame), reward_of(reward), is_end, is_cut, numbers)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the last step ended the episode."""
+        return self._is_over
 
     def image(self) -> np.ndarray:
         """The game's own image (h, w, 3) uint8 of the last frame."""
@@ -134,10 +141,13 @@ class LevelEnv:
     def replay(self, level: Level, seed: int, actions: Sequence[int]) -> np.ndarray:
         """Start an episode and play recorded actions; its frames (len(actions) + 1, C, H, W), the last one being now.
 
-        The next `step` continues the episode.
+        Fewer where the episode ends before the last action: then `is_over`. Else the next `step` continues it.
         """
         frames = [self.start(level, seed)]
-        frames += [self.step(action).frame for action in actions]
+        for action in actions:
+            if self.is_over:
+                break
+            frames.append(self.step(action).frame)
         return np.stack(frames)
 
     def close(self) -> None:

@@ -4,7 +4,6 @@ A recorded episode has one future; here each action has its own, so that a model
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -15,8 +14,8 @@ from data.data import ClipDataset
 from data_generation.config import ConnectorConfig
 from data_generation.data.data import BadEpisodeError, DatasetInfo, EpisodeError
 from data_generation.generator.connector_base import Connector, make_connector
-from data_generation.generator.levels import Level, LevelEnv
-from data_generation.generator.schedule import dataset_episode
+from data_generation.generator.levels import LevelEnv
+from data_generation.generator.recorded import RecordedState
 from models.base import Rollout
 from training.clips import frames_to_float
 from training.measures.world_model import WorldModel
@@ -32,10 +31,6 @@ _UNREADABLE = "unreadable"  # a name in a SampleTable
 
 class CannotReplay(Exception):
     """The game cannot be played here as it was recorded; the message is one line."""
-
-
-class _OtherFrames(Exception):
-    """A replay does not show the recorded frames."""
 
 
 @dataclass(frozen=True)
@@ -147,8 +142,7 @@ def play_counterfactuals(
         environment, episode = dataset.episode_of(row)
         try:
             with environment.open(episode) as reader:
-                recorded = np.array(reader.frames(start, start + rollout.num_prime))
-                played, meta, lossless = reader.actions[: start + rollout.num_prime - 1], reader.meta, reader.lossless
+                state = RecordedState.read(reader, environment.info, start, start + rollout.num_prime - 1)
         except EpisodeError as error:
             if not dataset.skips_bad_episodes:
                 raise BadEpisodeError.of(error) from None
@@ -157,12 +151,8 @@ def play_counterfactuals(
         info = environment.info
         count = min(info.num_actions, _MAX_ACTIONS)
         choices = np.linspace(0, info.num_actions - 1, count).round().astype(int).tolist()
-        level = Level(meta.game or info.game, meta.instance)
-        # The seed of the reset is derived from the dataset's in generated datasets, and recorded in AutoExplore's.
-        seeds = (dataset_episode(meta.seed, level, meta.session).env_seed, meta.seed)
-        states = [_GameState(level, seed, played.tolist(), choices, recorded if lossless else None) for seed in seeds]
         try:
-            found = _play_first(recorded_connector(info), states, rollout)
+            found = _play_all(recorded_connector(info), state, choices, rollout)
         except CannotReplay:
             raise
         # A broken ROM may raise anything.
@@ -171,41 +161,26 @@ def play_counterfactuals(
         if found is None:
             continue
         video, actions = found
-        video[:, : rollout.num_prime] = recorded
+        video[:, : rollout.num_prime] = state.frames
         yield Futures(index, torch.from_numpy(video), torch.from_numpy(actions))
 
 
-@dataclass(frozen=True)
-class _GameState:
-    """A state of a game: how it is reached, the actions to play from it, and the frames that lead to it, if known."""
-
-    level: Level
-    seed: int
-    played: list[int]
-    choices: list[int]
-    prime_frames: np.ndarray | None
-
-
-def _play_first(
-    connector: Connector, states: Sequence[_GameState], rollout: Rollout
+def _play_all(
+    connector: Connector, state: RecordedState, choices: Sequence[int], rollout: Rollout
 ) -> tuple[np.ndarray, np.ndarray] | None:
-    """As `_play_all`, for the first of the states that shows the frames it should. CannotReplay if none does."""
-    for state in states:
-        with suppress(_OtherFrames):
-            return _play_all(connector, state, rollout)
-    raise CannotReplay(f"'{states[0].level.game}' shows other frames than were recorded")
+    """Video (K, P+N, C, H, W) and actions (K, P+N-1) of each choice's future; None where an episode ends too early.
 
-
-def _play_all(connector: Connector, state: _GameState, rollout: Rollout) -> tuple[np.ndarray, np.ndarray] | None:
-    """Video (K, P+N, C, H, W) and actions (K, P+N-1) of each choice's future; None where an episode ends too early."""
+    CannotReplay where the game shows other frames than were recorded.
+    """
     env = LevelEnv(connector, len(state.played) + rollout.num_frames + 1)
-    prime_actions = state.played[len(state.played) - (rollout.num_prime - 1) :]
+    prime_actions = list(state.played[len(state.played) - (rollout.num_prime - 1) :])
     videos, actions = [], []
     try:
-        for action in state.choices:
-            frames = list(env.replay(state.level, state.seed, state.played)[-rollout.num_prime :])
-            if state.prime_frames is not None and not np.array_equal(frames, state.prime_frames):
-                raise _OtherFrames
+        seed = state.find_seed(env)
+        for action in choices:
+            frames = [] if seed is None else list(env.replay(state.level, seed, state.played)[-rollout.num_prime :])
+            if not frames or (state.lossless and not np.array_equal(frames, state.frames)):
+                raise CannotReplay(f"'{state.level.game}' shows other frames than were recorded")
             for _ in range(rollout.num_frames):
                 step = env.step(action)
                 frames.append(step.frame)
