@@ -31,15 +31,15 @@ _MAX_RECORDED = 600
 class PlayMoment:
     """A frame (C, H, W) uint8, the action that led to it, its tokens' entropy (h, w), and the game's frame beside it.
 
-    `carry`: what the policy that acts remembers after it. `num_history`: frames of the model's history there, this one
-    included.
+    `carry`: who acted, and what that policy remembers after it. `num_history`: frames of the model's history there,
+    this one included.
     """
 
     frame: np.ndarray
     action: int | None = None
     entropy: np.ndarray | None = None
     real: np.ndarray | None = None
-    carry: Any = None
+    carry: tuple[str, Any] | None = None
     num_history: int = 1
 
     @property
@@ -185,8 +185,8 @@ class PlaySession:
         self._moments.pop(oldest - 1, None)
         self._known.pop(oldest - self._ground.simulator.window, None)
 
-    async def _choose(self, action: int) -> tuple[int, Any]:
-        """The action of whoever acts, and what a policy remembers then."""
+    async def _choose(self, action: int) -> tuple[int, tuple[str, Any] | None]:
+        """The action of whoever acts, and, of a policy, its name and what it remembers then."""
         if self.source == "recorded":
             if self.time < len(self.start.following):
                 return int(self.start.following[self.time]), None
@@ -194,9 +194,11 @@ class PlaySession:
         if self.source == "keys":
             return action, None
         policy = self._ground.policies[self.source]
-        carry = self.moment.carry if self.moment.carry is not None else policy.initial_carry()
+        source, carry = self.moment.carry or ("", None)
+        if source != self.source:
+            carry = policy.initial_carry()
         carry, chosen = await self._queue.call(policy, carry, self.moment.frame, self._rng)
-        return int(chosen), carry
+        return int(chosen), (self.source, carry)
 
     def rewind(self, time: int) -> PlayMoment:
         """Show another moment that is kept; the next step continues from there."""

@@ -147,6 +147,38 @@ def test_what_was_played_is_saved_as_a_video(tmp_path, kind, mark):
             assert Image.open(io.BytesIO(parts["file"])).n_frames >= 3
 
 
+def test_a_policy_is_not_given_what_another_one_remembers(tmp_path):
+    class Counting:
+        """Acts by how often it has acted; its carry is a value of its own kind."""
+
+        def initial_carry(self) -> tuple[str, int]:
+            return "count", 0
+
+        def __call__(self, carry: tuple[str, int], observation: np.ndarray, rng: np.random.Generator):
+            word, count = carry
+            assert word == "count"
+            return (word, count + 1), count % 3
+
+    with serving(play_config(tmp_path)) as (client, server), client.websocket_connect(SOCKET) as socket:
+        server.ground.policies["agent"] = Counting()
+        player = WebPlayer(socket)
+        player.ask(**START)
+        for other in ("sticky_random", "random"):
+            player.ask(do="source", name=other)
+            for _ in range(5):
+                player.ask(do="step", action=0)
+            player.ask(do="source", name="agent")
+            now = player.ask(do="rewind", time=2)[0]["time"]
+            taken = [player.ask(do="step", action=0)[0]["action"] for _ in range(5)]
+            assert (now, taken) == (2, [0, 1, 2, 0, 1])
+            # From a moment after which it acted itself, it acts as it did.
+            player.ask(do="rewind", time=5)
+            assert [player.ask(do="step", action=0)[0]["action"] for _ in range(2)] == [0, 1]
+            player.ask(do="source", name=other)
+            player.ask(do="rewind", time=4)
+            assert player.ask(do="step", action=0)[0]["source"] == other
+
+
 def test_a_lost_connection_resumes_and_a_closed_tab_frees_its_place(tmp_path):
     with serving(play_config(tmp_path, max_visitors=2)) as (client, server):
         with client.websocket_connect(SOCKET) as socket:
