@@ -200,9 +200,12 @@ class Server:
         if kind == "episode":
             return await self._keep(session)
         images = session.images(first, last)
+        num_missing = min(last, session.last) - max(first, session.first) + 1 - len(images)
+        text = f"Saved play.{kind}"
+        text += f": the last {len(images)} frames, without {num_missing} before them." if num_missing else "."
         async with self._converting:
             content = await asyncio.to_thread(_video_file, images, kind, self.ground.config.fps)
-        return packed({"is": "recording", "kind": kind}, content)
+        return packed({"is": "recording", "kind": kind, "text": text}, content)
 
     async def _keep(self, session: PlaySession) -> bytes:
         """Write what was played as an episode. UserError where that is not wanted or not possible."""

@@ -24,7 +24,8 @@ from training.clips import frames_to_float
 from training.metrics import psnr_per_frame
 
 _SCALE = 4
-_MAX_RECORDED = 600
+# Frames of a GIF or mp4, which is made in memory: those that the default of `play.rewind_frames` keeps, and the start.
+_MAX_RECORDED = 601
 
 
 @dataclass(frozen=True)
@@ -308,7 +309,10 @@ class PlaySession:
     # ---- recording --------------------------------------------------------------------------------------------------
 
     def images(self, first: int, last: int) -> list[np.ndarray]:
-        """Frames of kept moments as images (H, W, 3), with the game's beside them. UserError where there are none."""
+        """Frames of kept moments as images (H, W, 3), with the game's beside them: the last 601 at most.
+
+        UserError where there are none.
+        """
         _ = self.start
         # A visitor's numbers are as large as they like: only moments that there are may be counted through.
         times = range(max(first, self.first), min(last, self.last) + 1)

@@ -156,6 +156,14 @@ def test_pictures_of_odd_sizes_are_shrunk(size):
     assert image.dtype == np.uint8 and image.shape[2] == 3 and max(image.shape[:2]) <= 512
 
 
+def test_recorded_frames_are_as_many_as_are_kept_by_default():
+    frame = np.zeros((3, 16, 16), np.uint8)
+    session = PlaySession(None, None)  # type: ignore[arg-type]
+    session._start, session._actions = Start(frame[None]), [0] * 700
+    session._moments = {time: PlayMoment(frame) for time in range(701)}
+    assert len(session.images(0, 700)) == PlayConfig().rewind_frames + 1
+
+
 @pytest.mark.parametrize(
     "origin", ["https://evil.example", "null", "", f"{ADDRESS}.evil.example", "http://localhost:1"]
 )

@@ -141,10 +141,21 @@ def test_what_was_played_is_saved_as_a_video(tmp_path, kind, mark):
         for t in range(5):
             player.ask(do="step", action=t % 3)
         header, parts = player.ask(do="record", kind=kind, first=0, last=99)
-        assert header == {"is": "recording", "kind": kind}
+        assert header == {"is": "recording", "kind": kind, "text": f"Saved play.{kind}."}
         assert mark in parts["file"][:16]
         if kind == "gif":
             assert Image.open(io.BytesIO(parts["file"])).n_frames >= 3
+
+
+def test_a_video_that_leaves_out_the_oldest_frames_says_so(tmp_path, monkeypatch):
+    monkeypatch.setattr("play.session._MAX_RECORDED", 4)
+    with serving(play_config(tmp_path)) as (client, _), client.websocket_connect(SOCKET) as socket:
+        player = WebPlayer(socket)
+        player.ask(**START)
+        for t in range(8):
+            player.ask(do="step", action=t % 3)
+        texts = [player.ask(do="record", kind="gif", first=first, last=99)[0]["text"] for first in (0, 5)]
+    assert texts == ["Saved play.gif: the last 4 frames, without 5 before them.", "Saved play.gif."]
 
 
 def test_a_policy_is_not_given_what_another_one_remembers(tmp_path):

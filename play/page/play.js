@@ -62,7 +62,7 @@ function receive(data) {
   if (header.is === "frame") show(header, body);
   if (header.is === "problem") problem(header.text);
   if (header.is === "recording") save(body, header.kind);
-  if (header.is === "kept") tell(header.text);
+  if (["recording", "kept"].includes(header.is)) tell(header.text);
   if (state.isWaiting) {
     state.isWaiting = false;
     if (state.sent === "step") note(state.latencies, performance.now() - state.sentAt);
@@ -307,7 +307,6 @@ function save(body, kind) {
   link.download = `play.${kind}`;
   link.click();
   setTimeout(() => URL.revokeObjectURL(link.href), 10000);
-  tell(`Saved play.${kind}.`);
 }
 
 function record(kind) {
