@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from data_generation.data.errors import UserError
 from data_generation.data.fields import OneOf, Range, check_fields
@@ -130,14 +130,36 @@ def decode_picture(data: bytes) -> np.ndarray:
                 raise BadMessageError(f"an image has at most {MAX_PICTURE_PIXELS} pixels, this has {width}x{height}")
             # A JPEG is decoded at a fraction of its size, a thin stripe of another kind shrinks to one pixel's width.
             picture.draft("RGB", (512, 512))
-            image = picture.convert("RGB")
+            image = _eight_bits(picture)
             image.thumbnail((512, 512))
+            image = _upright(image)
+            if image.mode == "RGBA":
+                image = Image.alpha_composite(Image.new("RGBA", image.size, "black"), image)
+            image = image.convert("RGB")
     except BadMessageError:
         raise
     # The decoders of foreign bytes raise what they like.
     except Exception as error:
         raise BadMessageError(f"not an image ({', '.join(PICTURE_FORMATS)}): {type(error).__name__}") from None
     return np.asarray(image)
+
+
+def _eight_bits(picture: Image.Image) -> Image.Image:
+    """The picture in 8 bits a channel: L, RGB, or RGBA if it has transparent pixels."""
+    # Pillow clips 16 bits of grey; of 16 bits of a colour it takes the upper 8, too.
+    if picture.mode.startswith("I"):
+        grey, transparent = np.asarray(picture), picture.info.get("transparency", -1)
+        return Image.fromarray(np.where(grey == transparent, 0, grey >> 8).astype(np.uint8))
+    return picture.convert("RGBA" if picture.has_transparency_data else "RGB")
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """As a camera says in its EXIF that it was held; as it is where that cannot be read."""
+    try:
+        return ImageOps.exif_transpose(image)
+    # Foreign bytes again: a damaged EXIF is no reason to refuse the pixels.
+    except Exception:
+        return image
 
 
 def packed(header: Mapping[str, Any], *parts: bytes) -> bytes:

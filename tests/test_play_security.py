@@ -164,6 +164,52 @@ def test_recorded_frames_are_as_many_as_are_kept_by_default():
     assert len(session.images(0, 700)) == PlayConfig().rewind_frames + 1
 
 
+def encoded(image: Image.Image, kind: str = "PNG", **settings: object) -> bytes:
+    file = io.BytesIO()
+    image.save(file, kind, **settings)
+    return file.getvalue()
+
+
+def test_pictures_of_16_bits_keep_their_greys():
+    ramp = np.arange(64 * 64, dtype=np.uint16).reshape(64, 64) * 16
+    image = decode_picture(encoded(Image.fromarray(ramp)))
+    assert np.array_equal(image, np.repeat((ramp >> 8)[..., None], 3, axis=2))
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP", "GIF"])
+def test_transparent_pixels_are_black(kind):
+    pixels = np.full((64, 64, 4), (255, 0, 255, 0), np.uint8)
+    pixels[16:48, 16:48] = (0, 255, 0, 255)
+    image = decode_picture(encoded(Image.fromarray(pixels), kind, **({"lossless": True} if kind == "WEBP" else {})))
+    assert image[0, 0].tolist() == [0, 0, 0] and image[32, 32].tolist() == [0, 255, 0]
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "I;16"])
+def test_a_colour_that_is_named_as_transparent_is_black(mode):
+    image = Image.fromarray(np.full((8, 8), 40_000, np.uint16)) if mode == "I;16" else Image.new(mode, (8, 8), "white")
+    transparency = {"L": 255, "RGB": (255, 255, 255), "I;16": 40_000}[mode]
+    assert not decode_picture(encoded(image, transparency=transparency)).any()
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_pictures_stand_as_the_camera_was_held(kind):
+    image = Image.new("RGB", (80, 40), "black")
+    image.paste("white", (0, 0, 80, 10))
+    exif = Image.Exif()
+    exif[0x112] = 6  # to be turned to the right
+    shown = decode_picture(encoded(image, kind, exif=exif))
+    assert shown.shape == (80, 40, 3) and shown[:, 35:].min() > 200 and shown[:, :25].max() < 50
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF")
+@pytest.mark.parametrize(
+    "exif", [b"Exif\0\0no", b"Exif\0\0II*\0\xff\xff\xff\xff", b"Exif\0\0MM\0*\0\0\0\x08\xff\xff" + bytes(9)]
+)
+def test_a_damaged_exif_leaves_the_pixels(exif):
+    image = Image.new("RGB", (80, 40), (200, 10, 10))
+    assert decode_picture(encoded(image, "JPEG", exif=exif)).shape == (40, 80, 3)
+
+
 @pytest.mark.parametrize(
     "origin", ["https://evil.example", "null", "", f"{ADDRESS}.evil.example", "http://localhost:1"]
 )
