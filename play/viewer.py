@@ -110,12 +110,12 @@ class Library:
         The configuration is by dotted key, and empty for a run without `run.json`.
         """
         name, folder = _chosen(_folders(self._runs, "metrics.jsonl"), key)
-        curves: dict[str, list[tuple[int, float]]] = {}
+        curves: dict[str, list[tuple[float, float]]] = {}
         for row in read_metrics(folder / "metrics.jsonl"):
             for metric, value in row.items():
                 if metric not in ("step", "split", "time") and _is_number(value):
                     curves.setdefault(f"{row['split']}/{metric}", []).append((row["step"], value))
-        thinned = {metric: points[:: math.ceil(len(points) / _MAX_POINTS)] for metric, points in curves.items()}
+        thinned = {metric: _thinned(points) for metric, points in curves.items()}
         images = [path.name for path in _images(folder)]
         return {"name": name, "curves": thinned, "config": _config(folder), "images": images}
 
@@ -164,6 +164,12 @@ def _chosen(folders: dict[str, tuple[str, Path]], key: str) -> tuple[str, Path]:
     if key not in folders:
         raise UserError("there is no such folder")
     return folders[key]
+
+
+def _thinned(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
+    """At most `_MAX_POINTS` of the points, evenly spread, the first and the last one among them."""
+    places = np.linspace(0, len(points) - 1, min(len(points), _MAX_POINTS)).round().astype(int)
+    return [points[place] for place in places]
 
 
 def _images(folder: Path) -> list[Path]:

@@ -4,6 +4,8 @@ import pytest
 
 pytest.importorskip("starlette", reason="the page's libraries are not installed")
 
+from play.config import PlayConfig
+from play.viewer import Library
 from tests.play_helpers import play_config, serving
 
 HUGE = "9" * 400
@@ -47,3 +49,16 @@ def test_odd_numbers_and_names_in_a_run_leave_its_other_curves(tmp_path):
     assert answer.status_code == 200
     curves = answer.json()["curves"]
     assert curves["train/loss"] == [[2, 0.5]] and curves["train/rate"] == [[1, 0.1]]
+
+
+@pytest.mark.parametrize("count", [1, 500, 501, 1001])
+def test_long_curves_are_thinned_between_their_first_and_last_points(tmp_path, count):
+    run = tmp_path / "runs" / "long"
+    run.mkdir(parents=True)
+    rows = (f'{{"step": {step}, "split": "train", "loss": {step / 8}}}' for step in range(1, count + 1))
+    (run / "metrics.jsonl").write_text("\n".join(rows) + "\n")
+    library = Library(PlayConfig(datasets_dpath=str(tmp_path / "none"), runs_dpath=str(tmp_path / "runs")))
+    curve = library.run(library.runs()[0]["id"])["curves"]["train/loss"]
+    steps = [step for step, _ in curve]
+    assert len(curve) == min(count, 500) and (steps[0], steps[-1]) == (1, count)
+    assert steps == sorted(set(steps)) and all(loss == step / 8 for step, loss in curve)
