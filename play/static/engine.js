@@ -50,7 +50,9 @@ export class World {
 
   #noise() {
     const shape = this.manifest.noise;
-    const data = Float32Array.from({ length: shape.reduce((product, size) => product * size, 1) }, Math.random);
+    const length = shape.reduce((product, size) => product * size, 1);
+    // Math.random() is below 1, but its nearest float32 may be 1.
+    const data = Float32Array.from({ length }, () => Math.min(Math.random(), 1 - 2 ** -24));
     return new this.Tensor("float32", data, shape);
   }
 
