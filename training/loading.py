@@ -241,7 +241,7 @@ def check_frames(config: ModelConfig, dataset: ClipDataset) -> None:
 
 
 def check_actions(config: ModelConfig, dataset: ClipDataset, source: str) -> None:
-    """UserError if the dataset has another number of actions than a model takes, or the same ones in another order.
+    """UserError if the dataset has another number of actions than a model takes, or one of them in another place.
 
     A warning if names differ otherwise: a model is fine-tuned to other buttons.
     """
@@ -256,15 +256,21 @@ def check_actions(config: ModelConfig, dataset: ClipDataset, source: str) -> Non
         )
     if config.action_names == names:
         return
-    if sorted(config.action_names) == sorted(names):
+    known = config.action_names
+    if moved := [name for name in names if name in known and known.index(name) != names.index(name)]:
         raise UserError(
-            f"{source} has the actions {', '.join(config.action_names)}, the dataset has them in another order "
-            f"({', '.join(names)}), so that each would mean another one: generate with "
-            f"'config.connector.valid_action_combos=[{','.join(config.action_names)}]', or use a model trained on "
-            "this dataset"
+            f"{source} has the actions {', '.join(known)}, the dataset has {', '.join(moved)} in another order "
+            f"({', '.join(names)}), so that one would be taken for another: generate with 'config.connector."
+            f"valid_action_combos=[{','.join(_in_order_of(known, names))}]', or use a model trained on this dataset"
         )
-    if config.action_names:
+    if known:
         logger.warning("%s names its actions %s, the dataset %s", source, config.action_names, names)
+
+
+def _in_order_of(known: list[str], names: list[str]) -> list[str]:
+    """`names`, each that a model knows in its place there."""
+    others = iter([name for name in names if name not in known])
+    return [name if name in names else next(others) for name in known]
 
 
 def _check_has_actions(config: ModelConfig, dataset: ClipDataset) -> None:
