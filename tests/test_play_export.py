@@ -272,15 +272,11 @@ def test_keys_choose_the_action_with_most_of_them():
 
 @pytest.mark.skipif(not shutil.which("node"), reason="node is not installed")
 def test_noise_is_below_1_as_a_float32_too():
-    """A number of 1 would choose its token, however unlikely."""
     code = """
         import { World } from "./engine.js";
         class Tensor { constructor(type, data) { this.data = data; } }
-        const noise = [];
-        const session = { run: async (feeds) => {
-            noise.push(...feeds.noise.data);
-            return { pixels: { data: [] }, next_ids: new Tensor("int32", []) };
-        } };
+        const noise = [], answer = { pixels: { data: [] }, next_ids: new Tensor("int32", []) };
+        const session = { run: async (feeds) => { noise.push(...feeds.noise.data); return answer; } };
         const manifest = { grid: 1, noise: [1, 1, 1, 4], state: { ids: { type: "int32", shape: [1] } } };
         const world = new World(manifest, session, Tensor);
         const drawn = [0, 0.5, 1 - 2 ** -25, 1 - 2 ** -53];
