@@ -20,7 +20,7 @@ from auto_explore.src.reward import WORLD_MODEL_REWARDS, Reward, load_reward
 from auto_explore.src.run_context import RunContext, make_context
 from auto_explore.src.trainer import AgentTrainer
 from auto_explore.src.world_model import checkpoint_path
-from data_generation.data.errors import UNSET, FieldError, under
+from data_generation.data.errors import UNSET, FieldError, UserError, under
 from data_generation.data.files import write_atomically
 from data_generation.data.lock import locked
 from training.agent_folder import AgentFolder, AgentKind, find_folder, make_folder
@@ -32,7 +32,7 @@ from training.tracker import MetricsLogger, TrackerSettings, WandbSettings
 
 logger = logging.getLogger(__name__)
 
-KIND = AgentKind("auto_explore", read_agent, lambda content: content.get("state"))
+KIND = AgentKind("auto_explore", read_agent)
 
 
 def train(cfg: AutoExploreConfig) -> Path:
@@ -100,11 +100,10 @@ def evaluate(cfg: AutoExploreConfig) -> Path:
     context.check_agent(info, path)
     target = folder.path / "outputs" / f"evaluation_{path.stem}.json"
     with locked(folder.evaluations, "wait for that evaluation or stop it"):
-        state = folder.run_state()
-        run = (state or {}).get("run", {})
+        run = folder.settings()
         if others := other_environments(cfg, run):
             logger.warning("the environments are not those of the run: %s", others)
-        result, parts = _play_epochs(context, cfg.evaluation, folder, network.to(context.fabric.device), state)
+        result, parts = _play_epochs(context, cfg.evaluation, folder, network.to(context.fabric.device))
         content = {"checkpoint": str(path), "epoch": info.epoch, "reward": cfg.collection.reward.type}
         content |= {"games": context.games, "other_environments": others, **result}
         write_atomically(target, json.dumps(content, indent=2) + "\n")
@@ -122,7 +121,7 @@ def _folder_to_resume(common: CommonConfig) -> AgentFolder:
             problem = "training resumes from 'last' only"
             raise FieldError("resume_ckpt_id", common.resume_ckpt_id, problem, "omit it")
     # A missing checkpoint is reported before anything is loaded.
-    read_agent(folder.to_resume())
+    folder.newest()
     return folder
 
 
@@ -151,16 +150,12 @@ def _remove_empty(folder: AgentFolder) -> None:
 
 
 def _play_epochs(
-    context: RunContext,
-    evaluation: EvaluationConfig,
-    folder: AgentFolder,
-    network: ActorCritic,
-    state: dict[str, Any] | None,
+    context: RunContext, evaluation: EvaluationConfig, folder: AgentFolder, network: ActorCritic
 ) -> tuple[dict[str, Any], list[Played]]:
-    """The measures of every epoch and their means; what was played in each. `state`: the run's, if it has one."""
+    """The measures of every epoch and their means; what was played in each."""
     test = context.collection.test
     reward = context.make_reward(test.config.n_preds)
-    _load_reward_of_run(context.collection.reward, state, folder.last, reward)
+    _load_reward_of_run(context.collection.reward, folder, reward)
     collector = context.collector(test.num_envs, reward, folder.episodes, is_test=True)
     rows, parts = [], []
     try:
@@ -178,24 +173,26 @@ def _play_epochs(
     return {"mean": means, "epochs": rows}, parts
 
 
-def _load_reward_of_run(config: RewardConfig, state: dict[str, Any] | None, path: Path, reward: Reward) -> None:
-    """Give the reward what it has learned in the run, whose state was kept at `path`, if it learns.
+def _load_reward_of_run(config: RewardConfig, folder: AgentFolder, reward: Reward) -> None:
+    """Give the reward what it has learned in the run, if it learns.
 
     FieldError (of `collection`) if that is missing.
     """
     if config.type in ("entropy", "none") and not config.normalize:
         return
     with under("collection.reward"):
-        if state is None:
-            problem = f"what it learned in the run is missing: there is no '{path}'"
+        if not (folder.last.exists() or folder.previous.exists()):
+            problem = f"what it learned in the run is missing: there is no '{folder.last}'"
             raise FieldError("type", config.type, problem, "restore that file, or measure by {type}=none")
+        path, content = folder.newest()
+        if (state := content.get("state")) is None:
+            raise UserError(f"'{path}' holds no training state with what the reward learned: restore the file")
         load_reward(reward, state["ranks"][0]["reward"], config, path)
 
 
 def _write_config(folder: AgentFolder, cfg: AutoExploreConfig) -> None:
-    path = folder.path / "config" / "trainer.yaml"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, OmegaConf.to_yaml(OmegaConf.create(asdict(cfg))))
+    folder.config.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(folder.config, OmegaConf.to_yaml(OmegaConf.create(asdict(cfg))))
 
 
 def _log_start(trainer: AgentTrainer) -> None:

@@ -9,21 +9,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from omegaconf import OmegaConf
+from yaml import YAMLError
+
 from data_generation.data.errors import MissingPathError, UserError
+from training.run_record import flattened
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class AgentKind:
-    """A kind of agent that learns: the command that trains it, what reads (and so checks) its checkpoints.
-
-    `state_of` what was read: the training state, None where it holds none.
-    """
+    """A kind of agent that learns: the command that trains it, and what reads (and so checks) its checkpoints."""
 
     command: str
     read: Callable[[Path], Any]
-    state_of: Callable[[Any], dict[str, Any] | None]
 
 
 @dataclass(frozen=True)
@@ -57,22 +57,32 @@ class AgentFolder:
         """The checkpoint before `last`, for when that one is damaged."""
         return self.checkpoint("last-previous")
 
-    def to_resume(self) -> Path:
-        """`last`, or the one before it if only that is whole, which a warning says."""
+    def newest(self) -> tuple[Path, Any]:
+        """`last` and its content, or the one before it if only that is whole, which a warning says.
+
+        UserError where neither is.
+        """
         try:
-            self.kind.read(self.last)
+            return self.last, self.kind.read(self.last)
         except UserError as error:
             with suppress(UserError):
-                self.kind.read(self.previous)
+                content = self.kind.read(self.previous)
                 logger.warning("%s: falling back to '%s'", error, self.previous)
-                return self.previous
-        return self.last
+                return self.previous, content
+            raise
 
-    def run_state(self) -> dict[str, Any] | None:
-        """The training state of `last`, or of the one before it; None where there is neither."""
-        if not (self.last.exists() or self.previous.exists()):
-            return None
-        return self.kind.state_of(self.kind.read(self.to_resume()))
+    @property
+    def config(self) -> Path:
+        """The configuration of the run, as it was last started."""
+        return self.path / "config" / "trainer.yaml"
+
+    def settings(self) -> dict[str, Any]:
+        """That configuration by dotted key; empty where it cannot be read."""
+        try:
+            values: Any = OmegaConf.to_container(OmegaConf.load(self.config))
+        except (OSError, ValueError, YAMLError):
+            return {}
+        return flattened(values) if isinstance(values, dict) else {}
 
     def make_room(self, resumed_from: Path | None) -> None:
         """Before `last` is written: the one there becomes `previous`.

@@ -38,7 +38,7 @@ def make_record(config: Any, files: Mapping[str, Path | str | None], facts: Mapp
 
 
 def other_environments(config: Any, stored: Mapping[str, Any]) -> str:
-    """In which keys the environments that an agent's `config` names differ from its run's, as `changes` says."""
+    """Where the environments of an agent's `config` differ from those `stored` of its run, as `changes` says."""
     environments = ("collection.games", "collection.connector.")
     record = {key: value for key, value in make_record(config, {}, {}).items() if key.startswith(environments)}
     return changes(record, stored, (), "")

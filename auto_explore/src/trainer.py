@@ -15,7 +15,7 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from auto_explore.config import EvaluationConfig, TrainingConfig
-from auto_explore.src.agent import AgentInfo, agent_of, read_agent, save_agent
+from auto_explore.src.agent import AgentInfo, agent_of, save_agent
 from auto_explore.src.collector import ActionSampling, Collected, Collector, OtherEpisodes
 from auto_explore.src.dataset import AgentEpisode, Replay
 from auto_explore.src.evaluation import test_episodes
@@ -307,8 +307,8 @@ class AgentTrainer:
 
         UserError if the configuration is not that of the run, or if both are damaged.
         """
-        path = self._resumed_from = self.folder.to_resume()
-        content = read_agent(path)
+        path, content = self.folder.newest()
+        self._resumed_from = path
         try:
             _, info = agent_of(content)
             self._check_same_run(info, content)

@@ -29,7 +29,7 @@ from training.tracker import MetricsLogger, TrackerSettings, WandbSettings
 
 logger = logging.getLogger(__name__)
 
-KIND = AgentKind("agent57", read_agent57, lambda stored: stored.state)
+KIND = AgentKind("agent57", read_agent57)
 
 
 def train(cfg: Agent57Config) -> Path:
@@ -93,7 +93,7 @@ def evaluate(cfg: Agent57Config) -> Path:
     info = stored.info
     config = Agent57TrainingConfig(network=info.network, family=info.family, intrinsic=info.intrinsic)
     with locked(folder.evaluations, "wait for that evaluation or stop it"):
-        if others := other_environments(cfg, (folder.run_state() or {}).get("run", {})):
+        if others := other_environments(cfg, folder.settings()):
             logger.warning("the environments are not those of the run: %s", others)
         actors = setup.actors(networks, config, folder.episodes, is_test=True)
         try:
@@ -141,14 +141,13 @@ def _folder_to_resume(common: RunConfig) -> AgentFolder | None:
         if common.resume_ckpt_id != "last":
             raise FieldError("resume_ckpt_id", common.resume_ckpt_id, "training resumes from 'last' only", "omit it")
     # A missing checkpoint is reported before anything is made.
-    read_agent57(folder.to_resume())
+    folder.newest()
     return folder
 
 
 def _write_config(folder: AgentFolder, cfg: Agent57Config) -> None:
-    path = folder.path / "config" / "trainer.yaml"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, OmegaConf.to_yaml(OmegaConf.create(asdict(cfg))))
+    folder.config.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(folder.config, OmegaConf.to_yaml(OmegaConf.create(asdict(cfg))))
 
 
 def _make_report(cfg: Agent57Config, setup: AgentSetup, folder: Path) -> RunReport:

@@ -21,7 +21,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from data_generation.data.errors import UNSET, FieldError, UserError, under
 from data_generation.data.files import sync
 from external.agent57.actors import ActorGroup, ForeignEpisodes, PlayedSteps
-from external.agent57.checkpoint import Agent57Info, StoredAgent, read_agent57, save_agent57
+from external.agent57.checkpoint import Agent57Info, StoredAgent, save_agent57
 from external.agent57.config import Agent57TrainingConfig, TestingConfig
 from external.agent57.learner import Agent57Learner
 from external.agent57.replay import PlayedEpisode, SequenceReplay
@@ -256,8 +256,8 @@ class Agent57Trainer:
 
         UserError if the configuration is not that of the run, or if both are damaged.
         """
-        path = self._resumed_from = self.folder.to_resume()
-        stored = read_agent57(path)
+        path, stored = self.folder.newest()
+        self._resumed_from = path
         self._check_same_run(stored, path)
         try:
             self._load_state(stored, path)
