@@ -26,28 +26,28 @@ class Data:
 # The demo has patches of 8 pixels; around the character the tokens of whole frames would be too coarse.
 _PATCH_4 = ("tokenizer.patch_size=4", "tokenizer.codebook_size=256", "dynamics.max_seq_len=1792")
 _GENERATOR = "config.connector.generator_config"
-# Sessions of each of so many levels: 336 episodes to train on. The last 12 of the game's 60 levels remain unseen.
-_SESSIONS = {12: 32, 24: 16, 48: 9}
+# Levels, and sessions of each: 336 episodes to train on, "x4" 1344. The last 12 of the game's 60 levels remain unseen.
+_SESSIONS = {"levels_12": (12, 32), "levels_24": (24, 16), "levels_48": (48, 9), "levels_48_x4": (48, 36)}
 _NUM_LEVELS = 60
 
 
-def _levels(number: int, sessions: int) -> Data:
-    """Of Cinderfoot: as many episodes whatever the number of levels."""
+def _levels(name: str, number: int, sessions: int) -> Data:
+    """Of Cinderfoot."""
     steps = f"{_GENERATOR}.n_steps_max=150"
     sizes = f"{_GENERATOR}.n_instances={number}", f"{_GENERATOR}.n_sessions={sessions}"
     return Data(
-        name=f"levels_{number}",
+        name=name,
         dataset="retro_act_v0.0.0",
         generate=("config=retro_act/cinderfoot", *sizes, steps),
         unseen=(f"{_GENERATOR}.n_instances={_NUM_LEVELS}", f"{_GENERATOR}.n_sessions=3"),
-        num_removed_levels=max(_SESSIONS),
+        num_removed_levels=max(levels for levels, _ in _SESSIONS.values()),
     )
 
 
 ALL_DATA = {
     data.name: data
     for data in (
-        *(_levels(number, sessions) for number, sessions in _SESSIONS.items()),
+        *(_levels(name, *numbers) for name, numbers in _SESSIONS.items()),
         Data(
             name="hero",
             dataset="retro_act_v0.0.0",
