@@ -122,6 +122,12 @@ class ClipDataset(BatchDataset):
         return self._environments[0].info.roi_table
 
     @property
+    def n_skip_frames(self) -> int | None:
+        """Emulator frames of a step; None where it is unknown, or not the same in all environments."""
+        found = {environment.info.connector.get("n_skip_frames") for environment in self._environments}
+        return found.pop() if len(found) == 1 else None
+
+    @property
     def levels(self) -> dict[str, str]:
         """Game → its instances in this split's episodes, as 0-11, 15."""
         found: dict[str, set[int]] = {}

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from data_generation.config import AgentConfig
-from data_generation.data.errors import under
+from data_generation.data.errors import UNSET, FieldError, under
 from data_generation.generator.connector_base import EnvironmentSpec
 from data_generation.generator.levels import Transition
 from data_generation.generator.policy import VARIANTS, Observation, Policy, PolicyContext, sees_observation
@@ -15,6 +15,8 @@ from data_generation.generator.resolve import load_class
 from models.tensor_file import read_content
 
 _AUTO_EXPLORE_FORMAT = "genieredux-agent"
+# Fields of an environment's configuration, of which there is none here.
+_OF_ENVIRONMENT = ("valid_action_combos", "image_size", "roi_annotation_fpath", "n_skip_frames")
 
 
 class Actor(Protocol):
@@ -37,7 +39,13 @@ def trained_policy(path: Path, spec: EnvironmentSpec) -> Actor:
         content = read_content(path, "checkpoint of an agent", "*.pt")
         is_auto_explore = isinstance(content, dict) and content.get("format") == _AUTO_EXPLORE_FORMAT
         context = PolicyContext(AgentConfig(checkpoint_fpath=str(path)), spec)
-        policy = _made("auto_explore" if is_auto_explore else "agent57", context)
+        try:
+            policy = _made("auto_explore" if is_auto_explore else "agent57", context)
+        except FieldError as error:
+            if error.field not in _OF_ENVIRONMENT:
+                raise
+            remedy = "use an agent that was trained in the model's environment"
+            raise FieldError("path", UNSET, error.problem, remedy) from error
     return FramePolicy(policy) if sees_observation(policy) else policy
 
 

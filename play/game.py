@@ -86,12 +86,13 @@ def _serve(end: ChildEnd, connector: Connector) -> None:
 def recorded_game(config: ModelConfig, game: str) -> Connector:
     """The game of a model, with its frames and actions; `game` where the model does not say which that is.
 
-    The other settings, such as the frame skip, are the defaults: a model does not say how its dataset was recorded.
+    The other settings are the defaults, and so is the frame skip where the model does not say it.
     """
     return make_connector(
         ConnectorConfig(
             game=[next(iter(config.levels), game)],
             image_size=config.tokenizer.image_size,
+            n_skip_frames=config.n_skip_frames or ConnectorConfig().n_skip_frames,
             valid_action_combos=config.action_names,
             roi_annotation_fpath=config.roi_table or None,
         )

@@ -115,7 +115,8 @@ class Playground:
         return self._connectors[environment]
 
     def _make_policies(self, loaded: LoadedModel[GenieRedux]) -> dict[str, Actor]:
-        spec = EnvironmentSpec(self.action_names, self.frame_shape, loaded.config.roi_table)
+        config = loaded.config
+        spec = EnvironmentSpec(self.action_names, self.frame_shape, config.roi_table, config.n_skip_frames)
         policies = random_policies(spec)
         checkpoint = self.config.agent_fpath
         if checkpoint is not None:

@@ -104,6 +104,8 @@ def shared_root(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     save_world_model(root / "others", names=["a", "b", "c"])
     save_world_model(root / "unnamed", names=[])
     loaded = load_model(root / "models" / "demo" / "model-7.pt")
+    loaded.config.n_skip_frames = 4
+    save_model(root / "slower" / "demo" / "model-7.pt", loaded.model, loaded.config, 7)
     loaded.config.model = "tokenizer"
     assert isinstance(loaded.model, GenieRedux)
     save_model(root / "models" / "tokenizer" / "model-3.pt", loaded.model.tokenizer, loaded.config, 3)
@@ -118,6 +120,8 @@ def shared_root(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
         ("train", ["world_model.model_fname=model-9.pt"], "model-9.pt"),
         ("train", ["world_model.model_dname=tokenizer"], "holds a tokenizer, not a world model"),
         ("train", ["world_model.root_dpath={root}/others"], "valid_action_combos=[a,b,c]"),
+        ("train", ["world_model.root_dpath={root}/slower"],
+         "collection.connector.n_skip_frames=1: the world model was trained with 4"),
         ("train", ["collection.games=[CartPool-v1]"], "collection.games=CartPool-v1"),
         ("train", ["collection.connector.name=retro_act", "collection.games=[Cinderfood-Nes]",
                    "collection.connector.valid_action_combos=[RIGHT,LEFT,UP]", "collection.reward.type=rnd"],

@@ -353,6 +353,16 @@ def test_levels_are_the_games_of_the_splits_episodes(dataset_dpath):
     assert ClipDataset(dataset_dpath, "all", 16).levels == {"Pong": "0"}
 
 
+@pytest.mark.parametrize(("skips", "expected"), [((4, 4), 4), ((4, 2), None), ((4, None), None), ((None, None), None)])
+def test_a_frame_skip_is_that_of_all_environments(tmp_path, skips, expected):
+    for env, skip in enumerate(skips):
+        dpath = tmp_path / str(env)
+        make_env(dpath, env, [20])
+        connector = {} if skip is None else {"n_skip_frames": skip}
+        DatasetInfo(dpath.name, "Pong", ACTIONS, SHAPE, connector).save(dpath)
+    assert ClipDataset(tmp_path, "all", 16).n_skip_frames == expected
+
+
 def test_numbers_become_ranges_and_back():
     text = as_ranges([3, 0, 1, 2, 7, 9, 8, 15])
     assert text == "0-3, 7-9, 15"

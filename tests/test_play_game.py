@@ -11,7 +11,8 @@ from data_generation.config import ConnectorConfig
 from data_generation.generator.faults import EnvironmentFault
 from data_generation.generator.levels import Level, Transition
 from data_generation.generator.recorded import RecordedState
-from play.game import RealGame
+from models.config import ModelConfig
+from play.game import RealGame, recorded_game
 from play.playground import LoadedGame
 from play.session import image_psnr
 from play.starts import PlayedState, Start
@@ -100,6 +101,12 @@ def test_after_its_end_the_game_stands_still_wherever_one_goes_back_to(player):
     assert shown(player.ask(do="step", action=1)) == 12
     player.ask(do="start_episode", environment=0, episode=0, time=12)
     assert [shown(player.ask(do="step", action=1)) for _ in range(2)] == [12, 12]
+
+
+@pytest.mark.parametrize(("known", "expected"), [(2, 2), (None, ConnectorConfig().n_skip_frames)])
+def test_the_game_of_a_model_has_the_frame_skip_of_its_dataset(known, expected):
+    config = ModelConfig(action_names=["RIGHT", "LEFT"], levels={"Cinderfoot-Nes": "0"}, n_skip_frames=known)
+    assert recorded_game(config, "").config.n_skip_frames == expected
 
 
 def test_a_game_that_breaks_is_said_and_play_goes_on(player):

@@ -12,10 +12,12 @@ pytest.importorskip("starlette", reason="the page's libraries are not installed"
 
 from starlette.websockets import WebSocketDisconnect
 
-from data_generation.data.errors import UserError
+from data_generation.data.errors import FieldError, UserError
+from data_generation.generator.connector_base import EnvironmentSpec
 from data_generation.generator.levels import Level
 from external.agent57.checkpoint import Agent57Info, save_agent57
 from external.agent57.config import FamilyConfig
+from play.agents import trained_policy
 from play.batching import Simulator
 from play.playground import LoadedGame, Playground
 from play.server import Server
@@ -273,6 +275,21 @@ def test_levels_that_the_model_was_trained_on_are_named(tmp_path):
     assert hello["levels"] == [[0, False], [1, True], [2, True], [3, False]]
     assert (hello["first_level"], hello["trained_on"]) == (1, "1-2 of square")
     assert not hello["begins_at_level"], "there are recorded episodes, and the model is not the one that is shipped"
+
+
+@pytest.mark.parametrize(
+    ("actions", "skip", "problem"),
+    [(["A", "B", "C"], None, "was trained on the actions A, B, C, these are"), (ACTIONS, 2, "was trained with 2")],
+)
+def test_an_agent_of_another_environment_is_refused_by_its_own_field(tmp_path, actions, skip, problem):
+    info = Agent57Info(
+        actions, NUM_ACTIONS, small_network(), FamilyConfig(num_policies=NUM_POLICIES), n_skip_frames=skip
+    )
+    path = tmp_path / "agent.pt"
+    save_agent57(path, small_networks(), info)
+    with pytest.raises(FieldError, match=rf"agent_fpath: '.*' {problem}.*; use an agent") as raised:
+        trained_policy(path, EnvironmentSpec(ACTIONS, (3, 16, 16), "", 4))
+    assert "valid_action_combos" not in str(raised.value)
 
 
 def test_agent57_acts_on_the_models_frames(tmp_path):

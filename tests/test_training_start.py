@@ -63,6 +63,24 @@ def test_a_model_knows_what_part_of_the_image_it_was_trained_on(root, tmp_path, 
     assert caplog.text.count(warning) == 1
 
 
+def test_a_model_knows_for_how_many_frames_an_action_was_held(root, tmp_path, caplog):
+    info = next((write_dataset(tmp_path / "slow") / DATASET).glob("*/info.json"))
+    unknown = info.read_text()
+    info.write_text(json.dumps(json.loads(unknown) | {"connector": {"n_skip_frames": 8}}))
+    cfg = world_config(tmp_path / "slow")
+    checkpoint = train(cfg)
+    assert load_model(checkpoint).config.n_skip_frames == 8
+    cfg.model_fpath = str(checkpoint)
+    for name, text in (("same", info.read_text()), ("unknown", unknown)):
+        info.write_text(text)
+        train(renamed(cfg, name))
+    assert "emulator frames" not in caplog.text
+    info.write_text(json.dumps(json.loads(unknown) | {"connector": {"n_skip_frames": 2}}))
+    assert load_model(train(renamed(cfg, "other"))).config.n_skip_frames == 2
+    warning = "the model was trained on steps of 8 emulator frames, the dataset has steps of 2"
+    assert caplog.text.count(warning) == 1
+
+
 def test_actions_that_do_not_fit_are_one_line(root):
     cfg = world_config(root)
     cfg.dynamics.action_dim = 5

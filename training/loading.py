@@ -95,7 +95,7 @@ def prepare_model(
         model.train_decoder_only()
     check_frames(config, dataset)
     config.action_names, config.roi_table = list(dataset.action_names), dataset.roi_table
-    config.levels = dataset.levels
+    config.n_skip_frames, config.levels = dataset.n_skip_frames, dataset.levels
     return ModelAndConfig(model, config)
 
 
@@ -238,6 +238,10 @@ def check_frames(config: ModelConfig, dataset: ClipDataset) -> None:
             for table in (config.roi_table, dataset.roi_table)
         )
         logger.warning("the model was trained on %s, the dataset has %s", ours, theirs)
+    skips = config.n_skip_frames, dataset.n_skip_frames
+    predicts_frames = {"lam", "dynamics"} & set(kind_of(config).parts)
+    if predicts_frames and None not in skips and skips[0] != skips[1]:
+        logger.warning("the model was trained on steps of %s emulator frames, the dataset has steps of %s", *skips)
 
 
 def check_actions(config: ModelConfig, dataset: ClipDataset, source: str) -> None:
@@ -307,6 +311,7 @@ def _adopt_sizes(config: ModelConfig, stored: ModelConfig) -> None:
     for part in ("tokenizer", "lam", "dynamics", "super_resolution"):
         _adopt_part(config, getattr(stored, part), part)
     config.action_names, config.roi_table = list(stored.action_names), stored.roi_table
+    config.n_skip_frames = stored.n_skip_frames
 
 
 def _adopt_part(config: ModelConfig, stored: object, part: str) -> None:

@@ -19,7 +19,7 @@ from auto_explore.src.agent import AgentInfo
 from auto_explore.src.collector import Collector, under_connector
 from auto_explore.src.construct_reward import make_reward
 from auto_explore.src.reward import WORLD_MODEL_REWARDS, Reward, RewardContext
-from auto_explore.src.world_model import check_actions, load_world_model
+from auto_explore.src.world_model import check_environment, load_world_model
 from data_generation.config import ConnectorConfig
 from data_generation.data.data import EpisodeMeta
 from data_generation.data.errors import UNSET, FieldError, MissingPathError, under
@@ -125,7 +125,7 @@ def make_context(
         connector = open_connector(collection, model_config)
         if model is not None and model_config is not None:
             with under_connector():
-                check_actions(model, model_config, connector)
+                check_environment(model, model_config, connector)
     with under("common"):
         fabric, precision = make_fabric(common)
     if model is not None:

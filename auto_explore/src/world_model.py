@@ -46,12 +46,13 @@ def load_world_model(config: WorldModelConfig, n_preds: int) -> tuple[GenieRedux
     return model.requires_grad_(False), loaded.config
 
 
-def check_actions(model: GenieRedux, config: ModelConfig, connector: Connector) -> None:
-    """FieldError (of the connector's config) if the world model was trained on other actions than the environment has.
+def check_environment(model: GenieRedux, config: ModelConfig, connector: Connector) -> None:
+    """FieldError (of the connector's config) if the world model was trained on other steps than the environment has.
 
-    A model with latent actions infers them from the frames, and a model that does not name its actions is compared by
-    their number alone.
+    Steps have another length in time, or other actions. A model with latent actions infers them from the frames, and a
+    model that does not name its actions is compared by their number alone.
     """
+    connector.spec.check_frame_skip(config.n_skip_frames, "the world model")
     if not model.takes_actions:
         return
     names, own = config.action_names, connector.action_names

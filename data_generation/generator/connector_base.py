@@ -79,12 +79,12 @@ class EnvironmentSpec:
             remedy = f"set {{roi_annotation_fpath}}={trained_on.roi_table or 'null'}"
             problem = f"'{checkpoint}' was trained on {seen}"
             raise FieldError("roi_annotation_fpath", self.roi_table or "null", problem, remedy)
-        self.check_frame_skip(trained_on.n_skip_frames, checkpoint)
+        self.check_frame_skip(trained_on.n_skip_frames, f"'{checkpoint}'")
 
-    def check_frame_skip(self, trained_with: int | None, checkpoint: Path) -> None:
-        """FieldError (of a `ConnectorConfig`) if an agent was trained with another one."""
+    def check_frame_skip(self, trained_with: int | None, model: str) -> None:
+        """FieldError (of a `ConnectorConfig`) if an agent or a world model was trained with another one."""
         if None not in (trained_with, self.n_skip_frames) and trained_with != self.n_skip_frames:
-            problem = f"'{checkpoint}' was trained with {trained_with}: its actions would last another time here"
+            problem = f"{model} was trained with {trained_with}: its actions would last another time here"
             raise FieldError("n_skip_frames", self.n_skip_frames, problem, f"set {{n_skip_frames}}={trained_with}")
 
 

@@ -87,4 +87,4 @@ def check_actions57(info: Agent57Info, spec: EnvironmentSpec, path: Path) -> Non
     if info.num_actions != len(own):
         problem = f"'{path}' was trained on {info.num_actions} actions, these are {len(own)} ({', '.join(own)})"
         raise FieldError("valid_action_combos", UNSET, problem, "name the actions that it was trained on")
-    spec.check_frame_skip(info.n_skip_frames, path)
+    spec.check_frame_skip(info.n_skip_frames, f"'{path}'")
