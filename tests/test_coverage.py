@@ -19,6 +19,18 @@ def test_coverage_counts_what_is_new() -> None:
     assert Coverage.from_state(coverage.state_dict()).summary() == coverage.summary()
 
 
+def test_steps_whose_info_lacks_a_value_count_where_it_is_known() -> None:
+    episode = make_episode(4, is_over="terminated")
+    for k, info in enumerate(episode.infos):
+        if k != 2:
+            info |= {"x": 20.0 * k, "y": 3.0, "level": 1.0, "goal": float(k == 3)}
+    coverage = Coverage()
+    add_episode(coverage, episode)
+    found = coverage.summary()
+    assert [found[name] for name in ("positions", "levels", "goals", "max_x")] == [3, 1, 1, 60]
+    assert position_of(episode.meta, {"x": np.nan, "y": 3.0}) is None
+
+
 def test_what_processes_cover_is_counted_once() -> None:
     frames = [np.full(FRAME_SHAPE, 60 * i, np.uint8) for i in range(4)]
     infos = {name: np.array([0.0, 20.0, 40.0]) for name in ("x", "y")}

@@ -22,7 +22,7 @@ from training.config import EvalConfig
 from training.images import PREDICTED, RECORDED
 from training.main import evaluate
 from training.measures.calibration import compute_calibration, update_calibration
-from training.measures.counterfactuals import measure_counterfactuals, play_counterfactuals
+from training.measures.counterfactuals import Omitted, measure_counterfactuals, play_counterfactuals
 from training.measures.distances import frechet_distance, kernel_distance
 from training.measures.drift import measure_drift, stream
 from training.measures.inverse_dynamics import InverseDynamics, shown_actions, train_inverse_dynamics
@@ -241,8 +241,8 @@ def test_a_state_of_a_bad_episode_is_omitted_and_counted_where_bad_episodes_are_
 
     scores, note = measured(skipping, [0, len(skipping) - 1])
     assert scores["counterfactual_pooled_psnr"] == 100
-    assert note == "counterfactuals of fewer states: states of bad episodes (1)"
-    assert measured(skipping, [0]) == ({}, "no counterfactuals: states of bad episodes (1)")
+    assert note == "counterfactuals of 1 of 2 states: its episode is bad (1)"
+    assert measured(skipping, [0]) == ({}, "no counterfactuals: its episode is bad (1)")
     with pytest.raises(FieldError, match="set on_bad_episode=skip"):
         measured(strict, [0])
 
@@ -254,6 +254,41 @@ def test_a_game_that_cannot_be_played_here_is_one_line(clips):
     )
     assert found == {} and reason.startswith("no counterfactuals: 'square' cannot be played here")
     assert "\n" not in reason
+
+
+@pytest.mark.parametrize("broken", ["a", "z"])
+def test_a_game_that_shows_other_frames_costs_its_own_states_alone_wherever_they_are(walk, tmp_path, broken):
+    (source,) = walk.dataset_dpath.glob("*/info.json")
+    for name in ("a", "z"):
+        shutil.copytree(source.parent, tmp_path / name)
+        info = json.loads(source.read_text()) | {"name": name}
+        if name == broken:
+            info["connector"]["n_skip_frames"] = 3
+        (tmp_path / name / "info.json").write_text(json.dumps(info))
+    dataset = ClipDataset(tmp_path, "all", 6, 6)
+    indices = [0, 3, len(dataset) // 2 + 1, len(dataset) - 1]
+
+    def measured(indices):
+        futures = play_counterfactuals(dataset, indices, ROLLOUT)
+        return measure_counterfactuals(Predictor(True), futures, ROLLOUT, 0, RUNTIME)
+
+    whole = measured([i for i in indices if dataset.episode_of(dataset.locate([i])[0][0])[0].name != broken])
+    assert whole[1] == ""
+    scores, note = measured(indices)
+    assert scores == whole[0]
+    assert note.startswith("counterfactuals of 2 of 4 states: ")
+    assert note.endswith("shows other frames than were recorded (2)")
+
+
+def test_a_state_whose_game_proves_another_one_later_is_omitted_too(walk):
+    """As on another process."""
+    futures = list(play_counterfactuals(walk, [0, 3, 5], ROLLOUT))
+    name = futures[0].environment
+    late = [*futures[:2], Omitted(5, name, "other frames", of_all=True)]
+    assert measure_counterfactuals(Predictor(True), iter(late), ROLLOUT, 0, RUNTIME) == (
+        {},
+        "no counterfactuals: other frames (3)",
+    )
 
 
 def test_drift_ranks_predictors(walk):

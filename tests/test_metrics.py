@@ -248,6 +248,9 @@ def test_what_lossy_recording_changes_has_not_changed():
     still = torch.full((1, 1, 3, 4, 4), 0.5)
     assert not changed_pixels(still + 6 / 255, still).any()
     assert changed_pixels(still + 12 / 255, still).all()
+    greys = torch.arange(247, dtype=torch.uint8).view(1, 1, 1, 1, -1)
+    eight, nine = (changed_pixels((greys + by).float() / 255, greys.float() / 255) for by in (8, 9))
+    assert nine[..., :-1].all() and not eight.any()
 
 
 def test_where_nothing_changes_nothing_is_wrong():

@@ -57,17 +57,17 @@ class Coverage:
         counts = np.bincount(actions, minlength=len(self.actions))
         self.actions = counts + np.pad(self.actions, (0, len(counts) - len(self.actions)))
         level = infos.get("level", np.zeros(len(actions)))
-        self.levels.update(_numbers(start, np.unique(level)))
+        is_known = np.isfinite(level)
+        self.levels.update(_numbers(start, np.unique(level[is_known])))
         for name in _ENDS:
             if name in infos:
-                self.goals.update(_numbers(start, np.unique(level[infos[name] > 0])))
+                self.goals.update(_numbers(start, np.unique(level[is_known & (infos[name] > 0)])))
         if "x" in infos and np.isfinite(infos["x"]).any():
             reached = [float(np.nanmax(infos["x"]))]
             if continues and self.max_x:
                 reached.append(self.max_x.pop())
             self.max_x.append(max(reached))
-        if (positions := _positions(infos)) is not None:
-            self.positions.update(_numbers(start, np.unique(positions, axis=0)))
+        self.positions.update(_numbers(start, np.unique(_positions(infos), axis=0)))
 
     @classmethod
     def united(cls, parts: Sequence["Coverage"]) -> "Coverage":
@@ -119,7 +119,7 @@ def position_of(meta: EpisodeMeta, numbers: Mapping[str, float]) -> int | None:
     `numbers`: the step's info. None where it has no x and y.
     """
     positions = _positions({name: np.array([value]) for name, value in numbers.items()})
-    return None if positions is None else _numbers(_level_number(meta), positions)[0]
+    return next(iter(_numbers(_level_number(meta), positions)), None)
 
 
 def _level_number(meta: EpisodeMeta) -> int:
@@ -127,12 +127,13 @@ def _level_number(meta: EpisodeMeta) -> int:
     return zlib.crc32(f"{meta.game}/{meta.instance}".encode())
 
 
-def _positions(infos: Mapping[str, np.ndarray]) -> np.ndarray | None:
-    """Level, column and row (T, 3) of each step; None of a game that does not report x and y."""
+def _positions(infos: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Level, column and row (n, 3) of each step whose info has x and y."""
     if "x" not in infos or "y" not in infos:
-        return None
+        return np.empty((0, 3))
     level = infos.get("level", np.zeros(len(infos["x"])))
-    return np.stack([level, infos["x"] // _POSITION_SIZE, infos["y"] // _POSITION_SIZE], axis=1)
+    positions = np.stack([level, infos["x"] // _POSITION_SIZE, infos["y"] // _POSITION_SIZE], axis=1)
+    return positions[np.isfinite(positions).all(axis=1)]
 
 
 _SETS = ("cells", "positions", "levels", "goals")

@@ -13,8 +13,9 @@ from torchmetrics.functional.image import peak_signal_noise_ratio, structural_si
 PSNR_CAP = 100.0  # dB; what equal frames count as
 # Pixels: the window has 11, of which half may lie in the reflection of the frame at its border.
 _SSIM_MIN_SIDE = 6
-# A pixel has changed where a channel differs by more than this: more than lossy recording and rounding do.
-CHANGE_THRESHOLD = 8 / 255
+# A pixel has changed where a channel differs by more than 8 of 255: more than lossy recording and rounding do. The half
+# keeps float32 from deciding on differences of exactly 8.
+CHANGE_THRESHOLD = 8.5 / 255
 _CHANGED_SHARE, _CHANGED_MSE = "changed_share", "changed_mse"
 
 

@@ -3,11 +3,13 @@
 A recorded episode has one future; here each action has its own, so that a model is measured on what an action changes.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
+from accelerate.utils import gather_object
 from torch import Tensor
 
 from data.data import ClipDataset
@@ -25,38 +27,44 @@ from training.runtime import Runtime
 
 # Actions played from a state: all, or so many of them at equal distances.
 _MAX_ACTIONS = 8
-_SHORTER = "counterfactuals of fewer states"
-_UNREADABLE = "unreadable"  # a name in a SampleTable
+_STATE = "state"  # a name in a SampleTable: the indices themselves
 
 
-class CannotReplay(Exception):
-    """The game cannot be played here as it was recorded; the message is one line."""
+class CannotReplayError(Exception):
+    """The game shows other frames here than were recorded; the message is one line."""
 
 
 @dataclass(frozen=True)
 class Futures:
     """What the game shows after one state: prime frames and then N steps of an action, for each of K actions.
 
-    `index`: the clip. video (K, P+N, C, H, W) uint8, actions (K, P+N-1).
+    `index`: the clip, of the environment `environment`. video (K, P+N, C, H, W) uint8, actions (K, P+N-1).
     """
 
     index: int
+    environment: str
     video: Tensor
     actions: Tensor
 
 
 @dataclass(frozen=True)
-class Unreadable:
-    """In place of the futures of the clip `index`, whose episode is bad."""
+class Omitted:
+    """In place of the futures of the clip `index`: why there are none, in one line.
+
+    `of_all`: nor are there any of the environment's other states, whatever their frames.
+    """
 
     index: int
+    environment: str
+    reason: str
+    of_all: bool = False
 
 
 @torch.no_grad()
 def measure_counterfactuals(
-    model: WorldModel, futures: Iterator[Futures | Unreadable], rollout: Rollout, seed: int, runtime: Runtime
+    model: WorldModel, futures: Iterator[Futures | Omitted], rollout: Rollout, seed: int, runtime: Runtime
 ) -> tuple[dict[str, float], str]:
-    """Scores by name, and one line that says why there are none or why some states are missing.
+    """Scores by name, and one line that says why there are none or how many states are missing and why.
 
     `counterfactual_psnr`, `counterfactual_pooled_psnr`: the model's future under an action against the game's own.
     `counterfactual_other_pooled_psnr`: against the game's futures under the other actions.
@@ -65,28 +73,36 @@ def measure_counterfactuals(
     game, how often the one of the model's action is nearer to the model's future; 0.5 = chance. With a single action
     there are no others, and only the first two. Call it on every process.
     """
-    table, reason = SampleTable(), ""
-    try:
-        for item in futures:
-            if isinstance(item, Unreadable):
-                table.add(_UNREADABLE, [item.index], torch.ones(1))
-                continue
-            with runtime.autocast():
-                _measure(model, item, rollout, seed, table, runtime.device)
-    except CannotReplay as error:
-        reason = f"{_SHORTER}: {error}"
-    rows = table.gather()
-    if (count := len(rows.pop(_UNREADABLE, ()))) and not reason:
-        reason = f"{_SHORTER}: states of bad episodes ({count})"
-    ranked = rows.pop("counterfactual_ranking", np.empty(0))
-    if not rows:
-        return {}, reason.replace(_SHORTER, "no counterfactuals") or "no counterfactuals: no state"
+    table, own_states = SampleTable(), list[tuple[int, str]]()
+    own_omitted = list[Omitted]()
+    for item in futures:
+        if isinstance(item, Omitted):
+            own_omitted.append(item)
+            continue
+        own_states.append((item.index, item.environment))
+        table.add(_STATE, [item.index], torch.tensor([item.index]))
+        with runtime.autocast():
+            _measure(model, item, rollout, seed, table, runtime.device)
+    rows, states, omitted = table.gather(), gather_object(own_states), gather_object(own_omitted)
+    # Whichever process met the state that shows it.
+    of_all = sorted((item for item in omitted if item.of_all), key=lambda item: -item.index)
+    unusable = {item.environment: item.reason for item in of_all}
+    reasons = {item.index: unusable.get(item.environment, item.reason) for item in omitted}
+    reasons |= {index: unusable[environment] for index, environment in states if environment in unusable}
+    kept = ~np.isin(rows.pop(_STATE, np.empty(0)), list(reasons))
+    reason = "; ".join(f"{reason} ({count})" for reason, count in sorted(Counter(reasons.values()).items()))
+    if not kept.any():
+        return {}, f"no counterfactuals: {reason or 'no state'}"
+    rows = {name: values[kept] for name, values in rows.items()}
+    ranked = rows.pop("counterfactual_ranking")
     scores = averages(rows)
-    if "counterfactual_delta_psnr" not in scores:
-        reason = reason or "counterfactuals compare no actions: the game has one"
     if not np.isnan(ranked).all():
         scores["counterfactual_ranking"] = float(np.nanmean(ranked))
-    return scores, reason
+    if reason:
+        return scores, f"counterfactuals of {kept.sum()} of {kept.sum() + len(reasons)} states: {reason}"
+    if "counterfactual_delta_psnr" not in scores:
+        return scores, "counterfactuals compare no actions: the game has one"
+    return scores, ""
 
 
 def _measure(
@@ -129,40 +145,47 @@ def ranking(error: Tensor, counted: Tensor) -> Tensor:
     return right[counted].mean()
 
 
-def play_counterfactuals(
-    dataset: ClipDataset, indices: Sequence[int], rollout: Rollout
-) -> Iterator[Futures | Unreadable]:
+def play_counterfactuals(dataset: ClipDataset, indices: Sequence[int], rollout: Rollout) -> Iterator[Futures | Omitted]:
     """The game's futures from the last prime frame of each clip.
 
-    A state is omitted where an episode ends before all of its futures are complete. CannotReplay where the game cannot
-    be opened, or shows other frames than were recorded. BadEpisodeError, unless the dataset skips bad episodes.
+    Omitted are a state from which an episode ends before all of its futures are complete, those of bad episodes, and
+    all of an environment whose game cannot be opened, or shows other frames than were recorded. BadEpisodeError, unless
+    the dataset skips bad episodes.
     """
+    unusable: dict[str, str] = {}
     for index in indices:
         (row,), (start,) = dataset.locate([index])
         environment, episode = dataset.episode_of(row)
+        name = environment.name
+        if name in unusable:
+            yield Omitted(index, name, unusable[name], of_all=True)
+            continue
         try:
             with environment.open(episode) as reader:
                 state = RecordedState.read(reader, environment.info, start, start + rollout.num_prime - 1)
         except EpisodeError as error:
             if not dataset.skips_bad_episodes:
                 raise BadEpisodeError.of(error) from None
-            yield Unreadable(index)
+            yield Omitted(index, name, "its episode is bad")
             continue
         info = environment.info
         count = min(info.num_actions, _MAX_ACTIONS)
         choices = np.linspace(0, info.num_actions - 1, count).round().astype(int).tolist()
         try:
             found = _play_all(recorded_connector(info), state, choices, rollout)
-        except CannotReplay:
-            raise
+        except CannotReplayError as error:
+            unusable[name] = str(error)
         # A broken ROM may raise anything.
         except Exception as error:
-            raise CannotReplay(f"'{info.game}' cannot be played here ({_one_line(error)})") from error
-        if found is None:
-            continue
-        video, actions = found
-        video[:, : rollout.num_prime] = state.frames
-        yield Futures(index, torch.from_numpy(video), torch.from_numpy(actions))
+            unusable[name] = f"'{info.game}' cannot be played here ({_one_line(error)})"
+        if name in unusable:
+            yield Omitted(index, name, unusable[name], of_all=True)
+        elif found is None:
+            yield Omitted(index, name, "an episode ends before the futures do")
+        else:
+            video, actions = found
+            video[:, : rollout.num_prime] = state.frames
+            yield Futures(index, name, torch.from_numpy(video), torch.from_numpy(actions))
 
 
 def _play_all(
@@ -170,7 +193,7 @@ def _play_all(
 ) -> tuple[np.ndarray, np.ndarray] | None:
     """Video (K, P+N, C, H, W) and actions (K, P+N-1) of each choice's future; None where an episode ends too early.
 
-    CannotReplay where the game shows other frames than were recorded.
+    CannotReplayError where the game shows other frames than were recorded.
     """
     env = LevelEnv(connector, len(state.played) + rollout.num_frames + 1)
     prime_actions = list(state.played[len(state.played) - (rollout.num_prime - 1) :])
@@ -180,7 +203,7 @@ def _play_all(
         for action in choices:
             frames = [] if seed is None else list(env.replay(state.level, seed, state.played)[-rollout.num_prime :])
             if not frames or (state.lossless and not np.array_equal(frames, state.frames)):
-                raise CannotReplay(f"'{state.level.game}' shows other frames than were recorded")
+                raise CannotReplayError(f"'{state.level.game}' shows other frames than were recorded")
             for _ in range(rollout.num_frames):
                 step = env.step(action)
                 frames.append(step.frame)
