@@ -57,7 +57,7 @@ def generate(cfg: GenerateConfig) -> Generated:
         plan = make_plan(config, connector)
     if plan.skipped:
         logger.debug("skipped games: %s", ", ".join(f"{game} ({reason})" for game, reason in plan.skipped.items()))
-    outcome = run(GenerationJob(config, connector, _CONFIG_KEY), plan.missing)
+    outcome = run(GenerationJob(config, connector, _CONFIG_KEY, plan.infos), plan.missing)
     _omit_unplayable(plan, outcome)
     if not plan.env_dpaths and not outcome.unplayable:
         raise GenerationFailed(f"'{plan.dataset_dpath}' was deleted while it was written: run the command again")
