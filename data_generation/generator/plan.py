@@ -15,7 +15,7 @@ from data_generation.config import DatasetConfig
 from data_generation.data.data import EPISODE_SUFFIX, DatasetInfo, episode_path, is_whole
 from data_generation.data.errors import FieldError, UserError, under
 from data_generation.data.files import make_durable_folder
-from data_generation.data.info import INFO_FNAME, SIZES, comparable, larger_sizes
+from data_generation.data.info import GAME_FILES, INFO_FNAME, SIZES, changed_files, comparable, larger_sizes
 from data_generation.data.lock import step_lock
 from data_generation.generator.connector_base import Connector
 from data_generation.generator.episode import dataset_info, environment_dnames, with_suffix
@@ -235,6 +235,7 @@ def _grown(info: DatasetInfo, found: DatasetInfo | None) -> DatasetInfo:
     return replace(info, generator={**info.generator, **larger_sizes(info.generator, found.generator)})
 
 
+_GAME_FILES = f"connector.{GAME_FILES}"
 # In `DatasetInfo.generator`: fields of the dataset's config, and of its generator_config.
 _OWN_FIELDS, _GENERATOR_FIELDS = ("seed",), ("n_steps_max", "output_mode")
 
@@ -294,4 +295,9 @@ def _changes(found: DatasetInfo, info: DatasetInfo, own: str = "now") -> str:
     pairs = comparable(found.connector, connector), comparable(found.generator, generator)
     old, new = (_recipe_of(*halves) for halves in zip(*pairs, strict=True))
     different = [key for key in {**old, **new} if old.get(key) != new.get(key)]
-    return ", ".join(f"{{{key}}}={old.get(key)} ({own} {new.get(key)})" for key in different)
+    changes = [f"{{{key}}}={old.get(key)} ({own} {new.get(key)})" for key in different if key != _GAME_FILES]
+    if _GAME_FILES in different:
+        # Where the user's own files of games are, if not in the package.
+        names = changed_files(old[_GAME_FILES], new[_GAME_FILES])
+        changes.append(f"other files of the game: {names} ({{connector.rom_dpath}})")
+    return ", ".join(changes)
