@@ -4,6 +4,7 @@ import json
 import math
 import os
 import resource
+import shlex
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -127,7 +128,7 @@ def evaluate(model: Path, clips: Evaluated, target: Path, overrides: tuple[str, 
 
 def launch(*arguments: str) -> float:
     """Run a command of the project on one core; its CPU seconds. RuntimeError with its last lines if it fails."""
-    print(f"$ python run.py {' '.join(arguments)}", flush=True)
+    print(f"$ python run.py {shlex.join(arguments)}", flush=True)
     return timed("run.py", *arguments, WANDB_MODE="disabled")
 
 

@@ -82,7 +82,8 @@ def generator(game: str, n_workers: int, n_sessions: int) -> float:
         config = replace(GAMES[game], game=game, generator_config=settings)
         dataset = DatasetConfig(config, data_dpath=str(Path(folder)))
         connector = make_connector(config)
-        outcome = run(GenerationJob(dataset, connector, "config"), make_plan(dataset, connector).missing)
+        plan = make_plan(dataset, connector)
+        outcome = run(GenerationJob(dataset, connector, "config", plan.infos), plan.missing)
     return outcome.num_frames / outcome.seconds
 
 

@@ -123,7 +123,7 @@ class JpegFiles(Baseline):
 class IntraMp4(Baseline):
     def write(self, path: Path, frames: np.ndarray) -> None:
         self.root.mkdir(exist_ok=True)
-        with av.open(str(path.with_suffix(".mp4")), "w") as container:
+        with av.open(f"file:{path.with_suffix('.mp4')}", "w") as container:
             stream = container.add_stream("libx264", rate=_FPS, options={"crf": "17", "g": "1"})
             stream.height, stream.width, stream.pix_fmt = frames.shape[1], frames.shape[2], "yuv420p"
             for frame in frames:
@@ -132,7 +132,7 @@ class IntraMp4(Baseline):
             container.mux(stream.encode(None))
 
     def read(self, path: Path, start: int, out: np.ndarray) -> None:
-        with av.open(str(path.with_suffix(".mp4"))) as container:
+        with av.open(f"file:{path.with_suffix('.mp4')}") as container:
             stream = container.streams.video[0]
             assert stream.time_base is not None
             ticks = round(1 / (_FPS * stream.time_base))

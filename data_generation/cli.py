@@ -16,7 +16,7 @@ from data_generation.data.data import SPLITS, Environment, EpisodeReader, list_e
 from data_generation.data.dataset_card import dataset_card
 from data_generation.data.environment import dataset_dname
 from data_generation.data.errors import FieldError, under
-from data_generation.data.export_lerobot import export_lerobot
+from data_generation.data.export_lerobot import ExportedPart, export_lerobot
 from data_generation.data.hub import HubPlace, fetch, local_path, send
 from data_generation.data.import_arrays import ImportOptions
 from data_generation.data.import_dataset import import_dataset
@@ -126,7 +126,7 @@ def _add_export(commands: Any) -> None:
     parser = _add(commands, "export", _export, "write videos or a LeRobot dataset", description, path_help)
     parser.add_argument("--to", type=read_path, required=True, help="folder to write; for lerobot it must not exist")
     parser.add_argument("--format", choices=("mp4", "gif", "lerobot"), default="mp4", help="default: mp4")
-    parser.add_argument("--max-episodes", type=whole_number(10**9), help="videos: of each environment (default: all)")
+    parser.add_argument("--max-episodes", type=whole_number(10**9), help="of each environment (default: all)")
     parser.add_argument("--scale", type=whole_number(64), default=4, help="videos: enlargement (default: 4)")
     parser.add_argument(
         "--fps",
@@ -275,8 +275,7 @@ def _export(arguments: argparse.Namespace) -> int:
         print(f"wrote '{path}'")
         return 0
     if arguments.format == "lerobot":
-        paths = list_environments(arguments.path)
-        count = export_lerobot(paths, arguments.to, arguments.fps)
+        count = export_lerobot(_lerobot_parts(arguments), arguments.to, arguments.fps)
         print(f"wrote {count} episodes to '{arguments.to}'")
         return 0
     jobs = [
@@ -293,12 +292,27 @@ def _export(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _lerobot_parts(arguments: argparse.Namespace) -> list[ExportedPart]:
+    path: Path = arguments.path.resolve()
+    if path.suffix == EPISODE_SUFFIX:
+        # Says what is wrong with the file before its folder is looked at.
+        EpisodeReader(arguments.path).close()
+        environment = Environment(path.parent.parent, on_bad_episode="skip")
+        numbers = [i for i in range(environment.num_episodes) if environment.episode_path(i) == path]
+        if not numbers:
+            remedy = "give the file where it was made, or export it as mp4"
+            raise FieldError("path", arguments.path, "is not in an environment folder", remedy)
+        return [ExportedPart(environment, numbers)]
+    environments = [Environment(env_dpath) for env_dpath in list_environments(arguments.path)]
+    return [ExportedPart(one, _spread(one.num_episodes, arguments.max_episodes)) for one in environments]
+
+
 def _rate(arguments: argparse.Namespace) -> float:
     """Frames per second of one episode file: as its environment's folder says, or 15."""
     if arguments.fps:
         return float(arguments.fps)
     try:
-        return DatasetInfo.load(arguments.path.resolve().parents[1]).frame_rate
+        return DatasetInfo.load(arguments.path.resolve().parent.parent).frame_rate
     except MissingDatasetError:
         return 15.0
 

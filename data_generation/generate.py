@@ -1,6 +1,7 @@
 """`python run.py generate`: play games and write what was seen and done as a dataset."""
 
 import logging
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,7 +57,7 @@ def generate(cfg: GenerateConfig) -> Generated:
         plan = make_plan(config, connector)
     if plan.skipped:
         logger.debug("skipped games: %s", ", ".join(f"{game} ({reason})" for game, reason in plan.skipped.items()))
-    outcome = run(GenerationJob(config, connector, _CONFIG_KEY), plan.missing)
+    outcome = run(GenerationJob(config, connector, _CONFIG_KEY, plan.infos), plan.missing)
     _omit_unplayable(plan, outcome)
     if not plan.env_dpaths and not outcome.unplayable:
         raise GenerationFailed(f"'{plan.dataset_dpath}' was deleted while it was written: run the command again")
@@ -126,7 +127,8 @@ def _print_summary(generated: Generated, plan: Plan, config: DatasetConfig) -> N
         lines.append(
             f"skipped       {len(games)} {'game' if len(games) == 1 else 'games'}, {reason}: {_listing(games)}"
         )
-    print("\n".join([*lines, f"next          python run.py data view {generated.dataset_dpath}"]))
+    lines.append(f"next          python run.py data view {shlex.quote(str(generated.dataset_dpath))}")
+    print("\n".join(lines))
 
 
 def _listing(names: Sequence[str]) -> str:

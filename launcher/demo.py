@@ -1,5 +1,6 @@
 """`python run.py demo`: from nothing to images of a world model, by ordinary commands that it prints and runs."""
 
+import shlex
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -59,7 +60,7 @@ def main(argv: list[str], run: Callable[[Sequence[str]], int] = launch) -> int:
     seconds: list[float] = []
     for number, step in enumerate(STEPS, start=1):
         arguments = step.arguments()
-        print(f"\n[{number}/{len(STEPS)}] {step.title}\n$ python run.py {' '.join(arguments)}", flush=True)
+        print(f"\n[{number}/{len(STEPS)}] {step.title}\n$ python run.py {shlex.join(arguments)}", flush=True)
         start = time.perf_counter()
         exit_code = run(arguments)
         seconds.append(time.perf_counter() - start)

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shlex
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
@@ -264,5 +265,5 @@ def _report(target: Path, report: dict[str, Any]) -> None:
         sum(sizes.values()) / 1e6,
         (target / "model.onnx").stat().st_size / 1e6,
         sum((target / "runtime" / name).stat().st_size for name in RUNTIME_FILES["wasm"]) / 1e6,
-        target,
+        shlex.quote(str(target)),
     )

@@ -10,7 +10,7 @@ import numpy as np
 from data_generation.config import DatasetConfig
 from data_generation.data.data import DatasetInfo, EpisodeWriter, episode_path
 from data_generation.data.errors import UserError
-from data_generation.data.info import INFO_FNAME, comparable
+from data_generation.data.info import GAME_FILES, INFO_FNAME, changed_files, comparable
 from data_generation.generator.child import call_in_child
 from data_generation.generator.connector_base import Connector
 from data_generation.generator.episode import dataset_info, environment_dname, episode_meta, play_episode
@@ -92,4 +92,6 @@ def _prepare(env_dpath: Path, info: DatasetInfo) -> None:
     for key in {**old, **new}:
         if old.get(key) != new.get(key):
             problem = f"was recorded with {key}={old.get(key)}, not {new.get(key)}"
+            if key == GAME_FILES:
+                problem = f"was recorded with other files of the game: {changed_files(old[key], new[key])}"
             raise UserError(f"'{env_dpath}' {problem}: set another play.record_dpath")

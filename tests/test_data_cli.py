@@ -254,6 +254,24 @@ def test_lerobot_export_is_the_published_layout(dataset_dpath, tmp_path):
         main(["export", str(dataset_dpath), "--to", str(target), "--format", "lerobot"])
 
 
+def test_lerobot_export_takes_some_episodes_or_one(dataset_dpath, tmp_path):
+    parquet = pytest.importorskip("pyarrow.parquet")
+
+    def lengths(path: Path, *options: str) -> list[int]:
+        target = tmp_path / f"lerobot{len(list(tmp_path.iterdir()))}"
+        assert main(["export", str(path), "--to", str(target), "--format", "lerobot", *options]) == 0
+        return parquet.read_table(target / "meta/episodes/chunk-000/file-000.parquet")["length"].to_pylist()
+
+    assert lengths(dataset_dpath, "--max-episodes", "2") == [19, 21, 19, 21]
+    assert lengths(dataset_dpath / "retro_b_v0.0.0", "--max-episodes", "9") == [19, 20, 21]
+    assert lengths(episode_path(dataset_dpath / "retro_b_v0.0.0", 0, 1)) == [20]
+    alone = tmp_path / "alone.episode"
+    alone.write_bytes(episode_path(dataset_dpath / "retro_b_v0.0.0", 0, 1).read_bytes())
+    for path, message in ((alone, r"has no info\.json"), (tmp_path / "none.episode", "none.episode")):
+        with pytest.raises(UserError, match=message):
+            lengths(path)
+
+
 def test_lerobot_export_without_pyarrow_is_one_line(dataset_dpath, tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)
     with pytest.raises(ValueError, match="needs pyarrow: bash install"):

@@ -12,6 +12,7 @@ from data_generation.data.files import (
     atomic_path,
     check_writable,
     is_temporary,
+    make_durable_folder,
     remove_temporaries,
     remove_temporaries_in,
     temporary_path,
@@ -161,6 +162,14 @@ def test_a_durable_file_and_every_folder_made_for_it_are_on_the_disk_before_it_c
     write_atomically(path, "text", durable=True)
     assert inodes[0] == path.stat().st_ino
     assert {folder.stat().st_ino for folder in (path.parent, tmp_path / "made", tmp_path)} <= set(inodes)
+
+
+def test_a_folder_made_for_others_to_write_is_on_the_disk(tmp_path, monkeypatch):
+    inodes = synced(monkeypatch)
+    make_durable_folder(tmp_path / "made/deep")
+    assert inodes == [(tmp_path / "made").stat().st_ino, tmp_path.stat().st_ino]
+    make_durable_folder(tmp_path / "made/deep")
+    assert len(inodes) == 2
 
 
 def test_a_durable_folder_is_on_the_disk_with_all_it_holds(tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 """The generator's configuration: presets compose, mistakes are found before anything is written."""
 
+import shlex
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from omegaconf import OmegaConf
 
 from data_generation.config import AgentConfig, GenerateConfig
 from data_generation.generate import generate
-from tests.generator_helpers import ROOT, retro_config
+from tests.generator_helpers import ROOT, counting_config, retro_config
 
 CONFIGS = ROOT / "data_generation" / "configs"
 PRESETS = sorted(path.stem for path in (CONFIGS / "config" / "retro_act").glob("*.yaml"))
@@ -82,3 +83,11 @@ def test_presets_are_those_promised() -> None:
     assert (sessions["pretrain"], sessions["g200"], sessions["control"], sessions["control_test"]) == (20, 50, 100, 20)
     assert all(sessions[name] == 10_000 for name in agents)
     assert preset("control").config.seed != preset("control_test").config.seed  # or the test set is in the training set
+
+
+def test_the_printed_next_command_names_the_dataset_whatever_its_name_is(
+    counting: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    generated = generate(counting_config(tmp_path / "x y'z=1,[k] $HOME", ["one"], 1))
+    line = capsys.readouterr().out.splitlines()[-1]
+    assert shlex.split(line) == ["next", "python", "run.py", "data", "view", str(generated.dataset_dpath)]

@@ -10,6 +10,7 @@ from data_generation.data.data import DatasetInfo, Environment, list_environment
 from data_generation.data.errors import UserError
 from data_generation.data.subsets import merge
 from data_generation.generate import Generated, generate
+from data_generation.generator.retro_games import OWN_GAMES_DPATH
 from tests.generator_helpers import counting_config, episodes, retro_config
 
 
@@ -81,6 +82,50 @@ def test_other_boxes_under_the_same_name_are_refused(tmp_path: Path) -> None:
         make("40,100,20,40", 3)
     change_info(tmp_path, "roi_annotation_digest")
     assert make("40,100,14,32", 3).num_made == 1
+
+
+@pytest.fixture
+def own_game(tmp_path: Path) -> Path:
+    """The folder of a game of the user's, with three start states more than the default one."""
+    folder = tmp_path / "roms" / "Mine-Nes"
+    folder.mkdir(parents=True)
+    shipped = OWN_GAMES_DPATH / "platformer" / "integration" / "Cinderfoot-Nes-v0"
+    states = [f"Level{number:02}.state" for number in range(4)]
+    for name in ("rom.nes", "data.json", "scenario.json", "metadata.json", *states):
+        shutil.copy(shipped / name, folder)
+    (folder / "own.lua").write_text("-- a reward")
+    return folder
+
+
+def test_a_game_whose_files_have_changed_is_another_one(own_game: Path, tmp_path: Path) -> None:
+    def make(n_sessions: int, n_instances: int = 1) -> Generated:
+        cfg = retro_config(tmp_path / "data", n_sessions, n_steps_max=2)
+        cfg.config.connector.game, cfg.config.connector.rom_dpath = "Mine-Nes", str(own_game.parent)
+        cfg.config.connector.generator_config.n_instances = n_instances
+        return generate(cfg)
+
+    make(1)
+    before = episodes(tmp_path / "data")
+    kept = {path.name: path.read_bytes() for path in own_game.iterdir()}
+    changes = {
+        "rom.nes": (kept["rom.nes"] + b" ", "ROM"),
+        "data.json": (kept["data.json"] + b" ", "data.json"),
+        "scenario.json": (kept["scenario.json"] + b" ", "scenario.json"),
+        "own.lua": (b"-- another reward", "scenario.json"),
+        "Level02.state": (kept["Level03.state"], "start states"),
+        "Level00_boss.state": (kept["Level03.state"], "start states"),
+    }
+    for name, (content, called) in changes.items():
+        (own_game / name).write_bytes(content)
+        message = rf"made with other files of the game: {called} \(config\.connector\.rom_dpath\); set config\.dname"
+        with pytest.raises(UserError, match=message):
+            make(2)
+        (own_game / name).unlink() if name not in kept else (own_game / name).write_bytes(kept[name])
+    assert episodes(tmp_path / "data") == before
+    assert make(2).num_kept == 1
+    (own_game / "Level00_boss.state").write_bytes(kept["Level03.state"])
+    change_info(tmp_path / "data", "game_files")
+    assert make(2, n_instances=2).num_kept == 2
 
 
 def test_fewer_sessions_leave_the_number_that_was_asked_for(counting, tmp_path: Path) -> None:

@@ -1,5 +1,8 @@
 """Images and videos to look at."""
 
+from pathlib import Path
+
+import av
 import numpy as np
 import pytest
 from PIL import Image
@@ -87,3 +90,14 @@ def test_a_failed_video_leaves_no_file(tmp_path):
         with pytest.raises(RuntimeError, match="no more"):
             write(tmp_path / name, broken(), 10)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["file:1", "exp:1", "x y%03d#?ä"])
+def test_videos_go_to_folders_of_any_name(tmp_path, monkeypatch, name):
+    """Also relative ones, whose colon would name a protocol."""
+    monkeypatch.chdir(tmp_path)
+    path = Path(name) / "clip.mp4"
+    write_mp4(path, frames(3), 10)
+    with av.open(path.open("rb")) as container:
+        assert sum(1 for _ in container.decode(video=0)) == 3
+    assert list(tmp_path.rglob("*")) == [tmp_path / name, tmp_path / path]

@@ -3,6 +3,7 @@
 import asyncio
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ pytest.importorskip("starlette", reason="the page's libraries are not installed"
 from data_generation.config import ConnectorConfig
 from data_generation.data.data import Environment, EpisodeReader, list_environments
 from data_generation.data.errors import UserError
+from data_generation.data.info import GAME_FILES
 from data_generation.generator.levels import Level
 from data_generation.generator.recorded import RecordedState
 from play.human import record_episode
@@ -79,6 +81,26 @@ def test_actions_that_the_game_does_not_know_are_not_kept(tmp_path):
 
     asyncio.run(keep())
     queue.close()
+
+
+class FilesConnector(CountingConnector):
+    """Of a game with files that may change."""
+
+    def __init__(self, config: ConnectorConfig, **files: str):
+        super().__init__(config)
+        self._files = files
+
+    def game_recipe(self, game: str) -> dict[str, Any]:
+        return {GAME_FILES: self._files}
+
+
+def test_play_of_a_game_whose_files_have_changed_is_not_kept_with_the_earlier_one(tmp_path):
+    config = connector().config
+    record_episode(FilesConnector(config, states="1", scenario="1"), PlayedState(LEVEL, 5, (0,)), tmp_path)
+    with pytest.raises(
+        UserError, match=r"was recorded with other files of the game: scenario: set another play\.record"
+    ):
+        record_episode(FilesConnector(config, states="1", scenario="2"), PlayedState(LEVEL, 5, (0,)), tmp_path)
 
 
 def test_nothing_played_is_one_line(tmp_path):

@@ -114,6 +114,16 @@ def test_the_command_line_travels_with_the_configuration(entries):
     assert found == Invocation("genie_redux train", "demo_tokenizer", ("tokenizer=small", "train.batch_size=3"))
 
 
+def test_the_command_of_a_run_can_be_pasted_into_a_shell(tmp_path):
+    overrides = ["train.dataset_root_dpath=my data", "train.batch_size=4", "seed=$HOME"]
+    folder = make_run(tmp_path / "run", command="genie_redux train", preset="demo", overrides=overrides)
+    assert run.main(["report", str(folder)]) == 0
+    expected = (
+        "python run.py genie_redux train config=demo 'train.dataset_root_dpath=my data' train.batch_size=4 'seed=$"
+    )
+    assert expected in parsed(folder / "report.html").text
+
+
 def test_nothing_of_a_run_becomes_html(tmp_path):
     facts = dict.fromkeys(("command", "preset", "started", "commit", "checkpoint", "dataset", "parameters"), EVIL)
     facts |= {"overrides": [f"{EVIL}={EVIL}"], "config": {EVIL: [EVIL]}, "versions": {EVIL: EVIL}}

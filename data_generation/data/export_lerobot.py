@@ -5,7 +5,7 @@ is only in the mp4. Source of the layout: the LeRobot documentation, "LeRobotDat
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -52,6 +52,14 @@ class _Sums:
 
 
 @dataclass
+class ExportedPart:
+    """The episodes, by their numbers, that are exported of an environment."""
+
+    environment: Environment
+    episodes: Sequence[int]
+
+
+@dataclass
 class _ExportProgress:
     fps: float
     tasks: list[str] = field(default_factory=list)
@@ -60,8 +68,8 @@ class _ExportProgress:
     stats: dict[str, _Sums] = field(default_factory=dict)
 
 
-def export_lerobot(env_dpaths: list[Path], target_dpath: Path, fps: float | None = None) -> int:
-    """Write all episodes of the environments to `target_dpath`, which must not exist. Returns the number of episodes.
+def export_lerobot(parts: Sequence[ExportedPart], target_dpath: Path, fps: float | None = None) -> int:
+    """Write episodes of one or more environments to `target_dpath`, which must not exist. Returns their number.
 
     `fps`: frames per second, None = as the environments say. UserError without pyarrow, or where environments have
     other actions, frames or rates than the first.
@@ -72,7 +80,7 @@ def export_lerobot(env_dpaths: list[Path], target_dpath: Path, fps: float | None
         raise UserError("the LeRobot export needs pyarrow: bash install.sh --with lerobot") from None
     if target_dpath.exists():
         raise UserError(f"'{target_dpath}' exists: remove it or export to another folder")
-    environments = [Environment(path) for path in env_dpaths]
+    environments = [part.environment for part in parts]
     if environments[0].info.frame_shape[0] != 3:
         raise UserError(f"'{environments[0].env_dpath}' has frames without 3 channels: LeRobot export takes RGB only")
     for other in environments[1:]:
@@ -83,7 +91,7 @@ def export_lerobot(env_dpaths: list[Path], target_dpath: Path, fps: float | None
             raise UserError(f"'{other.env_dpath}' has other actions or frames than the first: export it separately")
     rate = _rate(environments) if fps is None else fps
     with atomic_path(target_dpath) as temporary:
-        return _write(environments, temporary, round(rate) if rate == round(rate) else rate)
+        return _write(parts, temporary, round(rate) if rate == round(rate) else rate)
 
 
 def _rate(environments: list[Environment]) -> float:
@@ -93,25 +101,22 @@ def _rate(environments: list[Environment]) -> float:
     return environments[0].info.frame_rate
 
 
-def _episodes(environments: list[Environment]) -> Iterator[tuple[Environment, EpisodeReader]]:
-    total = sum(environment.num_episodes for environment in environments)
-    with tqdm(total=total, desc="export", unit="episode") as progress:
-        for environment in environments:
-            for i in range(environment.num_episodes):
-                with environment.open(i) as episode:
-                    # A row needs an action: an episode of a single frame has none.
-                    if episode.num_actions:
-                        yield environment, episode
-                progress.update()
+def _episodes(parts: Sequence[ExportedPart]) -> Iterator[tuple[Environment, EpisodeReader]]:
+    chosen = [(part.environment, i) for part in parts for i in part.episodes]
+    for environment, i in tqdm(chosen, "export", unit="episode"):
+        with environment.open(i) as episode:
+            # A row needs an action: an episode of a single frame has none.
+            if episode.num_actions:
+                yield environment, episode
 
 
-def _write(environments: list[Environment], dpath: Path, fps: float) -> int:
+def _write(parts: Sequence[ExportedPart], dpath: Path, fps: float) -> int:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    progress = _ExportProgress(fps)
+    progress, first = _ExportProgress(fps), parts[0].environment
     writer = None
-    for environment, episode in _episodes(environments):
+    for environment, episode in _episodes(parts):
         chunk, file = divmod(len(progress.episodes), _CHUNK_EPISODES)
         if file == 0:
             if writer is not None:
@@ -125,9 +130,9 @@ def _write(environments: list[Environment], dpath: Path, fps: float) -> int:
         video = dpath / _VIDEO_PATH.format(video_key=_VIDEO_KEY, chunk_index=chunk, file_index=file)
         write_mp4(video, episode_images(episode), fps, pix_fmt="yuv444p")
     if writer is None:
-        raise UserError(f"'{environments[0].env_dpath}' has no episodes: generate some first")
+        raise UserError(f"'{first.env_dpath}' has no episodes: generate some first")
     writer.close()
-    _write_metadata(dpath, environments[0], progress)
+    _write_metadata(dpath, first, progress)
     return len(progress.episodes)
 
 

@@ -78,7 +78,7 @@ def atomic_path(path: Path, durable: bool = False) -> Iterator[Path]:
 
     `durable` as in `replace`; folders that had to be made for `path` survive a power cut then, too.
     """
-    made = [folder for folder in path.parents if not folder.exists()] if durable else []
+    made = _missing(path.parent) if durable else []
     temporary = temporary_path(path)
     try:
         yield temporary
@@ -87,6 +87,18 @@ def atomic_path(path: Path, durable: bool = False) -> Iterator[Path]:
             _sync(folder.parent)
     finally:
         remove(temporary)
+
+
+def make_durable_folder(folder: Path) -> None:
+    """Make a folder, and those above it, unless they exist; they survive a power cut once this returns."""
+    made = _missing(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in made:
+        _sync(path.parent)
+
+
+def _missing(folder: Path) -> list[Path]:
+    return [path for path in (folder, *folder.parents) if not path.exists()]
 
 
 def check_writable(path: Path) -> None:

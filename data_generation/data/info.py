@@ -20,6 +20,8 @@ SIZES = ("n_instances", "n_sessions")
 CHECKPOINT, ROI_TABLE = "agent.checkpoint_fpath", "roi_annotation_fpath"
 # Of `generator` and `connector`: a file -> the digest of what it holds, which older datasets do not name.
 DIGESTS = {CHECKPOINT: "agent.checkpoint_digest", ROI_TABLE: "roi_annotation_digest"}
+# Of `connector`: a file of a retro game -> the digest of what it holds, which older datasets do not name.
+GAME_FILES = "game_files"
 
 
 class MissingDatasetError(UserError, FileNotFoundError):
@@ -131,7 +133,15 @@ def comparable(one: dict[str, Any], other: dict[str, Any]) -> tuple[dict[str, An
             )
         elif name == CHECKPOINT and (None not in digests or _same_path(one[name], other[name])):
             del one[name], other[name]
+    if not all(isinstance(values.get(GAME_FILES), dict) for values in (one, other)):
+        one.pop(GAME_FILES, None)
+        other.pop(GAME_FILES, None)
     return one, other
+
+
+def changed_files(one: dict[str, str], other: dict[str, str]) -> str:
+    """Of two `GAME_FILES`: the names of those that differ."""
+    return ", ".join(name for name in {**one, **other} if one.get(name) != other.get(name))
 
 
 def _same_path(one: str | None, other: str | None) -> bool:

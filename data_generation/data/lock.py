@@ -1,4 +1,4 @@
-"""One run at a time in a folder: a lock that ends with its process, however that ends."""
+"""Locks of folders, which end with their process, however that ends: of a whole run, and of a short step."""
 
 import fcntl
 import json
@@ -49,6 +49,22 @@ def locked(folder: Path, remedy: str) -> Iterator[None]:
             with suppress(OSError):
                 for parent in missing:
                     parent.rmdir()
+
+
+@contextmanager
+def step_lock(folder: Path, shared: bool = False) -> Iterator[None]:
+    """Wait for a folder's lock of short steps and hold it for a block: alone, or with others that hold it `shared`.
+
+    It leaves no file. Where the file system has no such locks, and between machines that share a network file system,
+    the block may run next to others.
+    """
+    fd = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        with suppress(OSError):
+            fcntl.flock(fd, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)
 
 
 def _acquire(path: Path, remedy: str) -> int:

@@ -223,7 +223,8 @@ def write_mp4(path: Path, video: Iterable[np.ndarray], fps: float, pix_fmt: str 
     """
     import av  # only exports need it
 
-    with atomic_path(path) as temporary, av.open(str(temporary), "w", format="mp4") as container:
+    # Without "file:", a name up to a colon is a protocol.
+    with atomic_path(path) as temporary, av.open(f"file:{temporary}", "w", format="mp4") as container:
         stream = container.add_stream(
             "libx264", rate=Fraction(fps).limit_denominator(1001), options={"crf": str(crf), "preset": "medium"}
         )

@@ -15,7 +15,7 @@ from data_generation.annotations.tables import (
 )
 from data_generation.config import ConnectorConfig
 from data_generation.data.errors import UNSET, FieldError, MissingPathError
-from data_generation.data.info import DIGESTS, ROI_TABLE
+from data_generation.data.info import DIGESTS, GAME_FILES, ROI_TABLE
 from data_generation.data.reading import short_digest
 from data_generation.generator.connector_base import GYMNASIUM_FIELDS, PROCGEN_FIELDS, Connector, Selection
 from data_generation.generator.retro_env import FPS, RetroActEnv, RetroSettings, action_buttons
@@ -79,9 +79,10 @@ class RetroActConnector(Connector):
         return {**super().recipe(), "roi_annotation_fpath": self.roi_table}
 
     def game_recipe(self, game: str) -> dict[str, Any]:
-        """The digest of its boxes: those of other games may be added and corrected."""
+        """Digests of its files, and of its boxes: those of other games may be added and corrected."""
+        files = {GAME_FILES: self.games.file_digests(game)}
         boxes = sorted((state, *box) for (marked, state), box in (self._boxes or {}).items() if marked == game)
-        return {DIGESTS[ROI_TABLE]: short_digest(repr(boxes).encode())} if boxes else {}
+        return {**files, DIGESTS[ROI_TABLE]: short_digest(repr(boxes).encode())} if boxes else files
 
     def native_fps(self, game: str) -> float:
         return FPS

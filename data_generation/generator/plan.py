@@ -4,8 +4,9 @@ import json
 import logging
 import shutil
 from collections import Counter, deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,9 @@ from typing import Any
 from data_generation.config import DatasetConfig
 from data_generation.data.data import EPISODE_SUFFIX, DatasetInfo, episode_path, is_whole
 from data_generation.data.errors import FieldError, UserError, under
-from data_generation.data.info import INFO_FNAME, SIZES, comparable, larger_sizes
+from data_generation.data.files import make_durable_folder
+from data_generation.data.info import GAME_FILES, INFO_FNAME, SIZES, changed_files, comparable, larger_sizes
+from data_generation.data.lock import step_lock
 from data_generation.generator.connector_base import Connector
 from data_generation.generator.episode import dataset_info, environment_dnames, with_suffix
 from data_generation.generator.levels import Level, list_levels, num_levels
@@ -53,6 +56,8 @@ class Plan:
     num_kept: int
     # Game -> why it cannot be played here.
     skipped: dict[str, str]
+    # Environment folder -> what its info.json says, sizes apart.
+    infos: dict[Path, DatasetInfo]
     # Folders to which other shards write, too.
     shared: frozenset[Path] = frozenset()
 
@@ -81,17 +86,41 @@ def make_plan(config: DatasetConfig, connector: Connector) -> Plan:
     games = {task.env_dpath: task.level.game for task in tasks}
     settings = _settings(config)
     infos = {env_dpath: dataset_info(connector, game, settings) for env_dpath, game in games.items()}
-    known = {env_dpath: _same_recipe(config, env_dpath, info) for env_dpath, info in infos.items()}
-    grown = {env_dpath: _grown(info, known[env_dpath]) for env_dpath, info in infos.items()}
-    changed = [(env_dpath, info) for env_dpath, info in grown.items() if known[env_dpath] != info]
-    # A thousand folders, each of which waits for the disk.
-    with ThreadPoolExecutor() as pool:
-        list(pool.map(lambda item: item[1].save(item[0]), changed))
+    make_durable_folder(dataset_dpath)
+    # No other run adds an episode between the look into a folder and its new info.json (see `committing`).
+    with step_lock(dataset_dpath):
+        known = {env_dpath: _same_recipe(config, env_dpath, info) for env_dpath, info in infos.items()}
+        grown = {env_dpath: _grown(info, known[env_dpath]) for env_dpath, info in infos.items()}
+        changed = [(env_dpath, info) for env_dpath, info in grown.items() if known[env_dpath] != info]
+        # A thousand folders, each of which waits for the disk.
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(lambda item: item[1].save(item[0]), changed))
     # What a power cut leaves, an empty file perhaps, is made again.
     missing = [task for task in tasks if not is_whole(task.path)]
-    return Plan(
-        dataset_dpath, list(infos), missing, len(tasks) - len(missing), selection.skipped, _shared(everything, tasks)
-    )
+    num_kept, shared = len(tasks) - len(missing), _shared(everything, tasks)
+    return Plan(dataset_dpath, list(infos), missing, num_kept, selection.skipped, infos, shared)
+
+
+@contextmanager
+def committing(config: DatasetConfig, env_dpath: Path, info: DatasetInfo) -> Iterator[None]:
+    """A block in which an episode gets its place in a folder.
+
+    FieldError (of the dataset's config) if the folder is no longer that of `info`: of runs that start in a folder
+    without an episode, the last one decides how its episodes are made.
+    """
+    try:
+        with step_lock(env_dpath.parent, shared=True):
+            if changes := _changes(DatasetInfo.load(env_dpath), info, "here"):
+                problem = f"another run has begun to fill '{env_dpath}', with {changes}"
+                raise FieldError("dname", config.dname, problem, "set {dname} to a new name")
+            yield
+    except FileNotFoundError:
+        raise deleted(env_dpath) from None
+
+
+def deleted(env_dpath: Path) -> UserError:
+    """The error for a folder that is gone."""
+    return UserError(f"'{env_dpath}' was deleted while episodes were written to it: run the command again")
 
 
 def _shard_of(tasks: list[EpisodeTask], config: DatasetConfig) -> list[EpisodeTask]:
@@ -167,8 +196,9 @@ def has_episodes(env_dpath: Path) -> bool:
 
 def remove_if_empty(env_dpath: Path) -> None:
     """Remove the folder that `make_plan` made for a game, unless there is an episode in it."""
-    if not has_episodes(env_dpath):
-        shutil.rmtree(env_dpath, ignore_errors=True)
+    with suppress(FileNotFoundError), step_lock(env_dpath.parent):
+        if not has_episodes(env_dpath):
+            shutil.rmtree(env_dpath, ignore_errors=True)
 
 
 def _remove_episodes(env_dpath: Path) -> None:
@@ -205,6 +235,7 @@ def _grown(info: DatasetInfo, found: DatasetInfo | None) -> DatasetInfo:
     return replace(info, generator={**info.generator, **larger_sizes(info.generator, found.generator)})
 
 
+_GAME_FILES = f"connector.{GAME_FILES}"
 # In `DatasetInfo.generator`: fields of the dataset's config, and of its generator_config.
 _OWN_FIELDS, _GENERATOR_FIELDS = ("seed",), ("n_steps_max", "output_mode")
 
@@ -244,13 +275,7 @@ def _same_recipe(config: DatasetConfig, env_dpath: Path, info: DatasetInfo) -> D
         return None
     if is_empty:
         return None
-    # As it looks after passing through a file.
-    connector, generator = json.loads(json.dumps((info.connector, info.generator)))
-    pairs = comparable(found.connector, connector), comparable(found.generator, generator)
-    old, new = (_recipe_of(*halves) for halves in zip(*pairs, strict=True))
-    different = [key for key in {**old, **new} if old.get(key) != new.get(key)]
-    if different:
-        changes = ", ".join(f"{{{key}}}={old.get(key)} (now {new.get(key)})" for key in different)
+    if changes := _changes(found, info):
         remedy = "set {dname} to a new name, or delete that folder"
         raise FieldError("dname", config.dname, f"'{env_dpath}' holds episodes made with {changes}", remedy)
     if found.versions != info.versions:
@@ -258,3 +283,21 @@ def _same_recipe(config: DatasetConfig, env_dpath: Path, info: DatasetInfo) -> D
             "'%s' is extended with other software versions: %s, now %s", env_dpath, found.versions, info.versions
         )
     return found
+
+
+def _changes(found: DatasetInfo, info: DatasetInfo, own: str = "now") -> str:
+    """In which settings that decide what episodes look like an info differs from the one found; empty = in none.
+
+    `own`: what its values are called.
+    """
+    # As it looks after passing through a file.
+    connector, generator = json.loads(json.dumps((info.connector, info.generator)))
+    pairs = comparable(found.connector, connector), comparable(found.generator, generator)
+    old, new = (_recipe_of(*halves) for halves in zip(*pairs, strict=True))
+    different = [key for key in {**old, **new} if old.get(key) != new.get(key)]
+    changes = [f"{{{key}}}={old.get(key)} ({own} {new.get(key)})" for key in different if key != _GAME_FILES]
+    if _GAME_FILES in different:
+        # Where the user's own files of games are, if not in the package.
+        names = changed_files(old[_GAME_FILES], new[_GAME_FILES])
+        changes.append(f"other files of the game: {names} ({{connector.rom_dpath}})")
+    return ", ".join(changes)

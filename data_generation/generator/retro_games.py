@@ -11,6 +11,7 @@ import stable_retro
 from stable_retro import data as retro_data
 
 from data_generation.data.errors import FieldError, MissingPathError
+from data_generation.data.reading import content_digest, short_digest
 
 # Free games of this project bring their Stable-Retro integration with them: external/<game>/integration/<id>.
 OWN_GAMES_DPATH = Path(__file__).resolve().parents[2] / "external"
@@ -93,16 +94,41 @@ class RetroGames:
 
     def start_states(self, game: str) -> list[Any]:
         """Default start state first, then the others by name."""
+        return [stable_retro.State.DEFAULT, *self._other_states(game)]
+
+    def _other_states(self, game: str) -> list[str]:
         default = self._default_state(game)
-        others = [state for state in retro_data.list_states(self.ids[game], self.integrations) if state != default]
-        return [stable_retro.State.DEFAULT, *others]
+        return [state for state in retro_data.list_states(self.ids[game], self.integrations) if state != default]
 
     def state_name(self, game: str, instance: int) -> str:
         """Name of an instance's start state; empty for power-on."""
         return str(self.start_states(game)[instance]) if instance else self._default_state(game) or ""
 
+    def file_digests(self, game: str) -> dict[str, str]:
+        """What decides, besides the settings, what a game shows: name -> digest of its content, or "" without it.
+
+        A ROM in an archive is left out, since the same one may be packed in many ways.
+        """
+        states = [self._default_state(game) or "", *self._other_states(game)]
+        contents = [_digest(self._path(game, f"{state.removesuffix('.state')}.state")) for state in states]
+        scenario = self._path(game, "scenario.json")
+        scripts = [] if scenario is None else sorted(scenario.parent.glob("*.lua"))
+        rom = Path(retro_data.get_original_romfile_path(self.ids[game], self.integrations))
+        return {
+            "ROM": "" if rom.suffix in _ARCHIVES else content_digest(rom),
+            "data.json": _digest(self._path(game, "data.json")),
+            "scenario.json": _digest(scenario, *scripts),
+            # Their order, too: instances are places in it.
+            "start states": short_digest(repr(list(zip(states, contents, strict=True))).encode()),
+        }
+
+    def _path(self, game: str, name: str) -> Path | None:
+        """Where a file of a game's integration is found."""
+        path = retro_data.get_file_path(self.ids[game], name, self.integrations)
+        return Path(path) if path else None
+
     def _default_state(self, game: str) -> str | None:
-        path = retro_data.get_file_path(self.ids[game], "metadata.json", self.integrations)
+        path = self._path(game, "metadata.json")
         return _default_state_of(path) if path else None
 
     def open(self, game: str, instance: int = 0) -> stable_retro.RetroEnv:
@@ -127,9 +153,14 @@ def _check_folder(rom_dpath: Path) -> None:
             raise FieldError(field, rom_dpath, f"Stable-Retro calls {name} '{name}-v0'", "rename the folder to that")
 
 
-def _default_state_of(metadata_path: str) -> str | None:
+def _digest(*paths: Path | None) -> str:
+    """That of the contents of some files; "" if there is none."""
+    return "+".join(content_digest(path) for path in paths if path is not None)
+
+
+def _default_state_of(metadata_path: Path) -> str | None:
     """Name of the state that Stable-Retro starts a game of one player at, or None for power-on."""
-    metadata = json.loads(Path(metadata_path).read_text())
+    metadata = json.loads(metadata_path.read_text())
     per_players = metadata.get("default_player_state")
     name = per_players[0] if per_players else metadata.get("default_state")
     return str(name) if name is not None else None

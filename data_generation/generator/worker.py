@@ -5,16 +5,17 @@ import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 from data_generation.config import DatasetConfig
-from data_generation.data.data import EpisodeWriter
+from data_generation.data.data import DatasetInfo, EpisodeWriter
 from data_generation.data.errors import UserError, under
 from data_generation.generator.child import START_SECONDS, ChildEnd
 from data_generation.generator.connector_base import Connector
 from data_generation.generator.episode import episode_meta, play_episode
 from data_generation.generator.faults import EnvironmentFault, described
 from data_generation.generator.levels import LevelEnv
-from data_generation.generator.plan import EpisodeTask
+from data_generation.generator.plan import EpisodeTask, committing, deleted
 from data_generation.generator.policy import Policy, make_policy
 from data_generation.generator.schedule import dataset_episode
 
@@ -29,6 +30,8 @@ class GenerationJob:
     connector: Connector
     # How the command spells `config`: errors reach the command as text, from other processes.
     config_key: str
+    # Environment folder -> what its info.json says, sizes apart.
+    infos: dict[Path, DatasetInfo]
 
 
 @dataclass(frozen=True)
@@ -71,23 +74,26 @@ class Player:
         Raises UserError and OSError for what the user has to change, EnvironmentFault for what the environment does,
         and whatever a policy of the user's raises.
         """
-        connector = self._job.connector
-        # Before the environment: what is wrong with the policy is wrong with every game.
-        policy = self._policy
-        self._env.open(task.level)
+        config, connector = self._job.config, self._job.connector
+        with under("connector"):
+            # Before the environment: what is wrong with the policy is wrong with every game.
+            policy = self._policy
+            self._env.open(task.level)
         if not task.env_dpath.is_dir():
-            raise UserError(f"'{task.env_dpath}' was deleted while episodes were written to it: run the command again")
-        episode = dataset_episode(self._job.config.seed, task.level, task.session)
+            raise deleted(task.env_dpath)
+        episode = dataset_episode(config.seed, task.level, task.session)
         meta = episode_meta(connector, episode, type(policy).__name__, policy.parameters)
         with EpisodeWriter(task.path, meta, connector.frame_shape, output_mode=self._generator.output_mode) as writer:
-            num_frames = play_episode(self._env, policy, writer, episode)
-            writer.commit()
+            with under("connector"):
+                num_frames = play_episode(self._env, policy, writer, episode)
+            with committing(config, task.env_dpath, self._job.infos[task.env_dpath]):
+                writer.commit()
         return num_frames
 
     def outcome_of(self, task: EpisodeTask) -> EpisodeOutcome:
         """Play an episode; after a failure the environment is opened anew for the next one."""
         try:
-            with under(f"{self._job.config_key}.connector"):
+            with under(self._job.config_key):
                 return EpisodeOutcome(self.play(task), notes=self.take_notes())
         except Exception as error:
             details = traceback.format_exc()

@@ -1,5 +1,6 @@
 """The page of one run, and the page that compares several."""
 
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -74,7 +75,7 @@ def _command_of(facts: Mapping[str, Any]) -> str:
     if not facts.get("command"):
         return ""
     preset = [f"config={facts['preset']}"] if facts.get("preset") not in (None, "", "default") else []
-    return " ".join(["python run.py", str(facts["command"]), *preset, *_texts(facts.get("overrides"))])
+    return f"python run.py {facts['command']} {shlex.join([*preset, *_texts(facts.get('overrides'))])}".rstrip()
 
 
 def _facts(view: RunView) -> Iterator[tuple[str, str]]:
