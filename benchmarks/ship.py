@@ -43,7 +43,9 @@ def ship(args: argparse.Namespace) -> None:
     """Write one folder and the list of all."""
     loaded = load_model(args.model)
     # Checkpoints from before training recorded them.
-    loaded.config.levels = loaded.config.levels or ClipDataset(args.dataset, "train", 2).levels
+    dataset = ClipDataset(args.dataset, "train", 2)
+    loaded.config.levels = loaded.config.levels or dataset.levels
+    loaded.config.n_skip_frames = loaded.config.n_skip_frames or dataset.n_skip_frames
     if args.history_tokens:
         loaded.config.dynamics.history_tokens = args.history_tokens
     target = args.weights / args.name
