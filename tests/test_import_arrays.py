@@ -196,6 +196,49 @@ def test_continuous_actions_are_refused_with_the_remedy(tmp_path, capsys):
     assert "its actions, float64 (5, 7), are not action numbers" in line and "--without-actions" in line
 
 
+@pytest.mark.parametrize("name", list(FORMATS))
+def test_actions_that_are_not_there_are_one_line_and_nothing_is_made(tmp_path, name, capsys):
+    source = FORMATS[name][0](tmp_path / "toy")
+    key = "action" if name == "steps" else "actions"
+    for options in ((), ("--action-names", "A,B,C,D"), ("--on-bad-episode", "skip")):
+        line = error_of(capsys, source, "--actions-key", "nope", *options)
+        if "skip" not in options:
+            assert "no actions named 'nope'; there are " in line and key in line.partition("there are ")[2]
+        assert not (tmp_path / "imported").exists()
+    assert imported(source, "--actions-key", key).info.action_names
+
+
+def write_unusual(root: Path) -> Path:
+    """Actions of an unusual name."""
+    h5py = pytest.importorskip("h5py")
+    root.mkdir()
+    with h5py.File(root / "ep.hdf5", "w") as file:
+        file["frames"], file["act"], file["reward"] = frames_of(0, 5), actions_of(0, 4), rewards_of(4)
+    return root
+
+
+def test_names_for_actions_that_are_not_there_are_refused(tmp_path, capsys):
+    source = write_unusual(tmp_path / "toy")
+    line = error_of(capsys, source, "--action-names", "A,B,C,D")
+    assert "no actions named 'actions' or 'action'; there are act, reward: name one with --actions-key" in line
+    with imported(source, "--action-names", "A,B,C,D", "--actions-key", "act").open(0) as episode:
+        np.testing.assert_array_equal(episode.actions, actions_of(0, 4))
+
+
+@pytest.mark.parametrize("stated", [True, False])
+def test_an_episode_without_the_actions_that_others_have_is_refused(tmp_path, capsys, stated):
+    """Where the dataset says how many actions there are, the first episode may be the one without."""
+    source = write_minari(tmp_path / "toy")
+    if not stated:
+        (source / "data" / "metadata.json").unlink()
+    h5py = pytest.importorskip("h5py")
+    with h5py.File(source / "data" / "main_data.hdf5", "r+") as file:
+        del file["episode_0" if stated else "episode_1"]["actions"]
+    assert "no actions named 'actions' or 'action'" in error_of(capsys, source)
+    assert imported(source, "--without-actions", name="without").num_episodes == 2
+    assert imported(source, "--on-bad-episode", "skip").sessions.tolist() == [1 if stated else 0]
+
+
 def test_several_cameras_are_named(tmp_path, capsys):
     h5py = pytest.importorskip("h5py")
     with h5py.File(tmp_path / "arm.h5", "w") as file:
@@ -235,7 +278,7 @@ def test_frames_that_are_not_square_need_their_size(tmp_path, capsys):
     video = np.random.default_rng(0).integers(0, 255, (5, 6, 10, 3), np.uint8)
     source = write_jasmine(tmp_path / "toy", [{"raw_video": video.tobytes(), "sequence_length": 5}])
     assert "--frame-size <height>x<width>" in error_of(capsys, source)
-    with imported(source, "--frame-size", "6x10").open(0) as episode:
+    with imported(source, "--frame-size", "6x10", "--without-actions").open(0) as episode:
         np.testing.assert_array_equal(episode.frames(), video.transpose(0, 3, 1, 2))
 
 

@@ -10,7 +10,7 @@ from data_generation.data.data import Environment
 from data_generation.data.media import write_mp4
 from run import main
 from tests.import_helpers import error_of, imported
-from tests.training_helpers import write_dataset
+from tests.training_helpers import DATASET, write_dataset
 
 pa = pytest.importorskip("pyarrow")
 parquet = pytest.importorskip("pyarrow.parquet")
@@ -34,6 +34,14 @@ def test_an_export_is_imported_as_it_was(tmp_path):
             np.testing.assert_array_equal(one.rewards, other.rewards)
             # H.264 is lossy.
             assert np.abs(one.frames().astype(int) - other.frames()).mean() < 4
+
+
+def test_an_unknown_name_of_actions_is_one_line_with_those_that_are_there(tmp_path, capsys):
+    dataset = write_dataset(tmp_path, sessions=1, size=32) / DATASET
+    assert main(["data", "export", str(dataset), "--to", str(tmp_path / "lerobot"), "--format", "lerobot"]) == 0
+    assert "no actions named 'nope'; there are action, " in error_of(
+        capsys, tmp_path / "lerobot", "--actions-key", "nope"
+    )
 
 
 def write_shared_video(root: Path, version: str = "v3.0") -> np.ndarray:

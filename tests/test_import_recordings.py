@@ -199,6 +199,20 @@ def test_an_import_of_an_earlier_version_is_kept_but_not_added_to(tmp_path, caps
     assert "import into another folder" in error_of(capsys, source, "--image-size", "16")
 
 
+@pytest.mark.parametrize("kind", ["images", "original", "mp4"])
+@pytest.mark.parametrize("option", ["--action-names", "--actions-key"])
+def test_actions_of_recordings_without_actions_are_refused(tmp_path, kind, option, capsys):
+    line = error_of(capsys, make_recordings(tmp_path / "films", kind), option, "A")
+    assert f"holds recordings without actions: leave out {option}" in line
+
+
+def test_actions_of_the_original_layout_can_be_left_out(original):
+    environment = imported(original, "--without-actions")
+    assert environment.info.action_names == []
+    with environment.open(0) as episode:
+        assert episode.actions.tolist() == [0] * 3 and episode.rewards.tolist() == [0.5, 1, 1.5]
+
+
 def test_one_video_is_a_dataset(tmp_path):
     make_recordings(tmp_path / "films", "mp4")
     assert imported(tmp_path / "films" / "1.mp4").num_frames.tolist() == [10]

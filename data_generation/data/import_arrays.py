@@ -16,6 +16,8 @@ FRAME_NAMES = ("frames", "observations", "observation", "obs", "images", "image"
 ACTION_NAMES = ("actions", "action")
 REWARD_NAMES = ("rewards", "reward", "next.reward")
 _MAX_ACTIONS = 1 << 16
+# Of a list of names in an error's line.
+_SHOWN_NAMES = 12
 
 
 @dataclass
@@ -45,27 +47,48 @@ class ArraySession(ImportedSession):
         """Actions and rewards, where there are any: one for each frame, or for each frame but the last."""
         raise NotImplementedError
 
+    def column_names(self) -> list[str]:
+        """The names that `--actions-key` may give."""
+        raise NotImplementedError
+
+    @property
+    def action_keys(self) -> Sequence[str]:
+        """The names that actions may have, the first that is there counts."""
+        return (self.options.actions_key,) if self.options.actions_key else ACTION_NAMES
+
     def actions(self) -> np.ndarray | None:
         """Action numbers (T,) int64; None without actions."""
         values = None if self.options.without_actions else self.columns()[0]
+        if values is None and self.options.actions_key and not self.options.without_actions:
+            raise self._missing_actions()
         return None if values is None else self._indices(values)
 
     def steps(self, num_actions: int) -> Iterable[Step] | None:
         """What led to each frame but the first: entry t is the action taken in frame t, and what came of it."""
         actions, rewards = self.actions(), self.columns()[1]
+        if actions is None and num_actions:
+            raise self._missing_actions()
         count = self.num_frames() - 1
         for name, column in (("actions", actions), ("rewards", rewards)):
             if column is not None and len(column) not in (count, count + 1):
                 raise self.error(f"it has {len(column)} {name} for {count + 1} frames")
+        if actions is not None and actions.max(initial=0) >= num_actions:
+            raise self.error(f"action {actions.max()} is not one of {num_actions}")
         actions = np.zeros(count, np.int64) if actions is None else actions
         rewards = np.zeros(count) if rewards is None else rewards
-        if actions.max(initial=0) >= num_actions:
-            raise self.error(f"action {actions.max()} is not one of {num_actions}")
         return (Step(int(actions[t]), float(rewards[t])) for t in range(count))
 
     def error(self, problem: str, remedy: str = "restore the file, or remove the episode") -> UserError:
         """The error about this episode, in one line with its file."""
         return UserError(f"'{self.path}', episode {self.session}: {problem}: {remedy}")
+
+    def _missing_actions(self) -> UserError:
+        names = self.column_names()
+        shown = names if len(names) <= _SHOWN_NAMES else [*names[:_SHOWN_NAMES], "…"]
+        there = f"there are {', '.join(shown)}" if names else "there is nothing besides frames"
+        keys = " or ".join(f"'{key}'" for key in self.action_keys)
+        remedy = "name one with --actions-key, or import --without-actions"
+        return self.error(f"no actions named {keys}; {there}", remedy)
 
     def _indices(self, values: np.ndarray) -> np.ndarray:
         """Action numbers of an array of numbers (T,) or (T, 1), or of one-hot vectors (T, n)."""

@@ -146,6 +146,8 @@ def _info(source: _DatasetSource, on_bad_episode: str, fit: Fit) -> DatasetInfo:
         try:
             shape = first_frame(session, fit).shape
             info = replace(source.describe(session), frame_shape=(shape[0], shape[1], shape[2]))
+            # Before a file is written: what is wrong with an option is wrong with the first session already.
+            session.steps(len(info.action_names))
         except UserError as error:
             if on_bad_episode == "error":
                 raise BadEpisodeError.of(error) from None
@@ -173,14 +175,14 @@ def _sources(source_dpath: Path, options: ImportOptions) -> list[_DatasetSource]
     if source_dpath.is_file() and (arrays := _arrays(source_dpath, options)):
         return [arrays]
     if source_dpath.is_file() and source_dpath.suffix.lower() in VIDEO_SUFFIXES:
-        return [_without_actions(source_dpath, [ImportedSession(source_dpath, 0, 0)], source_dpath.parent)]
+        return [_without_actions(source_dpath, [ImportedSession(source_dpath, 0, 0)], source_dpath.parent, options)]
     if not source_dpath.is_dir():
         raise MissingDatasetError(f"'{source_dpath}' is not a folder: give an original dataset, or a folder of videos")
     try:
-        if source := _environment(source_dpath, options.action_names):
+        if source := _environment(source_dpath, options):
             return [source]
         folders = [path for path in source_dpath.iterdir() if path.is_dir() and not path.name.startswith(".")]
-        found = [_environment(path, options.action_names) for path in sorted(folders, key=natural_order)]
+        found = [_environment(path, options) for path in sorted(folders, key=natural_order)]
     except OSError as error:
         raise UserError(f"'{error.filename}' cannot be read ({error.strerror}): check its permissions") from None
     if not any(found) and (arrays := _arrays(source_dpath, options)):
@@ -215,7 +217,7 @@ def _of_arrays(dataset: ArrayDataset, options: ImportOptions, root: Path | None)
     return _DatasetSource(dataset.name, dataset.sessions, describe, root)
 
 
-def _environment(dpath: Path, action_names: list[str] | None) -> _DatasetSource | None:
+def _environment(dpath: Path, options: ImportOptions) -> _DatasetSource | None:
     """What a folder holds if it is one environment."""
     sessions, without = original_sessions(dpath)
     if sessions:
@@ -224,7 +226,7 @@ def _environment(dpath: Path, action_names: list[str] | None) -> _DatasetSource 
         name = dpath.resolve().name
 
         def describe(session: OriginalSession) -> DatasetInfo:
-            return original_info(dpath, session, action_names)
+            return original_info(dpath, session, options)
 
         return _DatasetSource(name, sessions, describe)
     recorded = videos_in(dpath) or [path for path in _folders(dpath) if images_in(path)]
@@ -232,8 +234,8 @@ def _environment(dpath: Path, action_names: list[str] | None) -> _DatasetSource 
         recorded = [dpath]
     found = [ImportedSession(path, 0, number) for number, path in enumerate(recorded)]
     if found:
-        return _without_actions(dpath, found, dpath)
-    return _without_actions(dpath, _original_frames(dpath), None) if without else None
+        return _without_actions(dpath, found, dpath, options)
+    return _without_actions(dpath, _original_frames(dpath), None, options) if without else None
 
 
 def _folders(dpath: Path) -> list[Path]:
@@ -250,8 +252,13 @@ def _original_frames(env_dpath: Path) -> list[ImportedSession]:
     return found
 
 
-def _without_actions(path: Path, sessions: list[ImportedSession], root: Path | None) -> _DatasetSource:
+def _without_actions(
+    path: Path, sessions: list[ImportedSession], root: Path | None, options: ImportOptions
+) -> _DatasetSource:
     """Videos, or folders of images, that tokenizer, LAM and GenieRedux can learn from. `root` as of the source."""
+    given = {"--action-names": options.action_names, "--actions-key": options.actions_key}
+    if unused := [key for key, value in given.items() if value]:
+        raise UserError(f"'{path}' holds recordings without actions: leave out {' and '.join(unused)}")
     name = path.resolve().stem if path.is_file() else path.resolve().name
 
     def describe(session: ImportedSession) -> DatasetInfo:

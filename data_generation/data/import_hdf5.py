@@ -15,7 +15,6 @@ import numpy as np
 
 from data_generation.data.errors import UserError
 from data_generation.data.import_arrays import (
-    ACTION_NAMES,
     FRAME_NAMES,
     REWARD_NAMES,
     ArrayDataset,
@@ -63,9 +62,22 @@ class Hdf5Session(ArraySession):
         """Actions and rewards of these frames."""
         with _file(self.path) as file:
             group = file[self.group]
-            names = (self.options.actions_key,) if self.options.actions_key else ACTION_NAMES
             total = file[_frames_name(group, self.options, self.path)].shape[0]
-            return self._column(group, names, total), self._column(group, REWARD_NAMES, total)
+            return self._column(group, self.action_keys, total), self._column(group, REWARD_NAMES, total)
+
+    def column_names(self) -> list[str]:
+        """The arrays in the group that are as long as its frames, or one shorter."""
+        found: list[str] = []
+
+        def note(name: str, item: Any) -> None:
+            if getattr(item, "ndim", 0) in (1, 2) and item.shape[0] in (total, total - 1):
+                found.append(name)
+
+        with _file(self.path) as file:
+            group = file[self.group]
+            total = file[_frames_name(group, self.options, self.path)].shape[0]
+            group.visititems(note)
+        return found
 
     def _column(self, group: Any, names: Sequence[str], total: int) -> np.ndarray | None:
         """The part of a column that belongs to these of the group's `total` frames."""
@@ -85,7 +97,7 @@ def hdf5_dataset(name: str, files: Sequence[Path], options: ImportOptions) -> Ar
             for group, start, stop in _episodes(file, options, path):
                 found.append(Hdf5Session(path, 0, len(found), options, group, start, stop))
     if not found:
-        known = ", ".join(FRAME_NAMES)
+        known = options.frames_key or ", ".join(FRAME_NAMES)
         raise UserError(f"'{files[0]}' holds no frames named {known}: name them with --frames-key")
     return ArrayDataset(name, found, num_actions=_minari_actions(files[0]))
 

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from data_generation.data.errors import UserError
+from data_generation.data.import_arrays import ImportOptions
 from data_generation.data.import_session import ImportedSession, Step
 from data_generation.data.info import INFO_FNAME, DatasetInfo
 from data_generation.data.reading import from_mapping, read_json, shortened
@@ -82,7 +83,8 @@ class OriginalSession(ImportedSession):
         if len(sizes) > 1:
             raise self._error(f"its actions are one-hot of {sorted(sizes)} values")
         for entry, info in zip(entries[1:], numbers[1:], strict=True):
-            yield Step(self._index(entry.action, num_actions), info.pop("reward", 0.0), info)
+            action = self._index(entry.action, num_actions) if num_actions else 0
+            yield Step(action, info.pop("reward", 0.0), info)
 
     def entries(self) -> list[_Action]:
         """The entries of `actions.json`, which fit each other."""
@@ -166,7 +168,7 @@ def original_sessions(env_dpath: Path) -> tuple[list[OriginalSession], list[Path
     return sessions, without
 
 
-def original_info(env_dpath: Path, first: OriginalSession, action_names: list[str] | None) -> DatasetInfo:
+def original_info(env_dpath: Path, first: OriginalSession, options: ImportOptions) -> DatasetInfo:
     """What an original's info.json and its first session say; the shape of the frames is still unknown."""
     path = env_dpath / INFO_FNAME
     try:
@@ -174,7 +176,8 @@ def original_info(env_dpath: Path, first: OriginalSession, action_names: list[st
         if not isinstance(content, dict) or "info" not in content:
             raise ValueError("it has no 'info'")
         source, connector = _known(_OriginalInfo, content), _known(_OriginalConnector, content["info"])
-        names = action_names or _names(connector, first.one_hot_size)
+        stated = [] if options.without_actions else options.action_names
+        names = _names(connector, first.one_hot_size) if stated is None else stated
     except UserError:
         raise
     except ValueError as error:

@@ -14,7 +14,6 @@ import numpy as np
 
 from data_generation.data.errors import UserError
 from data_generation.data.import_arrays import (
-    ACTION_NAMES,
     FRAME_NAMES,
     REWARD_NAMES,
     ArrayDataset,
@@ -54,8 +53,12 @@ class ParquetSession(ArraySession):
 
     def columns(self) -> tuple[np.ndarray | None, np.ndarray | None]:
         """Actions and rewards of these rows."""
-        names = (self.options.actions_key,) if self.options.actions_key else ACTION_NAMES
-        return self._column(names), self._column(REWARD_NAMES)
+        return self._column(self.action_keys), self._column(REWARD_NAMES)
+
+    def column_names(self) -> list[str]:
+        """The columns without images."""
+        with parquet_file(self.path) as file:
+            return [field.name for field in file.schema_arrow if not _holds_images(field.type)]
 
     def _column(self, names: Sequence[str]) -> np.ndarray | None:
         with parquet_file(self.path) as file:

@@ -47,7 +47,7 @@ class ImportedSession:
             yield read_image(path)
 
     def steps(self, num_actions: int) -> Iterable[Step] | None:
-        """What led to each frame but the first, of `num_actions` actions; None without actions."""
+        """What led to each frame but the first, of `num_actions` actions, 0 = without; None where nothing is known."""
         return None
 
 
@@ -68,7 +68,7 @@ def write_session(session: ImportedSession, env_dpath: Path, meta: EpisodeMeta, 
     """Make the episode `meta` of a session. `UserError` where that is not possible; nothing is written then."""
     path = episode_path(env_dpath, meta.instance, meta.session)
     frames = (_of_size(fit(frame), session, info) for frame in session.frames())
-    steps = iter(session.steps(info.num_actions) or repeat(Step()))
+    steps = iter(session.steps(len(info.action_names)) or repeat(Step()))
     with EpisodeWriter(path, meta, info.frame_shape) as writer:
         for number, (frame, after) in enumerate(pairwise(chain(frames, [None]))):
             assert frame is not None
