@@ -239,6 +239,54 @@ def test_an_episode_without_the_actions_that_others_have_is_refused(tmp_path, ca
     assert imported(source, "--on-bad-episode", "skip").sessions.tolist() == [1 if stated else 0]
 
 
+@pytest.mark.parametrize(
+    "rewards",
+    [
+        np.ones((5, 2)),
+        np.array([0, 1, np.nan, 1, 1]),
+        np.array([0, 1, np.inf, 1, 1]),
+        np.array([0, 1, 1e39, 1, 1]),
+        np.array([b"one"] * 5),
+        np.ones(5, np.complex64),
+    ],
+    ids=str,
+)
+def test_odd_rewards_are_one_line(tmp_path, capsys, rewards):
+    h5py = pytest.importorskip("h5py")
+    with h5py.File(tmp_path / "toy.h5", "w") as file:
+        for i, column in enumerate((rewards, rewards_of(5)[:, None])):
+            file[f"{i}/frames"], file[f"{i}/actions"], file[f"{i}/rewards"] = frames_of(i, 5), actions_of(i, 5), column
+    line = error_of(capsys, tmp_path / "toy.h5")
+    assert f"its rewards, {rewards.dtype} {rewards.shape}, are not" in line
+    environment = imported(tmp_path / "toy.h5", "--on-bad-episode", "skip")
+    assert environment.sessions.tolist() == [1]
+    with environment.open(0) as episode:
+        np.testing.assert_array_equal(episode.rewards, rewards_of(4))
+
+
+@pytest.mark.parametrize("changes", [{"rewards": [1.0, None]}, {"rewards": None}, {"actions": None}, {"frames": None}])
+def test_values_that_a_row_lacks_are_one_line(tmp_path, capsys, changes):
+    parquet, pa = pytest.importorskip("pyarrow.parquet"), pytest.importorskip("pyarrow")
+    whole = {"frames": [png(frame) for frame in frames_of(0, 3)], "actions": [0, 1], "rewards": [0.0, 1.0]}
+    parquet.write_table(pa.Table.from_pylist([whole | changes, whole]), tmp_path / "toy.parquet")
+    assert "toy.parquet', episode 0: it" in error_of(capsys, tmp_path / "toy.parquet")
+    assert imported(tmp_path / "toy.parquet", "--on-bad-episode", "skip").sessions.tolist() == [1]
+
+
+def test_a_reward_that_a_step_lacks_is_one_line(tmp_path, capsys):
+    parquet, pa = pytest.importorskip("pyarrow.parquet"), pytest.importorskip("pyarrow")
+    images = [png(frame) for frame in frames_of(0, 3)]
+    parquet.write_table(
+        pa.table({"image": images, "action": [0, 1, 0], "reward": [1.0, None, 1.0]}), tmp_path / "toy.parquet"
+    )
+    assert "its rewards, object (3,), are not" in error_of(capsys, tmp_path / "toy.parquet")
+
+
+def test_actions_of_several_lengths_are_one_line(tmp_path, capsys):
+    record = {"raw_video": frames_of(0, 2).tobytes(), "sequence_length": 2, "actions": [[1], [1, 2]]}
+    assert "its actions have several lengths" in error_of(capsys, write_jasmine(tmp_path / "toy", [record]))
+
+
 def test_several_cameras_are_named(tmp_path, capsys):
     h5py = pytest.importorskip("h5py")
     with h5py.File(tmp_path / "arm.h5", "w") as file:

@@ -61,7 +61,7 @@ ODD_ENTRIES = (
     *({"tgt_id": number} for number in (None, "2", 2.0, -1, 1 << 70, True)),
     *({"src_id": number} for number in ("1", 7, [])),
     *({"extras": extras} for extras in (None, [], {"reward": None}, {"reward": "x"}, {"reward": float("nan")})),
-    {"extras": {"reward": 10**400}},
+    *({"extras": {"reward": reward}} for reward in (10**400, 1e39, -1e300)),
 )
 
 

@@ -59,7 +59,10 @@ class ArrayRecordSession(ArraySession):
         """Actions; there are no rewards."""
         content = self._content()
         actions = next((content[key] for key in self.action_keys if key in content), None)
-        return (None if actions is None else np.asarray(actions)), None
+        try:
+            return (None if actions is None else np.asarray(actions)), None
+        except ValueError:
+            raise self.error("its actions have several lengths") from None
 
     def column_names(self) -> list[str]:
         """What the record holds besides its video."""

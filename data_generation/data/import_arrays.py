@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from data_generation.data.episode import MAX_REWARD
 from data_generation.data.errors import UserError
 from data_generation.data.import_session import ImportedSession, Step
 from data_generation.data.reading import UnreadableFileError, opened
@@ -63,9 +64,22 @@ class ArraySession(ImportedSession):
             raise self._missing_actions()
         return None if values is None else self._indices(values)
 
+    def rewards(self) -> np.ndarray | None:
+        """Rewards (T,), which an episode can hold; None without rewards."""
+        values = self.columns()[1]
+        if values is None:
+            return None
+        column = _without_last_axis(values)
+        is_number = column.ndim == 1 and column.dtype.kind in "biuf"
+        if not is_number or not (np.abs(column.astype(np.float64)) <= MAX_REWARD).all():
+            raise self.error(
+                f"its rewards, {values.dtype} {values.shape}, are not a finite 32-bit number for each step"
+            )
+        return column
+
     def steps(self, num_actions: int) -> Iterable[Step] | None:
         """What led to each frame but the first: entry t is the action taken in frame t, and what came of it."""
-        actions, rewards = self.actions(), self.columns()[1]
+        actions, rewards = self.actions(), self.rewards()
         if actions is None and num_actions:
             raise self._missing_actions()
         count = self.num_frames() - 1
@@ -92,10 +106,15 @@ class ArraySession(ImportedSession):
 
     def _indices(self, values: np.ndarray) -> np.ndarray:
         """Action numbers of an array of numbers (T,) or (T, 1), or of one-hot vectors (T, n)."""
-        if values.ndim == 2 and values.shape[1] == 1:
-            values = values[:, 0]
+        values = _without_last_axis(values)
         is_number = values.dtype.kind in "biuf"
-        if values.ndim == 2 and is_number and ((values == 0) | (values == 1)).all() and (values.sum(1) == 1).all():
+        if (
+            values.ndim == 2
+            and values.shape[1]
+            and is_number
+            and ((values == 0) | (values == 1)).all()
+            and (values.sum(1) == 1).all()
+        ):
             values = values.argmax(1)
         whole = values.ndim == 1 and is_number and bool((values == np.floor(values)).all())
         if not whole or values.min(initial=0) < 0 or values.max(initial=0) >= _MAX_ACTIONS:
@@ -132,6 +151,11 @@ class ArrayDataset:
                 continue
             most = max(most, -1 if actions is None else int(actions.max(initial=0)))
         return most + 1
+
+
+def _without_last_axis(values: np.ndarray) -> np.ndarray:
+    """Numbers (T, 1) as (T,); others as they are."""
+    return values[:, 0] if values.ndim == 2 and values.shape[1] == 1 else values
 
 
 def as_rgb(frame: np.ndarray) -> np.ndarray:

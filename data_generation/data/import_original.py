@@ -6,9 +6,9 @@ frame or one `frames.mp4`. Entry i of the actions is `{"src_id": i - 1, "tgt_id"
 dropped.
 """
 
-import math
 import os
 import re
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from data_generation.data.episode import MAX_REWARD
 from data_generation.data.errors import UserError
 from data_generation.data.import_arrays import ImportOptions
 from data_generation.data.import_session import ImportedSession, Step
@@ -121,8 +122,10 @@ class OriginalSession(ImportedSession):
         for entry in entries:
             for name in names & entry.extras.keys():
                 value = entry.extras[name]
-                if not _is_number(value) or not math.isfinite(value):
-                    raise self._error(f"extras.{name} of step {entry.tgt_id} is {shortened(value)}, not a number")
+                most = MAX_REWARD if name == "reward" else sys.float_info.max
+                if not _is_number(value) or not abs(value) <= most:
+                    problem = f"not a number of at most {most:.3g}"
+                    raise self._error(f"extras.{name} of step {entry.tgt_id} is {shortened(value)}, {problem}")
         if any("reward" in entry.extras for entry in entries) and "reward" not in names:
             raise self._error("extras.reward is not a number")
         return [{name: float(entry.extras[name]) for name in names & entry.extras.keys()} for entry in entries]
