@@ -312,6 +312,31 @@ def test_a_file_without_episodes_is_one_line(tmp_path, capsys):
     assert "'none' holds no episodes" in error_of(capsys, tmp_path / "none.parquet")
 
 
+def mark_success(group: Any, count: int) -> None:
+    """Robomimic's `dones`, which are 1 in every step of success."""
+    group["dones"] = (np.arange(count) >= count - 3).astype(int)
+
+
+@pytest.mark.parametrize("num_episodes", [2, 1])
+def test_a_group_for_each_episode_is_never_cut(tmp_path, num_episodes):
+    h5py = pytest.importorskip("h5py")
+    source = write_robomimic(tmp_path / "toy")
+    with h5py.File(source / "demo.hdf5", "r+") as file:
+        for i in range(2):
+            mark_success(file[f"data/demo_{i}"], LENGTHS[i])
+        if num_episodes == 1:
+            del file["data/demo_1"]
+    assert imported(source).num_frames.tolist() == list(LENGTHS[:num_episodes])
+
+
+@pytest.mark.parametrize("ends", [np.ones(()), np.array([b"no"] * 5), np.ones((5, 2)), np.ones(9)], ids=str)
+def test_columns_that_cannot_say_where_episodes_end_say_nothing(tmp_path, ends):
+    h5py = pytest.importorskip("h5py")
+    with h5py.File(tmp_path / "toy.h5", "w") as file:
+        file["frames"], file["actions"], file["done"] = frames_of(0, 5), actions_of(0, 5), ends
+    assert imported(tmp_path / "toy.h5").num_frames.tolist() == [5]
+
+
 class Evil:
     def __reduce__(self) -> Any:
         return print, ("executed",)
