@@ -206,6 +206,26 @@ def test_actions_of_recordings_without_actions_are_refused(tmp_path, kind, optio
     assert f"holds recordings without actions: leave out {option}" in line
 
 
+@pytest.mark.parametrize("names", ["", "A,,C", ",A,B", "A,B,", "A,A,C", "A,B\n,C"])
+def test_action_names_that_are_none_are_refused_before_anything_is_written(original, names, capsys):
+    assert "--action-names=" in error_of(capsys, original, f"--action-names={names}")
+    assert not (original.parent / "imported").exists()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"valid_action_combos": [["A"], ["A"], ["C"]]},
+        {"valid_action_combos": [["A"], ["B"], ["C"]], "n_skip_frames": "two"},
+    ],
+    ids=str,
+)
+def test_an_info_that_nothing_could_read_is_not_written(original, changes, capsys):
+    (original / "info.json").write_text(json.dumps({"info": {"config": changes}}))
+    error_of(capsys, original)
+    assert not list((original.parent / "imported").rglob("*.json"))
+
+
 def test_actions_of_the_original_layout_can_be_left_out(original):
     environment = imported(original, "--without-actions")
     assert environment.info.action_names == []

@@ -163,6 +163,10 @@ def _info(source: _DatasetSource, on_bad_episode: str, fit: Fit) -> DatasetInfo:
 
 def _check_target(env_dpath: Path, info: DatasetInfo) -> None:
     if not (env_dpath / INFO_FNAME).is_file():
+        if len(set(info.action_names)) < len(info.action_names):
+            raise UserError(
+                f"actions of '{env_dpath.name}' share a name: give each one of its own, --action-names A,B,…"
+            )
         return
     if problem := disagreement(DatasetInfo.load(env_dpath), info):
         raise UserError(f"'{env_dpath}' exists and {problem} as these recordings: import into another folder")
