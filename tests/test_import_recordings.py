@@ -226,6 +226,15 @@ def test_an_info_that_nothing_could_read_is_not_written(original, changes, capsy
     assert not list((original.parent / "imported").rglob("*.json"))
 
 
+def test_an_import_into_an_environment_folder_or_over_a_dataset_is_refused(original, capsys):
+    env_dpath = imported(original).env_dpath
+    assert "is an environment folder; name the dataset's folder" in error_of(capsys, original, "--to", str(env_dpath))
+    dataset = original.parent / "all" / "toy"
+    dataset.mkdir(parents=True)
+    env_dpath.rename(dataset / "other")
+    assert "toy' is a dataset folder, not an environment's" in error_of(capsys, original, "--to", str(dataset.parent))
+
+
 def test_actions_of_the_original_layout_can_be_left_out(original):
     environment = imported(original, "--without-actions")
     assert environment.info.action_names == []

@@ -15,6 +15,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from data_generation.data.environment import check_hides_none, check_target
 from data_generation.data.episode import EpisodeMeta, EpisodeReader, episode_path, is_whole
 from data_generation.data.errors import UserError
 from data_generation.data.import_array_record import ARRAY_RECORD_SUFFIXES, array_record_dataset
@@ -86,6 +87,7 @@ def import_dataset(
     names that the files give. `fit` brings frames to the size of the dataset. `UserError` names the bad file, unless
     `on_bad_episode` is "skip".
     """
+    check_target(target_dpath)
     result = Imported()
     for source in _sources(source_dpath, options):
         info, env_dpath = _info(source, on_bad_episode, fit), target_dpath / source.name
@@ -162,6 +164,7 @@ def _info(source: _DatasetSource, on_bad_episode: str, fit: Fit) -> DatasetInfo:
 
 
 def _check_target(env_dpath: Path, info: DatasetInfo) -> None:
+    check_hides_none(env_dpath)
     if not (env_dpath / INFO_FNAME).is_file():
         if len(set(info.action_names)) < len(info.action_names):
             raise UserError(
