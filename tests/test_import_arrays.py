@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.import_helpers import error_of, imported
+from tests.import_helpers import error_of, imported, refused
 
 SIZE = 12
 LENGTHS = (5, 7)
@@ -176,6 +176,24 @@ def test_a_folder_that_has_grown_gives_each_episode_once(tmp_path, name, capsys)
     capsys.readouterr()
     imported(source)
     assert "imported 0 episodes" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("function", "most"), [("frames_of", 255), ("actions_of", 3), ("rewards_of", 7)])
+@pytest.mark.parametrize("name", list(FORMATS))
+def test_files_of_the_same_name_are_told_apart_by_what_they_hold(tmp_path, name, function, most, capsys, monkeypatch):
+    write = FORMATS[name][0]
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+    target = imported(write(tmp_path / "toy")).env_dpath.parent
+    (tmp_path / "toy").rename(tmp_path / "a" / "toy")
+    capsys.readouterr()
+    imported(tmp_path / "a" / "toy", target=target)
+    assert "imported 0 episodes" in capsys.readouterr().out
+    values = globals()[function]
+    monkeypatch.setitem(globals(), function, lambda *arguments: most - values(*arguments))
+    other = write(tmp_path / "b" / "toy")
+    if (name, function) != ("jasmine", "rewards_of"):  # which has none
+        assert "000000.episode' was made of another recording than" in refused(capsys, other, target)
 
 
 @pytest.mark.parametrize("name", list(FORMATS))

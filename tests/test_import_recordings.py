@@ -15,7 +15,7 @@ from data_generation.data.data import Environment, EpisodeWriter
 from data_generation.data.errors import UserError
 from data_generation.data.media import write_gif, write_mp4
 from run import main
-from tests.import_helpers import error_of, imported
+from tests.import_helpers import error_of, imported, refused
 from tests.training_helpers import save_fresh, tiny_config
 from training.main import train
 
@@ -128,10 +128,10 @@ def test_frames_that_change_their_size_are_one_line_unless_resized(original, cap
 # ---- without actions ------------------------------------------------------------------------------------------------
 
 
-def make_recordings(root: Path, kind: str) -> Path:
+def make_recordings(root: Path, kind: str, seed: int = 0) -> Path:
     """Two recordings of 9 and 10 frames."""
     for i in range(2):
-        frames = make_frames(9 + i, i)
+        frames = make_frames(9 + i, seed + i)
         if kind == "images":
             write_images(root / f"run {i}", frames)
         elif kind == "original":
@@ -177,11 +177,79 @@ def test_a_folder_that_has_grown_gives_each_recording_one_episode(tmp_path, kind
     assert "imported 0 episodes" in capsys.readouterr().out
 
 
-def forget_recordings(environment: Environment) -> None:
-    """Rewrite the episodes as earlier versions made them, without the names of their recordings."""
+@pytest.mark.parametrize("kind", ["images", "original", "gif", "mp4"])
+def test_recordings_of_the_same_names_in_another_folder_change_nothing(tmp_path, kind, capsys):
+    source, options = make_recordings(tmp_path / "films", kind), ("--image-size", "16")
+    environment = imported(source, *options)
+    target = environment.env_dpath.parent
+    moved = tmp_path / "moved" / "films"
+    shutil.copytree(source, moved)
+    capsys.readouterr()
+    imported(moved, *options, target=target)
+    assert "imported 0 episodes" in capsys.readouterr().out
+    other = tmp_path / "other" / "films"
+    other.parent.mkdir()
+    make_recordings(other, kind, seed=5)
+    assert "was made of another recording than" in refused(capsys, other, target, *options)
+
+
+def test_videos_that_begin_alike_are_told_apart(tmp_path, capsys):
+    for name, seed in (("one", 0), ("two", 9)):
+        (tmp_path / name).mkdir()
+        write_recording(tmp_path / name / "films", "mp4", "a", [*make_frames(20), *make_frames(5, seed)])
+    target = imported(tmp_path / "one" / "films").env_dpath.parent
+    assert "was made of another recording than" in refused(capsys, tmp_path / "two" / "films", target)
+
+
+def test_an_original_environment_of_the_same_name_changes_nothing(original, capsys):
+    connector = {"valid_action_combos": [["A"], ["B"], ["C"]], "n_skip_frames": 2}
+    info = {"info": {"game": "Pong", "config": connector}}
+    (original / "info.json").write_text(json.dumps(info))
+    target = imported(original).env_dpath.parent
+    other = original.parent / "other" / "toy"
+    shutil.copytree(original, other)
+    for change, problem in (
+        ({"game": "Tetris"}, "has game 'Pong', not 'Tetris' as these recordings"),
+        ({"config": connector | {"n_skip_frames": 3}}, "has connector.n_skip_frames 2, not 3"),
+        ({"config": {"valid_action_combos": [["A"], ["B"], ["C"]]}}, "has connector.n_skip_frames 2, not None"),
+    ):
+        (other / "info.json").write_text(json.dumps({"info": info["info"] | change}))
+        assert problem in refused(capsys, other, target)
+    (other / "info.json").write_text(json.dumps(info))
+    shutil.copytree(other / "0/1", other / "0/2")
+    shutil.copytree(other / "0/1", other / "1/0")
+    assert imported(other, target=target).sessions.tolist() == [0, 1, 2, 0]
+    (other / "0/1/actions.json").write_text(
+        json.dumps({"actions": [entry(2 * i, src_id=None, tgt_id=i) for i in range(4)]})
+    )
+    assert "000001.episode' was made of another recording than" in refused(capsys, other, target)
+
+
+def test_videos_of_several_rates_are_named_and_change_no_info(tmp_path, capsys, caplog):
+    source = make_recordings(tmp_path / "films", "mp4")
+    environment = imported(source)
+    assert not [record for record in caplog.records if "per second" in record.message]
+    info = (environment.env_dpath / "info.json").read_bytes()
+    write_mp4(source / "-.mp4", make_frames(5, 3), 50)
+    assert imported(source).num_episodes == 3
+    assert "films: videos of 10 to 50 frames per second in one environment" in caplog.text
+    assert (environment.env_dpath / "info.json").read_bytes() == info
+
+
+def test_imports_of_earlier_versions_which_noted_no_sizes_are_continued(tmp_path):
+    source, options = make_recordings(tmp_path / "films", "mp4"), ("--image-size", "16")
+    environment = imported(source, *options)
+    forget_recordings(environment, keep=("recording",))
+    write_recording(source, "mp4", "3", make_frames(5))
+    assert imported(source, *options).num_frames.tolist() == [9, 10, 5]
+
+
+def forget_recordings(environment: Environment, keep: tuple[str, ...] = ()) -> None:
+    """Rewrite the episodes as earlier versions made them: without the notes on their recordings, but for these."""
     for i in range(environment.num_episodes):
         with environment.open(i) as episode:
-            meta, frames = replace(episode.meta, policy_parameters={}), episode.frames()
+            notes = {name: value for name, value in episode.meta.policy_parameters.items() if name in keep}
+            meta, frames = replace(episode.meta, policy_parameters=notes), episode.frames()
         with EpisodeWriter(environment.episode_path(i), meta, environment.info.frame_shape) as writer:
             writer.start(frames[0])
             for frame in frames[1:]:

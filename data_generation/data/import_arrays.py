@@ -41,6 +41,10 @@ class ArraySession(ImportedSession):
 
     options: ImportOptions
 
+    def size(self) -> int:
+        """0: the file may get further episodes."""
+        return 0
+
     def num_frames(self) -> int:
         raise NotImplementedError
 
