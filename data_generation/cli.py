@@ -230,8 +230,18 @@ def _check(arguments: argparse.Namespace) -> int:
     return 1 if result.problems else 0
 
 
+def _action_names(text: str | None) -> list[str] | None:
+    """Names between commas. FieldError where one is empty, unprintable, or there twice."""
+    if text is None:
+        return None
+    names = text.split(",")
+    if not text.isprintable() or "" in names or len(set(names)) < len(names):
+        raise FieldError("--action-names", text, "is not a name for each action", "give each one of its own, A,B,…")
+    return names
+
+
 def _import(arguments: argparse.Namespace) -> int:
-    names = arguments.action_names.split(",") if arguments.action_names else None
+    names = _action_names(arguments.action_names)
     keys = (arguments.frames_key, arguments.actions_key, arguments.frame_size)
     options = ImportOptions(names, arguments.without_actions, *keys)
     fit = FrameFitter(arguments.image_size, arguments.image_size) if arguments.image_size else keep_size

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.import_helpers import error_of, imported
+from tests.import_helpers import error_of, imported, refused
 
 SIZE = 12
 LENGTHS = (5, 7)
@@ -178,6 +178,24 @@ def test_a_folder_that_has_grown_gives_each_episode_once(tmp_path, name, capsys)
     assert "imported 0 episodes" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(("function", "most"), [("frames_of", 255), ("actions_of", 3), ("rewards_of", 7)])
+@pytest.mark.parametrize("name", list(FORMATS))
+def test_files_of_the_same_name_are_told_apart_by_what_they_hold(tmp_path, name, function, most, capsys, monkeypatch):
+    write = FORMATS[name][0]
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+    target = imported(write(tmp_path / "toy")).env_dpath.parent
+    (tmp_path / "toy").rename(tmp_path / "a" / "toy")
+    capsys.readouterr()
+    imported(tmp_path / "a" / "toy", target=target)
+    assert "imported 0 episodes" in capsys.readouterr().out
+    values = globals()[function]
+    monkeypatch.setitem(globals(), function, lambda *arguments: most - values(*arguments))
+    other = write(tmp_path / "b" / "toy")
+    if (name, function) != ("jasmine", "rewards_of"):  # which has none
+        assert "000000.episode' was made of another recording than" in refused(capsys, other, target)
+
+
 @pytest.mark.parametrize("name", list(FORMATS))
 def test_damaged_files_are_one_line_that_names_them(tmp_path, name, capsys):
     source = FORMATS[name][0](tmp_path / "toy")
@@ -194,6 +212,97 @@ def test_continuous_actions_are_refused_with_the_remedy(tmp_path, capsys):
         file["images"], file["actions"] = frames_of(0, 5), np.random.default_rng(0).normal(size=(5, 7))
     line = error_of(capsys, tmp_path / "arm.h5", "--action-names", "A,B")
     assert "its actions, float64 (5, 7), are not action numbers" in line and "--without-actions" in line
+
+
+@pytest.mark.parametrize("name", list(FORMATS))
+def test_actions_that_are_not_there_are_one_line_and_nothing_is_made(tmp_path, name, capsys):
+    source = FORMATS[name][0](tmp_path / "toy")
+    key = "action" if name == "steps" else "actions"
+    for options in ((), ("--action-names", "A,B,C,D"), ("--on-bad-episode", "skip")):
+        line = error_of(capsys, source, "--actions-key", "nope", *options)
+        if "skip" not in options:
+            assert "no actions named 'nope'; there are " in line and key in line.partition("there are ")[2]
+        assert not (tmp_path / "imported").exists()
+    assert imported(source, "--actions-key", key).info.action_names
+
+
+def write_unusual(root: Path) -> Path:
+    """Actions of an unusual name."""
+    h5py = pytest.importorskip("h5py")
+    root.mkdir()
+    with h5py.File(root / "ep.hdf5", "w") as file:
+        file["frames"], file["act"], file["reward"] = frames_of(0, 5), actions_of(0, 4), rewards_of(4)
+    return root
+
+
+def test_names_for_actions_that_are_not_there_are_refused(tmp_path, capsys):
+    source = write_unusual(tmp_path / "toy")
+    line = error_of(capsys, source, "--action-names", "A,B,C,D")
+    assert "no actions named 'actions' or 'action'; there are act, reward: name one with --actions-key" in line
+    with imported(source, "--action-names", "A,B,C,D", "--actions-key", "act").open(0) as episode:
+        np.testing.assert_array_equal(episode.actions, actions_of(0, 4))
+
+
+@pytest.mark.parametrize("stated", [True, False])
+def test_an_episode_without_the_actions_that_others_have_is_refused(tmp_path, capsys, stated):
+    """Where the dataset says how many actions there are, the first episode may be the one without."""
+    source = write_minari(tmp_path / "toy")
+    if not stated:
+        (source / "data" / "metadata.json").unlink()
+    h5py = pytest.importorskip("h5py")
+    with h5py.File(source / "data" / "main_data.hdf5", "r+") as file:
+        del file["episode_0" if stated else "episode_1"]["actions"]
+    assert "no actions named 'actions' or 'action'" in error_of(capsys, source)
+    assert imported(source, "--without-actions", name="without").num_episodes == 2
+    assert imported(source, "--on-bad-episode", "skip").sessions.tolist() == [1 if stated else 0]
+
+
+@pytest.mark.parametrize(
+    "rewards",
+    [
+        np.ones((5, 2)),
+        np.array([0, 1, np.nan, 1, 1]),
+        np.array([0, 1, np.inf, 1, 1]),
+        np.array([0, 1, 1e39, 1, 1]),
+        np.array([b"one"] * 5),
+        np.ones(5, np.complex64),
+    ],
+    ids=str,
+)
+def test_odd_rewards_are_one_line(tmp_path, capsys, rewards):
+    h5py = pytest.importorskip("h5py")
+    with h5py.File(tmp_path / "toy.h5", "w") as file:
+        for i, column in enumerate((rewards, rewards_of(5)[:, None])):
+            file[f"{i}/frames"], file[f"{i}/actions"], file[f"{i}/rewards"] = frames_of(i, 5), actions_of(i, 5), column
+    line = error_of(capsys, tmp_path / "toy.h5")
+    assert f"its rewards, {rewards.dtype} {rewards.shape}, are not" in line
+    environment = imported(tmp_path / "toy.h5", "--on-bad-episode", "skip")
+    assert environment.sessions.tolist() == [1]
+    with environment.open(0) as episode:
+        np.testing.assert_array_equal(episode.rewards, rewards_of(4))
+
+
+@pytest.mark.parametrize("changes", [{"rewards": [1.0, None]}, {"rewards": None}, {"actions": None}, {"frames": None}])
+def test_values_that_a_row_lacks_are_one_line(tmp_path, capsys, changes):
+    parquet, pa = pytest.importorskip("pyarrow.parquet"), pytest.importorskip("pyarrow")
+    whole = {"frames": [png(frame) for frame in frames_of(0, 3)], "actions": [0, 1], "rewards": [0.0, 1.0]}
+    parquet.write_table(pa.Table.from_pylist([whole | changes, whole]), tmp_path / "toy.parquet")
+    assert "toy.parquet', episode 0: it" in error_of(capsys, tmp_path / "toy.parquet")
+    assert imported(tmp_path / "toy.parquet", "--on-bad-episode", "skip").sessions.tolist() == [1]
+
+
+def test_a_reward_that_a_step_lacks_is_one_line(tmp_path, capsys):
+    parquet, pa = pytest.importorskip("pyarrow.parquet"), pytest.importorskip("pyarrow")
+    images = [png(frame) for frame in frames_of(0, 3)]
+    parquet.write_table(
+        pa.table({"image": images, "action": [0, 1, 0], "reward": [1.0, None, 1.0]}), tmp_path / "toy.parquet"
+    )
+    assert "its rewards, object (3,), are not" in error_of(capsys, tmp_path / "toy.parquet")
+
+
+def test_actions_of_several_lengths_are_one_line(tmp_path, capsys):
+    record = {"raw_video": frames_of(0, 2).tobytes(), "sequence_length": 2, "actions": [[1], [1, 2]]}
+    assert "its actions have several lengths" in error_of(capsys, write_jasmine(tmp_path / "toy", [record]))
 
 
 def test_several_cameras_are_named(tmp_path, capsys):
@@ -221,6 +330,31 @@ def test_a_file_without_episodes_is_one_line(tmp_path, capsys):
     assert "'none' holds no episodes" in error_of(capsys, tmp_path / "none.parquet")
 
 
+def mark_success(group: Any, count: int) -> None:
+    """Robomimic's `dones`, which are 1 in every step of success."""
+    group["dones"] = (np.arange(count) >= count - 3).astype(int)
+
+
+@pytest.mark.parametrize("num_episodes", [2, 1])
+def test_a_group_for_each_episode_is_never_cut(tmp_path, num_episodes):
+    h5py = pytest.importorskip("h5py")
+    source = write_robomimic(tmp_path / "toy")
+    with h5py.File(source / "demo.hdf5", "r+") as file:
+        for i in range(2):
+            mark_success(file[f"data/demo_{i}"], LENGTHS[i])
+        if num_episodes == 1:
+            del file["data/demo_1"]
+    assert imported(source).num_frames.tolist() == list(LENGTHS[:num_episodes])
+
+
+@pytest.mark.parametrize("ends", [np.ones(()), np.array([b"no"] * 5), np.ones((5, 2)), np.ones(9)], ids=str)
+def test_columns_that_cannot_say_where_episodes_end_say_nothing(tmp_path, ends):
+    h5py = pytest.importorskip("h5py")
+    with h5py.File(tmp_path / "toy.h5", "w") as file:
+        file["frames"], file["actions"], file["done"] = frames_of(0, 5), actions_of(0, 5), ends
+    assert imported(tmp_path / "toy.h5").num_frames.tolist() == [5]
+
+
 class Evil:
     def __reduce__(self) -> Any:
         return print, ("executed",)
@@ -235,7 +369,7 @@ def test_frames_that_are_not_square_need_their_size(tmp_path, capsys):
     video = np.random.default_rng(0).integers(0, 255, (5, 6, 10, 3), np.uint8)
     source = write_jasmine(tmp_path / "toy", [{"raw_video": video.tobytes(), "sequence_length": 5}])
     assert "--frame-size <height>x<width>" in error_of(capsys, source)
-    with imported(source, "--frame-size", "6x10").open(0) as episode:
+    with imported(source, "--frame-size", "6x10", "--without-actions").open(0) as episode:
         np.testing.assert_array_equal(episode.frames(), video.transpose(0, 3, 1, 2))
 
 

@@ -9,8 +9,8 @@ import pytest
 from data_generation.data.data import Environment
 from data_generation.data.media import write_mp4
 from run import main
-from tests.import_helpers import error_of, imported
-from tests.training_helpers import write_dataset
+from tests.import_helpers import error_of, imported, refused
+from tests.training_helpers import DATASET, write_dataset
 
 pa = pytest.importorskip("pyarrow")
 parquet = pytest.importorskip("pyarrow.parquet")
@@ -36,10 +36,18 @@ def test_an_export_is_imported_as_it_was(tmp_path):
             assert np.abs(one.frames().astype(int) - other.frames()).mean() < 4
 
 
-def write_shared_video(root: Path, version: str = "v3.0") -> np.ndarray:
+def test_an_unknown_name_of_actions_is_one_line_with_those_that_are_there(tmp_path, capsys):
+    dataset = write_dataset(tmp_path, sessions=1, size=32) / DATASET
+    assert main(["data", "export", str(dataset), "--to", str(tmp_path / "lerobot"), "--format", "lerobot"]) == 0
+    assert "no actions named 'nope'; there are action, " in error_of(
+        capsys, tmp_path / "lerobot", "--actions-key", "nope"
+    )
+
+
+def write_shared_video(root: Path, version: str = "v3.0", fps: int = 10, darkest: int = 20) -> np.ndarray:
     """Two episodes of 5 and 7 steps in one video, whose frames (12, h, w, 3) have a grey level of their own each."""
-    fps, lengths = 10, (5, 7)
-    levels = np.arange(20, 20 + 12 * 15, 15, dtype=np.uint8)
+    lengths = (5, 7)
+    levels = np.arange(darkest, darkest + 12 * 15, 15, dtype=np.uint8)
     frames = np.broadcast_to(levels[:, None, None, None], (12, 32, 32, 3))
     write_mp4(root / "videos" / CAMERA / "chunk-000" / "file-000.mp4", list(frames), fps, pix_fmt="yuv444p")
     steps = {"action": [[a % 3] for a in range(12)], "next.reward": [0.5] * 12, "index": list(range(12))}
@@ -75,6 +83,19 @@ def test_episodes_that_share_a_video_get_their_own_frames(tmp_path):
             np.testing.assert_allclose(episode.frames().mean((1, 2, 3)), levels[start:stop], atol=3)
             np.testing.assert_array_equal(episode.actions, np.arange(start, stop - 1) % 3)
             assert (episode.rewards == 0.5).all()
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [({"fps": 5}, "has fps 10.0, not 5.0"), ({"darkest": 40}, "000000.episode' was made of another recording than")],
+)
+def test_another_recording_of_the_same_name_changes_nothing(tmp_path, capsys, changes, problem):
+    write_shared_video(tmp_path / "toy")
+    target = imported(tmp_path / "toy").env_dpath.parent
+    write_shared_video(tmp_path / "another" / "toy", **changes)
+    assert problem in refused(capsys, tmp_path / "another" / "toy", target)
+    assert main(["data", "import", str(tmp_path / "toy"), "--to", str(target)]) == 0
+    assert "imported 0 episodes" in capsys.readouterr().out
 
 
 def test_what_is_wrong_is_one_line(tmp_path, capsys):

@@ -15,7 +15,7 @@ from data_generation.data.data import Environment, EpisodeWriter
 from data_generation.data.errors import UserError
 from data_generation.data.media import write_gif, write_mp4
 from run import main
-from tests.import_helpers import error_of, imported
+from tests.import_helpers import error_of, imported, refused
 from tests.training_helpers import save_fresh, tiny_config
 from training.main import train
 
@@ -61,7 +61,7 @@ ODD_ENTRIES = (
     *({"tgt_id": number} for number in (None, "2", 2.0, -1, 1 << 70, True)),
     *({"src_id": number} for number in ("1", 7, [])),
     *({"extras": extras} for extras in (None, [], {"reward": None}, {"reward": "x"}, {"reward": float("nan")})),
-    {"extras": {"reward": 10**400}},
+    *({"extras": {"reward": reward}} for reward in (10**400, 1e39, -1e300)),
 )
 
 
@@ -128,10 +128,10 @@ def test_frames_that_change_their_size_are_one_line_unless_resized(original, cap
 # ---- without actions ------------------------------------------------------------------------------------------------
 
 
-def make_recordings(root: Path, kind: str) -> Path:
+def make_recordings(root: Path, kind: str, seed: int = 0) -> Path:
     """Two recordings of 9 and 10 frames."""
     for i in range(2):
-        frames = make_frames(9 + i, i)
+        frames = make_frames(9 + i, seed + i)
         if kind == "images":
             write_images(root / f"run {i}", frames)
         elif kind == "original":
@@ -177,11 +177,79 @@ def test_a_folder_that_has_grown_gives_each_recording_one_episode(tmp_path, kind
     assert "imported 0 episodes" in capsys.readouterr().out
 
 
-def forget_recordings(environment: Environment) -> None:
-    """Rewrite the episodes as earlier versions made them, without the names of their recordings."""
+@pytest.mark.parametrize("kind", ["images", "original", "gif", "mp4"])
+def test_recordings_of_the_same_names_in_another_folder_change_nothing(tmp_path, kind, capsys):
+    source, options = make_recordings(tmp_path / "films", kind), ("--image-size", "16")
+    environment = imported(source, *options)
+    target = environment.env_dpath.parent
+    moved = tmp_path / "moved" / "films"
+    shutil.copytree(source, moved)
+    capsys.readouterr()
+    imported(moved, *options, target=target)
+    assert "imported 0 episodes" in capsys.readouterr().out
+    other = tmp_path / "other" / "films"
+    other.parent.mkdir()
+    make_recordings(other, kind, seed=5)
+    assert "was made of another recording than" in refused(capsys, other, target, *options)
+
+
+def test_videos_that_begin_alike_are_told_apart(tmp_path, capsys):
+    for name, seed in (("one", 0), ("two", 9)):
+        (tmp_path / name).mkdir()
+        write_recording(tmp_path / name / "films", "mp4", "a", [*make_frames(20), *make_frames(5, seed)])
+    target = imported(tmp_path / "one" / "films").env_dpath.parent
+    assert "was made of another recording than" in refused(capsys, tmp_path / "two" / "films", target)
+
+
+def test_an_original_environment_of_the_same_name_changes_nothing(original, capsys):
+    connector = {"valid_action_combos": [["A"], ["B"], ["C"]], "n_skip_frames": 2}
+    info = {"info": {"game": "Pong", "config": connector}}
+    (original / "info.json").write_text(json.dumps(info))
+    target = imported(original).env_dpath.parent
+    other = original.parent / "other" / "toy"
+    shutil.copytree(original, other)
+    for change, problem in (
+        ({"game": "Tetris"}, "has game 'Pong', not 'Tetris' as these recordings"),
+        ({"config": connector | {"n_skip_frames": 3}}, "has connector.n_skip_frames 2, not 3"),
+        ({"config": {"valid_action_combos": [["A"], ["B"], ["C"]]}}, "has connector.n_skip_frames 2, not None"),
+    ):
+        (other / "info.json").write_text(json.dumps({"info": info["info"] | change}))
+        assert problem in refused(capsys, other, target)
+    (other / "info.json").write_text(json.dumps(info))
+    shutil.copytree(other / "0/1", other / "0/2")
+    shutil.copytree(other / "0/1", other / "1/0")
+    assert imported(other, target=target).sessions.tolist() == [0, 1, 2, 0]
+    (other / "0/1/actions.json").write_text(
+        json.dumps({"actions": [entry(2 * i, src_id=None, tgt_id=i) for i in range(4)]})
+    )
+    assert "000001.episode' was made of another recording than" in refused(capsys, other, target)
+
+
+def test_videos_of_several_rates_are_named_and_change_no_info(tmp_path, capsys, caplog):
+    source = make_recordings(tmp_path / "films", "mp4")
+    environment = imported(source)
+    assert not [record for record in caplog.records if "per second" in record.message]
+    info = (environment.env_dpath / "info.json").read_bytes()
+    write_mp4(source / "-.mp4", make_frames(5, 3), 50)
+    assert imported(source).num_episodes == 3
+    assert "films: videos of 10 to 50 frames per second in one environment" in caplog.text
+    assert (environment.env_dpath / "info.json").read_bytes() == info
+
+
+def test_imports_of_earlier_versions_which_noted_no_sizes_are_continued(tmp_path):
+    source, options = make_recordings(tmp_path / "films", "mp4"), ("--image-size", "16")
+    environment = imported(source, *options)
+    forget_recordings(environment, keep=("recording",))
+    write_recording(source, "mp4", "3", make_frames(5))
+    assert imported(source, *options).num_frames.tolist() == [9, 10, 5]
+
+
+def forget_recordings(environment: Environment, keep: tuple[str, ...] = ()) -> None:
+    """Rewrite the episodes as earlier versions made them: without the notes on their recordings, but for these."""
     for i in range(environment.num_episodes):
         with environment.open(i) as episode:
-            meta, frames = replace(episode.meta, policy_parameters={}), episode.frames()
+            notes = {name: value for name, value in episode.meta.policy_parameters.items() if name in keep}
+            meta, frames = replace(episode.meta, policy_parameters=notes), episode.frames()
         with EpisodeWriter(environment.episode_path(i), meta, environment.info.frame_shape) as writer:
             writer.start(frames[0])
             for frame in frames[1:]:
@@ -197,6 +265,49 @@ def test_an_import_of_an_earlier_version_is_kept_but_not_added_to(tmp_path, caps
     assert imported(source, "--image-size", "16").num_episodes == 2
     write_recording(source, "images", "a", make_frames(6))
     assert "import into another folder" in error_of(capsys, source, "--image-size", "16")
+
+
+@pytest.mark.parametrize("kind", ["images", "original", "mp4"])
+@pytest.mark.parametrize("option", ["--action-names", "--actions-key"])
+def test_actions_of_recordings_without_actions_are_refused(tmp_path, kind, option, capsys):
+    line = error_of(capsys, make_recordings(tmp_path / "films", kind), option, "A")
+    assert f"holds recordings without actions: leave out {option}" in line
+
+
+@pytest.mark.parametrize("names", ["", "A,,C", ",A,B", "A,B,", "A,A,C", "A,B\n,C"])
+def test_action_names_that_are_none_are_refused_before_anything_is_written(original, names, capsys):
+    assert "--action-names=" in error_of(capsys, original, f"--action-names={names}")
+    assert not (original.parent / "imported").exists()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"valid_action_combos": [["A"], ["A"], ["C"]]},
+        {"valid_action_combos": [["A"], ["B"], ["C"]], "n_skip_frames": "two"},
+    ],
+    ids=str,
+)
+def test_an_info_that_nothing_could_read_is_not_written(original, changes, capsys):
+    (original / "info.json").write_text(json.dumps({"info": {"config": changes}}))
+    error_of(capsys, original)
+    assert not list((original.parent / "imported").rglob("*.json"))
+
+
+def test_an_import_into_an_environment_folder_or_over_a_dataset_is_refused(original, capsys):
+    env_dpath = imported(original).env_dpath
+    assert "is an environment folder; name the dataset's folder" in error_of(capsys, original, "--to", str(env_dpath))
+    dataset = original.parent / "all" / "toy"
+    dataset.mkdir(parents=True)
+    env_dpath.rename(dataset / "other")
+    assert "toy' is a dataset folder, not an environment's" in error_of(capsys, original, "--to", str(dataset.parent))
+
+
+def test_actions_of_the_original_layout_can_be_left_out(original):
+    environment = imported(original, "--without-actions")
+    assert environment.info.action_names == []
+    with environment.open(0) as episode:
+        assert episode.actions.tolist() == [0] * 3 and episode.rewards.tolist() == [0.5, 1, 1.5]
 
 
 def test_one_video_is_a_dataset(tmp_path):

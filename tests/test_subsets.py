@@ -96,6 +96,27 @@ def test_an_interrupted_cut_is_completed(dataset, tmp_path):
         shutil.rmtree(tmp_path / "x")
 
 
+def test_an_environment_folder_gets_no_environments(dataset, tmp_path):
+    before = contents(tmp_path)
+    for arguments in (["merge", str(dataset)], ["sample", str(dataset), "--episodes", "2"]):
+        with pytest.raises(UserError, match=r"^--to=.*/b: is an environment folder; name the dataset's folder"):
+            main([*arguments, "--to", str(dataset / "b")])
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize("command", [["merge"], ["split"], ["sample", "--episodes", "2"]], ids=str)
+def test_a_dataset_folder_never_becomes_an_environment(tmp_path, command):
+    """The environment has the name of a dataset in the target."""
+    source = make_environment(tmp_path / "source" / "games", 2, num_frames=20)
+    target = tmp_path / "all" / "games_train" if command == ["split"] else tmp_path / "all"
+    make_environment(target / "games" / "a", 2, num_frames=20)
+    before = contents(tmp_path)
+    with pytest.raises(UserError, match="is a dataset folder, not an environment's: name another folder by --to"):
+        main([command[0], str(source), "--to", str(tmp_path / "all"), *command[1:]])
+    assert contents(tmp_path) == before
+    assert [path.name for path in list_environments(target / "games")] == ["a"]
+
+
 def test_datasets_that_do_not_fit_are_kept_apart(dataset, tmp_path):
     target = tmp_path / "all"
     assert main(["merge", str(dataset), "--to", str(target)]) == 0

@@ -27,6 +27,7 @@ from data_generation.data.data import Environment, EpisodeError, EpisodeReader, 
 from data_generation.data.episode import EpisodeMeta
 from data_generation.data.errors import UserError
 from data_generation.data.index import INDEX_FNAME
+from data_generation.data.info import DatasetInfo
 from data_generation.data.layout import HEADER_SIZE, Header, pack_columns, unpack_columns
 from data_generation.generator.tracking import read_boxes
 from tests.episode_helpers import SHAPE, age, make_environment, make_frames
@@ -231,6 +232,16 @@ def test_an_odd_info_is_one_line(env_dpath, changes):
     path = env_dpath / "info.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
     assert str(env_dpath) in error_of(env_dpath)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"name": ""}, {"game": "a\0b"}, {"action_names": ["A", ""]}, {"fps": 0.0}], ids=str
+)
+def test_an_info_that_cannot_be_read_again_is_not_written(env_dpath, changes):
+    before = (env_dpath / "info.json").read_bytes()
+    with pytest.raises(UserError, match="cannot be written"):
+        replace(DatasetInfo.load(env_dpath), **changes).save(env_dpath)
+    assert (env_dpath / "info.json").read_bytes() == before
 
 
 @pytest.mark.parametrize("name", ["name", "game", "action_names", "frame_shape", "format_version"])

@@ -14,7 +14,7 @@ import numpy as np
 
 from data_generation.data.codec import Codec, codec_by_id
 from data_generation.data.episode import ChunkTable, EpisodeReader, episode_path
-from data_generation.data.errors import FieldError
+from data_generation.data.errors import FieldError, UserError
 from data_generation.data.index import Entry, current_index
 from data_generation.data.info import INFO_FNAME, DatasetInfo, MissingDatasetError
 from data_generation.data.layout import HEADER_SIZE, BadEpisodeError, EpisodeError, Header, episode_error
@@ -213,6 +213,18 @@ def list_environments(dataset_dpath: Path | str) -> list[Path]:
     if not environments:
         raise MissingDatasetError(f"'{dataset_dpath}' holds no environments: run 'python run.py generate config=…'")
     return environments
+
+
+def check_target(dataset_dpath: Path) -> None:
+    """FieldError where a folder that should get environments is one itself: what lies in it is not listed."""
+    if (dataset_dpath / INFO_FNAME).is_file():
+        raise FieldError("--to", dataset_dpath, "is an environment folder", "name the dataset's folder")
+
+
+def check_hides_none(env_dpath: Path) -> None:
+    """`UserError` where a folder that should become an environment holds some, which would no longer be listed."""
+    if not (env_dpath / INFO_FNAME).is_file() and any(env_dpath.glob(f"[!.]*/{INFO_FNAME}")):
+        raise UserError(f"'{env_dpath}' is a dataset folder, not an environment's: name another folder by --to")
 
 
 def split_sessions(sessions: np.ndarray, split: str) -> np.ndarray:

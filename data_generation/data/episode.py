@@ -33,7 +33,8 @@ from data_generation.data.reading import UnreadableFileError, from_mapping, open
 _INFO_PREFIX = "info/"
 # Above every number of an instance or a session: file names have at most so many digits.
 MAX_NUMBER = 10**18
-_MAX_REWARD = float(np.finfo(np.float32).max)
+# Rewards are stored as 32-bit numbers.
+MAX_REWARD = float(np.finfo(np.float32).max)
 
 
 @dataclass
@@ -114,7 +115,7 @@ class EpisodeWriter:
         if not self._num_frames:
             raise ValueError(f"episode '{self._path}' has no first frame yet: call start(frame) before step()")
         numbers = _as_numbers(info)
-        if action < 0 or not abs(reward) <= _MAX_REWARD:
+        if action < 0 or not abs(reward) <= MAX_REWARD:
             raise ValueError(f"action {action}, reward {reward}: give an index and a finite 32-bit number")
         self._append_frame(frame)
         self._actions.append(int(action))

@@ -21,6 +21,7 @@ from data_generation.data.reading import read_json, shortened
 
 ARRAY_RECORD_SUFFIXES = (".array_record", ".arrayrecord")
 _MODULE = "array_record.python.array_record_module"
+_VIDEO_KEYS = ("raw_video", "sequence_length")
 # What pickled arrays and numbers of NumPy 1 and 2 name.
 _ALLOWED = {
     (f"numpy.{core}.{module}", name)
@@ -56,8 +57,16 @@ class ArrayRecordSession(ArraySession):
 
     def columns(self) -> tuple[np.ndarray | None, np.ndarray | None]:
         """Actions; there are no rewards."""
-        actions = self._content().get(self.options.actions_key or "actions")
-        return (None if actions is None else np.asarray(actions)), None
+        content = self._content()
+        actions = next((content[key] for key in self.action_keys if key in content), None)
+        try:
+            return (None if actions is None else np.asarray(actions)), None
+        except ValueError:
+            raise self.error("its actions have several lengths") from None
+
+    def column_names(self) -> list[str]:
+        """What the record holds besides its video."""
+        return [str(name) for name in self._content() if name not in _VIDEO_KEYS]
 
     def _content(self) -> dict[str, Any]:
         with _reader(self.path) as reader:
@@ -66,9 +75,7 @@ class ArrayRecordSession(ArraySession):
             content = _ArraysOnly(io.BytesIO(data)).load()
         except Exception as error:  # unpickling raises many kinds
             raise self.error(f"its record is not a pickled dictionary of arrays ({error})") from None
-        video, length = (
-            content.get(key) if isinstance(content, dict) else None for key in ("raw_video", "sequence_length")
-        )
+        video, length = (content.get(key) if isinstance(content, dict) else None for key in _VIDEO_KEYS)
         if not isinstance(video, bytes) or not isinstance(length, int | np.integer) or length < 1:
             raise self.error("its record has no raw_video and sequence_length")
         return dict(content)

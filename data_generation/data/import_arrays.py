@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from data_generation.data.episode import MAX_REWARD
 from data_generation.data.errors import UserError
 from data_generation.data.import_session import ImportedSession, Step
 from data_generation.data.reading import UnreadableFileError, opened
@@ -16,6 +17,8 @@ FRAME_NAMES = ("frames", "observations", "observation", "obs", "images", "image"
 ACTION_NAMES = ("actions", "action")
 REWARD_NAMES = ("rewards", "reward", "next.reward")
 _MAX_ACTIONS = 1 << 16
+# Of a list of names in an error's line.
+_SHOWN_NAMES = 12
 
 
 @dataclass
@@ -38,6 +41,10 @@ class ArraySession(ImportedSession):
 
     options: ImportOptions
 
+    def size(self) -> int:
+        """0: the file may get further episodes."""
+        return 0
+
     def num_frames(self) -> int:
         raise NotImplementedError
 
@@ -45,34 +52,73 @@ class ArraySession(ImportedSession):
         """Actions and rewards, where there are any: one for each frame, or for each frame but the last."""
         raise NotImplementedError
 
+    def column_names(self) -> list[str]:
+        """The names that `--actions-key` may give."""
+        raise NotImplementedError
+
+    @property
+    def action_keys(self) -> Sequence[str]:
+        """The names that actions may have, the first that is there counts."""
+        return (self.options.actions_key,) if self.options.actions_key else ACTION_NAMES
+
     def actions(self) -> np.ndarray | None:
         """Action numbers (T,) int64; None without actions."""
         values = None if self.options.without_actions else self.columns()[0]
+        if values is None and self.options.actions_key and not self.options.without_actions:
+            raise self._missing_actions()
         return None if values is None else self._indices(values)
+
+    def rewards(self) -> np.ndarray | None:
+        """Rewards (T,), which an episode can hold; None without rewards."""
+        values = self.columns()[1]
+        if values is None:
+            return None
+        column = _without_last_axis(values)
+        is_number = column.ndim == 1 and column.dtype.kind in "biuf"
+        if not is_number or not (np.abs(column.astype(np.float64)) <= MAX_REWARD).all():
+            raise self.error(
+                f"its rewards, {values.dtype} {values.shape}, are not a finite 32-bit number for each step"
+            )
+        return column
 
     def steps(self, num_actions: int) -> Iterable[Step] | None:
         """What led to each frame but the first: entry t is the action taken in frame t, and what came of it."""
-        actions, rewards = self.actions(), self.columns()[1]
+        actions, rewards = self.actions(), self.rewards()
+        if actions is None and num_actions:
+            raise self._missing_actions()
         count = self.num_frames() - 1
         for name, column in (("actions", actions), ("rewards", rewards)):
             if column is not None and len(column) not in (count, count + 1):
                 raise self.error(f"it has {len(column)} {name} for {count + 1} frames")
+        if actions is not None and actions.max(initial=0) >= num_actions:
+            raise self.error(f"action {actions.max()} is not one of {num_actions}")
         actions = np.zeros(count, np.int64) if actions is None else actions
         rewards = np.zeros(count) if rewards is None else rewards
-        if actions.max(initial=0) >= num_actions:
-            raise self.error(f"action {actions.max()} is not one of {num_actions}")
         return (Step(int(actions[t]), float(rewards[t])) for t in range(count))
 
     def error(self, problem: str, remedy: str = "restore the file, or remove the episode") -> UserError:
         """The error about this episode, in one line with its file."""
         return UserError(f"'{self.path}', episode {self.session}: {problem}: {remedy}")
 
+    def _missing_actions(self) -> UserError:
+        names = self.column_names()
+        shown = names if len(names) <= _SHOWN_NAMES else [*names[:_SHOWN_NAMES], "…"]
+        there = f"there are {', '.join(shown)}" if names else "there is nothing besides frames"
+        keys = " or ".join(f"'{key}'" for key in self.action_keys)
+        remedy = "name one with --actions-key, or import --without-actions"
+        return self.error(f"no actions named {keys}; {there}", remedy)
+
     def _indices(self, values: np.ndarray) -> np.ndarray:
         """Action numbers of an array of numbers (T,) or (T, 1), or of one-hot vectors (T, n)."""
-        if values.ndim == 2 and values.shape[1] == 1:
-            values = values[:, 0]
+        values = _without_last_axis(values)
         is_number = values.dtype.kind in "biuf"
-        if values.ndim == 2 and is_number and ((values == 0) | (values == 1)).all() and (values.sum(1) == 1).all():
+        if (
+            values.ndim == 2
+            and values.shape[1]
+            and is_number
+            and ((values == 0) | (values == 1)).all()
+            and (values.sum(1) == 1).all()
+        ):
             values = values.argmax(1)
         whole = values.ndim == 1 and is_number and bool((values == np.floor(values)).all())
         if not whole or values.min(initial=0) < 0 or values.max(initial=0) >= _MAX_ACTIONS:
@@ -109,6 +155,11 @@ class ArrayDataset:
                 continue
             most = max(most, -1 if actions is None else int(actions.max(initial=0)))
         return most + 1
+
+
+def _without_last_axis(values: np.ndarray) -> np.ndarray:
+    """Numbers (T, 1) as (T,); others as they are."""
+    return values[:, 0] if values.ndim == 2 and values.shape[1] == 1 else values
 
 
 def as_rgb(frame: np.ndarray) -> np.ndarray:

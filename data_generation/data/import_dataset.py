@@ -15,6 +15,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from data_generation.data.environment import check_hides_none, check_target
 from data_generation.data.episode import EpisodeMeta, EpisodeReader, episode_path, is_whole
 from data_generation.data.errors import UserError
 from data_generation.data.import_array_record import ARRAY_RECORD_SUFFIXES, array_record_dataset
@@ -23,10 +24,20 @@ from data_generation.data.import_hdf5 import HDF5_SUFFIXES, hdf5_dataset
 from data_generation.data.import_lerobot import is_lerobot, lerobot_dataset
 from data_generation.data.import_original import OriginalSession, numbered, original_info, original_sessions
 from data_generation.data.import_parquet import PARQUET_SUFFIXES, parquet_dataset
-from data_generation.data.import_session import Fit, ImportedSession, first_frame, keep_size, write_session
+from data_generation.data.import_session import (
+    RECORDING,
+    SIZE,
+    Fit,
+    ImportedSession,
+    first_frame,
+    is_episode_of,
+    keep_size,
+    write_session,
+)
 from data_generation.data.index import scan
-from data_generation.data.info import INFO_FNAME, DatasetInfo, MissingDatasetError, disagreement
+from data_generation.data.info import INFO_FNAME, DatasetInfo, MissingDatasetError, comparable, disagreement
 from data_generation.data.layout import BadEpisodeError
+from data_generation.data.reading import shortened
 from data_generation.data.recordings import VIDEO_SUFFIXES, frame_rate, images_in, natural_order, videos_in
 
 logger = logging.getLogger(__name__)
@@ -36,10 +47,11 @@ _ARRAY_FORMATS = {
     PARQUET_SUFFIXES: parquet_dataset,
     ARRAY_RECORD_SUFFIXES: array_record_dataset,
 }
+# Rates of videos that differ by less are taken for the same.
+_SAME_RATE = 1.05
 
-
-# Of `EpisodeMeta.policy_parameters`: the name of the recording that an episode was made of.
-_RECORDING = "recording"
+# Sessions of a source and the numbers of their episodes.
+_Numbered = list[tuple[ImportedSession, int]]
 
 
 @dataclass
@@ -56,12 +68,14 @@ class _DatasetSource:
     """An environment to import. `describe` gives its info, but for the shape of its frames, by its first session.
 
     `root`: the folder relative to which its recordings are named; None where the source itself numbers its episodes.
+    `rate`: frames per second of a session, where each has a rate of its own, or none.
     """
 
     name: str
     sessions: Sequence[ImportedSession]
     describe: Callable[[Any], DatasetInfo]
     root: Path | None = None
+    rate: Callable[[ImportedSession], float | None] | None = None
 
     def recording(self, session: ImportedSession) -> str:
         """The name of a session's recording, which stays when others join it; "" for one that the source numbers."""
@@ -80,24 +94,30 @@ def import_dataset(
     """Convert recordings into environments below `target_dpath`; sessions that are there already are kept.
 
     Recordings without numbers of their own are known by their names: those that are new get the next free numbers.
+    An environment that is there keeps its info. `UserError` where it does not fit, or has an episode of the same number
+    or name of another recording; nothing is changed then.
 
     `source_dpath`: an original dataset or environment, a video, a folder of videos or of folders of images, a folder of
     such folders, a LeRobot dataset, or files of arrays and folders with them. `options.action_names` overrides the
     names that the files give. `fit` brings frames to the size of the dataset. `UserError` names the bad file, unless
     `on_bad_episode` is "skip".
     """
+    check_target(target_dpath)
     result = Imported()
     for source in _sources(source_dpath, options):
-        info, env_dpath = _info(source, on_bad_episode, fit), target_dpath / source.name
-        _check_target(env_dpath, info)
-        info.save(env_dpath)
-        missing = _missing(source, env_dpath)
-        result.kept += len(source.sessions) - len(missing)
+        stated, env_dpath = _info(source, on_bad_episode, fit), target_dpath / source.name
+        info = _info_of_target(env_dpath, stated, source)
+        known, missing = _known_and_missing(source, env_dpath)
+        if known:
+            _compare(known, env_dpath, len(info.action_names), fit, on_bad_episode, result)
+        _warn_of_rates(source, [session for session, _ in missing], info)
+        if not (env_dpath / INFO_FNAME).is_file():
+            info.save(env_dpath)
         for session, number in tqdm(missing, f"import {source.name}", unit="episode"):
-            recording = source.recording(session)
-            parameters = {_RECORDING: recording} if recording else {}
-            meta = EpisodeMeta(0, session.instance, number, "imported", parameters, info.game, info.versions)
             try:
+                notes = {RECORDING: source.recording(session), SIZE: session.size()}
+                parameters = {name: value for name, value in notes.items() if value}
+                meta = EpisodeMeta(0, session.instance, number, "imported", parameters, info.game, stated.versions)
                 write_session(session, env_dpath, meta, info, fit)
                 result.made += 1
             except UserError as error:
@@ -106,29 +126,58 @@ def import_dataset(
     return result
 
 
-def _missing(source: _DatasetSource, env_dpath: Path) -> list[tuple[ImportedSession, int]]:
-    """The sessions of which the environment has no episode yet, with the numbers that they get."""
+def _compare(
+    known: _Numbered, env_dpath: Path, num_actions: int, fit: Fit, on_bad_episode: str, result: Imported
+) -> None:
+    """Count the episodes that are kept. `UserError` where one was made of another recording than its session."""
+    for session, number in tqdm(known, f"compare {env_dpath.name}", unit="episode"):
+        path = episode_path(env_dpath, session.instance, number)
+        try:
+            with EpisodeReader(path) as episode:
+                is_same = is_episode_of(episode, session, num_actions, fit)
+        except UserError as error:
+            _say_bad(error, on_bad_episode)
+            result.bad += 1
+            continue
+        if not is_same:
+            remedy = "import into another folder, or remove it to import this one"
+            recording = f"'{session.path}' {session.part}".rstrip()
+            raise UserError(f"'{path}' was made of another recording than {recording}: {remedy}")
+        result.kept += 1
+
+
+def _known_and_missing(source: _DatasetSource, env_dpath: Path) -> tuple[_Numbered, _Numbered]:
+    """The sessions of which the environment has an episode, and the others, with the numbers that they get."""
     if source.root is None:
-        places = [(session, episode_path(env_dpath, session.instance, session.session)) for session in source.sessions]
-        return [(session, session.session) for session, path in places if not is_whole(path)]
+        known: _Numbered = []
+        missing: _Numbered = []
+        for session in source.sessions:
+            is_known = is_whole(episode_path(env_dpath, session.instance, session.session))
+            (known if is_known else missing).append((session, session.session))
+        return known, missing
     there = _recordings(env_dpath)
     if "" in there.values():
         problem = f"'{env_dpath}' was imported by an earlier version, which noted no names of recordings"
         if sorted(there) != [session.session for session in source.sessions]:
             raise UserError(f"{problem}, so which of them are new cannot be known: import into another folder")
         logger.warning("%s: its %d episodes are taken for the same %d", problem, len(there), len(there))
-        return []
-    known = set(there.values())
-    new = [session for session in source.sessions if source.recording(session) not in known]
-    return list(zip(new, (number for number in count() if number not in there), strict=False))
+        return list(zip(source.sessions, sorted(there), strict=True)), []
+    numbers = {recording: number for number, recording in there.items()}
+    names = [(session, source.recording(session)) for session in source.sessions]
+    new = [session for session, name in names if name not in numbers]
+    return (
+        [(session, numbers[name]) for session, name in names if name in numbers],
+        list(zip(new, (number for number in count() if number not in there), strict=False)),
+    )
 
 
 def _recordings(env_dpath: Path) -> dict[int, str]:
     """Number of each whole episode of the first instance → the name of its recording, "" where it has none."""
     found = {}
-    for number in [number for instance, number, *_ in scan(env_dpath) if instance == 0]:
+    entries = scan(env_dpath) if env_dpath.is_dir() else ()
+    for number in [number for instance, number, *_ in entries if instance == 0]:
         with suppress(OSError, UserError), EpisodeReader(episode_path(env_dpath, 0, number)) as episode:
-            found[number] = str(episode.meta.policy_parameters.get(_RECORDING, ""))
+            found[number] = str(episode.meta.policy_parameters.get(RECORDING, ""))
     return found
 
 
@@ -146,6 +195,8 @@ def _info(source: _DatasetSource, on_bad_episode: str, fit: Fit) -> DatasetInfo:
         try:
             shape = first_frame(session, fit).shape
             info = replace(source.describe(session), frame_shape=(shape[0], shape[1], shape[2]))
+            # Before a file is written: what is wrong with an option is wrong with the first session already.
+            session.steps(len(info.action_names))
         except UserError as error:
             if on_bad_episode == "error":
                 raise BadEpisodeError.of(error) from None
@@ -159,11 +210,46 @@ def _info(source: _DatasetSource, on_bad_episode: str, fit: Fit) -> DatasetInfo:
     )
 
 
-def _check_target(env_dpath: Path, info: DatasetInfo) -> None:
+def _info_of_target(env_dpath: Path, info: DatasetInfo, source: _DatasetSource) -> DatasetInfo:
+    """The info of the folder that gets the episodes, which one that has some keeps. `UserError` if they do not fit."""
+    check_hides_none(env_dpath)
     if not (env_dpath / INFO_FNAME).is_file():
-        return
-    if problem := disagreement(DatasetInfo.load(env_dpath), info):
+        if len(set(info.action_names)) < len(info.action_names):
+            raise UserError(
+                f"actions of '{env_dpath.name}' share a name: give each one of its own, --action-names A,B,…"
+            )
+        return info
+    found = DatasetInfo.load(env_dpath)
+    if problem := disagreement(found, info) or _difference(found, info, source):
         raise UserError(f"'{env_dpath}' exists and {problem} as these recordings: import into another folder")
+    return found
+
+
+def _difference(found: DatasetInfo, info: DatasetInfo, source: _DatasetSource) -> str:
+    """What else an environment's recordings have in common, as `disagreement` says it."""
+    old, new = comparable(found.connector, info.connector)
+    pairs = {f"connector.{name}": (old.get(name), new.get(name)) for name in {**old, **new}}
+    pairs["game"] = found.game, info.game
+    # Datasets of earlier versions may have no rate; videos are compared one by one.
+    if source.rate is None and found.fps and info.fps:
+        pairs["fps"] = found.fps, info.fps
+    for name, (one, other) in pairs.items():
+        if one != other:
+            return f"has {name} {shortened(one)}, not {shortened(other)}"
+    return ""
+
+
+def _warn_of_rates(source: _DatasetSource, sessions: Sequence[ImportedSession], info: DatasetInfo) -> None:
+    """Say it where videos, to join those of the environment, have different rates."""
+    rates = [info.fps]
+    for session in sessions if source.rate else ():
+        # An unreadable one is told when it is imported.
+        with suppress(UserError):
+            rates.append(source.rate(session) if source.rate else None)
+    known = [rate for rate in rates if rate]
+    if known and max(known) > _SAME_RATE * min(known):
+        problem = f"videos of {min(known):.4g} to {max(known):.4g} frames per second in one environment"
+        logger.warning("%s: %s: convert them to one rate, or keep them apart", source.name, problem)
 
 
 def _sources(source_dpath: Path, options: ImportOptions) -> list[_DatasetSource]:
@@ -173,14 +259,14 @@ def _sources(source_dpath: Path, options: ImportOptions) -> list[_DatasetSource]
     if source_dpath.is_file() and (arrays := _arrays(source_dpath, options)):
         return [arrays]
     if source_dpath.is_file() and source_dpath.suffix.lower() in VIDEO_SUFFIXES:
-        return [_without_actions(source_dpath, [ImportedSession(source_dpath, 0, 0)], source_dpath.parent)]
+        return [_without_actions(source_dpath, [ImportedSession(source_dpath, 0, 0)], source_dpath.parent, options)]
     if not source_dpath.is_dir():
         raise MissingDatasetError(f"'{source_dpath}' is not a folder: give an original dataset, or a folder of videos")
     try:
-        if source := _environment(source_dpath, options.action_names):
+        if source := _environment(source_dpath, options):
             return [source]
         folders = [path for path in source_dpath.iterdir() if path.is_dir() and not path.name.startswith(".")]
-        found = [_environment(path, options.action_names) for path in sorted(folders, key=natural_order)]
+        found = [_environment(path, options) for path in sorted(folders, key=natural_order)]
     except OSError as error:
         raise UserError(f"'{error.filename}' cannot be read ({error.strerror}): check its permissions") from None
     if not any(found) and (arrays := _arrays(source_dpath, options)):
@@ -215,7 +301,7 @@ def _of_arrays(dataset: ArrayDataset, options: ImportOptions, root: Path | None)
     return _DatasetSource(dataset.name, dataset.sessions, describe, root)
 
 
-def _environment(dpath: Path, action_names: list[str] | None) -> _DatasetSource | None:
+def _environment(dpath: Path, options: ImportOptions) -> _DatasetSource | None:
     """What a folder holds if it is one environment."""
     sessions, without = original_sessions(dpath)
     if sessions:
@@ -224,7 +310,7 @@ def _environment(dpath: Path, action_names: list[str] | None) -> _DatasetSource 
         name = dpath.resolve().name
 
         def describe(session: OriginalSession) -> DatasetInfo:
-            return original_info(dpath, session, action_names)
+            return original_info(dpath, session, options)
 
         return _DatasetSource(name, sessions, describe)
     recorded = videos_in(dpath) or [path for path in _folders(dpath) if images_in(path)]
@@ -232,8 +318,8 @@ def _environment(dpath: Path, action_names: list[str] | None) -> _DatasetSource 
         recorded = [dpath]
     found = [ImportedSession(path, 0, number) for number, path in enumerate(recorded)]
     if found:
-        return _without_actions(dpath, found, dpath)
-    return _without_actions(dpath, _original_frames(dpath), None) if without else None
+        return _without_actions(dpath, found, dpath, options)
+    return _without_actions(dpath, _original_frames(dpath), None, options) if without else None
 
 
 def _folders(dpath: Path) -> list[Path]:
@@ -250,12 +336,19 @@ def _original_frames(env_dpath: Path) -> list[ImportedSession]:
     return found
 
 
-def _without_actions(path: Path, sessions: list[ImportedSession], root: Path | None) -> _DatasetSource:
+def _without_actions(
+    path: Path, sessions: list[ImportedSession], root: Path | None, options: ImportOptions
+) -> _DatasetSource:
     """Videos, or folders of images, that tokenizer, LAM and GenieRedux can learn from. `root` as of the source."""
+    given = {"--action-names": options.action_names, "--actions-key": options.actions_key}
+    if unused := [key for key, value in given.items() if value]:
+        raise UserError(f"'{path}' holds recordings without actions: leave out {' and '.join(unused)}")
     name = path.resolve().stem if path.is_file() else path.resolve().name
 
-    def describe(session: ImportedSession) -> DatasetInfo:
-        rate = None if session.path.is_dir() else frame_rate(session.path)
-        return DatasetInfo(name, name, [], (3, 1, 1), generator={"imported": True}, fps=rate)
+    def rate(session: ImportedSession) -> float | None:
+        return None if session.path.is_dir() else frame_rate(session.path)
 
-    return _DatasetSource(name, sessions, describe, root)
+    def describe(session: ImportedSession) -> DatasetInfo:
+        return DatasetInfo(name, name, [], (3, 1, 1), generator={"imported": True}, fps=rate(session))
+
+    return _DatasetSource(name, sessions, describe, root, rate)

@@ -1,10 +1,12 @@
 """Import of HDF5 files with frames and actions: Minari, robomimic, D4RL-like, and one group or file per episode.
 
 An episode is a group with frames (a uint8 array of 3 or 4 axes, or a group of one) and, next to them, actions and
-rewards. Where one group holds all episodes in a row, `terminals`, `timeouts` or the like say where they end.
+rewards. Where one group, with no number in its name, holds all episodes in a row, `terminals`, `timeouts` or the like
+say where they end; in a group of one episode they may mark every step of success.
 """
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,7 +17,6 @@ import numpy as np
 
 from data_generation.data.errors import UserError
 from data_generation.data.import_arrays import (
-    ACTION_NAMES,
     FRAME_NAMES,
     REWARD_NAMES,
     ArrayDataset,
@@ -63,9 +64,22 @@ class Hdf5Session(ArraySession):
         """Actions and rewards of these frames."""
         with _file(self.path) as file:
             group = file[self.group]
-            names = (self.options.actions_key,) if self.options.actions_key else ACTION_NAMES
             total = file[_frames_name(group, self.options, self.path)].shape[0]
-            return self._column(group, names, total), self._column(group, REWARD_NAMES, total)
+            return self._column(group, self.action_keys, total), self._column(group, REWARD_NAMES, total)
+
+    def column_names(self) -> list[str]:
+        """The arrays in the group that are as long as its frames, or one shorter."""
+        found: list[str] = []
+
+        def note(name: str, item: Any) -> None:
+            if getattr(item, "ndim", 0) in (1, 2) and item.shape[0] in (total, total - 1):
+                found.append(name)
+
+        with _file(self.path) as file:
+            group = file[self.group]
+            total = file[_frames_name(group, self.options, self.path)].shape[0]
+            group.visititems(note)
+        return found
 
     def _column(self, group: Any, names: Sequence[str], total: int) -> np.ndarray | None:
         """The part of a column that belongs to these of the group's `total` frames."""
@@ -85,26 +99,33 @@ def hdf5_dataset(name: str, files: Sequence[Path], options: ImportOptions) -> Ar
             for group, start, stop in _episodes(file, options, path):
                 found.append(Hdf5Session(path, 0, len(found), options, group, start, stop))
     if not found:
-        known = ", ".join(FRAME_NAMES)
+        known = options.frames_key or ", ".join(FRAME_NAMES)
         raise UserError(f"'{files[0]}' holds no frames named {known}: name them with --frames-key")
     return ArrayDataset(name, found, num_actions=_minari_actions(files[0]))
 
 
-def _episodes(group: Any, options: ImportOptions, path: Path, depth: int = 0) -> Iterator[tuple[str, int, int]]:
-    """The group's name, start and stop of each episode in a group or in the groups in it, in natural order.
+def _episodes(file: Any, options: ImportOptions, path: Path) -> Iterator[tuple[str, int, int]]:
+    """The group's name, start and stop of each episode in a file, in natural order."""
+    groups = list(_groups(file, options, path))
+    in_a_row = len(groups) == 1 and not re.search(r"\d$", groups[0].name)
+    for group in groups:
+        total = file[_frames_name(group, options, path)].shape[0]
+        for start, stop in _spans(group, total) if in_a_row else [(0, total)]:
+            yield group.name, start, stop
 
-    What is linked from elsewhere is not followed.
-    """
+
+def _groups(group: Any, options: ImportOptions, path: Path, depth: int = 0) -> Iterator[Any]:
+    """The groups with frames in a group, or itself, in natural order. What is linked from elsewhere is not followed."""
     import h5py
 
     if _frames_name(group, options, path):
-        yield from ((group.name, start, stop) for start, stop in _spans(group, options, path))
+        yield group
         return
     for name in sorted(group, key=lambda name: natural_order(Path(name))):
         if isinstance(group.get(name, getlink=True), h5py.HardLink) and depth < _MAX_DEPTH:
             child = group[name]
             if isinstance(child, h5py.Group):
-                yield from _episodes(child, options, path, depth + 1)
+                yield from _groups(child, options, path, depth + 1)
 
 
 def _frames_name(group: Any, options: ImportOptions, path: Path) -> str:
@@ -126,11 +147,11 @@ def _is_video(dataset: Any) -> bool:
     return dataset.ndim in (3, 4) and dataset.dtype == np.uint8 and dataset.shape[0] > 0
 
 
-def _spans(group: Any, options: ImportOptions, path: Path) -> list[tuple[int, int]]:
-    """Where the episodes of a group with frames start and stop."""
-    total = group.file[_frames_name(group, options, path)].shape[0]
-    ends = [np.asarray(group[key][:]).reshape(-1) != 0 for key in _END_NAMES if hasattr(group.get(key), "shape")]
-    ends = [column for column in ends if len(column) == total]
+def _spans(group: Any, total: int) -> list[tuple[int, int]]:
+    """Where the episodes in a group of `total` frames start and stop."""
+    columns = [group[key] for key in _END_NAMES if hasattr(group.get(key), "shape")]
+    columns = [column for column in columns if column.dtype.kind in "biuf" and column.shape in ((total,), (total, 1))]
+    ends = [np.asarray(column[:]).reshape(-1) != 0 for column in columns]
     stops = (np.flatnonzero(np.logical_or.reduce(ends)) + 1).tolist() if ends else []
     stops = stops if stops and stops[-1] == total else [*stops, total]
     return list(zip([0, *stops[:-1]], stops, strict=True))

@@ -6,9 +6,9 @@ frame or one `frames.mp4`. Entry i of the actions is `{"src_id": i - 1, "tgt_id"
 dropped.
 """
 
-import math
 import os
 import re
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -17,7 +17,9 @@ from typing import Any
 
 import numpy as np
 
+from data_generation.data.episode import MAX_REWARD
 from data_generation.data.errors import UserError
+from data_generation.data.import_arrays import ImportOptions
 from data_generation.data.import_session import ImportedSession, Step
 from data_generation.data.info import INFO_FNAME, DatasetInfo
 from data_generation.data.reading import from_mapping, read_json, shortened
@@ -82,7 +84,8 @@ class OriginalSession(ImportedSession):
         if len(sizes) > 1:
             raise self._error(f"its actions are one-hot of {sorted(sizes)} values")
         for entry, info in zip(entries[1:], numbers[1:], strict=True):
-            yield Step(self._index(entry.action, num_actions), info.pop("reward", 0.0), info)
+            action = self._index(entry.action, num_actions) if num_actions else 0
+            yield Step(action, info.pop("reward", 0.0), info)
 
     def entries(self) -> list[_Action]:
         """The entries of `actions.json`, which fit each other."""
@@ -119,8 +122,10 @@ class OriginalSession(ImportedSession):
         for entry in entries:
             for name in names & entry.extras.keys():
                 value = entry.extras[name]
-                if not _is_number(value) or not math.isfinite(value):
-                    raise self._error(f"extras.{name} of step {entry.tgt_id} is {shortened(value)}, not a number")
+                most = MAX_REWARD if name == "reward" else sys.float_info.max
+                if not _is_number(value) or not abs(value) <= most:
+                    problem = f"not a number of at most {most:.3g}"
+                    raise self._error(f"extras.{name} of step {entry.tgt_id} is {shortened(value)}, {problem}")
         if any("reward" in entry.extras for entry in entries) and "reward" not in names:
             raise self._error("extras.reward is not a number")
         return [{name: float(entry.extras[name]) for name in names & entry.extras.keys()} for entry in entries]
@@ -166,7 +171,7 @@ def original_sessions(env_dpath: Path) -> tuple[list[OriginalSession], list[Path
     return sessions, without
 
 
-def original_info(env_dpath: Path, first: OriginalSession, action_names: list[str] | None) -> DatasetInfo:
+def original_info(env_dpath: Path, first: OriginalSession, options: ImportOptions) -> DatasetInfo:
     """What an original's info.json and its first session say; the shape of the frames is still unknown."""
     path = env_dpath / INFO_FNAME
     try:
@@ -174,7 +179,8 @@ def original_info(env_dpath: Path, first: OriginalSession, action_names: list[st
         if not isinstance(content, dict) or "info" not in content:
             raise ValueError("it has no 'info'")
         source, connector = _known(_OriginalInfo, content), _known(_OriginalConnector, content["info"])
-        names = action_names or _names(connector, first.one_hot_size)
+        stated = [] if options.without_actions else options.action_names
+        names = _names(connector, first.one_hot_size) if stated is None else stated
     except UserError:
         raise
     except ValueError as error:

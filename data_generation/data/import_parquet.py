@@ -14,7 +14,6 @@ import numpy as np
 
 from data_generation.data.errors import UserError
 from data_generation.data.import_arrays import (
-    ACTION_NAMES,
     FRAME_NAMES,
     REWARD_NAMES,
     ArrayDataset,
@@ -44,18 +43,22 @@ class ParquetSession(ArraySession):
     def num_frames(self) -> int:
         if not self.is_row:
             return self.stop - self.start
-        return sum(len(row) for row in self._values(frames_column(self.path, self.options)))
+        return sum(len(self._row(value)) for value in self._values(frames_column(self.path, self.options)))
 
     def frames(self) -> Iterator[np.ndarray]:
         """Frames (h, w, 3) uint8, decoded one after the other."""
         for value in self._values(frames_column(self.path, self.options)):
-            for image in value if self.is_row else [value]:
+            for image in self._row(value) if self.is_row else [value]:
                 yield decode_image(self._image_bytes(image), f"'{self.path}', episode {self.session}: an image")
 
     def columns(self) -> tuple[np.ndarray | None, np.ndarray | None]:
         """Actions and rewards of these rows."""
-        names = (self.options.actions_key,) if self.options.actions_key else ACTION_NAMES
-        return self._column(names), self._column(REWARD_NAMES)
+        return self._column(self.action_keys), self._column(REWARD_NAMES)
+
+    def column_names(self) -> list[str]:
+        """The columns without images."""
+        with parquet_file(self.path) as file:
+            return [field.name for field in file.schema_arrow if not _holds_images(field.type)]
 
     def _column(self, names: Sequence[str]) -> np.ndarray | None:
         with parquet_file(self.path) as file:
@@ -71,6 +74,12 @@ class ParquetSession(ArraySession):
     def _values(self, column: str) -> Iterator[Any]:
         with parquet_file(self.path) as file:
             yield from rows(file, column, self.start, self.stop)
+
+    def _row(self, value: Any) -> list[Any]:
+        """The frames of an episode in one row."""
+        if not isinstance(value, list):
+            raise self.error("it has no list of frames")
+        return value
 
     def _image_bytes(self, value: Any) -> bytes:
         value = value.get("bytes") if isinstance(value, dict) else value

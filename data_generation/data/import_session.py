@@ -2,16 +2,21 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from itertools import chain, pairwise, repeat
+from itertools import chain, islice, pairwise, repeat
 from pathlib import Path
 
 import numpy as np
 
-from data_generation.data.episode import EpisodeMeta, EpisodeWriter, episode_path
+from data_generation.data.episode import EpisodeMeta, EpisodeReader, EpisodeWriter, episode_path
 from data_generation.data.errors import UserError
 from data_generation.data.info import DatasetInfo
 from data_generation.data.recordings import images_in, read_image, video_frames
 
+# Of `EpisodeMeta.policy_parameters`: the name and the size of the recording that an episode was made of.
+RECORDING, SIZE = "recording", "recording_size"
+# What is compared of an episode and a recording: so many frames, whose pixels another decoder may round differently.
+_COMPARED_FRAMES = 16
+_MAX_ROUNDING = 8
 # Brings a frame (h, w, 3) to the size of the dataset: (3, H, W).
 Fit = Callable[[np.ndarray], np.ndarray]
 
@@ -38,6 +43,13 @@ class ImportedSession:
         """Which of the recordings in its file it is; "" = the file holds no other."""
         return ""
 
+    def size(self) -> int:
+        """Bytes of the video, or images of the folder; 0 where that is not known, or says nothing of this recording."""
+        try:
+            return len(images_in(self.path)) if self.path.is_dir() else self.path.stat().st_size
+        except OSError:
+            return 0
+
     def frames(self) -> Iterator[np.ndarray]:
         """Frames (h, w, 3) uint8. `UserError` for whatever is wrong with the files."""
         if not self.path.is_dir():
@@ -47,7 +59,7 @@ class ImportedSession:
             yield read_image(path)
 
     def steps(self, num_actions: int) -> Iterable[Step] | None:
-        """What led to each frame but the first, of `num_actions` actions; None without actions."""
+        """What led to each frame but the first, of `num_actions` actions, 0 = without; None where nothing is known."""
         return None
 
 
@@ -68,7 +80,7 @@ def write_session(session: ImportedSession, env_dpath: Path, meta: EpisodeMeta, 
     """Make the episode `meta` of a session. `UserError` where that is not possible; nothing is written then."""
     path = episode_path(env_dpath, meta.instance, meta.session)
     frames = (_of_size(fit(frame), session, info) for frame in session.frames())
-    steps = iter(session.steps(info.num_actions) or repeat(Step()))
+    steps = iter(session.steps(len(info.action_names)) or repeat(Step()))
     with EpisodeWriter(path, meta, info.frame_shape) as writer:
         for number, (frame, after) in enumerate(pairwise(chain(frames, [None]))):
             assert frame is not None
@@ -79,6 +91,29 @@ def write_session(session: ImportedSession, env_dpath: Path, meta: EpisodeMeta, 
                 # Nobody recorded how the episode ended: its end is the end of the recording.
                 writer.step(step.action, step.reward, False, after is None, step.numbers, frame)
         writer.commit()
+
+
+def is_episode_of(episode: EpisodeReader, session: ImportedSession, num_actions: int, fit: Fit) -> bool:
+    """Whether an episode was made of a session, as far as size, steps and first frames tell. Errors as its frames'."""
+    if episode.meta.policy_parameters.get(SIZE, session.size()) != session.size():
+        return False
+    steps, count = session.steps(num_actions), episode.num_actions
+    if steps is not None:
+        found = list(steps)
+        # A LeRobot video may lack the frame after the last step.
+        if len(found) not in (count, count + 1):
+            return False
+        actions = np.array([step.action for step in found[:count]], np.int64)
+        rewards = np.array([step.reward for step in found[:count]], np.float32)
+        if not np.array_equal(actions, episode.actions) or not np.array_equal(rewards, episode.rewards):
+            return False
+    frames = [fit(frame) for frame in islice(session.frames(), _COMPARED_FRAMES)]
+    expected = episode.frames(0, min(_COMPARED_FRAMES, episode.num_frames))
+    return len(frames) == len(expected) and all(map(_is_same, frames, expected))
+
+
+def _is_same(frame: np.ndarray, other: np.ndarray) -> bool:
+    return frame.shape == other.shape and int(np.abs(frame.astype(np.int16) - other).max()) <= _MAX_ROUNDING
 
 
 def _of_size(frame: np.ndarray, session: ImportedSession, info: DatasetInfo) -> np.ndarray:

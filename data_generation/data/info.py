@@ -61,8 +61,10 @@ class DatasetInfo:
         return self.fps or max(1, round(60 / (self.connector.get("n_skip_frames") or 4)))
 
     def save(self, env_dpath: Path | str) -> Path:
-        """Write `<env_dpath>/info.json`."""
+        """Write `<env_dpath>/info.json`. `UserError` for what could not be read again."""
         path = Path(env_dpath) / INFO_FNAME
+        if problem := self._contradiction():
+            raise UserError(f"'{path}' cannot be written ({problem}): correct what it is made of")
         values = asdict(self)
         if self.fps is None:
             del values["fps"]

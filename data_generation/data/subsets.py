@@ -11,7 +11,15 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from data_generation.data.environment import SPLITS, Environment, dataset_dname, list_environments, split_episodes
+from data_generation.data.environment import (
+    SPLITS,
+    Environment,
+    check_hides_none,
+    check_target,
+    dataset_dname,
+    list_environments,
+    split_episodes,
+)
 from data_generation.data.episode import episode_path
 from data_generation.data.errors import FieldError, UserError
 from data_generation.data.files import atomic_path
@@ -36,10 +44,13 @@ def merge(sources: Sequence[Path], target: Path) -> Taken:
     UserError where two of them do not fit together, or hold different episodes of the same place; nothing that is
     there is changed.
     """
+    check_target(target)
     environments = [Environment(env_dpath) for source in sources for env_dpath in list_environments(source)]
     infos = [(environment.env_dpath, environment.info) for environment in environments]
     # Those that the target has already are in the dataset, too.
     infos += [(path.parent, DatasetInfo.load(path.parent)) for path in sorted(target.glob(f"[!.]*/{INFO_FNAME}"))]
+    for environment in environments:
+        check_hides_none(target / environment.name)
     for env_dpath, info in infos:
         if problem := disagreement(info, infos[0][1]):
             raise UserError(f"'{env_dpath}' {problem} as '{infos[0][0]}': keep them apart")
@@ -82,6 +93,7 @@ def sample(source: Path, target: Path, num_episodes: int, seed: int) -> Taken:
 
     UserError where the other holds further ones of it; nothing is changed then.
     """
+    check_target(target)
     environments = [Environment(env_dpath) for env_dpath in list_environments(source)]
     ends = np.cumsum([environment.num_episodes for environment in environments])
     if num_episodes > ends[-1]:
@@ -160,6 +172,7 @@ def _check_only(environment: Environment, chosen: np.ndarray, env_dpath: Path) -
     """UserError if a folder holds an episode that is not one of the `chosen` (n,) of an environment."""
     keys = zip(environment.instances[chosen].tolist(), environment.sessions[chosen].tolist(), strict=True)
     paths = {episode_path(env_dpath, instance, session) for instance, session in keys}
+    check_hides_none(env_dpath)
     if any(path not in paths for path in env_dpath.glob(f"*/*{EPISODE_SUFFIX}")):
         raise UserError(f"'{env_dpath}' holds other episodes than these: name another folder by --to")
 
