@@ -18,14 +18,23 @@ from auto_explore.src.evaluation import test_episodes
 from auto_explore.src.models.actor_critic import ActorCritic
 from auto_explore.src.reward import WORLD_MODEL_REWARDS, Reward, load_reward
 from auto_explore.src.run_context import RunContext, make_context
-from auto_explore.src.trainer import AgentTrainer
+from auto_explore.src.trainer import FIXED, AgentTrainer
 from auto_explore.src.world_model import checkpoint_path
 from data_generation.data.errors import UNSET, FieldError, UserError, under
 from data_generation.data.files import write_atomically
+from data_generation.data.invocation import invocation_of
 from data_generation.data.lock import locked
+from models.tensor_file import digest
 from training.agent_folder import AgentFolder, AgentKind, find_folder, make_folder
 from training.episode_gif import save_gifs
-from training.run_record import make_record, other_environments
+from training.run_record import (
+    ENVIRONMENTS,
+    check_resumed,
+    make_record,
+    other_environments,
+    overrides_to_repeat,
+    repeating,
+)
 from training.run_report import RunReport, make_facts, write_agent_evaluation
 from training.throughput import Played, rates
 from training.tracker import MetricsLogger, TrackerSettings, WandbSettings
@@ -33,6 +42,8 @@ from training.tracker import MetricsLogger, TrackerSettings, WandbSettings
 logger = logging.getLogger(__name__)
 
 KIND = AgentKind("auto_explore", read_agent)
+# What `evaluate.yaml` sets for all runs.
+_LENGTH = "collection.connector.generator_config.n_steps_max"
 
 
 def train(cfg: AutoExploreConfig) -> Path:
@@ -43,8 +54,11 @@ def train(cfg: AutoExploreConfig) -> Path:
     """
     folder = _folder_to_resume(cfg.common) if cfg.common.resume else None
     check_train_config(cfg)
+    if folder is not None:
+        check_resumed(cfg, folder.settings(), FIXED, _to_repeat(cfg, folder), folder.path.name)
     n_preds = max(cfg.collection.train.config.n_preds, cfg.collection.test.config.n_preds)
-    context = make_context(cfg.common, cfg.collection, cfg.world_model, n_preds)
+    with repeating(_to_repeat(cfg, folder), folder.path.name) if folder else nullcontext():
+        context = make_context(cfg.common, cfg.collection, cfg.world_model, n_preds)
     fabric = context.fabric
     if folder is None and fabric.is_global_zero:
         folder = make_folder(KIND, Path(cfg.common.root_dpath), cfg.common.name)
@@ -63,7 +77,8 @@ def _train(cfg: AutoExploreConfig, context: RunContext, folder: AgentFolder) -> 
         trainer = AgentTrainer(context, cfg.training, cfg.evaluation, folder)
         trainer.record = _record(cfg, fabric.world_size)
         if cfg.common.resume:
-            trainer.load()
+            with repeating(_to_repeat(cfg, folder), folder.path.name):
+                trainer.load()
         _log_start(trainer)
         tracker = _make_tracker(cfg, folder, trainer.epoch, fabric.is_global_zero)
         # Not before: a run that cannot start leaves nothing, or the folder as it was.
@@ -93,18 +108,25 @@ def evaluate(cfg: AutoExploreConfig) -> Path:
         folder = find_folder(KIND, Path(cfg.common.root_dpath), cfg.common.resume_id)
         path = folder.chosen_checkpoint(cfg.common.resume_ckpt_id)
     network, info = agent_of(read_agent(path))
-    context = make_context(cfg.common, cfg.collection, cfg.world_model, cfg.collection.test.config.n_preds)
+    run = _run_to_compare(cfg, folder)
+    uses_model = cfg.collection.reward.type in WORLD_MODEL_REWARDS
+    keys = (*ENVIRONMENTS, "world_model.") if uses_model else ENVIRONMENTS
+    with repeating(overrides_to_repeat(cfg, run, keys), folder.path.name):
+        context = make_context(cfg.common, cfg.collection, cfg.world_model, cfg.collection.test.config.n_preds)
+        context.check_agent(info, path)
     if context.fabric.world_size > 1:
         problem = "an evaluation takes one process"
         raise FieldError("common.num_processes", UNSET, problem, "use {collection.test.num_envs}")
-    context.check_agent(info, path)
     target = folder.path / "outputs" / f"evaluation_{path.stem}.json"
     with locked(folder.evaluations, "wait for that evaluation or stop it"):
-        run = folder.settings()
         if others := other_environments(cfg, run):
             logger.warning("the environments are not those of the run: %s", others)
+        world_model = str(checkpoint_path(cfg.world_model)) if uses_model else None
+        if other_model := _other_world_model(cfg, folder, run):
+            logger.warning("the world model is not that of the run: %s", other_model)
         result, parts = _play_epochs(context, cfg.evaluation, folder, network.to(context.fabric.device))
         content = {"checkpoint": str(path), "epoch": info.epoch, "reward": cfg.collection.reward.type}
+        content |= {"world_model": world_model, "other_world_model": other_model}
         content |= {"games": context.games, "other_environments": others, **result}
         write_atomically(target, json.dumps(content, indent=2) + "\n")
         report = _make_report(cfg, context, folder.evaluations)
@@ -112,6 +134,31 @@ def evaluate(cfg: AutoExploreConfig) -> Path:
         write_agent_evaluation(report, content)
     print(_summary(content, folder, target, run.get("collection.reward.type")))
     return target
+
+
+def _run_to_compare(cfg: AutoExploreConfig, folder: AgentFolder) -> dict[str, Any]:
+    """The settings of the run; without the length of its episodes, unless the user has chosen another one."""
+    run, invocation = folder.settings(), invocation_of(cfg)
+    if invocation.command and not any(text.startswith(f"{_LENGTH}=") for text in invocation.overrides):
+        run.pop(_LENGTH, None)
+    return run
+
+
+def _other_world_model(cfg: AutoExploreConfig, folder: AgentFolder, run: dict[str, Any]) -> str:
+    """In what the world model that rewards differs from the one that the run was trained with; "" for nothing.
+
+    Weights are compared by content, and by place where the run's training state is gone.
+    """
+    if not {cfg.collection.reward.type, run.get("collection.reward.type")} <= set(WORLD_MODEL_REWARDS):
+        return ""
+    path, weights = checkpoint_path(cfg.world_model), None
+    keys = ("world_model.root_dpath", "world_model.model_dname", "world_model.model_fname")
+    before = Path(*(run[key] for key in keys if run.get(key)))
+    with suppress(UserError):
+        weights = ((folder.newest()[1].get("state") or {}).get("run") or {}).get("world_model_weights")
+    if weights is not None:
+        return f"'{path}' has other weights than '{before}' had" if weights != digest(path) else ""
+    return f"'{path}' instead of '{before}'" if overrides_to_repeat(cfg, run, keys) else ""
 
 
 def _folder_to_resume(common: CommonConfig) -> AgentFolder:
@@ -123,6 +170,11 @@ def _folder_to_resume(common: CommonConfig) -> AgentFolder:
     # A missing checkpoint is reported before anything is loaded.
     folder.newest()
     return folder
+
+
+def _to_repeat(cfg: AutoExploreConfig, folder: AgentFolder) -> str:
+    """The overrides that a command lacks to resume the run of the folder."""
+    return overrides_to_repeat(cfg, folder.settings(), (*FIXED, "world_model."))
 
 
 def _record(cfg: AutoExploreConfig, num_processes: int) -> dict[str, Any]:
@@ -222,6 +274,9 @@ def _summary(content: dict, folder: AgentFolder, target: Path, trained_for: str 
     if trained_for not in (None, reward):
         reward += f" (trained for {trained_for}: collection.reward.type={trained_for} measures that)"
     lines = [f"agent         {content['checkpoint']} (epoch {content['epoch']})"]
-    lines += [f"reward        {reward}", f"games         {', '.join(content['games'])}"]
+    lines += [f"reward        {reward}"]
+    if content["world_model"]:
+        lines += [f"world model   {content['world_model']}"]
+    lines += [f"games         {', '.join(content['games'])}"]
     lines += [f"{name:<24}{value:.4g}" for name, value in mean.items()]
     return "\n".join([*lines, f"GIFs          {folder.evaluations}", f"all figures   {target}"])

@@ -13,7 +13,7 @@ from data_generation.data.files import remove_temporaries_in
 from data_generation.generator.connector_base import Connector, make_connector
 from data_generation.generator.generator import GenerationFailed, Outcome, run
 from data_generation.generator.plan import Plan, make_plan, remove_if_empty
-from data_generation.generator.policy import policy_spec
+from data_generation.generator.policy import policy_class, policy_spec
 from data_generation.generator.worker import GenerationJob
 
 logger = logging.getLogger(__name__)
@@ -52,8 +52,8 @@ def generate(cfg: GenerateConfig) -> Generated:
         with under("connector"):
             connector = make_connector(config.connector)
             _check_square(connector)
-            # A missing agent is reported before anything is written.
-            policy_spec(config.connector)
+            # A missing agent is reported before anything is written; only an unknown class is loaded for that.
+            (policy_class if config.connector.agent.policy else policy_spec)(config.connector)
         plan = make_plan(config, connector)
     if plan.skipped:
         logger.debug("skipped games: %s", ", ".join(f"{game} ({reason})" for game, reason in plan.skipped.items()))

@@ -95,7 +95,10 @@ def test_resuming_equals_a_run_without_a_break(trained: Path, tmp_path: Path, mo
 def test_resuming_with_other_settings_is_refused_in_one_line(trained: Path, tmp_path: Path) -> None:
     shutil.copytree(trained.parent, tmp_path / "agents")
     for change, message in (
-        (lambda cfg: setattr(cfg.common, "seed", 5), "common.seed=5: the run .* has 0"),
+        (
+            lambda cfg: setattr(cfg.common, "seed", 5),
+            r"common.seed=5: the run .* has 0; repeat what '001_agent57' .*\(common.seed=0",
+        ),
         (lambda cfg: setattr(cfg.training.network, "lstm", 16), "training.network.lstm=16: the run .* has 8"),
         (lambda cfg: setattr(cfg.collection.train, "num_envs", 1), "collection.train.num_envs=1: the run .* has 2"),
     ):

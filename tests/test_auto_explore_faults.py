@@ -3,17 +3,23 @@
 import json
 import logging
 import os
+import shlex
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 
+import run
+from auto_explore.config import CommonConfig
 from auto_explore.main import evaluate
 from auto_explore.src.agent import read_agent
+from auto_explore.src.run_context import make_fabric
 from auto_explore.src.trainer import AgentTrainer
 from data_generation.data.errors import FieldError, UserError
+from data_generation.data.invocation import Invocation, note_invocation
 from data_generation.data.lock import locked
-from tests.auto_explore_helpers import copy_of, quick_config, run_at, save_world_model
+from tests.auto_explore_helpers import config_file, copy_of, quick_config, run_at, save_world_model
 from tests.test_auto_explore_training import assert_equal, metrics_of
 
 
@@ -161,3 +167,97 @@ def test_evaluation_says_which_environments_are_not_those_of_the_run(trained: Pa
     difference = f"collection.connector.generator_config.n_steps_max=3 (was {steps})"
     assert result["other_environments"] == difference and result["games"] == cfg.collection.games
     assert f"the environments are not those of the run: {difference}" in caplog.text
+    # Arguments of the environment are one value.
+    cfg.collection.connector.env_kwargs = {"max_episode_steps": 2}
+    result = json.loads(evaluate(cfg).read_text())
+    assert "env_kwargs={'max_episode_steps': 2} (was None)" in result["other_environments"]
+
+
+def test_an_evaluation_of_the_usual_length_is_no_other_environment(trained: Path, tmp_path: Path) -> None:
+    cfg = quick_config(copy_of(trained, tmp_path), "rnd", epochs=1)
+    cfg.collection.connector.generator_config.n_steps_max = 3
+    note_invocation(cfg, Invocation("auto_explore eval", "quick", ("common.epochs=1",)))
+    assert json.loads(evaluate(cfg).read_text())["other_environments"] == ""
+    given = "collection.connector.generator_config.n_steps_max=3"
+    note_invocation(cfg, Invocation("auto_explore eval", "quick", (given,)))
+    assert json.loads(evaluate(cfg).read_text())["other_environments"] == f"{given} (was 11)"
+
+
+@pytest.fixture(scope="module")
+def explored(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of one epoch that a world model rewards."""
+    root = tmp_path_factory.mktemp("explored")
+    save_world_model(root / "models")
+    return run_at(root, epochs=1)
+
+
+@pytest.mark.parametrize("state", ["whole", "gone"])
+def test_evaluation_says_that_another_world_model_measures_the_reward(
+    explored: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture, state: str
+) -> None:
+    root = copy_of(explored, tmp_path)
+    cfg = quick_config(root, epochs=1, resume_ckpt_id="model_best_reward")
+    path = root / "models" / "demo" / "model-7.pt"
+    (root / "agents" / "001_auto_explore" / "config" / "trainer.yaml").write_text(
+        (explored / "config" / "trainer.yaml").read_text().replace(str(explored.parents[1]), str(root))
+    )
+    if state == "gone":
+        (root / "agents" / "001_auto_explore" / "checkpoints" / "last.pt").unlink()
+    result = json.loads(evaluate(cfg).read_text())
+    assert result["world_model"] == str(path) and result["other_world_model"] == ""
+    assert f"world model   {path}" in capsys.readouterr().out
+    content = torch.load(path, weights_only=True)
+    content["model"]["dynamics.to_logits.weight"] += 1
+    other = root / "others" / "demo" / "model-7.pt"
+    shutil.copytree(path.parent, other.parent)
+    torch.save(content, other)
+    cfg.world_model.root_dpath = str(root / "others")
+    result = json.loads(evaluate(cfg).read_text())
+    assert result["world_model"] == str(other)
+    assert str(other) in result["other_world_model"] and str(path.parent) in result["other_world_model"]
+    assert f"the world model is not that of the run: {result['other_world_model']}" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("mode", "lacking"),
+    [
+        ("train", ["world_model.model_dname=mine"]),
+        ("eval", ["world_model.model_dname=mine"]),
+        ("train", ["collection.connector.valid_action_combos=[action_2,action_0,action_1]"]),
+        ("eval", ["collection.connector.valid_action_combos=[action_2,action_0,action_1]"]),
+        ("train", ["world_model.model_dname=mine", "collection.connector.env_kwargs={max_episode_steps:7}",
+                   "collection.connector.valid_action_combos=[action_2,action_0,action_1]"]),
+    ],
+)  # fmt: skip
+def test_a_command_without_the_overrides_of_its_run_is_told_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, mode: str, lacking: list[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    names = ["action_2", "action_0", "action_1"] if "valid_action_combos" in "".join(lacking) else None
+    folder = save_world_model(tmp_path / "models", names=names).parent
+    if "world_model.model_dname=mine" in lacking:
+        folder.rename(folder.with_name("mine"))
+    preset = config_file(tmp_path, quick_config(tmp_path, epochs=1))
+    assert run.main(["auto_explore", "train", *preset, *lacking]) == 0
+    capsys.readouterr()
+    again = ["auto_explore", mode, *preset, "common.epochs=2", *(["common.resume=true"] if mode == "train" else [])]
+    assert run.main(again) == 2
+    (line,) = (line for line in capsys.readouterr().err.splitlines() if line.startswith("error: "))
+    assert "'001_auto_explore'" in line and all(shlex.quote(text) in line for text in lacking)
+    # With what it names, in its spelling, the command works.
+    words = shlex.split(line.partition("was trained with ")[2].replace("(", "").replace("),", "").replace(": rep", " "))
+    repeated = [word for word in words if word.startswith(("world_model.", "collection."))][: len(lacking)]
+    assert sorted(repeated) == sorted(lacking)
+    assert run.main([*again, *repeated]) == 0, capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["lightning.fabric", "lightning.pytorch"])
+def test_lightning_does_not_announce_the_precision(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    logging.getLogger(name).setLevel(logging.NOTSET)
+    # Its messages go through the logger of whichever package was loaded last.
+    monkeypatch.setattr("lightning_utilities.core.rank_zero.log", logging.getLogger(f"{name}.utilities.rank_zero"))
+    with caplog.at_level(logging.INFO):
+        make_fabric(CommonConfig(device="cpu", precision="bf16"))
+    assert "bfloat16" not in caplog.text

@@ -182,7 +182,7 @@ def _trainer_restored(monkeypatch: pytest.MonkeyPatch) -> None:
         (lambda cfg: setattr(cfg.training.actor_critic, "encoder", "impala"), "encoder=impala: the run .* has conv"),
         (
             lambda cfg: setattr(cfg.collection.connector, "valid_action_combos", ["action_0", "action_2", "action_1"]),
-            "actions",
+            r"valid_action_combos=.*: the run .* has \[\]; repeat .*valid_action_combos=\[\]'",
         ),
     ],
 )

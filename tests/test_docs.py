@@ -8,12 +8,14 @@ import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import run
-from data_generation.data.data import DatasetInfo, EpisodeMeta, EpisodeWriter, episode_path
+from data_generation.data.data import DatasetInfo, EpisodeMeta, EpisodeReader, EpisodeWriter, episode_path
 from launcher.commands import COMMANDS
 from launcher.keys import key_of, keys_of
+from tests.toy_game import WALK
 
 ROOT_DPATH = Path(__file__).resolve().parents[1]
 DOCS_DPATH = ROOT_DPATH / "docs"
@@ -213,7 +215,42 @@ def test_three_lines_read_an_episode(tmp_path, monkeypatch):
     assert names["rewards"].tolist() == [0.5, 0.5, 0.5]
 
 
-def episode_frame(step: int):
-    import numpy as np
+def snippet_of(page: str, start: str) -> str:
+    """The Python code of the guide or reference that contains a text."""
+    text = (DOCS_DPATH / page).read_text(encoding="utf-8")
+    (snippet,) = (code for code in re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL) if start in code)
+    return snippet
 
+
+def test_what_the_dataset_page_writes_is_read_by_the_commands(tmp_path, capsys):
+    env_dpath = tmp_path / "own" / "own_game"
+    frame = np.zeros((3, 64, 64), np.uint8)
+    step = {"action": 1, "reward": 0.5, "terminated": False, "truncated": True, "info": {"x": 2.0}}
+    code = snippet_of("reference/dataset.md", "EpisodeWriter(")
+    for session in range(3):
+        exec(code, {"env_dpath": env_dpath, "instance": 0, "session": session, "frame": frame, **step})
+    for command in ("info", "check"):
+        assert run.main(["data", command, str(tmp_path / "own")]) == 0, capsys.readouterr().err
+    (env_dpath / "info.json").unlink()
+    assert run.main(["data", "info", str(tmp_path / "own")]) == 2
+    assert "DatasetInfo.save" in capsys.readouterr().err
+
+
+def test_the_policy_of_the_guide_plays(tmp_path, monkeypatch):
+    """From the folder where the user stands, with a module's name that no other test uses."""
+    monkeypatch.chdir(tmp_path)
+    Path("documented_policy.py").write_text(snippet_of("guide/generate.md", "def from_context"), encoding="utf-8")
+    policy = "config.connector.agent.policy=documented_policy:Hold"
+    sizes = [f"config.connector.generator_config.{size}" for size in ("n_sessions=2", "n_steps_max=6", "n_workers=1")]
+    game = f"config.connector.game={WALK}"
+    assert run.main(["generate", "config=gymnasium/any", game, policy, "config.connector.agent.gamma=0", *sizes]) == 0
+    paths = sorted(tmp_path.rglob("*.episode"))
+    assert len(paths) == 2
+    for path in paths:
+        with EpisodeReader(path) as episode:
+            assert len(set(episode.actions.tolist())) == 1
+            assert episode.meta.policy_parameters == {"gamma": 0.0}
+
+
+def episode_frame(step: int):
     return np.full((3, 8, 8), 20 * step, np.uint8)

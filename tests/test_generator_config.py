@@ -37,10 +37,21 @@ def test_missing_agent_is_told_before_anything_is_written(tmp_path: Path) -> Non
     cfg.config.connector.agent = AgentConfig(policy=f"{__name__}:NoSuchAgent")
     with pytest.raises(ValueError, match=r"has no class 'NoSuchAgent'"):
         generate(cfg)
+    cfg.config.connector.agent = AgentConfig(policy=f"{__name__}:HalfPolicy")
+    with pytest.raises(
+        ValueError, match=r"agent.policy=.*:HalfPolicy: the class has no initial_carry, __call__; docs/"
+    ):
+        generate(cfg)
     cfg.config.connector.agent, cfg.config.connector.variant = AgentConfig(), "clever"
     with pytest.raises(ValueError, match=r"variant=clever: unknown; one of random, "):
         generate(cfg)
-    assert not list(tmp_path.rglob("*.episode"))
+    assert not list(tmp_path.iterdir())
+
+
+class HalfPolicy:
+    @classmethod
+    def from_context(cls, context: object) -> "HalfPolicy":
+        return cls()
 
 
 def test_frames_that_are_not_square_are_refused_before_anything_is_written(tmp_path: Path) -> None:

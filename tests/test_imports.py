@@ -165,8 +165,8 @@ def test_no_hidden_state():
         r"os\.chdir|sys\.(path|modules)(\.(append|insert|extend|remove|pop|update|setdefault|clear)|\[.*\] =)"
     )
     found = []
-    # A process that plays finds the environments in the folder where the user stands.
-    allowed = "data_generation/generator/process.py"
+    # The user's environments and policies are found in the folder where the user stands.
+    allowed = "data_generation/generator/resolve.py"
     for path in source_paths():
         for node in ast.walk(ast.parse(path.read_text())):
             if str(path.relative_to(ROOT_DPATH)) == allowed:

@@ -1,11 +1,14 @@
 """What a run is: kept with its training state, and compared when the run is resumed."""
 
-from collections.abc import Collection, Mapping
+import re
+import shlex
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from data_generation.data.errors import FieldError
+from data_generation.data.errors import FieldError, UserError
 from models.tensor_file import digest
 
 # Where files are and what is only watched or kept: these say nothing about the run.
@@ -15,13 +18,19 @@ IGNORED = (
     *("train.n_data_workers", "train.keep_checkpoints", "eval", "device", "wandb"),
     *("common.resume", "common.root_dpath", "common.device", "world_model", "collection.connector.rom_dpath"),
 )
+# What an agent's environments are, by what the keys begin with.
+ENVIRONMENTS = ("collection.games", "collection.connector.")
+# A mapping that is one value, not a part of the configuration.
+_VALUES = ("env_kwargs",)
+# Text that Hydra takes as text without quotes.
+_PLAIN = re.compile(r"(?!(null|true|false|inf|nan)$)([a-z_]|\.{0,2}/)[\w./:@-]*", re.IGNORECASE)
 
 
 def flattened(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested plain values by dotted key; tuples become lists."""
     flat: dict[str, Any] = {}
     for name, value in values.items():
-        if isinstance(value, Mapping):
+        if isinstance(value, Mapping) and name not in _VALUES:
             flat |= flattened(value, f"{prefix}{name}.")
         else:
             flat[prefix + name] = list(value) if isinstance(value, tuple) else value
@@ -39,9 +48,51 @@ def make_record(config: Any, files: Mapping[str, Path | str | None], facts: Mapp
 
 def other_environments(config: Any, stored: Mapping[str, Any]) -> str:
     """Where the environments of an agent's `config` differ from those `stored` of its run, as `changes` says."""
-    environments = ("collection.games", "collection.connector.")
-    record = {key: value for key, value in make_record(config, {}, {}).items() if key.startswith(environments)}
+    record = {key: value for key, value in make_record(config, {}, {}).items() if key.startswith(ENVIRONMENTS)}
     return changes(record, stored, (), "")
+
+
+def overrides_to_repeat(config: Any, stored: Mapping[str, Any], prefixes: tuple[str, ...]) -> str:
+    """The overrides that give `config` what is `stored` of its run, for the keys that begin with `prefixes`.
+
+    As they are typed into a shell; "" for none.
+    """
+    own = {key: value for key, value in flattened(asdict(config)).items() if key.startswith(prefixes)}
+    return shlex.join(f"{key}={_spelt(stored[key])}" for key, value in own.items() if stored.get(key, value) != value)
+
+
+def _spelt(value: Any) -> str:
+    """A value as Hydra reads it."""
+    if isinstance(value, Mapping):
+        return "{" + ",".join(f"{name}:{_spelt(item)}" for name, item in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ",".join(map(_spelt, value)) + "]"
+    if value is None or isinstance(value, bool):
+        return "null" if value is None else str(value).lower()
+    if not isinstance(value, str) or _PLAIN.fullmatch(value):
+        return str(value)
+    return '"' + value.replace('"', '\\"') + '"'
+
+
+@contextmanager
+def repeating(overrides: str, run: str) -> Iterator[None]:
+    """Errors about environments and world model name the `overrides` that the `run` had and this command lacks."""
+    try:
+        yield
+    except FieldError as error:
+        if not overrides or not error.key(error.field).startswith((*ENVIRONMENTS, "world_model")):
+            raise
+        raise UserError(f"'{run}' was trained with {overrides}: repeat them; without them, {error}") from error
+
+
+def check_resumed(config: Any, stored: Mapping[str, Any], fixed: tuple[str, ...], overrides: str, run: str) -> None:
+    """FieldError if the settings `stored` of the `run` that is resumed differ in keys that begin with `fixed`.
+
+    Before anything is loaded: what is wrong with another world model or environment is beside the point then.
+    """
+    record = make_record(config, {}, {})
+    remedy = f"repeat what '{run}' was trained with ({overrides}), or start another run without {{common.resume}}"
+    changes(record, stored, {key for key in record if key.startswith(fixed)}, remedy)
 
 
 def changes(record: Mapping[str, Any], stored: Mapping[str, Any], fixed: Collection[str], remedy: str) -> str:

@@ -170,8 +170,9 @@ def make_fabric(common: CommonConfig) -> tuple[Fabric, torch.dtype | None]:
         keep_freed_memory()
     num_processes = int(os.environ.get("WORLD_SIZE", "1"))
     local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    # It announces every choice, twice.
-    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
+    # It announces every choice, twice; through the logger of its sibling `pytorch` where that is loaded, too.
+    for name in ("lightning.fabric", "lightning.pytorch"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     fabric = Fabric(
         accelerator=device.type,
         devices=local if device.index is None else [device.index],

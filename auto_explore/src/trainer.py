@@ -36,7 +36,7 @@ from training.tracker import MetricsLogger
 logger = logging.getLogger(__name__)
 
 # What a resumed run cannot change, by what its keys begin with.
-_FIXED = ("common.seed", "collection.games", "collection.connector.", "collection.reward.", "world_model_weights")
+FIXED = ("common.seed", "collection.games", "collection.connector.", "collection.reward.", "world_model_weights")
 # Purposes of random numbers; added to the streams of `training.rollout`.
 _PLAY, _SAMPLE, _TEST = 100, 101, 102
 
@@ -356,7 +356,7 @@ class AgentTrainer:
             raise UserError(f"'{self.folder.last}' holds no training state to resume from")
         if isinstance(stored := state.get("run"), dict):
             remedy = "set what the run had, or start another one without {common.resume}"
-            fixed = {key for key in self.record if key.startswith(_FIXED)}
+            fixed = {key for key in self.record if key.startswith(FIXED)}
             if (changed := changes(self.record, stored, fixed, remedy)) and self.context.fabric.is_global_zero:
                 logger.info("resuming with other settings: %s", changed)
         num_processes, num_envs = self.context.fabric.world_size, self.collector.envs.num_envs

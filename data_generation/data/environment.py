@@ -208,7 +208,7 @@ def list_environments(dataset_dpath: Path | str) -> list[Path]:
     environments = [path for path in folders if (path / INFO_FNAME).is_file()]
     for path in folders:
         if path not in environments and any(name.isdigit() for name in os.listdir(path)):
-            remedy = "generate it again, or import it with 'python run.py data import'"
+            remedy = "generate it again, import it (python run.py data import), or write one with DatasetInfo.save"
             raise MissingDatasetError(f"environment '{path}' has no {INFO_FNAME}: {remedy}")
     if not environments:
         raise MissingDatasetError(f"'{dataset_dpath}' holds no environments: run 'python run.py generate config=…'")

@@ -273,7 +273,8 @@ def _sources(source_dpath: Path, options: ImportOptions) -> list[_DatasetSource]
         return [arrays]
     if not any(found):
         problem = (
-            "is not an original dataset (<instance>/<session>/actions.json), and holds no videos, images or arrays"
+            "is not an original dataset (<instance>/<session>/actions.json), and holds no videos, no images and no "
+            "arrays in HDF5, Parquet or ArrayRecord files"
         )
         raise UserError(f"'{source_dpath}' {problem}: name another folder")
     return [source for source in found if source is not None]

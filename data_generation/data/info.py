@@ -79,7 +79,10 @@ class DatasetInfo:
         try:
             values = read_json(path, remedy)
         except FileNotFoundError:
-            message = f"'{env_dpath}' has no {INFO_FNAME}: it is not an environment folder, or generate it again"
+            message = (
+                f"'{env_dpath}' has no {INFO_FNAME}: it is not an environment folder; generate it again, or write one "
+                "with DatasetInfo.save"
+            )
             raise MissingDatasetError(message) from None
         version = values.get("format_version") if isinstance(values, dict) else None
         if version != FORMAT_VERSION or isinstance(version, bool):

@@ -68,7 +68,7 @@ def sees_observation(policy: "Policy") -> bool:
 
 
 class Policy(Protocol):
-    """Chooses actions; `parameters` (JSON values) are recorded with each episode.
+    """Chooses actions; `parameters` (JSON values) are recorded with each episode, where there are any.
 
     A class attribute `sees_observation = True` lets it act on an `Observation` instead of the frame.
     """
@@ -167,7 +167,7 @@ class EpsilonPolicy:
         self.num_actions = num_actions
         self.gamma = gamma
         self.sees_observation = sees_observation(policy)
-        self.parameters: dict[str, Any] = {**policy.parameters, "gamma": gamma}
+        self.parameters: dict[str, Any] = {**getattr(policy, "parameters", {}), "gamma": gamma}
 
     @classmethod
     def from_context(cls, context: PolicyContext) -> Self:
@@ -204,11 +204,22 @@ def policy_spec(config: ConnectorConfig) -> str:
     return spec
 
 
+def policy_class(config: ConnectorConfig) -> Any:
+    """The class of the configured policy. FieldError if it cannot be used, or lacks a method of `Policy`."""
+    spec = policy_spec(config)
+    found = load_class(spec, "agent.policy")
+    defined = {name for base in found.__mro__ for name in vars(base)}
+    if lacking := [name for name in ("from_context", "initial_carry", "__call__") if name not in defined]:
+        problem = f"the class has no {', '.join(lacking)}"
+        raise FieldError("agent.policy", spec, problem, "docs/guide/generate.md shows what a policy has")
+    return found
+
+
 def make_policy(connector: Connector) -> Policy:
     """The configured policy, with its weights, and with `gamma` random actions if it is an agent or a script."""
     config = connector.config
     context = PolicyContext(config.agent, connector.spec)
-    make = load_class(policy_spec(config), "agent.policy").from_context  # type: ignore[attr-defined]
+    make = policy_class(config).from_context
     with under("", path="agent.checkpoint_fpath"):
         policy: Policy = make(context)
     if config.agent.policy is None and config.variant in _RANDOM:

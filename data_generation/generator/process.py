@@ -3,12 +3,13 @@
 import contextlib
 import os
 import signal
-import sys
 import threading
 from collections.abc import Iterator
 from multiprocessing import parent_process
 
 import cv2
+
+from data_generation.generator.resolve import find_modules_here
 
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
@@ -18,16 +19,13 @@ class Terminated(SystemExit):
 
 
 def set_up_worker_process() -> None:
-    """A process that plays has one core, leaves Ctrl-C to its parent, and ends with it.
-
-    It finds modules of the folder where the user stands, as `python -m` does.
-    """
+    """A process that plays has one core, leaves Ctrl-C to its parent, and ends with it."""
     # Ctrl-C reaches the whole process group; the parent ends its workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _terminate)
     _end_with_parent()
     cv2.setNumThreads(1)
-    sys.path.append(os.getcwd())
+    find_modules_here()
 
 
 def _terminate(*_: object) -> None:

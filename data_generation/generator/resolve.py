@@ -2,8 +2,16 @@
 
 import importlib
 import importlib.util
+import os
+import sys
 
 from data_generation.data.errors import FieldError
+
+
+def find_modules_here() -> None:
+    """Modules of the folder where the user stands are found from now on, as by `python -m`: after all others."""
+    if (here := os.getcwd()) not in sys.path:
+        sys.path.append(here)
 
 
 def check_importable(spec: str, field: str) -> None:
@@ -11,6 +19,7 @@ def check_importable(spec: str, field: str) -> None:
     module, separator, name = spec.partition(":")
     if not separator or not module or not name:
         raise FieldError(field, spec, 'expected "module:Class", such as "my_package.my_module:MyClass"')
+    find_modules_here()
     try:
         found = importlib.util.find_spec(module) is not None
     except ModuleNotFoundError:

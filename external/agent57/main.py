@@ -19,10 +19,17 @@ from external.agent57.checkpoint import Agent57Info, read_agent57
 from external.agent57.config import Agent57Config, Agent57TrainingConfig, RunConfig
 from external.agent57.setup import AgentSetup, check_test, check_training, make_setup
 from external.agent57.testing import play_test
-from external.agent57.trainer import Agent57Trainer
+from external.agent57.trainer import FIXED, Agent57Trainer
 from training.agent_folder import AgentFolder, AgentKind, find_folder, make_folder
 from training.episode_gif import save_gifs
-from training.run_record import make_record, other_environments
+from training.run_record import (
+    ENVIRONMENTS,
+    check_resumed,
+    make_record,
+    other_environments,
+    overrides_to_repeat,
+    repeating,
+)
 from training.run_report import RunReport, make_facts, write_agent_evaluation
 from training.throughput import Played, rates
 from training.tracker import MetricsLogger, TrackerSettings, WandbSettings
@@ -39,6 +46,9 @@ def train(cfg: Agent57Config) -> Path:
     """
     common = cfg.common
     folder = _folder_to_resume(common)
+    if folder is not None:
+        run = folder.settings()
+        check_resumed(cfg, run, FIXED, overrides_to_repeat(cfg, run, FIXED), folder.path.name)
     check_training(cfg.collection, cfg.training)
     setup = make_setup(common, cfg.collection)
     folder = folder or make_folder(KIND, Path(common.root_dpath), common.name)
@@ -86,14 +96,16 @@ def evaluate(cfg: Agent57Config) -> Path:
         path = folder.chosen_checkpoint(cfg.common.resume_ckpt_id)
     stored = read_agent57(path)
     check_test(cfg.collection, stored.info.family.num_policies)
-    setup = make_setup(cfg.common, cfg.collection)
-    setup.check_agent(stored.info, path)
+    run = folder.settings()
+    with repeating(overrides_to_repeat(cfg, run, ENVIRONMENTS), folder.path.name):
+        setup = make_setup(cfg.common, cfg.collection)
+        setup.check_agent(stored.info, path)
     target = folder.path / "outputs" / f"evaluation_{path.stem}.json"
     networks = stored.load().eval().requires_grad_(False).to(setup.device)
     info = stored.info
     config = Agent57TrainingConfig(network=info.network, family=info.family, intrinsic=info.intrinsic)
     with locked(folder.evaluations, "wait for that evaluation or stop it"):
-        if others := other_environments(cfg, folder.settings()):
+        if others := other_environments(cfg, run):
             logger.warning("the environments are not those of the run: %s", others)
         actors = setup.actors(networks, config, folder.episodes, is_test=True)
         try:

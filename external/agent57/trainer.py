@@ -39,7 +39,7 @@ from training.tracker import MetricsLogger
 logger = logging.getLogger(__name__)
 
 # What a resumed run cannot change, by what its keys begin with.
-_FIXED = (
+FIXED = (
     *("common.seed", "collection.games", "collection.connector.", "collection.train.num_envs"),
     *("training.network.", "training.family.", "training.intrinsic.memory", "training.intrinsic.num_neighbours"),
     *("training.replay.num_steps", "training.replay.burn_in", "training.replay.sequence", "training.replay.period"),
@@ -312,7 +312,7 @@ class Agent57Trainer:
         run = stored.state.get("run")
         if isinstance(run, dict):
             remedy = "set what the run had, or start another one without {common.resume}"
-            fixed = {key for key in self.record if key.startswith(_FIXED)}
+            fixed = {key for key in self.record if key.startswith(FIXED)}
             if changed := changes(self.record, run, fixed, remedy):
                 logger.info("resuming with other settings: %s", changed)
 
