@@ -203,7 +203,7 @@ class ModelConfig:
     # Game → its levels in the dataset that it was trained on, as 0-11, 15.
     levels: dict[str, str] = field(default_factory=dict)
     # Emulator frames of one of that dataset's steps; None = unknown, or not the same in all of its environments.
-    n_skip_frames: int | None = None
+    n_skip_frames: Count | None = None
 
 
 @dataclass(frozen=True)
