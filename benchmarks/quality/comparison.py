@@ -7,7 +7,7 @@ from typing import Any
 
 from benchmarks.equal_compute import OPERATIONS_PER_MINUTE, Cost, Evaluated, TrainingCommand, evaluate, launch, train
 from benchmarks.quality.arms import ARMS
-from benchmarks.quality.data import Data, keep_unseen_levels
+from benchmarks.quality.data import Data, make_levels, remove_levels
 from data_generation.data.files import write_atomically
 
 # Results from before there were expected tokens stay comparable.
@@ -98,7 +98,8 @@ def generate(root: Path, data: Data, unseen: bool = True) -> None:
         dname = f"{data.name}_{part}"
         path = root / "datasets" / data.dataset_name(dname)
         if not (path / "complete").is_file():
-            launch("generate", *data.generate, *more, f"config.data_dpath={root / 'datasets'}", f"config.dname={dname}")
-            if part == "unseen":
-                keep_unseen_levels(path, data)
+            levels = make_levels(root / "cinderfoot", data) if part == "seen" else ()
+            target = f"config.data_dpath={root / 'datasets'}", f"config.dname={dname}"
+            launch("generate", *data.generate, *more, *levels, *target)
+            remove_levels(path, data, part)
             (path / "complete").touch()

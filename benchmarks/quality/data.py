@@ -4,6 +4,8 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from external.platformer.tools.make_states import write_more_states
+
 DATASETS_DNAME = "datasets"
 
 
@@ -17,6 +19,7 @@ class Data:
     unseen: tuple[str, ...]  # overrides that make more levels, or other ones
     num_removed_levels: int  # levels with a smaller number are removed from the unseen dataset
     sizes: tuple[str, ...] = ()
+    num_made_levels: int = 0  # of Cinderfoot; more than its 60 are made before, and 48 to 59 removed from the seen ones
 
     def dataset_name(self, part: str) -> str:
         """Name of the part `seen` or `unseen`."""
@@ -28,10 +31,10 @@ _PATCH_4 = ("tokenizer.patch_size=4", "tokenizer.codebook_size=256", "dynamics.m
 _GENERATOR = "config.connector.generator_config"
 # Levels, and sessions of each: 336 episodes to train on, "x4" 1344. The last 12 of the game's 60 levels remain unseen.
 _SESSIONS = {"levels_12": (12, 32), "levels_24": (24, 16), "levels_48": (48, 9), "levels_48_x4": (48, 36)}
-_NUM_LEVELS = 60
+_NUM_LEVELS, _FIRST_UNSEEN = 60, 48
 
 
-def _levels(name: str, number: int, sessions: int) -> Data:
+def _levels(name: str, number: int, sessions: int, num_made: int = 0) -> Data:
     """Of Cinderfoot."""
     steps = f"{_GENERATOR}.n_steps_max=150"
     sizes = f"{_GENERATOR}.n_instances={number}", f"{_GENERATOR}.n_sessions={sessions}"
@@ -40,7 +43,8 @@ def _levels(name: str, number: int, sessions: int) -> Data:
         dataset="retro_act_v0.0.0",
         generate=("config=retro_act/cinderfoot", *sizes, steps),
         unseen=(f"{_GENERATOR}.n_instances={_NUM_LEVELS}", f"{_GENERATOR}.n_sessions=3"),
-        num_removed_levels=max(levels for levels, _ in _SESSIONS.values()),
+        num_removed_levels=_FIRST_UNSEEN,
+        num_made_levels=num_made,
     )
 
 
@@ -48,6 +52,8 @@ ALL_DATA = {
     data.name: data
     for data in (
         *(_levels(name, *numbers) for name, numbers in _SESSIONS.items()),
+        # 1344 episodes to train on, of 448 levels: all but the unseen ones.
+        _levels("levels_448", 460, 5, num_made=460),
         Data(
             name="hero",
             dataset="retro_act_v0.0.0",
@@ -91,8 +97,19 @@ ALL_DATA = {
 }
 
 
-def keep_unseen_levels(dataset_dpath: Path, data: Data) -> None:
-    """Remove the first levels, on which models are trained, from an unseen dataset."""
+def remove_levels(dataset_dpath: Path, data: Data, part: str) -> None:
+    """Remove the levels on which models are trained from an unseen dataset, and the unseen ones from a seen one."""
+    removed = range(data.num_removed_levels)
+    if part == "seen":
+        removed = range(_FIRST_UNSEEN, _NUM_LEVELS) if data.num_made_levels else range(0)
     for env_dpath in dataset_dpath.iterdir():
-        for instance in range(data.num_removed_levels):
+        for instance in removed:
             shutil.rmtree(env_dpath / f"{instance:06d}", ignore_errors=True)
+
+
+def make_levels(dpath: Path, data: Data) -> tuple[str, ...]:
+    """Make the start states of the levels that Cinderfoot's own do not cover; the overrides that find them."""
+    if not data.num_made_levels:
+        return ()
+    write_more_states(dpath, data.num_made_levels)
+    return (f"config.connector.rom_dpath={dpath}",)
