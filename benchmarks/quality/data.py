@@ -34,14 +34,21 @@ _SESSIONS = {"levels_12": (12, 32), "levels_24": (24, 16), "levels_48": (48, 9),
 _NUM_LEVELS, _FIRST_UNSEEN = 60, 48
 
 
-def _levels(name: str, number: int, sessions: int, num_made: int = 0) -> Data:
+_STRAYING = (
+    "config.connector.agent.policy=external.platformer.policy:StrayingPolicy",
+    "config.connector.agent.gamma=0",
+    f"{_GENERATOR}.n_steps_max=400",
+)
+_RANDOM = (f"{_GENERATOR}.n_steps_max=150",)
+
+
+def _levels(name: str, number: int, sessions: int, num_made: int = 0, play: tuple[str, ...] = _RANDOM) -> Data:
     """Of Cinderfoot."""
-    steps = f"{_GENERATOR}.n_steps_max=150"
     sizes = f"{_GENERATOR}.n_instances={number}", f"{_GENERATOR}.n_sessions={sessions}"
     return Data(
         name=name,
         dataset="retro_act_v0.0.0",
-        generate=("config=retro_act/cinderfoot", *sizes, steps),
+        generate=("config=retro_act/cinderfoot", *sizes, *play),
         unseen=(f"{_GENERATOR}.n_instances={_NUM_LEVELS}", f"{_GENERATOR}.n_sessions=3"),
         num_removed_levels=_FIRST_UNSEEN,
         num_made_levels=num_made,
@@ -54,6 +61,8 @@ ALL_DATA = {
         *(_levels(name, *numbers) for name, numbers in _SESSIONS.items()),
         # 1344 episodes to train on, of 448 levels: all but the unseen ones.
         _levels("levels_448", 460, 5, num_made=460),
+        # 896 episodes to train on, which go on to anywhere up to the gates.
+        _levels("ways_448", 460, 4, num_made=460, play=_STRAYING),
         Data(
             name="hero",
             dataset="retro_act_v0.0.0",
