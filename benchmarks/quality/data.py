@@ -37,7 +37,7 @@ _NUM_LEVELS, _FIRST_UNSEEN = 60, 48
 _STRAYING = (
     "config.connector.agent.policy=external.platformer.policy:StrayingPolicy",
     "config.connector.agent.gamma=0",
-    f"{_GENERATOR}.n_steps_max=400",
+    f"{_GENERATOR}.n_steps_max=320",
 )
 _RANDOM = (f"{_GENERATOR}.n_steps_max=150",)
 
