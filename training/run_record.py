@@ -52,7 +52,7 @@ def other_environments(config: Any, stored: Mapping[str, Any]) -> str:
     return changes(record, stored, (), "")
 
 
-def overrides_to_repeat(config: Any, stored: Mapping[str, Any], prefixes: tuple[str, ...]) -> str:
+def overrides_to_repeat(config: Any, stored: Mapping[str, Any], prefixes: tuple[str, ...] = ("",)) -> str:
     """The overrides that give `config` what is `stored` of its run, for the keys that begin with `prefixes`.
 
     As they are typed into a shell; "" for none.
@@ -91,8 +91,16 @@ def check_resumed(config: Any, stored: Mapping[str, Any], fixed: tuple[str, ...]
     Before anything is loaded: what is wrong with another world model or environment is beside the point then.
     """
     record = make_record(config, {}, {})
-    remedy = f"repeat what '{run}' was trained with ({overrides}), or start another run without {{common.resume}}"
-    changes(record, stored, {key for key in record if key.startswith(fixed)}, remedy)
+    changes(record, stored, {key for key in record if key.startswith(fixed)}, resume_remedy(run, overrides))
+
+
+def resume_remedy(run: str, overrides: str = "", instead: str = "without {common.resume}") -> str:
+    """What to do where the settings are not those of the `run` that is resumed.
+
+    `overrides`: those that the command lacks, if they are known; `instead`: how another run is started.
+    """
+    given = f" ({overrides})" if overrides else ""
+    return f"repeat what '{run}' was trained with{given}, or start another run {instead}"
 
 
 def changes(record: Mapping[str, Any], stored: Mapping[str, Any], fixed: Collection[str], remedy: str) -> str:
