@@ -59,6 +59,8 @@ def train(cfg: AutoExploreConfig) -> Path:
     n_preds = max(cfg.collection.train.config.n_preds, cfg.collection.test.config.n_preds)
     with repeating(_to_repeat(cfg, folder), folder.path.name) if folder else nullcontext():
         context = make_context(cfg.common, cfg.collection, cfg.world_model, n_preds)
+        if folder is not None:
+            folder.check_environments(context.infos())
     fabric = context.fabric
     if folder is None and fabric.is_global_zero:
         folder = make_folder(KIND, Path(cfg.common.root_dpath), cfg.common.name)
@@ -84,7 +86,7 @@ def _train(cfg: AutoExploreConfig, context: RunContext, folder: AgentFolder) -> 
         # Not before: a run that cannot start leaves nothing, or the folder as it was.
         if fabric.is_global_zero:
             _write_config(folder, cfg)
-            context.write_infos(folder.episodes)
+            folder.write_infos(context.infos())
             report = _make_report(cfg, context, folder.path)
             report.facts.parameters = sum(p.numel() for p in trainer.network.parameters())
             trainer.report = report.resumed() if cfg.common.resume else report
@@ -119,7 +121,7 @@ def evaluate(cfg: AutoExploreConfig) -> Path:
         raise FieldError("common.num_processes", UNSET, problem, "use {collection.test.num_envs}")
     target = folder.path / "outputs" / f"evaluation_{path.stem}.json"
     with locked(folder.evaluations, "wait for that evaluation or stop it"):
-        if others := other_environments(cfg, run):
+        if others := other_environments(cfg, run, folder.other_files(context.infos())):
             logger.warning("the environments are not those of the run: %s", others)
         world_model = str(checkpoint_path(cfg.world_model)) if uses_model else None
         if other_model := _other_world_model(cfg, folder, run):

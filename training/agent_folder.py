@@ -3,7 +3,7 @@
 import logging
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +12,8 @@ from typing import Any
 from omegaconf import OmegaConf
 from yaml import YAMLError
 
-from data_generation.data.errors import MissingPathError, UserError
+from data_generation.data.errors import FieldError, MissingPathError, UserError
+from data_generation.data.info import DatasetInfo, other_files
 from training.run_record import flattened
 
 logger = logging.getLogger(__name__)
@@ -83,6 +84,42 @@ class AgentFolder:
         except (OSError, ValueError, YAMLError):
             return {}
         return flattened(values) if isinstance(values, dict) else {}
+
+    def check_environments(self, infos: Mapping[str, DatasetInfo]) -> None:
+        """Before the run is resumed in the environments of `infos`, by folder: FieldError where a game's files differ.
+
+        Other versions of the software are a warning.
+        """
+        for game, names in self.other_files(infos).items():
+            problem = f"the run that is resumed has other files of it: {names} ({{collection.connector.rom_dpath}})"
+            remedy = f"restore those of '{self.path.name}', or start another run without {{common.resume}}"
+            raise FieldError("collection.games", game, problem, remedy)
+        for dname, found in self._stored(infos).items():
+            if (before := found.versions) != (now := infos[dname].versions):
+                logger.warning("'%s' is resumed with other software versions: %s, now %s", self.path, before, now)
+                break
+
+    def other_files(self, infos: Mapping[str, DatasetInfo]) -> dict[str, str]:
+        """Game -> which of its files are not those that the run played with, for games that differ.
+
+        Nothing is known of the files of a run of an earlier version, or one whose `episodes` are gone.
+        """
+        stored = self._stored(infos)
+        differences = {infos[dname].game: other_files(found, infos[dname]) for dname, found in stored.items()}
+        return {game: names for game, names in differences.items() if names}
+
+    def _stored(self, infos: Mapping[str, DatasetInfo]) -> dict[str, DatasetInfo]:
+        """What the run has recorded of the environments of `infos`, as far as it can be read."""
+        stored = {}
+        for dname in infos:
+            with suppress(UserError):
+                stored[dname] = DatasetInfo.load(self.episodes / dname)
+        return stored
+
+    def write_infos(self, infos: Mapping[str, DatasetInfo]) -> None:
+        """`info.json` of each environment folder of `episodes`."""
+        for dname, info in infos.items():
+            info.save(self.episodes / dname)
 
     def make_room(self, resumed_from: Path | None) -> None:
         """Before `last` is written: the one there becomes `previous`.

@@ -46,10 +46,14 @@ def make_record(config: Any, files: Mapping[str, Path | str | None], facts: Mapp
     return record | {key: digest(Path(path)) if path else None for key, path in files.items()} | dict(facts)
 
 
-def other_environments(config: Any, stored: Mapping[str, Any]) -> str:
-    """Where the environments of an agent's `config` differ from those `stored` of its run, as `changes` says."""
+def other_environments(config: Any, stored: Mapping[str, Any], files: Mapping[str, str]) -> str:
+    """Where the environments of an agent's `config` differ from those `stored` of its run, as `changes` says.
+
+    `files`: game -> which of its files differ.
+    """
     record = {key: value for key, value in make_record(config, {}, {}).items() if key.startswith(ENVIRONMENTS)}
-    return changes(record, stored, (), "")
+    others = (f"other files of {game} ({names})" for game, names in files.items())
+    return ", ".join(filter(None, [changes(record, stored, (), ""), *others]))
 
 
 def overrides_to_repeat(config: Any, stored: Mapping[str, Any], prefixes: tuple[str, ...] = ("",)) -> str:

@@ -2,7 +2,7 @@
 
 import json
 import logging
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -46,11 +46,15 @@ def train(cfg: Agent57Config) -> Path:
     """
     common = cfg.common
     folder = _folder_to_resume(common)
+    run = folder.settings() if folder else {}
+    overrides = overrides_to_repeat(cfg, run, FIXED)
     if folder is not None:
-        run = folder.settings()
-        check_resumed(cfg, run, FIXED, overrides_to_repeat(cfg, run, FIXED), folder.path.name)
+        check_resumed(cfg, run, FIXED, overrides, folder.path.name)
     check_training(cfg.collection, cfg.training)
-    setup = make_setup(common, cfg.collection)
+    with repeating(overrides, folder.path.name) if folder else nullcontext():
+        setup = make_setup(common, cfg.collection)
+        if folder is not None:
+            folder.check_environments(setup.infos())
     folder = folder or make_folder(KIND, Path(common.root_dpath), common.name)
     try:
         with locked(folder.path, "wait for it or stop it, or name another run by common.resume_id"):
@@ -74,7 +78,7 @@ def _train(cfg: Agent57Config, setup: AgentSetup, folder: AgentFolder) -> Path:
             tracker = MetricsLogger(folder.path, settings, asdict(cfg), trainer.epoch, True)
         # Not before: a run that cannot start leaves nothing, or the folder as it was.
         _write_config(folder, cfg)
-        setup.write_infos(folder.episodes)
+        folder.write_infos(setup.infos())
         report = _make_report(cfg, setup, folder.path)
         report.facts.parameters = sum(p.numel() for p in trainer.networks.parameters() if p.requires_grad)
         trainer.report = report.resumed() if cfg.common.resume else report
@@ -105,7 +109,7 @@ def evaluate(cfg: Agent57Config) -> Path:
     info = stored.info
     config = Agent57TrainingConfig(network=info.network, family=info.family, intrinsic=info.intrinsic)
     with locked(folder.evaluations, "wait for that evaluation or stop it"):
-        if others := other_environments(cfg, run):
+        if others := other_environments(cfg, run, folder.other_files(setup.infos())):
             logger.warning("the environments are not those of the run: %s", others)
         actors = setup.actors(networks, config, folder.episodes, is_test=True)
         try:
