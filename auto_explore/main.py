@@ -11,7 +11,7 @@ import numpy as np
 from omegaconf import OmegaConf
 from tqdm import tqdm
 
-from auto_explore.config import AutoExploreConfig, CommonConfig, EvaluationConfig, RewardConfig
+from auto_explore.config import AutoExploreConfig, EvaluationConfig, RewardConfig
 from auto_explore.src.agent import agent_of, read_agent
 from auto_explore.src.checks import check_train_config
 from auto_explore.src.evaluation import test_episodes
@@ -25,7 +25,7 @@ from data_generation.data.files import write_atomically
 from data_generation.data.invocation import invocation_of
 from data_generation.data.lock import locked
 from models.tensor_file import digest
-from training.agent_folder import AgentFolder, AgentKind, find_folder, make_folder
+from training.agent_folder import AgentFolder, AgentKind, find_folder, folder_to_resume, make_folder
 from training.episode_gif import save_gifs
 from training.run_record import (
     ENVIRONMENTS,
@@ -52,7 +52,7 @@ def train(cfg: AutoExploreConfig) -> Path:
     Runs in every process of a launcher alike, or alone. The user's mistakes are UserErrors.
     A run may be killed at any time: `common.resume=true` resumes from its last complete epoch, exactly.
     """
-    folder = _folder_to_resume(cfg.common) if cfg.common.resume else None
+    folder = folder_to_resume(KIND, cfg.common)
     check_train_config(cfg)
     if folder is not None:
         check_resumed(cfg, folder.settings(), FIXED, _to_repeat(cfg, folder), folder.path.name)
@@ -161,17 +161,6 @@ def _other_world_model(cfg: AutoExploreConfig, folder: AgentFolder, run: dict[st
     if weights is not None:
         return f"'{path}' has other weights than '{before}' had" if weights != digest(path) else ""
     return f"'{path}' instead of '{before}'" if overrides_to_repeat(cfg, run, keys) else ""
-
-
-def _folder_to_resume(common: CommonConfig) -> AgentFolder:
-    with under("common"):
-        folder = find_folder(KIND, Path(common.root_dpath), common.resume_id)
-        if common.resume_ckpt_id != "last":
-            problem = "training resumes from 'last' only"
-            raise FieldError("resume_ckpt_id", common.resume_ckpt_id, problem, "omit it")
-    # A missing checkpoint is reported before anything is loaded.
-    folder.newest()
-    return folder
 
 
 def _to_repeat(cfg: AutoExploreConfig, folder: AgentFolder) -> str:

@@ -7,12 +7,12 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from omegaconf import OmegaConf
 from yaml import YAMLError
 
-from data_generation.data.errors import FieldError, MissingPathError, UserError
+from data_generation.data.errors import FieldError, MissingPathError, UserError, under
 from data_generation.data.info import DatasetInfo, other_files
 from training.run_record import flattened
 
@@ -25,6 +25,15 @@ class AgentKind:
 
     command: str
     read: Callable[[Path], Any]
+
+
+class ResumeConfig(Protocol):
+    """What the `common` group of an agent's configuration says of the run to resume."""
+
+    root_dpath: str
+    resume: bool
+    resume_id: int | None
+    resume_ckpt_id: str
 
 
 @dataclass(frozen=True)
@@ -185,6 +194,27 @@ def find_folder(kind: AgentKind, root: Path, resume_id: int | None) -> AgentFold
         names = ", ".join(path.name for _, path in sorted(runs.items()))
         raise MissingPathError("resume_id", number, f"there is no such run in '{root}'", f"there are {names}")
     return AgentFolder(runs[number], kind)
+
+
+def folder_to_resume(kind: AgentKind, common: ResumeConfig) -> AgentFolder | None:
+    """The folder of the run that `common` resumes; None for a new run.
+
+    FieldErrors name `common`. A missing checkpoint is reported here, before anything is loaded or made.
+    """
+    with under("common"):
+        for name, value, default in (
+            ("resume_id", common.resume_id, None),
+            ("resume_ckpt_id", common.resume_ckpt_id, "last"),
+        ):
+            if value != default and not common.resume:
+                raise FieldError(name, value, "a new run resumes nothing", "set {resume}=true, or omit it")
+        if not common.resume:
+            return None
+        folder = find_folder(kind, Path(common.root_dpath), common.resume_id)
+        if common.resume_ckpt_id != "last":
+            raise FieldError("resume_ckpt_id", common.resume_ckpt_id, "training resumes from 'last' only", "omit it")
+    folder.newest()
+    return folder
 
 
 def _runs(root: Path) -> dict[int, Path]:
