@@ -32,6 +32,7 @@ from training.run_record import (
     check_resumed,
     make_record,
     other_environments,
+    other_settings,
     overrides_to_repeat,
     repeating,
 )
@@ -44,6 +45,8 @@ logger = logging.getLogger(__name__)
 KIND = AgentKind("auto_explore", read_agent)
 # What `evaluate.yaml` sets for all runs.
 _LENGTH = "collection.connector.generator_config.n_steps_max"
+# Of the reward's settings: what an evaluation, which learns nothing, measures alike with any value.
+_NO_MEASURE = ("collection.reward.batch_size", "collection.reward.learning_rate")
 
 
 def train(cfg: AutoExploreConfig) -> Path:
@@ -126,9 +129,11 @@ def evaluate(cfg: AutoExploreConfig) -> Path:
         world_model = str(checkpoint_path(cfg.world_model)) if uses_model else None
         if other_model := _other_world_model(cfg, folder, run):
             logger.warning("the world model is not that of the run: %s", other_model)
+        if other_reward := _other_reward(cfg, run):
+            logger.warning("the reward is not measured as in the run: %s", other_reward)
         result, parts = _play_epochs(context, cfg.evaluation, folder, network.to(context.fabric.device))
         content = {"checkpoint": str(path), "epoch": info.epoch, "reward": cfg.collection.reward.type}
-        content |= {"world_model": world_model, "other_world_model": other_model}
+        content |= {"world_model": world_model, "other_world_model": other_model, "other_reward": other_reward}
         content |= {"games": context.games, "other_environments": others, **result}
         write_atomically(target, json.dumps(content, indent=2) + "\n")
         report = _make_report(cfg, context, folder.evaluations)
@@ -161,6 +166,14 @@ def _other_world_model(cfg: AutoExploreConfig, folder: AgentFolder, run: dict[st
     if weights is not None:
         return f"'{path}' has other weights than '{before}' had" if weights != digest(path) else ""
     return f"'{path}' instead of '{before}'" if overrides_to_repeat(cfg, run, keys) else ""
+
+
+def _other_reward(cfg: AutoExploreConfig, run: dict[str, Any]) -> str:
+    """In which settings a reward of the run's type differs from the run's; "" for nothing, and for another type."""
+    if run.get("collection.reward.type") != cfg.collection.reward.type:
+        return ""
+    compared = {key: value for key, value in run.items() if key not in _NO_MEASURE}
+    return other_settings(cfg, compared, ("collection.reward.", "collection.test.config.n_preds"))
 
 
 def _to_repeat(cfg: AutoExploreConfig, folder: AgentFolder) -> str:

@@ -51,9 +51,14 @@ def other_environments(config: Any, stored: Mapping[str, Any], files: Mapping[st
 
     `files`: game -> which of its files differ.
     """
-    record = {key: value for key, value in make_record(config, {}, {}).items() if key.startswith(ENVIRONMENTS)}
     others = (f"other files of {game} ({names})" for game, names in files.items())
-    return ", ".join(filter(None, [changes(record, stored, (), ""), *others]))
+    return ", ".join(filter(None, [other_settings(config, stored, ENVIRONMENTS), *others]))
+
+
+def other_settings(config: Any, stored: Mapping[str, Any], prefixes: tuple[str, ...]) -> str:
+    """Where an agent's `config` differs from that `stored` of its run, in keys that begin with `prefixes`."""
+    record = {key: value for key, value in make_record(config, {}, {}).items() if key.startswith(prefixes)}
+    return changes(record, stored, (), "")
 
 
 def overrides_to_repeat(config: Any, stored: Mapping[str, Any], prefixes: tuple[str, ...] = ("",)) -> str:
