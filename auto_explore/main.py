@@ -11,7 +11,7 @@ import numpy as np
 from omegaconf import OmegaConf
 from tqdm import tqdm
 
-from auto_explore.config import AutoExploreConfig, CommonConfig, EvaluationConfig, RewardConfig
+from auto_explore.config import AutoExploreConfig, EvaluationConfig, RewardConfig
 from auto_explore.src.agent import agent_of, read_agent
 from auto_explore.src.checks import check_train_config
 from auto_explore.src.evaluation import test_episodes
@@ -25,13 +25,14 @@ from data_generation.data.files import write_atomically
 from data_generation.data.invocation import invocation_of
 from data_generation.data.lock import locked
 from models.tensor_file import digest
-from training.agent_folder import AgentFolder, AgentKind, find_folder, make_folder
+from training.agent_folder import AgentFolder, AgentKind, find_folder, folder_to_resume, make_folder
 from training.episode_gif import save_gifs
 from training.run_record import (
     ENVIRONMENTS,
     check_resumed,
     make_record,
     other_environments,
+    other_settings,
     overrides_to_repeat,
     repeating,
 )
@@ -44,6 +45,8 @@ logger = logging.getLogger(__name__)
 KIND = AgentKind("auto_explore", read_agent)
 # What `evaluate.yaml` sets for all runs.
 _LENGTH = "collection.connector.generator_config.n_steps_max"
+# Of the reward's settings: what an evaluation, which learns nothing, measures alike with any value.
+_NO_MEASURE = ("collection.reward.batch_size", "collection.reward.learning_rate")
 
 
 def train(cfg: AutoExploreConfig) -> Path:
@@ -52,13 +55,15 @@ def train(cfg: AutoExploreConfig) -> Path:
     Runs in every process of a launcher alike, or alone. The user's mistakes are UserErrors.
     A run may be killed at any time: `common.resume=true` resumes from its last complete epoch, exactly.
     """
-    folder = _folder_to_resume(cfg.common) if cfg.common.resume else None
+    folder = folder_to_resume(KIND, cfg.common)
     check_train_config(cfg)
     if folder is not None:
         check_resumed(cfg, folder.settings(), FIXED, _to_repeat(cfg, folder), folder.path.name)
     n_preds = max(cfg.collection.train.config.n_preds, cfg.collection.test.config.n_preds)
     with repeating(_to_repeat(cfg, folder), folder.path.name) if folder else nullcontext():
         context = make_context(cfg.common, cfg.collection, cfg.world_model, n_preds)
+        if folder is not None:
+            folder.check_environments(context.infos())
     fabric = context.fabric
     if folder is None and fabric.is_global_zero:
         folder = make_folder(KIND, Path(cfg.common.root_dpath), cfg.common.name)
@@ -84,7 +89,7 @@ def _train(cfg: AutoExploreConfig, context: RunContext, folder: AgentFolder) -> 
         # Not before: a run that cannot start leaves nothing, or the folder as it was.
         if fabric.is_global_zero:
             _write_config(folder, cfg)
-            context.write_infos(folder.episodes)
+            folder.write_infos(context.infos())
             report = _make_report(cfg, context, folder.path)
             report.facts.parameters = sum(p.numel() for p in trainer.network.parameters())
             trainer.report = report.resumed() if cfg.common.resume else report
@@ -119,14 +124,16 @@ def evaluate(cfg: AutoExploreConfig) -> Path:
         raise FieldError("common.num_processes", UNSET, problem, "use {collection.test.num_envs}")
     target = folder.path / "outputs" / f"evaluation_{path.stem}.json"
     with locked(folder.evaluations, "wait for that evaluation or stop it"):
-        if others := other_environments(cfg, run):
+        if others := other_environments(cfg, run, folder.other_files(context.infos())):
             logger.warning("the environments are not those of the run: %s", others)
         world_model = str(checkpoint_path(cfg.world_model)) if uses_model else None
         if other_model := _other_world_model(cfg, folder, run):
             logger.warning("the world model is not that of the run: %s", other_model)
+        if other_reward := _other_reward(cfg, run):
+            logger.warning("the reward is not measured as in the run: %s", other_reward)
         result, parts = _play_epochs(context, cfg.evaluation, folder, network.to(context.fabric.device))
         content = {"checkpoint": str(path), "epoch": info.epoch, "reward": cfg.collection.reward.type}
-        content |= {"world_model": world_model, "other_world_model": other_model}
+        content |= {"world_model": world_model, "other_world_model": other_model, "other_reward": other_reward}
         content |= {"games": context.games, "other_environments": others, **result}
         write_atomically(target, json.dumps(content, indent=2) + "\n")
         report = _make_report(cfg, context, folder.evaluations)
@@ -161,15 +168,12 @@ def _other_world_model(cfg: AutoExploreConfig, folder: AgentFolder, run: dict[st
     return f"'{path}' instead of '{before}'" if overrides_to_repeat(cfg, run, keys) else ""
 
 
-def _folder_to_resume(common: CommonConfig) -> AgentFolder:
-    with under("common"):
-        folder = find_folder(KIND, Path(common.root_dpath), common.resume_id)
-        if common.resume_ckpt_id != "last":
-            problem = "training resumes from 'last' only"
-            raise FieldError("resume_ckpt_id", common.resume_ckpt_id, problem, "omit it")
-    # A missing checkpoint is reported before anything is loaded.
-    folder.newest()
-    return folder
+def _other_reward(cfg: AutoExploreConfig, run: dict[str, Any]) -> str:
+    """In which settings a reward of the run's type differs from the run's; "" for nothing, and for another type."""
+    if run.get("collection.reward.type") != cfg.collection.reward.type:
+        return ""
+    compared = {key: value for key, value in run.items() if key not in _NO_MEASURE}
+    return other_settings(cfg, compared, ("collection.reward.", "collection.test.config.n_preds"))
 
 
 def _to_repeat(cfg: AutoExploreConfig, folder: AgentFolder) -> str:

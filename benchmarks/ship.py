@@ -6,7 +6,8 @@
 Commands are taken as they are from the text file; data, seed and settings from the dataset and from the run's
 state-N.pt next to the checkpoint; figures from the evaluations of that checkpoint (run it in the folder from which they
 were made: their paths may be relative). `weights/README.md` is written anew: it lists what is there. An agent's weights
-are stored as float16 and read as float32.
+are stored as float16 and read as float32. Weights of that name that are there already are overwritten with `--replace`
+only.
 """
 
 import argparse
@@ -139,7 +140,10 @@ def main() -> None:
     parser.add_argument("--weights", type=Path, default=WEIGHTS_DPATH)
     parser.add_argument("--history-tokens", help="of a checkpoint from before it had this setting of its dynamics")
     parser.add_argument("--film", type=Path, help="of an agent: a GIF for its card")
+    parser.add_argument("--replace", action="store_true", help="overwrite weights of that name")
     args = parser.parse_args()
+    if (target := args.weights / args.name).exists() and not args.replace:
+        parser.error(f"'{target}' is there already: give --replace to overwrite it")
     if args.name == AGENT:
         ship_agent(args)
     elif args.dataset is None:

@@ -1,6 +1,7 @@
 """A toy connector and small configurations for the tests of the generator."""
 
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,10 @@ import pytest
 
 import data_generation
 from data_generation.config import ConnectorConfig, DatasetConfig, GenerateConfig, GeneratorConfig
+from data_generation.data.data import DatasetInfo
 from data_generation.generator.connector_base import CONNECTORS, Connector, Selection
 from data_generation.generator.connector_retro_act import RetroActConnector
+from data_generation.generator.retro_games import OWN_GAMES_DPATH
 from tests.process_helpers import wait_until
 
 ROOT = Path(data_generation.__file__).parent.parent
@@ -107,6 +110,27 @@ def counting_config(dpath: Path, games: list[str], n_sessions: int = 2) -> Gener
     cfg = retro_config(dpath, n_sessions)
     cfg.config.connector.name, cfg.config.connector.game, cfg.config.connector.image_size = "counting", games, 8
     return cfg
+
+
+def make_own_game(root: Path) -> Path:
+    """The folder of a game of the user's, with three start states more than the default one."""
+    folder = root / "Mine-Nes"
+    folder.mkdir(parents=True)
+    shipped = OWN_GAMES_DPATH / "platformer" / "integration" / "Cinderfoot-Nes-v0"
+    states = [f"Level{number:02}.state" for number in range(4)]
+    for name in ("rom.nes", "data.json", "scenario.json", "metadata.json", *states):
+        shutil.copy(shipped / name, folder)
+    (folder / "own.lua").write_text("-- a reward")
+    return folder
+
+
+def change_info(dpath: Path, key: str) -> None:
+    """Make it that of an older version, which did not record a key."""
+    for env_dpath in (path.parent for path in dpath.rglob("info.json")):
+        info = DatasetInfo.load(env_dpath)
+        info.generator.pop(key, None)
+        info.connector.pop(key, None)
+        info.save(env_dpath)
 
 
 def episodes(dpath: Path) -> dict[str, bytes]:

@@ -173,6 +173,19 @@ def test_evaluation_says_which_environments_are_not_those_of_the_run(trained: Pa
     assert "env_kwargs={'max_episode_steps': 2} (was None)" in result["other_environments"]
 
 
+def test_evaluation_says_that_the_reward_is_measured_in_another_way(trained: Path, tmp_path: Path, caplog) -> None:
+    cfg = quick_config(copy_of(trained, tmp_path), "rnd", epochs=1)
+    cfg.collection.reward.batch_size, cfg.collection.reward.learning_rate = 2, 1.0
+    assert json.loads(evaluate(cfg).read_text())["other_reward"] == ""
+    cfg.collection.test.config.n_preds = 2
+    difference = "collection.test.config.n_preds=2 (was 3)"
+    assert json.loads(evaluate(cfg).read_text())["other_reward"] == difference
+    assert f"the reward is not measured as in the run: {difference}" in caplog.text
+    # Another reward on purpose: the summary names both.
+    cfg.collection.reward.type = "none"
+    assert json.loads(evaluate(cfg).read_text())["other_reward"] == ""
+
+
 def test_an_evaluation_of_the_usual_length_is_no_other_environment(trained: Path, tmp_path: Path) -> None:
     cfg = quick_config(copy_of(trained, tmp_path), "rnd", epochs=1)
     cfg.collection.connector.generator_config.n_steps_max = 3

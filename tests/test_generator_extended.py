@@ -10,8 +10,7 @@ from data_generation.data.data import DatasetInfo, Environment, list_environment
 from data_generation.data.errors import UserError
 from data_generation.data.subsets import merge
 from data_generation.generate import Generated, generate
-from data_generation.generator.retro_games import OWN_GAMES_DPATH
-from tests.generator_helpers import counting_config, episodes, retro_config
+from tests.generator_helpers import change_info, counting_config, episodes, make_own_game, retro_config
 
 
 def agent_config(dpath: Path, checkpoint: str | Path, n_sessions: int = 1) -> GenerateConfig:
@@ -19,15 +18,6 @@ def agent_config(dpath: Path, checkpoint: str | Path, n_sessions: int = 1) -> Ge
     policy = "data_generation.generator.policy:RandomPolicy"
     cfg.config.connector.agent = AgentConfig(policy, checkpoint_fpath=str(checkpoint))
     return cfg
-
-
-def change_info(dpath: Path, key: str) -> None:
-    """Make it that of an older version, which did not record a key."""
-    for env_dpath in (path.parent for path in dpath.rglob("info.json")):
-        info = DatasetInfo.load(env_dpath)
-        info.generator.pop(key, None)
-        info.connector.pop(key, None)
-        info.save(env_dpath)
 
 
 @pytest.mark.parametrize("name", ["agent.pt", "agent/weights/model.safetensors"])
@@ -86,15 +76,7 @@ def test_other_boxes_under_the_same_name_are_refused(tmp_path: Path) -> None:
 
 @pytest.fixture
 def own_game(tmp_path: Path) -> Path:
-    """The folder of a game of the user's, with three start states more than the default one."""
-    folder = tmp_path / "roms" / "Mine-Nes"
-    folder.mkdir(parents=True)
-    shipped = OWN_GAMES_DPATH / "platformer" / "integration" / "Cinderfoot-Nes-v0"
-    states = [f"Level{number:02}.state" for number in range(4)]
-    for name in ("rom.nes", "data.json", "scenario.json", "metadata.json", *states):
-        shutil.copy(shipped / name, folder)
-    (folder / "own.lua").write_text("-- a reward")
-    return folder
+    return make_own_game(tmp_path / "roms")
 
 
 def test_a_game_whose_files_have_changed_is_another_one(own_game: Path, tmp_path: Path) -> None:

@@ -43,12 +43,24 @@ def test_all_ways_begin_alike_so_that_the_first_action_needs_no_level():
     assert len({way[0] for way in known_ways().values()}) == 1
 
 
-def test_what_cannot_be_played_is_said():
-    with pytest.raises(UserError, match="level 59 of Cinderfoot has no known way: use n_instances=25"):
+@pytest.mark.parametrize(("known", "level", "playable"), [((0, 1, 2), 3, 3), ((0, 1, 3, 4, 9), 5, 2), ((0, 2), 1, 1)])
+def test_a_level_without_a_way_names_how_many_of_the_first_levels_have_one(monkeypatch, known, level, playable):
+    monkeypatch.setattr("external.platformer.policy.known_ways", lambda: dict.fromkeys(known, [0] * 300))
+    with pytest.raises(UserError, match=rf"level {level} .* has no known way: use n_instances={playable} or fewer$"):
         # Some of these seeds leave the way late enough to need it.
-        [played(59, seed, 2) for seed in range(5)]
+        [played(level, seed, 2) for seed in range(5)]
+
+
+def test_what_cannot_be_played_is_said():
     with pytest.raises(UserError, match="use config=retro_act/cinderfoot"):
         [played(None, seed, 2) for seed in range(5)]
     context = PolicyContext(AgentConfig(), EnvironmentSpec([*ACTIONS, "NOOP"], FRAME.shape))
     with pytest.raises(ValueError, match=r"valid_action_combos=.*not those of the known ways; use \[RIGHT,LEFT"):
         StrayingPolicy.from_context(context)
+    context = PolicyContext(AgentConfig(), EnvironmentSpec(ACTIONS, FRAME.shape, n_skip_frames=2))
+    with pytest.raises(ValueError, match="n_skip_frames=2: the actions of the known ways last 4 frames; use 4"):
+        StrayingPolicy.from_context(context)
+    for n_skip_frames in (None, 4):
+        StrayingPolicy.from_context(
+            PolicyContext(AgentConfig(), EnvironmentSpec(ACTIONS, FRAME.shape, "", n_skip_frames))
+        )

@@ -3,7 +3,9 @@
 import json
 import logging
 import os
+import re
 import resource
+import shlex
 import subprocess
 import sys
 import time
@@ -261,6 +263,22 @@ def test_resuming_with_what_a_run_cannot_change_is_refused_with_both_values(root
         train(cfg)
 
 
+def test_a_refused_resume_names_the_overrides_with_which_it_works(root):
+    train(renamed(tiny_config(root), "run", num_train_steps=2))
+    cfg = renamed(tiny_config(root), "run", resume_ckpt="latest")
+    cfg.seed, cfg.tokenizer.dim, cfg.optimizer.learning_rate = 5, 32, 1e-3
+    line = (
+        r"^tokenizer\.dim=32: .* has 16; repeat what 'run' was trained with \((.*)\), or start another run by train\."
+    )
+    with pytest.raises(UserError, match=line) as raised:
+        train(cfg)
+    named = re.search(line, str(raised.value))
+    # What may change stays as it was given.
+    assert named and sorted(shlex.split(named[1])) == ["seed=0", "tokenizer.dim=16"]
+    cfg.seed, cfg.tokenizer.dim = 0, 16
+    assert train(cfg).name == "model-4.pt"
+
+
 def test_resuming_on_another_dataset_is_refused(root):
     train(renamed(tiny_config(root), "run", num_train_steps=2))
     cfg = renamed(tiny_config(root), "run", resume_ckpt="latest")
@@ -268,6 +286,11 @@ def test_resuming_on_another_dataset_is_refused(root):
     cfg.train.dataset_root_dpath = str(other)
     with pytest.raises(UserError, match=r"train\.dataset_name=.*episodes are not those"):
         train(cfg)
+    cfg.train.dataset_name = other_name = f"{cfg.train.dataset_name}_2"
+    (other / other_name.removesuffix("_2")).rename(other / other_name)
+    with pytest.raises(UserError, match=rf"^train\.dataset_name={other_name}: .*\(train\.dataset_name="):
+        train(cfg)
+    cfg.train.dataset_name = other_name.removesuffix("_2")
     moved = (root / cfg.train.dataset_name).rename(root / "renamed")
     cfg.train.dataset_root_dpath, cfg.train.dataset_name = str(root), moved.name
     assert train(cfg).name == "model-4.pt"

@@ -3,16 +3,17 @@
 import logging
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from omegaconf import OmegaConf
 from yaml import YAMLError
 
-from data_generation.data.errors import MissingPathError, UserError
+from data_generation.data.errors import FieldError, MissingPathError, UserError, under
+from data_generation.data.info import DatasetInfo, other_files
 from training.run_record import flattened
 
 logger = logging.getLogger(__name__)
@@ -24,6 +25,15 @@ class AgentKind:
 
     command: str
     read: Callable[[Path], Any]
+
+
+class ResumeConfig(Protocol):
+    """What the `common` group of an agent's configuration says of the run to resume."""
+
+    root_dpath: str
+    resume: bool
+    resume_id: int | None
+    resume_ckpt_id: str
 
 
 @dataclass(frozen=True)
@@ -83,6 +93,42 @@ class AgentFolder:
         except (OSError, ValueError, YAMLError):
             return {}
         return flattened(values) if isinstance(values, dict) else {}
+
+    def check_environments(self, infos: Mapping[str, DatasetInfo]) -> None:
+        """Before the run is resumed in the environments of `infos`, by folder: FieldError where a game's files differ.
+
+        Other versions of the software are a warning.
+        """
+        for game, names in self.other_files(infos).items():
+            problem = f"the run that is resumed has other files of it: {names} ({{collection.connector.rom_dpath}})"
+            remedy = f"restore those of '{self.path.name}', or start another run without {{common.resume}}"
+            raise FieldError("collection.games", game, problem, remedy)
+        for dname, found in self._stored(infos).items():
+            if (before := found.versions) != (now := infos[dname].versions):
+                logger.warning("'%s' is resumed with other software versions: %s, now %s", self.path, before, now)
+                break
+
+    def other_files(self, infos: Mapping[str, DatasetInfo]) -> dict[str, str]:
+        """Game -> which of its files are not those that the run played with, for games that differ.
+
+        Nothing is known of the files of a run of an earlier version, or one whose `episodes` are gone.
+        """
+        stored = self._stored(infos)
+        differences = {infos[dname].game: other_files(found, infos[dname]) for dname, found in stored.items()}
+        return {game: names for game, names in differences.items() if names}
+
+    def _stored(self, infos: Mapping[str, DatasetInfo]) -> dict[str, DatasetInfo]:
+        """What the run has recorded of the environments of `infos`, as far as it can be read."""
+        stored = {}
+        for dname in infos:
+            with suppress(UserError):
+                stored[dname] = DatasetInfo.load(self.episodes / dname)
+        return stored
+
+    def write_infos(self, infos: Mapping[str, DatasetInfo]) -> None:
+        """`info.json` of each environment folder of `episodes`."""
+        for dname, info in infos.items():
+            info.save(self.episodes / dname)
 
     def make_room(self, resumed_from: Path | None) -> None:
         """Before `last` is written: the one there becomes `previous`.
@@ -148,6 +194,27 @@ def find_folder(kind: AgentKind, root: Path, resume_id: int | None) -> AgentFold
         names = ", ".join(path.name for _, path in sorted(runs.items()))
         raise MissingPathError("resume_id", number, f"there is no such run in '{root}'", f"there are {names}")
     return AgentFolder(runs[number], kind)
+
+
+def folder_to_resume(kind: AgentKind, common: ResumeConfig) -> AgentFolder | None:
+    """The folder of the run that `common` resumes; None for a new run.
+
+    FieldErrors name `common`. A missing checkpoint is reported here, before anything is loaded or made.
+    """
+    with under("common"):
+        for name, value, default in (
+            ("resume_id", common.resume_id, None),
+            ("resume_ckpt_id", common.resume_ckpt_id, "last"),
+        ):
+            if value != default and not common.resume:
+                raise FieldError(name, value, "a new run resumes nothing", "set {resume}=true, or omit it")
+        if not common.resume:
+            return None
+        folder = find_folder(kind, Path(common.root_dpath), common.resume_id)
+        if common.resume_ckpt_id != "last":
+            raise FieldError("resume_ckpt_id", common.resume_ckpt_id, "training resumes from 'last' only", "omit it")
+    folder.newest()
+    return folder
 
 
 def _runs(root: Path) -> dict[int, Path]:

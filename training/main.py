@@ -34,7 +34,7 @@ from training.config import (
 from training.loading import TRAIN_ONLY_FIELDS, ClipChoice, attach_tokenizer, check_length, open_clips, prepare_model
 from training.report import summary
 from training.run_folder import RunFolder, read_state
-from training.run_record import changes, make_record
+from training.run_record import changes, make_record, overrides_to_repeat, resume_remedy
 from training.run_report import RunFacts, RunReport, make_facts
 from training.runtime import Runtime, make_runtime
 from training.token_cache import TokenCache
@@ -76,8 +76,8 @@ def _train(cfg: GenieReduxConfig, runtime: Runtime, folder: RunFolder, code: Com
         point = folder.resume_point(cfg.train.resume_ckpt)
     clips = _open_clips(cfg, "train")
     record, state = run_record(cfg, clips, runtime.num_processes), read_state(point.state) if point else None
-    if state is not None and runtime.is_main:
-        _check_record(cfg, record, state.get("run"))
+    if point and state is not None and runtime.is_main:
+        _check_record(cfg, record, state.get("run"), point.state.parent.name)
     if state is not None and isinstance(before := state.get("run"), dict):
         # Weights that are not named again are those of the run.
         record = {**before, **{key: value for key, value in record.items() if value is not None}}
@@ -184,14 +184,14 @@ def run_record(cfg: GenieReduxConfig, clips: ClipDataset, num_processes: int) ->
     return make_record(cfg, files, {"train.num_processes": num_processes, _CONTENT: clips.digest()})
 
 
-def _check_record(cfg: GenieReduxConfig, record: dict[str, Any], stored: Any) -> None:
-    """FieldError where the run that is resumed was another; what else has changed is logged.
+def _check_record(cfg: GenieReduxConfig, record: dict[str, Any], stored: Any, run: str) -> None:
+    """FieldError where the `run` that is resumed was another; what else has changed is logged.
 
     `stored`: None for a run from before runs had records.
     """
     if not isinstance(stored, dict):
         return
-    kind, remedy = kind_of(model_config(cfg)), "set what the run had, or start another run by train.wandb_name"
+    kind = kind_of(model_config(cfg))
     sizes = {
         f"{part}.{field.name}"
         for part in kind.parts
@@ -199,11 +199,15 @@ def _check_record(cfg: GenieReduxConfig, record: dict[str, Any], stored: Any) ->
         for field in fields(getattr(cfg, part))
         if field.name not in TRAIN_ONLY_FIELDS - _CHOSEN_ONCE
     }
-    changed = changes(record, stored, sizes | _FIXED, remedy)
-    if stored.get(_CONTENT, record[_CONTENT]) != record[_CONTENT]:
-        name, before = cfg.train.dataset_name, stored.get("train.dataset_name")
-        problem = f"the run that is resumed has {before}" if name != before else "its episodes are not those of the run"
-        raise FieldError("train.dataset_name", name, problem, remedy)
+    has_other_clips = stored.get(_CONTENT, record[_CONTENT]) != record[_CONTENT]
+    fixed = sizes | _FIXED | ({"train.dataset_name"} if has_other_clips else set())
+    # Of files, the record knows only what they hold.
+    before = {key: stored[key] for key in fixed & stored.keys() if not key.endswith("_fpath")}
+    remedy = resume_remedy(run, overrides_to_repeat(cfg, before), "by train.wandb_name")
+    changed = changes(record, stored, fixed, remedy)
+    if has_other_clips:
+        problem = "its episodes are not those of the run"
+        raise FieldError("train.dataset_name", cfg.train.dataset_name, problem, remedy)
     if changed:
         logger.info("resuming with other settings: %s", changed)
 

@@ -46,13 +46,22 @@ def make_record(config: Any, files: Mapping[str, Path | str | None], facts: Mapp
     return record | {key: digest(Path(path)) if path else None for key, path in files.items()} | dict(facts)
 
 
-def other_environments(config: Any, stored: Mapping[str, Any]) -> str:
-    """Where the environments of an agent's `config` differ from those `stored` of its run, as `changes` says."""
-    record = {key: value for key, value in make_record(config, {}, {}).items() if key.startswith(ENVIRONMENTS)}
+def other_environments(config: Any, stored: Mapping[str, Any], files: Mapping[str, str]) -> str:
+    """Where the environments of an agent's `config` differ from those `stored` of its run, as `changes` says.
+
+    `files`: game -> which of its files differ.
+    """
+    others = (f"other files of {game} ({names})" for game, names in files.items())
+    return ", ".join(filter(None, [other_settings(config, stored, ENVIRONMENTS), *others]))
+
+
+def other_settings(config: Any, stored: Mapping[str, Any], prefixes: tuple[str, ...]) -> str:
+    """Where an agent's `config` differs from that `stored` of its run, in keys that begin with `prefixes`."""
+    record = {key: value for key, value in make_record(config, {}, {}).items() if key.startswith(prefixes)}
     return changes(record, stored, (), "")
 
 
-def overrides_to_repeat(config: Any, stored: Mapping[str, Any], prefixes: tuple[str, ...]) -> str:
+def overrides_to_repeat(config: Any, stored: Mapping[str, Any], prefixes: tuple[str, ...] = ("",)) -> str:
     """The overrides that give `config` what is `stored` of its run, for the keys that begin with `prefixes`.
 
     As they are typed into a shell; "" for none.
@@ -91,8 +100,16 @@ def check_resumed(config: Any, stored: Mapping[str, Any], fixed: tuple[str, ...]
     Before anything is loaded: what is wrong with another world model or environment is beside the point then.
     """
     record = make_record(config, {}, {})
-    remedy = f"repeat what '{run}' was trained with ({overrides}), or start another run without {{common.resume}}"
-    changes(record, stored, {key for key in record if key.startswith(fixed)}, remedy)
+    changes(record, stored, {key for key in record if key.startswith(fixed)}, resume_remedy(run, overrides))
+
+
+def resume_remedy(run: str, overrides: str = "", instead: str = "without {common.resume}") -> str:
+    """What to do where the settings are not those of the `run` that is resumed.
+
+    `overrides`: those that the command lacks, if they are known; `instead`: how another run is started.
+    """
+    given = f" ({overrides})" if overrides else ""
+    return f"repeat what '{run}' was trained with{given}, or start another run {instead}"
 
 
 def changes(record: Mapping[str, Any], stored: Mapping[str, Any], fixed: Collection[str], remedy: str) -> str:

@@ -1,19 +1,11 @@
 """Checks of values that must fit together, before anything is loaded."""
 
-from auto_explore.config import AutoExploreConfig, CollectionConfig, CommonConfig, TrainPlayConfig
+from auto_explore.config import AutoExploreConfig, CollectionConfig, TrainPlayConfig
 from data_generation.data.errors import FieldError, under
 
 
 def check_train_config(config: AutoExploreConfig) -> None:
     """FieldError for values with which training cannot work, though each alone is in its range."""
-    common = config.common
-    for name, value, default in (
-        ("resume_id", common.resume_id, None),
-        ("resume_ckpt_id", common.resume_ckpt_id, CommonConfig.resume_ckpt_id),
-    ):
-        if value != default and not common.resume:
-            with under("common"):
-                raise FieldError(name, value, "a new run resumes nothing", "set {resume}=true, or omit it")
     with under("collection.train.config"):
         _check_train_play(config.collection.train.config)
     with under("collection"):

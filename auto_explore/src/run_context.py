@@ -21,7 +21,7 @@ from auto_explore.src.construct_reward import make_reward
 from auto_explore.src.reward import WORLD_MODEL_REWARDS, Reward, RewardContext
 from auto_explore.src.world_model import check_environment, load_world_model
 from data_generation.config import ConnectorConfig
-from data_generation.data.data import EpisodeMeta
+from data_generation.data.data import DatasetInfo, EpisodeMeta
 from data_generation.data.errors import UNSET, FieldError, MissingPathError, under
 from data_generation.generator.connector_base import Connector, make_connector
 from data_generation.generator.episode import dataset_info, environment_dname, environment_dnames, episode_meta
@@ -84,11 +84,11 @@ class RunContext:
         meta = episode_meta(self.connector, episode, "AutoExplore", {"reward": self.collection.reward.type})
         return episodes_dpath / environment_dname(self.connector, episode.level.game), meta
 
-    def write_infos(self, episodes_dpath: Path) -> None:
-        """`info.json` of each game's environment folder."""
+    def infos(self) -> dict[str, DatasetInfo]:
+        """Name of each game's environment folder -> its `info.json`."""
         settings = {"variant": "auto_explore", "seed": self.common.seed}
-        for game, dname in environment_dnames(self.connector, self.games).items():
-            dataset_info(self.connector, game, settings).save(episodes_dpath / dname)
+        dnames = environment_dnames(self.connector, self.games)
+        return {dname: dataset_info(self.connector, game, settings) for game, dname in dnames.items()}
 
     @property
     def games(self) -> list[str]:

@@ -29,7 +29,7 @@ from training.agent_folder import AgentFolder
 from training.coverage import Coverage, add_episode
 from training.episode_gif import save_gifs
 from training.rollout import seed_of
-from training.run_record import changes
+from training.run_record import changes, resume_remedy
 from training.run_report import RunReport
 from training.tracker import MetricsLogger
 
@@ -355,8 +355,8 @@ class AgentTrainer:
         if state is None:
             raise UserError(f"'{self.folder.last}' holds no training state to resume from")
         if isinstance(stored := state.get("run"), dict):
-            remedy = "set what the run had, or start another one without {common.resume}"
             fixed = {key for key in self.record if key.startswith(FIXED)}
+            remedy = resume_remedy(self.folder.path.name)
             if (changed := changes(self.record, stored, fixed, remedy)) and self.context.fabric.is_global_zero:
                 logger.info("resuming with other settings: %s", changed)
         num_processes, num_envs = self.context.fabric.world_size, self.collector.envs.num_envs

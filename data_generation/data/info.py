@@ -149,5 +149,20 @@ def changed_files(one: dict[str, str], other: dict[str, str]) -> str:
     return ", ".join(name for name in {**one, **other} if one.get(name) != other.get(name))
 
 
+def other_files(found: DatasetInfo, info: DatasetInfo) -> str:
+    """Which files of the game, and boxes in it, are other ones than those `found`; "" for nothing.
+
+    As far as both infos name what these hold.
+    """
+    old, new = found.connector, info.connector
+    names = []
+    if isinstance(old.get(GAME_FILES), dict) and isinstance(new.get(GAME_FILES), dict):
+        names.append(changed_files(old[GAME_FILES], new[GAME_FILES]))
+    boxes = [connector.get(DIGESTS[ROI_TABLE]) for connector in (old, new)]
+    if None not in boxes and boxes[0] != boxes[1]:
+        names.append(f"boxes in {info.roi_table}")
+    return ", ".join(filter(None, names))
+
+
 def _same_path(one: str | None, other: str | None) -> bool:
     return one is not None and other is not None and os.path.abspath(one) == os.path.abspath(other)

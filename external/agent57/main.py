@@ -2,7 +2,7 @@
 
 import json
 import logging
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,16 +11,16 @@ import numpy as np
 from omegaconf import OmegaConf
 from tqdm import tqdm
 
-from data_generation.data.errors import FieldError, under
+from data_generation.data.errors import under
 from data_generation.data.files import write_atomically
 from data_generation.data.lock import locked
 from external.agent57.actors import ActorGroup
 from external.agent57.checkpoint import Agent57Info, read_agent57
-from external.agent57.config import Agent57Config, Agent57TrainingConfig, RunConfig
+from external.agent57.config import Agent57Config, Agent57TrainingConfig
 from external.agent57.setup import AgentSetup, check_test, check_training, make_setup
 from external.agent57.testing import play_test
 from external.agent57.trainer import FIXED, Agent57Trainer
-from training.agent_folder import AgentFolder, AgentKind, find_folder, make_folder
+from training.agent_folder import AgentFolder, AgentKind, find_folder, folder_to_resume, make_folder
 from training.episode_gif import save_gifs
 from training.run_record import (
     ENVIRONMENTS,
@@ -45,12 +45,16 @@ def train(cfg: Agent57Config) -> Path:
     A run may be killed at any time: `common.resume=true` resumes from its last checkpoint, exactly.
     """
     common = cfg.common
-    folder = _folder_to_resume(common)
+    folder = folder_to_resume(KIND, common)
+    run = folder.settings() if folder else {}
+    overrides = overrides_to_repeat(cfg, run, FIXED)
     if folder is not None:
-        run = folder.settings()
-        check_resumed(cfg, run, FIXED, overrides_to_repeat(cfg, run, FIXED), folder.path.name)
+        check_resumed(cfg, run, FIXED, overrides, folder.path.name)
     check_training(cfg.collection, cfg.training)
-    setup = make_setup(common, cfg.collection)
+    with repeating(overrides, folder.path.name) if folder else nullcontext():
+        setup = make_setup(common, cfg.collection)
+        if folder is not None:
+            folder.check_environments(setup.infos())
     folder = folder or make_folder(KIND, Path(common.root_dpath), common.name)
     try:
         with locked(folder.path, "wait for it or stop it, or name another run by common.resume_id"):
@@ -74,7 +78,7 @@ def _train(cfg: Agent57Config, setup: AgentSetup, folder: AgentFolder) -> Path:
             tracker = MetricsLogger(folder.path, settings, asdict(cfg), trainer.epoch, True)
         # Not before: a run that cannot start leaves nothing, or the folder as it was.
         _write_config(folder, cfg)
-        setup.write_infos(folder.episodes)
+        folder.write_infos(setup.infos())
         report = _make_report(cfg, setup, folder.path)
         report.facts.parameters = sum(p.numel() for p in trainer.networks.parameters() if p.requires_grad)
         trainer.report = report.resumed() if cfg.common.resume else report
@@ -105,7 +109,7 @@ def evaluate(cfg: Agent57Config) -> Path:
     info = stored.info
     config = Agent57TrainingConfig(network=info.network, family=info.family, intrinsic=info.intrinsic)
     with locked(folder.evaluations, "wait for that evaluation or stop it"):
-        if others := other_environments(cfg, run):
+        if others := other_environments(cfg, run, folder.other_files(setup.infos())):
             logger.warning("the environments are not those of the run: %s", others)
         actors = setup.actors(networks, config, folder.episodes, is_test=True)
         try:
@@ -137,24 +141,6 @@ def _play_epochs(
     names = sorted({name for row in rows for name in row})
     means = {name: float(np.mean([row[name] for row in rows if name in row])) for name in names}
     return {"mean": means, "epochs": rows}, parts
-
-
-def _folder_to_resume(common: RunConfig) -> AgentFolder | None:
-    with under("common"):
-        for name, value, default in (
-            ("resume_id", common.resume_id, None),
-            ("resume_ckpt_id", common.resume_ckpt_id, RunConfig.resume_ckpt_id),
-        ):
-            if value != default and not common.resume:
-                raise FieldError(name, value, "a new run resumes nothing", "set {resume}=true, or omit it")
-        if not common.resume:
-            return None
-        folder = find_folder(KIND, Path(common.root_dpath), common.resume_id)
-        if common.resume_ckpt_id != "last":
-            raise FieldError("resume_ckpt_id", common.resume_ckpt_id, "training resumes from 'last' only", "omit it")
-    # A missing checkpoint is reported before anything is made.
-    folder.newest()
-    return folder
 
 
 def _write_config(folder: AgentFolder, cfg: Agent57Config) -> None:

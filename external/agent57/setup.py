@@ -4,13 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
 from data_generation.config import ConnectorConfig
-from data_generation.data.data import EpisodeMeta
+from data_generation.data.data import DatasetInfo, EpisodeMeta
 from data_generation.data.errors import UNSET, FieldError, MissingPathError, under
 from data_generation.generator.connector_base import Connector, make_connector
 from data_generation.generator.episode import dataset_info, environment_dname, environment_dnames, episode_meta
@@ -70,11 +69,11 @@ class AgentSetup:
         meta = episode_meta(self.connector, episode, "Agent57", {})
         return episodes_dpath / environment_dname(self.connector, episode.level.game), meta
 
-    def write_infos(self, episodes_dpath: Path) -> None:
-        """`info.json` of each game's environment folder."""
-        settings: dict[str, Any] = {"variant": "agent57", "seed": self.common.seed}
-        for game, dname in environment_dnames(self.connector, self.games).items():
-            dataset_info(self.connector, game, settings).save(episodes_dpath / dname)
+    def infos(self) -> dict[str, DatasetInfo]:
+        """Name of each game's environment folder -> its `info.json`."""
+        settings = {"variant": "agent57", "seed": self.common.seed}
+        dnames = environment_dnames(self.connector, self.games)
+        return {dname: dataset_info(self.connector, game, settings) for game, dname in dnames.items()}
 
     @property
     def games(self) -> list[str]:

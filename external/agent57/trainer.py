@@ -32,7 +32,7 @@ from training.agent_folder import AgentFolder
 from training.coverage import Coverage, add_episode
 from training.episode_gif import save_gifs
 from training.rollout import seed_of
-from training.run_record import changes
+from training.run_record import changes, resume_remedy
 from training.run_report import RunReport
 from training.tracker import MetricsLogger
 
@@ -311,9 +311,8 @@ class Agent57Trainer:
             raise UserError(f"'{path}' holds no training state to resume from")
         run = stored.state.get("run")
         if isinstance(run, dict):
-            remedy = "set what the run had, or start another one without {common.resume}"
             fixed = {key for key in self.record if key.startswith(FIXED)}
-            if changed := changes(self.record, run, fixed, remedy):
+            if changed := changes(self.record, run, fixed, resume_remedy(self.folder.path.name)):
                 logger.info("resuming with other settings: %s", changed)
 
     def close(self) -> None:

@@ -8,17 +8,19 @@ Each episode follows the level's known way to its gate up to a random step, and 
 """
 
 from functools import cache
+from itertools import count
 from typing import Any, Self
 
 import numpy as np
 
 from data_generation.data.errors import FieldError, UserError
 from data_generation.generator.policy import Observation, PolicyContext, StickyRandomPolicy
+from external.platformer.tools.play import HOLD_FRAMES
 from external.platformer.tools.solve_levels import read_solutions
 
 # Those of the ways, in index order.
 _ACTIONS = ["RIGHT", "LEFT", "UP", "DOWN", "ACTION_JUMP"]
-# The shortest way has 288 actions.
+# About the length of the shortest ways; an episode ends with its way.
 _LAST_STRAY = 280
 # (actions played, the step at which the way is left, carry of sticky random play)
 _Carry = tuple[int, int, int | None]
@@ -41,10 +43,13 @@ class StrayingPolicy:
 
     @classmethod
     def from_context(cls, context: PolicyContext) -> Self:
-        """FieldError for other actions than those of the ways."""
+        """FieldError for other actions than those of the ways, or actions of another length."""
         if context.action_names != _ACTIONS:
             remedy = f"use [{','.join(_ACTIONS)}]"
             raise FieldError("valid_action_combos", context.action_names, "not those of the known ways", remedy)
+        if (skip := context.spec.n_skip_frames) not in (None, HOLD_FRAMES):
+            problem = f"the actions of the known ways last {HOLD_FRAMES} frames"
+            raise FieldError("n_skip_frames", skip, problem, f"use {HOLD_FRAMES}")
         return cls(context.agent.repeat_probability)
 
     def initial_carry(self) -> None:
@@ -67,5 +72,6 @@ def _way_action(step: int, observation: Observation) -> int:
     if level is None:
         raise UserError("StrayingPolicy knows the ways of Cinderfoot alone: use config=retro_act/cinderfoot")
     if level not in ways:
-        raise UserError(f"level {level:g} of Cinderfoot has no known way: use n_instances={len(ways)} or fewer")
+        playable = next(first for first in count() if first not in ways)
+        raise UserError(f"level {level:g} of Cinderfoot has no known way: use n_instances={playable} or fewer")
     return ways[int(level)][step]
