@@ -122,7 +122,7 @@ def evaluate(model: Path, clips: Evaluated, target: Path, overrides: tuple[str, 
         *(f"eval.split={clips.split}", "eval.n_total_samples=128", "eval.fid_weights=none"),
         *(f"eval.save_root_dpath={target}", "eval.n_gifs=4", "eval.seq_step=8"),
     )
-    (path,) = target.glob(f"genie_redux*/{clips.dataset}/*/metrics.json")
+    (path,) = target.glob(f"*/{clips.dataset}/*/metrics.json")
     return dict(json.loads(path.read_text())["metrics"])
 
 

@@ -55,6 +55,8 @@ class Model(nn.Module, ABC):
 
     # Whether it continues prime frames under actions (a world model); otherwise it reconstructs clips.
     is_world_model: ClassVar[bool] = False
+    # How a world model can sample (`SampleSettings.method`); validation takes the first.
+    sample_methods: ClassVar[tuple[str, ...]] = ()
     # Parts, by attribute, that were trained before and stay as they are. Each is saved in its own file, `<name>.pt`.
     frozen_parts: ClassVar[tuple[str, ...]] = ()
     # Frames that a clip must have at least.
@@ -139,9 +141,9 @@ class Model(nn.Module, ABC):
         quantizers = [part for part in self.modules() if isinstance(part, VectorQuantizer)]
         return max((part.dead_code_threshold for part in quantizers if part.codebook.requires_grad), default=0.0)
 
-    def trained_layers(self) -> list[Layer]:
+    def trained_layers(self) -> list[nn.Module]:
         """The transformer layers that train."""
-        layers = [part for part in self.modules() if isinstance(part, Layer)]
+        layers: list[nn.Module] = [part for part in self.modules() if isinstance(part, Layer)]
         return [layer for layer in layers if any(p.requires_grad for p in layer.parameters())]
 
     def trained_matrices(self) -> list[Tensor]:

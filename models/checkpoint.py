@@ -182,11 +182,12 @@ def load_model(
 
 
 def load_world_model(path: Path, tokenizer_path: Path | None = None) -> LoadedModel[GenieRedux]:
-    """As `load_model`; UserError where the file holds something else than a world model."""
+    """As `load_model`; UserError where the file holds something else than a world model with MaskGIT dynamics."""
     loaded = load_model(path, tokenizer_path=tokenizer_path)
     if not isinstance(loaded.model, GenieRedux):
+        reason = "which is only trained and evaluated" if loaded.model.is_world_model else "not a world model"
         remedy = "give the model-<step>.pt of a genie_redux or genie_redux_guided"
-        raise FieldError("path", path, f"holds a {loaded.config.model}, not a world model", remedy)
+        raise FieldError("path", path, f"holds a {loaded.config.model}, {reason}", remedy)
     return loaded
 
 

@@ -123,7 +123,10 @@ class HistoryConfig:
 
 @dataclass
 class DynamicsConfig(TransformerConfig):
-    """MaskGIT dynamics over the tokenizer's ids."""
+    """MaskGIT dynamics over the tokenizer's ids.
+
+    causal_guided, a causal transformer, has the sizes, `max_seq_len`, `action_dim` and `gradient_checkpointing` alone.
+    """
 
     num_blocks: NumLayers = 12
     # Every so many blocks one has a temporal layer, and the last one always (1: all, as published). Dreamer 4, arXiv
@@ -190,7 +193,8 @@ class SuperResolutionConfig:
 class ModelConfig:
     """Which model, and the sizes of its parts. What a checkpoint's `config.yaml` holds, with the dataset's facts."""
 
-    # tokenizer | lam | genie_redux | genie_redux_guided | genie_redux_guided_pretrain | super_resolution
+    # tokenizer | lam | genie_redux | genie_redux_guided | genie_redux_guided_pretrain | causal_guided
+    # | super_resolution
     model: str = "genie_redux_guided"
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     lam: LamConfig = field(default_factory=LamConfig)

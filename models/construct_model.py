@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from data_generation.data.errors import FieldError, under
 from models.base import Model
+from models.causal import CausalTransformer, CausalWorldModel
 from models.config import ModelConfig, SuperResolutionConfig, TokenizerConfig, TransformerConfig
 from models.dynamics import Dynamics
 from models.genie_redux import GenieRedux
@@ -35,7 +36,7 @@ class Kind:
 
 
 def build_model(config: ModelConfig, tokenizer: Tokenizer | None = None) -> Model:
-    """A `Tokenizer`, `LatentActionModel`, `GenieRedux` or `SuperResolution` with fresh weights.
+    """A `Tokenizer`, `LatentActionModel`, `WorldModel` or `SuperResolution` with fresh weights.
 
     `tokenizer`: the trained one around which a world model is built, whose config replaces `config.tokenizer`; without
     it, a world model's tokenizer is fresh too. Raises FieldError for an unknown model or sizes that do not fit.
@@ -89,11 +90,22 @@ def _unguided(config: ModelConfig, tokenizer: Tokenizer | None) -> GenieRedux:
     return _world_model(config, tokenizer or _tokenizer(config), guided=False)
 
 
-def _world_model(config: ModelConfig, tokenizer: Tokenizer, guided: bool) -> GenieRedux:
-    sizes = tokenizer.config
+def _causal(config: ModelConfig, tokenizer: Tokenizer | None) -> CausalWorldModel:
+    tokenizer = tokenizer or _tokenizer(config)
+    _check_steps(tokenizer.config)
+    with under("dynamics"):
+        return CausalWorldModel(tokenizer, CausalTransformer(config.dynamics, tokenizer.config))
+
+
+def _check_steps(sizes: TokenizerConfig) -> None:
     if sizes.temporal_patch_size != 1:
         problem = "must be 1 for a world model: one action moves one frame"
         raise FieldError("tokenizer.temporal_patch_size", sizes.temporal_patch_size, problem)
+
+
+def _world_model(config: ModelConfig, tokenizer: Tokenizer, guided: bool) -> GenieRedux:
+    sizes = tokenizer.config
+    _check_steps(sizes)
     if not guided and not config.dynamics.latent_embeddings and config.lam.dim != config.dynamics.dim:
         problem = f"must equal {{dynamics.dim}}={config.dynamics.dim}, since the LAM's vectors are added to tokens"
         raise FieldError(
@@ -113,5 +125,6 @@ KINDS = {
     "genie_redux_guided": _GUIDED,
     "genie_redux_guided_pretrain": _GUIDED,
     "genie_redux": Kind("genie_redux", GenieRedux, _unguided, ("tokenizer", "lam", "dynamics"), lam_prefix="lam."),
+    "causal_guided": Kind("causal_guided", CausalWorldModel, _causal, ("tokenizer", "dynamics"), takes_actions=True),
     _PART: Kind(_PART, SuperResolution, _super_resolution, (_PART,), frames_of=_PART),
 }

@@ -1,6 +1,6 @@
 """The world models: GenieRedux-G (recorded actions) and GenieRedux (latent actions). arXiv 2409.06445, 2504.02515."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -10,15 +10,16 @@ from torch import Tensor
 
 from data_generation.data.errors import FieldError, under
 from models import streaming
-from models.base import Model, Output, Prediction, Rollout
+from models.base import Output
 from models.components.history import corrupt, history_mask, loss_weights
 from models.components.maskgit import DecodeSettings, Generators, iterative_decode, token_distance
 from models.components.processes import BatchShare
 from models.components.st_transformer import Cache
-from models.config import SampleSettings
+from models.config import DynamicsConfig, SampleSettings
 from models.dynamics import Dynamics
 from models.lam import LatentActionModel
 from models.tokenizer import Tokenizer
+from models.world_model import WorldModel
 
 __all__ = ["SAMPLE_METHODS", "Chunk", "GenieRedux", "SampleSettings"]
 
@@ -33,27 +34,24 @@ class Chunk:
     logits: Tensor
 
 
-class GenieRedux(Model):
+class GenieRedux(WorldModel):
     """A frozen tokenizer, a dynamics model and, in the unguided form, a latent action model, trained too or frozen."""
 
-    is_world_model: ClassVar[bool] = True
-    frozen_parts: ClassVar[tuple[str, ...]] = ("tokenizer",)
-    min_frames = 2
+    sample_methods: ClassVar[tuple[str, ...]] = SAMPLE_METHODS
 
     def __init__(self, tokenizer: Tokenizer, dynamics: Dynamics, lam: LatentActionModel | None):
-        super().__init__()
+        super().__init__(tokenizer)
         if (lam is None) != dynamics.guided:
             raise ValueError("a guided dynamics model takes no LAM, an unguided one needs it")
-        self.tokenizer = tokenizer.requires_grad_(False).eval()
         self.dynamics = dynamics
         self.lam = lam
         if lam is not None and lam.config.frozen:
             lam.requires_grad_(False)
 
-    def train(self, mode: bool = True) -> "GenieRedux":
-        super().train(mode)
-        self.tokenizer.eval()
-        return self
+    @property
+    def sampling_config(self) -> DynamicsConfig | None:
+        """The dynamics' configuration: schedule, order and temperature of the rounds, and the history's tokens."""
+        return self.dynamics.config
 
     # ---- training -----------------------------------------------------------------------------------------------
 
@@ -61,11 +59,6 @@ class GenieRedux(Model):
     def takes_actions(self) -> bool:
         """The guided model takes the recorded actions, the other one infers them."""
         return self.lam is None
-
-    @property
-    def takes_token_ids(self) -> bool:
-        """The frozen tokenizer's ids of a clip never change."""
-        return True
 
     @property
     def needs_video(self) -> bool:
@@ -79,23 +72,6 @@ class GenieRedux(Model):
     def collapse_warning(self) -> str:
         """The LAM's."""
         return "" if self.lam is None else self.lam.collapse_warning()
-
-    def forward(
-        self,
-        video: Tensor | None,
-        actions: Tensor | None = None,
-        generator: torch.Generator | None = None,
-        ids: Tensor | None = None,
-    ) -> Output:
-        """Training loss of frames (B, T, C, H, W) in [0, 1] and actions (B, T-1), which an unguided model ignores.
-
-        ids: the frames' token ids (B, T, h, w) where they are known; `video` may then be None unless `needs_video`.
-        """
-        if ids is None:
-            if video is None:
-                raise ValueError("the training loss needs frames or their token ids")
-            ids = self.tokenizer.encode(video)
-        return self.loss(video, ids, actions, generator)
 
     @under("dynamics")
     def loss(
@@ -282,24 +258,6 @@ class GenieRedux(Model):
             yield Chunk(ids, chunk_logits)
             # Tokens that are unmasked in rounds are not the expectation of any one distribution.
             pending, surplus = ids, self.history_surplus(chunk_logits, ids) if count == 1 else None
-
-    def predict(
-        self, video: Tensor, actions: Tensor, rollout: Rollout, generators: Sequence[torch.Generator]
-    ) -> Prediction:
-        """The prime frames of clips (B, T, C, H, W) in [0, 1], continued under the clips' own actions (B, T-1).
-
-        `generators`: one for each clip.
-        """
-        video, actions = video[:, : rollout.length], actions[:, : rollout.length - 1]
-        return self.continue_clips(video, self.conditioning_actions(video, actions), rollout, generators)
-
-    def continue_clips(
-        self, video: Tensor, actions: Tensor, rollout: Rollout, generators: Sequence[torch.Generator]
-    ) -> Prediction:
-        """The prime frames of clips (B, P+N, C, H, W) continued under action ids (B, P-1+N)."""
-        num_prime = rollout.num_prime
-        frames = self.sample(video[:, :num_prime], actions, rollout.num_frames, rollout.settings, generators)
-        return Prediction(frames.float(), video[:, num_prime:], num_given=num_prime, num_prime=num_prime)
 
     @torch.no_grad()
     def masked_features(self, prime_ids: Tensor, actions: Tensor, num_frames: int) -> Tensor:

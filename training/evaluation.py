@@ -18,8 +18,8 @@ from data.data import ClipDataset
 from data_generation.data.errors import UNSET, FieldError, under
 from models.base import Prediction, Rollout
 from models.checkpoint import LoadedModel, load_model
-from models.genie_redux import GenieRedux
 from models.precision import cast_matmul_weights
+from models.world_model import WorldModel
 from training.clips import Clips, read_clips
 from training.config import EvaluationSetup
 from training.fid import Fid, make_fid, score
@@ -41,7 +41,7 @@ from training.metrics import GroundTruth, SampleTable, add_quality, evenly_space
 from training.report import EvaluationReport, check_folder, write_report
 from training.rollout import clip_generators, copy_last, ground_truth, held_action, random_actions
 from training.runtime import Runtime
-from training.sampling import apply_settings, check_rollout, configured_rollout, world_model_mode
+from training.sampling import apply_settings, check_method, check_rollout, configured_rollout, world_model_mode
 from training.super_resolution_stage import SuperResolutionStage
 from training.throughput import OperationMeter
 
@@ -196,15 +196,17 @@ class ReconstructionEvaluation(Evaluation):
 class WorldModelEvaluation(Evaluation):
     """Of a world model: how well it replicates recorded play, or what it does while one action is held (control)."""
 
-    def __init__(self, setup: EvaluationSetup, loaded: LoadedModel[GenieRedux], runtime: Runtime):
+    def __init__(self, setup: EvaluationSetup, loaded: LoadedModel[WorldModel], runtime: Runtime):
         super().__init__(setup, loaded, runtime)
         self.model, self.rollout = loaded.model, configured_rollout(setup)
-        apply_settings(self.model.dynamics.config, setup, runtime.is_main)
+        if (chosen := self.model.sampling_config) is not None:
+            apply_settings(chosen, setup, runtime.is_main)
         names = self._action_names()
         with under("eval"):
+            check_method(self.config, loaded.config.model, self.model.sample_methods)
             check_rollout(self.config, self.rollout)
             self.super_resolution.check(self.config)
-            self.mode = world_model_mode(self.config, names)
+            self.mode = world_model_mode(self.config, names, self.model.sample_methods)
         self.is_control, self.num_marked = self.config.action_to_take >= 0, self.rollout.num_prime
         self.label = f"held: {names[self.config.action_to_take]}" if self.is_control else "predicted"
         self._inverse_dynamics: InverseDynamics | None = None

@@ -19,7 +19,7 @@ from data_generation.data.lock import locked
 from models.base import Model
 from models.config import ModelConfig
 from models.construct_model import kind_of
-from models.genie_redux import GenieRedux
+from models.world_model import WorldModel
 from training import evaluation
 from training.clips import ClipSource, FrameSource, TrainingBatches
 from training.compiled_code import CompiledCode, kept_code
@@ -235,7 +235,7 @@ def _check_clips(train: TrainConfig, model: Model) -> None:
 def _clip_sources(train: TrainConfig, model: Model, runtime: Runtime) -> Callable[[ClipDataset], ClipSource]:
     """How clips become a model's inputs: with cached token ids under `enable_cache`, else as frames."""
     if train.enable_cache and model.takes_token_ids:
-        return TokenCache(train, cast(GenieRedux, model), runtime).source
+        return TokenCache(train, cast(WorldModel, model), runtime).source
     return lambda clips: FrameSource(clips, runtime.device)
 
 

@@ -18,9 +18,12 @@ _ABOUT = {
     "tokenizer": ("A video tokenizer: clips to discrete tokens and back.", "tokenizer_fpath"),
     "lam": ("A latent action model: which of a few actions lies between two frames.", "lam_fpath"),
     "super_resolution": ("Super-resolution of a game's frames.", "play.super_resolution_fpath"),
+    "causal_guided": ("A world model, a plain causal transformer as a baseline.", "eval.model_fpath"),
     "genie_redux": ("A world model with latent actions: it continues a game's frames.", "play.model_fpath"),
 }
 _GUIDED = ("A world model: it continues a game's frames, conditioned on actions.", "play.model_fpath")
+# That take the model by a key of a section; all others are those of a training.
+_COMMANDS = {"play": "play", "eval": "genie_redux eval config=demo"}
 # Images of an evaluation that a card shows, where they are there.
 _PICTURES = ("film-000.gif", "clip-000.gif", "strips.png", "psnr_per_frame.png")
 # What `write_card` writes.
@@ -71,7 +74,7 @@ def _facts(loaded: LoadedModel[Any]) -> list[str]:
     about, key = _ABOUT.get(config.model, _GUIDED)
     parameters = sum(p.numel() for p in loaded.model.parameters())
     frames = getattr(config, kind_of(config).frames_of)
-    command = "play" if key.startswith("play.") else "genie_redux train config=genie_redux"
+    command = _COMMANDS.get(key.split(".")[0], "genie_redux train config=genie_redux")
     rows = {
         "model": f"`{config.model}` of GenieRedux",
         "parameters": f"{parameters / 1e6:.1f} M",

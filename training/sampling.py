@@ -2,6 +2,7 @@
 
 import logging
 import re
+from collections.abc import Sequence
 
 from data_generation.data.errors import FieldError
 from models.base import Rollout
@@ -35,6 +36,13 @@ def configured_rollout(setup: EvaluationSetup) -> Rollout:
     return Rollout(config.num_first_frames, config.sample_num_frames, settings)
 
 
+def check_method(config: EvalConfig, model: str, methods: Sequence[str]) -> None:
+    """FieldError if a `model` that samples by `methods` cannot sample as configured."""
+    if config.inference_method not in methods:
+        remedy = f"set {{inference_method}}={' or '.join(methods)}"
+        raise FieldError("inference_method", config.inference_method, f"is not for model={model}", remedy)
+
+
 def check_rollout(config: EvalConfig, rollout: Rollout) -> None:
     """FieldError for numbers that cannot work, in particular if the clips are too short."""
     if rollout.length > config.num_frames:
@@ -47,13 +55,14 @@ def check_rollout(config: EvalConfig, rollout: Rollout) -> None:
         raise FieldError("delta_psnr_horizon", config.delta_psnr_horizon, problem, remedy)
 
 
-def world_model_mode(config: EvalConfig, names: list[str]) -> str:
+def world_model_mode(config: EvalConfig, names: list[str], methods: Sequence[str]) -> str:
     """What is done with a world model, as a folder's name: replicate_<method> or control_<k>_<name>_<method>.
 
-    `names`: of the actions that it takes. FieldError for a method or an action that does not exist.
+    `names`: of the actions that it takes. `methods`: by which it can sample; where there is one alone, it predicts
+    frame by frame and has no dream length. FieldError for an action that does not exist.
     """
     method = config.inference_method
-    if method == "autoregressive":
+    if method == "autoregressive" and len(methods) > 1:
         method += f"_dream{config.dream_length}"
     if config.action_to_take == -1:
         return f"replicate_{method}"

@@ -12,8 +12,8 @@ from data.data import ClipDataset
 from data.data_cached import CachedBatch, CachedClipDataset, TokenStore, used_bytes
 from data_generation.data.errors import FieldError, MissingPathError
 from data_generation.data.files import write_atomically
-from models.genie_redux import GenieRedux
 from models.tokenizer import Tokenizer
+from models.world_model import WorldModel
 from training.clips import Inputs, frames_to_float
 from training.config import TrainConfig
 from training.runtime import Runtime
@@ -28,7 +28,7 @@ _LAYOUT_VERSION = 2
 class TokenCache:
     """The token ids that a training run reads and stores, in one folder for all of its clips."""
 
-    def __init__(self, config: TrainConfig, model: GenieRedux, runtime: Runtime):
+    def __init__(self, config: TrainConfig, model: WorldModel, runtime: Runtime):
         """`FieldError` where `cache_dpath` cannot be used."""
         self._model, self._runtime = model, runtime
         dpath = cache_dpath(config)
@@ -67,7 +67,7 @@ class CachedSource:
     equally near to within rounding may depend on the batch in which they were computed, as it does without a cache.
     """
 
-    def __init__(self, clips: ClipDataset, store: TokenStore, model: GenieRedux, runtime: Runtime):
+    def __init__(self, clips: ClipDataset, store: TokenStore, model: WorldModel, runtime: Runtime):
         self._tokenizer, self._needs_video = model.tokenizer, model.needs_video
         self._store, self._runtime = store, runtime
         self.clips = CachedClipDataset(clips, store, (model.tokenizer.grid,) * 2, all_frames=model.needs_video)

@@ -43,7 +43,6 @@ class Validator:
         self._config, self._runtime, self._dataset, self._folder = config, runtime, dataset, folder
         self._source = source
         train = config.train
-        self._rollout = validation_rollout(config)
         self._loss_clips = evenly_spaced(len(dataset), train.max_valid_size)
         self._predicted_clips = evenly_spaced(len(dataset), train.n_total_samples)
         shown = evenly_spaced(len(self._predicted_clips), NUM_SHOWN)
@@ -88,13 +87,13 @@ class Validator:
         What the frames do not define is omitted.
         """
         table = SampleTable()
-        config = self._config.train
+        config, rollout = self._config.train, validation_rollout(self._config, model)
         fid = self._fid
         own = own_indices(self._predicted_clips, self._runtime.accelerator)
         for clips in read_clips(self._dataset, own, config, self._runtime.device):
             generators = clip_generators(self._config.seed, clips.indices, clips.video.device)
             with self._runtime.autocast():
-                prediction = model.predict(clips.video, clips.actions, self._rollout, generators)
+                prediction = model.predict(clips.video, clips.actions, rollout, generators)
             truth = ground_truth(clips.indices, clips.video, prediction)
             for prefix, frames in {"": prediction.frames, **prediction.others}.items():
                 add_quality(table, prefix, frames, truth)
@@ -107,7 +106,7 @@ class Validator:
         rows = table.gather()
         recorded, predicted = rows.pop(RECORDED), rows.pop(PREDICTED)
         if self._runtime.is_main:
-            num_prime = self._rollout.num_prime if model.is_world_model else 0
+            num_prime = rollout.num_prime if model.is_world_model else 0
             try:
                 write_samples(self._folder / "samples", step, recorded, predicted, num_prime)
             except OSError as error:
@@ -133,15 +132,16 @@ class Validator:
             logger.info(line)
 
 
-def validation_rollout(config: ValidationConfig) -> Rollout:
-    """What world models sample in validation: in one go, within `train.num_frames` frames."""
+def validation_rollout(config: ValidationConfig, model: Model) -> Rollout:
+    """What world models sample in validation: in one go, if they can, within `train.num_frames` frames."""
+    method = next(iter(model.sample_methods), SampleSettings.method)
     num_frames = min(config.train.sample_num_frames, config.train.num_frames - config.num_first_frames)
-    return Rollout(config.num_first_frames, num_frames, SampleSettings("one_go", config.inference_steps))
+    return Rollout(config.num_first_frames, num_frames, SampleSettings(method, config.inference_steps))
 
 
 def check_validation(config: ValidationConfig, model: Model) -> None:
     """FieldError if a world model's clips are too short to be continued; others reconstruct clips of any length."""
-    rollout, train = validation_rollout(config), config.train
+    rollout, train = validation_rollout(config, model), config.train
     if model.is_world_model and (rollout.num_prime < 1 or rollout.num_frames < 1):
         problem = (
             f"prime frames leave nothing to predict of train.num_frames={train.num_frames} and "

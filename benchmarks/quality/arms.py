@@ -15,12 +15,14 @@ CLIPS = ("train.num_frames=8", "train.batch_size=4")
 # Of world models; the preset's learning rate was found for the tuned recipe.
 RATE = ("optimizer.learning_rate=2e-3",)
 
+CAUSAL = ("model=causal_guided", "dynamics.num_blocks=4", "dynamics.normalize_kv=true")
+
 
 @dataclass(frozen=True)
 class Arm:
     """Overrides of each part's training, and its share of the operations. The dynamics has what is left.
 
-    With overrides of a latent action model, the world model is a GenieRedux, else a GenieRedux-G.
+    The world model is a GenieRedux-G, unless the dynamics' overrides name another `model`.
     """
 
     tokenizer: tuple[str, ...] = (*PUBLISHED, *CLIPS)
@@ -28,6 +30,12 @@ class Arm:
     tokenizer_share: float = 0.25
     lam: tuple[str, ...] = ()
     lam_share: float = 0.0
+
+    @property
+    def model(self) -> str:
+        """The kind of the world model."""
+        named = [override.removeprefix("model=") for override in self.dynamics if override.startswith("model=")]
+        return named[-1] if named else "genie_redux_guided"
 
     @property
     def shares(self) -> dict[str, float]:
@@ -84,6 +92,8 @@ ARMS = {
     "tdce": _tuned("dynamics.loss=tdce"),
     # GenieRedux: latent actions.
     "latent": Arm(("recipe=tuned",), ("recipe=tuned", "model=genie_redux"), 0.4, ("recipe=tuned",), 0.1),
+    # A plain causal transformer with about as many parameters as the tuned dynamics.
+    "causal": _tuned(*CAUSAL),
     "six_blocks": _tuned("dynamics.num_blocks=6"),
     "tuned_clips": _tuned(tokenizer=CLIPS),
     "tuned_tokenizer_25": _tuned(share=0.25),

@@ -9,6 +9,7 @@ from benchmarks.equal_compute import OPERATIONS_PER_MINUTE, Cost, Evaluated, Tra
 from benchmarks.quality.arms import ARMS
 from benchmarks.quality.data import Data, make_levels, remove_levels
 from data_generation.data.files import write_atomically
+from models.construct_model import KINDS
 
 # Results from before there were expected tokens stay comparable.
 _LIKELIEST = "dynamics.history_tokens=likeliest"
@@ -39,8 +40,9 @@ class Comparison:
             return dict(json.loads(path.read_text()))
         model, costs = self.train()
         result: dict[str, Any] = dict(costs)
+        methods = [name for name in METHODS if name in KINDS[self.arm.model].model.sample_methods]
         for part in ("seen", "unseen"):
-            result[part] = {name: self._evaluate(part, model, name) for name in METHODS}
+            result[part] = {name: self._evaluate(part, model, name) for name in methods}
         write_atomically(path, json.dumps(result, indent=2) + "\n")
         return result
 
@@ -63,10 +65,9 @@ class Comparison:
 
     def _train(self, part: str, name: str, overrides: tuple[str, ...], *more: str) -> tuple[Path, Cost]:
         """Train with the part's share of the operations, or take what is there: the checkpoint and the cost."""
-        world_model = "genie_redux" if self.arm.lam else "genie_redux_guided"
         training = TrainingCommand(
             part=part,
-            kind=world_model if part == "dynamics" else part,
+            kind=self.arm.model if part == "dynamics" else part,
             name=name,
             dataset=self.data.dataset_name(f"{self.data.name}_seen"),
             operations=self.arm.shares[part] * self.budget,

@@ -19,8 +19,8 @@ from data_generation.generator.connector_base import Connector, make_connector
 from data_generation.generator.levels import LevelEnv
 from data_generation.generator.recorded import RecordedState
 from models.base import Rollout
+from models.world_model import WorldModel
 from training.clips import frames_to_float
-from training.measures.world_model import WorldModel
 from training.metrics import SampleTable, averages, psnr_per_frame, squared_error_per_frame
 from training.rollout import clip_generators
 from training.runtime import Runtime

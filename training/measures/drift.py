@@ -7,10 +7,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from models.world_model import WorldModel
 from training.clips import Clips
 from training.images import keep_frames
 from training.measures.inverse_dynamics import InverseDynamics, shown_actions
-from training.measures.world_model import WorldModel
 from training.metrics import SampleTable, averages_per_frame, psnr_per_frame, squared_error_per_frame
 from training.runtime import Runtime
 
