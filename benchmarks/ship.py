@@ -31,7 +31,7 @@ ABOUT = {
     "tokenizer": "frames to tokens and back, to train world models on",
     "guided": "a world model that is played by the game's actions; what `python run.py play` plays",
     "whole_levels": "the same game from the start of its levels to their gates; loses its character sooner",
-    "levels_48": "the beginnings of 48 levels; plays levels that it has never seen, too",
+    "levels_448": "the beginnings of 448 levels; plays levels that it has never seen, too",
     "latent": "a world model that is played by actions that it found itself",
 }
 AGENT = "agent57"
