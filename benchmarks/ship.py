@@ -30,7 +30,7 @@ WEIGHTS_DPATH = Path(__file__).resolve().parent.parent / "weights"
 ABOUT = {
     "tokenizer": "frames to tokens and back, to train world models on",
     "guided": "a world model that is played by the game's actions; what `python run.py play` plays",
-    "whole_levels": "the same game from the start of its levels to their gates; loses its character sooner",
+    "whole_levels": "448 levels from their start to their gates; plays levels that it has never seen, too",
     "levels_448": "the beginnings of 448 levels; plays levels that it has never seen, too",
     "latent": "a world model that is played by actions that it found itself",
 }
