@@ -1,6 +1,7 @@
 """The fixed data of the comparison: episodes to train on, and levels that no model has seen."""
 
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,9 +18,9 @@ class Data:
     dataset: str  # name below the datasets' folder, without the suffixes
     generate: tuple[str, ...]
     unseen: tuple[str, ...]  # overrides that make more levels, or other ones
-    num_removed_levels: int  # levels with a smaller number are removed from the unseen dataset
+    removed: Mapping[str, range]  # part -> levels that are removed from what `generate` made
     sizes: tuple[str, ...] = ()
-    num_made_levels: int = 0  # of Cinderfoot; more than its 60 are made before, and 48 to 59 removed from the seen ones
+    num_made_levels: int = 0  # levels of Cinderfoot of which start states are made before
 
     def dataset_name(self, part: str) -> str:
         """Name of the part `seen` or `unseen`."""
@@ -31,7 +32,8 @@ _PATCH_4 = ("tokenizer.patch_size=4", "tokenizer.codebook_size=256", "dynamics.m
 _GENERATOR = "config.connector.generator_config"
 # Levels, and sessions of each: 336 episodes to train on, "x4" 1344. The last 12 of the game's 60 levels remain unseen.
 _SESSIONS = {"levels_12": (12, 32), "levels_24": (24, 16), "levels_48": (48, 9), "levels_48_x4": (48, 36)}
-_NUM_LEVELS, _FIRST_UNSEEN = 60, 48
+_NUM_LEVELS = 60
+_UNSEEN = range(48, _NUM_LEVELS)
 
 
 _STRAYING = (
@@ -50,7 +52,7 @@ def _levels(name: str, number: int, sessions: int, num_made: int = 0, play: tupl
         dataset="retro_act_v0.0.0",
         generate=("config=retro_act/cinderfoot", *sizes, *play),
         unseen=(f"{_GENERATOR}.n_instances={_NUM_LEVELS}", f"{_GENERATOR}.n_sessions=3"),
-        num_removed_levels=_FIRST_UNSEEN,
+        removed={"seen": _UNSEEN, "unseen": range(_UNSEEN.start)},
         num_made_levels=num_made,
     )
 
@@ -68,7 +70,7 @@ ALL_DATA = {
             dataset="retro_act_v0.0.0",
             generate=("config=retro_act/demo", "config.connector.roi_annotation_fpath=RetroAct_roi.csv"),
             unseen=(f"{_GENERATOR}.n_instances=5", f"{_GENERATOR}.n_sessions=16"),
-            num_removed_levels=1,
+            removed={"unseen": range(1)},
             sizes=_PATCH_4,
         ),
         Data(
@@ -81,14 +83,14 @@ ALL_DATA = {
                 f"{_GENERATOR}.n_steps_max=150",
             ),
             unseen=(f"{_GENERATOR}.n_instances=18", f"{_GENERATOR}.n_sessions=6"),
-            num_removed_levels=12,
+            removed={"unseen": range(12)},
         ),
         Data(
             name="one_level",
             dataset="retro_act_v0.0.0",
             generate=("config=retro_act/demo",),
             unseen=(f"{_GENERATOR}.n_instances=5", f"{_GENERATOR}.n_sessions=16"),
-            num_removed_levels=1,
+            removed={"unseen": range(1)},
         ),
         Data(
             name="coinrun",
@@ -100,7 +102,7 @@ ALL_DATA = {
                 f"{_GENERATOR}.n_steps_max=150",
             ),
             unseen=("config.connector.start_level=24", f"{_GENERATOR}.n_sessions=2"),
-            num_removed_levels=0,
+            removed={},
         ),
     )
 }
@@ -108,11 +110,8 @@ ALL_DATA = {
 
 def remove_levels(dataset_dpath: Path, data: Data, part: str) -> None:
     """Remove the levels on which models are trained from an unseen dataset, and the unseen ones from a seen one."""
-    removed = range(data.num_removed_levels)
-    if part == "seen":
-        removed = range(_FIRST_UNSEEN, _NUM_LEVELS) if data.num_made_levels else range(0)
     for env_dpath in dataset_dpath.iterdir():
-        for instance in removed:
+        for instance in data.removed.get(part, ()):
             shutil.rmtree(env_dpath / f"{instance:06d}", ignore_errors=True)
 
 
