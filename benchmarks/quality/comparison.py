@@ -69,7 +69,7 @@ class Comparison:
             part=part,
             kind=self.arm.model if part == "dynamics" else part,
             name=name,
-            dataset=self.data.dataset_name(f"{self.data.name}_seen"),
+            dataset=self.data.dataset_name("seen"),
             operations=self.arm.shares[part] * self.budget,
             seed=self.seed,
             overrides=(*self.data.sizes, *overrides),
@@ -80,7 +80,7 @@ class Comparison:
     def _evaluate(self, part: str, model: Path, method: str) -> dict[str, float]:
         clips = Evaluated(
             datasets=self.root / "datasets",
-            dataset=self.data.dataset_name(f"{self.data.name}_{part}"),
+            dataset=self.data.dataset_name(part),
             split="validation" if part == "seen" else "all",
             shared=self.root / "inverse_dynamics",
         )
@@ -95,12 +95,19 @@ def _structure(overrides: tuple[str, ...]) -> tuple[str, ...]:
 
 def generate(root: Path, data: Data, unseen: bool = True) -> None:
     """Make the dataset and, if wanted, its unseen levels, where they are missing."""
+    for source in data.merged:
+        generate(root, source, unseen)
+    datasets = root / "datasets"
     for part, more in (("seen", ()), ("unseen", data.unseen))[: 1 + unseen]:
-        dname = f"{data.name}_{part}"
-        path = root / "datasets" / data.dataset_name(dname)
-        if not (path / "complete").is_file():
+        path = datasets / data.dataset_name(part)
+        if (path / "complete").is_file():
+            continue
+        if data.merged:
+            sources = [str(datasets / source.dataset_name(part)) for source in data.merged]
+            launch("data", "merge", *sources, "--to", str(path))
+        else:
             levels = make_levels(root / "cinderfoot", data) if part == "seen" else ()
-            target = f"config.data_dpath={root / 'datasets'}", f"config.dname={dname}"
+            target = f"config.data_dpath={datasets}", f"config.dname={data.name}_{part}"
             launch("generate", *data.generate, *more, *levels, *target)
             remove_levels(path, data, part)
-            (path / "complete").touch()
+        (path / "complete").touch()

@@ -2,7 +2,7 @@
 
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from external.platformer.tools.make_states import write_more_states
@@ -12,19 +12,23 @@ DATASETS_DNAME = "datasets"
 
 @dataclass(frozen=True)
 class Data:
-    """A dataset of `generate`, its unseen levels, and the overrides of the models' presets that suit it."""
+    """A dataset of `generate`, its unseen levels, and the overrides of the models' presets that suit it.
+
+    Or, with `merged`, one that holds the episodes of several others.
+    """
 
     name: str
     dataset: str  # name below the datasets' folder, without the suffixes
-    generate: tuple[str, ...]
-    unseen: tuple[str, ...]  # overrides that make more levels, or other ones
-    removed: Mapping[str, range]  # part -> levels that are removed from what `generate` made
+    generate: tuple[str, ...] = ()
+    unseen: tuple[str, ...] = ()  # overrides that make more levels, or other ones
+    removed: Mapping[str, range] = field(default_factory=dict)  # part -> levels removed from what `generate` made
     sizes: tuple[str, ...] = ()
     num_made_levels: int = 0  # levels of Cinderfoot of which start states are made before
+    merged: tuple["Data", ...] = ()
 
     def dataset_name(self, part: str) -> str:
         """Name of the part `seen` or `unseen`."""
-        return f"{self.dataset}_{part}"
+        return f"{self.dataset}_{self.name}_{part}"
 
 
 # The demo has patches of 8 pixels; around the character the tokens of whole frames would be too coarse.
@@ -57,14 +61,18 @@ def _levels(name: str, number: int, sessions: int, num_made: int = 0, play: tupl
     )
 
 
+# 1344 episodes to train on, of 448 levels: all but the unseen ones.
+_LEVELS_448 = _levels("levels_448", 460, 5, num_made=460)
+# 896 episodes to train on, which go on to anywhere up to the gates.
+_WAYS_448 = _levels("ways_448", 460, 4, num_made=460, play=_STRAYING)
+
 ALL_DATA = {
     data.name: data
     for data in (
         *(_levels(name, *numbers) for name, numbers in _SESSIONS.items()),
-        # 1344 episodes to train on, of 448 levels: all but the unseen ones.
-        _levels("levels_448", 460, 5, num_made=460),
-        # 896 episodes to train on, which go on to anywhere up to the gates.
-        _levels("ways_448", 460, 4, num_made=460, play=_STRAYING),
+        _LEVELS_448,
+        _WAYS_448,
+        Data(name="mixed_448", dataset=_LEVELS_448.dataset, merged=(_LEVELS_448, _WAYS_448)),
         Data(
             name="hero",
             dataset="retro_act_v0.0.0",
@@ -102,7 +110,6 @@ ALL_DATA = {
                 f"{_GENERATOR}.n_steps_max=150",
             ),
             unseen=("config.connector.start_level=24", f"{_GENERATOR}.n_sessions=2"),
-            removed={},
         ),
     )
 }

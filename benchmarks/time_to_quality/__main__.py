@@ -30,7 +30,7 @@ from benchmarks.time_to_quality.original import OriginalRun, write_clips
 from data_generation.data.files import write_atomically
 
 DATA = ALL_DATA["one_level"]
-DATASET = DATA.dataset_name(f"{DATA.name}_seen")
+DATASET = DATA.dataset_name("seen")
 # As the original samples frames.
 _LIKELIEST = "dynamics.history_tokens=likeliest"
 METHODS = {
