@@ -1,64 +1,24 @@
-"""The step with fixed shapes, its ONNX file, and the page around it, also in a browser where there is one."""
+"""The step with fixed shapes, its ONNX file, and the page around it."""
 
-import functools
-import http.server
-import importlib.util
 import json
 import re
 import shutil
 import subprocess
-import threading
 from pathlib import Path
 
 import pytest
 import torch
-from model_helpers import random_actions, random_video, tiny_config
-from training_helpers import ACTIONS, DATASET, write_dataset
 
 from data_generation.data.errors import UserError
 from models import streaming
 from models.checkpoint import load_world_model, save_model
-from models.config import ModelConfig
-from models.construct_model import build_model
 from models.genie_redux import GenieRedux
-from play.export import RUNTIME_DPATH, RUNTIME_FILES, STATIC_DPATH, ExportConfig, export, idle_action
+from play.export import RUNTIME_FILES, STATIC_DPATH, ExportConfig, export, idle_action
 from play.onnx_file import OnnxPlayer, onnx_runner, torch_runner
 from play.static_shape_step import StaticShapeStep
-
-NUM_PRIME, NUM_STEPS = 3, 55
-
-needs_onnx = pytest.mark.skipif(
-    not all(importlib.util.find_spec(name) for name in ("onnx", "onnxruntime", "onnxscript")),
-    reason="ONNX is not installed: bash install.sh --with export",
-)
-needs_browser = pytest.mark.skipif(
-    not (
-        importlib.util.find_spec("playwright")
-        and shutil.which("chromium")
-        and all((RUNTIME_DPATH / "dist" / name).is_file() for name in RUNTIME_FILES["wasm"])
-    ),
-    reason="needs playwright, Chromium and onnxruntime-web",
-)
-
-
-def lively_model(
-    kind: str = "genie_redux_guided", temporal: str = "both", temporal_every: int = 1, history_tokens: str = "likeliest"
-) -> tuple[GenieRedux, ModelConfig]:
-    """A small model whose pictures change from frame to frame, which those of fresh weights hardly do."""
-    torch.manual_seed(0)
-    # Rounding errors stay in expected tokens: with larger weights they would grow from frame to frame.
-    scale = 2 if history_tokens == "expected" else 3
-    config = tiny_config(kind)
-    config.tokenizer.temporal = temporal
-    for part in (config.tokenizer, config.lam, config.dynamics):
-        part.num_blocks = temporal_every
-    config.dynamics.temporal_every, config.dynamics.history_tokens = temporal_every, history_tokens
-    config.dynamics.action_dim, config.action_names = len(ACTIONS), list(ACTIONS)
-    model = build_model(config).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.mul_(scale) if parameter.dim() > 1 else parameter.add_(0.1 * torch.randn_like(parameter))
-    return model, config
+from tests.export_helpers import NUM_PRIME, NUM_STEPS, configure, lively_model, needs_onnx
+from tests.model_helpers import random_actions, random_video
+from tests.training_helpers import ACTIONS
 
 
 def streamed(model: GenieRedux, prime_ids: torch.Tensor, actions: torch.Tensor) -> list[tuple[torch.Tensor, ...]]:
@@ -115,28 +75,6 @@ def test_starting_again_forgets_what_was_played():
 
 
 # ---- the page -------------------------------------------------------------------------------------------------------
-
-
-def configure(root: Path) -> ExportConfig:
-    """An export of a new model, with files in place of the runtime where that is not installed."""
-    write_dataset(root, sessions=8)
-    save_model(root / "model" / "model-7.pt", *lively_model(history_tokens="expected"), step=7)
-    runtime = RUNTIME_DPATH
-    if not (runtime / "dist").is_dir():
-        runtime = root / "runtime"
-        (runtime / "dist").mkdir(parents=True)
-        for name in RUNTIME_FILES["wasm"]:
-            (runtime / "dist" / name).write_text("")
-    return ExportConfig(
-        model_fpath=str(root / "model" / "model-7.pt"),
-        dataset_dpath=str(root / DATASET),
-        target=str(root / "page"),
-        starts=["0", "3:5"],
-        num_prime=NUM_PRIME,
-        precision="float32",
-        webgpu=False,
-        runtime_dpath=str(runtime),
-    )
 
 
 @pytest.fixture(scope="module")
@@ -288,112 +226,3 @@ def test_noise_is_below_1_as_a_float32_too():
         ["node", "--input-type=module", "-e", code], cwd=STATIC_DPATH, capture_output=True, text=True, check=True
     )
     assert json.loads(run.stdout) == [0, 0.5, 1 - 2**-24, 1 - 2**-24]
-
-
-# ---- in a browser ---------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def browser_page(page):
-    """The page in headless Chromium, from a plain web server."""
-    from playwright.sync_api import sync_playwright
-
-    class Quiet(http.server.SimpleHTTPRequestHandler):
-        def log_message(self, *_):
-            pass
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=page[0]))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
-        tab = browser.new_page()
-        tab.set_default_timeout(120_000)
-        tab.goto(f"http://127.0.0.1:{server.server_port}/?threads=1")
-        yield tab
-        browser.close()
-    server.shutdown()
-    server.server_close()
-
-
-@pytest.mark.slow
-@needs_onnx
-@needs_browser
-def test_the_browser_draws_the_same_ids_as_pytorch(page, browser_page):
-    folder, cfg = page
-    model = load_world_model(Path(cfg.model_fpath)).model
-    start = json.loads((folder / "world.json").read_text())["starts"][0]
-    chosen = random_actions(NUM_STEPS, batch=1, high=len(ACTIONS))[0].tolist()
-    browser_page.wait_for_function("document.querySelectorAll('#pad button').length > 0")
-    drawn = browser_page.evaluate(
-        """async (actions) => {
-            const { load } = await import("./engine.js");
-            const world = await load(new URL("./", location.href).href, "wasm", 1);
-            await world.begin(world.manifest.starts[0]);
-            const ids = [];
-            for (const action of actions) ids.push([...(await world.step(action)).ids]);
-            return ids;
-        }""",
-        chosen,
-    )
-    step = StaticShapeStep(model)
-    player = OnnxPlayer(step, torch_runner(step))
-    player.begin(start["ids"], start["actions"])
-    assert drawn == [player.step(action)[0].flatten().tolist() for action in chosen]
-
-
-@pytest.mark.slow
-@needs_onnx
-@needs_browser
-def test_a_person_plays_by_keys_and_by_touch(browser_page):
-    frames = "Number(document.getElementById('screen').dataset.frames)"
-    browser_page.wait_for_function(f"{frames} === 0")
-    # There is no idle action, so the world waits for a key.
-    browser_page.keyboard.down("ArrowRight")
-    browser_page.wait_for_function(f"{frames} > 3")
-    assert browser_page.inner_text("#action") == "→"
-    browser_page.keyboard.up("ArrowRight")
-    pictures = [browser_page.evaluate("document.getElementById('screen').toDataURL()")]
-    button = browser_page.locator("#pad button", has_text="←")
-    button.dispatch_event("pointerdown", {"pointerId": 1})
-    browser_page.wait_for_function("document.getElementById('action').textContent === '←'")
-    button.dispatch_event("pointerup", {"pointerId": 1})
-    pictures.append(browser_page.evaluate("document.getElementById('screen').toDataURL()"))
-    assert pictures[0] != pictures[1]
-    browser_page.select_option("#start", index=1)
-    browser_page.wait_for_function(f"{frames} === 0")
-    assert browser_page.evaluate("self.crossOriginIsolated"), "threads are allowed once the service worker runs"
-
-
-@pytest.mark.slow
-@needs_onnx
-@needs_browser
-def test_the_page_plays_offline_once_it_was_loaded(browser_page):
-    browser_page.wait_for_function("document.querySelectorAll('#pad button').length > 0")
-    browser_page.context.set_offline(True)
-    browser_page.reload()
-    browser_page.wait_for_function("document.querySelectorAll('#pad button').length > 0")
-    browser_page.keyboard.down("ArrowRight")
-    browser_page.wait_for_function("Number(document.getElementById('screen').dataset.frames) > 3")
-
-
-@pytest.mark.slow
-@needs_onnx
-@needs_browser
-@pytest.mark.parametrize("adapter", ["null", "{}"], ids=["no device", "a device that fails"])
-def test_where_webgpu_does_not_work_the_page_plays_in_webassembly(page, browser_page, adapter):
-    manifest = page[0] / "world.json"
-    original = manifest.read_text()
-    world = json.loads(original)
-    manifest.write_text(json.dumps({**world, "runtime": {**world["runtime"], "webgpu": "missing.wasm"}}))
-    device = f"Object.defineProperty(navigator, 'gpu', {{ value: {{ requestAdapter: async () => ({adapter}) }} }});"
-    browser_page.add_init_script(device)
-    try:
-        browser_page.goto(browser_page.url.partition("?")[0] + "?threads=1&backend=webgpu")
-        browser_page.wait_for_function("Number(document.getElementById('screen').dataset.frames) === 0")
-        browser_page.wait_for_function("document.getElementById('backend').options.length === 1")
-        browser_page.keyboard.down("ArrowRight")
-        browser_page.wait_for_function("Number(document.getElementById('screen').dataset.frames) > 3")
-        said = browser_page.inner_text("#status")
-    finally:
-        manifest.write_text(original)
-    assert ("WebGPU does not run the model here" in said) == (adapter == "{}")
