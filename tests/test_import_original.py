@@ -5,12 +5,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from data_generation.data.data import DatasetInfo
 from models.checkpoint import load_model
 from models.import_checkpoint import ImportConfig, import_checkpoint
 from models.original import convert
 from play.loading import load_playable
 from run import main
-from tests.training_helpers import DATASET, write_dataset
+from tests.training_helpers import ACTIONS, DATASET, SIZE, write_dataset
 
 REFERENCE = Path(__file__).parent / "fixtures" / "reference"
 COINRUN = REFERENCE / "tiny_coinrun"
@@ -131,18 +132,28 @@ def toy_arguments(root: Path, model: str) -> list[str]:
     ]
 
 
-def test_training_starts_from_original_files(tmp_path: Path) -> None:
+@pytest.mark.parametrize("recipe", ["published", "tuned"])
+def test_training_starts_from_original_files(tmp_path: Path, recipe: str) -> None:
     write_dataset(tmp_path, sessions=6)
+    # The original guided model has five actions.
+    five = DatasetInfo("toy_square", "square", [*ACTIONS, "UP", "DOWN"], (3, SIZE, SIZE))
+    five.save(tmp_path / DATASET / "toy_square_v0.0.0")
     folder = REFERENCE / "tiny"
     tokenizer = f"tokenizer_fpath={folder / 'tokenizer' / 'model-1.pt'}"
     lam = folder / "genie_redux" / "model-1.pt"
+    guided = folder / "genie_redux_guided" / "model-1.pt"
 
-    def train(model: str, name: str, *arguments: str) -> None:
-        run = [*toy_arguments(tmp_path, model), f"train.wandb_name={name}", *arguments]
+    def train(model: str, name: str, *arguments: str) -> Path:
+        run = [*toy_arguments(tmp_path, model), f"recipe={recipe}", f"train.wandb_name={name}", *arguments]
         assert main(["genie_redux", "train", *run]) == 0
-        assert (tmp_path / "checkpoints" / model / name / "model-1.pt").exists()
+        path = tmp_path / "checkpoints" / model / name / "model-1.pt"
+        assert path.exists()
+        return path
 
     train("tokenizer", "tokenizer", tokenizer)
+    trained = load_model(train("genie_redux_guided", "guided", f"model_fpath={guided}")).config.dynamics
+    assert trained.history.loss_at == ("all" if recipe == "tuned" else "masked")
+    assert trained.action_conditioning == "concatenate", "the structure is not that of the file"
     train("genie_redux", "whole", f"model_fpath={lam}")  # its tokenizer.pt is next to it
     width = load_model(lam).config.dynamics.dim
     train("genie_redux", "parts", tokenizer, f"lam_fpath={lam}", f"dynamics.dim={width}", "dynamics.num_blocks=1")
