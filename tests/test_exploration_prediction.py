@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks.exploration.__main__ import make_experiment, read_arguments
 from benchmarks.exploration.commands import METHODS, Experiment
-from benchmarks.exploration.prediction import prediction_stages, report_prediction
+from benchmarks.exploration.prediction import prediction_figure, prediction_stages, report_prediction
 from benchmarks.exploration.steps import CommandStep
 from benchmarks.presets import composed
 
@@ -52,3 +52,15 @@ def test_the_play_that_is_hardest_to_predict_comes_first(tmp_path: Path) -> None
     assert [row.split("|")[2].strip() for row in rows] == ["20 [20, 20]", "30 [30, 30]"]
     content = json.loads((tmp_path / "prediction.json").read_text())
     assert content["random"]["psnr"] == {"center": 30, "low": 30, "high": 30, "seeds": [30]}
+    assert (tmp_path / "prediction.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_plot_has_every_run_and_the_agents_in_the_tables_order() -> None:
+    psnr = {"rnd": [21.0, 22.0], "random": [30.0]}
+    measured = {agent: [{**dict.fromkeys(MEASURED, 0.5), "psnr": value} for value in psnr[agent]] for agent in psnr}
+    axes = prediction_figure(measured, "cinderfoot").axes[0]
+    assert axes.get_title() == "PSNR"
+    points = [[list(point) for point in group.get_offsets()] for group in axes.collections]
+    assert points == [[[21, 0], [22, 0]], [[30, 1]]]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["RND", "random"]
+    assert axes.yaxis_inverted()  # the first row is on top

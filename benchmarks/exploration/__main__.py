@@ -168,7 +168,7 @@ def _run_part(part: str, experiment: Experiment, num_jobs: int) -> None:
         print(f"\n{report_coverage(experiment)}\n\n{experiment.root}/coverage.md, .json, .png", flush=True)
         return
     if part == "prediction":
-        print(f"\n{report_prediction(experiment)}\n\n{experiment.root}/prediction.md, .json", flush=True)
+        print(f"\n{report_prediction(experiment)}\n\n{experiment.root}/prediction.md, .json, .png", flush=True)
         return
     if part == "twice":
         scale = replace(experiment.scale, seeds=experiment.scale.data_seeds)

@@ -7,9 +7,10 @@ import json
 from pathlib import Path
 
 import numpy as np
+from matplotlib.figure import Figure
 
 from benchmarks.exploration.commands import Experiment
-from benchmarks.exploration.report import LABELS, MEASURES, markdown_table, read_metrics
+from benchmarks.exploration.report import LABELS, MEASURES, markdown_table, read_metrics, save_figure
 from benchmarks.exploration.statistics import interval
 from benchmarks.exploration.steps import Stage
 from data_generation.data.files import write_atomically
@@ -30,26 +31,42 @@ def prediction_stages(experiment: Experiment) -> list[Stage]:
 
 
 def report_prediction(experiment: Experiment) -> str:
-    """Write prediction.json and prediction.md; returns the table, hardest play first."""
-    measured = {
-        agent: [
-            read_metrics(experiment, _RUN, _METHOD, _play(experiment, agent, seed)) for seed in experiment.data_seeds
-        ]
-        for agent in experiment.agents
-    }
+    """Write prediction.json, .png and .md; returns the table, hardest play first."""
+    runs = {agent: [_metrics(experiment, agent, seed) for seed in experiment.data_seeds] for agent in experiment.agents}
+    measured = dict(sorted(runs.items(), key=lambda item: np.mean([run["psnr"] for run in item[1]])))
     rows = {
-        agent: {name: interval(np.array([run[name] for run in runs])) for name in _MEASURED}
-        for agent, runs in sorted(measured.items(), key=lambda item: np.mean([run["psnr"] for run in item[1]]))
+        agent: {name: interval(np.array([run[name] for run in own])) for name in _MEASURED}
+        for agent, own in measured.items()
     }
     content = {
         agent: {name: {**vars(found), "seeds": [run[name] for run in measured[agent]]} for name, found in row.items()}
         for agent, row in rows.items()
     }
     write_atomically(experiment.root / "prediction.json", json.dumps(content, indent=2) + "\n")
+    save_figure(prediction_figure(measured, experiment.game.name), experiment.root / "prediction.png")
     head = ["play of", *(MEASURES[name] for name in _MEASURED)]
     table = markdown_table(head, [[LABELS[agent], *map(str, row.values())] for agent, row in rows.items()])
     write_atomically(experiment.root / "prediction.md", table + "\n")
     return table
+
+
+def prediction_figure(measured: dict[str, list[dict[str, float]]], game: str) -> Figure:
+    """Of each agent's runs: a point for each, a row for each agent in the given order, a panel for each measure."""
+    figure = Figure(figsize=(3 * len(_MEASURED), 1.2 + 0.25 * len(measured)), layout="constrained")
+    figure.suptitle(f"{game}: the world model of random play, evaluated on each agent's play")
+    grid = figure.subplots(1, len(_MEASURED), sharey=True, squeeze=False)
+    for name, axes in zip(_MEASURED, grid[0], strict=True):
+        for place, runs in enumerate(measured.values()):
+            axes.scatter([run[name] for run in runs], [place] * len(runs))
+        axes.set_title(MEASURES[name])
+        axes.grid(alpha=0.3)
+    grid[0, 0].set_yticks(range(len(measured)), [LABELS[agent] for agent in measured])
+    grid[0, 0].invert_yaxis()
+    return figure
+
+
+def _metrics(experiment: Experiment, agent: str, seed: int) -> dict[str, float]:
+    return read_metrics(experiment, _RUN, _METHOD, _play(experiment, agent, seed))
 
 
 def _play(experiment: Experiment, agent: str, seed: int) -> Path:

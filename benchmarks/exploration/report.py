@@ -76,7 +76,7 @@ def report_coverage(experiment: Experiment, name: str = "coverage") -> str:
     seeds = experiment.coverage_seeds
     curves = {agent: [curve_of(experiment, agent, seed) for seed in seeds] for agent in experiment.agents}
     panels = [panel for panel in _PANELS if panel in curves[experiment.agents[0]][0].values]
-    _save_figure(_coverage_figure(curves, panels, experiment.game.name), experiment.root / f"{name}.png")
+    save_figure(_coverage_figure(curves, panels, experiment.game.name), experiment.root / f"{name}.png")
     rows = {agent: _coverage_intervals(runs) for agent, runs in curves.items()}
     content = {
         agent: {kind: {name: vars(found) for name, found in row[kind].items()} for kind in row}
@@ -120,9 +120,9 @@ def _report_test(experiment: Experiment, rounds: int, levels: str) -> str:
     folder = report_folder(experiment, rounds, levels)
     content = {row: {"frames": frames[row], **_intervals_by_method(measured)} for row, measured in results.items()}
     write_atomically(folder / "results.json", json.dumps(content, indent=2) + "\n")
-    where = "" if levels == EXPLORED else " on levels that no model has seen"
-    title = f"{experiment.game.name}: tested on {experiment.test_policy}'s play{where}, by what was fine-tuned on"
-    _save_figure(_loop_figure(results, title), folder / "plot.png")
+    where = "" if levels == EXPLORED else ", levels that no model has seen"
+    title = f"{experiment.game.name}, by what was fine-tuned on; test play: {experiment.test_policy}{where}"
+    save_figure(_loop_figure(results, title), folder / "plot.png")
     table = loop_table(results, frames)
     write_atomically(folder / "table.md", table + "\n")
     return table
@@ -211,7 +211,7 @@ def _loop_figure(results: dict[str, list[Measured]], title: str) -> Figure:
     return figure
 
 
-def _save_figure(figure: Figure, path: Path) -> None:
+def save_figure(figure: Figure, path: Path) -> None:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110)
     path.parent.mkdir(parents=True, exist_ok=True)
