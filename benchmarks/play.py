@@ -2,13 +2,16 @@
 
     python -m benchmarks.play speed --model <model-N.pt>
     python -m benchmarks.play quality --model <model-N.pt> --dataset data_generation/datasets/<dataset>
-    python -m benchmarks.play film --model weights/guided --level 5 --film docs/results/images
+    python -m benchmarks.play film --model weights/guided --levels 5 --film docs/results/images
+    python -m benchmarks.play lasting --model weights/guided --levels 0 1 2 3 --film <folder>
 
 speed: each visitor asks for the next frame as soon as it has one; then, with --pace 15, fifteen times a second.
 quality: rollouts of 200 frames from the start of the game's level under random keys, each held for five frames on
 average, next to the game under the same keys; for each way of making room in a full history. PSNR favours a rollout
 that stands still: look at the frames, too (--film).
 film: 100 frames of the page's step from the start of a level, under the keys of `--keys`, next to the game, as a GIF.
+lasting: 30 seconds from the starts of levels, under these keys again and again: in how many of them the screen moves,
+in the model and in the game, which begins anew where it ends; and, with --film, a frame of every second of both.
 """
 
 import argparse
@@ -20,6 +23,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +55,9 @@ SHOWN = (1, 10, 30, 60, 100, 150, 200)
 
 # Of the rollout video: 100 frames.
 KEYS = ["RIGHT:20", "ACTION_JUMP:5", "RIGHT:15", "LEFT:20", "ACTION_JUMP:5", "LEFT:5", "RIGHT:30"]
+# Seconds; and the mean change of a pixel (of 255) from frame to frame below which a second stands still. Where only the
+# character walks on the spot it is several times as large.
+LASTING, MOVING = 30, 0.1
 # Steps that fill the history before anything is measured.
 FILLING = 20
 
@@ -253,28 +260,76 @@ def quality(args: argparse.Namespace) -> None:
     line("still", video[:, 1:2].expand(-1, SHOWN[-1], -1, -1, -1), video[:, 2:], known, shown)
 
 
-def film(args: argparse.Namespace) -> None:
-    """Write `play_film.gif`."""
-    loaded = load_playable(Path(args.model))
-    game, names = next(iter(loaded.config.levels)), loaded.config.action_names
-    actions = [names.index(key) for word in args.keys for key, count in [word.split(":")] for _ in range(int(count))]
-    simulator, env = Simulator(loaded.model), LevelEnv(recorded_game(loaded.config, game), len(actions) + 1)
-    try:
-        real = [env.start(Level(game, args.level), 0)]
-        made, state = [real[0]], simulator.start(Start(real[0][None]))
+class KeyedRollouts:
+    """The page's step and the game from the starts of levels, under the same keys."""
+
+    def __init__(self, args: argparse.Namespace):
+        loaded = load_playable(Path(args.model))
+        names = loaded.config.action_names
+        self.game, self.levels = next(iter(loaded.config.levels)), args.levels
+        self.keys = [names.index(key) for key, count in map(_held, args.keys) for _ in range(count)]
+        self.simulator, self.connector = Simulator(loaded.model), recorded_game(loaded.config, self.game)
+
+    def run(self, actions: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+        """Frames (L, N+1, C, H, W) of the game, which begins anew where it ends, and of the model."""
+        real = np.stack([self._play(level, actions) for level in self.levels])
+        states, made = [self.simulator.start(Start(frames[:1])) for frames in real], [real[:, 0]]
         for action in actions:
-            real.append(env.step(action).frame)
-            (step,) = simulator.step([state], [action])
-            made.append(step.frame)
-            state = step.state
-    finally:
-        env.close()
+            steps = self.simulator.step(states, [action] * len(states))
+            states = [step.state for step in steps]
+            made.append(np.stack([step.frame for step in steps]))
+        return real, np.stack(made, axis=1)
+
+    def _play(self, level: int, actions: Sequence[int]) -> np.ndarray:
+        env = LevelEnv(self.connector, len(actions) + 1)
+        try:
+            frames = [env.start(Level(self.game, level), 0)]
+            for action in actions:
+                step = env.step(action)
+                frames.append(step.frame)
+                if step.is_last:
+                    env.start(Level(self.game, level), 0)
+        finally:
+            env.close()
+        return np.stack(frames)
+
+
+def _held(word: str) -> tuple[str, int]:
+    """`<key>:<number of frames>`."""
+    key, count = word.split(":")
+    return key, int(count)
+
+
+def film(args: argparse.Namespace) -> None:
+    """Write `play_film.gif` of the first level."""
+    rollouts = KeyedRollouts(args)
+    (real, *_), (made, *_) = rollouts.run(rollouts.keys)
     videos = [
-        LabelledVideo(name, np.stack(frames).transpose(0, 2, 3, 1), 1)
-        for name, frames in (("game", real), ("model", made))
+        LabelledVideo(name, frames.transpose(0, 2, 3, 1), 1) for name, frames in (("game", real), ("model", made))
     ]
     write_gif(Path(args.film) / "play_film.gif", animation(videos, scale=3), PlayConfig().fps)
     print("PSNR", numbers([image_psnr(made[t], real[t]) for t in SHOWN if t < len(real)]))
+
+
+def lasting(args: argparse.Namespace) -> None:
+    """Print how many seconds move, of each level and of all."""
+    fps, rollouts = round(PlayConfig().fps), KeyedRollouts(args)
+    actions = list(islice(cycle(rollouts.keys), LASTING * fps))
+    videos = rollouts.run(actions)
+    moving = [moving_seconds(frames, fps) for frames in videos]
+    for level, real, made, count in zip(rollouts.levels, *videos, moving[1], strict=True):
+        print(f"level {level}: {count} of {LASTING} seconds move")
+        if args.film:
+            images = [film_row(torch.from_numpy(frames[::fps]).float() / 255) for frames in (real, made)]
+            write_png(Path(args.film) / f"level_{level}.png", np.concatenate(images))
+    shares = [f"{np.mean(counts) / LASTING:.2f}" for counts in moving]
+    print(f"share of seconds that move: model {shares[1]}, game {shares[0]}")
+
+
+def moving_seconds(frames: np.ndarray, fps: int) -> np.ndarray:
+    """In how many seconds (L,) of frames (L, N+1, C, H, W) of 0 to 255 a pixel changes by `MOVING` on average."""
+    change = np.abs(np.diff(frames.astype(np.int16), axis=1)).mean(axis=(2, 3, 4))
+    return (change.reshape(len(change), -1, fps).mean(axis=2) >= MOVING).sum(axis=1)
 
 
 def film_row(frames: Tensor) -> np.ndarray:
@@ -295,7 +350,7 @@ def numbers(values: Sequence[float]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["speed", "quality", "film"])
+    parser.add_argument("what", choices=["speed", "quality", "film", "lasting"])
     parser.add_argument("--model", required=True)
     parser.add_argument("--datasets", default="data_generation/datasets")
     parser.add_argument("--visitors", type=int, nargs="+", default=[1, 2, 4])
@@ -305,12 +360,12 @@ def main() -> None:
     parser.add_argument("--rollouts", type=int, default=4)
     parser.add_argument("--windows", type=int, nargs="+")
     parser.add_argument("--film", help="a folder for images: the game's frames and the model's")
-    parser.add_argument("--level", type=int, default=SHIPPED_LEVEL)
+    parser.add_argument("--levels", type=int, nargs="+", default=[SHIPPED_LEVEL])
     parser.add_argument("--keys", nargs="+", default=KEYS, help="actions, and for how many frames each is held")
     parser.add_argument("--rooms", nargs="+", choices=list(ROOMS), default=list(ROOMS))
     args = parser.parse_args()
     torch.manual_seed(0)
-    {"speed": speed, "quality": quality, "film": film}[args.what](args)
+    {"speed": speed, "quality": quality, "film": film, "lasting": lasting}[args.what](args)
 
 
 if __name__ == "__main__":

@@ -52,8 +52,9 @@ async function loadModel(backend) {
   element("runtime").textContent = backend === "webgpu" ? "WebGPU" : `WebAssembly, threads: ${numThreads}`;
 }
 
+// One core is left to the page and to everything else: where all are busy, threads that wait for each other cost half.
 function wantedThreads() {
-  return Number(query.get("threads")) || Math.min(MAX_THREADS, navigator.hardwareConcurrency ?? 1);
+  return Number(query.get("threads")) || Math.min(MAX_THREADS, Math.max(1, (navigator.hardwareConcurrency ?? 1) - 1));
 }
 
 async function restart() {
