@@ -123,11 +123,10 @@ class EvalConfig:
     action_following_steps: CountOrZero = 300
     drift_frames: CountOrZero = 0  # length of streamed rollouts in which drift is measured; 0 = none
     n_drift_clips: Count = 16  # such rollouts, at most
-    # Where the character is in a frame, to measure it along these rollouts: two expressions, x and y in pixels of the
-    # frame from its top left corner, of numbers that the game reports with each step, such as [x-camera_x,y/2]; [] =
-    # not measured.
+    # Where the character is, which is then measured along these rollouts: two expressions, its x and y in pixels of the
+    # frame from the top left corner, of numbers that the game reports, such as ["x-camera_x","y/2"]; [] = not measured.
     position: Annotated[list[str], Items(0, 2)] = field(default_factory=list)
-    position_steps: Count = 300  # training steps of the model that reads it off frames, once for a dataset
+    position_steps: Count = 150  # training steps of the model that reads it off frames, once for a dataset
     n_counterfactuals: CountOrZero = 0  # states from which every action is played in the game itself; 0 = none
     enable_cache: bool = False  # no effect: an evaluation encodes each clip once
     n_total_samples: CountOrZero = 0  # clips to evaluate; 0 = all

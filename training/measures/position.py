@@ -11,7 +11,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
-from einops import rearrange
 from torch import Tensor, nn
 
 from data.data import ClipDataset, frames_first
@@ -66,10 +65,10 @@ class PositionReader(FrameReader):
 def shown_positions(network: PositionReader, video: Tensor) -> Tensor:
     """Positions (B, T, 2), x and y in pixels, that frames (B, T, C, H, W) show; the frames are clamped."""
     with torch.autocast(video.device.type, enabled=False):
-        logits = network(rearrange(video.float().clamp(0, 1), "b t c h w -> (b t) c h w"))
-    rows, columns = np.divmod(logits.flatten(1).argmax(dim=1).cpu(), logits.shape[2])
-    positions = (torch.stack([columns, rows], dim=-1) + 0.5) * _CELL
-    return rearrange(positions, "(b t) p -> b t p", b=len(video))
+        # Clip by clip, since a long batch's activations take gigabytes.
+        logits = torch.stack([network(frames.float().clamp(0, 1)) for frames in video])
+    cells, width = logits.flatten(2).argmax(dim=2).cpu(), logits.shape[3]
+    return (torch.stack([cells % width, cells // width], dim=-1) + 0.5) * _CELL
 
 
 @dataclass(frozen=True)
@@ -170,7 +169,7 @@ def _evaluate(node: ast.expr, numbers: Mapping[str, np.ndarray]) -> np.ndarray |
     match node:
         case ast.Name(id=name):
             return numbers[name]
-        case ast.Constant(value=int() | float() as value):
+        case ast.Constant(value=int() | float() as value) if not isinstance(value, bool):
             return value
         case ast.UnaryOp(op=ast.USub(), operand=operand):
             return -_evaluate(operand, numbers)
