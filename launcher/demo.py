@@ -41,6 +41,7 @@ STEPS = (
         lambda: [
             *("genie_redux", "eval", "config=demo", f"eval.model_fpath={_newest(MODEL_DPATH)}"),
             *("eval.drift_frames=100", "eval.n_drift_clips=8"),
+            'eval.position=["(x-camera_x-8)*64/240","y*64/240"]',
         ],
     ),
     DemoStep(

@@ -1,5 +1,6 @@
 """`run.py demo`: its commands are printed, valid, and end at the first failure."""
 
+import shlex
 from pathlib import Path
 
 import pytest
@@ -37,7 +38,7 @@ def test_demo_prints_the_commands_that_it_runs(demo_calls, capsys):
     text = capsys.readouterr().out
     assert [call[:2] for call in demo_calls[1:]] == [TRAIN, TRAIN, EVAL, EVAL]
     for call in demo_calls:
-        assert f"$ python run.py {' '.join(call)}\n" in text
+        assert f"$ python run.py {shlex.join(call)}\n" in text
     assert f"tokenizer_fpath={demo.TOKENIZER_DPATH}/model-10.pt" in demo_calls[2]
     assert "Total" in text
 

@@ -24,8 +24,9 @@ from training.main import evaluate
 from training.measures.calibration import compute_calibration, update_calibration
 from training.measures.counterfactuals import Omitted, measure_counterfactuals, play_counterfactuals
 from training.measures.distances import frechet_distance, kernel_distance
-from training.measures.drift import measure_drift, stream
-from training.measures.inverse_dynamics import InverseDynamics, shown_actions, train_inverse_dynamics
+from training.measures.drift import Readers, measure_drift, stream
+from training.measures.frame_reader import train_reader
+from training.measures.inverse_dynamics import InverseDynamics, shown_actions
 from training.measures.lite0 import load_lite0
 from training.metrics import GroundTruth, SampleTable, add_quality, averages, changed_pixels
 from training.runtime import make_runtime
@@ -61,15 +62,15 @@ def test_actions_are_read_off_real_frames_and_not_off_still_ones(clips):
     root, video, actions = clips
     train = ClipDataset(root / DATASET, "train", 5, 3)
     network = InverseDynamics(len(ACTIONS))
-    train_inverse_dynamics(network, train, 60, torch.device("cpu"))
+    train_reader(network, train, 60, torch.device("cpu"))
     other = video[torch.randperm(len(video), generator=torch.Generator().manual_seed(0))]
     frames = {"real": video, "still": video[:, :1].expand_as(video), "ignores the action": other}
     found = shares({name: shown_actions(network, v, 4) for name, v in frames.items()}, actions[:, -4:])
     assert found["real"] > 0.9
     assert found["still"] < 0.6 and found["ignores the action"] < 0.6
     again = InverseDynamics(len(ACTIONS))
-    train_inverse_dynamics(again, train, 3, torch.device("cpu"))
-    third = train_inverse_dynamics(InverseDynamics(len(ACTIONS)), train, 3, torch.device("cpu"))
+    train_reader(again, train, 3, torch.device("cpu"))
+    third = train_reader(InverseDynamics(len(ACTIONS)), train, 3, torch.device("cpu"))
     assert torch.equal(again.head.weight, third.head.weight)
 
 
@@ -84,7 +85,7 @@ def test_a_reader_of_actions_is_trained_for_any_number_of_steps(clips):
     root, _, _ = clips
     train = ClipDataset(root / DATASET, "train", 5, 3)
     for num_steps in (1, 4, 5, 6):
-        train_inverse_dynamics(InverseDynamics(len(ACTIONS)), train, num_steps, torch.device("cpu"))
+        train_reader(InverseDynamics(len(ACTIONS)), train, num_steps, torch.device("cpu"))
 
 
 def test_calibration_of_a_model_that_knows_what_it_does_not_know():
@@ -297,7 +298,7 @@ def test_drift_ranks_predictors(walk):
     found = {}
     for name, model in {"perfect": Predictor(True), "still": Predictor(True, False)}.items():
         clips = read_clips(dataset, list(range(min(4, len(dataset)))), config, torch.device("cpu"))
-        drift = measure_drift(model, clips, 2, RUNTIME, shown=frozenset([0, 1]))
+        drift = measure_drift(model, clips, 2, RUNTIME, Readers(), frozenset([0, 1]))
         found[name] = drift.scores
         assert drift.films[RECORDED].shape == drift.films[PREDICTED].shape and len(drift.films[RECORDED]) == 2
     assert {key.rsplit("_", 1)[1] for key in found["perfect"]} == {"1", "10"}

@@ -20,8 +20,13 @@ DATASET = "toy_v0.0.0"
 SIZES = {"dim": 16, "num_blocks": 1, "heads": 2, "dim_head": 8}
 
 
-def write_dataset(root: Path, sessions: int = 10, num_actions: int = 23, seed: int = 0, size: int = SIZE) -> Path:
-    """A bright square on a dim background that the actions move sideways; one environment."""
+def write_dataset(
+    root: Path, sessions: int = 10, num_actions: int = 23, seed: int = 0, size: int = SIZE, reports_place: bool = False
+) -> Path:
+    """A bright square on a dim background that the actions move sideways; one environment.
+
+    `reports_place`: with each step the game reports the square's left edge as `x` and its upper one as `y`.
+    """
     env_dpath = root / DATASET / "toy_square_v0.0.0"
     DatasetInfo("toy_square", "square", ACTIONS, (3, size, size)).save(env_dpath)
     for session in range(sessions):
@@ -35,7 +40,8 @@ def write_dataset(root: Path, sessions: int = 10, num_actions: int = 23, seed: i
             for step in range(num_actions):
                 action = int(rng.integers(len(ACTIONS)))
                 place += (2, -2, 0)[action]
-                writer.step(action, 0.0, False, step == num_actions - 1, {}, _frame(place, session, size))
+                numbers = {"x": place % size, "y": 4} if reports_place else {}
+                writer.step(action, 0.0, False, step == num_actions - 1, numbers, _frame(place, session, size))
             writer.commit()
     return root
 

@@ -15,6 +15,7 @@ from data_generation.data.fields import (
     FolderName,
     Fraction,
     FractionBelow1,
+    Items,
     Minutes,
     ModelPath,
     NotNegative,
@@ -122,6 +123,10 @@ class EvalConfig:
     action_following_steps: CountOrZero = 300
     drift_frames: CountOrZero = 0  # length of streamed rollouts in which drift is measured; 0 = none
     n_drift_clips: Count = 16  # such rollouts, at most
+    # Where the character is, which is then measured along these rollouts: two expressions, its x and y in pixels of the
+    # frame from the top left corner, of numbers that the game reports, such as ["x-camera_x","y/2"]; [] = not measured.
+    position: Annotated[list[str], Items(0, 2)] = field(default_factory=list)
+    position_steps: Count = 150  # training steps of the model that reads it off frames, once for a dataset
     n_counterfactuals: CountOrZero = 0  # states from which every action is played in the game itself; 0 = none
     enable_cache: bool = False  # no effect: an evaluation encodes each clip once
     n_total_samples: CountOrZero = 0  # clips to evaluate; 0 = all

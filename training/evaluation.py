@@ -29,14 +29,11 @@ from training.loading import ClipChoice, check_actions, check_frames, check_leng
 from training.measures.calibration import compute_calibration, update_calibration
 from training.measures.counterfactuals import measure_counterfactuals, play_counterfactuals
 from training.measures.distances import compute_distances, update_distances
-from training.measures.drift import measure_drift
-from training.measures.inverse_dynamics import (
-    InverseDynamics,
-    InverseDynamicsSettings,
-    prepare_inverse_dynamics,
-    shown_actions,
-)
+from training.measures.drift import Readers, measure_drift
+from training.measures.frame_reader import ReaderSettings
+from training.measures.inverse_dynamics import InverseDynamics, prepare_inverse_dynamics, shown_actions
 from training.measures.lite0 import Lite0, load_lite0
+from training.measures.position import CharacterPosition, check_position, prepare_position
 from training.metrics import GroundTruth, SampleTable, add_quality, evenly_spaced, own_indices, psnr_per_frame
 from training.report import EvaluationReport, check_folder, write_report
 from training.rollout import clip_generators, copy_last, ground_truth, held_action, random_actions
@@ -210,19 +207,38 @@ class WorldModelEvaluation(Evaluation):
         self.is_control, self.num_marked = self.config.action_to_take >= 0, self.rollout.num_prime
         self.label = f"held: {names[self.config.action_to_take]}" if self.is_control else "predicted"
         self._inverse_dynamics: InverseDynamics | None = None
+        self._position: CharacterPosition | None = None
         with under("eval", on_bad_episode="data.on_bad_episode"):
             self._long_clips = self._open_long_clips()
+            if self._long_clips is not None and self.config.position:
+                check_position(self.config.position, self._long_clips)
 
     def prepare(self) -> list[str]:
-        """The model that reads actions off frames."""
-        if self.is_control or not self.config.action_following_steps:
+        """The models that read actions and the character's position off frames."""
+        if self.is_control:
             return []
+        notes = [self._prepare_inverse_dynamics(), self._prepare_position()]
+        return [note for note in notes if note]
+
+    def _prepare_inverse_dynamics(self) -> str:
+        if not self.config.action_following_steps:
+            return ""
         if self.super_resolution.is_large:
-            return ["no action following: the dataset's frames are not those that the model makes"]
-        folder = Path(self.config.save_root_dpath) / "inverse_dynamics" / self.config.dataset_name
-        settings = InverseDynamicsSettings(self.config.action_following_steps, folder)
+            return "no action following: the dataset's frames are not those that the model makes"
+        settings = self._reader_settings("inverse_dynamics", self.config.action_following_steps)
         self._inverse_dynamics, reason = prepare_inverse_dynamics(settings, self.dataset, self.runtime)
-        return [reason] if reason else []
+        return reason
+
+    def _prepare_position(self) -> str:
+        if self._long_clips is None or not self.config.position:
+            return ""
+        settings = self._reader_settings("position", self.config.position_steps)
+        with under("eval"):
+            self._position, reason = prepare_position(self.config.position, settings, self._long_clips, self.runtime)
+        return reason
+
+    def _reader_settings(self, name: str, num_steps: int) -> ReaderSettings:
+        return ReaderSettings(num_steps, Path(self.config.save_root_dpath) / name / self.config.dataset_name)
 
     def measure(self, clips: Clips, table: SampleTable) -> Prediction:
         if self.is_control:
@@ -264,8 +280,8 @@ class WorldModelEvaluation(Evaluation):
             own = own_indices(chosen, accelerator)
             clips = read_clips(self._long_clips, own, self.config, self.runtime.device)
             films = frozenset(chosen[: self.config.n_gifs].tolist())
-            num_prime, network = self.rollout.num_prime, self._inverse_dynamics
-            drift = measure_drift(self.model, clips, num_prime, self.runtime, network, films)
+            readers = Readers(self._inverse_dynamics, self._position)
+            drift = measure_drift(self.model, clips, self.rollout.num_prime, self.runtime, readers, films)
             scores, self.films = scores | drift.scores, drift.films
         if self.config.n_counterfactuals:
             own = own_indices(evenly_spaced(len(self.dataset), self.config.n_counterfactuals), accelerator)

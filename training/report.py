@@ -71,6 +71,15 @@ _SINGLE = {
     "latent_probe_code_accuracy": "  from its code",
     "latent_probe_majority_accuracy": "  always naming the commonest action",
 }
+# Values at single frames of long rollouts, by what stands before the frame's number.
+_DRIFT = {
+    "drift_pooled_psnr_": "drift: pooled PSNR [dB]",
+    "drift_copy_last_pooled_psnr_": "  copy-last baseline",
+    "drift_position_accuracy_": "drift: the character is where the game has it, share of rollouts",
+    "drift_ceiling_position_accuracy_": "  off the recorded frames (ceiling)",
+    "drift_copy_last_position_accuracy_": "  copy-last baseline",
+    "drift_position_error_": "  distance in pixels, median",
+}
 # What is in an evaluation's folder, and what is left in it of a process that was killed there.
 _OWN_FILES = (
     *("metrics.json", "run.json", "report.html", "psnr_per_frame.png", "strips.png"),
@@ -147,10 +156,7 @@ def summary(folder: Path) -> str:
     for prefix, label in rows.items():
         lines.append(f"  {label:<26}" + "".join(_cell(metrics, prefix + name) for name in _COLUMNS))
     lines += [f"  {label}: {metrics[name]:.4g}" for name, label in _SINGLE.items() if name in metrics]
-    drift = [name.rsplit("_", 1)[1] for name in metrics if name.startswith("drift_pooled_psnr_")]
-    for label, prefix in (("drift: pooled PSNR [dB]", "drift_"), ("  copy-last baseline", "drift_copy_last_")):
-        values = ", ".join(f"frame {t}: {metrics[f'{prefix}pooled_psnr_{t}']:.4g}" for t in drift)
-        lines += [f"  {label}: {values}"] if drift else []
+    lines += [f"  {label}: {values}" for prefix, label in _DRIFT.items() if (values := _per_frame(metrics, prefix))]
     if "drift_action_following" in metrics:
         lines += [
             f"  actions read off the second half of these rollouts: {metrics['drift_action_following']:.4g}",
@@ -171,6 +177,11 @@ def metric_rows(content: dict[str, Any]) -> list[tuple[str, float]]:
     }
     named |= {name: label.strip() for name, label in _SINGLE.items()}
     return [(label, metrics[name]) for name, label in named.items() if name in metrics]
+
+
+def _per_frame(metrics: dict[str, float], prefix: str) -> str:
+    values = {name.removeprefix(prefix): value for name, value in metrics.items() if name.startswith(prefix)}
+    return ", ".join(f"frame {t}: {value:.4g}" for t, value in values.items())
 
 
 def _cell(metrics: dict[str, float], name: str) -> str:

@@ -11,11 +11,20 @@ from models.world_model import WorldModel
 from training.clips import Clips
 from training.images import keep_frames
 from training.measures.inverse_dynamics import InverseDynamics, shown_actions
+from training.measures.position import CharacterPosition
 from training.metrics import SampleTable, averages_per_frame, psnr_per_frame, squared_error_per_frame
 from training.runtime import Runtime
 
 # Predicted frames, from 1, whose values are reported one by one.
 _FRAMES = (1, 10, 30, 60, 100, 200)
+
+
+@dataclass(frozen=True)
+class Readers:
+    """What is read off the streamed frames: actions, and the character's position in the clips that are streamed."""
+
+    actions: InverseDynamics | None = None
+    position: CharacterPosition | None = None
 
 
 @dataclass
@@ -32,18 +41,20 @@ def measure_drift(
     clips: Iterator[Clips],
     num_prime: int,
     runtime: Runtime,
-    network: InverseDynamics | None = None,
+    readers: Readers,
     shown: frozenset[int] = frozenset(),
 ) -> Drift:
     """PSNR of frames 1, 10, 30, … of rollouts streamed under the clips' actions, and of the still last prime frame.
 
     The clips are as long as prime and predicted frames together. `drift_psnr_<frame>`: mean of the rollouts' PSNR;
-    `drift_pooled_psnr_<frame>`: PSNR of their mean squared error; the same with `drift_copy_last_…`. With a `network`,
-    `drift_action_following`: the share of the second half's actions that it reads off the streamed frames, and
-    `…_ceiling` off the recorded ones. Clips with the indices `shown` are kept. Call it on every process, each
-    with its share of the clips.
+    `drift_pooled_psnr_<frame>`: PSNR of their mean squared error; the same with `drift_copy_last_…`. With a reader of
+    actions, `drift_action_following`: the share of the second half's actions that it reads off the streamed frames,
+    and `…_ceiling` off the recorded ones. With one of positions, `drift_position_accuracy_<frame>`: the share of the
+    rollouts that show the character where it is, and `drift_position_error_<frame>`: the median distance in pixels;
+    the same with `drift_ceiling_…` off the recorded frames and `drift_copy_last_…`. Clips with the indices `shown` are
+    kept. Call it on every process, each with its share of the clips.
     """
-    table, films = SampleTable(), SampleTable()
+    table, films, distances = SampleTable(), SampleTable(), SampleTable()
     for batch in clips:
         target = batch.video[:, num_prime:]
         with runtime.autocast():
@@ -52,17 +63,24 @@ def measure_drift(
         for name, made in (("drift_", frames), ("drift_copy_last_", still)):
             table.add(f"{name}psnr", batch.indices, psnr_per_frame(made, target))
             table.add(f"{name}mse", batch.indices, squared_error_per_frame(made, target))
-        if network is not None:
+        if readers.position is not None:
+            positions = readers.position.recorded(batch.indices, target.shape[1])
+            for name, made in (("drift_", frames), ("drift_ceiling_", target), ("drift_copy_last_", still)):
+                distances.add(f"{name}position_", batch.indices, readers.position.distances(made, positions))
+        if readers.actions is not None:
             late = max(1, target.shape[1] // 2)
             for name, made in (("", frames), ("_ceiling", target)):
                 video = torch.cat([batch.video[:, :num_prime], made], dim=1)
-                right = shown_actions(network, video, late) == batch.actions[:, -late:]
+                right = shown_actions(readers.actions, video, late) == batch.actions[:, -late:]
                 films.add(f"drift_action_following{name}", batch.indices, right.float())
         keep_frames(films, set(shown), batch.indices, batch.video, frames, num_prime)
     curves = averages_per_frame(table.gather())
     length = min(map(len, curves.values()))
     chosen = [frame for frame in _FRAMES if frame < length] + [length]
     scores = {f"{name}_{frame}": curve[frame - 1] for name, curve in curves.items() for frame in chosen}
+    for name, found in distances.gather().items():
+        assert readers.position is not None
+        scores |= readers.position.scores(name, found, chosen)
     rows = films.gather()
     following = {name: float(rows.pop(name).mean()) for name in list(rows) if name.startswith("drift_")}
     return Drift(scores | following, rows)
