@@ -15,6 +15,7 @@ from external.agent57.main import train as train_agent57
 from launcher.commands import COMMANDS, ROOT_DPATH, Command
 from launcher.keys import keys_of
 from models.construct_model import KINDS
+from models.world_model import WorldModel
 from tests.agent57_helpers import quick_config as quick_agent57
 from tests.auto_explore_helpers import quick_config, save_world_model
 from tests.training_helpers import save_fresh, tiny_config, write_dataset
@@ -77,7 +78,8 @@ def test_training_and_evaluation_read_no_hidden_key(tmp_path, model):
     command = model if enlarges else "genie_redux"
     write_dataset(tmp_path, sessions=4, size=32 if enlarges else 16)
     cfg, reads = tiny_config(tmp_path, model), set()
-    if model.startswith("genie"):
+    predicts = issubclass(KINDS[model].model, WorldModel)
+    if predicts:
         cfg.tokenizer_fpath = str(save_fresh(tmp_path / "tokenizer" / "model-7.pt", tiny_config(tmp_path)))
         cfg.train.enable_cache = True
     cfg.train.num_train_steps, cfg.train.validate_every = 1, 1
@@ -87,6 +89,8 @@ def test_training_and_evaluation_read_no_hidden_key(tmp_path, model):
     assert not reads & hidden_keys(BY_TITLE[f"{command} train"])
     evaluated, reads = tiny_config(tmp_path, model), set()
     evaluated.eval.model_fpath = str(checkpoint)
+    if predicts:
+        evaluated.eval.inference_method = "autoregressive"
     evaluate(record_reads(evaluated, reads))
     assert "eval.batch_size" in reads
     assert not reads & hidden_keys(BY_TITLE[f"{command} eval"])
