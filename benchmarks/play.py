@@ -3,15 +3,16 @@
     python -m benchmarks.play speed --model <model-N.pt>
     python -m benchmarks.play quality --model <model-N.pt> --dataset data_generation/datasets/<dataset>
     python -m benchmarks.play film --model weights/guided --levels 5 --film docs/results/images
-    python -m benchmarks.play lasting --model weights/guided --levels 0 1 2 3 --film <folder>
+    python -m benchmarks.play lasting --model weights/guided --dataset <dataset> --levels 0 1 2 3 --film <folder>
 
 speed: each visitor asks for the next frame as soon as it has one; then, with --pace 15, fifteen times a second.
 quality: rollouts of 200 frames from the start of the game's level under random keys, each held for five frames on
 average, next to the game under the same keys; for each way of making room in a full history. PSNR favours a rollout
 that stands still: look at the frames, too (--film).
 film: 100 frames of the page's step from the start of a level, under the keys of `--keys`, next to the game, as a GIF.
-lasting: 30 seconds from the starts of levels, under these keys again and again: in how many of them the screen moves,
-in the model and in the game, which begins anew where it ends; and, with --film, a frame of every second of both.
+lasting: 30 seconds from the starts of levels, under these keys again and again: in which share of the frames of the
+first, second and third ten seconds a network that was trained on the dataset finds the character, in the model and in
+the game, which begins anew where it ends. With --film: a frame of every second of both.
 """
 
 import argparse
@@ -23,7 +24,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
@@ -32,32 +32,21 @@ import psutil
 import torch
 from torch import Tensor
 
+from benchmarks.keyed_rollouts import KEYS, SHOWN, film, film_row, lasting, numbers
 from data_generation.data.data import Environment, list_environments
-from data_generation.data.media import LabelledVideo, animation, scale_image, to_pixels, write_gif, write_png
+from data_generation.data.media import write_png
 from data_generation.generator.levels import Level, LevelEnv
 from models import streaming
 from models.checkpoint import load_world_model
 from models.components.st_transformer import Cache, LayerCache
 from models.genie_redux import GenieRedux
 from models.streaming import StreamState
-from play.batching import Simulator
-from play.config import PlayConfig
-from play.game import recorded_game
-from play.loading import SHIPPED_LEVEL, load_playable
-from play.session import image_psnr
-from play.starts import Start
+from play.loading import SHIPPED_LEVEL
 from training.measures.counterfactuals import recorded_connector
 from training.metrics import psnr_per_frame
 
 ROOT_DPATH = Path(__file__).resolve().parent.parent
-# Frames whose values are printed.
-SHOWN = (1, 10, 30, 60, 100, 150, 200)
 
-# Of the rollout video: 100 frames.
-KEYS = ["RIGHT:20", "ACTION_JUMP:5", "RIGHT:15", "LEFT:20", "ACTION_JUMP:5", "LEFT:5", "RIGHT:30"]
-# Seconds; and the mean change of a pixel (of 255) from frame to frame below which a second stands still. Where only the
-# character walks on the spot it is several times as large.
-LASTING, MOVING = 30, 0.1
 # Steps that fill the history before anything is measured.
 FILLING = 20
 
@@ -260,92 +249,11 @@ def quality(args: argparse.Namespace) -> None:
     line("still", video[:, 1:2].expand(-1, SHOWN[-1], -1, -1, -1), video[:, 2:], known, shown)
 
 
-class KeyedRollouts:
-    """The page's step and the game from the starts of levels, under the same keys."""
-
-    def __init__(self, args: argparse.Namespace):
-        loaded = load_playable(Path(args.model))
-        names = loaded.config.action_names
-        self.game, self.levels = next(iter(loaded.config.levels)), args.levels
-        self.keys = [names.index(key) for key, count in map(_held, args.keys) for _ in range(count)]
-        self.simulator, self.connector = Simulator(loaded.model), recorded_game(loaded.config, self.game)
-
-    def run(self, actions: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-        """Frames (L, N+1, C, H, W) of the game, which begins anew where it ends, and of the model."""
-        real = np.stack([self._play(level, actions) for level in self.levels])
-        states, made = [self.simulator.start(Start(frames[:1])) for frames in real], [real[:, 0]]
-        for action in actions:
-            steps = self.simulator.step(states, [action] * len(states))
-            states = [step.state for step in steps]
-            made.append(np.stack([step.frame for step in steps]))
-        return real, np.stack(made, axis=1)
-
-    def _play(self, level: int, actions: Sequence[int]) -> np.ndarray:
-        env = LevelEnv(self.connector, len(actions) + 1)
-        try:
-            frames = [env.start(Level(self.game, level), 0)]
-            for action in actions:
-                step = env.step(action)
-                frames.append(step.frame)
-                if step.is_last:
-                    env.start(Level(self.game, level), 0)
-        finally:
-            env.close()
-        return np.stack(frames)
-
-
-def _held(word: str) -> tuple[str, int]:
-    """`<key>:<number of frames>`."""
-    key, count = word.split(":")
-    return key, int(count)
-
-
-def film(args: argparse.Namespace) -> None:
-    """Write `play_film.gif` of the first level."""
-    rollouts = KeyedRollouts(args)
-    (real, *_), (made, *_) = rollouts.run(rollouts.keys)
-    videos = [
-        LabelledVideo(name, frames.transpose(0, 2, 3, 1), 1) for name, frames in (("game", real), ("model", made))
-    ]
-    write_gif(Path(args.film) / "play_film.gif", animation(videos, scale=3), PlayConfig().fps)
-    print("PSNR", numbers([image_psnr(made[t], real[t]) for t in SHOWN if t < len(real)]))
-
-
-def lasting(args: argparse.Namespace) -> None:
-    """Print how many seconds move, of each level and of all."""
-    fps, rollouts = round(PlayConfig().fps), KeyedRollouts(args)
-    actions = list(islice(cycle(rollouts.keys), LASTING * fps))
-    videos = rollouts.run(actions)
-    moving = [moving_seconds(frames, fps) for frames in videos]
-    for level, real, made, count in zip(rollouts.levels, *videos, moving[1], strict=True):
-        print(f"level {level}: {count} of {LASTING} seconds move")
-        if args.film:
-            images = [film_row(torch.from_numpy(frames[::fps]).float() / 255) for frames in (real, made)]
-            write_png(Path(args.film) / f"level_{level}.png", np.concatenate(images))
-    shares = [f"{np.mean(counts) / LASTING:.2f}" for counts in moving]
-    print(f"share of seconds that move: model {shares[1]}, game {shares[0]}")
-
-
-def moving_seconds(frames: np.ndarray, fps: int) -> np.ndarray:
-    """In how many seconds (L,) of frames (L, N+1, C, H, W) of 0 to 255 a pixel changes by `MOVING` on average."""
-    change = np.abs(np.diff(frames.astype(np.int16), axis=1)).mean(axis=(2, 3, 4))
-    return (change.reshape(len(change), -1, fps).mean(axis=2) >= MOVING).sum(axis=1)
-
-
-def film_row(frames: Tensor) -> np.ndarray:
-    """Frames (N, C, H, W) next to each other."""
-    return np.concatenate([scale_image(frame, 2) for frame in to_pixels(frames.numpy())], axis=1)
-
-
 def line(name: str, frames: Tensor, real: Tensor, known: Tensor, shown: Sequence[int]) -> None:
     psnr = psnr_per_frame(frames, real).mean(dim=0)
     nearest = [float(nearest_psnr(frames[:, t], known).mean()) for t in shown]
     print(f"{name:13} to the game's frame {numbers(psnr[shown].tolist())}, mean {psnr.mean():.2f}", end="")
     print(f"; to its nearest one {numbers(nearest)}", flush=True)
-
-
-def numbers(values: Sequence[float]) -> str:
-    return " ".join(f"{value:.1f}" for value in values)
 
 
 def main() -> None:
@@ -357,6 +265,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=15.0)
     parser.add_argument("--pace", type=float, default=15.0)
     parser.add_argument("--dataset", default="data_generation/datasets/retro_act_v0.0.0_demo")
+    parser.add_argument("--cache", type=Path, default=Path("outputs/position"), help="keeps the network of `lasting`")
     parser.add_argument("--rollouts", type=int, default=4)
     parser.add_argument("--windows", type=int, nargs="+")
     parser.add_argument("--film", help="a folder for images: the game's frames and the model's")
