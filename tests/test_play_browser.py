@@ -222,6 +222,48 @@ def test_configurations_of_ticked_runs_are_compared(page, config):
         runs.mkdir()
 
 
+def test_evaluations_are_shown_side_by_side(page, config):
+    evaluations = Path(config.evaluations_dpath)
+    for name, psnr in (("slow", 20.75), ("fast", 21.25)):
+        (evaluations / name).mkdir(parents=True)
+        (evaluations / name / "metrics.json").write_text(json.dumps({"metrics": {"psnr": psnr}}))
+    try:
+        page.click("[data-view=evaluations]")
+        page.locator("#evaluations td", has_text="psnr").wait_for()
+        assert page.locator("#evaluations tr", has_text="psnr").all_inner_texts() == ["psnr\t21.25\t20.75"]
+    finally:
+        shutil.rmtree(evaluations)
+        evaluations.mkdir()
+
+
+def test_malformed_messages_of_a_page_are_answered_in_one_line_and_change_nothing(page):
+    sent = ["", "[]", "{", '{"do":"fly"}', '{"do":"step","action":1e9}', '{"do":"step","action":NaN}', "x" * 5000]
+    answers = page.evaluate(
+        """async (sent) => {
+            const socket = new WebSocket(`ws://${location.host}/socket`);
+            socket.binaryType = "arraybuffer";
+            const next = () => new Promise((resolve) => socket.onmessage = ({ data }) => {
+                const length = new DataView(data).getUint32(0, true);
+                resolve(JSON.parse(new TextDecoder().decode(new Uint8Array(data, 4, length))));
+            });
+            await next();
+            const answers = [];
+            for (const text of sent) {
+                socket.send(text);
+                answers.push(await next());
+            }
+            socket.send('{"do":"start_level","level":0}');
+            answers.push(await next());
+            socket.close();
+            return answers;
+        }""",
+        sent,
+    )
+    assert [answer["is"] for answer in answers[: len(sent)]] == ["problem"] * len(sent)
+    assert all(answer["text"] and "\n" not in answer["text"] for answer in answers[: len(sent)])
+    assert page.evaluate("window.play.frame.time") == 0
+
+
 def test_a_restarted_server_is_found_again(browser, config):
     server, address = serve(config)
     page = browser.new_page(bypass_csp=True)
