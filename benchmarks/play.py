@@ -41,7 +41,6 @@ from models.checkpoint import load_world_model
 from models.components.st_transformer import Cache, LayerCache
 from models.genie_redux import GenieRedux
 from models.streaming import StreamState
-from play.loading import SHIPPED_LEVEL
 from training.measures.counterfactuals import recorded_connector
 from training.metrics import psnr_per_frame
 
@@ -269,7 +268,7 @@ def main() -> None:
     parser.add_argument("--rollouts", type=int, default=4)
     parser.add_argument("--windows", type=int, nargs="+")
     parser.add_argument("--film", help="a folder for images: the game's frames and the model's")
-    parser.add_argument("--levels", type=int, nargs="+", default=[SHIPPED_LEVEL])
+    parser.add_argument("--levels", type=int, nargs="+", default=[5])
     parser.add_argument("--keys", nargs="+", default=KEYS, help="actions, and for how many frames each is held")
     parser.add_argument("--rooms", nargs="+", choices=list(ROOMS), default=list(ROOMS))
     args = parser.parse_args()
