@@ -29,7 +29,8 @@ from training.run_folder import read_state
 WEIGHTS_DPATH = Path(__file__).resolve().parent.parent / "weights"
 ABOUT = {
     "tokenizer": "frames to tokens and back, to train world models on",
-    "guided": "a world model that is played by the game's actions; what `python run.py play` plays",
+    "cinderfoot": "a world model of 448 levels, from their start to their gates; what `python run.py play` plays",
+    "guided": "a world model of the first twelve levels; experiments in exploration begin with it",
     "whole_levels": "448 levels from their start to their gates; plays levels that it has never seen, too",
     "levels_448": "the beginnings of 448 levels; plays levels that it has never seen, too",
     "latent": "a world model that is played by actions that it found itself",
@@ -112,9 +113,9 @@ def overview(weights: Path) -> Iterator[str]:
     """The lines of weights/README.md."""
     yield from ("# Weights that come with the code", "")
     yield "Small models of Cinderfoot, the free game in `external/platformer/`, trained on CPUs; where a card says so,"
-    yield "for some minutes on a GPU. `python run.py play` plays `guided`. Each folder has a card that says how it was"
-    yield "made and what was measured; written by `python -m benchmarks.ship`. How long rollouts of `guided` stay"
-    yield "close to the game is among [the results](../docs/results/play.md#the-weights-that-come-with-the-code)."
+    yield "for some minutes on a GPU. `python run.py play` plays `cinderfoot`. Each folder has a card that says how it was"
+    yield "made and what was measured; written by `python -m benchmarks.ship`. How long their rollouts stay close to the"
+    yield "game is among [the results](../docs/results/play.md#the-weights-that-come-with-the-code)."
     yield ""
     yield from ("| folder | what it is | training steps | levels | MB |", "| --- | --- | --: | --- | --: |")
     for name, about in ABOUT.items():

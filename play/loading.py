@@ -8,9 +8,9 @@ from data_generation.data.hub import local_path
 from models.checkpoint import LoadedModel, load_world_model
 from models.genie_redux import GenieRedux
 
-SHIPPED_DPATH = Path(__file__).resolve().parent.parent / "weights" / "guided"
+SHIPPED_DPATH = Path(__file__).resolve().parent.parent / "weights" / "cinderfoot"
 # The level on which that model keeps the character longest (docs/results/play.md#30-seconds).
-SHIPPED_LEVEL = 6
+SHIPPED_LEVEL = 5
 
 
 def model_path(model_fpath: str | os.PathLike[str] | None) -> Path:

@@ -90,7 +90,7 @@ function welcome(hello) {
   fill($("source"), hello.sources, (name) => name.replace("_", " "));
   fill($("level"), hello.levels, ([name, isKnown]) => name + (isKnown ? "" : " (not trained on)"), (_, i) => i);
   $("level").value = hello.first_level;
-  $("trained_on").textContent = hello.trained_on && `The model was trained on levels ${hello.trained_on}; others it predicts badly.`;
+  $("trained_on").textContent = hello.trained_on && `The model was trained on levels ${hello.trained_on}; it has never seen others.`;
   $("hint").textContent = hint(hello.actions);
   fill($("environment"), hello.environments, (each) => each.name, (_, i) => i);
   $("from_episode").hidden = !hello.environments.length;
