@@ -192,9 +192,11 @@ def write_starts(
 
 def _first(cfg: ExportConfig, starts: Sequence[dict[str, Any]]) -> int:
     """The start that the page opens with: of the model that comes with the code, the level that it predicts best."""
-    labels = [start["label"] for start in starts]
-    is_best = [cfg.model_fpath is None and label.endswith(f", level {SHIPPED_LEVEL}") for label in labels]
-    return is_best.index(True) if any(is_best) else 0
+    return next((i for i, start in enumerate(starts) if _is_best(cfg, start["label"])), 0)
+
+
+def _is_best(cfg: ExportConfig, label: str) -> bool:
+    return cfg.model_fpath is None and label.endswith(f", level {SHIPPED_LEVEL}")
 
 
 def _spread(items: Sequence[T]) -> list[T]:
@@ -206,7 +208,11 @@ def _level_starts(cfg: ExportConfig, config: ModelConfig) -> list[Start]:
     """The beginnings of levels of the game."""
     if wrong := [text for text in cfg.starts if not text.isdecimal()]:
         raise FieldError("starts", wrong[0], "is not a level of the game", "give numbers of levels, as in [0,3]")
-    return level_starts(config, [int(text) for text in cfg.starts]) if cfg.starts else _spread(level_starts(config))
+    if cfg.starts:
+        return level_starts(config, [int(text) for text in cfg.starts])
+    starts = level_starts(config)
+    chosen = {start.label for start in _spread(starts)}
+    return [start for start in starts if start.label in chosen or _is_best(cfg, start.label)]
 
 
 def _episode_starts(cfg: ExportConfig, loaded: LoadedModel[GenieRedux], num_prime: int) -> Iterator[Start]:

@@ -14,6 +14,7 @@ from models import streaming
 from models.checkpoint import load_world_model, save_model
 from models.genie_redux import GenieRedux
 from play.export import RUNTIME_FILES, STATIC_DPATH, ExportConfig, export, idle_action
+from play.loading import SHIPPED_LEVEL
 from play.onnx_file import OnnxPlayer, onnx_runner, torch_runner
 from play.static_shape_step import StaticShapeStep
 from tests.export_helpers import NUM_PRIME, NUM_STEPS, configure, lively_model, needs_onnx
@@ -156,6 +157,17 @@ def test_without_a_dataset_play_starts_at_the_levels_the_model_was_trained_on(pa
     world = json.loads((folder / "world.json").read_text())
     assert [start["label"] for start in world["starts"]] == [f"Cinderfoot-Nes, level {i}" for i in (1, 3, 4)]
     assert world["checked"]["equal_steps"] == 5 and "levels 1, 3-4 of Cinderfoot-Nes" in world["about"]
+
+
+@pytest.mark.slow
+@needs_onnx
+def test_the_model_that_comes_with_the_code_opens_with_the_level_on_which_it_is_best(page, tmp_path):
+    names = {"model_fpath": None, "dataset_dpath": None, "starts": [], "num_checked_steps": 2}
+    folder = export(ExportConfig(**{**vars(page[1]), **names, "target": str(tmp_path / "page")}))
+    world = json.loads((folder / "world.json").read_text())
+    labels = [start["label"] for start in world["starts"]]
+    assert labels[world["first"]] == f"Cinderfoot-Nes, level {SHIPPED_LEVEL}"
+    assert len(set(labels)) == len(labels) > 1
 
 
 @needs_onnx
