@@ -25,7 +25,7 @@ class PlayConfig:
     num_prime: NumFrames = 4  # frames of a recorded episode, or of the game, that a start gives the model
     window: NumFrames | None = None  # frames of history; null = as many as the model takes
     rewind_frames: Annotated[int, Range(1, 10_000)] = 600  # frames of each visitor that are kept to go back to
-    num_threads: CountOrZero = 0  # of PyTorch; 0 = its own choice
+    num_threads: CountOrZero = 1  # of PyTorch: more make the steps of small models slower; 0 = its own choice
     host: str = "127.0.0.1"  # any other than a loopback address makes the page ask for a token
     port: Annotated[int, Range(0, 65_535)] = 8000  # 0 = any free one
     token: str | None = None  # what the page's address must hold; null = a fresh one where a token is needed
