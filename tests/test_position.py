@@ -146,6 +146,8 @@ def test_readers_of_equal_training_are_equal_and_any_frame_size_is_read(position
         (["x", "y**2"], "'y**2' is not arithmetic of names and numbers; use + - * / and parentheses"),
         (["x", "y +"], "'y +' is not arithmetic of names and numbers"),
         (["x", "__import__('os')"], "is not arithmetic of names and numbers"),
+        (["x", "1/0"], "'1/0' is not arithmetic of names and numbers"),
+        (["x", "-" * 5000 + "y"], "is not arithmetic of names and numbers"),
         (["x", "True"], "'True' is not arithmetic of names and numbers"),
     ],
 )

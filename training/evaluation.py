@@ -232,6 +232,8 @@ class WorldModelEvaluation(Evaluation):
     def _prepare_position(self) -> str:
         if self._long_clips is None or not self.config.position:
             return ""
+        if self.super_resolution.is_large:
+            return "no position of the character: the dataset's frames are not those that the model makes"
         settings = self._reader_settings("position", self.config.position_steps)
         with under("eval"):
             self._position, reason = prepare_position(self.config.position, settings, self._long_clips, self.runtime)

@@ -159,7 +159,7 @@ def _value(text: str, numbers: Mapping[str, np.ndarray], expressions: Sequence[s
     except KeyError as error:
         problem = f"the dataset records no number {error} (there: {', '.join(sorted(numbers)) or 'none'})"
         remedy = "name numbers that are there, or set {position}=[]"
-    except (SyntaxError, ValueError):
+    except (SyntaxError, ValueError, ArithmeticError, RecursionError, MemoryError):
         problem = f"'{text}' is not arithmetic of names and numbers"
         remedy = "use + - * / and parentheses"
     raise FieldError("position", list(expressions), problem, remedy)
