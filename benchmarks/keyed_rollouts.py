@@ -84,13 +84,10 @@ def film(args: argparse.Namespace) -> None:
 
 def lasting(args: argparse.Namespace) -> None:
     """Print in how many frames of each third of the time the character is found, of each level and of all."""
-    runtime, fps, rollouts = make_runtime("cpu", "fp32"), round(PlayConfig().fps), KeyedRollouts(args)
-    clips = ClipDataset(args.dataset, "train", PositionReader.clip_frames)
-    position, problem = prepare_position(POSITION, ReaderSettings(READER_STEPS, args.cache), clips, runtime)
-    if position is None:
-        raise SystemExit(problem)
+    fps, rollouts = round(PlayConfig().fps), KeyedRollouts(args)
+    reader = position_reader(args)
     videos = rollouts.run(list(islice(cycle(rollouts.keys), LASTING * fps)))
-    found = [found_shares(position.reader, frames) for frames in videos]
+    found = [found_shares(reader, torch.from_numpy(frames).float() / 255) for frames in videos]
     for level, real, made, *shares in zip(rollouts.levels, *videos, *found, strict=True):
         print(f"level {level}:", *map(_shares, ("game", "model"), shares))
         if args.film:
@@ -99,14 +96,23 @@ def lasting(args: argparse.Namespace) -> None:
     print("all:", *map(_shares, ("game", "model"), [shares.mean(axis=0) for shares in found]))
 
 
+def position_reader(args: argparse.Namespace) -> PositionReader:
+    """The network that finds the character, trained on the dataset. SystemExit where it cannot be."""
+    clips = ClipDataset(args.dataset, "train", PositionReader.clip_frames)
+    settings, runtime = ReaderSettings(READER_STEPS, args.cache), make_runtime("cpu", "fp32")
+    position, problem = prepare_position(POSITION, settings, clips, runtime)
+    if position is None:
+        raise SystemExit(problem)
+    return position.reader
+
+
 @torch.no_grad()
-def found_shares(reader: PositionReader, videos: np.ndarray, parts: int = 3) -> np.ndarray:
+def found_shares(reader: PositionReader, videos: Tensor, parts: int = 3) -> np.ndarray:
     """Shares (L, `parts`) of frames of videos (L, N+1, C, H, W), the first omitted, in which the character is found.
 
     It is found where the reader gives one place the probability `FOUND` or more.
     """
-    frames = torch.from_numpy(videos[:, 1:]).float() / 255
-    likeliest = torch.stack([reader(video).flatten(1).softmax(dim=1).amax(dim=1) for video in frames])
+    likeliest = torch.stack([reader(video).flatten(1).softmax(dim=1).amax(dim=1) for video in videos[:, 1:]])
     return (likeliest >= FOUND).unflatten(1, (parts, -1)).float().mean(dim=2).numpy()
 
 

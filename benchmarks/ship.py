@@ -31,8 +31,6 @@ ABOUT = {
     "tokenizer": "frames to tokens and back, to train world models on",
     "cinderfoot": "a world model of 448 levels, from their start to their gates; what `python run.py play` plays",
     "guided": "a world model of the first twelve levels; experiments in exploration begin with it",
-    "whole_levels": "448 levels from their start to their gates; plays levels that it has never seen, too",
-    "levels_448": "the beginnings of 448 levels; plays levels that it has never seen, too",
     "latent": "a world model that is played by actions that it found itself",
 }
 AGENT = "agent57"

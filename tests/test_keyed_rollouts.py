@@ -1,6 +1,5 @@
 """`benchmarks.play lasting`: in how many frames the character is found."""
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -19,10 +18,10 @@ class BrightestCell(PositionReader):
         return 100 * frames.mean(dim=1)
 
 
-def video(num_frames: int, shown: range) -> np.ndarray:
+def video(num_frames: int, shown: range) -> Tensor:
     """Black frames, in some of which there is something."""
-    frames = np.zeros((num_frames, 3, 8, 8), np.uint8)
-    frames[shown.start : shown.stop, :, 3, 5] = 255
+    frames = torch.zeros(num_frames, 3, 8, 8)
+    frames[shown.start : shown.stop, :, 3, 5] = 1
     return frames
 
 
@@ -32,7 +31,7 @@ def video(num_frames: int, shown: range) -> np.ndarray:
 )
 def test_the_share_of_frames_in_which_the_character_is_found_third_by_third(shown: range, shares: list[float]) -> None:
     """The first frame is given, not predicted."""
-    found = found_shares(BrightestCell(), np.stack([video(13, shown), video(13, range(13))]))
+    found = found_shares(BrightestCell(), torch.stack([video(13, shown), video(13, range(13))]))
     assert found.tolist() == [shares, [1, 1, 1]]
 
 
