@@ -8,6 +8,7 @@
     python -m benchmarks.exploration --parts coverage --game pitfall --steps 160000 --root <folder>
     python -m benchmarks.exploration --report <folder> <folder>   # one table of the games whose coverage was compared
     python -m benchmarks.exploration --parts twice                # the loop, and once more with the better model
+    python -m benchmarks.exploration --parts distance             # by how far the test play is from random play
     python -m benchmarks.exploration --parts prediction --agents auto_explore random_features autoencoder random
 
 The loop: a tokenizer and a world model are trained on random play, AutoExplore is trained with them and its play is
@@ -15,6 +16,9 @@ recorded, tokenizer and world model are fine-tuned on that and on as many frames
 tested on the play of Agent57, which has no part in it. Every step is a command that is printed; what is there is kept.
 The results (table.md, results.json, plot.png) are in <root>/loop_<test policy>/, those of both rounds in
 <root>/twice_<test policy>/.
+
+Distance: the loop, and for groups of test clips, from those where random play has been to those far from it, how much
+better each fine-tuned model predicts them than the one of random data does.
 
 Coverage: agents play as many steps each. A row of <root>/coverage.md has what an agent covered in the end, and the area
 under its curve, which is the mean over the steps; interquartile means over the seeds with bootstrap intervals. Seeds
@@ -32,6 +36,7 @@ from pathlib import Path
 
 from benchmarks.exploration.aggregate import report_games
 from benchmarks.exploration.commands import Experiment
+from benchmarks.exploration.distance import distance_report, report_distance
 from benchmarks.exploration.prediction import prediction_stages, report_prediction
 from benchmarks.exploration.record import (
     check_agents,
@@ -62,7 +67,7 @@ from data_generation.arguments import OneLineParser, read_path, whole_number
 from data_generation.data.errors import FieldError
 from launcher.errors import INTERRUPTED, SUCCESS, exit_code_of
 
-PARTS = ("coverage", "loop", "twice", "prediction")
+PARTS = ("coverage", "loop", "twice", "prediction", "distance")
 _MOST = 1_000_000
 
 
@@ -139,7 +144,10 @@ def make_experiment(arguments: argparse.Namespace) -> Experiment:
         check_coverage(experiment)
     if "twice" in arguments.parts:
         check_second_round(experiment)
-    has_test = bool({"loop", "twice"} & set(arguments.parts))
+    if "distance" in arguments.parts and "random" not in experiment.fine_tuned_on:
+        problem = "distance compares with a model of random data"
+        raise FieldError("--fine-tune-on", " ".join(experiment.fine_tuned_on), problem, "add random")
+    has_test = bool({"loop", "twice", "distance"} & set(arguments.parts))
     if has_test:
         check_test_play(experiment)
         check_tests(experiment)
@@ -169,6 +177,9 @@ def _run_part(part: str, experiment: Experiment, num_jobs: int) -> None:
         return
     if part == "prediction":
         print(f"\n{report_prediction(experiment)}\n\n{experiment.root}/prediction.md, .json, .png", flush=True)
+        return
+    if part == "distance":
+        print(f"\n{report_distance(experiment)}\n\n{distance_report(experiment)}.md, .json, .png", flush=True)
         return
     if part == "twice":
         scale = replace(experiment.scale, seeds=experiment.scale.data_seeds)

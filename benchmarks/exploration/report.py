@@ -45,7 +45,7 @@ _COVERAGE = {
     ("late", "max_x"): "last quarter: max x",
     ("late", "action_entropy"): "last quarter: action_entropy",
 }
-_ROWS = {
+ROWS = {
     "before": "not fine-tuned",
     "auto_explore": "AutoExplore's data",
     "random": "random data",
@@ -141,7 +141,7 @@ def loop_table(results: dict[str, list[Measured]], frames: dict[str, list[int]])
     for row, runs in results.items():
         counts = sorted({f"{count:,}".replace(",", " ") for count in (min(frames[row]), max(frames[row])) if count})
         cells = [_cell(_interval_of(runs, column)) for column in COLUMNS]
-        body.append([_ROWS[row], " to ".join(counts) or "–", *cells])
+        body.append([ROWS[row], " to ".join(counts) or "–", *cells])
     return markdown_table(head, body)
 
 
@@ -204,7 +204,7 @@ def _loop_figure(results: dict[str, list[Measured]], title: str) -> Figure:
                 continue
             for place, runs in enumerate(results.values()):
                 axes.scatter([place] * len(runs), [run[method, name] for run in runs])
-            axes.set_xticks(range(len(results)), [_ROWS[row] for row in results], rotation=30, ha="right")
+            axes.set_xticks(range(len(results)), [ROWS[row] for row in results], rotation=30, ha="right")
             axes.set_title(f"{method}: {MEASURES[name]}".replace("`", ""))
             axes.margins(x=0.3, y=0.2)
             axes.grid(alpha=0.3)
