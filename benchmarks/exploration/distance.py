@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
+from tqdm import tqdm
 
 from benchmarks.exploration.commands import Experiment
 from benchmarks.exploration.report import MEASURES, ROWS, markdown_table, save_figure
@@ -116,7 +117,7 @@ def report_distance(experiment: Experiment) -> str:
         "clips": [int(chosen.sum()) for chosen in groups],
     }
     for row, paths in models.items():
-        runs = [measure(path, clips) for path in paths]
+        runs = [measure(path, clips) for path in tqdm(paths, f"distance, {ROWS[row]}", unit="model")]
         content[row] = {
             name: [[float(run[name][chosen].mean()) for chosen in groups] for run in runs] for name in _MEASURES
         }

@@ -1,0 +1,45 @@
+"""`benchmarks.play quality`: ways to make room in a full history."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from benchmarks.full_history import ROOMS, stream
+from tests.model_helpers import random_actions, random_video, tiny_model
+
+WINDOW = 4
+
+
+def streamed(window: int, room: str, num_frames: int = 8) -> Tensor:
+    model = tiny_model().eval()
+    video = random_video(num_frames)
+    return stream(model, video, random_actions(num_frames - 1), window, ROOMS[room])
+
+
+def test_the_first_rule_is_that_of_play() -> None:
+    model = tiny_model().eval()
+    video, actions = random_video(8), random_actions(7)
+    state, frames = model.start(video[:, :2], actions[:, :1], WINDOW), []
+    for t in range(1, actions.shape[1]):
+        frame, state = model.step(state, actions[:, t])
+        frames.append(frame)
+    expected = torch.stack(frames, dim=1).clamp(0, 1)
+    torch.testing.assert_close(streamed(WINDOW, "half"), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_all_rules_are_one_as_long_as_there_is_room(room: str) -> None:
+    torch.testing.assert_close(streamed(8, room), streamed(8, "half"), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_full_history_gets_shorter_and_stays_in_agreement(room: str) -> None:
+    model = tiny_model().eval()
+    state = model.start(random_video(WINDOW), random_actions(WINDOW - 1), WINDOW)
+    shorter = ROOMS[room](model, state)
+    num_frames = shorter.ids.shape[1]
+    assert 1 <= num_frames < WINDOW
+    assert shorter.actions.shape[1] == shorter.dynamics.num_frames == num_frames - 1
+    assert (shorter.ids[:, -1] == state.ids[:, -1]).all(), "the newest frame stays"
+    if "anchor" in room:
+        assert (shorter.ids[:, 0] == state.ids[:, 0]).all()
