@@ -22,7 +22,7 @@ from models.tokenizer import Tokenizer
 from models.world_model import WorldModel
 
 # What only MaskGIT dynamics can train with. Other settings of theirs, which recipes choose, have no effect here.
-_ONLY_MASKGIT = ("loss", "decoder_loss_weight", "history.changed_weight", "history.corruption", "history.continued")
+_ONLY_MASKGIT = ("decoder_loss_weight", "history.corruption", "history.continued")
 
 
 @dataclass(frozen=True)

@@ -103,8 +103,9 @@ def test_recipes_differ_from_the_published_one_that_holds_by_default():
     def recipe(*overrides: str) -> tuple[Any, ...]:
         config = composed(TRAIN, *overrides)
         sampling = (config.dynamics.unmask_order, config.dynamics.history_tokens, config.eval.inference_steps)
+        loss = (config.dynamics.loss, config.dynamics.history.changed_weight)
         structure = (config.dynamics.action_conditioning, config.dynamics.temporal_every)
-        dynamics = (config.dynamics.history, *structure, *sampling)
+        dynamics = (config.dynamics.history, *loss, *structure, *sampling)
         lam = (config.lam.predict_change, config.lam.assignment, config.lam.change_floor)
         return (config.tokenizer.temporal, *lam, *dynamics, config.optimizer.name)
 

@@ -12,6 +12,8 @@ MUON = ("optimizer.name=muon",)
 ALONE = ("tokenizer.temporal=none",)
 # Tokenizers that see the frames before train on clips; the preset has single frames.
 CLIPS = ("train.num_frames=8", "train.batch_size=4")
+# The loss of world models, as published.
+PLAIN_LOSS = ("dynamics.loss=cross_entropy", "dynamics.history.changed_weight=1")
 # Of world models; the preset's learning rate was found for the tuned recipe.
 RATE = ("optimizer.learning_rate=2e-3",)
 
@@ -49,7 +51,8 @@ def _changed(*dynamics: str, tokenizer: tuple[str, ...] = (), share: float = 0.2
 
 
 def _tuned(*dynamics: str, tokenizer: tuple[str, ...] = (), share: float = 0.4) -> Arm:
-    return Arm(("recipe=tuned", *tokenizer), ("recipe=tuned", *dynamics), share)
+    """The tuned recipe before it had the loss of distances and weights on what changes."""
+    return Arm(("recipe=tuned", *tokenizer), ("recipe=tuned", *PLAIN_LOSS, *dynamics), share)
 
 
 ARMS = {
@@ -68,8 +71,9 @@ ARMS = {
     "temporal_every_3": _changed(*HISTORY, "dynamics.temporal_every=3"),
     "muon": _changed(*HISTORY, *MUON, tokenizer=MUON),
     "frames_alone": _changed(*HISTORY, tokenizer=ALONE),
-    # All of these together, and each taken away.
-    "tuned": _tuned(),
+    "tuned": Arm(("recipe=tuned",), ("recipe=tuned",), 0.4),
+    # All of these together with the published loss, and each taken away.
+    "tuned_plain_loss": _tuned(),
     "tuned_half_complete": _tuned(*COMPLETE),
     "tuned_all_complete": _tuned(*ALL_COMPLETE),
     "tuned_temporal_every_1": _tuned("dynamics.temporal_every=1"),
@@ -79,12 +83,15 @@ ARMS = {
     "tuned_muon": _tuned("optimizer.name=muon"),
     "tuned_temporal": _tuned(tokenizer=("tokenizer.temporal=both", *CLIPS)),
     "tuned_temporal_decoder": _tuned(tokenizer=("tokenizer.temporal=decoder", *CLIPS)),
-    # More, on top of tuned.
+    # More, on top of tuned_plain_loss.
     "changed_4": _tuned("dynamics.history.changed_weight=4"),
     "changed_pixels_4": _tuned(tokenizer=("tokenizer.changed_pixel_weight=4", *CLIPS)),
     "changed_both": _tuned("dynamics.history.changed_weight=4", tokenizer=("tokenizer.changed_pixel_weight=4", *CLIPS)),
     # Histories twice as long, as many tokens a step.
     "long_clips": _tuned("train.num_frames=16", "train.batch_size=1", "dynamics.max_seq_len=960"),
+    "codebook_1024": _tuned(tokenizer=("tokenizer.codebook_size=1024",)),
+    "temporal_every_2": _tuned("dynamics.temporal_every=2"),
+    "temporal_every_4": _tuned("dynamics.temporal_every=4"),
     "corruption": _tuned("dynamics.history.corruption=0.2"),
     "wsd": _tuned("optimizer.schedule=wsd"),
     # Rows of the paper's ablation (arXiv 2504.02515, table 4).
