@@ -107,7 +107,7 @@ def test_recipes_differ_from_the_published_one_that_holds_by_default():
         structure = (config.dynamics.action_conditioning, config.dynamics.temporal_every)
         dynamics = (config.dynamics.history, *loss, *structure, *sampling)
         lam = (config.lam.predict_change, config.lam.assignment, config.lam.change_floor)
-        return (config.tokenizer.temporal, *lam, *dynamics, config.optimizer.name)
+        return (config.tokenizer.temporal, *lam, *dynamics, config.optimizer.name, config.optimizer.schedule)
 
     tuned, published = recipe("recipe=tuned"), recipe()
     assert all(ours != theirs for ours, theirs in zip(tuned, published, strict=True))

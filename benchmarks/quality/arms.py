@@ -12,8 +12,8 @@ MUON = ("optimizer.name=muon",)
 ALONE = ("tokenizer.temporal=none",)
 # Tokenizers that see the frames before train on clips; the preset has single frames.
 CLIPS = ("train.num_frames=8", "train.batch_size=4")
-# The loss of world models, as published.
-PLAIN_LOSS = ("dynamics.loss=cross_entropy", "dynamics.history.changed_weight=1")
+# The loss of world models, and the learning rate over a run, as published.
+PLAIN = ("dynamics.loss=cross_entropy", "dynamics.history.changed_weight=1", "optimizer.schedule=cosine")
 # Of world models; the preset's learning rate was found for the tuned recipe.
 RATE = ("optimizer.learning_rate=2e-3",)
 
@@ -51,8 +51,8 @@ def _changed(*dynamics: str, tokenizer: tuple[str, ...] = (), share: float = 0.2
 
 
 def _tuned(*dynamics: str, tokenizer: tuple[str, ...] = (), share: float = 0.4) -> Arm:
-    """The tuned recipe before it had the loss of distances and weights on what changes."""
-    return Arm(("recipe=tuned", *tokenizer), ("recipe=tuned", *PLAIN_LOSS, *dynamics), share)
+    """The tuned recipe but for loss and schedule, which are as published, and these overrides."""
+    return Arm(("recipe=tuned", *PLAIN, *tokenizer), ("recipe=tuned", *PLAIN, *dynamics), share)
 
 
 ARMS = {
@@ -72,8 +72,8 @@ ARMS = {
     "muon": _changed(*HISTORY, *MUON, tokenizer=MUON),
     "frames_alone": _changed(*HISTORY, tokenizer=ALONE),
     "tuned": Arm(("recipe=tuned",), ("recipe=tuned",), 0.4),
-    # All of these together with the published loss, and each taken away.
-    "tuned_plain_loss": _tuned(),
+    # All of these together, without the rest of the recipe (loss and schedule), and each taken away.
+    "tuned_plain": _tuned(),
     "tuned_half_complete": _tuned(*COMPLETE),
     "tuned_all_complete": _tuned(*ALL_COMPLETE),
     "tuned_temporal_every_1": _tuned("dynamics.temporal_every=1"),
@@ -83,7 +83,9 @@ ARMS = {
     "tuned_muon": _tuned("optimizer.name=muon"),
     "tuned_temporal": _tuned(tokenizer=("tokenizer.temporal=both", *CLIPS)),
     "tuned_temporal_decoder": _tuned(tokenizer=("tokenizer.temporal=decoder", *CLIPS)),
-    # More, on top of tuned_plain_loss.
+    # More, on top of tuned_plain.
+    "changed_4_tdce": _tuned("dynamics.history.changed_weight=4", "dynamics.loss=tdce"),
+    "changed_4_tdce_wsd": _tuned("dynamics.history.changed_weight=4", "dynamics.loss=tdce", "optimizer.schedule=wsd"),
     "changed_4": _tuned("dynamics.history.changed_weight=4"),
     "changed_pixels_4": _tuned(tokenizer=("tokenizer.changed_pixel_weight=4", *CLIPS)),
     "changed_both": _tuned("dynamics.history.changed_weight=4", tokenizer=("tokenizer.changed_pixel_weight=4", *CLIPS)),
