@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+from benchmarks.presets import composed
 from models.checkpoint import load_model
 from models.tokenizer import Tokenizer
 from tests.training_helpers import assert_equal, renamed, rows, tiny_config, weights, world_config
@@ -38,7 +39,7 @@ def test_gradients_are_clipped_once_per_optimizer_step_not_inside_accumulation(r
 
 def test_learning_rate_warms_up_falls_as_a_cosine_and_stays():
     config = OptimizerConfig(linear_warmup_total_iters=10, cosine_annealing_t_max=100)
-    rates = [learning_rate(config, step) for step in (0, 5, 10, 60, 110, 5000)]
+    rates = [learning_rate(config, step, 5001) for step in (0, 5, 10, 60, 110, 5000)]
     assert rates == pytest.approx([5e-5, 7.5e-5, 1e-4, 7.5e-5, 5e-5, 5e-5])
 
 
@@ -46,13 +47,38 @@ def test_learning_rate_warms_up_falls_as_a_cosine_and_stays():
 def test_a_learning_rate_below_the_least_one_stays_as_it_is(schedule):
     config = OptimizerConfig(learning_rate=1e-5, cosine_annealing_min_lr=5e-5, linear_warmup_total_iters=10)
     config.schedule, config.cosine_annealing_t_max = schedule, 100
-    assert {learning_rate(config, step) for step in range(10, 150)} == {1e-5}
+    assert {learning_rate(config, step, 150) for step in range(10, 150)} == {1e-5}
 
 
 def test_wsd_keeps_the_learning_rate_and_falls_linearly_at_the_end():
     config = OptimizerConfig(schedule="wsd", wsd_decay=0.4, linear_warmup_total_iters=10, cosine_annealing_t_max=100)
-    rates = [learning_rate(config, step) for step in (0, 10, 40, 70, 90, 110, 5000)]
+    rates = [learning_rate(config, step, 5001) for step in (0, 10, 40, 70, 90, 110, 5000)]
     assert rates == pytest.approx([5e-5, 1e-4, 1e-4, 1e-4, 7.5e-5, 5e-5, 5e-5])
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "wsd"])
+def test_without_a_length_of_its_own_the_schedule_is_as_long_as_the_run(schedule):
+    """So that a shorter or a longer run needs no other setting."""
+    config = OptimizerConfig(schedule=schedule, linear_warmup_total_iters=10)
+    for num_steps in (50, 400):
+        config.cosine_annealing_t_max = num_steps - 10
+        expected = [learning_rate(config, step, 10**6) for step in range(num_steps + 5)]
+        config.cosine_annealing_t_max = None
+        assert [learning_rate(config, step, num_steps) for step in range(num_steps + 5)] == expected
+        assert expected[num_steps - 1] < 1.1 * config.cosine_annealing_min_lr < expected[num_steps // 2]
+
+
+def test_a_run_that_ends_within_the_warm_up_is_all_warm_up():
+    config = OptimizerConfig(linear_warmup_total_iters=10, cosine_annealing_t_max=None)
+    assert [learning_rate(config, step, 4) for step in (0, 3)] == pytest.approx([5e-5, 6.5e-5])
+
+
+@pytest.mark.parametrize("preset", ["demo", "demo_tokenizer", "exploration", "demo recipe=published"])
+def test_the_small_presets_follow_the_number_of_steps(preset):
+    assert composed("genie_redux train", *f"config={preset}".split()).optimizer.cosine_annealing_t_max is None
+    assert (
+        composed("genie_redux train", "config=genie_redux_guided_pretrain", "recipe=tuned").optimizer.schedule == "wsd"
+    )
 
 
 def test_vectors_are_not_decayed_and_frozen_parameters_not_optimised():

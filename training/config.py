@@ -97,7 +97,7 @@ class OptimizerConfig:
     # arXiv 2404.06395): constant, then over the last `wsd_decay` of these steps linear to the same least rate.
     schedule: Annotated[str, OneOf("cosine", "wsd")] = "cosine"
     wsd_decay: PositiveFraction = 0.3
-    cosine_annealing_t_max: CountOrZero = 100_000
+    cosine_annealing_t_max: CountOrZero | None = 100_000  # None = the rest of train.num_train_steps
     cosine_annealing_min_lr: NotNegative = 5e-5  # above learning_rate: the rate stays
 
 

@@ -126,14 +126,16 @@ def restore_optimizer(optimizer: Optimizer | JointOptimizer, stored: dict[str, A
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
-def learning_rate(config: OptimizerConfig, step: int) -> float:
-    """Learning rate of the optimiser step that follows `step` finished ones.
+def learning_rate(config: OptimizerConfig, step: int, num_steps: int) -> float:
+    """Learning rate of the optimiser step that follows `step` finished ones, in a run of `num_steps`.
 
     Linear from start_factor · lr to lr over the warm-up, then a half cosine to min_lr over t_max steps, then constant.
+    Without t_max, over the run's steps after the warm-up.
     With the schedule wsd, constant instead of the half cosine, and linear in the last `wsd_decay` of the t_max steps.
     It never rises after the warm-up: a min_lr above lr counts as lr.
     """
-    warmup, period = config.linear_warmup_total_iters, config.cosine_annealing_t_max
+    warmup, t_max = config.linear_warmup_total_iters, config.cosine_annealing_t_max
+    period = num_steps - warmup if t_max is None else t_max
     if step < warmup:
         start = config.linear_warmup_start_factor
         return config.learning_rate * (start + (1 - start) * step / warmup)

@@ -142,7 +142,7 @@ class Trainer:
     def _train_step(self, batches: Iterator[Inputs]) -> None:
         """One optimiser step over `grad_accum` micro-batches."""
         accelerator = self.runtime.accelerator
-        lr = learning_rate(self.cfg.optimizer, self.step)
+        lr = learning_rate(self.cfg.optimizer, self.step, self.cfg.train.num_train_steps)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         for micro in range(self.cfg.train.grad_accum):
@@ -187,7 +187,7 @@ class Trainer:
         values = self._meter.read(self.runtime)
         steps, seconds = self.step - self._logged_step, time.monotonic() - self._clock
         rate = steps / max(seconds, 1e-9)
-        values["learning_rate"] = learning_rate(self.cfg.optimizer, self.step - 1)
+        values["learning_rate"] = learning_rate(self.cfg.optimizer, self.step - 1, self.cfg.train.num_train_steps)
         values["steps_per_second"] = rate
         values["clips_per_second"] = rate * self.batches.per_batch * self.cfg.train.grad_accum
         metrics.log(self.step, "train", values)
