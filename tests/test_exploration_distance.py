@@ -104,6 +104,16 @@ def test_the_plot_shows_leads_by_distance(tmp_path: Path) -> None:
     assert list(mean) == [-1.5, 4.5] and [list(line) for line in seeds] == [[-2, 4], [-1, 5]] and list(zero) == [0, 0]
 
 
-def test_there_must_be_a_model_of_random_data(tmp_path: Path) -> None:
-    with pytest.raises(FieldError, match=r"^--fine-tune-on=auto_explore: .*; add random"):
-        experiment_of(tmp_path, "--fine-tune-on auto_explore")
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--fine-tune-on auto_explore", r"^--fine-tune-on=auto_explore: .*; add random, or omit --parts distance"),
+        (
+            "--game coinrun",
+            r"^--game=coinrun: does not record where .*; use --game cinderfoot, or omit",
+        ),
+    ],
+)
+def test_what_it_cannot_do_is_said_before_anything_is_trained(tmp_path: Path, words: str, message: str) -> None:
+    with pytest.raises(FieldError, match=message):
+        experiment_of(tmp_path, words)

@@ -41,6 +41,7 @@ from benchmarks.exploration.prediction import prediction_stages, report_predicti
 from benchmarks.exploration.record import (
     check_agents,
     check_coverage,
+    check_distance,
     check_same_experiment,
     check_second_round,
     check_test_play,
@@ -144,9 +145,8 @@ def make_experiment(arguments: argparse.Namespace) -> Experiment:
         check_coverage(experiment)
     if "twice" in arguments.parts:
         check_second_round(experiment)
-    if "distance" in arguments.parts and "random" not in experiment.fine_tuned_on:
-        problem = "distance compares with a model of random data"
-        raise FieldError("--fine-tune-on", " ".join(experiment.fine_tuned_on), problem, "add random")
+    if "distance" in arguments.parts:
+        check_distance(experiment)
     has_test = bool({"loop", "twice", "distance"} & set(arguments.parts))
     if has_test:
         check_test_play(experiment)

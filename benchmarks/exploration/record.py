@@ -46,6 +46,16 @@ def check_test_play(experiment: Experiment) -> None:
         raise FieldError("--test-policy", "agent57", problem, remedy)
 
 
+def check_distance(experiment: Experiment) -> None:
+    """FieldError if no distances from random play can be known, or no model of it is there to compare with."""
+    if experiment.game.name != "cinderfoot":
+        problem = "does not record where its character is, which distance needs"
+        raise FieldError("--game", experiment.game.name, problem, "use --game cinderfoot, or omit --parts distance")
+    if "random" not in experiment.fine_tuned_on:
+        shown, problem = " ".join(experiment.fine_tuned_on), "distance compares with a model of random data"
+        raise FieldError("--fine-tune-on", shown, problem, "add random, or omit --parts distance")
+
+
 def check_second_round(experiment: Experiment) -> None:
     """FieldError if there is no first round that it could start from."""
     if ROUND_ONE not in experiment.fine_tuned_on:
