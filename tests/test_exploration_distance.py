@@ -12,14 +12,12 @@ import torch
 from benchmarks.exploration import distance
 from benchmarks.exploration.__main__ import make_experiment, read_arguments
 from benchmarks.exploration.commands import Experiment
-from benchmarks.exploration.distance import Clips, distance_figure, distance_table, measure, test_clips
+from benchmarks.exploration.distance import ClipsByDistance, clips_by_distance, distance_figure, distance_table, measure
 from data.data import ClipDataset
 from data_generation.data.errors import FieldError
 from tests.training_helpers import DATASET, save_fresh, tiny_config, write_dataset
 from training.main import evaluate
 from training.measures.position import read_frames_and_positions
-
-test_clips.__test__ = False  # type: ignore[attr-defined]
 
 
 def experiment_of(root: Path, words: str = "") -> Experiment:
@@ -38,7 +36,7 @@ def test_a_clip_is_as_far_as_its_predicted_frames_are_on_average(tmp_path: Path)
     experiment = experiment_of(tmp_path / "root")
     put_dataset(experiment.test_dataset(), tmp_path / "played", sessions=4, seed=1)
     put_dataset(experiment.dataset("random_seed1"), tmp_path / "random", sessions=1, num_actions=3)
-    clips = test_clips(experiment)
+    clips = clips_by_distance(experiment)
     random = ClipDataset(experiment.dataset("random_seed1"), "all", 4)
     known = read_frames_and_positions(random, [0], ["x", "y"])[1].flatten(0, 1)
     dataset = ClipDataset(experiment.test_dataset(), "all", distance.NUM_FRAMES)
@@ -53,13 +51,13 @@ def test_clips_of_the_random_data_themselves_are_not_far(tmp_path: Path) -> None
     experiment = experiment_of(tmp_path / "root")
     put_dataset(experiment.test_dataset(), tmp_path / "played", sessions=3)
     shutil.copytree(experiment.test_dataset(), experiment.dataset("random_seed1"))
-    clips = test_clips(experiment)
+    clips = clips_by_distance(experiment)
     assert (clips.distances == 0).all() and (clips.groups == 0).all()
 
 
 def test_groups_are_by_distance() -> None:
     distances = np.array([0, 3.9, 4, 63, 64, 300])
-    assert Clips([], torch.empty(0), torch.empty(0), distances).groups.tolist() == [0, 0, 1, 1, 2, 3]
+    assert ClipsByDistance([], torch.empty(0), torch.empty(0), distances).groups.tolist() == [0, 0, 1, 1, 2, 3]
 
 
 def test_measures_are_those_of_evaluation(tmp_path: Path) -> None:
@@ -74,7 +72,7 @@ def test_measures_are_those_of_evaluation(tmp_path: Path) -> None:
     dataset = ClipDataset(root / DATASET, "all", distance.NUM_FRAMES)
     indices = list(range(len(dataset)))
     batch = dataset.read(indices)
-    found = measure(path, Clips(indices, batch.frames.float() / 255, batch.actions, np.zeros(len(indices))))
+    found = measure(path, ClipsByDistance(indices, batch.frames.float() / 255, batch.actions, np.zeros(len(indices))))
     assert len(indices) == 4
     assert found["psnr"].mean() == pytest.approx(expected["psnr"], abs=1e-3)
     assert found["delta_psnr"].mean() == pytest.approx(expected["delta_psnr"], abs=1e-3)

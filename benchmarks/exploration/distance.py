@@ -40,7 +40,7 @@ _MEASURES = ("psnr", "delta_psnr")
 
 
 @dataclass
-class Clips:
+class ClipsByDistance:
     """The test clips: frames (N, T, C, H, W) in [0, 1], actions (N, T-1), distances (N,) in pixels.
 
     `indices` (N): which of the dataset's clips they are.
@@ -57,7 +57,7 @@ class Clips:
         return np.digitize(self.distances, EDGES[:-1])
 
 
-def test_clips(experiment: Experiment) -> Clips:
+def clips_by_distance(experiment: Experiment) -> ClipsByDistance:
     """Clips of the third policy's play, evenly spread, and how far each is from the random data of all seeds."""
     dataset = ClipDataset(experiment.test_dataset(EXPLORED), "all", NUM_FRAMES)
     indices = np.unique(np.linspace(0, len(dataset) - 1, NUM_CLIPS).astype(int)).tolist()
@@ -70,7 +70,7 @@ def test_clips(experiment: Experiment) -> Clips:
         torch.cdist(own, known[level]).min(dim=1).values.mean().item()
         for own, level in zip(places, levels, strict=True)
     ]
-    return Clips(indices, frames_to_float(batch.frames), batch.actions, np.array(distances))
+    return ClipsByDistance(indices, frames_to_float(batch.frames), batch.actions, np.array(distances))
 
 
 def _places(datasets: list[Path]) -> dict[int, Tensor]:
@@ -86,7 +86,7 @@ def _places(datasets: list[Path]) -> dict[int, Tensor]:
 
 
 @torch.no_grad()
-def measure(model_fpath: Path, clips: Clips) -> dict[str, np.ndarray]:
+def measure(model_fpath: Path, clips: ClipsByDistance) -> dict[str, np.ndarray]:
     """PSNR of each clip's predicted frames, and its ΔPSNR, as evaluation has them: (N,) each, in dB."""
     model = load_world_model(model_fpath).model
     found: dict[str, list[Tensor]] = {"psnr": [], "delta_psnr": []}
@@ -106,7 +106,7 @@ def measure(model_fpath: Path, clips: Clips) -> dict[str, np.ndarray]:
 
 def report_distance(experiment: Experiment) -> str:
     """Write distance_<test policy>.json, .png and .md; returns the table."""
-    clips, seeds = test_clips(experiment), experiment.data_seeds
+    clips, seeds = clips_by_distance(experiment), experiment.data_seeds
     models = {
         row: [experiment.fine_tuned(f"{row}_seed{seed}")[1] for seed in seeds] for row in experiment.fine_tuned_on
     }
