@@ -2,14 +2,14 @@
 
 import argparse
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.keyed_rollouts import SHOWN, film_row, found_shares, numbers, position_reader
+from benchmarks.keyed_rollouts import SHOWN, character_position, film_row, found_shares, numbers
 from data_generation.data.media import write_png
 from data_generation.generator.connector_base import Connector
 from data_generation.generator.levels import Level, LevelEnv
@@ -19,12 +19,10 @@ from models.genie_redux import GenieRedux
 from models.streaming import StreamState
 from play.game import recorded_game
 from play.loading import load_playable
-from training.measures.position import PositionReader, shown_positions
+from training.measures.position import CharacterPosition, shown_positions
 from training.metrics import psnr_per_frame
 
 NUM_FRAMES = 200
-# A character within so many pixels of the game's is in its place.
-TOLERANCE = 4
 
 Room = Callable[[GenieRedux, StreamState], StreamState]
 
@@ -123,7 +121,7 @@ def stream(model: GenieRedux, video: Tensor, actions: Tensor, window: int, make_
 
 def quality(args: argparse.Namespace) -> None:
     """Print how close rollouts stay to the game, for each way of making room in a full history."""
-    loaded, reader = load_playable(Path(args.model)), position_reader(args)
+    loaded, position = load_playable(Path(args.model)), character_position(args)
     assert isinstance(loaded.model, GenieRedux), "compares the ways of a model whose history is a KV cache"
     game = next(iter(loaded.config.levels))
     connector = recorded_game(loaded.config, game)
@@ -137,27 +135,23 @@ def quality(args: argparse.Namespace) -> None:
             began = time.process_time()
             made = stream(loaded.model, video, keys, window, ROOMS[name])
             cost = (time.process_time() - began) / (len(made) * NUM_FRAMES) * 1000
-            line(name, made, video[:, 2:], reader)
+            line(name, made, video[:, 2:], position)
             print(f"  {cost:.0f} ms of CPU a frame")
             if args.film:
                 shown = [t - 1 for t in SHOWN]
                 images = [film_row(x[0, shown]) for x in (video[:, 2:], made)]
                 write_png(Path(args.film) / f"{window}_{name}.png", np.concatenate(images))
-    line("copy-last", video[:, 1:2].expand(-1, NUM_FRAMES, -1, -1, -1), video[:, 2:], reader)
-    line("game", video[:, 2:], video[:, 2:], reader)
+    line("copy-last", video[:, 1:2].expand(-1, NUM_FRAMES, -1, -1, -1), video[:, 2:], position)
+    line("game", video[:, 2:], video[:, 2:], position)
 
 
-def line(name: str, made: Tensor, real: Tensor, reader: PositionReader) -> None:
+def line(name: str, made: Tensor, real: Tensor, position: CharacterPosition) -> None:
     """Print of frames (B, N, C, H, W) next to the game's: PSNR, place, whether there is a character, mean change."""
     psnr, shown = psnr_per_frame(made, real).mean(dim=0), [t - 1 for t in SHOWN]
-    places = [shown_positions(reader, frames) for frames in (made, real)]
-    in_place = ((places[0] - places[1]).norm(dim=-1) <= TOLERANCE).float().mean(dim=0)
-    found = found_shares(reader, torch.cat([made[:, :1], made], dim=1), 2).mean(axis=0)
+    distances = position.distances(made, shown_positions(position.reader, real))
+    in_place = (distances <= position.tolerance).float().mean(dim=0)
+    found = found_shares(position.reader, torch.cat([made[:, :1], made], dim=1), 2).mean(axis=0)
     change = 255 * (made[:, 1:] - made[:, :-1]).abs().mean(dim=(0, 2, 3, 4))[NUM_FRAMES // 2 :].mean()
     print(f"{name:13} PSNR {numbers(psnr[shown].tolist())}, mean {psnr.mean():.1f}", end="")
-    print(f"; in place {_shares(in_place[shown].tolist())}, mean {in_place.mean():.2f}", end="")
-    print(f"; found in each half {_shares(found.tolist())}; change in the second {change:.2f}", flush=True)
-
-
-def _shares(values: Sequence[float]) -> str:
-    return " ".join(f"{value:.2f}" for value in values)
+    print(f"; in place {numbers(in_place[shown].tolist(), 2)}, mean {in_place.mean():.2f}", end="")
+    print(f"; found in each half {numbers(found.tolist(), 2)}; change in the second {change:.2f}", flush=True)

@@ -19,7 +19,7 @@ from play.loading import load_playable
 from play.session import image_psnr
 from play.starts import Start
 from training.measures.frame_reader import ReaderSettings
-from training.measures.position import PositionReader, prepare_position
+from training.measures.position import CharacterPosition, PositionReader, prepare_position
 from training.runtime import make_runtime
 
 # Frames whose values are printed.
@@ -85,7 +85,7 @@ def film(args: argparse.Namespace) -> None:
 def lasting(args: argparse.Namespace) -> None:
     """Print in how many frames of each third of the time the character is found, of each level and of all."""
     fps, rollouts = round(PlayConfig().fps), KeyedRollouts(args)
-    reader = position_reader(args)
+    reader = character_position(args).reader
     videos = rollouts.run(list(islice(cycle(rollouts.keys), LASTING * fps)))
     found = [found_shares(reader, torch.from_numpy(frames).float() / 255) for frames in videos]
     for level, real, made, *shares in zip(rollouts.levels, *videos, *found, strict=True):
@@ -96,14 +96,14 @@ def lasting(args: argparse.Namespace) -> None:
     print("all:", *map(_shares, ("game", "model"), [shares.mean(axis=0) for shares in found]))
 
 
-def position_reader(args: argparse.Namespace) -> PositionReader:
-    """The network that finds the character, trained on the dataset. SystemExit where it cannot be."""
+def character_position(args: argparse.Namespace) -> CharacterPosition:
+    """What finds the character: a network, trained on the dataset. SystemExit where it cannot be."""
     clips = ClipDataset(args.dataset, "train", PositionReader.clip_frames)
     settings, runtime = ReaderSettings(READER_STEPS, args.cache), make_runtime("cpu", "fp32")
     position, problem = prepare_position(POSITION, settings, clips, runtime)
     if position is None:
         raise SystemExit(problem)
-    return position.reader
+    return position
 
 
 @torch.no_grad()
@@ -117,7 +117,7 @@ def found_shares(reader: PositionReader, videos: Tensor, parts: int = 3) -> np.n
 
 
 def _shares(name: str, shares: np.ndarray) -> str:
-    return f"{name} {' '.join(f'{share:.2f}' for share in shares)}"
+    return f"{name} {numbers(shares.tolist(), 2)}"
 
 
 def film_row(frames: Tensor) -> np.ndarray:
@@ -125,5 +125,5 @@ def film_row(frames: Tensor) -> np.ndarray:
     return np.concatenate([scale_image(frame, 2) for frame in to_pixels(frames.numpy())], axis=1)
 
 
-def numbers(values: Sequence[float]) -> str:
-    return " ".join(f"{value:.1f}" for value in values)
+def numbers(values: Sequence[float], digits: int = 1) -> str:
+    return " ".join(f"{value:.{digits}f}" for value in values)

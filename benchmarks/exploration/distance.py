@@ -137,7 +137,7 @@ def distance_report(experiment: Experiment) -> Path:
 def distance_table(content: dict[str, Any], name: str) -> str:
     """A row for each group of clips: the measure of all models, and each one's lead over random data."""
     rows = [row for row in ROWS if row in content]
-    led = [row for row in rows if row not in ("before", "random")] if "random" in rows else []
+    led = [row for row in rows if row not in ("before", "random")]
     head = ["pixels from the random data", "clips", *(f"{ROWS[row]}: {MEASURES[name]}" for row in rows)]
     head += [f"{ROWS[row]} − {ROWS['random']}" for row in led]
     body = []
