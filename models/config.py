@@ -157,6 +157,9 @@ class DynamicsConfig(TransformerConfig):
     mask_schedule: str = "cosine"  # cosine | uniform | pow<x> | log | exp
     # Order in which tokens are unmasked: most confident first, a fixed Halton order over positions, or frame by frame.
     unmask_order: Annotated[str, OneOf("confidence", "halton", "frames")] = "confidence"
+    # All frames have the same position embeddings, so that nothing depends on how long ago a rollout began: while it is
+    # played its history slides. Published: each frame of the history has its own.
+    shared_positions: bool = False
 
 
 @dataclass

@@ -14,6 +14,8 @@ from models.config import DynamicsConfig, TokenizerConfig
 TOKEN_SCALE = 10.0
 # Share of the embeddings' gradient that is kept (gradient shrink).
 GRADIENT_SHARE = 0.1
+# Least frames of a history that slides: those that a layer's convolution sees.
+SLIDING_FRAMES = 3
 
 
 class Dynamics(nn.Module):
@@ -41,6 +43,10 @@ class Dynamics(nn.Module):
         if is_added and not config.use_action_embeddings:
             raise FieldError("action_conditioning", "add", "adds embeddings", "set {use_action_embeddings}=true")
         width = config.dim
+        if config.shared_positions and self.max_frames < SLIDING_FRAMES:
+            held = f"{self.max_frames} frames of {self.grid**2} tokens"
+            problem = f"{held} are fewer than the {SLIDING_FRAMES} that a layer sees"
+            raise FieldError("max_seq_len", config.max_seq_len, problem, "raise it, or set {shared_positions}=false")
         is_embedded = config.use_action_embeddings if guided else config.latent_embeddings
         if is_embedded:
             self.action_embedding = nn.Embedding(self.action_dim if guided else num_latent_actions, config.dim)
@@ -48,7 +54,8 @@ class Dynamics(nn.Module):
             width += config.dim if config.use_action_embeddings else self.action_dim
         # The last one is the mask token.
         self.token_embedding = nn.Embedding(self.codebook_size + 1, config.dim)
-        self.position_embedding = nn.Embedding(config.max_seq_len, config.dim)
+        num_positions = self.grid**2 if config.shared_positions else config.max_seq_len
+        self.position_embedding = nn.Embedding(num_positions, config.dim)
         # Only models whose tokenizer has another width have weights here.
         has_other_width = self.use_token and tokenizer_config.dim != config.dim
         self.token_projection = nn.Linear(tokenizer_config.dim, config.dim) if has_other_width else nn.Identity()
@@ -70,6 +77,10 @@ class Dynamics(nn.Module):
     def max_frames(self) -> int:
         """Longest input in frames."""
         return self.config.max_seq_len // self.grid**2
+
+    def reach(self, window: int) -> int:
+        """Frames on which one prediction depends while a history of `window` frames slides, the newest included."""
+        return 1 + self.transformer.reach(window)
 
     def embed(
         self,
@@ -94,9 +105,10 @@ class Dynamics(nn.Module):
 
     @property
     def frame_positions(self) -> Tensor:
-        """The position embeddings (max_frames, h, w, dim) of each frame's tokens."""
+        """The position embeddings (max_frames, h, w, dim) of each frame's tokens; with `shared_positions` all alike."""
         used = self.position_embedding.weight[: self.max_frames * self.grid**2]
-        return rearrange(used, "(t h w) d -> t h w d", h=self.grid, w=self.grid)
+        positions = rearrange(used, "(t h w) d -> t h w d", h=self.grid, w=self.grid)
+        return positions.expand(self.max_frames, -1, -1, -1)
 
     def embed_at(
         self,

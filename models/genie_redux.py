@@ -16,7 +16,7 @@ from models.components.maskgit import DecodeSettings, Generators, iterative_deco
 from models.components.processes import BatchShare
 from models.components.st_transformer import Cache
 from models.config import DynamicsConfig, SampleSettings
-from models.dynamics import Dynamics
+from models.dynamics import SLIDING_FRAMES, Dynamics
 from models.lam import LatentActionModel
 from models.tokenizer import Tokenizer
 from models.world_model import WorldModel
@@ -52,6 +52,11 @@ class GenieRedux(WorldModel):
     def sampling_config(self) -> DynamicsConfig | None:
         """The dynamics' configuration: schedule, order and temperature of the rounds, and the history's tokens."""
         return self.dynamics.config
+
+    @property
+    def history_slides(self) -> bool:
+        """Whether the history of a long rollout loses its oldest frame only, and nothing is computed again for that."""
+        return self.dynamics.config.shared_positions
 
     # ---- training -----------------------------------------------------------------------------------------------
 
@@ -313,6 +318,8 @@ class GenieRedux(WorldModel):
         ids = self.tokenizer.encode(prime_frames)
         longest = self.dynamics.max_frames
         window = longest if window is None else min(window, longest)
+        if self.history_slides:
+            window = max(window, SLIDING_FRAMES)
         return streaming.start(self, ids, self.action_input(actions), window)
 
     @torch.no_grad()

@@ -3,7 +3,7 @@
 `play/static_shape_step.py` makes the same steps for rollouts of different lengths together, and at an even pace.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -17,10 +17,10 @@ from models.tokenizer import Tokenizer
 class StreamState:
     """Where an interactive rollout stands. A value: stepping returns a new one, so a player can go back or branch off.
 
-    `ids` (B, T, h, w) and `actions` (B, T-1, ...) are the frames and action inputs of the history; the dynamics'
-    cache holds all frames but the last, which waits for its action; the decoder's cache holds all. `window` is the
-    greatest number of frames in the history. `surplus` (B, T, h, w, D) is added to the frames' embeddings; None where
-    there is none.
+    `ids` (B, T, h, w) and `actions` (B, T-1, ...) are the frames and action inputs of the history; the dynamics' cache
+    holds all frames but the last, which waits for its action; the decoder's cache holds all. `window` is the greatest
+    number of frames in the history, and in what a frame of it has seen. `surplus` (B, T, h, w, D) is added to the
+    frames' embeddings; None where there is none.
     """
 
     ids: Tensor
@@ -36,6 +36,9 @@ class Streamable(Protocol):
 
     @property
     def tokenizer(self) -> Tokenizer: ...
+
+    @property
+    def history_slides(self) -> bool: ...
 
     def append_frames(
         self, ids: Tensor, action_input: Tensor, cache: Cache, surplus: Tensor | None = None
@@ -56,17 +59,18 @@ def start(
         known = None if surplus is None else surplus[:, :-1]
         dynamics = model.append_frames(prime_ids[:, :-1], action_input, dynamics, known)[1]
     decoder = model.tokenizer.decode_next(prime_ids, Cache()).cache
-    return StreamState(prime_ids, action_input, dynamics, decoder, window, surplus)
+    return _newest(model, StreamState(prime_ids, action_input, dynamics, decoder, window, surplus))
 
 
 def step(model: Streamable, state: StreamState, action_input: Tensor) -> tuple[Tensor, StreamState]:
     """The next frame (B, C, H, W), not clamped, under action input (B, 1, ...), and the state after it.
 
     The first frame after known ones does not depend on masked tokens (the shift): one pass gives the argmax.
-    When the history is full, its older half is dropped, as if play had started with the other: every history is one
-    that training has seen, which keeps rollouts recognisable longest (docs/results/play.md).
+    Where the history slides (`dynamics.shared_positions`), its oldest frame is dropped when it is longer than the
+    window. Otherwise, when it is full, its older half is dropped, as if play had started with the other: every history
+    is one that training has seen, which keeps rollouts recognisable longest (docs/results/play.md).
     """
-    if state.ids.shape[1] >= state.window:
+    if not model.history_slides and state.ids.shape[1] >= state.window:
         state = _newer_half(model, state)
     last = None if state.surplus is None else state.surplus[:, -1:]
     logits, dynamics = model.append_frames(state.ids[:, -1:], action_input, state.dynamics, last)
@@ -75,7 +79,8 @@ def step(model: Streamable, state: StreamState, action_input: Tensor) -> tuple[T
     history = torch.cat([state.ids, ids], dim=1)
     actions = torch.cat([state.actions, action_input], dim=1)
     surplus = _longer(state, model.history_surplus(logits, ids))
-    return decoded.video[:, 0], StreamState(history, actions, dynamics, decoded.cache, state.window, surplus)
+    longer = StreamState(history, actions, dynamics, decoded.cache, state.window, surplus)
+    return decoded.video[:, 0], _newest(model, longer)
 
 
 def _longer(state: StreamState, surplus: Tensor | None) -> Tensor | None:
@@ -86,6 +91,21 @@ def _longer(state: StreamState, surplus: Tensor | None) -> Tensor | None:
     if before is None:
         before = surplus.new_zeros(len(surplus), state.ids.shape[1], *surplus.shape[2:])
     return torch.cat([before, surplus], dim=1)
+
+
+def _newest(model: Streamable, state: StreamState) -> StreamState:
+    """Where the history slides, what the next frame sees of it. The KV cache stays as it was computed."""
+    if not model.history_slides:
+        return state
+    window = state.window
+    return replace(
+        state,
+        ids=state.ids[:, -window:],
+        actions=state.actions[:, 1 - window :],
+        dynamics=state.dynamics.newest(window - 1),
+        decoder=state.decoder.newest(window - 1),
+        surplus=None if state.surplus is None else state.surplus[:, -window:],
+    )
 
 
 def _newer_half(model: Streamable, state: StreamState) -> StreamState:

@@ -48,14 +48,24 @@ class Simulator:
         """The greatest number of frames in a history."""
         return self._step.window
 
+    def num_read(self, state: RolloutState, num_frames: int) -> int:
+        """How many of the newest of a rollout's `num_frames` frames lead to its `state` again."""
+        return min(num_frames, self._step.reach) if self.model.history_slides else int(state.num_frames[0])
+
+    @property
+    def reach(self) -> int:
+        """The greatest number of frames that lead to a rollout's state."""
+        return self._step.reach
+
     def start(self, start: Start) -> RolloutState:
         """The state after a start's frames."""
         return self.follow(*self.encode(start))
 
     @torch.no_grad()
     def encode(self, start: Start) -> tuple[list[KnownFrame], np.ndarray]:
-        """A start's P frames as the model reads them, and the actions (P-1,) between them as it understands them.
+        """A start's P newest frames as the model reads them, and the actions between its frames as it understands them.
 
+        P: as many as a history takes.
         The actions that a dataset names mean nothing to a model with latent ones, which infers its own.
         """
         frames = torch.tensor(start.frames, device=self._device).float().unsqueeze(0) / 255
@@ -63,10 +73,10 @@ class Simulator:
         if not self.model.takes_actions and len(start.frames) > 1:
             actions = self.model.infer_actions(frames)[0].cpu().numpy()
         ids = self.model.tokenizer.encode(frames)[0].to(torch.int32).cpu().numpy()
-        return [KnownFrame(frame) for frame in ids], actions
+        return [KnownFrame(frame) for frame in ids[-self.window :]], actions
 
     def follow(self, frames: Sequence[KnownFrame], actions: np.ndarray) -> RolloutState:
-        """The state after P known frames and the actions (P-1,) between them; the newest ones count."""
+        """The state after P known frames and the actions between them, of which the newest P-1 count."""
         state = self.empty()
         for action, known in self.history(frames, actions):
             state = self.step([state], [action], [known])[0].state
@@ -78,7 +88,6 @@ class Simulator:
 
     def history(self, frames: Sequence[KnownFrame], actions: np.ndarray) -> list[tuple[int, KnownFrame]]:
         """The steps that lead from no frame to those of `follow`: actions and frames."""
-        frames = frames[-self.window :]
         return list(zip([0, *actions[len(actions) + 1 - len(frames) :].tolist()], frames, strict=True))
 
     def step(

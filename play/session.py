@@ -32,8 +32,8 @@ _MAX_RECORDED = 601
 class PlayMoment:
     """A frame (C, H, W) uint8, the action that led to it, its tokens' entropy (h, w), and the game's frame beside it.
 
-    `carry`: who acted, and what that policy remembers after it. `num_history`: frames of the model's history there,
-    this one included.
+    `carry`: who acted, and what that policy remembers after it. `num_read`: the newest frames, this one included,
+    that the model reads to be there again.
     """
 
     frame: np.ndarray
@@ -41,7 +41,7 @@ class PlayMoment:
     entropy: np.ndarray | None = None
     real: np.ndarray | None = None
     carry: tuple[str, Any] | None = None
-    num_history: int = 1
+    num_read: int = 1
 
     @property
     def psnr(self) -> float | None:
@@ -67,6 +67,7 @@ class PlaySession:
         self._state_time = 0
         # The start's frames, up to time 0, and all moments' frames, as the model reads them.
         self._known: dict[int, KnownFrame] = {}
+        self._num_given = 0  # of the start's
         # Of the whole game since its start.
         self._actions: list[int] = []
         self.time = 0
@@ -107,8 +108,9 @@ class PlaySession:
         # With the actions as the model understands them.
         self._start, self._actions, self.time, self._state_time = replace(start, actions=actions), [], 0, 0
         self._environment = environment
-        self._known = dict(enumerate(known, 1 - len(known)))
-        self._moments = {0: PlayMoment(start.frames[-1], num_history=int(self._state.num_frames[0]))}
+        self._known, self._num_given = dict(enumerate(known, 1 - len(known))), len(known)
+        num_read = self._ground.simulator.num_read(self._state, len(known))
+        self._moments = {0: PlayMoment(start.frames[-1], num_read=num_read)}
         if self.source == "recorded" and not len(start.following):
             self.source = "keys"
         self._game_time, self._game_is_over = None, False
@@ -156,8 +158,8 @@ class PlaySession:
         made, real = await asyncio.gather(self._step_model(action), self._step_game(action))
         self._actions.append(action)
         self.time += 1
-        num_history = int(made.state.num_frames[0])
-        self._moments[self.time] = PlayMoment(made.frame, action, made.entropy, real, carry, num_history)
+        num_read = self._ground.simulator.num_read(made.state, self.time + self._num_given)
+        self._moments[self.time] = PlayMoment(made.frame, action, made.entropy, real, carry, num_read)
         self._state, self._state_time = made.state, self.time
         self._known[self.time] = KnownFrame.last_of(made.state)
         self._forget()
@@ -167,7 +169,7 @@ class PlaySession:
         """The model's next frame; where the player has gone to another moment, its history is read again first."""
         state = self._state
         if state is None or self._state_time != self.time:
-            num_frames = self.moment.num_history
+            num_frames = self.moment.num_read
             known = [self._known[time] for time in range(self.time + 1 - num_frames, self.time + 1)]
             actions = np.array([*self.start.actions, *self._actions[: self.time]], np.int64)
             following = actions[len(actions) + 1 - num_frames :]
@@ -184,7 +186,7 @@ class PlaySession:
         """The moment that is too old to be gone back to, and the frame that no moment's history holds any more."""
         oldest = self.time - self._ground.config.rewind_frames
         self._moments.pop(oldest - 1, None)
-        self._known.pop(oldest - self._ground.simulator.window, None)
+        self._known.pop(oldest - self._ground.simulator.reach, None)
 
     async def _choose(self, action: int) -> tuple[int, tuple[str, Any] | None]:
         """The action of whoever acts, and, of a policy, its name and what it remembers then."""

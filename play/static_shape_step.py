@@ -1,9 +1,9 @@
 """The step that play makes: one more frame of each of several rollouts, with tensors whose shapes never change.
 
 So rollouts with histories of any length are stepped in one pass, each step takes the same time, and the step can be
-written as an ONNX file. It equals `GenieRedux.step` (models/streaming.py): when a history is full, its older half
-is dropped, as if play had started with the other. The KV cache of the remaining half is not recomputed at that moment:
-a second cache, the successor, is filled frame by frame next to the first.
+written as an ONNX file. It equals `GenieRedux.step` (models/streaming.py): a history slides, or, when it is full, its
+older half is dropped, as if play had started with the other. The KV cache of the remaining half is not recomputed at
+that moment: a second cache, the successor, is filled frame by frame next to the first.
 """
 
 from collections.abc import Sequence
@@ -17,6 +17,7 @@ from models.components.maskgit import gumbel_argmax
 from models.components.position import alibi_slopes
 from models.components.st_transformer import LayerCache, STTransformer, TemporalLayer
 from models.config import TransformerConfig
+from models.dynamics import SLIDING_FRAMES
 from models.genie_redux import GenieRedux
 from models.streaming import num_kept
 
@@ -28,7 +29,8 @@ class RolloutState(NamedTuple):
 
     ids (B, h, w) int32: the last frame, which waits for its action. surplus (B, h, w, D): what is added to its
     embeddings (`GenieRedux.history_surplus`); without one, (B, 1). num_frames (B,) int32: of the history, that frame
-    included. The caches are those of `StaticShapeTransformer`, of the history and of its successor: (B, 2, …).
+    included. The caches are those of `StaticShapeTransformer`, of the history and of its successor: (B, 2, …). A
+    history that slides has no successor: (B, 1, …).
     """
 
     ids: Tensor
@@ -87,13 +89,13 @@ class StaticShapeTransformer(nn.Module):
         ]
         return x, torch.stack(pairs, dim=1), torch.stack([layer.peg for layer in layers], dim=1)
 
-    def empty(self, grid: int, batch: int) -> tuple[Tensor, Tensor]:
-        """Caches of histories and successors without frames, of grid x grid tokens."""
+    def empty(self, grid: int, batch: int, num_caches: int) -> tuple[Tensor, Tensor]:
+        """Caches (B, num_caches, …) of histories and successors without frames, of grid x grid tokens."""
         heads, width = self.transformer.heads, self.transformer.norm.weight.shape[0]
         num_layers, device = len(self.transformer.halves), self.age.device
         num_temporal = sum(isinstance(layer, TemporalLayer) for layer in self.transformer.halves)
-        attention = (batch, 2, num_temporal, 2, grid**2, heads, self.num_slots, self.dim_head)
-        peg = (batch, 2, num_layers, 2, grid, grid, width)
+        attention = (batch, num_caches, num_temporal, 2, grid**2, heads, self.num_slots, self.dim_head)
+        peg = (batch, num_caches, num_layers, 2, grid, grid, width)
         return torch.zeros(attention, device=device), torch.zeros(peg, device=device)
 
 
@@ -121,14 +123,27 @@ class StaticShapeStep(nn.Module):
         self.has_surplus = model.dynamics.config.history_tokens == "expected" and temperature == 0
         tokenizer, dynamics = model.tokenizer, model.dynamics
         self.grid = tokenizer.grid
-        # A history of two frames becomes one of one frame at once, as a history of one frame would.
-        self.window = max(2, min(window or dynamics.max_frames, dynamics.max_frames))
+        self.slides = model.history_slides
+        # Without its successor, a history of two frames would become one of one frame at once.
+        least = SLIDING_FRAMES if self.slides else 2
+        self.window = max(least, min(window or dynamics.max_frames, dynamics.max_frames))
+        self.num_caches = 1 if self.slides else 2
         with torch.no_grad():
             bias = dynamics.position_bias(self.grid, self.grid)
-            self.dynamics = StaticShapeTransformer(dynamics.transformer, dynamics.config, bias, self.window - 2)
+            # What is full loses frames before a step, what slides after it.
+            num_slots = self.window - (1 if self.slides else 2)
+            self.dynamics = StaticShapeTransformer(dynamics.transformer, dynamics.config, bias, num_slots)
             bias = tokenizer.position_bias(self.grid, self.grid)
             self.decoder = StaticShapeTransformer(tokenizer.decoder, tokenizer.config, bias, self.window - 1)
         self.to(next(model.parameters()).device)
+
+    @property
+    def reach(self) -> int:
+        """The newest frames that lead to a rollout's state again, however long it is."""
+        if not self.slides:
+            return self.window
+        decoder = 0 if self.model.tokenizer.config.temporal == "none" else self.decoder.transformer.reach(self.window)
+        return max(self.model.dynamics.reach(self.window), decoder)
 
     def start(self, batch: int = 1) -> RolloutState:
         """The state before any frame. Frames that are known are appended first."""
@@ -138,11 +153,12 @@ class StaticShapeStep(nn.Module):
         # Tensors without numbers are none of ONNX's.
         width = self.model.dynamics.config.dim
         surplus = torch.zeros(batch, *((self.grid, self.grid, width) if self.has_surplus else (1,)), device=device)
-        decoder = self.decoder.empty(self.grid, batch)
+        decoder = self.decoder.empty(self.grid, batch, self.num_caches)
         if self.model.tokenizer.config.temporal == "none":
             # It keeps nothing.
             decoder = torch.zeros(batch, 1, device=device), torch.zeros(batch, 1, device=device)
-        return RolloutState(ids, surplus, num_frames, *self.dynamics.empty(self.grid, batch), *decoder)
+        dynamics = self.dynamics.empty(self.grid, batch, self.num_caches)
+        return RolloutState(ids, surplus, num_frames, *dynamics, *decoder)
 
     @torch.no_grad()
     def advance(
@@ -158,11 +174,11 @@ class StaticShapeStep(nn.Module):
         known (B, h, w): its ids where a known frame is appended, else PREDICT. noise (B, h, w, V): uniform in [0, 1).
         known_surplus: as in the state, of known frames that were predicted; None = all of them were recorded.
         """
-        num_frames = self._both(state.num_frames)
+        num_frames = self._of_caches(state.num_frames)
         x = self._embed(state, action, (num_frames - 1).clamp_min(0))
         caches = state.dynamics_attention, state.dynamics_peg
         x, *dynamics = self._extend(self.dynamics, x, (num_frames - 1).clamp_min(0), *caches)
-        logits = self.model.dynamics.to_logits(x[::2, 0])
+        logits = self.model.dynamics.to_logits(x[:: self.num_caches, 0])
         ids = logits.argmax(dim=-1) if noise is None else gumbel_argmax(logits, self.temperature, noise)
         ids = ids.to(torch.int32)
         surplus = self.model.history_surplus(logits, ids.long()) if self.has_surplus else None
@@ -171,12 +187,8 @@ class StaticShapeStep(nn.Module):
             surplus = None if surplus is None else torch.where(known.unsqueeze(-1) >= 0, given, surplus)
             ids = torch.where(known >= 0, known, ids)
         frame, *decoder = self._decode(ids, num_frames, state.decoder_attention, state.decoder_peg)
-        is_full = state.num_frames + 1 >= self.window
-        next_num = torch.where(is_full, num_kept(self.window), state.num_frames + 1).to(torch.int32)
-        longer = [_succeeded(cache, is_full) for cache in (*dynamics, *decoder)]
-        return StepResult(
-            frame, logits, RolloutState(ids, state.surplus if surplus is None else surplus, next_num, *longer)
-        )
+        surplus = state.surplus if surplus is None else surplus
+        return StepResult(frame, logits, self._after(ids, surplus, state.num_frames + 1, [*dynamics, *decoder]))
 
     def forward(self, action: Tensor, known: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
         """`advance` as ONNX holds it: `rest` is the state and, with a temperature, the noise.
@@ -187,16 +199,28 @@ class StaticShapeStep(nn.Module):
         frame, _, state = self.advance(RolloutState(*rest[:num_parts]), action, known, *rest[num_parts:])
         return _pixels(frame), *state
 
-    def _both(self, num_frames: Tensor) -> Tensor:
+    def _after(self, ids: Tensor, surplus: Tensor, num_frames: Tensor, caches: list[Tensor]) -> RolloutState:
+        """The state of histories with a frame more, `num_frames`, as its caches were left by the step."""
+        is_full = num_frames >= self.window
+        num_left = self.window if self.slides else num_kept(self.window)
+        num_frames = torch.where(is_full, num_left, num_frames).to(torch.int32)
+        if not self.slides:
+            caches = [_succeeded(cache, is_full) for cache in caches]
+        return RolloutState(ids, surplus, num_frames, *caches)
+
+    def _of_caches(self, num_frames: Tensor) -> Tensor:
         """Frames (2B,) of each history and of its successor, which begins in time to be the newer half."""
+        if self.slides:
+            return num_frames
         successor = (num_frames - (self.window - num_kept(self.window))).clamp_min(0)
         return torch.stack([num_frames, successor], dim=1).flatten()
 
     def _embed(self, state: RolloutState, action: Tensor, position: Tensor) -> Tensor:
         """Tokens (2B, 1, h, w, D) of the last frames at their positions (2B,) in histories and successors."""
-        ids = repeat(state.ids.long(), "b h w -> (b two) 1 h w", two=2)
-        surplus = repeat(state.surplus, "b h w d -> (b two) 1 h w d", two=2) if self.has_surplus else None
-        action_input = self.model.action_input(repeat(action.long(), "b -> (b two) 1", two=2))
+        n = self.num_caches
+        ids = repeat(state.ids.long(), "b h w -> (b n) 1 h w", n=n)
+        surplus = repeat(state.surplus, "b h w d -> (b n) 1 h w d", n=n) if self.has_surplus else None
+        action_input = self.model.action_input(repeat(action.long(), "b -> (b n) 1", n=n))
         positions = self.model.dynamics.frame_positions.index_select(0, position).unsqueeze(1)
         mask = torch.zeros_like(ids, dtype=torch.bool)
         token_input = self.model.token_input(ids)
@@ -207,17 +231,16 @@ class StaticShapeStep(nn.Module):
         tokenizer, shown = self.model.tokenizer, ids.long().unsqueeze(1)
         if tokenizer.config.temporal == "none":
             return tokenizer.decode(shown)[:, 0], attention, peg
-        tokens = repeat(tokenizer.quantizer.decode(shown), "b ... -> (b two) ...", two=2)
+        tokens = repeat(tokenizer.quantizer.decode(shown), "b ... -> (b n) ...", n=self.num_caches)
         tokens, attention, peg = self._extend(self.decoder, tokens, num_past, attention, peg)
-        return tokenizer.to_pixels(tokens[::2], continued=True)[:, 0], attention, peg
+        return tokenizer.to_pixels(tokens[:: self.num_caches], continued=True)[:, 0], attention, peg
 
-    @staticmethod
     def _extend(
-        transformer: StaticShapeTransformer, x: Tensor, num_past: Tensor, attention: Tensor, peg: Tensor
+        self, transformer: StaticShapeTransformer, x: Tensor, num_past: Tensor, attention: Tensor, peg: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """`transformer` on x (2B, 1, h, w, D), with caches (B, 2, …)."""
         x, *caches = transformer(x, num_past, attention.flatten(0, 1), peg.flatten(0, 1))
-        attention, peg = (cache.unflatten(0, (-1, 2)) for cache in caches)
+        attention, peg = (cache.unflatten(0, (-1, self.num_caches)) for cache in caches)
         return x, attention, peg
 
 

@@ -23,7 +23,11 @@ needs_onnx = pytest.mark.skipif(
 
 
 def lively_model(
-    kind: str = "genie_redux_guided", temporal: str = "both", temporal_every: int = 1, history_tokens: str = "likeliest"
+    kind: str = "genie_redux_guided",
+    temporal: str = "both",
+    temporal_every: int = 1,
+    history_tokens: str = "likeliest",
+    shared_positions: bool = False,
 ) -> tuple[GenieRedux, ModelConfig]:
     """A small model whose pictures change from frame to frame, which those of fresh weights hardly do."""
     torch.manual_seed(0)
@@ -34,6 +38,7 @@ def lively_model(
     for part in (config.tokenizer, config.lam, config.dynamics):
         part.num_blocks = temporal_every
     config.dynamics.temporal_every, config.dynamics.history_tokens = temporal_every, history_tokens
+    config.dynamics.shared_positions = shared_positions
     config.dynamics.action_dim, config.action_names = len(ACTIONS), list(ACTIONS)
     model = build_model(config).eval()
     with torch.no_grad():
@@ -42,10 +47,11 @@ def lively_model(
     return model, config
 
 
-def configure(root: Path) -> ExportConfig:
+def configure(root: Path, shared_positions: bool = False) -> ExportConfig:
     """An export of a new model, with files in place of the runtime where that is not installed."""
     write_dataset(root, sessions=8)
-    save_model(root / "model" / "model-7.pt", *lively_model(history_tokens="expected"), step=7)
+    model = lively_model(history_tokens="expected", shared_positions=shared_positions)
+    save_model(root / "model" / "model-7.pt", *model, step=7)
     runtime = RUNTIME_DPATH
     if not (runtime / "dist").is_dir():
         runtime = root / "runtime"

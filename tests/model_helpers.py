@@ -18,9 +18,11 @@ def tiny_config(model: str = "genie_redux_guided") -> ModelConfig:
     )
 
 
-def tiny_model(model: str = "genie_redux_guided", seed: int = 0):
+def tiny_model(model: str = "genie_redux_guided", seed: int = 0, shared_positions: bool = False):
     torch.manual_seed(seed)
-    return build_model(tiny_config(model)).eval()
+    config = tiny_config(model)
+    config.dynamics.shared_positions = shared_positions
+    return build_model(config).eval()
 
 
 def random_video(num_frames: int = 8, batch: int = 2, seed: int = 1) -> torch.Tensor:

@@ -18,12 +18,16 @@ SOCKET = "ws://127.0.0.1:8000/socket"
 
 
 def play_config(
-    root: Path, model: str = "genie_redux_guided", history_tokens: str = "likeliest", **settings: Any
+    root: Path,
+    model: str = "genie_redux_guided",
+    history_tokens: str = "likeliest",
+    shared_positions: bool = False,
+    **settings: Any,
 ) -> PlayConfig:
     """A dataset and a model with random weights in `root`, and the configuration that plays them."""
     write_dataset(root / "datasets", sessions=4)
     config = tiny_config(root, model)
-    config.dynamics.history_tokens = history_tokens
+    config.dynamics.history_tokens, config.dynamics.shared_positions = history_tokens, shared_positions
     path = save_fresh(root / "model-7.pt", config)
     folders = {"datasets_dpath": root / "datasets", "runs_dpath": root / "runs", "evaluations_dpath": root / "evals"}
     return PlayConfig(model_fpath=str(path), **{k: str(v) for k, v in folders.items()}, **settings)

@@ -75,10 +75,12 @@ def test_a_batch_of_rollouts_equals_each_alone():
         together, alone = [a.state for a in made], [b.state for b in single]
 
 
+@pytest.mark.parametrize("shared_positions", [False, True])
 @pytest.mark.parametrize("window", [1, 5])
-def test_a_full_history_becomes_its_newer_half(window):
+def test_a_full_history_loses_what_streaming_drops(window, shared_positions):
     """As `models/streaming.py` has it, whatever the lengths of the histories that are stepped together."""
-    model, starts = tiny_model(), [random_start(seed, num_prime) for seed, num_prime in enumerate((1, 3))]
+    model = tiny_model(shared_positions=shared_positions)
+    starts = [random_start(seed, num_prime) for seed, num_prime in enumerate((1, 3))]
     simulator = Simulator(model, window)
     states = [simulator.start(start) for start in starts]
     streamed = []
@@ -94,16 +96,17 @@ def test_a_full_history_becomes_its_newer_half(window):
             assert torch.equal(each.state.ids[0].long(), streamed[i].ids[0, -1])
 
 
-def test_rollouts_of_any_length_are_stepped_in_one_pass(monkeypatch):
-    model = tiny_model()
+@pytest.mark.parametrize("shared_positions", [False, True])
+def test_rollouts_of_any_length_are_stepped_in_one_pass(monkeypatch, shared_positions):
+    model = tiny_model(shared_positions=shared_positions)
     simulator = Simulator(model, window=5)
     states = [simulator.start(random_start(seed, num_prime)) for seed, num_prime in enumerate((1, 2, 3, 4))]
     passes, embed_at = [], model.dynamics.embed_at
     monkeypatch.setattr(model.dynamics, "embed_at", lambda *args: passes.append(len(args[0])) or embed_at(*args))
     for _ in range(9):
         states = [made.state for made in simulator.step(states, [0, 1, 2, 3])]
-    # Each history and its successor, also when one is full.
-    assert passes == 9 * [8]
+    # Each history and its successor, also when one is full. A history that slides has no successor.
+    assert passes == 9 * [4 if shared_positions else 8]
 
 
 def test_the_vector_form_equals_single_environments():

@@ -36,16 +36,21 @@ def streamed(model: GenieRedux, prime_ids: torch.Tensor, actions: torch.Tensor) 
 
 
 @pytest.mark.parametrize(
-    ("kind", "temporal", "temporal_every", "history_tokens"),
+    ("kind", "temporal", "temporal_every", "history_tokens", "shared_positions"),
     [
-        ("genie_redux_guided", "both", 1, "likeliest"),
-        ("genie_redux", "decoder", 1, "expected"),
-        ("genie_redux_guided", "none", 2, "expected"),
+        ("genie_redux_guided", "both", 1, "likeliest", False),
+        ("genie_redux", "decoder", 1, "expected", False),
+        ("genie_redux_guided", "none", 2, "expected", False),
+        ("genie_redux_guided", "both", 1, "likeliest", True),
+        ("genie_redux", "decoder", 2, "expected", True),
+        ("genie_redux_guided", "none", 2, "expected", True),
     ],
 )
-def test_the_step_with_fixed_shapes_equals_the_streaming_step(kind, temporal, temporal_every, history_tokens):
+def test_the_step_with_fixed_shapes_equals_the_streaming_step(
+    kind, temporal, temporal_every, history_tokens, shared_positions
+):
     """Also when the history is full, several times."""
-    model, _ = lively_model(kind, temporal, temporal_every, history_tokens)
+    model, _ = lively_model(kind, temporal, temporal_every, history_tokens, shared_positions)
     actions = random_actions(NUM_PRIME - 1 + NUM_STEPS, batch=1, high=len(ACTIONS))
     prime_ids = model.tokenizer.encode(random_video(NUM_PRIME, batch=1))
     step = StaticShapeStep(model)
@@ -85,9 +90,17 @@ def page(tmp_path_factory) -> tuple[Path, ExportConfig]:
     return export(cfg), cfg
 
 
+@pytest.fixture(scope="module")
+def sliding_page(tmp_path_factory) -> tuple[Path, ExportConfig]:
+    """That of a model whose history slides."""
+    cfg = configure(tmp_path_factory.mktemp("sliding"), shared_positions=True)
+    return export(cfg), cfg
+
+
 @needs_onnx
-def test_the_onnx_step_draws_the_same_ids_as_the_streaming_step(page):
-    folder, cfg = page
+@pytest.mark.parametrize("name", ["page", "sliding_page"])
+def test_the_onnx_step_draws_the_same_ids_as_the_streaming_step(request, name):
+    folder, cfg = request.getfixturevalue(name)
     model = load_world_model(Path(cfg.model_fpath)).model
     start = json.loads((folder / "world.json").read_text())["starts"][1]
     grid = model.tokenizer.grid

@@ -51,9 +51,10 @@ def test_steps_are_those_of_the_model(tmp_path):
             assert (header["time"], header["action"], header["last"]) == (t + 1, t % 3, t + 1)
 
 
+@pytest.mark.parametrize("shared_positions", [False, True])
 @pytest.mark.parametrize("history_tokens", ["likeliest", "expected"])
-def test_rewinding_and_branching_equal_playing_straight_on(tmp_path, history_tokens):
-    config = play_config(tmp_path, history_tokens=history_tokens, window=5)
+def test_rewinding_and_branching_equal_playing_straight_on(tmp_path, history_tokens, shared_positions):
+    config = play_config(tmp_path, history_tokens=history_tokens, shared_positions=shared_positions, window=5)
     with serving(config) as (client, server), client.websocket_connect(SOCKET) as socket:
         # So that pictures change from frame to frame, which those of fresh weights hardly do.
         with torch.no_grad():
@@ -75,8 +76,9 @@ def test_rewinding_and_branching_equal_playing_straight_on(tmp_path, history_tok
         assert [parts["model"], *branch] == expected[2:]
 
 
-def test_frames_beyond_those_that_are_kept_are_forgotten(tmp_path):
-    config = play_config(tmp_path, rewind_frames=8)
+@pytest.mark.parametrize("shared_positions", [False, True])
+def test_frames_beyond_those_that_are_kept_are_forgotten(tmp_path, shared_positions):
+    config = play_config(tmp_path, shared_positions=shared_positions, rewind_frames=8)
     with serving(config) as (client, server), client.websocket_connect(SOCKET) as socket:
         player = WebPlayer(socket)
         player.ask(**START)
@@ -86,7 +88,7 @@ def test_frames_beyond_those_that_are_kept_are_forgotten(tmp_path):
         assert player.ask(do="rewind", time=0)[0]["time"] == header["first"]
         (visitor,) = server.visitors._by_key.values()
         session = visitor.session
-        assert len(session._moments) == 9 and len(session._known) <= 8 + server.ground.simulator.window
+        assert len(session._moments) == 9 and len(session._known) <= 8 + server.ground.simulator.reach
         # The oldest one is still a place to play on from.
         assert player.ask(do="step", action=1)[0]["time"] == header["first"] + 1
 

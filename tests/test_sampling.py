@@ -3,10 +3,13 @@
 import pytest
 import torch
 
+from data_generation.data.errors import FieldError
 from models import streaming
 from models.components.maskgit import DecodeSettings, halton_ranks, iterative_decode, last_ranked, unmask_ranks
+from models.components.position import causal_alibi
+from models.construct_model import build_model
 from models.genie_redux import GenieRedux, SampleSettings
-from tests.model_helpers import random_actions, random_video, tiny_model
+from tests.model_helpers import SIZES, random_actions, random_video, tiny_config, tiny_model
 
 
 def uncached_sample(model: GenieRedux, prime_ids, actions, num_frames, settings, generator):
@@ -71,9 +74,11 @@ def test_sampling_refuses_a_wrong_number_of_actions_and_too_long_windows():
 
 @torch.no_grad()
 @pytest.mark.parametrize("name", ["genie_redux_guided", "genie_redux"])
+@pytest.mark.parametrize("shared_positions", [False, True])
 @pytest.mark.parametrize("num_prime", [1, 3])
-def test_streaming_equals_autoregressive_sampling(name, num_prime):
-    model, video, actions = tiny_model(name), random_video(), random_actions(num_prime - 1 + 6)
+def test_streaming_equals_autoregressive_sampling(name, num_prime, shared_positions):
+    model = tiny_model(name, shared_positions=shared_positions)
+    video, actions = random_video(), random_actions(num_prime - 1 + 6)
     settings = SampleSettings("autoregressive", dream_length=1)
     expected = model.sample(video[:, :num_prime], actions, 6, settings)
     state = model.start(video[:, :num_prime], actions[:, : num_prime - 1])
@@ -95,6 +100,41 @@ def test_streaming_beyond_the_window_goes_on_as_if_started_from_its_newer_half()
             torch.testing.assert_close(frame, model.step(fresh, actions[:, t])[0], atol=1e-5, rtol=1e-5)
     again, _ = model.step(before, actions[:, -1])  # states are values: the same step twice gives the same frame
     assert torch.equal(again, frame)
+
+
+@torch.no_grad()
+def test_a_history_that_slides_is_attention_to_the_newest_frames_of_a_whole_rollout():
+    """Its KV cache is that of frames which have seen older ones: nothing is computed again."""
+    model, actions, window = tiny_model(shared_positions=True), random_actions(30), 6
+    for parameter in model.dynamics.parameters():  # ids that change from frame to frame
+        parameter.mul_(3) if parameter.dim() > 1 else parameter.add_(0.1)
+    state = model.start(random_video(1), window=window)
+    ids = [state.ids]
+    for t in range(30):
+        _, state = model.step(state, actions[:, t])
+        ids.append(state.ids[:, -1:])
+        assert state.ids.shape[1] <= window and state.dynamics.num_frames < window
+    whole, dynamics = torch.cat(ids, dim=1), model.dynamics
+    inputs = whole[:, :-1]
+    mask, positions = torch.zeros_like(inputs, dtype=torch.bool), dynamics.frame_positions[:1]
+    x = dynamics.embed_at(inputs, mask, model.action_input(actions), model.token_input(inputs), positions)
+    bias = causal_alibi(SIZES["heads"], 30, 30, x.device)
+    age = torch.arange(30)[:, None] - torch.arange(30)
+    bias = bias.masked_fill(age >= window, float("-inf"))
+    layers = [None] * len(dynamics.transformer.halves)
+    x, _ = dynamics.transformer.run_layers(x, dynamics.position_bias(4, 4), bias, layers)
+    assert torch.equal(dynamics.to_logits(x).argmax(dim=-1), whole[:, 1:])
+    assert (whole[:, 1:] != whole[:, :-1]).flatten(2).any(dim=2).float().mean() > 0.5
+
+
+def test_a_history_that_slides_has_room_for_what_a_layer_sees():
+    config = tiny_config()
+    config.dynamics.shared_positions, config.dynamics.max_seq_len = True, 2 * 16
+    with pytest.raises(
+        FieldError, match="2 frames of 16 tokens are fewer than the 3 that a layer sees; raise it, or set"
+    ):
+        build_model(config)
+    assert tiny_model(shared_positions=True).start(random_video(1), window=1).window == 3
 
 
 @pytest.mark.parametrize("order", ["halton", "frames"])

@@ -43,6 +43,24 @@ def test_resuming_equals_never_having_stopped(root, model):
     assert (ours[0], ours[-1]) == (theirs[0], theirs[-1])
 
 
+def test_a_run_from_before_a_setting_existed_is_not_resumed_with_another_structure(root):
+    """It was trained as the setting's default says."""
+    cfg = world_config(root)
+    path = train(renamed(cfg, "before", num_train_steps=1))
+    state_path = path.with_name("state-1.pt")
+    state = torch.load(state_path, weights_only=True)
+    del state["run"]["dynamics.shared_positions"]
+    torch.save(state, state_path)
+    resumed = renamed(cfg, "before", num_train_steps=2, resume_ckpt="latest")
+    resumed.dynamics.shared_positions = True
+    with pytest.raises(
+        FieldError, match=r"run that is resumed has False.*\(dynamics\.shared_positions=false\), or start"
+    ):
+        train(resumed)
+    resumed.dynamics.shared_positions = False
+    assert train(resumed).name == "model-2.pt"
+
+
 def test_resuming_with_worker_processes_counts_what_was_trained_not_what_was_read_ahead(root):
     cfg = tiny_config(root)
     once = train(renamed(cfg, "once", num_train_steps=3))

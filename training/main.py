@@ -34,7 +34,7 @@ from training.config import (
 from training.loading import TRAIN_ONLY_FIELDS, ClipChoice, attach_tokenizer, check_length, open_clips, prepare_model
 from training.report import summary
 from training.run_folder import RunFolder, read_state
-from training.run_record import changes, make_record, overrides_to_repeat, resume_remedy
+from training.run_record import changes, flattened, make_record, overrides_to_repeat, resume_remedy
 from training.run_report import RunFacts, RunReport, make_facts
 from training.runtime import Runtime, make_runtime
 from training.token_cache import TokenCache
@@ -199,6 +199,9 @@ def _check_record(cfg: GenieReduxConfig, record: dict[str, Any], stored: Any, ru
         for field in fields(getattr(cfg, part))
         if field.name not in TRAIN_ONLY_FIELDS - _CHOSEN_ONCE
     }
+    # What the code of that time could not choose, it did as the defaults do.
+    defaults = {key: value for key, value in flattened(asdict(ModelConfig())).items() if key in sizes}
+    stored = defaults | stored
     has_other_clips = stored.get(_CONTENT, record[_CONTENT]) != record[_CONTENT]
     fixed = sizes | _FIXED | ({"train.dataset_name"} if has_other_clips else set())
     # Of files, the record knows only what they hold.

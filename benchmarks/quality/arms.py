@@ -12,9 +12,10 @@ MUON = ("optimizer.name=muon",)
 ALONE = ("tokenizer.temporal=none",)
 # Tokenizers that see the frames before train on clips; the preset has single frames.
 CLIPS = ("train.num_frames=8", "train.batch_size=4")
-# The learning rate over a run, and the loss of world models, as published.
+# The learning rate over a run, and the loss and the positions of world models, as published.
 COSINE = ("optimizer.schedule=cosine",)
-PLAIN = (*COSINE, "dynamics.loss=cross_entropy", "dynamics.history.changed_weight=1")
+FRAME_POSITIONS = ("dynamics.shared_positions=false",)
+PLAIN = (*COSINE, *FRAME_POSITIONS, "dynamics.loss=cross_entropy", "dynamics.history.changed_weight=1")
 # Of world models; the preset's learning rate was found for the tuned recipe.
 RATE = ("optimizer.learning_rate=2e-3",)
 
@@ -52,7 +53,7 @@ def _changed(*dynamics: str, tokenizer: tuple[str, ...] = (), share: float = 0.2
 
 
 def _tuned(*dynamics: str, tokenizer: tuple[str, ...] = (), share: float = 0.4) -> Arm:
-    """The tuned recipe but for loss and schedule, which are as published, and these overrides."""
+    """The tuned recipe but for loss, schedule and positions, which are as published, and these overrides."""
     return Arm(("recipe=tuned", *COSINE, *tokenizer), ("recipe=tuned", *PLAIN, *dynamics), share)
 
 
@@ -73,7 +74,8 @@ ARMS = {
     "muon": _changed(*HISTORY, *MUON, tokenizer=MUON),
     "frames_alone": _changed(*HISTORY, tokenizer=ALONE),
     "tuned": Arm(("recipe=tuned",), ("recipe=tuned",), 0.4),
-    # All of these together, without the rest of the recipe (loss and schedule), and each taken away.
+    "tuned_frame_positions": Arm(("recipe=tuned",), ("recipe=tuned", *FRAME_POSITIONS), 0.4),
+    # All of these together, without the rest of the recipe (loss, schedule, positions), and each taken away.
     "tuned_plain": _tuned(),
     "tuned_half_complete": _tuned(*COMPLETE),
     "tuned_all_complete": _tuned(*ALL_COMPLETE),

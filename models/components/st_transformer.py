@@ -67,6 +67,13 @@ class LayerCache:
     keys: Tensor | None = None
     values: Tensor | None = None
 
+    def newest(self, num_frames: int) -> "LayerCache":
+        """The same with the keys and values of the newest frames alone."""
+        if self.keys is None or self.values is None:
+            return self
+        first = max(0, self.keys.shape[-2] - num_frames)
+        return LayerCache(self.peg, self.keys[..., first:, :], self.values[..., first:, :])
+
 
 @dataclass
 class Cache:
@@ -74,6 +81,10 @@ class Cache:
 
     num_frames: int = 0
     layers: list[LayerCache] = field(default_factory=list)
+
+    def newest(self, num_frames: int) -> "Cache":
+        """What later frames need if they see this many frames before them."""
+        return Cache(min(self.num_frames, num_frames), [layer.newest(num_frames) for layer in self.layers])
 
 
 class Layer(nn.Module):
@@ -147,6 +158,10 @@ class STTransformer(nn.Module):
         # Called "halves" (of blocks) in all checkpoints.
         self.halves = nn.ModuleList([kind(config, dim) for kind in kinds])
         self.norm = nn.LayerNorm(dim, bias=False)
+
+    def reach(self, window: int) -> int:
+        """Frames before one on which its output depends, where attention sees `window` frames, its own included."""
+        return sum(2 + (window - 1 if isinstance(layer, TemporalLayer) else 0) for layer in self.halves)
 
     def forward(self, x: Tensor, spatial_bias: Tensor) -> Tensor:
         """Transform tokens (B, T, h, w, D) with the spatial bias (heads, hw, hw)."""
