@@ -66,7 +66,13 @@ def read_again(share: float, anchors: int = 0) -> Room:
     return make_room
 
 
+def as_played(model: GenieRedux, state: StreamState) -> StreamState:
+    """What play does: nothing before the step, which makes room itself."""
+    return state
+
+
 ROOMS: dict[str, Room] = {
+    "play": as_played,
     "half": read_again(0.5),
     "slide": drop_frame(0),
     "anchor1": drop_frame(1),

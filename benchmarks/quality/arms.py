@@ -57,6 +57,11 @@ def _tuned(*dynamics: str, tokenizer: tuple[str, ...] = (), share: float = 0.4) 
     return Arm(("recipe=tuned", *COSINE, *tokenizer), ("recipe=tuned", *PLAIN, *dynamics), share)
 
 
+def _frame_positions(*dynamics: str) -> Arm:
+    """The tuned recipe with position embeddings of each frame's own, and these overrides."""
+    return Arm(("recipe=tuned",), ("recipe=tuned", *FRAME_POSITIONS, *dynamics), 0.4)
+
+
 ARMS = {
     "published": Arm(),
     "published_rate_4e-3": _changed("optimizer.learning_rate=4e-3"),
@@ -74,7 +79,11 @@ ARMS = {
     "muon": _changed(*HISTORY, *MUON, tokenizer=MUON),
     "frames_alone": _changed(*HISTORY, tokenizer=ALONE),
     "tuned": Arm(("recipe=tuned",), ("recipe=tuned",), 0.4),
-    "tuned_frame_positions": Arm(("recipe=tuned",), ("recipe=tuned", *FRAME_POSITIONS), 0.4),
+    # Without shared positions, and one setting more.
+    "tuned_frame_positions": _frame_positions(),
+    "weight_decay_0.1": _frame_positions("optimizer.weight_decay=0.1"),
+    "weight_decay_0.3": _frame_positions("optimizer.weight_decay=0.3"),
+    "dim_128": _frame_positions("dynamics.dim=128"),
     # All of these together, without the rest of the recipe (loss, schedule, positions), and each taken away.
     "tuned_plain": _tuned(),
     "tuned_half_complete": _tuned(*COMPLETE),
