@@ -32,7 +32,7 @@ def test_all_rules_are_one_as_long_as_there_is_room(room: str) -> None:
     torch.testing.assert_close(streamed(8, room), streamed(8, "half"), rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("room", ROOMS)
+@pytest.mark.parametrize("room", sorted(ROOMS.keys() - {"play"}))  # whose steps make room themselves
 def test_a_full_history_gets_shorter_and_stays_in_agreement(room: str) -> None:
     model = tiny_model().eval()
     state = model.start(random_video(WINDOW), random_actions(WINDOW - 1), WINDOW)
