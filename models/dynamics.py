@@ -78,10 +78,6 @@ class Dynamics(nn.Module):
         """Longest input in frames."""
         return self.config.max_seq_len // self.grid**2
 
-    def reach(self, window: int) -> int:
-        """Frames on which one prediction depends while a history of `window` frames slides, the newest included."""
-        return 1 + self.transformer.reach(window)
-
     def embed(
         self,
         ids: Tensor,

@@ -50,7 +50,7 @@ class Simulator:
 
     def num_read(self, state: RolloutState, num_frames: int) -> int:
         """How many of the newest of a rollout's `num_frames` frames lead to its `state` again."""
-        return min(num_frames, self._step.reach) if self.model.history_slides else int(state.num_frames[0])
+        return min(num_frames, self.reach) if self.model.history_slides else int(state.num_frames[0])
 
     @property
     def reach(self) -> int:

@@ -143,7 +143,7 @@ class StaticShapeStep(nn.Module):
         if not self.slides:
             return self.window
         decoder = 0 if self.model.tokenizer.config.temporal == "none" else self.decoder.transformer.reach(self.window)
-        return max(self.model.dynamics.reach(self.window), decoder)
+        return max(1 + self.dynamics.transformer.reach(self.window), decoder)
 
     def start(self, batch: int = 1) -> RolloutState:
         """The state before any frame. Frames that are known are appended first."""
