@@ -137,6 +137,12 @@ class ClipDataset(BatchDataset):
         return {game: as_ranges(instances) for game, instances in found.items()}
 
     @property
+    def num_used_frames(self) -> int:
+        """Frames that are in at least one clip."""
+        counts = self._clip_counts[self._clip_counts > 0]
+        return int(((counts - 1) * min(self.seq_step, self.num_frames) + self.num_frames).sum())
+
+    @property
     def environments(self) -> list[str]:
         return [environment.name for environment in self._environments]
 

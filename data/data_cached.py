@@ -1,12 +1,13 @@
 """The same clips with cached token ids, for dynamics training on large sets.
 
-The ids of a clip depend on all frames before them in the clip (the encoder is causal in time and embeds a clip's first
-frame differently), so they are stored per clip, not per frame, when they are first computed, by any number of
-processes.
+Ids are stored when they are first computed, by any number of processes, in records of as many frames as depend on each
+other: of one frame where the encoder takes each frame alone, so that all clips with this frame share them; else of a
+whole clip, since a causal encoder's ids depend on all frames before them in the clip.
 
-Layout: `<store>/<xx>/<episode>-<frames>-<step>.ids`, one record per clip: a checksum and the ids. The store's folder
-is named after all that the ids depend on except the clip, the file after the episode's fingerprint, so that another
-tokenizer or a regenerated episode never meets old ids. Records are written in place; their checksums, which cover the
+Layout: `<store>/<xx>/<episode>-<frames>-<step>.ids`, where <frames> are those of a record and <step> is from the start
+of one to the next: in each record a checksum and the ids. The store's folder is named after all that the ids depend on
+except the frames, the file after the episode's fingerprint, so that another tokenizer or a regenerated episode never
+meets old ids. Records are written in place; their checksums, which cover the
 key, reveal what a killed writer left half done or never wrote. (A memory-mapped array would be shorter by the two
 system calls, and would end the process with SIGBUS on a full disk.)
 """
@@ -33,15 +34,15 @@ logger = logging.getLogger(__name__)
 _CHECKSUM_SIZE = 8
 
 
-class ClipKey(NamedTuple):
-    """Where a clip's ids are stored: the file (episode and kind of clip) and the number of the clip in it."""
+class RecordKey(NamedTuple):
+    """Where ids are stored: the file (episode and kind of record) and the number of the record in it."""
 
     file: str
     number: int
 
 
 class TokenStore:
-    """Token ids by clip in a folder that any number of processes may share. No file is kept open."""
+    """Records of token ids in a folder that any number of processes may share. No file is kept open."""
 
     def __init__(self, dpath: Path, codebook_size: int, max_bytes: float = float("inf")) -> None:
         """`max_bytes`: what this process may add. OSError where the folder cannot be made."""
@@ -50,24 +51,32 @@ class TokenStore:
         self._dtype = np.dtype("<u2" if codebook_size <= 1 << 16 else "<u4")
 
     def record_size(self, num_tokens: int) -> int:
-        """Bytes of a clip of so many tokens."""
+        """Bytes of a record of so many tokens."""
         return _CHECKSUM_SIZE + num_tokens * self._dtype.itemsize
 
-    def read(self, key: ClipKey, ids: np.ndarray) -> bool:
-        """Fill ids (T, h, w); False, and nothing filled, where they are not stored completely."""
-        size = self.record_size(ids.size)
-        try:
-            with opened(self._path(key)) as fd:
-                record = os.pread(fd, size, key.number * size)
-        except (OSError, UnreadableFileError):
-            return False
-        payload = record[_CHECKSUM_SIZE:]
-        if len(record) < size or record[:_CHECKSUM_SIZE] != _checksum(key, payload):
-            return False
-        ids[:] = np.frombuffer(payload, self._dtype).reshape(ids.shape)
-        return True
+    def read(self, first: RecordKey, ids: np.ndarray) -> list[int]:
+        """Fill ids (K, T, h, w) with the K records from `first` on: which of these are not stored completely.
 
-    def write(self, key: ClipKey, ids: np.ndarray) -> None:
+        Nothing is filled in there.
+        """
+        size = self.record_size(ids[0].size)
+        try:
+            with opened(self._path(first)) as fd:
+                content = os.pread(fd, size * len(ids), first.number * size)
+        except (OSError, UnreadableFileError):
+            content = b""
+        missing = []
+        for i, record in enumerate(ids):
+            stored = content[i * size : (i + 1) * size]
+            payload = stored[_CHECKSUM_SIZE:]
+            key = RecordKey(first.file, first.number + i)
+            if len(stored) == size and stored[:_CHECKSUM_SIZE] == _checksum(key, payload):
+                record[:] = np.frombuffer(payload, self._dtype).reshape(record.shape)
+            else:
+                missing.append(i)
+        return missing
+
+    def write(self, key: RecordKey, ids: np.ndarray) -> None:
         """Store ids (T, h, w). At the limit or where writing fails: one warning, and nothing more is stored."""
         size = self.record_size(ids.size)
         if self._bytes_left < size:
@@ -90,12 +99,12 @@ class TokenStore:
             logger.warning("no more token ids are stored in '%s': %s; stored ids stay in use", self.dpath, reason)
         self._bytes_left = -1
 
-    def _path(self, key: ClipKey) -> str:
+    def _path(self, key: RecordKey) -> str:
         # A string: joining Path objects costs as much as the reading.
         return f"{self.dpath}/{key.file[:2]}/{key.file}.ids"
 
 
-def _checksum(key: ClipKey, payload: bytes) -> bytes:
+def _checksum(key: RecordKey, payload: bytes) -> bytes:
     digest = hashlib.blake2b(f"{key.file} {key.number} ".encode(), digest_size=_CHECKSUM_SIZE)
     digest.update(payload)
     return digest.digest()
@@ -113,55 +122,74 @@ def used_bytes(dpath: Path) -> int:
 
 @dataclass
 class CachedBatch(Batch):
-    """Clips with their token ids (B, T, h, w) int64, zeros for the clips `missing`, whose ids are not stored.
+    """Clips with their token ids (B, T, h, w) int64, zeros in the records `missing`, whose ids are not stored.
 
-    `frames` are of all clips, or only of the M missing ones. `keys` (M): where their ids belong, None = nowhere.
+    Records are counted through all clips, K of each: `records` (B * K, T / K, h, w). `frames` are of all clips, or
+    only of the M missing records (M, T / K, C, H, W). `keys` (M): where their ids belong, None = nowhere.
     """
 
     ids: Tensor
+    records_per_clip: int
     missing: list[int]
-    keys: list[ClipKey | None]
+    keys: list[RecordKey | None]
+
+    @property
+    def records(self) -> Tensor:
+        """The ids' memory as records (B * K, T / K, h, w)."""
+        return self.ids.view(len(self) * self.records_per_clip, -1, *self.ids.shape[2:])
 
     def missing_frames(self) -> Tensor:
-        """Frames (M, T, C, H, W) of the clips without ids."""
-        return self.frames[self.missing] if len(self.frames) == len(self) else self.frames
+        """Frames (M, T / K, C, H, W) of the records without ids."""
+        if self.frames.shape[:2] != self.ids.shape[:2]:
+            return self.frames
+        return self.frames.unflatten(1, (self.records_per_clip, -1)).flatten(0, 1)[self.missing]
 
 
 class CachedClipDataset(BatchDataset):
     """The clips of a `ClipDataset` in the same order, with the ids that are stored of them.
 
-    Frames are read (and decompressed) only of clips without ids, or of all with `all_frames`.
+    Frames are read (and decompressed) only of clips that miss ids, or of all with `all_frames`.
     """
 
-    def __init__(self, clips: ClipDataset, store: TokenStore, grid: tuple[int, int], all_frames: bool) -> None:
-        """`grid`: (h, w) tokens of a frame."""
+    def __init__(
+        self, clips: ClipDataset, store: TokenStore, grid: tuple[int, int], all_frames: bool, frames_alone: bool
+    ) -> None:
+        """`grid`: (h, w) tokens of a frame. `frames_alone`: a frame's ids depend on no other."""
         self.clips, self.clips_per_env = clips, clips.clips_per_env
         self._store, self._shape, self._all_frames = store, (clips.num_frames, *grid), all_frames
+        self._records_per_clip = clips.num_frames if frames_alone else 1
+        # Frames of a record, and from the start of one to the next.
+        self._length, self._step = (1, 1) if frames_alone else (clips.num_frames, clips.seq_step)
         ids_bytes = 8 * math.prod(self._shape)
         self.clip_bytes = ids_bytes + (clips.clip_bytes if all_frames else 0)
         self._fingerprints: dict[int, str] = {}
 
     def read(self, indices: list[int]) -> CachedBatch:
         """The batch of these clips."""
-        ids = np.zeros((len(indices), *self._shape), np.int64)
+        per_clip = self._records_per_clip
+        ids = np.zeros((len(indices), per_clip, self._length, *self._shape[1:]), np.int64)
         frames, actions = self.clips.empty_clips(len(indices))
-        num_read, missing, keys = 0, [], []
+        missing: list[int] = []
+        keys: list[RecordKey | None] = []
         for i, (row, start) in enumerate(zip(*self.clips.locate(indices), strict=True)):
-            key, own = self._key(row, start), True
+            first = self._key(row, start)
             self.clips.read_actions(row, start, actions[i])
-            known = self._store.read(key, ids[i])
-            if self._all_frames or not known:
-                own = self.clips.read_clip(row, start, frames[num_read], actions[i])
-                num_read += 1
-            # Where another clip replaces a damaged one, stored ids are not its own, nor are its ids to be stored.
-            if not (known and own):
-                missing.append(i)
-                keys.append(key if own else None)
-        tensors = frames_first(frames[:num_read]), torch.from_numpy(actions), torch.from_numpy(ids)
-        return CachedBatch(*tensors, missing, keys)
+            lacking = self._store.read(first, ids[i])
+            own = True
+            if lacking or self._all_frames:
+                own = self.clips.read_clip(row, start, frames[i], actions[i])
+            if not own:
+                # Another clip replaces a damaged one: stored ids are not its own, nor are its ids to be stored.
+                lacking = list(range(per_clip))
+            missing += [i * per_clip + number for number in lacking]
+            keys += [RecordKey(first.file, first.number + number) if own else None for number in lacking]
+        if not self._all_frames:
+            frames = frames.reshape(len(indices) * per_clip, self._length, *frames.shape[2:])[missing]
+        tensors = frames_first(frames), torch.from_numpy(actions), torch.from_numpy(ids.reshape(-1, *self._shape))
+        return CachedBatch(*tensors, per_clip, missing, keys)
 
-    def _key(self, row: int, start: int) -> ClipKey:
+    def _key(self, row: int, start: int) -> RecordKey:
+        """Of a clip's first record."""
         if row not in self._fingerprints:
             self._fingerprints[row] = self.clips.fingerprint(row)
-        clips = self.clips
-        return ClipKey(f"{self._fingerprints[row]}-{clips.num_frames}-{clips.seq_step}", start // clips.seq_step)
+        return RecordKey(f"{self._fingerprints[row]}-{self._length}-{self._step}", start // self._step)

@@ -71,6 +71,11 @@ class Tokenizer(Model):
         """Tokens along each side of a frame."""
         return self.config.image_size // self.config.patch_size
 
+    @property
+    def takes_frames_alone(self) -> bool:
+        """Whether a frame's ids depend on that frame alone, wherever in a clip it is."""
+        return self.config.temporal != "both"
+
     def _bias(self) -> Tensor:
         return self.position_bias(self.grid, self.grid)
 
@@ -98,7 +103,7 @@ class Tokenizer(Model):
 
     def _encoded(self, video: Tensor, bias: Tensor) -> Tensor:
         """Tokens (B, t, h, w, D) of frames (B, T, C, H, W)."""
-        if self.config.temporal == "both":
+        if not self.takes_frames_alone:
             return self.encoder(self.patch_embedding(video), bias)
         # Clips of one frame: no layer sees another.
         tokens = self.encoder(self.patch_embedding(video.flatten(0, 1).unsqueeze(1)), bias)
@@ -113,7 +118,7 @@ class Tokenizer(Model):
 
     def has_unused_parameters(self, num_frames: int) -> bool:
         """The weights of later frames, where each frame is taken alone."""
-        return self.config.temporal != "both" or super().has_unused_parameters(num_frames)
+        return self.takes_frames_alone or super().has_unused_parameters(num_frames)
 
     def _quantize(self, video: Tensor, bias: Tensor, generator: torch.Generator | None) -> Quantized:
         if not self.decoder_only:

@@ -13,7 +13,7 @@ import torch
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from data.data import ClipDataset
-from data.data_cached import CachedClipDataset, ClipKey, TokenStore, used_bytes
+from data.data_cached import CachedClipDataset, RecordKey, TokenStore, used_bytes
 from data_generation.data.data import Environment
 from data_generation.data.errors import UserError
 from models.checkpoint import load_model, load_tokenizer
@@ -25,11 +25,23 @@ from training.main import evaluate, run_dpath, train
 from training.tracker import read_metrics
 
 
-def world_config(root: Path, model: str = "genie_redux_guided", **changes) -> GenieReduxConfig:
+# Records of the 56 clips: 7 clips of each of 8 episodes, or the 23 frames that are in these.
+NUM_RECORDS = {"both": 56, "decoder": 184, "none": 184}
+
+
+def tokenizer_config(root: Path, temporal: str = "both") -> GenieReduxConfig:
+    cfg = tiny_config(root)
+    cfg.tokenizer.temporal = temporal
+    return cfg
+
+
+def world_config(
+    root: Path, model: str = "genie_redux_guided", temporal: str = "both", **changes
+) -> GenieReduxConfig:
     """A world model on 56 clips (14 steps an epoch) with a cache, and a tokenizer with random weights."""
     cfg = tiny_config(root, model)
     cfg.data.seq_step = 3
-    cfg.tokenizer_fpath = str(save_fresh(root / "tokenizer" / "model-7.pt", tiny_config(root)))
+    cfg.tokenizer_fpath = str(save_fresh(root / "tokenizer" / "model-7.pt", tokenizer_config(root, temporal)))
     cfg.train = replace(cfg.train, **{"enable_cache": True, "num_train_steps": 20, **changes})
     return cfg
 
@@ -51,7 +63,7 @@ def assert_same(ours: tuple, theirs: tuple) -> None:
 
 @pytest.fixture
 def encoded(monkeypatch) -> list[int]:
-    """Number of clips of each call of the tokenizer's encoder."""
+    """Number of records in each call of the tokenizer's encoder."""
     calls: list[int] = []
     real = Tokenizer.encode
     monkeypatch.setattr(Tokenizer, "encode", lambda self, video: calls.append(len(video)) or real(self, video))
@@ -59,22 +71,33 @@ def encoded(monkeypatch) -> list[int]:
 
 
 @pytest.mark.parametrize(
-    ("model", "use_decoder_loss"), [("genie_redux_guided", False), ("genie_redux_guided", True), ("genie_redux", False)]
+    ("model", "temporal", "use_decoder_loss"),
+    [
+        ("genie_redux_guided", "both", False),
+        ("genie_redux_guided", "both", True),
+        ("genie_redux", "both", False),
+        ("genie_redux_guided", "none", False),
+        ("genie_redux_guided", "none", True),
+        ("genie_redux", "decoder", False),
+    ],
 )
-def test_training_with_cached_ids_equals_training_without(root, model, use_decoder_loss):
-    cfg = world_config(root, model, use_decoder_loss=use_decoder_loss, validate_every=10)
+def test_training_with_cached_ids_equals_training_without(root, model, temporal, use_decoder_loss):
+    cfg = world_config(root, model, temporal, use_decoder_loss=use_decoder_loss, validate_every=10)
     without = run(cfg, "without", enable_cache=False)
     run(cfg, "cold", num_train_steps=10)
     assert_same(run(cfg, "cold", resume_ckpt="latest"), without)  # the second epoch has every id
     assert_same(run(cfg, "warm"), without)
 
 
-@pytest.mark.parametrize("n_data_workers", [0, 2])
-def test_a_warm_cache_reads_no_frames_and_encodes_nothing(root, monkeypatch, encoded, n_data_workers):
-    cfg = world_config(root, n_data_workers=n_data_workers)
+@pytest.mark.parametrize(("temporal", "n_data_workers"), [("both", 0), ("both", 2), ("none", 0), ("decoder", 2)])
+def test_a_warm_cache_reads_no_frames_and_encodes_nothing(root, monkeypatch, encoded, temporal, n_data_workers):
+    cfg = world_config(root, temporal=temporal, n_data_workers=n_data_workers)
     cold = run(cfg, "cold")
-    # Each clip once in 20 steps of 4 clips, but for what worker processes had read ahead.
-    assert 56 <= sum(encoded) <= 56 + 12 * n_data_workers
+    # Each record once in 20 steps of 4 clips, but for what worker processes had read ahead, and, of single frames,
+    # for those that two clips of a batch share.
+    records_per_clip = 1 if temporal == "both" else 5
+    most = 12 * n_data_workers * records_per_clip + (0 if temporal == "both" else 20)
+    assert NUM_RECORDS[temporal] <= sum(encoded) <= NUM_RECORDS[temporal] + most
     encoded.clear()
 
     def read(*_):
@@ -112,6 +135,16 @@ def test_a_grown_dataset_keeps_the_ids_that_it_has(root, encoded):
     assert 0 < sum(encoded) <= 126 - 56  # 18 sessions of 7 clips, of which 56 were known
 
 
+def test_clips_of_other_lengths_and_starts_share_the_ids_of_single_frames(root, encoded):
+    cfg = world_config(root, temporal="none")
+    run(cfg, "first")
+    encoded.clear()
+    cfg.data.seq_step = 2  # 10 clips of an episode, the last of which has its 24th frame
+    longer = run(cfg, "second", num_frames=6, num_train_steps=40)
+    assert 8 <= sum(encoded) <= 16
+    assert_same(longer, run(cfg, "without", num_frames=6, num_train_steps=40, enable_cache=False))
+
+
 def test_every_part_of_the_encoder_counts_and_the_decoder_does_not(root):
     tokenizer = load_tokenizer(save_fresh(root / "t" / "model-7.pt", tiny_config(root)))
     before = token_cache.fingerprint(tokenizer)
@@ -124,16 +157,21 @@ def test_every_part_of_the_encoder_counts_and_the_decoder_does_not(root):
     assert token_cache.fingerprint(tokenizer) != before
 
 
-def test_a_clip_that_replaces_a_damaged_one_is_not_stored_as_that_one(root, tmp_path):
+@pytest.mark.parametrize("alone", [False, True])
+def test_a_clip_that_replaces_a_damaged_one_is_not_stored_as_that_one(root, tmp_path, alone):
     damaged = root / DATASET / "toy_square_v0.0.0" / "000000" / "000002.episode"
     whole = damaged.read_bytes()
     ClipDataset(root / DATASET, "train", 5, 3)  # writes the index
     clips = ClipDataset(root / DATASET, "train", 5, 3, on_bad_episode="skip")
     damaged.write_bytes(whole[:64] + bytes([whole[64] ^ 1]) + whole[65:])
-    batch = CachedClipDataset(clips, TokenStore(tmp_path / "ids", 16), (4, 4), False).read(list(range(len(clips))))
+    cached = CachedClipDataset(clips, TokenStore(tmp_path / "ids", 16), (4, 4), False, frames_alone=alone)
+    batch = cached.read(list(range(len(clips))))
+    per_clip = 5 if alone else 1
     replaced = [i for i, key in zip(batch.missing, batch.keys, strict=True) if key is None]
-    assert replaced == list(range(14, 20))  # 7 clips per episode; the last lies behind the damaged chunk
-    assert torch.equal(batch.frames[14:20], clips.read(list(range(14, 20))).frames)
+    # 7 clips per episode; the last lies behind the damaged chunk
+    assert replaced == list(range(14 * per_clip, 20 * per_clip))
+    frames = batch.frames.reshape(len(clips), *clips[0][0].shape)
+    assert torch.equal(frames[14:20], clips.read(list(range(14, 20))).frames)
 
 
 # ---- the store ------------------------------------------------------------------------------------------------------
@@ -145,20 +183,20 @@ def clip(seed: int, codebook_size: int = 16) -> np.ndarray:
     return ids
 
 
-def read(store: TokenStore, key: ClipKey) -> np.ndarray | None:
-    ids = np.full((5, 4, 4), -1)
-    return ids if store.read(key, ids) else None
+def read(store: TokenStore, key: RecordKey) -> np.ndarray | None:
+    ids = np.full((1, 5, 4, 4), -1)
+    return None if store.read(key, ids) else ids[0]
 
 
 @pytest.mark.parametrize("codebook_size", [2, 1 << 16, (1 << 16) + 1])
 def test_ids_come_back_exactly_and_only_where_they_were_stored(tmp_path, codebook_size):
     store = TokenStore(tmp_path / "ids", codebook_size)
-    keys = [ClipKey(name, number) for name in ("ab", "ac") for number in (0, 2, 7)]
+    keys = [RecordKey(name, number) for name in ("ab", "ac") for number in (0, 2, 7)]
     for i, key in enumerate(keys):
         store.write(key, clip(i, codebook_size))
     for i, key in enumerate(keys):
         assert np.array_equal(read(TokenStore(tmp_path / "ids", codebook_size), key), clip(i, codebook_size))
-    assert all(read(store, ClipKey(*key)) is None for key in [("ab", 1), ("ab", 8), ("ad", 0)])
+    assert all(read(store, RecordKey(*key)) is None for key in [("ab", 1), ("ab", 8), ("ad", 0)])
     shutil.rmtree(tmp_path / "ids")  # while a run uses it
     assert read(store, keys[0]) is None
     store.write(keys[0], clip(0))
@@ -166,8 +204,18 @@ def test_ids_come_back_exactly_and_only_where_they_were_stored(tmp_path, codeboo
     assert used_bytes(tmp_path) > used_bytes(tmp_path / "nothing") == 0
 
 
+def test_consecutive_records_are_read_together_and_the_missing_ones_named(tmp_path):
+    store = TokenStore(tmp_path, 16)
+    for number in (2, 3, 5):
+        store.write(RecordKey("ab", number), clip(number))
+    ids = np.full((6, 5, 4, 4), -1)
+    assert store.read(RecordKey("ab", 1), ids) == [0, 3, 5]  # 1, 4 and 6; 6 is beyond the file's end
+    for i, number in enumerate(range(1, 7)):
+        assert np.array_equal(ids[i], clip(number) if number in (2, 3, 5) else np.full((5, 4, 4), -1))
+
+
 def test_whatever_a_killed_writer_left_is_encoded_again(tmp_path):
-    store, key = TokenStore(tmp_path, 16), ClipKey("ab", 1)
+    store, key = TokenStore(tmp_path, 16), RecordKey("ab", 1)
     store.write(key, clip(0))
     path = tmp_path / "ab" / "ab.ids"
     whole = path.read_bytes()
@@ -178,15 +226,15 @@ def test_whatever_a_killed_writer_left_is_encoded_again(tmp_path):
         path.write_bytes(whole[:position] + bytes([whole[position] ^ 4]) + whole[position + 1 :])
         assert read(store, key) is None
     path.write_bytes(whole[len(whole) // 2 :] * 2)  # the record of another clip
-    assert read(store, ClipKey("ab", 0)) is None
+    assert read(store, RecordKey("ab", 0)) is None
     path.rename(path.with_name("abc.ids"))
-    assert read(store, ClipKey("abc", 1)) is None
+    assert read(store, RecordKey("abc", 1)) is None
 
 
 def write_and_check(dpath: Path, first: int) -> None:
     store = TokenStore(dpath, 16)
     for i in [*range(first, first + 60)] * 3:
-        key = ClipKey(f"{i % 4:032x}", i % 80)
+        key = RecordKey(f"{i % 4:032x}", i % 80)
         assert (ids := read(store, key)) is None or np.array_equal(ids, clip(i % 80))
         store.write(key, clip(i % 80))
 
@@ -195,7 +243,7 @@ def test_several_processes_share_a_cache(tmp_path):
     with multiprocessing.get_context("fork").Pool(3) as pool:
         pool.starmap(write_and_check, [(tmp_path, first) for first in (0, 20, 40)])
     store = TokenStore(tmp_path, 16)
-    assert all(np.array_equal(read(store, ClipKey(f"{i % 4:032x}", i)), clip(i)) for i in range(80))
+    assert all(np.array_equal(read(store, RecordKey(f"{i % 4:032x}", i)), clip(i)) for i in range(80))
 
 
 def trained_by_two(cfg: GenieReduxConfig) -> str:

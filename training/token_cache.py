@@ -54,9 +54,13 @@ class TokenCache:
     def source(self, clips: ClipDataset) -> "CachedSource":
         """The clips with their token ids."""
         if self._runtime.is_main:
-            size = self._store.record_size(clips.num_frames * self._model.tokenizer.grid**2)
-            total = f"{size} bytes each, {size * len(clips) / 1e9:.2f} GB for all {len(clips)}"
-            logger.info("token ids of the '%s' clips in '%s': %s", clips.split, self._store.dpath, total)
+            tokenizer, dpath = self._model.tokenizer, self._store.dpath
+            alone = tokenizer.takes_frames_alone
+            size = self._store.record_size((1 if alone else clips.num_frames) * tokenizer.grid**2)
+            count = clips.num_used_frames if alone else len(clips)
+            what = f"'{clips.split}' {'frames' if alone else 'clips'}"
+            total = f"{size} bytes each, {size * count / 1e9:.2f} GB for all {count}"
+            logger.info("token ids of the %s in '%s': %s", what, dpath, total)
         return CachedSource(clips, self._store, self._model, self._runtime)
 
 
@@ -68,9 +72,10 @@ class CachedSource:
     """
 
     def __init__(self, clips: ClipDataset, store: TokenStore, model: WorldModel, runtime: Runtime):
-        self._tokenizer, self._needs_video = model.tokenizer, model.needs_video
-        self._store, self._runtime = store, runtime
-        self.clips = CachedClipDataset(clips, store, (model.tokenizer.grid,) * 2, all_frames=model.needs_video)
+        self._tokenizer = tokenizer = model.tokenizer
+        self._store, self._runtime, self._needs_video = store, runtime, model.needs_video
+        grid, alone = (tokenizer.grid,) * 2, tokenizer.takes_frames_alone
+        self.clips = CachedClipDataset(clips, store, grid, all_frames=model.needs_video, frames_alone=alone)
 
     def inputs(self, batch: CachedBatch) -> Inputs:
         """The batch on the device, all ids known; stores those that were missing."""
@@ -78,10 +83,10 @@ class CachedSource:
         if batch.missing:
             with self._runtime.autocast():
                 ids = self._tokenizer.encode(frames_to_float(batch.missing_frames()))
-            batch.ids[batch.missing] = ids
-            for key, clip in zip(batch.keys, ids.cpu().numpy(), strict=True):
+            batch.records[batch.missing] = ids
+            for key, record in zip(batch.keys, ids.cpu().numpy(), strict=True):
                 if key is not None:
-                    self._store.write(key, clip)
+                    self._store.write(key, record)
         return Inputs(frames_to_float(batch.frames) if self._needs_video else None, batch.actions, batch.ids)
 
 
