@@ -7,6 +7,7 @@ import resource
 import shlex
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -15,9 +16,13 @@ import torch
 
 from benchmarks.operations import operation_counter
 from benchmarks.presets import composed
+from data.data import ClipDataset
 from data_generation.data.files import write_atomically
 from models.construct_model import build_model
+from models.world_model import WorldModel
+from training.config import GenieReduxConfig
 from training.optimizer import make_optimizer
+from training.token_cache import caches_ids
 
 # As Cinderfoot has; other numbers change next to nothing.
 NUM_ACTIONS = 5
@@ -48,13 +53,33 @@ class TrainingCommand:
     more: tuple[str, ...] = ()
 
 
-@cache
-def operations_per_step(part: str, overrides: tuple[str, ...]) -> int:
-    """Floating-point operations of one optimiser step: forward, backward, the frozen tokenizer and the optimiser.
+@dataclass(frozen=True)
+class Operations:
+    """Floating-point operations of a training.
 
-    Muon's are a fifth of a small step, AdamW's are not counted.
+    `step`: of one optimiser step: forward, backward, the frozen tokenizer and the optimiser. Muon's are a fifth of a
+    small step, AdamW's are not counted. `frame`: of the frozen tokenizer for a frame whose ids are kept, which is
+    encoded once and so is no part of `step`; 0 where they are not.
     """
-    cfg = composed("genie_redux train", PRESETS[part], *overrides)
+
+    step: int
+    frame: int = 0
+    frames_per_step: int = 0
+
+    def of(self, steps: int, num_frames: int) -> int:
+        """Of a training of so many steps on a dataset of so many frames."""
+        return steps * self.step + min(num_frames, steps * self.frames_per_step) * self.frame
+
+    def steps(self, operations: float, num_frames: int) -> int:
+        """Steps that so many operations pay for."""
+        all_encoded = (operations - num_frames * self.frame) / self.step
+        return round(max(all_encoded, operations / (self.step + self.frames_per_step * self.frame)))
+
+
+@cache
+def count_operations(part: str, overrides: tuple[str, ...]) -> Operations:
+    """What a training with these overrides of its part's preset costs."""
+    cfg = _composed(part, overrides)
     cfg.dynamics.action_dim = NUM_ACTIONS
     model = build_model(cfg)
     if cfg.train.train_decoder_only:
@@ -63,18 +88,37 @@ def operations_per_step(part: str, overrides: tuple[str, ...]) -> int:
     video = torch.rand(train.batch_size, train.num_frames, cfg.tokenizer.channels, size, size)
     actions = torch.zeros(train.batch_size, train.num_frames - 1, dtype=torch.int64)
     optimizer = make_optimizer(model, cfg.optimizer)
+    ids, frame = None, 0
+    if isinstance(model, WorldModel) and model.tokenizer.takes_frames_alone and caches_ids(train, model):
+        ids = torch.zeros(*video.shape[:2], *(model.tokenizer.grid,) * 2, dtype=torch.int64)
+        frame = _counted(lambda: model.tokenizer.encode(video)) // (train.batch_size * train.num_frames)
+    one_batch = _counted(lambda: model(video, actions, torch.Generator().manual_seed(0), ids).loss.backward())
+    step = one_batch * train.grad_accum + _counted(optimizer.step)
+    return Operations(step, frame, train.batch_size * train.grad_accum * train.num_frames)
+
+
+def _composed(part: str, overrides: tuple[str, ...]) -> GenieReduxConfig:
+    return composed("genie_redux train", PRESETS[part], *overrides)
+
+
+def _counted(function: Callable[[], object]) -> int:
     with operation_counter() as counter:
-        model(video, actions, torch.Generator().manual_seed(0)).loss.backward()
-    one_batch = counter.get_total_flops()
-    with operation_counter() as counter:
-        optimizer.step()
-    return one_batch * train.grad_accum + counter.get_total_flops()
+        function()
+    return int(counter.get_total_flops())
+
+
+def _num_frames(training: TrainingCommand, datasets: Path) -> int:
+    """Frames that the training's clips have."""
+    cfg = _composed(training.part, training.overrides)
+    clips = ClipDataset(datasets / training.dataset, "train", cfg.train.num_frames, cfg.data.seq_step)
+    return clips.num_used_frames
 
 
 def train(training: TrainingCommand, datasets: Path, target: Path) -> tuple[Path, Cost]:
     """Train below `target`, or take what is there: the checkpoint and the cost. A run that was killed is resumed."""
-    per_step = operations_per_step(training.part, training.overrides)
-    steps = max(LEAST_STEPS, round(training.operations / per_step))
+    operations = count_operations(training.part, training.overrides)
+    num_frames = _num_frames(training, datasets) if operations.frame else 0
+    steps = max(LEAST_STEPS, operations.steps(training.operations, num_frames))
     folder = target / training.kind / training.name
     cost_path = folder / "cost.json"
     begun_path = target / training.kind / f"{training.name}.begun"
@@ -91,7 +135,8 @@ def train(training: TrainingCommand, datasets: Path, target: Path) -> tuple[Path
             *("train.validate_every=0", "train.n_total_samples=4", "train.max_valid_size=4"),
         )
         seconds = math.nan if is_resumed else seconds
-        cost = {"steps": steps, "operations": float(steps * per_step), "cpu_seconds": seconds}
+        total = float(operations.of(steps, num_frames))
+        cost = {"steps": steps, "operations": total, "cpu_seconds": seconds}
         write_atomically(cost_path, json.dumps(cost) + "\n")
     return folder / f"model-{steps}.pt", dict(json.loads(cost_path.read_text()))
 

@@ -24,7 +24,6 @@ from training.config import GenieReduxConfig
 from training.main import evaluate, run_dpath, train
 from training.tracker import read_metrics
 
-
 # Records of the 56 clips: 7 clips of each of 8 episodes, or the 23 frames that are in these.
 NUM_RECORDS = {"both": 56, "decoder": 184, "none": 184}
 
@@ -35,9 +34,7 @@ def tokenizer_config(root: Path, temporal: str = "both") -> GenieReduxConfig:
     return cfg
 
 
-def world_config(
-    root: Path, model: str = "genie_redux_guided", temporal: str = "both", **changes
-) -> GenieReduxConfig:
+def world_config(root: Path, model: str = "genie_redux_guided", temporal: str = "both", **changes) -> GenieReduxConfig:
     """A world model on 56 clips (14 steps an epoch) with a cache, and a tokenizer with random weights."""
     cfg = tiny_config(root, model)
     cfg.data.seq_step = 3

@@ -63,7 +63,9 @@ class TrainConfig:
     resume_ckpt: PathText = "no"  # no | latest | a step | a checkpoint's path
     save_root_dpath: PathText = "./checkpoints"
     keep_checkpoints: CountOrZero = 0  # newest checkpoints to keep; 0 = all
-    enable_cache: bool = False  # world models: token ids of clips are kept on disk, not computed every time
+    # World models: token ids of clips are kept on disk, not computed every time. None = where they are kept by frame,
+    # which is for tokenizers that take each frame alone.
+    enable_cache: bool | None = None
     cache_dpath: PathText | None = None  # where; any number of runs may share it; None = <save_root_dpath>/token_ids
     cache_max_gb: NotNegative = 50.0  # of all files in that folder together; 0 = no limit
     n_data_workers: NumWorkers = 0  # processes that read clips; 0 = the main process reads

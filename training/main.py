@@ -37,7 +37,7 @@ from training.run_folder import RunFolder, read_state
 from training.run_record import changes, flattened, make_record, overrides_to_repeat, resume_remedy
 from training.run_report import RunFacts, RunReport, make_facts
 from training.runtime import Runtime, make_runtime
-from training.token_cache import TokenCache
+from training.token_cache import TokenCache, caches_ids
 from training.tracker import MetricsLogger, TrackerSettings, WandbSettings
 from training.trainer import Trainer
 from training.validation import Validator, check_validation
@@ -236,8 +236,8 @@ def _check_clips(train: TrainConfig, model: Model) -> None:
 
 
 def _clip_sources(train: TrainConfig, model: Model, runtime: Runtime) -> Callable[[ClipDataset], ClipSource]:
-    """How clips become a model's inputs: with cached token ids under `enable_cache`, else as frames."""
-    if train.enable_cache and model.takes_token_ids:
+    """How clips become a model's inputs: with cached token ids where `enable_cache` says so, else as frames."""
+    if caches_ids(train, model):
         return TokenCache(train, cast(WorldModel, model), runtime).source
     return lambda clips: FrameSource(clips, runtime.device)
 

@@ -5,6 +5,7 @@ import json
 import logging
 from dataclasses import asdict
 from pathlib import Path
+from typing import cast
 
 import torch
 
@@ -12,6 +13,7 @@ from data.data import ClipDataset
 from data.data_cached import CachedBatch, CachedClipDataset, TokenStore, used_bytes
 from data_generation.data.errors import FieldError, MissingPathError
 from data_generation.data.files import write_atomically
+from models.base import Model
 from models.tokenizer import Tokenizer
 from models.world_model import WorldModel
 from training.clips import Inputs, frames_to_float
@@ -88,6 +90,14 @@ class CachedSource:
                 if key is not None:
                     self._store.write(key, record)
         return Inputs(frames_to_float(batch.frames) if self._needs_video else None, batch.actions, batch.ids)
+
+
+def caches_ids(config: TrainConfig, model: Model) -> bool:
+    """Whether token ids are kept: where `enable_cache` says so or, by default, where clips share those of a frame."""
+    if not model.takes_token_ids:
+        return False
+    by_frame = cast(WorldModel, model).tokenizer.takes_frames_alone
+    return by_frame if config.enable_cache is None else config.enable_cache
 
 
 def cache_dpath(config: TrainConfig) -> Path:
