@@ -101,6 +101,9 @@ class LamConfig(TransformerConfig):
     # a batch by Sinkhorn's algorithm (as SwAV, Caron et al. 2020, arXiv 2006.09882).
     assignment: Annotated[str, OneOf("encoder", "best")] = "encoder"
     frozen: bool = False  # genie_redux only: stays as lam_fpath brings it instead of training on with the dynamics
+    # `assignment` best: probability that an action lasts for another step. The latent actions of a clip are then the
+    # likeliest of each transition given all of the clip (forward-backward algorithm). 0 = each transition alone.
+    persistence: FractionBelow1 = 0.0
 
 
 @dataclass

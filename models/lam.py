@@ -16,7 +16,7 @@ from models.components.st_transformer import STTransformer
 from models.components.vector_quantize import CodeShares, Quantized, VectorQuantizer, perplexity, used_share
 from models.config import LamConfig, TokenizerConfig
 
-# Of `balanced_choice`: of errors as shares of the change between frames; and rounds of balancing.
+# Of errors as shares of the change between frames, where they are likelihoods; and rounds of `balanced_choice`.
 _TEMPERATURE, _ROUNDS = 0.15, 3
 # Mean squared change between frames that counts as none: keeps the loss of a batch in which nothing moves finite.
 _STILL = 1e-5
@@ -81,7 +81,7 @@ class LatentActionModel(Model):
             before = video[:, :-1].flatten(0, 1).unsqueeze(1)
             context = Context(before, self.patch_embedding(before), bias)
             errors = self._errors(video, context)
-            ids = errors.argmin(dim=-1)
+            ids = self.choose(errors, video)
             return LatentActions(Quantized(self.quantizer.decode(ids), ids, errors.new_zeros(())), context, errors)
         patches = self.patch_embedding(video)
         context = Context(video[:, :-1], patches[:, :-1], bias)
@@ -96,6 +96,16 @@ class LatentActionModel(Model):
         codes = (torch.full(shape, k, device=video.device) for k in range(self.config.num_actions))
         decoded = (self.decode(context, self.quantizer.decode(ids)) for ids in codes)
         return torch.stack([_mean_square(frames - video[:, 1:]) for frames in decoded], dim=-1)
+
+    @torch.no_grad()
+    def choose(self, errors: Tensor, video: Tensor) -> Tensor:
+        """The codes (B, T-1) of the transitions of video (B, T, C, H, W), from their `_errors`; each clip by itself."""
+        if self.config.persistence == 0:
+            return errors.argmin(dim=-1)
+        change = _mean_square(video[:, 1:] - video[:, :-1]) + _STILL
+        mean, floor = change.mean(dim=1, keepdim=True), self.config.change_floor
+        scale = mean if floor is None else change + floor * mean
+        return likeliest_given_all(-errors / scale.unsqueeze(-1) / _TEMPERATURE, self.config.persistence).argmax(dim=-1)
 
     def decode(self, context: Context, actions: Tensor) -> Tensor:
         """Frames 1..T-1 (B, T-1, C, H, W) from the frames before them and action vectors (B, T-1, D)."""
@@ -208,3 +218,22 @@ def balanced_choice(errors: Tensor) -> Tensor:
         share = share / (share.sum(dim=0) + 1e-12)
         share = share / share.sum(dim=1, keepdim=True)
     return share.argmax(dim=1)
+
+
+def likeliest_given_all(log_likelihood: Tensor, persistence: float) -> Tensor:
+    """Log posterior (B, T, K) of K states that last with this probability, given all T observations of a sequence.
+
+    log_likelihood (B, T, K): of each observation in each state, up to a constant. A state that does not last is
+    followed by any other alike. The forward-backward algorithm (Rabiner 1989, section III).
+    """
+    num_states = log_likelihood.shape[-1]
+    others = (1 - persistence) / max(1, num_states - 1)
+    transition = torch.full((num_states, num_states), others, device=log_likelihood.device)
+    transition = transition.fill_diagonal_(persistence).log()
+    before = [log_likelihood[:, 0]]
+    for now in log_likelihood.unbind(1)[1:]:
+        before.append(torch.logsumexp(before[-1].unsqueeze(2) + transition, dim=1) + now)
+    after = [torch.zeros_like(before[0])]
+    for later in log_likelihood.flip(1).unbind(1)[:-1]:
+        after.append(torch.logsumexp(transition + (later + after[-1]).unsqueeze(1), dim=2))
+    return (torch.stack(before, dim=1) + torch.stack(after[::-1], dim=1)).log_softmax(dim=-1)

@@ -106,7 +106,7 @@ def test_recipes_differ_from_the_published_one_that_holds_by_default():
         loss = (config.dynamics.loss, config.dynamics.history.changed_weight)
         structure = (config.dynamics.action_conditioning, config.dynamics.temporal_every)
         dynamics = (config.dynamics.history, *loss, *structure, *sampling)
-        lam = (config.lam.predict_change, config.lam.assignment, config.lam.change_floor)
+        lam = (config.lam.predict_change, config.lam.assignment, config.lam.change_floor, config.lam.persistence)
         return (config.tokenizer.temporal, *lam, *dynamics, config.optimizer.name, config.optimizer.schedule)
 
     tuned, published = recipe("recipe=tuned"), recipe()

@@ -1,5 +1,6 @@
 """Scores of latent actions against recorded ones, and a LAM alone."""
 
+import itertools
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,7 @@ import torch
 from models.checkpoint import load_model
 from models.config import LamConfig
 from models.construct_model import build_model
-from models.lam import LatentActionModel, balanced_choice
+from models.lam import LatentActionModel, balanced_choice, likeliest_given_all
 from tests.training_helpers import save_fresh, tiny_config, write_dataset
 from training.clips import read_clips
 from training.latent_actions import normalised_mutual_information, probe_accuracy, score_latent_actions
@@ -209,6 +210,40 @@ def test_a_batch_in_which_nothing_moves_does_not_outweigh_the_others():
         torch.nn.init.normal_(parameter, std=1e-3)
     moving, still = torch.rand(2, 4, 3, 16, 16), torch.rand(2, 1, 3, 16, 16).expand(2, 4, 3, 16, 16)
     assert model(still).loss < 20 * model(moving).loss
+
+
+def test_the_likeliest_states_of_a_sequence_are_those_of_all_its_paths():
+    torch.manual_seed(0)
+    likelihood, persistence = torch.randn(2, 4, 3), 0.7
+    posterior = torch.zeros(2, 4, 3)
+    for path in itertools.product(range(3), repeat=4):
+        weight = torch.stack([likelihood[:, t, k] for t, k in enumerate(path)]).sum(dim=0).exp()
+        for one, next_one in itertools.pairwise(path):
+            weight = weight * (persistence if one == next_one else (1 - persistence) / 2)
+        for t, k in enumerate(path):
+            posterior[:, t, k] += weight
+    expected = posterior / posterior.sum(dim=-1, keepdim=True)
+    assert torch.allclose(likeliest_given_all(likelihood, persistence).exp(), expected, atol=1e-6)
+    # Of one observation, and of states that chance alone follows, each is judged by itself.
+    assert torch.allclose(likeliest_given_all(likelihood, 1 / 3), likelihood.log_softmax(-1), atol=1e-5)
+    assert torch.allclose(likeliest_given_all(likelihood[:, :1], 0.9), likelihood[:, :1].log_softmax(-1), atol=1e-5)
+
+
+def test_with_persistence_unclear_transitions_get_the_action_of_those_around_them():
+    video = torch.zeros(2, 6, 3, 16, 16)
+    errors = torch.full((2, 5, 3), 1.0)
+    errors[0, :, 1] = torch.tensor([0.2, 0.99, 0.2, 0.99, 0.2])
+    errors[0, 1::2, 2] = 0.98
+    errors[1, :, 0] = 0.2
+    errors[1, 4, 2] = 0.0  # and clear ones keep theirs
+    errors[1, 4, 0] = 1.0
+    model = lam(predict_change=True, assignment="best")
+    video[:, 1::2] = 1.0  # changes of 1
+    assert model.choose(errors, video).tolist() == [[1, 2, 1, 2, 1], [0, 0, 0, 0, 2]]
+    model.config.persistence = 0.8
+    assert model.choose(errors, video).tolist() == [[1] * 5, [0, 0, 0, 0, 2]]
+    # Each clip by itself, whatever else is in the batch.
+    assert torch.equal(model.choose(errors[:1], video[:1]), model.choose(errors, video)[:1])
 
 
 def test_a_lam_that_predicts_the_change_starts_by_repeating_the_frame():

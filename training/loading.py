@@ -26,6 +26,7 @@ TRAIN_ONLY_FIELDS = {
     "changed_pixel_weight",
     "change_floor",
     "frozen",
+    "persistence",
     "loss",
     "tdce_weight",
     "decoder_loss_weight",
