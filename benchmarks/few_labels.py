@@ -84,8 +84,8 @@ def main() -> None:
         commonest = float(torch.bincount(actions.flatten()).max() / actions.numel())
         print(
             f"seed {seed}: {len(labelled)} of {len(transitions)} transitions labelled; of {actions.numel()} others "
-            f"named each by itself {shares[0]:.3f}, given its clip {shares[1]:.3f} (always the commonest {commonest:.3f}); "
-            f"{time.process_time() - began:.0f} CPU-seconds",
+            f"named each by itself {shares[0]:.3f}, given its clip {shares[1]:.3f} (always the commonest "
+            f"{commonest:.3f}); {time.process_time() - began:.0f} CPU-seconds",
             flush=True,
         )
 
