@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from data.data import Batch, BatchDataset, ClipDataset
+from data_generation.data.errors import UserError
 from models.lam import likeliest_given_all
 from training.clips import frames_to_float
 from training.measures.frame_reader import train_reader
@@ -35,7 +36,7 @@ class LastAction(InverseDynamics):
 
     def loss(self, clips: BatchDataset, indices: list[int]) -> Tensor:
         """Cross-entropy () of the clips' last actions."""
-        batch = clips.__getitems__(indices)
+        batch = clips.read(indices)
         return F.cross_entropy(self(frames_to_float(batch.frames))[:, -1], batch.actions[:, -1])
 
 
@@ -69,9 +70,12 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     args = parser.parse_args()
-    # Two transitions: the one before shows the speed.
-    transitions = ClipDataset(args.dataset, "train", num_frames=3)
-    tested = ClipDataset(args.dataset, "validation", CLIP_FRAMES, CLIP_FRAMES)
+    try:
+        # Two transitions: the one before shows the speed.
+        transitions = ClipDataset(args.dataset, "train", num_frames=3)
+        tested = ClipDataset(args.dataset, "validation", CLIP_FRAMES, CLIP_FRAMES)
+    except UserError as error:
+        parser.error(str(error))
     for seed in args.seeds:
         began = time.process_time()
         labelled = LabelledClips(transitions, args.share, seed)
