@@ -57,9 +57,14 @@ def _tuned(*dynamics: str, tokenizer: tuple[str, ...] = (), share: float = 0.4) 
     return Arm(("recipe=tuned", *COSINE, *tokenizer), ("recipe=tuned", *PLAIN, *dynamics), share)
 
 
+def _on_tuned(*dynamics: str, tokenizer: tuple[str, ...] = ()) -> Arm:
+    """The tuned recipe with these overrides."""
+    return Arm(("recipe=tuned", *tokenizer), ("recipe=tuned", *dynamics), 0.4)
+
+
 def _frame_positions(*dynamics: str) -> Arm:
     """The tuned recipe with position embeddings of each frame's own, and these overrides."""
-    return Arm(("recipe=tuned",), ("recipe=tuned", *FRAME_POSITIONS, *dynamics), 0.4)
+    return _on_tuned(*FRAME_POSITIONS, *dynamics)
 
 
 ARMS = {
@@ -78,7 +83,13 @@ ARMS = {
     "temporal_every_3": _changed(*HISTORY, "dynamics.temporal_every=3"),
     "muon": _changed(*HISTORY, *MUON, tokenizer=MUON),
     "frames_alone": _changed(*HISTORY, tokenizer=ALONE),
-    "tuned": Arm(("recipe=tuned",), ("recipe=tuned",), 0.4),
+    "tuned": _on_tuned(),
+    # One setting more.
+    "codebook_1024": _on_tuned(tokenizer=("tokenizer.codebook_size=1024",)),
+    "fsq": _on_tuned(tokenizer=("tokenizer.quantizer=fsq",)),
+    "temporal_every_2": _on_tuned("dynamics.temporal_every=2"),
+    "temporal_every_4": _on_tuned("dynamics.temporal_every=4"),
+    "six_blocks": _on_tuned("dynamics.num_blocks=6"),
     # Without shared positions, and one setting more.
     "tuned_frame_positions": _frame_positions(),
     "weight_decay_0.1": _frame_positions("optimizer.weight_decay=0.1"),
@@ -103,9 +114,6 @@ ARMS = {
     "changed_both": _tuned("dynamics.history.changed_weight=4", tokenizer=("tokenizer.changed_pixel_weight=4", *CLIPS)),
     # Histories twice as long, as many tokens a step.
     "long_clips": _tuned("train.num_frames=16", "train.batch_size=1", "dynamics.max_seq_len=960"),
-    "codebook_1024": _tuned(tokenizer=("tokenizer.codebook_size=1024",)),
-    "temporal_every_2": _tuned("dynamics.temporal_every=2"),
-    "temporal_every_4": _tuned("dynamics.temporal_every=4"),
     "corruption": _tuned("dynamics.history.corruption=0.2"),
     "wsd": _tuned("optimizer.schedule=wsd"),
     # Rows of the paper's ablation (arXiv 2504.02515, table 4).
@@ -115,9 +123,7 @@ ARMS = {
     "latent": Arm(("recipe=tuned",), ("recipe=tuned", "model=genie_redux"), 0.4, ("recipe=tuned",), 0.1),
     # A plain causal transformer with about as many parameters as the tuned dynamics.
     "causal": _tuned(*CAUSAL),
-    "six_blocks": _tuned("dynamics.num_blocks=6"),
     "tuned_clips": _tuned(tokenizer=CLIPS),
     "tuned_tokenizer_25": _tuned(share=0.25),
     "tuned_tokenizer_55": _tuned(share=0.55),
-    "fsq": _tuned(tokenizer=("tokenizer.quantizer=fsq",)),
 }
