@@ -61,6 +61,17 @@ def _levels(name: str, number: int, sessions: int, num_made: int = 0, play: tupl
     )
 
 
+def _coinrun(name: str, sessions: int) -> Data:
+    """24 levels."""
+    sizes = f"{_GENERATOR}.n_instances=24", f"{_GENERATOR}.n_sessions={sessions}"
+    return Data(
+        name=name,
+        dataset="coinrun_v2.0.0",
+        generate=("config=coinrun/random", *sizes, *_RANDOM),
+        unseen=("config.connector.start_level=24", f"{_GENERATOR}.n_sessions=2"),
+    )
+
+
 # 1344 episodes to train on, of 448 levels: all but the unseen ones.
 _LEVELS_448 = _levels("levels_448", 460, 5, num_made=460)
 # 896 episodes to train on, which go on to anywhere up to the gates.
@@ -100,17 +111,8 @@ ALL_DATA = {
             unseen=(f"{_GENERATOR}.n_instances=5", f"{_GENERATOR}.n_sessions=16"),
             removed={"unseen": range(1)},
         ),
-        Data(
-            name="coinrun",
-            dataset="coinrun_v2.0.0",
-            generate=(
-                "config=coinrun/random",
-                f"{_GENERATOR}.n_instances=24",
-                f"{_GENERATOR}.n_sessions=12",
-                f"{_GENERATOR}.n_steps_max=150",
-            ),
-            unseen=("config.connector.start_level=24", f"{_GENERATOR}.n_sessions=2"),
-        ),
+        _coinrun("coinrun", 12),
+        _coinrun("coinrun_x4", 48),
     )
 }
 
