@@ -88,7 +88,6 @@ ARMS = {
     "codebook_1024": _on_tuned(tokenizer=("tokenizer.codebook_size=1024",)),
     "fsq": _on_tuned(tokenizer=("tokenizer.quantizer=fsq",)),
     "temporal_every_2": _on_tuned("dynamics.temporal_every=2"),
-    "temporal_every_4": _on_tuned("dynamics.temporal_every=4"),
     "six_blocks": _on_tuned("dynamics.num_blocks=6"),
     # Without shared positions, and one setting more.
     "tuned_frame_positions": _frame_positions(),
