@@ -1,13 +1,28 @@
 """Trainings with a fixed number of operations: what they cost, and intervals over their seeds."""
 
+import json
 import math
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from benchmarks import equal_compute
-from benchmarks.equal_compute import LEAST_STEPS, Operations, TrainingCommand, count_operations, train
+from benchmarks.equal_compute import (
+    LEAST_STEPS,
+    PRESETS,
+    Operations,
+    TrainingCommand,
+    check_settings,
+    count_operations,
+    train,
+)
+from benchmarks.presets import composed
+from benchmarks.quality.comparison import Comparison
+from benchmarks.quality.data import ALL_DATA
 from benchmarks.quality.report import interval, shown_seconds
+from training.run_record import flattened
 
 TRAINING = TrainingCommand("tokenizer", "tokenizer", "run", "dataset", operations=1.0, seed=0)
 
@@ -41,6 +56,55 @@ def test_a_training_that_ends_has_its_processor_seconds(tmp_path: Path, monkeypa
     monkeypatch.setattr(equal_compute, "count_operations", lambda *_: Operations(10))
     monkeypatch.setattr(equal_compute, "launch", lambda *_: 7.0)
     assert train(TRAINING, tmp_path, tmp_path)[1]["cpu_seconds"] == 7
+
+
+def keep_run(folder: Path, part: str, overrides: tuple[str, ...] = (), without: str = "", **changed: Any) -> None:
+    """A run's folder with the facts that the command writes; `without`: a setting that its code did not have."""
+    config = flattened(asdict(composed("genie_redux train", PRESETS[part], *overrides)))
+    config |= {name.replace("__", "."): value for name, value in changed.items()}
+    config.pop(without, None)
+    folder.mkdir(parents=True)
+    (folder / "run.json").write_text(json.dumps({"config": config}))
+
+
+def test_a_run_of_another_recipe_is_not_taken(tmp_path: Path) -> None:
+    """A benchmark's folder is often older than the code: its figures would be taken for those of today's recipe."""
+    folder = tmp_path / "tokenizer" / TRAINING.name
+    keep_run(folder, "tokenizer", optimizer__learning_rate=0.5)
+    with pytest.raises(SystemExit, match=r"optimizer\.learning_rate=.*was 0\.5.*--root"):
+        train(TRAINING, tmp_path, tmp_path)
+
+
+def test_what_data_operations_and_places_decide_is_no_other_recipe(tmp_path: Path) -> None:
+    given: dict[str, Any] = {
+        "optimizer__cosine_annealing_t_max": 3,
+        "train__num_train_steps": 3,
+        "train__dataset_name": "x",
+        "seed": 9,
+    }
+    keep_run(tmp_path / "tokenizer" / TRAINING.name, "tokenizer", **given, dynamics__dim=3, eval__n_gifs=99)
+    check_settings(TRAINING, tmp_path)
+
+
+def test_a_setting_that_a_run_did_not_know_had_its_default(tmp_path: Path) -> None:
+    folder = tmp_path / "tokenizer" / TRAINING.name
+    keep_run(folder, "tokenizer", without="tokenizer.quantizer")
+    check_settings(TRAINING, tmp_path)
+    with pytest.raises(SystemExit, match=r"tokenizer\.quantizer"):
+        check_settings(replace(TRAINING, overrides=("tokenizer.quantizer=fsq",)), tmp_path)
+
+
+@pytest.mark.parametrize("part", ["tokenizer", "dynamics"])
+def test_results_of_another_recipe_are_not_reported(part: str, tmp_path: Path) -> None:
+    comparison = Comparison(tmp_path, ALL_DATA["one_level"], "tuned", minutes=1, seed=0)
+    results = comparison.dpath / "results" / "tuned-seed0.json"
+    results.parent.mkdir(parents=True)
+    results.write_text("{}")
+    assert comparison.run() == {}
+    names = {"tokenizer": ("tokenizer", "recipe=tuned+0.4-seed0"), "dynamics": ("genie_redux_guided", "tuned-seed0")}
+    keep_run(comparison.dpath.joinpath(*names[part]), part, ("recipe=tuned",), optimizer__weight_decay=0.5)
+    with pytest.raises(SystemExit, match=r"weight_decay"):
+        comparison.run()
 
 
 def test_frames_whose_ids_are_kept_are_encoded_once() -> None:

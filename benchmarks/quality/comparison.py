@@ -5,7 +5,16 @@ import re
 from pathlib import Path
 from typing import Any
 
-from benchmarks.equal_compute import OPERATIONS_PER_MINUTE, Cost, Evaluated, TrainingCommand, evaluate, launch, train
+from benchmarks.equal_compute import (
+    OPERATIONS_PER_MINUTE,
+    Cost,
+    Evaluated,
+    TrainingCommand,
+    check_settings,
+    evaluate,
+    launch,
+    train,
+)
 from benchmarks.quality.arms import ARMS
 from benchmarks.quality.data import Data, make_levels, remove_levels
 from data_generation.data.files import write_atomically
@@ -34,9 +43,14 @@ class Comparison:
         self.budget = OPERATIONS_PER_MINUTE * minutes
 
     def run(self) -> dict[str, Any]:
-        """Train and evaluate what is missing; the results, which are also in a file."""
+        """Train and evaluate what is missing; the results, which are also in a file.
+
+        SystemExit if what is there is of another recipe.
+        """
         path = self.dpath / "results" / f"{self.arm_name}-seed{self.seed}.json"
         if path.is_file():
+            for part in self.arm.shares:
+                check_settings(self._training(part), self.dpath)
             return dict(json.loads(path.read_text()))
         model, costs = self.train()
         result: dict[str, Any] = dict(costs)
@@ -48,34 +62,33 @@ class Comparison:
 
     def train(self) -> tuple[Path, dict[str, Cost]]:
         """Train what is missing: the world model's checkpoint, and the cost of each part."""
-        arm = self.arm
-        # Sizes of the tokenizer are facts of its checkpoint: the world model's training takes them from there.
-        recipe = re.sub(r"[^\w.=-]+", "_", "+".join(arm.tokenizer))
-        name = f"{recipe}+{arm.tokenizer_share:g}-seed{self.seed}"
-        tokenizer, tokenizer_cost = self._train("tokenizer", name, arm.tokenizer)
-        costs = {"tokenizer": tokenizer_cost}
-        lam: tuple[str, ...] = ()
-        name = f"{self.arm_name}-seed{self.seed}"
-        if arm.lam:
-            path, costs["lam"] = self._train("lam", name, arm.lam)
-            lam = (f"lam_fpath={path}",)
-        overrides = (*_structure(arm.tokenizer), *arm.dynamics)
-        model, costs["dynamics"] = self._train("dynamics", name, overrides, f"tokenizer_fpath={tokenizer}", *lam)
-        return model, costs
+        paths: dict[str, Path] = {}
+        costs: dict[str, Cost] = {}
+        for part in self.arm.shares:
+            weights = [f"{trained}_fpath={path}" for trained, path in paths.items()] if part == "dynamics" else []
+            training = self._training(part, *weights)
+            paths[part], costs[part] = train(training, self.root / "datasets", self.dpath)
+        return paths["dynamics"], costs
 
-    def _train(self, part: str, name: str, overrides: tuple[str, ...], *more: str) -> tuple[Path, Cost]:
-        """Train with the part's share of the operations, or take what is there: the checkpoint and the cost."""
-        training = TrainingCommand(
+    def _training(self, part: str, *weights: str) -> TrainingCommand:
+        """With the part's share of the operations, from these weights of other parts."""
+        arm, name = self.arm, f"{self.arm_name}-seed{self.seed}"
+        overrides = {"tokenizer": arm.tokenizer, "lam": arm.lam}
+        if part == "tokenizer":
+            recipe = re.sub(r"[^\w.=-]+", "_", "+".join(arm.tokenizer))
+            name = f"{recipe}+{arm.tokenizer_share:g}-seed{self.seed}"
+        # Sizes of the tokenizer are facts of its checkpoint: the world model's training takes them from there.
+        overrides["dynamics"] = (*_structure(arm.tokenizer), *arm.dynamics)
+        return TrainingCommand(
             part=part,
-            kind=self.arm.model if part == "dynamics" else part,
+            kind=arm.model if part == "dynamics" else part,
             name=name,
             dataset=self.data.dataset_name("seen"),
-            operations=self.arm.shares[part] * self.budget,
+            operations=arm.shares[part] * self.budget,
             seed=self.seed,
-            overrides=(*self.data.sizes, *overrides),
-            more=more,
+            overrides=(*self.data.sizes, *overrides[part]),
+            more=weights,
         )
-        return train(training, self.root / "datasets", self.dpath)
 
     def _evaluate(self, part: str, model: Path, method: str) -> dict[str, float]:
         clips = Evaluated(
