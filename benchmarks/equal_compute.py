@@ -8,22 +8,20 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 import torch
 
 from benchmarks.operations import operation_counter
-from benchmarks.presets import composed
+from benchmarks.presets import check_recipe, composed
 from data.data import ClipDataset
 from data_generation.data.files import write_atomically
 from models.construct_model import build_model
 from models.world_model import WorldModel
 from training.config import GenieReduxConfig
 from training.optimizer import make_optimizer
-from training.pages.folder import read_facts
-from training.run_record import changes, flattened
 from training.token_cache import caches_ids
 
 # As Cinderfoot has; other numbers change next to nothing.
@@ -33,10 +31,6 @@ OPERATIONS_PER_MINUTE = 3e12
 # Fewer would end before the presets' learning rate has warmed up.
 LEAST_STEPS = 100
 PRESETS = {"tokenizer": "config=demo_tokenizer", "lam": "config=demo_lam", "dynamics": "config=demo"}
-
-# Settings that decide what a run of a part learns, and of these the ones that come from its data and its operations.
-DECIDING = ("model", "{part}.", "optimizer.", "train.batch_size", "train.num_frames", "train.grad_accum")
-GIVEN = {"dynamics.action_dim", "optimizer.cosine_annealing_t_max"}
 
 # Steps, operations and CPU seconds of a training; the seconds are NaN where it was killed on the way and resumed.
 Cost = dict[str, float]
@@ -121,18 +115,9 @@ def _num_frames(training: TrainingCommand, datasets: Path) -> int:
 
 
 def check_settings(training: TrainingCommand, target: Path) -> None:
-    """SystemExit if what is there of this training was made with another recipe, as of another version of the code."""
-    folder = target / training.kind / training.name
-    stored = read_facts(folder).get("config") if folder.is_dir() else None
-    if not stored:
-        return
-    now = flattened(asdict(_composed(training.part, training.overrides)))
-    starts = tuple(start.format(part=training.part) for start in DECIDING)
-    deciding = {name: value for name, value in now.items() if name.startswith(starts) and name not in GIVEN}
-    # A setting that a run does not know did not exist: its default is what the run did.
-    difference = changes(deciding, flattened(asdict(GenieReduxConfig())) | stored, (), "")
-    if difference:
-        raise SystemExit(f"'{folder}' is of another recipe ({difference}): move it away or give another --root")
+    """SystemExit if what is there of this training below `target` is of another recipe."""
+    keys = (PRESETS[training.part], *training.overrides, *training.more)
+    check_recipe(target / training.kind / training.name, training.part, *keys)
 
 
 def train(training: TrainingCommand, datasets: Path, target: Path) -> tuple[Path, Cost]:

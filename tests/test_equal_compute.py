@@ -71,6 +71,7 @@ def test_a_run_of_another_recipe_is_not_taken(tmp_path: Path) -> None:
     """A benchmark's folder is often older than the code: its figures would be taken for those of today's recipe."""
     folder = tmp_path / "tokenizer" / TRAINING.name
     keep_run(folder, "tokenizer", optimizer__learning_rate=0.5)
+    check_settings(replace(TRAINING, more=("optimizer.learning_rate=0.5", "model_fpath=model.pt")), tmp_path)
     with pytest.raises(SystemExit, match=r"optimizer\.learning_rate=.*was 0\.5.*--root"):
         train(TRAINING, tmp_path, tmp_path)
 

@@ -156,6 +156,18 @@ def test_commands_of_the_loop_are_understood(tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.parametrize("title", ["train the rewarding tokenizer", "fine-tune the world model: auto_explore_seed1"])
+def test_a_model_of_another_recipe_is_not_taken(title: str, tmp_path: Path) -> None:
+    experiment = Experiment(for_trial(GAMES["cinderfoot"]), TRIAL, tmp_path, "agent57")
+    step = {step.title: step for step in in_order(experiment)}[title]
+    pretend(step, experiment, length=51)
+    assert step.is_done()
+    (model,) = tmp_path.rglob("model-*.pt")
+    (model.parent / "run.json").write_text('{"config": {"optimizer.weight_decay": 0.5}}')
+    with pytest.raises(SystemExit, match=r"another recipe \(.*optimizer\.weight_decay=.*was 0\.5"):
+        step.is_done()
+
+
 def test_a_given_agent_is_not_trained(tmp_path: Path) -> None:
     experiment = Experiment(GAMES["cinderfoot"], TRIAL, tmp_path, "agent57", Path("agent.pt"))
     steps = {step.title: step for step in in_order(experiment)}

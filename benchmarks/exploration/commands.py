@@ -24,6 +24,7 @@ from benchmarks.exploration.settings import (
     Scale,
 )
 from benchmarks.exploration.steps import Chain, CommandStep, Stage
+from benchmarks.presets import is_trained
 
 REPEAT_PROBABILITY = 0.9  # of sticky-random play
 CURVES_DNAME = "coverage_curves"
@@ -285,8 +286,7 @@ class Experiment:
         return "run.py", "generate", f"config={self.game.preset}", *keys
 
     def _train(self, title: str, config: str, dname: str, target: Path, *keys: str) -> CommandStep:
-        steps = int(target.stem.removeprefix("model-"))
-        dataset = self.dataset(dname)
+        steps, dataset = int(target.stem.removeprefix("model-")), self.dataset(dname)
         folders = (
             f"train.dataset_root_dpath={dataset.parent}",
             f"train.dataset_name={dataset.name}",
@@ -302,7 +302,8 @@ class Experiment:
             "train.resume_ckpt=latest",
         )
         arguments = ("run.py", "genie_redux", "train", f"config={config}", *folders, *length, *keys)
-        return CommandStep(title, lambda: arguments, target.exists)
+        part = "tokenizer" if config.endswith("tokenizer") else "dynamics"
+        return CommandStep(title, lambda: arguments, lambda: is_trained(target, part, f"config={config}", *keys))
 
     def explore(self, agent: str, seed: int, run: AgentRun | None = None, paying: Path | None = None) -> CommandStep:
         """Train an agent. `run`: where, if not in the agent's own folder; `paying`: the world model that rewards it."""
