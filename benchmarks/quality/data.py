@@ -111,6 +111,19 @@ ALL_DATA = {
             unseen=(f"{_GENERATOR}.n_instances=5", f"{_GENERATOR}.n_sessions=16"),
             removed={"unseen": range(1)},
         ),
+        # As many frames of that level, of an agent with the game's reward, whose episodes often end earlier.
+        Data(
+            name="agent57",
+            dataset="retro_act_v0.0.0",
+            generate=(
+                "config=retro_act/agent57_cinderfoot",
+                f"{_GENERATOR}.n_instances=1",
+                f"{_GENERATOR}.n_sessions=270",
+                f"{_GENERATOR}.n_steps_max=120",
+            ),
+            unseen=(f"{_GENERATOR}.n_instances=5", f"{_GENERATOR}.n_sessions=16"),
+            removed={"unseen": range(1)},
+        ),
         _coinrun("coinrun", 12),
         _coinrun("coinrun_x4", 48),
     )
