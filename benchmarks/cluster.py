@@ -31,8 +31,8 @@ from models.construct_model import build_model
 from models.tensor_file import shapes_only
 from training.throughput import matmul_rate
 
-# Of a training step, in how many clips a process takes: those of the presets `tokenizer` and `genie_redux_guided`.
-CLIPS = {"tokenizer_train": 7, "guided_train": 8, "genie_redux_train": 4, "lam_train": 8}
+# Clips of a process in a pass forward and backward: those of the presets `tokenizer`, `genie_redux_guided` and so on.
+CLIPS = {"tokenizer_train": 7, "guided_train": 4, "genie_redux_train": 3, "lam_train": 3}
 # Bytes per trained parameter: weight, gradient and two moments in float32.
 _STATE_BYTES = 16
 

@@ -96,7 +96,12 @@ def agent_card(info: Agent57Info, commands: str) -> list[str]:
 
 def made(args: argparse.Namespace, loaded: LoadedModel[Any]) -> Iterator[str]:
     """Lines about the commands, the data and the settings."""
-    yield from ("", "```", args.commands.read_text().strip(), "```", "", "| | |", "| --- | --- |")
+    yield from (
+        "",
+        "As the commands were given; presets and recipes change, so that today they may train another model.",
+    )
+    yield from ("`config.json` has the settings of these weights.", "")
+    yield from ("```", args.commands.read_text().strip(), "```", "", "| | |", "| --- | --- |")
     levels = "; ".join(f"{text} of {game}" for game, text in loaded.config.levels.items())
     yield f"| levels | {levels} |"
     for path in list_environments(args.dataset):

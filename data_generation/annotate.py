@@ -29,12 +29,13 @@ from data_generation.generator.retro_games import IMPORT_COMMAND, RetroGames
 _ABOUT = """\
 Plays a short clip of each action from a game's start state and shows them: a GIF per action, a sheet, a page for the
 browser. Then asks for the tags and writes them into the RetroAct tables with `source` played (Enter keeps the
-present value, ? lists the words, s skips the game, q quits). Without games: those that have a ROM and were annotated
-without being played, the least certain first."""
+present value, for confidence it means high; ? lists the words, s skips the game, q quits). Without games: those that
+have a ROM and were annotated without being played, the least certain first."""
 _KEYS = f"""\
 keys, as key=value:
   tags="side h pl" RIGHT=right … transition=NO confidence=high
-                  the answers, for one game; nothing is asked then. What is omitted stays as it is
+                  the answers, for one game; nothing is asked then. What is omitted stays as it is,
+                  confidence is high
                   columns: tags, {", ".join(CONTROL_COLUMNS)}, confidence
   tables=<folder> write into the three tables of this folder, copied from the project's where missing
   rom_dpath=<folder>      ROMs of your own, <id>/rom.<ext>, in addition to the imported ones

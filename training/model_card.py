@@ -23,7 +23,11 @@ _ABOUT = {
 }
 _GUIDED = ("A world model: it continues a game's frames, conditioned on actions.", "play.model_fpath")
 # That take the model by a key of a section; all others are those of a training.
-_COMMANDS = {"play": "play", "eval": "genie_redux eval config=demo"}
+_COMMANDS = {
+    "play": "play",
+    "eval": "genie_redux eval config=demo",
+    "lam_fpath": "genie_redux train config=demo model=genie_redux tokenizer_fpath=<a tokenizer>",
+}
 # Images of an evaluation that a card shows, where they are there.
 _PICTURES = ("film-000.gif", "clip-000.gif", "strips.png", "psnr_per_frame.png")
 # What `write_card` writes.
@@ -74,7 +78,7 @@ def _facts(loaded: LoadedModel[Any]) -> list[str]:
     about, key = _ABOUT.get(config.model, _GUIDED)
     parameters = sum(p.numel() for p in loaded.model.parameters())
     frames = getattr(config, kind_of(config).frames_of)
-    command = _COMMANDS.get(key.split(".")[0], "genie_redux train config=genie_redux")
+    command = _COMMANDS.get(key.split(".")[0], "genie_redux train config=demo")
     rows = {
         "model": f"`{config.model}` of GenieRedux",
         "parameters": f"{parameters / 1e6:.1f} M",
