@@ -31,8 +31,8 @@ from training.config import EpisodicBonusConfig
 @dataclass
 class CommonConfig:
     name: FolderName = "auto_explore"  # the run's folder is <root_dpath>/<NNN>_<name>
-    epochs: Count = 600
-    device: str = "auto"  # auto | cpu | gpu | cuda | mps
+    epochs: Count = 600  # of training; in an evaluation, how often num_episodes are played
+    device: str = "auto"  # auto | cpu | gpu | cuda | cuda:<index> | mps
     precision: Precision = "auto"  # of the world model and of the updates
     num_processes: NumProcesses = 1  # each with environments, replay and device of its own; gradients are averaged
     process_timeout: Minutes = 30.0  # minutes a process may wait for another, or make no progress, before the run ends
@@ -41,7 +41,7 @@ class CommonConfig:
     resume: bool = False  # resume a run exactly where it stopped
     resume_id: Count | None = None  # number of the run's folder; null = the newest
     resume_ckpt_id: str = "last"  # last | model_best_reward | an epoch; training resumes from `last` only
-    save_every: CountOrZero = 1  # epochs between two savings of `last`
+    save_every: CountOrZero = 1  # epochs between two savings of `last`; 0 = only at the end
     keep_every: CountOrZero = 50  # epochs between two checkpoints that stay; 0 = none
     trackers: Trackers = field(default_factory=lambda: ["wandb"])  # wandb (as wandb.mode says), tensorboard
 

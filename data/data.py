@@ -136,6 +136,15 @@ class ClipDataset(BatchDataset):
             found.setdefault(environment.info.game, set()).update(environment.instances[episodes].tolist())
         return {game: as_ranges(instances) for game, instances in found.items()}
 
+    def in_split(self, split: str) -> np.ndarray:
+        """Which clips (N,), truth values, are of the episodes of `split`."""
+        bounds = zip(self._environments, self._first_row, self._rows_per_env, strict=False)
+        chosen = [
+            np.isin(self._episode_of_row[first : first + count], split_episodes(environment, split))
+            for environment, first, count in bounds
+        ]
+        return np.repeat(np.concatenate(chosen), self._clip_counts)
+
     @property
     def num_used_frames(self) -> int:
         """Frames that are in at least one clip."""

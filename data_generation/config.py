@@ -36,13 +36,12 @@ class AgentConfig:
     """What chooses the actions, beyond uniformly random ones."""
 
     policy: str | None = None  # "module:Class" of the policy; null = the one of the variant
-    checkpoint_fpath: ModelPath | None = None
+    checkpoint_fpath: ModelPath | None = None  # of the agent that plays (auto_explore, agent57, sb3)
     gamma: Fraction = 0.15  # probability of a random action instead of the agent's (not for random, sticky_random)
-    temperature: Positive = 1.0
+    temperature: Positive = 1.0  # of that agent's policy
     repeat_probability: FractionBelow1 = 0.75  # sticky_random: probability of the last action again
-    script: list[str] = field(
-        default_factory=list
-    )  # scripted: action names, "RIGHT*30" for 30 times; then from the start
+    # scripted: action names, "RIGHT*30" for 30 times; then from the start
+    script: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -64,7 +63,7 @@ class ConnectorConfig:
     variant: str = "random"  # random | sticky_random | scripted | auto_explore | agent57 | sb3
     # A game id, a list of them, or "all" (of what the filters leave); gymnasium: environment ids.
     game: TextOrTexts = "all"
-    image_size: ImageSize = 64  # pixels: one number, or [height, width]
+    image_size: ImageSize = 64  # pixels of square frames; AutoExplore alone also takes [height, width]
     n_skip_frames: Count = 4  # emulator frames for which an action is held
     # Max-pool over the last two emulator frames (DQN preprocessing), against flickering sprites.
     max_last_frames: bool = False

@@ -176,6 +176,12 @@ _EXPLORE = Command(
     root="trainer",
 )
 
+# Of an agent; an evaluation reads none of it.
+_OF_TRAINING = (
+    *("training", "wandb", "collection.train", "evaluation.every"),
+    *("common.trackers", "common.name", "common.resume", "common.save_every", "common.keep_every"),
+)
+
 _EXPLORE_EVAL = replace(
     _EXPLORE,
     mode="eval",
@@ -185,7 +191,7 @@ _EXPLORE_EVAL = replace(
         "python run.py auto_explore eval common.resume_id=1 common.resume_ckpt_id=model_best_reward",
         "python run.py auto_explore eval common.epochs=3 collection.test.config.temperature=1",
     ),
-    unread=(*_UNREAD_OF_CONNECTOR, "training", "wandb", "common.trackers", "collection.train"),
+    unread=(*_UNREAD_OF_CONNECTOR, *_OF_TRAINING, "evaluation.should"),
     root="evaluate",
 )
 
@@ -217,7 +223,7 @@ _AGENT57_EVAL = replace(
         "python run.py agent57 eval config=cinderfoot common.resume_id=1 common.resume_ckpt_id=model_best_reward",
         "python run.py agent57 eval config=cinderfoot common.epochs=3 collection.test.policy=7",
     ),
-    unread=(*_UNREAD_OF_CONNECTOR, *_UNREAD_OF_VIEW, "training", "wandb", "common.trackers", "collection.train"),
+    unread=(*_UNREAD_OF_CONNECTOR, *_UNREAD_OF_VIEW, *_OF_TRAINING),
     root="evaluate",
 )
 

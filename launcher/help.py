@@ -31,10 +31,11 @@ Every command takes overrides, key=value or --key=value; relative paths start at
 _COMMAND_END = """\
 Any number of overrides, key=value or --key=value; relative paths start at the current folder.
 --cfg job   print the configuration instead of running
--m          run one job per value: train.batch_size=2,4 (in parallel: hydra/launcher=joblib)
---config-dir=<folder>   presets of your own, in <folder>/config
+-m          run one job per value of a key, <key>=<value>,<value> (in parallel: hydra/launcher=local)
 --hydra-help            all that Hydra offers
 HYDRA_FULL_ERROR=1 in the environment shows the traceback of an error."""
+
+_OWN_PRESETS = "--config-dir=<folder>   presets of your own, in <folder>/config"
 
 
 def overview(name: str | None = None) -> str:
@@ -73,7 +74,8 @@ def command_help(session: "Session", overrides: Sequence[str]) -> str:
     under = f", with their values under config={choices['config']}" if presets else ""
     lines += ["", f"Keys{under}:"]
     lines += _key_lines(session, cfg)
-    return "\n".join([*lines, "", _COMMAND_END])
+    end = [_COMMAND_END, *([_OWN_PRESETS] if presets else [])]
+    return "\n".join([*lines, "", *end])
 
 
 def _key_lines(session: "Session", cfg: DictConfig) -> Iterator[str]:

@@ -152,8 +152,8 @@ def _check(config: DynamicsConfig) -> None:
 class CausalState:
     """Where a rollout stands. A value: stepping returns a new one.
 
-    `ids` (B, T, h, w) and `actions` (B, T-1) are the history of at most `window` frames; `cache` holds all of its
-    tokens but the last, which waits for the action after it; the decoder's cache holds all frames.
+    `ids` (B, T, h, w) and `actions` (B, T-1) are the history of at most `window` frames (2 where it is 1); `cache`
+    holds all of its tokens but the last, which waits for the action after it; the decoder's cache holds all frames.
     """
 
     ids: Tensor

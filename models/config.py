@@ -67,11 +67,11 @@ class TokenizerConfig(TransformerConfig):
     )
     codebook_size: Annotated[int, Range(2, 2**24)] = 1024
     codebook_dim: Size = 32
-    commitment_weight: NotNegative = 0.25
-    # Dead-code reset: codes used less than this fraction of the mean usage are re-initialised to poorly quantised
-    # encoder outputs of the batch; 0 = off.
+    commitment_weight: NotNegative = 0.25  # vq only
+    # Dead-code reset (vq only): codes used less than this fraction of the mean usage are re-initialised to poorly
+    # quantised encoder outputs of the batch; 0 = off.
     dead_code_threshold: NotNegative = 0.0
-    vq_loss_weight: NotNegative = 1.0
+    vq_loss_weight: NotNegative = 1.0  # vq only
     recons_loss_weight: NotNegative = 1.0
     changed_pixel_weight: Positive = 1.0  # weight of pixels that differ visibly from the frame before
 
@@ -87,6 +87,7 @@ class LamConfig(TransformerConfig):
 
     num_actions: Size = 7
     codebook_dim: Size = 32
+    # These three: `assignment` encoder only.
     commitment_weight: NotNegative = 0.25
     dead_code_threshold: NotNegative = 0.0  # as the tokenizer's
     vq_loss_weight: NotNegative = 1.0
@@ -128,7 +129,8 @@ class HistoryConfig:
 class DynamicsConfig(TransformerConfig):
     """MaskGIT dynamics over the tokenizer's ids.
 
-    causal_guided, a causal transformer, has the sizes, `max_seq_len`, `action_dim` and `gradient_checkpointing` alone.
+    causal_guided, a causal transformer, has the sizes, `normalize_kv`, `max_seq_len`, `action_dim` and
+    `gradient_checkpointing` alone.
     """
 
     num_blocks: NumLayers = 12
@@ -142,10 +144,10 @@ class DynamicsConfig(TransformerConfig):
     use_action_embeddings: bool = True
     # Unguided only: learn an embedding of each latent action; published, the LAM's vector is added, which is small.
     latent_embeddings: bool = False
-    # Add the token's code to its embedding (the paper's token input).
+    # Guided only: add the token's code to its embedding (the paper's token input).
     use_token: bool = True
     loss: Annotated[str, OneOf("cross_entropy", "tdce")] = "cross_entropy"
-    tdce_weight: NotNegative = 1.0
+    tdce_weight: NotNegative = 1.0  # of the distances in `loss` tdce
     # Weight of the decoded prediction's pixel error; train.use_decoder_loss=true makes 0 a 1.
     decoder_loss_weight: NotNegative = 0.0
     # Mask rate of training inputs, drawn uniformly once a step.
@@ -153,6 +155,7 @@ class DynamicsConfig(TransformerConfig):
     history: HistoryConfig = field(default_factory=HistoryConfig)
     # Guided only: append the action's vector to each token, which doubles the width of the transformer, or add it.
     action_conditioning: Annotated[str, OneOf("concatenate", "add")] = "concatenate"
+    # This, `mask_schedule` and `unmask_order` have no effect where one frame is predicted at a time.
     sample_temperature: NotNegative = 1.0
     # How a predicted frame enters the history when frames are predicted one at a time: as its likeliest tokens, or as
     # the expectation of their embeddings, which keeps what the model is unsure of (docs/results/recipe.md).

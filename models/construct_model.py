@@ -12,7 +12,7 @@ from models.dynamics import Dynamics
 from models.genie_redux import GenieRedux
 from models.lam import LatentActionModel
 from models.super_resolution import SuperResolution
-from models.tokenizer import Tokenizer
+from models.tokenizer import Tokenizer, check_patches
 
 # Of a frame: attention within a frame grows with their square.
 _MAX_PATCHES = 16_384
@@ -73,8 +73,12 @@ def _tokenizer(config: ModelConfig, _tokenizer: Tokenizer | None = None) -> Toke
 
 
 def _lam(config: ModelConfig, tokenizer: Tokenizer | None = None) -> LatentActionModel:
+    sizes = tokenizer.config if tokenizer else config.tokenizer
+    _check_steps(sizes)
+    with under("tokenizer"):
+        check_patches(sizes)
     with under("lam"):
-        return LatentActionModel(config.lam, tokenizer.config if tokenizer else config.tokenizer)
+        return LatentActionModel(config.lam, sizes)
 
 
 def _super_resolution(config: ModelConfig, _tokenizer: Tokenizer | None = None) -> SuperResolution:
@@ -99,7 +103,7 @@ def _causal(config: ModelConfig, tokenizer: Tokenizer | None) -> CausalWorldMode
 
 def _check_steps(sizes: TokenizerConfig) -> None:
     if sizes.temporal_patch_size != 1:
-        problem = "must be 1 for a world model: one action moves one frame"
+        problem = "must be 1 for a world model or a LAM: one action moves one frame"
         raise FieldError("tokenizer.temporal_patch_size", sizes.temporal_patch_size, problem)
 
 

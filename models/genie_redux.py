@@ -76,7 +76,8 @@ class GenieRedux(WorldModel):
 
     def collapse_warning(self) -> str:
         """The LAM's."""
-        return "" if self.lam is None else self.lam.collapse_warning()
+        warning = "" if self.lam is None else self.lam.collapse_warning()
+        return warning and f"{warning} (the recipe needs lam_fpath, a trained LAM, or lam.frozen=false)"
 
     @under("dynamics")
     def loss(

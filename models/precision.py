@@ -17,6 +17,6 @@ def cast_matmul_weights(model: Model, dtype: torch.dtype) -> Model:
     model of default size) and with half of the memory. It cannot be used outside autocast, nor trained, any more.
     """
     for module in model.modules():
-        if isinstance(module, (nn.Linear, PEG)):
+        if isinstance(module, (nn.Linear, nn.Conv2d, PEG)):
             module.to(dtype)
     return model.requires_grad_(False)

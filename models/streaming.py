@@ -19,8 +19,8 @@ class StreamState:
 
     `ids` (B, T, h, w) and `actions` (B, T-1, ...) are the frames and action inputs of the history; the dynamics' cache
     holds all frames but the last, which waits for its action; the decoder's cache holds all. `window` is the greatest
-    number of frames in the history, and in what a frame of it has seen. `surplus` (B, T, h, w, D) is added to the
-    frames' embeddings; None where there is none.
+    number of frames in the history (2 where it is 1), and in what a frame of it has seen. `surplus` (B, T, h, w, D) is
+    added to the frames' embeddings; None where there is none.
     """
 
     ids: Tensor

@@ -54,7 +54,10 @@ class SuperResolution(Model):
         return False
 
     def shrink(self, video: Tensor) -> Tensor:
-        """Frames (B, T, C, H, W) → (B, T, C, H/scale, W/scale), to the digit what recording at that size gives."""
+        """Frames (B, T, C, H, W) → (B, T, C, H/scale, W/scale), what recording at that size gives.
+
+        To the digit where the large frames are the console's own pixels and `scale` is above 2, else to 1 of 255.
+        """
         small = F.avg_pool2d((video.flatten(0, 1) * 255).round(), self.config.scale)
         return (small.round() / 255).unflatten(0, video.shape[:2])
 

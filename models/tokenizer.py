@@ -40,6 +40,13 @@ class Decoded:
     cache: Cache
 
 
+def check_patches(config: TokenizerConfig) -> None:
+    """FieldError if patches do not cover the frames."""
+    if config.image_size % config.patch_size:
+        problem = f"does not divide {{image_size}}={config.image_size}"
+        raise FieldError("patch_size", config.patch_size, problem, "choose a divisor")
+
+
 class Tokenizer(Model):
     """Frames to discrete tokens and back; causal in time on both ways."""
 
@@ -48,9 +55,7 @@ class Tokenizer(Model):
 
     def __init__(self, config: TokenizerConfig):
         super().__init__()
-        if config.image_size % config.patch_size:
-            problem = f"does not divide {{image_size}}={config.image_size}"
-            raise FieldError("patch_size", config.patch_size, problem, "choose a divisor")
+        check_patches(config)
         if config.temporal != "both" and config.temporal_patch_size != 1:
             problem = f"takes each frame alone, {{temporal_patch_size}}={config.temporal_patch_size} several together"
             raise FieldError("temporal", config.temporal, problem, "set {temporal_patch_size}=1")

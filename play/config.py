@@ -12,7 +12,8 @@ class PlayConfig:
     tokenizer_fpath: ModelPath | None = None  # null = tokenizer.pt next to the model
     # A super_resolution model, which upsamples the frames that are shown.
     super_resolution_fpath: ModelPath | None = None
-    agent_fpath: ModelPath | None = None  # an AutoExplore agent's checkpoint, to which a player can hand over
+    # Checkpoint of an AutoExplore or Agent57 agent, to which a player can hand over.
+    agent_fpath: ModelPath | None = None
     datasets_dpath: PathText = "data_generation/datasets"  # folder of datasets: to start from, and to look at
     runs_dpath: PathText = "checkpoints"  # folder of training and AutoExplore runs to look at
     evaluations_dpath: PathText = "outputs/evaluation"  # folder of evaluations to look at

@@ -57,9 +57,8 @@ class ExportConfig:
     # of them, evenly spread.
     starts: list[str] = field(default_factory=list)
     num_prime: NumFrames = 4  # frames of an episode that a start gives the model; the named one is the last of them
-    window: Annotated[int, Range(MIN_WINDOW, 100_000)] | None = (
-        None  # frames of history; null = as many as the model takes
-    )
+    # Frames of history; null = as many as the model takes.
+    window: Annotated[int, Range(MIN_WINDOW, 100_000)] | None = None
     precision: Annotated[str, OneOf(*PRECISIONS)] = "float32"  # of the weights
     # 0 takes the likeliest tokens, as play in Python does; above 0 they are sampled.
     temperature: NotNegative = 0.0

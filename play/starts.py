@@ -120,7 +120,10 @@ class DrawnStart:
 
 
 class DatasetStarts:
-    """Starts drawn from all frames of some environments' episodes but the last ones, all equally likely."""
+    """Starts drawn from the frames of some environments' episodes, all equally likely.
+
+    From those that have `num_prime` - 1 frames before them and one after.
+    """
 
     def __init__(self, environments: Sequence[Environment], num_prime: int):
         self._environments, self._num_prime = environments, num_prime

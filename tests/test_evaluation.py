@@ -181,17 +181,6 @@ def test_held_actions_have_no_distances_to_recorded_frames(root, tmp_path, monke
     assert "no lite0_frechet, lite0_kernel: held actions have no recorded frames to compare with" in notes
 
 
-def test_settings_in_place_of_the_checkpoints_are_named(root, tmp_path, caplog):
-    cfg = config(root, tmp_path)
-    cfg.dynamics = replace(cfg.dynamics, history_tokens="expected", unmask_order="frames")
-    with caplog.at_level("INFO", "training.sampling"):
-        found = results(evaluate(cfg))
-    remedy = "give dynamics.history_tokens=likeliest to evaluate it as it is played"
-    line = f"dynamics.history_tokens=expected; the checkpoint was made with likeliest: {remedy}"
-    assert line in caplog.messages and len(caplog.messages) == 2
-    assert found["model_config"]["dynamics"]["history_tokens"] == "expected"
-
-
 @pytest.mark.parametrize("action", [-2, 3])
 def test_an_action_out_of_range_lists_the_actions(root, tmp_path, action):
     with pytest.raises(ValueError, match=r"out of range.*0 RIGHT, 1 LEFT, 2 STAY") as error:

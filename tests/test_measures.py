@@ -308,7 +308,7 @@ def test_drift_ranks_predictors(walk):
 
 def test_an_evaluation_reports_every_measure_and_trains_the_reader_of_actions_once(clips, tmp_path, capsys):
     cfg = tiny_config(clips[0], "genie_redux_guided")
-    changes = {"action_following_steps": 2, "drift_frames": 10, "n_counterfactuals": 1, "n_gifs": 0}
+    changes = {"action_following_steps": 2, "drift_frames": 10, "n_counterfactuals": 1, "n_gifs": 0, "split": "test"}
     cfg.eval = replace(cfg.eval, **changes, save_root_dpath=str(tmp_path / "results"))
     cfg.eval.model_fpath = str(save_fresh(tmp_path / "run" / "model-7.pt", cfg))
     first, second = (json.loads((evaluate(cfg) / "metrics.json").read_text())["metrics"] for _ in range(2))
@@ -319,6 +319,33 @@ def test_an_evaluation_reports_every_measure_and_trains_the_reader_of_actions_on
     assert len(list((tmp_path / "results" / "inverse_dynamics").rglob("*.pt"))) == 1
     printed = capsys.readouterr().out
     assert "(ceiling)" in printed and "drift" in printed and "cannot be played here" in printed
+
+
+def test_actions_are_read_off_the_clips_that_the_reader_does_not_know(clips, tmp_path, monkeypatch):
+    cfg = tiny_config(clips[0], "genie_redux_guided")
+    changes = {"action_following_steps": 2, "drift_frames": 10, "n_gifs": 0, "n_total_samples": 0, "seq_step": 3}
+    cfg.eval = replace(cfg.eval, **changes, save_root_dpath=str(tmp_path / "results"))
+    cfg.eval.model_fpath = str(save_fresh(tmp_path / "run" / "model-7.pt", cfg))
+    found = {}
+    for split in ("all", "train", "validation"):
+        read = []
+        monkeypatch.setattr(
+            "training.evaluation.shown_actions",
+            lambda network, frames, count, read=read: read.append(len(frames)) or shown_actions(network, frames, count),
+        )
+        cfg.eval.split = split
+        content = json.loads((evaluate(cfg) / "metrics.json").read_text())
+        found[split] = content, sum(read)
+    lengths = {
+        split: len(ClipDataset(clips[0] / DATASET, split, cfg.eval.num_frames, 3)) for split in ("all", "train", "test")
+    }
+    # Predicted, recorded, and under random actions twice: compared with the recorded ones and with themselves.
+    assert found["all"][1] == 4 * (lengths["all"] - lengths["train"])
+    assert f"action following: of {lengths['all'] - lengths['train']} of {lengths['all']} clips" in str(found["all"][0])
+    assert not found["train"][1] and not any("following" in name for name in found["train"][0]["metrics"])
+    assert "action following: of no clip" in str(found["train"][0]["notes"])
+    assert "following" not in str(found["validation"][0]["notes"])
+    assert "action_following" in found["validation"][0]["metrics"]
 
 
 def test_drift_longer_than_every_episode_is_one_line(clips, tmp_path):

@@ -267,9 +267,7 @@ def test_a_refused_resume_names_the_overrides_with_which_it_works(root):
     train(renamed(tiny_config(root), "run", num_train_steps=2))
     cfg = renamed(tiny_config(root), "run", resume_ckpt="latest")
     cfg.seed, cfg.tokenizer.dim, cfg.optimizer.learning_rate = 5, 32, 1e-3
-    line = (
-        r"^tokenizer\.dim=32: .* has 16; repeat what 'run' was trained with \((.*)\), or start another run by train\."
-    )
+    line = r"^tokenizer\.dim=32: .* has 16; repeat what 'run' was trained with \((.*)\), or start another run \(train\."
     with pytest.raises(UserError, match=line) as raised:
         train(cfg)
     named = re.search(line, str(raised.value))

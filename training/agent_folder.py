@@ -140,7 +140,7 @@ class AgentFolder:
 
     @property
     def best(self) -> Path:
-        """The agent with the best mean return in an evaluation."""
+        """The agent whose test was best: by mean return, or by cells where AutoExplore's reward changes."""
         return self.checkpoint("model_best_reward")
 
     def checkpoint(self, name: str) -> Path:

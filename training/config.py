@@ -56,11 +56,13 @@ class TrainConfig:
     grad_accum: Count = 1
     num_train_steps: NumSteps = 150_000
     num_frames: NumFrames = 16
-    sample_num_frames: NumFrames = 10  # frames predicted in the sample GIFs of world models
+    # World models: frames that validation predicts, for PSNR, SSIM, FID and GIFs; at most those after the prime frames.
+    sample_num_frames: NumFrames = 10
     validate_every: CountOrZero = 1000  # also at the end; 0 = never
-    save_model_every: CountOrZero = 1000
+    save_model_every: CountOrZero = 1000  # also at the end; 0 = only then
     log_every: Count = 50
-    resume_ckpt: PathText = "no"  # no | latest | a step | a checkpoint's path
+    # no | latest | a step or a checkpoint's path, of which the newest alone has the state that resuming needs.
+    resume_ckpt: PathText = "no"
     save_root_dpath: PathText = "./checkpoints"
     keep_checkpoints: CountOrZero = 0  # newest checkpoints to keep; 0 = all
     # World models: token ids of clips are kept on disk, not computed every time. None = where they are kept by frame,
@@ -70,13 +72,13 @@ class TrainConfig:
     cache_max_gb: NotNegative = 50.0  # of all files in that folder together; 0 = no limit
     n_data_workers: NumWorkers = 0  # processes that read clips; 0 = the main process reads
     data_worker_seconds: Positive = 600.0  # the run ends when they have given no batch for so long
-    n_envs: CountOrZero = 0  # 0 = all
+    n_envs: CountOrZero = 0  # environments (games) to train on, the first by name; 0 = all
     max_valid_size: CountOrZero = 0  # validation clips for the loss; 0 = all
     n_total_samples: CountOrZero = 64  # validation clips that are reconstructed or continued (PSNR, SSIM, FID); 0 = all
     fine_tune: bool = False  # only from trained weights (model_fpath): refuse to start from nothing
     use_decoder_loss: bool = False
     train_decoder_only: bool = False  # tokenizer only: train only the decoder; token ids stay the same
-    fid_num_samples: CountOrZero = 0  # of them, clips for FID; 0 = no FID
+    fid_num_samples: CountOrZero = 0  # of the n_total_samples clips, those for FID; 0 = no FID
     trackers: Trackers = field(default_factory=lambda: ["wandb"])  # wandb (as wandb_mode says), tensorboard
     wandb_mode: WandbMode = "auto"
     wandb_project: str = "genie_redux"
@@ -109,18 +111,20 @@ class EvalConfig:
     dataset_name: DatasetName = ""
     split: Annotated[str, OneOf("train", "validation", "test", "all")] = "all"
     model_fpath: ModelPath | None = None
-    # -1 = replicate the recorded actions, k = take action k in every step
+    # World models: -1 = replicate the recorded actions, k = take action k in every step.
     action_to_take: Annotated[int, Range(-1, 65_535)] = -1
     inference_method: Annotated[str, OneOf("one_go", "autoregressive")] = SampleSettings.method
-    inference_steps: Count = SampleSettings.inference_steps  # MaskGIT rounds; of validation in training too
+    # MaskGIT rounds, of validation in training too; no effect where one frame is predicted at a time.
+    inference_steps: Count = SampleSettings.inference_steps
     num_frames: NumFrames = 16
     sample_num_frames: NumFrames = 10
     num_first_frames: NumFrames = 2  # prime frames; of validation in training too
-    dream_length: NumFrames = SampleSettings.dream_length  # autoregressive: frames predicted at a time
-    delta_psnr_horizon: NumFrames = 4
-    seq_step: Count = 16
+    dream_length: NumFrames = SampleSettings.dream_length  # autoregressive: frames predicted at a time; 1 = in one pass
+    delta_psnr_horizon: NumFrames = 4  # predicted frame, from 1, at which delta PSNR is measured
+    seq_step: Count = 16  # frames between the starts of two clips
     eval_control: bool = True  # also measure controllability (delta PSNR)
     eval_lite0: bool = True  # also measure Fréchet and kernel distance, on features of EfficientNet-Lite0
+    # This and the next six: world models under the recorded actions alone.
     # Training steps of the model that reads actions off frames, once for a dataset; 0 = no action following.
     action_following_steps: CountOrZero = 300
     drift_frames: CountOrZero = 0  # length of streamed rollouts in which drift is measured; 0 = none
@@ -129,7 +133,7 @@ class EvalConfig:
     # frame from the top left corner, of numbers that the game reports, such as ["x-camera_x","y/2"]; [] = not measured.
     position: Annotated[list[str], Items(0, 2)] = field(default_factory=list)
     position_steps: Count = 150  # training steps of the model that reads it off frames, once for a dataset
-    n_counterfactuals: CountOrZero = 0  # states from which every action is played in the game itself; 0 = none
+    n_counterfactuals: CountOrZero = 0  # states from which every action (at most 8) is played in the game; 0 = none
     enable_cache: bool = False  # no effect: an evaluation encodes each clip once
     n_total_samples: CountOrZero = 0  # clips to evaluate; 0 = all
     n_gifs: CountOrZero = 8
@@ -228,3 +232,4 @@ class EvaluationSetup:
     history_tokens: str
     seed: int
     settings: dict[str, Any]
+    model_key: str = "eval.model_fpath"  # the key that names the checkpoint

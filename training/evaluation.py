@@ -30,7 +30,7 @@ from training.measures.calibration import compute_calibration, update_calibratio
 from training.measures.counterfactuals import measure_counterfactuals, play_counterfactuals
 from training.measures.distances import compute_distances, update_distances
 from training.measures.drift import Readers, measure_drift
-from training.measures.frame_reader import ReaderSettings
+from training.measures.frame_reader import ReaderSettings, held_out
 from training.measures.inverse_dynamics import InverseDynamics, prepare_inverse_dynamics, shown_actions
 from training.measures.lite0 import Lite0, load_lite0
 from training.measures.position import CharacterPosition, check_position, prepare_position
@@ -38,7 +38,14 @@ from training.metrics import GroundTruth, SampleTable, add_quality, evenly_space
 from training.report import EvaluationReport, check_folder, write_report
 from training.rollout import clip_generators, copy_last, ground_truth, held_action, random_actions
 from training.runtime import Runtime
-from training.sampling import apply_settings, check_method, check_rollout, configured_rollout, world_model_mode
+from training.sampling import (
+    apply_settings,
+    check_method,
+    check_rollout,
+    configured_rollout,
+    left_out,
+    world_model_mode,
+)
 from training.super_resolution_stage import SuperResolutionStage
 from training.throughput import OperationMeter
 
@@ -86,11 +93,11 @@ class Evaluation(ABC):
         """Measure a batch of clips; what the model predicts for them, which images and FID show."""
 
     def prepare(self) -> list[str]:
-        """Get ready what `measure` needs; one line for each measure that is omitted."""
+        """Get ready what `measure` needs; lines about what is omitted, "" for nothing."""
         return []
 
     def measure_other_clips(self) -> tuple[dict[str, float], list[str]]:
-        """Scores by name of other clips than `measure` gets; one line for each measure that is omitted."""
+        """Scores by name of other clips than `measure` gets; lines about what is omitted, "" for nothing."""
         return {}, []
 
     def run(self) -> Path:
@@ -182,6 +189,10 @@ class ReconstructionEvaluation(Evaluation):
 
     mode, label, num_marked = "reconstruct", "reconstruction", 0
 
+    def prepare(self) -> list[str]:
+        """Nothing but the note of what world models alone have."""
+        return left_out(self.config, "this model continues nothing")
+
     def __init__(self, setup: EvaluationSetup, loaded: LoadedModel[Any], runtime: Runtime):
         super().__init__(setup, loaded, runtime)
         self.rollout = configured_rollout(setup)
@@ -206,6 +217,7 @@ class WorldModelEvaluation(Evaluation):
             self.mode = world_model_mode(self.config, names, self.model.sample_methods)
         self.is_control, self.num_marked = self.config.action_to_take >= 0, self.rollout.num_prime
         self.label = f"held: {names[self.config.action_to_take]}" if self.is_control else "predicted"
+        self._held_out = held_out(self.dataset)
         self._inverse_dynamics: InverseDynamics | None = None
         self._position: CharacterPosition | None = None
         with under("eval", on_bad_episode="data.on_bad_episode"):
@@ -216,9 +228,8 @@ class WorldModelEvaluation(Evaluation):
     def prepare(self) -> list[str]:
         """The models that read actions and the character's position off frames."""
         if self.is_control:
-            return []
-        notes = [self._prepare_inverse_dynamics(), self._prepare_position()]
-        return [note for note in notes if note]
+            return left_out(self.config, "an action is held")
+        return [self._prepare_inverse_dynamics(), self._prepare_position()]
 
     def _prepare_inverse_dynamics(self) -> str:
         if not self.config.action_following_steps:
@@ -226,12 +237,14 @@ class WorldModelEvaluation(Evaluation):
         if self.super_resolution.is_large:
             return "no action following: the dataset's frames are not those that the model makes"
         settings = self._reader_settings("inverse_dynamics", self.config.action_following_steps)
-        self._inverse_dynamics, reason = prepare_inverse_dynamics(settings, self.dataset, self.runtime)
-        return reason
+        self._inverse_dynamics, note = prepare_inverse_dynamics(settings, self.dataset, self.clips, self.runtime)
+        return note
 
     def _prepare_position(self) -> str:
-        if self._long_clips is None or not self.config.position:
+        if not self.config.position:
             return ""
+        if self._long_clips is None:
+            return "no position of the character: it is measured along eval.drift_frames, which is 0"
         if self.super_resolution.is_large:
             return "no position of the character: the dataset's frames are not those that the model makes"
         settings = self._reader_settings("position", self.config.position_steps)
@@ -263,12 +276,13 @@ class WorldModelEvaluation(Evaluation):
 
     def _measure_following(self, clips: Clips, table: SampleTable, name: str, frames: Tensor, actions: Tensor) -> None:
         """Where frames (B, N, C, H, W) after the prime frames show the last N of actions (B, P-1+N)."""
-        if self._inverse_dynamics is None:
+        chosen = [i for i, index in enumerate(clips.indices) if self._held_out[index]]  # places in the batch
+        if self._inverse_dynamics is None or not chosen:
             return
         count = frames.shape[1]
-        video = torch.cat([clips.video[:, : self.rollout.num_prime], frames], dim=1)
-        shown = shown_actions(self._inverse_dynamics, video, count)
-        table.add(f"action_following{name}", clips.indices, (shown == actions[:, -count:]).float())
+        video = torch.cat([clips.video[chosen, : self.rollout.num_prime], frames[chosen]], dim=1)
+        right = shown_actions(self._inverse_dynamics, video, count) == actions[chosen, -count:]
+        table.add(f"action_following{name}", [clips.indices[i] for i in chosen], right.float())
 
     def measure_other_clips(self) -> tuple[dict[str, float], list[str]]:
         """Drift and counterfactuals, where they are wanted."""
@@ -282,7 +296,8 @@ class WorldModelEvaluation(Evaluation):
             own = own_indices(chosen, accelerator)
             clips = read_clips(self._long_clips, own, self.config, self.runtime.device)
             films = frozenset(chosen[: self.config.n_gifs].tolist())
-            readers = Readers(self._inverse_dynamics, self._position)
+            readers = Readers(self._inverse_dynamics, self._position, held_out(self._long_clips))
+            notes.append(readers.note(chosen))
             drift = measure_drift(self.model, clips, self.rollout.num_prime, self.runtime, readers, films)
             scores, self.films = scores | drift.scores, drift.films
         if self.config.n_counterfactuals:
@@ -290,7 +305,7 @@ class WorldModelEvaluation(Evaluation):
             futures = play_counterfactuals(self.dataset, own, self.rollout)
             with under("eval", on_bad_episode="data.on_bad_episode"):
                 found, note = measure_counterfactuals(self.model, futures, self.rollout, self.setup.seed, self.runtime)
-            scores, notes = scores | found, [note]
+            scores, notes = scores | found, [*notes, note]
         return scores, notes
 
     def _open_long_clips(self) -> ClipDataset | None:
@@ -374,7 +389,7 @@ def _load(setup: EvaluationSetup, runtime: Runtime) -> LoadedModel[Any]:
         raise FieldError("lam_fpath", setup.weights.lam, "is for training", remedy)
     if setup.weights.model is None:
         raise FieldError("eval.model_fpath", UNSET, "is not set", "give the checkpoint to evaluate (…/model-<step>.pt)")
-    with under("", path="eval.model_fpath"):
+    with under("", path=setup.model_key):
         loaded = load_model(setup.weights.model, tokenizer_path=setup.weights.tokenizer)
     loaded.model.to(runtime.device).eval()
     if runtime.amp_dtype is not None:

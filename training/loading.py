@@ -79,7 +79,7 @@ def prepare_model(
 ) -> ModelAndConfig:
     """The model that `config` and `weights` ask for: loaded, then given other parts, or fresh.
 
-    Weights bring their sizes; the dataset brings the actions. FieldError if they do not agree, if a world model would
+    Weights bring their sizes; the dataset brings the actions. UserError if they do not agree, if a world model would
     train on an untrained tokenizer, or on histories that cannot be. `resumes`: the weights are of this very run.
     """
     config = deepcopy(config)
@@ -163,7 +163,7 @@ def _trained(config: ModelConfig, weights: WeightPaths, dataset: ClipDataset, ow
 
 
 def attach_tokenizer(model: Model, tokenizer_fpath: Path | None) -> None:
-    """Give the model the tokenizer of its `reconstructed_share`, if it has one. FieldError if only one of them is set.
+    """Give the model the tokenizer of its `reconstructed_share`, if it has one. FieldError if none is named then.
 
     The tokenizer stays outside of the checkpoints, so a resumed run names it again.
     """
@@ -227,10 +227,11 @@ def check_frames(config: ModelConfig, dataset: ClipDataset) -> None:
         )
     if (channels, height, width) != (wanted.channels, size, size):
         name = part.replace("_", " ")
+        others = f"{part}.image_size" if height != size else f"{part}.channels={channels}"
+        generated = f", or generate with config.connector.image_size={size}" if height != size else ""
         raise UserError(
             f"dataset frames are {width}x{height} with {channels} channels, the {name} takes {size}x{size} with "
-            f"{wanted.channels}: set {part}.image_size for a new {name}, or generate with "
-            f"config.connector.image_size={size}"
+            f"{wanted.channels}: set {others} for a new {name}{generated}"
         )
     # Only a trained model has names of actions.
     if config.action_names and config.roi_table != dataset.roi_table:

@@ -142,11 +142,12 @@ def weight_paths(cfg: GenieReduxConfig) -> WeightPaths:
 def evaluation_setup(cfg: GenieReduxConfig) -> EvaluationSetup:
     """What is evaluated: `eval.model_fpath` or `model_fpath`; for a tokenizer, `tokenizer_fpath` means the same."""
     given = weight_paths(cfg)
-    named = Path(cfg.eval.model_fpath) if cfg.eval.model_fpath else given.model
-    own = named or given.of_part(cfg.model)
+    keys = {"eval.model_fpath": Path(cfg.eval.model_fpath) if cfg.eval.model_fpath else None}
+    keys |= {"model_fpath": given.model, f"{cfg.model}_fpath": given.of_part(cfg.model)}
+    key = next((key for key, path in keys.items() if path), "eval.model_fpath")
     return EvaluationSetup(
         eval=cfg.eval,
-        weights=WeightPaths(own, given.tokenizer, given.lam),
+        weights=WeightPaths(keys.get(key), given.tokenizer, given.lam),
         super_resolution=Path(cfg.super_resolution_fpath) if cfg.super_resolution_fpath else None,
         on_bad_episode=cfg.data.on_bad_episode,
         sample_temperature=cfg.dynamics.sample_temperature,
@@ -154,6 +155,7 @@ def evaluation_setup(cfg: GenieReduxConfig) -> EvaluationSetup:
         unmask_order=cfg.dynamics.unmask_order,
         history_tokens=cfg.dynamics.history_tokens,
         seed=cfg.seed,
+        model_key=key,
         settings={
             "device": cfg.device,
             "precision": cfg.precision,
@@ -206,7 +208,7 @@ def _check_record(cfg: GenieReduxConfig, record: dict[str, Any], stored: Any, ru
     fixed = sizes | _FIXED | ({"train.dataset_name"} if has_other_clips else set())
     # Of files, the record knows only what they hold.
     before = {key: stored[key] for key in fixed & stored.keys() if not key.endswith("_fpath")}
-    remedy = resume_remedy(run, overrides_to_repeat(cfg, before), "by train.wandb_name")
+    remedy = resume_remedy(run, overrides_to_repeat(cfg, before), "(train.resume_ckpt=no, another train.wandb_name)")
     changed = changes(record, stored, fixed, remedy)
     if has_other_clips:
         problem = "its episodes are not those of the run"

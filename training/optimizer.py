@@ -102,7 +102,7 @@ def check_same_kind(optimizer: Optimizer | JointOptimizer, config: OptimizerConf
     had_muon = any(isinstance(own, dict) and own.keys() == _MUON_MOMENTS for own in moments)
     if moments and had_muon != isinstance(optimizer, JointOptimizer):
         before = "muon" if had_muon else "adamw"
-        remedy = f"set {{name}}={before}, or start another run by train.wandb_name"
+        remedy = f"set {{name}}={before}, or start another run (train.resume_ckpt=no, another train.wandb_name)"
         raise FieldError("name", config.name, f"the run that is resumed has {before}", remedy)
 
 

@@ -168,7 +168,7 @@ def summary(folder: Path) -> str:
 
 
 def metric_rows(content: dict[str, Any]) -> list[tuple[str, float]]:
-    """Label and value of each metric of a metrics.json that has a label."""
+    """Label and value of each metric of a metrics.json that has a label, but those of drift."""
     metrics = content["metrics"]
     named = {
         f"{prefix}{name}": f"{label}: {column}"

@@ -107,7 +107,7 @@ class RunFolder:
     def _check_unused(self, resume_ckpt: str, overwriting: str) -> None:
         if steps := self.steps():
             problem = f"'{self.path}' already holds model-{steps[-1]}.pt and {overwriting} would overwrite it"
-            remedy = "set {resume_ckpt}=latest to resume, or another {wandb_name}"
+            remedy = f"set {'{resume_ckpt}=latest to resume, or ' if self._complete() else ''}another {{wandb_name}}"
             raise FieldError("resume_ckpt", resume_ckpt, problem, remedy)
 
     def _newest_whole(self, resume_ckpt: str, complete: list[int]) -> ResumePoint:
@@ -133,7 +133,8 @@ class RunFolder:
             raise MissingPathError("resume_ckpt", resume_ckpt, problem, f"the folder has steps {have}")
         if not point.state.is_file():
             problem = f"'{point.state}' not found (only the newest state is kept)"
-            remedy = f"start a new run from the weights with {{model_fpath}}={point.model}"
+            remedy = f"start a new run from the weights with {{model_fpath}}={point.model} {{resume_ckpt}}=no"
+            remedy += " and another {wandb_name}"
             raise MissingPathError("resume_ckpt", resume_ckpt, problem, remedy)
         return point
 

@@ -11,20 +11,33 @@ from training.config import EvalConfig, EvaluationSetup
 
 logger = logging.getLogger(__name__)
 
-_SETTINGS = ("sample_temperature", "mask_schedule", "unmask_order", "history_tokens")
+# How tokens are unmasked round by round.
+_OF_ROUNDS = ("sample_temperature", "mask_schedule", "unmask_order")
 
 
 def apply_settings(config: DynamicsConfig, setup: EvaluationSetup, logs: bool) -> None:
     """Put the command's settings in place of the checkpoint's, so that all checkpoints are evaluated alike.
 
-    `logs`: say in one line where they differ, since play takes the checkpoint's.
+    `logs`: say in one line where they differ, if they make a difference here.
     """
-    for name in _SETTINGS:
+    has_rounds = setup.eval.inference_method == "one_go" or setup.eval.dream_length > 1
+    for name in (*_OF_ROUNDS, "history_tokens"):
         ours, theirs = getattr(setup, name), getattr(config, name)
         setattr(config, name, ours)
-        if logs and ours != theirs:
-            remedy = f"give dynamics.{name}={theirs} to evaluate it as it is played"
-            logger.info("dynamics.%s=%s; the checkpoint was made with %s: %s", name, ours, theirs, remedy)
+        if logs and ours != theirs and (has_rounds or name not in _OF_ROUNDS):
+            remedy = f"; give dynamics.{name}={theirs} to evaluate it as it is played" if name not in _OF_ROUNDS else ""
+            logger.info("dynamics.%s=%s; the checkpoint was made with %s%s", name, ours, theirs, remedy)
+
+
+def left_out(config: EvalConfig, reason: str) -> list[str]:
+    """The line, if any, that names what the command asks for and this evaluation has not."""
+    asked = {
+        "drift": config.drift_frames > 0,
+        "position of the character": bool(config.position),
+        "counterfactuals": config.n_counterfactuals > 0,
+    }
+    names = [name for name, is_asked in asked.items() if is_asked]
+    return [f"no {', '.join(names)}: {reason}"] if names else []
 
 
 def configured_rollout(setup: EvaluationSetup) -> Rollout:

@@ -112,7 +112,7 @@ class Trainer:
     def run(self, metrics: MetricsLogger) -> None:
         """Train up to `train.num_train_steps`, logging, validating and saving on the way.
 
-        SIGINT and SIGTERM save and raise SystemExit; a loss that is not finite raises FieldError.
+        SIGINT, SIGTERM, SIGUSR1 and SIGUSR2 save and raise SystemExit; a loss that is not finite raises FieldError.
         """
         total = self.cfg.train.num_train_steps
         self._clock, self._logged_step = time.monotonic(), self.step

@@ -145,9 +145,7 @@ class AgentTrainer:
             )
         if not math.isfinite(played.reward_mean):
             problem = f"a reward is not finite in epoch {self.epoch + 1}"
-            remedy = f"lower it; '{self.folder.last}' is from before it"
-            rate = self.collection.reward.learning_rate
-            raise FieldError("collection.reward.learning_rate", rate, problem, remedy)
+            raise self._not_finite(problem)
         for episode in played.finished:
             episode.save()
             self._unsynced.append(episode.path)
@@ -155,6 +153,16 @@ class AgentTrainer:
         self.replay.trim()
         self.num_steps += played.num_steps * self.context.fabric.world_size
         return played
+
+    def _not_finite(self, problem: str) -> FieldError:
+        """What makes a reward like that: networks that learn too fast, or else too few digits."""
+        reward = self.collection.reward
+        if self.reward.optimizer is not None:
+            remedy = "start another run with a lower one"
+            return FieldError("collection.reward.learning_rate", reward.learning_rate, problem, remedy)
+        return FieldError(
+            "collection.reward.type", reward.type, problem, "start another run with {common.precision}=fp32"
+        )
 
     def _seed(self, purpose: int) -> int:
         """A seed of this epoch and process."""

@@ -65,7 +65,7 @@ class Controls:
 
 @dataclass(frozen=True)
 class Filters:
-    """Allowed values per column, in any case; empty = any. `action_map` needs a control table."""
+    """Allowed values per column, in any case; empty = any."""
 
     view: list[str] = field(default_factory=list)
     motion: list[str] = field(default_factory=list)

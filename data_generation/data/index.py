@@ -192,7 +192,7 @@ def load_index(env_dpath: Path, info: DatasetInfo, max_bytes: int) -> tuple[Inde
 
 
 def _check_index(columns: Mapping[str, np.ndarray], info: DatasetInfo) -> None:
-    """ValueError unless the columns are those that `save_entries` writes, and say nothing that cannot be."""
+    """ValueError unless the columns are those that `save_index` writes, and say nothing that cannot be."""
     num = len(columns.get("headers", ()))
     check_columns(columns, {"num_chunks": ("<i8", (num,)), "num_actions": ("<i8", (num,))})
     if columns["num_chunks"].min(initial=1) < 1 or columns["num_actions"].min(initial=0) < 0:

@@ -26,7 +26,7 @@ class FolderInUseError(UserError):
 
 @contextmanager
 def locked(folder: Path, remedy: str) -> Iterator[None]:
-    """Hold the folder's lock for a block; the folder is made if need be, and removed at the end if it is empty.
+    """Hold the folder's lock for a block; the folder is made if need be, and removed again if it is empty at the end.
 
     FolderInUseError, with the `remedy`, while another process holds it. The lock belongs to this process, not to
     those that it starts. Where the file system has no locks, a warning says so and the block runs without.

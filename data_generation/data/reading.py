@@ -139,7 +139,7 @@ def _spelled(hint: Any) -> str:
 
 
 def shortened(value: Any, length: int = 60) -> str:
-    """A value as text in an error's line, not longer than `length`."""
+    """A value as text in an error's line, cut after `length` characters."""
     text = repr(value)
     return text if len(text) <= length else f"{text[:length]}…"
 

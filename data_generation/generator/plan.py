@@ -124,7 +124,7 @@ def deleted(env_dpath: Path) -> UserError:
 
 
 def _shard_of(tasks: list[EpisodeTask], config: DatasetConfig) -> list[EpisodeTask]:
-    """The shard's part: a run of consecutive tasks, so that a worker opens few levels. All parts are equally long."""
+    """The shard's part: a run of consecutive tasks, so that a worker opens few levels. Parts differ by one at most."""
     if config.num_shards > len(tasks):
         problem = f"there are {len(tasks)} episodes to make"
         raise FieldError("num_shards", config.num_shards, problem, f"use at most {len(tasks)}")

@@ -35,7 +35,7 @@ from training.config import EpisodicBonusConfig
 @dataclass
 class RunConfig:
     name: FolderName = "agent57"  # the run's folder is <root_dpath>/<NNN>_<name>
-    epochs: Count = 5000
+    epochs: Count = 5000  # of training; in an evaluation, how often num_episodes are played
     device: str = "auto"  # auto | cpu | gpu | cuda | cuda:<index> | mps
     precision: Precision = "auto"  # of the learner
     root_dpath: PathText = "checkpoints/agent57"
@@ -43,7 +43,7 @@ class RunConfig:
     resume: bool = False  # resume a run exactly where it stopped
     resume_id: Count | None = None  # number of the run's folder; null = the newest
     resume_ckpt_id: str = "last"  # last | model_best_reward | an epoch; training resumes from `last` only
-    save_every: CountOrZero = 10  # epochs between two savings of `last`
+    save_every: CountOrZero = 10  # epochs between two savings of `last`; 0 = only at the end
     keep_every: CountOrZero = 500  # epochs between two checkpoints that stay; 0 = none
     trackers: Trackers = field(default_factory=lambda: ["wandb"])  # wandb (as wandb.mode says), tensorboard
 

@@ -85,6 +85,8 @@ def loss_weights(
 ) -> Tensor:
     """Weights (B, T, h, w) of the tokens' losses; their sum is 1, its mean over the processes with a `share`.
 
+    Less than 1 where the weights add up to less, 0 where no place counts.
+
     Masked places count, or all (`loss_at`); tokens that differ from the frame before count `changed_weight` times.
     """
     weights = mask.float() if config.loss_at == "masked" else torch.ones_like(mask, dtype=torch.float32)

@@ -1,6 +1,7 @@
 """MaskGIT: masks for training, iterative decoding for sampling (Chang et al. 2022; arXiv 2409.06445, section 3)."""
 
 import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -34,7 +35,7 @@ def mask_fraction(schedule: str, ratio: float) -> float:
         fraction = math.cos(math.pi / 2 * ratio)
     elif schedule == "uniform":
         fraction = 1 - ratio
-    elif schedule.startswith("pow") and schedule[3:].replace(".", "", 1).isdigit():
+    elif re.fullmatch(r"pow(\d+\.?\d*|\.\d+)", schedule, re.ASCII):
         fraction = 1 - ratio ** float(schedule[3:])
     elif schedule == "log":
         fraction = -math.log2(max(ratio, 1e-12)) / math.log2(1e6)
@@ -75,7 +76,10 @@ def gumbel_argmax(logits: Tensor, temperature: float, noise: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class DecodeSettings:
-    """How `iterative_decode` samples: rounds, first temperature, mask schedule, order of unmasking."""
+    """How `iterative_decode` samples: rounds, temperature, mask schedule, order of unmasking.
+
+    The temperature falls to 0: of n rounds, the first has (n - 1) / n of it.
+    """
 
     inference_steps: int
     temperature: float

@@ -1,4 +1,4 @@
-"""Counterfactuals: from one state of the game every action is played, in the game itself and in the model.
+"""Counterfactuals: from one state of the game every action (of more than 8 some) is played, in game and model.
 
 A recorded episode has one future; here each action has its own, so that a model is measured on what an action changes.
 """
@@ -67,11 +67,12 @@ def measure_counterfactuals(
     """Scores by name, and one line that says why there are none or how many states are missing and why.
 
     `counterfactual_psnr`, `counterfactual_pooled_psnr`: the model's future under an action against the game's own.
+    `counterfactual_copy_last_pooled_psnr`: of the copy-last baseline.
     `counterfactual_other_pooled_psnr`: against the game's futures under the other actions.
     `counterfactual_delta_psnr`: PSNR of the action's own future minus that of the model's futures under other actions,
     both against the game's; 0 = the model ignores actions. `counterfactual_ranking`: of two different futures of the
     game, how often the one of the model's action is nearer to the model's future; 0.5 = chance. With a single action
-    there are no others, and only the first two. Call it on every process.
+    there are no others, and only the first three. Call it on every process.
     """
     table, own_states = SampleTable(), list[tuple[int, str]]()
     own_omitted = list[Omitted]()

@@ -21,10 +21,24 @@ _FRAMES = (1, 10, 30, 60, 100, 200)
 
 @dataclass(frozen=True)
 class Readers:
-    """What is read off the streamed frames: actions, and the character's position in the clips that are streamed."""
+    """What is read off the streamed frames: actions, and the character's position in the clips that are streamed.
+
+    `held_out` (N,): of which of these clips, by index, truth values; None = of all.
+    """
 
     actions: InverseDynamics | None = None
     position: CharacterPosition | None = None
+    held_out: np.ndarray | None = None
+
+    def note(self, indices: np.ndarray) -> str:
+        """One line if nothing can be read off the streamed clips `indices`."""
+        if self.held_out is None or self.held_out[indices].any() or not (self.actions or self.position):
+            return ""
+        return "nothing is read off streamed frames: their episodes are of the train split, as the readers' are"
+
+    def chosen(self, indices: list[int]) -> list[int]:
+        """Of which clips of a batch it is read."""
+        return [i for i, index in enumerate(indices) if self.held_out is None or self.held_out[index]]
 
 
 @dataclass
@@ -63,16 +77,18 @@ def measure_drift(
         for name, made in (("drift_", frames), ("drift_copy_last_", still)):
             table.add(f"{name}psnr", batch.indices, psnr_per_frame(made, target))
             table.add(f"{name}mse", batch.indices, squared_error_per_frame(made, target))
-        if readers.position is not None:
-            positions = readers.position.recorded(batch.indices, target.shape[1])
+        chosen = readers.chosen(batch.indices)
+        indices = [batch.indices[i] for i in chosen]
+        if readers.position is not None and chosen:
+            positions = readers.position.recorded(indices, target.shape[1])
             for name, made in (("drift_", frames), ("drift_ceiling_", target), ("drift_copy_last_", still)):
-                distances.add(f"{name}position_", batch.indices, readers.position.distances(made, positions))
-        if readers.actions is not None:
+                distances.add(f"{name}position_", indices, readers.position.distances(made[chosen], positions))
+        if readers.actions is not None and chosen:
             late = max(1, target.shape[1] // 2)
             for name, made in (("", frames), ("_ceiling", target)):
-                video = torch.cat([batch.video[:, :num_prime], made], dim=1)
-                right = shown_actions(readers.actions, video, late) == batch.actions[:, -late:]
-                films.add(f"drift_action_following{name}", batch.indices, right.float())
+                video = torch.cat([batch.video[chosen, :num_prime], made[chosen]], dim=1)
+                right = shown_actions(readers.actions, video, late) == batch.actions[chosen, -late:]
+                films.add(f"drift_action_following{name}", indices, right.float())
         keep_frames(films, set(shown), batch.indices, batch.video, frames, num_prime)
     curves = averages_per_frame(table.gather())
     length = min(map(len, curves.values()))

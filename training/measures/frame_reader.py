@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -66,6 +67,20 @@ def training_clips(kind: type[FrameReader], evaluated: ClipDataset) -> ClipDatas
     `UserError` where there are none.
     """
     return ClipDataset(evaluated.dataset_dpath, "train", kind.clip_frames, kind.clip_step, on_bad_episode="skip")
+
+
+def what_is_read(measure: str, evaluated: ClipDataset, indices: np.ndarray) -> str:
+    """One line that says of which of the clips `indices` a measure is, if not of all."""
+    known = ~held_out(evaluated)[indices]
+    if not known.any():
+        return ""
+    number = f"{(~known).sum()} of {len(known)} clips" if not known.all() else "no clip"
+    return f"{measure}: of {number}; the network that reads frames is trained on the train split"
+
+
+def held_out(evaluated: ClipDataset) -> np.ndarray:
+    """Which of the evaluated clips (N,), truth values, are not of the episodes that such a network is trained on."""
+    return ~evaluated.in_split("train")
 
 
 def prepare_reader(

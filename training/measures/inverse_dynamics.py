@@ -3,6 +3,7 @@
 It stands for a person who watches a rollout and names the keys that were pressed.
 """
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from einops import rearrange
@@ -11,7 +12,15 @@ from torch import Tensor, nn
 from data.data import ClipDataset
 from data_generation.data.errors import UserError
 from training.clips import frames_to_float
-from training.measures.frame_reader import FrameReader, ReaderSettings, convolution, prepare_reader, training_clips
+from training.measures.frame_reader import (
+    FrameReader,
+    ReaderSettings,
+    convolution,
+    held_out,
+    prepare_reader,
+    training_clips,
+    what_is_read,
+)
 from training.runtime import Runtime
 
 _WIDTHS = (16, 32, 64, 128)
@@ -60,9 +69,9 @@ def shown_actions(network: InverseDynamics, frames: Tensor, num_last: int) -> Te
 
 
 def prepare_inverse_dynamics(
-    settings: ReaderSettings, evaluated: ClipDataset, runtime: Runtime
+    settings: ReaderSettings, evaluated: ClipDataset, indices: np.ndarray, runtime: Runtime
 ) -> tuple[InverseDynamics | None, str]:
-    """The network for the dataset of the evaluated clips, or None and one line that says why there is none.
+    """The network for the dataset of the evaluated clips `indices`, or None; one line if it is not for all of them.
 
     Call it on every process.
     """
@@ -72,5 +81,8 @@ def prepare_inverse_dynamics(
         clips = training_clips(InverseDynamics, evaluated)
     except UserError as error:
         return None, f"no action following: {error}"
+    note = what_is_read("action following", evaluated, indices)
+    if not held_out(evaluated)[indices].any():
+        return None, note
     network = InverseDynamics(len(clips.action_names), clips.frame_shape[0])
-    return prepare_reader(network, clips, " ".join(clips.action_names), settings, runtime), ""
+    return prepare_reader(network, clips, " ".join(clips.action_names), settings, runtime), note

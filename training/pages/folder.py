@@ -1,4 +1,7 @@
-"""Reads what a page shows from a run's or an evaluation's folder. Files that are missing or damaged are left out."""
+"""Reads what a page shows from a run's or an evaluation's folder.
+
+Files that are missing or damaged are left out, but for metrics.jsonl and metrics.json themselves.
+"""
 
 import json
 import logging

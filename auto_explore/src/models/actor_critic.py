@@ -67,7 +67,7 @@ class ImpalaEncoder(nn.Sequential):
 
 
 class NatureEncoder(nn.Sequential):
-    """The three strided convolutions of DQN (Mnih et al. 2015): a twelfth of the paper's encoder's operations."""
+    """The three strided convolutions of DQN (Mnih et al. 2015): a sixth of the paper's encoder's operations."""
 
     def __init__(self, channels: int):
         layers: list[nn.Module] = []

@@ -1,0 +1,62 @@
+"""What an evaluation says of what it was asked for: settings, measures that it cannot have, a checkpoint."""
+
+from dataclasses import replace
+
+import pytest
+
+from data_generation.data.errors import UserError
+from tests.test_evaluation import config, results
+from tests.training_helpers import write_dataset
+from training.main import evaluate
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    return write_dataset(tmp_path_factory.mktemp("datasets"), sessions=4)
+
+
+def test_settings_in_place_of_the_checkpoints_are_named(root, tmp_path, caplog):
+    cfg = config(root, tmp_path)
+    cfg.dynamics = replace(cfg.dynamics, history_tokens="expected", unmask_order="frames")
+    with caplog.at_level("INFO", "training.sampling"):
+        found = results(evaluate(cfg))
+    remedy = "give dynamics.history_tokens=likeliest to evaluate it as it is played"
+    lines = [
+        "dynamics.unmask_order=frames; the checkpoint was made with confidence",
+        f"dynamics.history_tokens=expected; the checkpoint was made with likeliest; {remedy}",
+    ]
+    assert caplog.messages == lines
+    # One frame at a time has no rounds.
+    caplog.clear()
+    cfg.eval = replace(cfg.eval, inference_method="autoregressive", dream_length=1)
+    with caplog.at_level("INFO", "training.sampling"):
+        evaluate(cfg)
+    assert caplog.messages == lines[1:]
+    assert found["model_config"]["dynamics"]["history_tokens"] == "expected"
+
+
+@pytest.mark.parametrize(
+    ("model", "reason", "changes"),
+    [
+        ("genie_redux_guided", "an action is held", {"action_to_take": 1}),
+        ("tokenizer", "this model continues nothing", {}),
+    ],
+)
+def test_what_is_asked_for_and_not_measured_is_named(root, tmp_path, model, reason, changes):
+    asked = {"drift_frames": 8, "n_counterfactuals": 2, "position": ["x", "y"]}
+    notes = results(evaluate(config(root, tmp_path, model, **asked, **changes)))["notes"]
+    assert f"no drift, position of the character, counterfactuals: {reason}" in notes
+
+
+def test_a_position_without_streamed_frames_is_named(root, tmp_path):
+    notes = results(evaluate(config(root, tmp_path, position=["x", "y"])))["notes"]
+    assert "no position of the character: it is measured along eval.drift_frames, which is 0" in notes
+
+
+@pytest.mark.parametrize("key", ["eval.model_fpath", "model_fpath", "tokenizer_fpath"])
+def test_a_missing_checkpoint_is_named_by_the_key_that_gave_it(root, tmp_path, key):
+    cfg = config(root, tmp_path, "tokenizer", model_fpath=None)
+    holder, name = (cfg.eval, "model_fpath") if key.startswith("eval.") else (cfg, key)
+    setattr(holder, name, str(tmp_path / "nothing.pt"))
+    with pytest.raises(UserError, match=rf"^{key}=.*nothing\.pt: checkpoint not found"):
+        evaluate(cfg)
