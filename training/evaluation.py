@@ -38,14 +38,7 @@ from training.metrics import GroundTruth, SampleTable, add_quality, evenly_space
 from training.report import EvaluationReport, check_folder, write_report
 from training.rollout import clip_generators, copy_last, ground_truth, held_action, random_actions
 from training.runtime import Runtime
-from training.sampling import (
-    apply_settings,
-    check_method,
-    check_rollout,
-    configured_rollout,
-    left_out,
-    world_model_mode,
-)
+from training.sampling import apply_settings, check_method, check_rollout, configured_rollout, skipped, world_model_mode
 from training.super_resolution_stage import SuperResolutionStage
 from training.throughput import OperationMeter
 
@@ -191,7 +184,7 @@ class ReconstructionEvaluation(Evaluation):
 
     def prepare(self) -> list[str]:
         """Nothing but the note of what world models alone have."""
-        return left_out(self.config, "this model continues nothing")
+        return skipped(self.config, "this model continues nothing")
 
     def __init__(self, setup: EvaluationSetup, loaded: LoadedModel[Any], runtime: Runtime):
         super().__init__(setup, loaded, runtime)
@@ -228,7 +221,7 @@ class WorldModelEvaluation(Evaluation):
     def prepare(self) -> list[str]:
         """The models that read actions and the character's position off frames."""
         if self.is_control:
-            return left_out(self.config, "an action is held")
+            return skipped(self.config, "an action is held")
         return [self._prepare_inverse_dynamics(), self._prepare_position()]
 
     def _prepare_inverse_dynamics(self) -> str:

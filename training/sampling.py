@@ -29,7 +29,7 @@ def apply_settings(config: DynamicsConfig, setup: EvaluationSetup, logs: bool) -
             logger.info("dynamics.%s=%s; the checkpoint was made with %s%s", name, ours, theirs, remedy)
 
 
-def left_out(config: EvalConfig, reason: str) -> list[str]:
+def skipped(config: EvalConfig, reason: str) -> list[str]:
     """The line, if any, that names what the command asks for and this evaluation has not."""
     asked = {
         "drift": config.drift_frames > 0,
