@@ -5,7 +5,7 @@
 The evaluation's inverse-dynamics model is trained on a share of the transitions of the training episodes, another one
 for each seed, and names those of the validation episodes: each transition by itself, and as the likeliest given all of
 its clip, where an action lasts for another step with probability `--persistence` (forward-backward algorithm, as
-`lam.persistence`). Cinderfoot's actions are repeated with probability 0.8 in its presets.
+`lam.persistence`). `retro_act/demo` repeats actions with probability 0.8, `retro_act/cinderfoot` with 0.9.
 """
 
 import argparse

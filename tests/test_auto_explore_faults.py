@@ -2,10 +2,13 @@
 
 import json
 import logging
+import math
 import os
 import shlex
 import shutil
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,6 +17,7 @@ import run
 from auto_explore.config import CommonConfig
 from auto_explore.main import evaluate
 from auto_explore.src.agent import read_agent
+from auto_explore.src.collector import Collected, Collector
 from auto_explore.src.run_context import make_fabric
 from auto_explore.src.trainer import AgentTrainer
 from data_generation.data.errors import FieldError, UserError
@@ -76,8 +80,19 @@ def test_divergence_is_one_line_with_epoch_and_remedy(tmp_path: Path, key: str) 
         config = cfg.training if key.startswith("training") else cfg.collection.reward
         config.learning_rate = 1e30
 
-    with pytest.raises(UserError, match=rf"^{key}=1e\+30: .* not finite in epoch [12]; lower it"):
+    remedy = "lower it" if key.startswith("training") else "start another run with a lower one"
+    with pytest.raises(UserError, match=rf"^{key}=1e\+30: .* not finite in epoch [12]; {remedy}"):
         run_at(tmp_path, change, reward="rnd", epochs=4)
+
+
+def test_a_reward_without_networks_of_its_own_is_not_blamed_on_their_learning_rate(tmp_path: Path, monkeypatch) -> None:
+    def play(self: Collector, *_: Any) -> Collected:
+        return replace(played(self, *_), reward_mean=math.nan)
+
+    played = Collector.collect
+    monkeypatch.setattr(Collector, "collect", play)
+    with pytest.raises(UserError, match=r"^collection\.reward\.type=none: .* not finite .*common\.precision=fp32"):
+        run_at(tmp_path, reward="none", epochs=1)
 
 
 def test_two_runs_in_one_folder_are_refused(trained: Path, tmp_path: Path) -> None:

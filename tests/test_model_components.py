@@ -1,10 +1,13 @@
 """The parts of the models: attention, positions, quantiser, masks, decoding."""
 
+import re
+
 import pytest
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 
+from data_generation.data.errors import FieldError
 from models.components.attention import attend
 from models.components.maskgit import (
     DecodeSettings,
@@ -111,9 +114,10 @@ def test_mask_schedules_fall_from_nearly_all_to_nearly_none(schedule):
     assert all(1e-6 <= f <= 1 for f in fractions)
 
 
-def test_unknown_mask_schedule_is_named():
-    with pytest.raises(ValueError, match="cosin"):
-        mask_fraction("cosin", 0.5)
+@pytest.mark.parametrize("schedule", ["cosin", "pow", "pow.", "pow²", "pow-1", "pow1e3"])
+def test_unknown_mask_schedule_is_named(schedule):
+    with pytest.raises(FieldError, match=rf"^mask_schedule={re.escape(schedule)}: is unknown"):
+        mask_fraction(schedule, 0.5)
 
 
 def test_one_frame_needs_no_rounds():

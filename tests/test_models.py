@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from data_generation.data.errors import FieldError
 from models.components.st_transformer import Cache
 from models.config import TokenizerConfig
 from models.construct_model import build_model
@@ -45,6 +46,22 @@ def test_temporal_patches():
     assert model.decode(ids).shape == video.shape
     with pytest.raises(ValueError, match="temporal_patch_size"):
         model.encode(random_video(8))
+
+
+@pytest.mark.parametrize("name", ["tokenizer", "lam", "genie_redux", "genie_redux_guided"])
+def test_patches_that_do_not_cover_the_frames_are_refused(name):
+    config = tiny_config(name)
+    config.tokenizer.patch_size = 5
+    with pytest.raises(FieldError, match=r"^tokenizer\.patch_size=5: does not divide tokenizer\.image_size=16"):
+        build_model(config)
+
+
+@pytest.mark.parametrize("name", ["lam", "genie_redux", "genie_redux_guided"])
+def test_actions_move_one_frame(name):
+    config = tiny_config(name)
+    config.tokenizer.temporal_patch_size = 2
+    with pytest.raises(FieldError, match=r"^tokenizer\.temporal_patch_size=2: must be 1"):
+        build_model(config)
 
 
 def test_frames_of_another_size_are_refused():

@@ -186,6 +186,7 @@ def test_reconstructed_inputs_need_a_tokenizer_that_a_resumed_run_names_again(ro
         ({"patch_size": 5}, "super_resolution.patch_size=5"),
         ({"heads": 3}, "super_resolution.heads=3"),
         ({"image_size": 64}, "the super resolution takes 64x64"),
+        ({"channels": 1}, r"with 1: set super_resolution\.channels=3 for a new super resolution$"),
     ],
 )
 def test_sizes_that_do_not_fit_are_refused_in_one_line(root, changes, line):

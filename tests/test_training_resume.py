@@ -1,15 +1,17 @@
 """Resuming equals never having stopped; nothing is lost or doubled."""
 
 import logging
+import re
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from data_generation.data.errors import FieldError
+from data_generation.data.errors import FieldError, UserError
 from models.tokenizer import Tokenizer
 from tests.process_helpers import wait_until
 from tests.training_helpers import (
@@ -118,6 +120,30 @@ def test_resuming_from_what_is_not_there_names_what_is(root, resume, message):
     train(cfg)
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         train(renamed(cfg, cfg.model, resume_ckpt=resume.replace("model", str(run_dpath(cfg) / "model"))))
+
+
+def test_the_remedies_of_a_step_without_state_work(root):
+    cfg = renamed(tiny_config(root), "kept", save_model_every=2)
+    train(cfg)
+    remedy = (
+        r"start a new run from the weights with model_fpath=(\S*model-2\.pt) train\.resume_ckpt=no and another train\.w"
+    )
+    with pytest.raises(UserError, match=remedy) as raised:
+        train(replace(renamed(cfg, "kept", resume_ckpt="2"), seed=0))
+    named = re.search(remedy, str(raised.value))
+    assert named
+    again = replace(renamed(cfg, "from_weights", resume_ckpt="no"), model_fpath=named[1])
+    assert train(again).name == "model-4.pt"
+
+
+@pytest.mark.parametrize("resume", ["latest", "no"])
+def test_a_folder_without_any_state_is_not_to_be_resumed(root, resume):
+    cfg = renamed(tiny_config(root), "copied")
+    train(cfg)
+    for state in run_dpath(cfg).glob("state-*.pt"):
+        state.unlink()
+    with pytest.raises(UserError, match=r"would overwrite it; set another train\.wandb_name$"):
+        train(renamed(cfg, "copied", resume_ckpt=resume))
 
 
 def test_a_run_may_branch_off_another_runs_checkpoint(root):

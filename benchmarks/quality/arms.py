@@ -42,6 +42,11 @@ class Arm:
         return named[-1] if named else "genie_redux_guided"
 
     @property
+    def recipe(self) -> str:
+        """The recipe of the world model, which also says how it is sampled."""
+        return next(override for override in self.dynamics if override.startswith("recipe="))
+
+    @property
     def shares(self) -> dict[str, float]:
         """Each part's share of the operations, in the order of training."""
         shares = {"tokenizer": self.tokenizer_share} | ({"lam": self.lam_share} if self.lam else {})

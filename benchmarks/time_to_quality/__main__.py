@@ -59,7 +59,8 @@ def measured(root: Path, name: str, code: str, train: Callable[[], Trained]) -> 
     if not path.is_file():
         model, costs = train()
         sums = {key: sum(cost[key] for cost in costs.values()) for key in ("operations", "cpu_seconds")}
-        metrics = {method: evaluate(root, model, target / method, METHODS[method]) for method in METHODS}
+        recipe = "recipe=tuned" if code == NAMES["tuned"] else "recipe=published"
+        metrics = {name: evaluate(root, model, target / name, (recipe, *method)) for name, method in METHODS.items()}
         write_atomically(path, json.dumps({"code": code, "costs": costs, **sums, **metrics}, indent=2) + "\n")
     return dict(json.loads(path.read_text()))
 
