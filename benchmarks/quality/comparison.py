@@ -98,7 +98,7 @@ class Comparison:
             shared=self.root / "inverse_dynamics",
         )
         target = self.dpath / "evaluation" / f"{self.arm_name}-seed{self.seed}" / method
-        return evaluate(model, clips, target, (self.arm.recipe, *METHODS[method]))
+        return evaluate(model, clips, target, (self.arm.recipe, *self.data.evaluation, *METHODS[method]))
 
 
 def _structure(overrides: tuple[str, ...]) -> tuple[str, ...]:

@@ -25,6 +25,7 @@ class Data:
     sizes: tuple[str, ...] = ()
     num_made_levels: int = 0  # levels of Cinderfoot of which start states are made before
     merged: tuple["Data", ...] = ()
+    evaluation: tuple[str, ...] = ()  # overrides
 
     def dataset_name(self, part: str) -> str:
         """Name of the part `seen` or `unseen`."""
@@ -69,6 +70,8 @@ def _coinrun(name: str, sessions: int) -> Data:
         dataset="coinrun_v2.0.0",
         generate=("config=coinrun/random", *sizes, *_RANDOM),
         unseen=("config.connector.start_level=24", f"{_GENERATOR}.n_sessions=2"),
+        # After the default's 300 steps the network that reads actions has hardly learned to.
+        evaluation=("eval.action_following_steps=1500",),
     )
 
 

@@ -1,6 +1,7 @@
 """The comparison's table and plots: means over seeds with intervals, a row per dataset, arm, part and method."""
 
 import math
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -50,15 +51,20 @@ def shown_seconds(seconds: float) -> str:
     return "–" if math.isnan(seconds) else f"{seconds:.0f}"
 
 
+def _different(texts: Iterable[str]) -> str:
+    return " or ".join(dict.fromkeys(texts))
+
+
 def table(results: Results) -> str:
     """The results as Markdown."""
     lines = ["| " + " | ".join((*_HEAD, *COLUMNS.values())) + " |", "|" + " --- |" * (len(_HEAD) + len(COLUMNS))]
     for (data, arm), seeds in results.items():
         parts = [part for part in PARTS if part in seeds[0]]
-        steps = " + ".join(str(seeds[0][part]["steps"]) for part in parts)
-        operations = sum(seeds[0][part]["operations"] for part in parts) / 1e12
+        # Of runs of different versions of the code, these may differ.
+        steps = _different(" + ".join(str(seed[part]["steps"]) for part in parts) for seed in seeds)
+        operations = _different(f"{sum(seed[part]['operations'] for part in parts) / 1e12:.0f}" for seed in seeds)
         seconds = np.mean([sum(seed[part]["cpu_seconds"] for part in parts) for seed in seeds])
-        head = f"| {data} | {arm} | {len(seeds)} | {steps} | {operations:.0f} | {shown_seconds(seconds)}"
+        head = f"| {data} | {arm} | {len(seeds)} | {steps} | {operations} | {shown_seconds(seconds)}"
         for part in ("seen", "unseen"):
             for method in seeds[0][part]:
                 measured = [seed[part][method] for seed in seeds]
