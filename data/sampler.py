@@ -58,9 +58,10 @@ class ClipSampler(Sampler[list[int]]):
 
     Every environment is drawn equally often, each in an order of its own without repetition until all of its clips
     were drawn. The state is one number, the samples consumed by all ranks together since the start of training
-    (`start_sample`); it does not depend on worker or process counts. Rank r takes every world_size-th batch from the
-    r-th on. What is left of an epoch and fills no batch of every rank is dropped: also where a run that resumes with
-    another batch size ends its first epoch.
+    (`start_sample`); it does not depend on the number of workers, nor on that of ranks which draw as many clips
+    together. Rank r takes every world_size-th batch from the r-th on. What is left of an epoch and fills no batch of
+    every rank is dropped: also where a run that resumes with another batch size ends its first epoch. Epochs then have
+    other ends, so that its place moves by up to a batch for each epoch before.
     """
 
     def __init__(

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import torch
 import torch.nn.functional as F
@@ -64,6 +64,13 @@ class GenieRedux(WorldModel):
     def takes_actions(self) -> bool:
         """The guided model takes the recorded actions, the other one infers them."""
         return self.lam is None
+
+    def train(self, mode: bool = True) -> Self:
+        """As of every module; a frozen LAM stays as it is, its dead codes too."""
+        super().train(mode)
+        if self.lam is not None and self.lam.config.frozen:
+            self.lam.eval()
+        return self
 
     @property
     def needs_video(self) -> bool:

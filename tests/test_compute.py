@@ -17,6 +17,7 @@ from models.config import DynamicsConfig, LamConfig, ModelConfig, TokenizerConfi
 from models.construct_model import build_model
 from models.genie_redux import SampleSettings
 from models.precision import cast_matmul_weights
+from tests.model_helpers import random_actions, random_video, tiny_config
 from training.allocator import keep_freed_memory
 
 SIZES = {"dim": 32, "num_blocks": 2, "heads": 2, "dim_head": 16}
@@ -71,6 +72,27 @@ def test_gradient_checkpointing_gives_the_same_gradients(mode, bf16):
     for ours, theirs in zip(found, expected, strict=True):
         assert torch.equal(ours, theirs)
     assert kept_less < kept
+
+
+@pytest.mark.parametrize("mode", ["selective", "full"])
+@pytest.mark.parametrize("kind", ["lam", "genie_redux_guided"])
+def test_gradient_checkpointing_after_a_pass_without_gradients(mode, kind):
+    """As where the best of all codes is looked for, or where the model continues a clip itself, in bf16."""
+    losses = []
+    for each in ("none", mode):
+        config = tiny_config(kind)
+        config.lam.assignment, config.dynamics.history.continued = "best", 1.0
+        config.lam.gradient_checkpointing = config.dynamics.gradient_checkpointing = each
+        torch.manual_seed(0)
+        model = build_model(config).train()
+        video, actions = random_video(4), random_actions(3)
+        with torch.autocast("cpu"):
+            loss = model(video, actions, torch.Generator().manual_seed(0)).loss
+        loss.backward()
+        losses.append([loss.detach(), *(p.grad for p in model.parameters() if p.grad is not None)])
+    assert len(losses[0]) == len(losses[1]) > 1
+    for ours, theirs in zip(*losses, strict=True):
+        assert torch.equal(ours, theirs)
 
 
 @pytest.mark.parametrize(

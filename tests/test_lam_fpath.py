@@ -146,8 +146,9 @@ def test_evaluation_takes_no_other_lam(root):
         evaluate(cfg)
 
 
-def test_a_frozen_lam_stays_and_the_dynamics_learns_an_embedding_of_each_latent_action(root):
-    path = saved_lam(root, num_actions=5, assignment="best")
+@pytest.mark.parametrize("kind", [{"assignment": "best"}, {"dead_code_threshold": 0.9}], ids=str)
+def test_a_frozen_lam_stays_and_the_dynamics_learns_an_embedding_of_each_latent_action(root, kind):
+    path = saved_lam(root, num_actions=5, **kind)
     cfg = world_config(root, path, lr=1e-3)
     cfg.lam.frozen, cfg.dynamics.latent_embeddings = True, True
     model = load_model(train(cfg)).model

@@ -106,6 +106,15 @@ def test_random_mask_is_repeatable_never_empty_and_has_one_rate_per_step():
     )
 
 
+def test_the_distance_of_tokens_is_one_of_float32_under_autocast():
+    codebook, targets = torch.randn(8, 4), torch.arange(8)
+    logits = torch.full((8, 8), -12.0).fill_diagonal_(12.0)
+    plain = token_distance(logits, targets, codebook)
+    with torch.autocast("cpu"):
+        assert torch.equal(token_distance(logits, targets, codebook), plain)
+    torch.testing.assert_close(plain, torch.zeros(8), atol=1e-5, rtol=0)
+
+
 @pytest.mark.parametrize("schedule", ["cosine", "uniform", "pow2", "pow0.5", "log", "exp"])
 def test_mask_schedules_fall_from_nearly_all_to_nearly_none(schedule):
     fractions = [mask_fraction(schedule, r / 25) for r in range(1, 26)]

@@ -46,6 +46,11 @@ class ParallelModel:
             targets[name].copy_(whole(tensor))
         return self._copy
 
+    def release(self) -> None:
+        """Take the copy that `whole_model` gave off the device."""
+        if self._copy is not None:
+            self._copy.cpu()
+
     def whole_values(self, values: Any) -> Any:
         """Nested dictionaries of an optimiser with whole tensors.
 
@@ -82,7 +87,8 @@ def _check_can_be_sharded(model: Model) -> None:
     if model.dead_code_threshold > 0:
         threshold = f"dead_code_threshold={model.dead_code_threshold:g}"
         problem = f"{threshold} resets dead codes, which is not supported with sharded parameters"
-        raise FieldError("train.sharded", "true", problem, "leave one of the two out")
+        remedy = "leave one of the two out (trained weights bring their threshold: train those without shards)"
+        raise FieldError("train.sharded", "true", problem, remedy)
 
 
 def _sharded(model: Model, runtime: Runtime) -> Model:

@@ -213,6 +213,7 @@ class Trainer:
         start = time.monotonic()
         model = self._parallel.whole_model(self.runtime.device)
         values = self.validator.run(model, self.step)
+        self._parallel.release()
         metrics.log(self.step, "validation", values)
         if self.runtime.is_main:
             shown = [f"{name} {values[name]:.4g}" for name in ("loss", "psnr", "ssim", "fid") if name in values]

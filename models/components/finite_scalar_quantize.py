@@ -55,7 +55,7 @@ class FiniteScalarQuantizer(nn.Module):
 
     def _bounded(self, x: Tensor) -> Tensor:
         """Channels (..., d) in [-1, 1] of vectors (..., D)."""
-        # float32: ids must not depend on autocast's precision.
+        # float32 from here on, also under autocast: rounding decides the ids.
         return torch.tanh(self.project_in(x).float())
 
     def _digits(self, bounded: Tensor) -> Tensor:

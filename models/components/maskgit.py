@@ -193,5 +193,6 @@ def token_distance(logits: Tensor, targets: Tensor, codebook: Tensor) -> Tensor:
     """
     codes = F.normalize(codebook.float(), dim=-1)
     # sum_j p_j code_j: the same sum without a V x V matrix
-    expected = torch.softmax(logits.float(), dim=-1) @ codes
+    with torch.autocast(logits.device.type, enabled=False):
+        expected = torch.softmax(logits.float(), dim=-1) @ codes
     return 1 - (expected * F.embedding(targets, codes)).sum(dim=-1)

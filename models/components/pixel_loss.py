@@ -4,8 +4,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# A pixel has changed where a channel differs by more than this from the frame before.
-_THRESHOLD = 8 / 255
+# A pixel has changed where a channel differs by more than 8 of 255 from the frame before (halfway to 9, so that
+# rounding decides nothing).
+_THRESHOLD = 8.5 / 255
 
 
 def pixel_loss(prediction: Tensor, target: Tensor, changed_weight: float) -> Tensor:

@@ -29,9 +29,18 @@ def recompute(function: Callable[..., Tensor], mode: str) -> Callable[..., Tenso
         return function
     # No part of the models draws random numbers, so there is no state to restore.
     settings: dict[str, Any] = {"use_reentrant": False, "preserve_rng_state": False}
-    if mode == "selective":
-        settings["context_fn"] = partial(create_selective_checkpoint_contexts, _policy)
-    return partial(checkpoint, function, **settings)
+    if mode == "full":
+        return partial(checkpoint, function, **settings)
+    settings["context_fn"] = partial(create_selective_checkpoint_contexts, _policy)
+
+    def selective(*args: Any) -> Tensor:
+        # Weights that an earlier pass has cast would not be cast here, but when this is computed again: the backward
+        # pass counts operations, and would stop.
+        torch.clear_autocast_cache()
+        result: Tensor = checkpoint(function, *args, **settings)
+        return result
+
+    return selective
 
 
 def _policy(_context: Any, operation: Any, *args: Any, **_kwargs: Any) -> CheckpointPolicy:

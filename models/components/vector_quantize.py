@@ -54,7 +54,7 @@ class VectorQuantizer(nn.Module):
         return self.codebook
 
     def _direction(self, x: Tensor) -> Tensor:
-        # float32 also under autocast: the nearest code must not depend on the compute precision of 32 channels.
+        # float32 from here on, also under autocast: the nearest of many codes is decided by small differences.
         return F.normalize(self.project_in(x).float(), dim=-1)
 
     def _nearest(self, direction: Tensor) -> Tensor:
