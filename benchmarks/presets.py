@@ -49,7 +49,11 @@ def check_recipe(folder: Path, part: str, *overrides: str) -> None:
         raise SystemExit(f"'{folder}' is of another recipe ({difference}): move it away or give another --root")
 
 
-def is_trained(model: Path, part: str, *overrides: str) -> bool:
-    """Whether a run's last checkpoint is there. SystemExit if it is of another recipe, as `check_recipe` says."""
-    check_recipe(model.parent, part, *overrides)
+def is_trained(model: Path, preset: str, *overrides: str) -> bool:
+    """Whether the last checkpoint of a tokenizer's or a world model's run is there.
+
+    SystemExit if it is of another recipe, as `check_recipe` says.
+    """
+    part = "tokenizer" if preset.endswith("tokenizer") else "dynamics"
+    check_recipe(model.parent, part, f"config={preset}", *overrides)
     return model.exists()

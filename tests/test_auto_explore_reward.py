@@ -14,7 +14,8 @@ from torch import Tensor
 
 from auto_explore.config import RewardConfig
 from auto_explore.src.construct_reward import make_reward
-from auto_explore.src.reward import Reward, RewardContext, RewardInputs, load_reward, top_entropy
+from auto_explore.src.models.novelty import RandomDistillation
+from auto_explore.src.reward import NormalizedReward, Reward, RewardContext, RewardInputs, load_reward, top_entropy
 from data_generation.data.errors import FieldError
 from data_generation.generator.connector_base import EnvironmentSpec
 from models.genie_redux import SampleSettings
@@ -156,6 +157,41 @@ def test_a_reward_goes_on_exactly_from_its_state(kind: str, normalize: bool) -> 
         assert torch.equal(rewards, second(steps(seed), learn=True)) and (rewards > 0).all()
 
 
+def test_pixels_are_seen_as_deviations_from_what_they_usually_are() -> None:
+    """A pixel that hardly ever changes says more when it does than one that always does; tests teach nothing."""
+    reward = reward_of("rnd")
+    frames = RandomDistillation((3, 32, 32))
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(200):
+        batch = torch.zeros(4, 3, 32, 32)
+        batch[..., :16, :] = torch.rand(4, 3, 16, 32, generator=generator) * 2 - 1
+        frames.observe(batch)
+    assert torch.allclose(frames.mean[..., 16:, :], torch.zeros(3, 16, 32))
+    seen = frames._whitened(torch.full((1, 3, 32, 32), 0.5))[0]
+    assert seen[..., 16:, :].min() == 5 and seen[..., :16, :].max() < 1.5
+    state = copy.deepcopy(reward.state_dict())
+    reward(inputs_of(4), learn=False)
+    assert torch.equal(state["networks"]["count"], reward.state_dict()["networks"]["count"])
+    reward(inputs_of(4), learn=True)
+    assert reward.state_dict()["networks"]["count"] == 1
+
+
+def test_a_run_of_an_earlier_version_goes_on_as_it_was() -> None:
+    """Without deviations of pixels, and with the root mean square of the whole run."""
+    old, resumed = (reward_of("rnd", normalize=True) for _ in range(2))
+    state = copy.deepcopy(old.state_dict())
+    for name in ("count", "mean", "square"):
+        del state["inner"]["networks"][name]
+    del state["squares"]
+    state |= {"sum": 8.0, "count": 2}
+    load_reward(resumed, state, resumed.context.config, LAST)
+    old.load_state_dict(copy.deepcopy(old.state_dict()) | {"squares": (2, 4.0, 0.0)}, LAST)
+    inputs = inputs_of(4)
+    assert torch.equal(old(inputs, learn=False), resumed(inputs, learn=False))
+    resumed(inputs, learn=True)
+    assert resumed.state_dict()["inner"]["networks"]["count"] == -1
+
+
 def _change_moment(change: Callable[[Tensor], Any]) -> Callable[[dict[str, Any]], None]:
     def spoil(state: dict[str, Any]) -> None:
         moments = state["inner"]["optimizer"]["state"][0]
@@ -172,10 +208,12 @@ def _change_moment(change: Callable[[Tensor], Any]) -> Callable[[dict[str, Any]]
         _change_moment(lambda moment: moment / 0),
         lambda state: state["inner"]["optimizer"].pop("state"),
         lambda state: state["inner"]["networks"].popitem(),
-        lambda state: state.update(sum=math.nan),
-        lambda state: state.update(sum="many"),
-        lambda state: state.update(count=0),
-        lambda state: state.update(count=[]),
+        lambda state: state.update(squares=(1, math.nan, 0.0)),
+        lambda state: state.update(squares=(1, "many", 0.0)),
+        lambda state: state.update(squares=(0, 1.0, 0.0)),
+        lambda state: state.update(squares=()),
+        lambda state: state.update(sum=math.nan, count=1),
+        lambda state: state.update(sum=1.0, count=[]),
     ],
 )
 def test_a_rewards_state_that_is_not_its_own_is_one_line_that_names_the_file(
@@ -189,6 +227,16 @@ def test_a_rewards_state_that_is_not_its_own_is_one_line_that_names_the_file(
         FieldError, match=r"^type=rnd: the run was trained with another reward, or 'last\.pt' is damaged"
     ):
         load_reward(second, state, second.context.config, LAST)
+
+
+def test_a_normalised_reward_forgets_what_it_was_worth_at_first() -> None:
+    inner = reward_of("none")
+    reward = NormalizedReward(inner)
+    inputs = inputs_of(1000, 2)
+    reward(replace(inputs, env_reward=torch.full((1000,), 100.0)), learn=True)
+    for _ in range(100):
+        found = reward(replace(inputs, env_reward=torch.full((1000,), 0.1)), learn=True)
+    assert 0.1 < float(found[0]) <= 1.0
 
 
 def test_a_normalised_reward_has_a_root_mean_square_of_one() -> None:

@@ -92,12 +92,16 @@ class LearnedReward(Reward):
             seen = self._seen(inputs)
             reward = self._model.novelty(*seen)
         if learn:
+            self._observe(*seen)
             self.optimizer_step(self._model.loss(*seen))
         return reward
 
     @abstractmethod
     def _seen(self, inputs: RewardInputs) -> tuple[Tensor, ...]:
         """Inputs of the networks."""
+
+    def _observe(self, *seen: Tensor) -> None:
+        """Learn what the networks' inputs look like, where that is needed."""
 
 
 class DisagreementReward(LearnedReward):
@@ -124,7 +128,19 @@ class RndReward(LearnedReward):
     """The error in predicting a fixed random network's output for the newest frame (rnd)."""
 
     def __init__(self, context: RewardContext, frame_shape: tuple[int, int, int]):
-        super().__init__(context, RandomDistillation(frame_shape))
+        distillation = RandomDistillation(frame_shape)
+        super().__init__(context, distillation)
+        self._distillation = distillation
+
+    def _observe(self, *seen: Tensor) -> None:
+        self._distillation.observe(*seen)
+
+    def load_state_dict(self, state: dict[str, Any], path: Path) -> None:
+        networks = state["networks"]
+        if "count" not in networks:
+            own = {"count": -torch.ones(()), "mean": self._distillation.mean, "square": self._distillation.square}
+            state = {**state, "networks": own | networks}
+        super().load_state_dict(state, path)
 
     def _seen(self, inputs: RewardInputs) -> tuple[Tensor]:
         """The newest frames."""

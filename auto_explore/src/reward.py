@@ -16,6 +16,7 @@ from data_generation.data.errors import FieldError
 from models.checkpoint import load_strictly
 from models.components.transfer import to_device
 from models.genie_redux import GenieRedux
+from training.episodic_memory import StreamMoments
 from training.optimizer import restore_optimizer
 
 # Real frames that the world model sees before those that it predicts.
@@ -191,30 +192,35 @@ class CountReward(StepReward):
 
 
 class NormalizedReward(Reward):
-    """Another reward divided by the running root mean square of its values while learning."""
+    """Another reward divided by the running root mean square of its values while learning.
+
+    Of the newest ones, since rewards for what is new fall as it is learned.
+    """
 
     def __init__(self, inner: Reward):
         super().__init__(inner.context)
         self.inner, self.num_frames, self.num_unrewarded = inner, inner.num_frames, inner.num_unrewarded
-        self._sum, self._count = 0.0, 0
+        self._squares = StreamMoments()
 
     def __call__(self, inputs: RewardInputs, learn: bool) -> Tensor:
         rewards = self.inner(inputs, learn)
         if learn:
-            self._sum += float(rewards.square().sum())
-            self._count += len(rewards)
-        scale = math.sqrt(self._sum / self._count) if self._sum > 0 else 1.0
-        return rewards / scale
+            self._squares.add(rewards.square().tolist())
+        return rewards / (math.sqrt(self._squares.mean) if self._squares.mean > 0 else 1.0)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"inner": self.inner.state_dict(), "sum": self._sum, "count": self._count}
+        return {"inner": self.inner.state_dict(), "squares": self._squares.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any], path: Path) -> None:
         self.inner.load_state_dict(state["inner"], path)
-        total, count = float(state["sum"]), int(state["count"])
-        if not math.isfinite(total) or total < 0 or count < (total > 0):
-            raise ValueError(f"a sum of {total} over {count} rewards")
-        self._sum, self._count = total, count
+        if "sum" in state:
+            # Of an earlier version: the sum over the whole run.
+            count, mean, square = state["count"], state["sum"] / max(1, state["count"]), 0.0
+        else:
+            count, mean, square = state["squares"]
+        if not (math.isfinite(mean) and math.isfinite(square)) or mean < 0 or count < (mean > 0):
+            raise ValueError(f"a mean square of {mean} over {count} rewards")
+        self._squares.load_state_dict((count, mean, square))
 
 
 def load_reward(reward: Reward, state: dict[str, Any], config: RewardConfig, path: Path) -> None:

@@ -22,6 +22,7 @@ from benchmarks.exploration.settings import (
     RANDOM_AGENTS,
     Game,
     Scale,
+    reward_keys,
 )
 from benchmarks.exploration.steps import Chain, CommandStep, Stage
 from benchmarks.presets import is_trained
@@ -302,8 +303,7 @@ class Experiment:
             "train.resume_ckpt=latest",
         )
         arguments = ("run.py", "genie_redux", "train", f"config={config}", *folders, *length, *keys)
-        part = "tokenizer" if config.endswith("tokenizer") else "dynamics"
-        return CommandStep(title, lambda: arguments, lambda: is_trained(target, part, f"config={config}", *keys))
+        return CommandStep(title, lambda: arguments, lambda: is_trained(target, config, *keys))
 
     def explore(self, agent: str, seed: int, run: AgentRun | None = None, paying: Path | None = None) -> CommandStep:
         """Train an agent. `run`: where, if not in the agent's own folder; `paying`: the world model that rewards it."""
@@ -314,7 +314,7 @@ class Experiment:
             f"world_model.model_dname={model.parent.name}",
             f"world_model.model_fname={model.name}",
             f"collection.games={game.games}",
-            f"collection.reward.type={LEARNING_AGENTS[agent]}",
+            *reward_keys(agent),
             f"collection.train.config.num_steps={scale.epoch_steps}",
             f"training.actor_critic.steps_per_epoch={scale.epoch_updates}",
             f"collection.connector.generator_config.n_instances={game.n_instances}",

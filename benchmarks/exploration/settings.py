@@ -16,6 +16,8 @@ LEARNING_AGENTS = {
     "random_features": "cnn-mse",
     "autoencoder": "vae-mse",
 }
+# As its paper has it: the error falls by orders of magnitude while it is learned.
+NORMALIZED = ("rnd",)
 RANDOM_AGENTS = ("random", "sticky_random")
 AGENTS = (*LEARNING_AGENTS, *RANDOM_AGENTS)
 COMPARED_AGENTS = ("auto_explore", "rnd", "none", *RANDOM_AGENTS)  # with each other, unless others are chosen
@@ -28,6 +30,12 @@ EXPLORED, HELD_OUT = "explored", "held_out"
 TEST_LEVELS = (EXPLORED, HELD_OUT)  # on which levels it plays
 # Games with a script, and the share of random actions in scripted play, so that no two episodes are alike.
 SCRIPTED_GAMES = {"cinderfoot": 0.05, "coinrun": 0.3}
+
+
+def reward_keys(agent: str) -> tuple[str, ...]:
+    """Keys of `auto_explore train`."""
+    normalized = ("collection.reward.normalize=true",) if agent in NORMALIZED else ()
+    return (f"collection.reward.type={LEARNING_AGENTS[agent]}", *normalized)
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,8 @@ from models.components.transfer import to_device
 from models.genie_redux import GenieRedux
 
 _WIDTHS = (32, 64, 64)
+# Of the running mean and deviation of each pixel: the least rate, a batch, and the least variance in frames in [-1, 1].
+_PIXEL_RATE, _LEAST_VARIANCE = 1e-3, 1e-4
 
 
 def _convolutions(channels: int) -> nn.Sequential:
@@ -79,10 +81,21 @@ class FrameVae(nn.Module):
 
 
 class RandomDistillation(nn.Module):
-    """Random network distillation (Burda et al. 2019): the error in predicting a fixed random network's output."""
+    """Random network distillation (Burda et al. 2019): the error in predicting a fixed random network's output.
+
+    The networks see each pixel's deviation from its running mean, in running standard deviations, clipped to ±5
+    (section 2.4), which are learned by `observe`. In runs from before there were any, they see the frames.
+    """
 
     def __init__(self, frame_shape: tuple[int, int, int], num_outputs: int = 128):
         super().__init__()
+        # Batches that were observed; -1 = of an earlier version's run.
+        self.count: Tensor
+        self.mean: Tensor
+        self.square: Tensor
+        self.register_buffer("count", torch.zeros(()))
+        self.register_buffer("mean", torch.zeros(frame_shape))
+        self.register_buffer("square", torch.ones(frame_shape))
         channels, size = frame_shape[0], _num_features(frame_shape)
         self.target = nn.Sequential(_convolutions(channels), nn.Flatten(), nn.Linear(size, num_outputs))
         hidden = nn.Linear(size, 256)
@@ -91,8 +104,25 @@ class RandomDistillation(nn.Module):
         )
         self.target.requires_grad_(False)
 
+    @torch.no_grad()
+    def observe(self, frames: Tensor) -> None:
+        """Take frames (B, C, H, W) in [-1, 1] into the mean and deviation of each pixel."""
+        if self.count < 0:
+            return
+        self.count += 1
+        rate = (1 / self.count).clamp_min(_PIXEL_RATE)
+        self.mean.lerp_(frames.mean(dim=0), rate)
+        self.square.lerp_(frames.square().mean(dim=0), rate)
+
+    def _whitened(self, frames: Tensor) -> Tensor:
+        if self.count <= 0:
+            return frames
+        deviation = (self.square - self.mean.square()).clamp_min(_LEAST_VARIANCE).sqrt()
+        return ((frames - self.mean) / deviation).clamp(-5, 5)
+
     def novelty(self, frames: Tensor) -> Tensor:
         """Squared errors (B,) at frames (B, C, H, W) in [-1, 1]."""
+        frames = self._whitened(frames)
         return (self.predictor(frames) - self.target(frames)).square().mean(dim=1)
 
     def loss(self, frames: Tensor) -> Tensor:
