@@ -211,13 +211,14 @@ def _play_epochs(
     """The measures of every epoch and their means; what was played in each."""
     test = context.collection.test
     reward = context.make_reward(test.config.n_preds)
-    _load_reward_of_run(context.collection.reward, folder, reward)
     collector = context.collector(test.num_envs, reward, folder.episodes, is_test=True)
     rows, parts = [], []
     try:
         for epoch in tqdm(range(context.common.epochs), unit="epoch", desc="evaluate"):
+            # What a reward learns from a test's episodes is not for the next ones.
+            _load_reward_of_run(context.collection.reward, folder, reward)
             with under("collection"):
-                tested = test_episodes(collector, network, test.config, context.common.seed + epoch)
+                tested = test_episodes(collector, network, test.config, context.common.seed + epoch, epoch)
             rows.append(tested.values)
             parts.append(tested.played)
             shown = tested.episodes[: evaluation.n_gifs]

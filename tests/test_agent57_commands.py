@@ -15,6 +15,7 @@ from data_generation.data.data import Environment, EpisodeReader, list_environme
 from data_generation.generate import generate
 from external.agent57.checkpoint import read_agent57
 from external.agent57.main import evaluate, train
+from external.agent57.testing import Agent57Test, play_test
 from external.agent57.trainer import Agent57Trainer
 from models.tensor_file import write_file
 from tests.agent57_helpers import quick_config
@@ -107,6 +108,21 @@ def test_resuming_with_other_settings_is_refused_in_one_line(trained: Path, tmp_
         with pytest.raises(ValueError, match=message) as raised:
             train(cfg)
         assert "\n" not in str(raised.value)
+
+
+def test_epochs_of_an_evaluation_are_of_other_episodes(trained: Path, tmp_path: Path, monkeypatch) -> None:
+    shutil.copytree(trained.parent, tmp_path / "agents")
+    sessions: list[int] = []
+
+    def noted(*arguments: Any) -> Agent57Test:
+        tested = play_test(*arguments)
+        sessions.extend(episode.meta.session for episode in tested.episodes)
+        return tested
+
+    monkeypatch.setattr("external.agent57.main.play_test", noted)
+    cfg = quick_config(tmp_path, epochs=3, resume_ckpt_id="model_best_reward")
+    evaluate(cfg)
+    assert len(sessions) == 3 * cfg.collection.test.num_episodes == len(set(sessions))
 
 
 def test_evaluation_plays_the_same_episodes_and_writes_its_measures(trained: Path, tmp_path: Path, capsys) -> None:

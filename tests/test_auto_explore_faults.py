@@ -6,6 +6,7 @@ import math
 import os
 import shlex
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import torch
 import run
 from auto_explore.config import CommonConfig
 from auto_explore.main import evaluate
+from auto_explore.src import evaluation
 from auto_explore.src.agent import read_agent
 from auto_explore.src.collector import Collected, Collector
 from auto_explore.src.run_context import make_fabric
@@ -93,6 +95,22 @@ def test_a_reward_without_networks_of_its_own_is_not_blamed_on_their_learning_ra
     monkeypatch.setattr(Collector, "collect", play)
     with pytest.raises(UserError, match=r"^collection\.reward\.type=none: .* not finite .*common\.precision=fp32"):
         run_at(tmp_path, reward="none", epochs=1)
+
+
+def test_epochs_of_an_evaluation_are_of_other_episodes(trained: Path, tmp_path: Path, monkeypatch) -> None:
+    """And each is rewarded as the run was at its end."""
+    root = copy_of(trained, tmp_path)
+    sessions: list[int] = []
+
+    def noted(*arguments: Any, play: Callable[..., evaluation.Tested] = evaluation.test_episodes) -> evaluation.Tested:
+        tested = play(*arguments)
+        sessions.extend(episode.meta.session for episode in tested.episodes)
+        return tested
+
+    monkeypatch.setattr("auto_explore.main.test_episodes", noted)
+    cfg = quick_config(root, reward="rnd", epochs=3)
+    evaluate(cfg)
+    assert len(sessions) == 3 * cfg.collection.test.config.num_episodes == len(set(sessions))
 
 
 def test_two_runs_in_one_folder_are_refused(trained: Path, tmp_path: Path) -> None:

@@ -171,11 +171,11 @@ class Collector:
 
     # ---- state ------------------------------------------------------------------------------------------------------
 
-    def start(self, network: ActorCritic) -> list[AgentEpisode]:
-        """Begin the first episode of every environment; returns them."""
+    def start(self, network: ActorCritic, number: int = 0) -> list[AgentEpisode]:
+        """Begin the episode `number` of every environment; returns them."""
         count = self.envs.num_envs
-        state = {"numbers": [0] * count, "episodes": [{"actions": []}] * count, "state": network.initial_state(count)}
-        return self.load_state_dict(state)
+        state = {"numbers": [number] * count, "episodes": [{"actions": []}] * count}
+        return self.load_state_dict(state | {"state": network.initial_state(count)})
 
     def state_dict(self) -> dict[str, Any]:
         """The episodes in progress, as plain values and tensors.

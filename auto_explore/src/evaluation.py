@@ -24,15 +24,20 @@ class Tested:
     played: Played
 
 
-def test_episodes(collector: Collector, network: ActorCritic, config: TestPlayConfig, seed: int) -> Tested:
-    """Play the first `num_episodes` episodes of the collector's schedule, the same levels each time.
+def test_episodes(
+    collector: Collector, network: ActorCritic, config: TestPlayConfig, seed: int, repetition: int
+) -> Tested:
+    """Play the first `num_episodes` episodes of the collector's schedule; in a `repetition` above 0 those that follow.
 
     Which episodes count does not depend on how long they are: with several environments the first ones to end would
     be the short ones. Where an environment fails in one of them, the next one of the schedule counts.
     """
 
+    first = repetition * -(-config.num_episodes // collector.envs.num_envs)  # of each environment
+
     def wanted() -> set[int]:
-        sessions = (session for session in itertools.count() if session not in collector.envs.dropped_sessions)
+        following = itertools.count(first * collector.envs.num_envs)
+        sessions = (session for session in following if session not in collector.envs.dropped_sessions)
         return set(itertools.islice(sessions, config.num_episodes))
 
     def is_enough(collected: Collected) -> bool:
@@ -41,7 +46,7 @@ def test_episodes(collector: Collector, network: ActorCritic, config: TestPlayCo
         bar.update(len(done) - bar.n)
         return len(done) == config.num_episodes
 
-    collector.start(network)
+    collector.start(network, first)
     sampling = ActionSampling(config.temperature, config.epsilon, config.should_sample)
     # Steps are shown while no episode is complete, too.
     with tqdm(total=config.num_episodes, unit="episode", desc="test", leave=False, miniters=0) as bar:

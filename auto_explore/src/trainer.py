@@ -241,7 +241,7 @@ class AgentTrainer:
         if fabric.is_global_zero:
             seed = seed_of(self.common.seed, _TEST, self.epoch)
             with under("collection"):
-                tested = test_episodes(self._tester(), self.network, self.collection.test.config, seed)
+                tested = test_episodes(self._tester(), self.network, self.collection.test.config, seed, repetition=0)
             tracker.log(self.epoch, "test", tested.values)
             shown = tested.episodes[: self.evaluation.n_gifs]
             save_gifs(self.folder.gifs, self.epoch, shown, self.context.connector)

@@ -134,7 +134,7 @@ def _play_epochs(
     for epoch in tqdm(range(cfg.common.epochs), unit="epoch", desc="evaluate"):
         actors.curiosity.set_moments(info.errors, info.distances)
         with under("collection"):
-            tested = play_test(actors, cfg.collection.test.num_episodes, cfg.common.seed + epoch)
+            tested = play_test(actors, cfg.collection.test.num_episodes, cfg.common.seed + epoch, epoch)
         rows.append(tested.values)
         parts.append(tested.played)
         save_gifs(folder.evaluations, epoch, tested.episodes[: cfg.evaluation.n_gifs], setup.connector)

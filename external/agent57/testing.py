@@ -21,15 +21,18 @@ class Agent57Test:
     played: Played
 
 
-def play_test(actors: ActorGroup, num_episodes: int, seed: int) -> Agent57Test:
-    """Play the first `num_episodes` episodes of the actors' schedule, the same levels each time.
+def play_test(actors: ActorGroup, num_episodes: int, seed: int, repetition: int = 0) -> Agent57Test:
+    """Play the first `num_episodes` episodes of the actors' schedule, or in a `repetition` above 0 those that follow.
 
     Which episodes count does not depend on how long they are: with several environments the first ones to end would
     be the short ones. Where an environment fails in one of them, the next one of the schedule counts.
     """
 
+    first = repetition * -(-num_episodes // actors.envs.num_envs)  # of each environment
+
     def wanted() -> set[int]:
-        sessions = (session for session in itertools.count() if session not in actors.envs.dropped_sessions)
+        following = itertools.count(first * actors.envs.num_envs)
+        sessions = (session for session in following if session not in actors.envs.dropped_sessions)
         return set(itertools.islice(sessions, num_episodes))
 
     def is_enough(played: PlayedSteps) -> bool:
@@ -38,7 +41,7 @@ def play_test(actors: ActorGroup, num_episodes: int, seed: int) -> Agent57Test:
         return len(done) == num_episodes
 
     rng = np.random.default_rng(seed)
-    actors.start(rng)
+    actors.start(rng, first)
     with tqdm(total=num_episodes, unit="episode", desc="test", leave=False) as bar:
         played = actors.play(rng, is_enough)
     counted = wanted()
