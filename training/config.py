@@ -124,7 +124,7 @@ class EvalConfig:
     seq_step: Count = 16  # frames between the starts of two clips
     eval_control: bool = True  # also measure controllability (delta PSNR)
     eval_lite0: bool = True  # also measure Fréchet and kernel distance, on features of EfficientNet-Lite0
-    # This and the next six: world models under the recorded actions alone.
+    # This and the next five: world models under the recorded actions alone.
     # Training steps of the model that reads actions off frames, once for a dataset; 0 = no action following.
     action_following_steps: CountOrZero = 300
     drift_frames: CountOrZero = 0  # length of streamed rollouts in which drift is measured; 0 = none
