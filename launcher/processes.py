@@ -7,7 +7,9 @@ import os
 import pkgutil
 import signal
 import sys
+import tempfile
 import threading
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,11 +30,12 @@ from launcher.stopped import StoppedProcesses
 
 # prctl's option "send me this signal when my parent ends" (linux/prctl.h).
 _PR_SET_PDEATHSIG = 1
-# What torch and its back ends say of a process that does not answer.
-_NO_ANSWER = (
-    *("Timed out waiting", "Connection closed by peer", "Connection reset by peer", "Broken pipe"),
-    *("Watchdog caught collective operation timeout", "was likely closed", "failed to recv"),
-)
+# What torch and its back ends say of a process that has ended,
+_ENDED = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "was likely closed", "failed to recv")
+# and of one that does not answer.
+_NO_ANSWER = ("Timed out waiting", "Watchdog caught collective operation timeout", *_ENDED)
+# Seconds in which a process that has lost another leaves the report to that one, which may still be ending.
+_SECONDS_TO_END = 60
 
 
 def start(entry: str, config: object, num_processes: int = 1, timeout: float = math.inf) -> None:
@@ -64,31 +67,33 @@ def start(entry: str, config: object, num_processes: int = 1, timeout: float = m
 
 def _start_elastic(entry: str, config: object, num_processes: int, timeout: float) -> None:
     # Imported here: torch is slow to import, and only this path needs it.
-    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.api import DefaultLogsSpecs, SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    launch_config = LaunchConfig(
-        min_nodes=1,
-        max_nodes=1,
-        nproc_per_node=num_processes,
-        run_id=uuid.uuid4().hex,
-        rdzv_backend="c10d",
-        # Port 0: any free port.
-        rdzv_endpoint="localhost:0",
-        local_addr="localhost",
-        max_restarts=0,
-        monitor_interval=0.2,
-        start_method="spawn",
-        signals_to_handle="SIGTERM,SIGHUP,SIGQUIT,SIGUSR1,SIGUSR2",
-    )
     stopped = StoppedProcesses(num_processes, timeout)
     try:
         with (
+            tempfile.TemporaryDirectory(prefix="processes_") as errors_dpath,
             _silenced("torch.distributed.elastic", "torch.multiprocessing"),
             _interrupts_left_to_children(),
             stopped.watched(),
         ):
+            launch_config = LaunchConfig(
+                min_nodes=1,
+                max_nodes=1,
+                nproc_per_node=num_processes,
+                run_id=uuid.uuid4().hex,
+                rdzv_backend="c10d",
+                # Port 0: any free port.
+                rdzv_endpoint="localhost:0",
+                local_addr="localhost",
+                max_restarts=0,
+                monitor_interval=0.2,
+                start_method="spawn",
+                logs_specs=DefaultLogsSpecs(log_dir=errors_dpath),
+                signals_to_handle="SIGTERM,SIGHUP,SIGQUIT,SIGUSR1,SIGUSR2",
+            )
             exit_codes = elastic_launch(launch_config, _work)(entry, config)
     except ChildFailedError as error:
         raise _failure(error, num_processes, stopped) from None
@@ -102,7 +107,6 @@ def _failure(error: Any, num_processes: int, stopped: StoppedProcesses) -> Excep
     """The exception for torch's ChildFailedError."""
     if message := stopped.message():
         return UserError(message)
-    # A process that was killed fails before those that notice it, but may be reported after them.
     for rank, failure in error.failures.items():
         if failure.exitcode < 0 and failure.exitcode != -signal.SIGTERM:
             name = signal.Signals(-failure.exitcode).name
@@ -179,11 +183,21 @@ def _work(entry: str, config: object) -> int:
     except UserError as error:
         # Torch reports type and message as text.
         raise UserError(one_line(error)) from error
+    except RuntimeError as error:
+        if any(words in str(error) for words in _ENDED):
+            _leave_the_report_to_another()
+        raise
     except KeyboardInterrupt:
         return INTERRUPTED
     except SystemExit as error:
         return code_of_exit(error)
     return SUCCESS
+
+
+def _leave_the_report_to_another() -> None:
+    """Wait to be ended: torch ends all when it finds the first that failed, and reports that one alone."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    time.sleep(_SECONDS_TO_END)
 
 
 def _end_with_launcher() -> None:

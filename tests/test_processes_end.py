@@ -1,5 +1,6 @@
 """Several processes: none outlives its launcher, and none waits for ever for one that was killed or stopped."""
 
+import atexit
 import errno
 import os
 import signal
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import torch
 
 from data_generation.data.errors import UserError
 from data_generation.data.fields import PathText
@@ -25,7 +27,7 @@ class Job:
     """What the entry points below, in processes of their own, are given."""
 
     out_dpath: PathText
-    # Of rank 1.
+    # Of rank 1: the signal that it sends itself, 0 for none.
     ends_by: int = 0
 
 
@@ -37,6 +39,20 @@ def write_pid_and_wait(job: Job) -> None:
     if rank == "1" and job.ends_by:
         os.kill(os.getpid(), job.ends_by)
     time.sleep(120)
+
+
+def lose_the_other(job: Job) -> None:
+    """Entry point: rank 1 fails, by a signal or a user's mistake, while the others wait for it; slow to end."""
+    runtime = make_runtime("cpu", "fp32", timeout=10)
+    runtime.wait_for_everyone()
+    if os.environ["RANK"] == "1":
+        if job.ends_by:
+            os.kill(os.getpid(), job.ends_by)
+        # Closes the connections well before the process ends.
+        atexit.register(time.sleep, 3)
+        atexit.register(torch.distributed.destroy_process_group)
+        raise UserError("of rank 1")
+    runtime.wait_for_everyone()
 
 
 def fill_the_disk(job: Job) -> None:
@@ -74,6 +90,15 @@ def test_a_process_that_hangs_is_not_waited_for_for_ever(tmp_path):
         UserError, match=r"^process 0 of 2 timed out waiting for another one, which hangs or was cut off"
     ):
         start("tests.test_processes_end:wait_for_the_other", Job(str(tmp_path)), num_processes=2)
+
+
+@pytest.mark.parametrize("num_processes", [2, 3])
+@pytest.mark.parametrize(
+    ("ends_by", "line"), [(0, "of rank 1"), (signal.SIGKILL, "process 1 of . was ended by SIGKILL")]
+)
+def test_the_first_that_fails_is_reported_not_those_that_lose_it(tmp_path, num_processes, ends_by, line):
+    with pytest.raises(UserError, match=f"^{line}"):
+        start("tests.test_processes_end:lose_the_other", Job(str(tmp_path), ends_by), num_processes)
 
 
 def test_a_full_disk_in_one_of_several_processes_is_one_line(tmp_path):
