@@ -27,11 +27,16 @@ from training.model_card import CARD_FNAME, write_card
 from training.run_folder import read_state
 
 WEIGHTS_DPATH = Path(__file__).resolve().parent.parent / "weights"
+# Of the figures' datasets, for the models whose card has such.
+DATASETS = (
+    "`levels_…` and `whole_…` are sticky random play, `ways_…` scripted ways to the gates, `mixed_…` both; `…_unseen`:",
+    "of levels that were not trained on ([data](../../docs/results/recipe.md)).",
+)
 ABOUT = {
     "tokenizer": "frames to tokens and back, to train world models on",
     "cinderfoot": "a world model of 448 levels, from their start to their gates; what `python run.py play` plays",
     "guided": "a world model of the first twelve levels; experiments in exploration begin with it",
-    "latent": "a world model that is played by actions that it found itself",
+    "latent": "a world model that is played with latent actions",
 }
 AGENT = "agent57"
 AGENT_FNAME = "agent.pt"
@@ -79,8 +84,8 @@ def agent_card(info: Agent57Info, commands: str) -> list[str]:
     """The lines of the agent's card."""
     return [
         *("# Agent57 for Cinderfoot", ""),
-        "An agent that plays the first four levels for the game's own reward and has no part in the training of any",
-        "world model: its play is what they are tested on.",
+        "An agent that plays the first four levels for the environment reward and is never used to train a world",
+        "model: its play is what they are tested on.",
         *("", "| | |", "| --- | --- |"),
         f"| actions | {', '.join(f'`{name}`' for name in info.action_names)} |",
         f"| policies | {info.family.num_policies} |",
@@ -101,6 +106,8 @@ def made(args: argparse.Namespace, loaded: LoadedModel[Any]) -> Iterator[str]:
         "As the commands were given; presets and recipes change, so that today they may train another model.",
     )
     yield from ("`config.json` has the settings of these weights.", "")
+    if args.name in ("cinderfoot", "guided"):
+        yield from (*DATASETS, "")
     yield from ("```", args.commands.read_text().strip(), "```", "", "| | |", "| --- | --- |")
     levels = "; ".join(f"{text} of {game}" for game, text in loaded.config.levels.items())
     yield f"| levels | {levels} |"
@@ -129,7 +136,7 @@ def overview(weights: Path) -> Iterator[str]:
         size = (weights / name / WEIGHTS_FNAME).stat().st_size / 1e6
         yield f"| [{name}]({name}/{CARD_FNAME}) | {about} | {values['step']} | {levels} | {size:.1f} |"
     if (path := weights / AGENT / AGENT_FNAME).is_file():
-        about = "an agent that plays for the game's reward, to test world models on"
+        about = "an agent that plays for the environment reward, to test world models on"
         epochs, size = read_agent57(path).info.epoch, path.stat().st_size / 1e6
         yield f"| [{AGENT}]({AGENT}/{CARD_FNAME}) | {about} | {epochs} epochs | 0-3 of Cinderfoot-Nes | {size:.1f} |"
 

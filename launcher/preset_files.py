@@ -41,7 +41,7 @@ def unreadable(error: Exception, path: Path | None = None) -> UserError:
     where = path or (mark and mark.name)
     name = f"preset '{where}'" if where else "a preset"
     one_line = " ".join(str(problem).split())
-    return UserError(f"{name} cannot be read{_place(mark)}: {one_line}: mend the file")
+    return UserError(f"{name} cannot be read{_place(mark)}: {one_line}: fix the file")
 
 
 def _place(mark: yaml.Mark | None) -> str:

@@ -39,7 +39,7 @@ class RealGame:
         """The seed of a recorded episode's reset. UserError where the game shows other frames than were recorded."""
         seed: int | None = self._ask(state)
         if seed is None:
-            raise UserError(f"'{state.level.game}' shows other frames here than were recorded")
+            raise UserError(f"'{state.level.game}' renders other frames on this machine than were recorded")
         return seed
 
     def step(self, action: int) -> Transition:

@@ -107,7 +107,7 @@ class Playground:
         """
         if environment is None:
             if self.game is None:
-                raise UserError(f"no game here: {self.no_game}")
+                raise UserError(f"the game is not available: {self.no_game}")
             return self.game.connector
         if environment not in self._connectors:
             # Another visitor's thread may make it, too: the first one counts.

@@ -90,7 +90,7 @@ class PlaySession:
     async def begin_level(self, level: int) -> None:
         """Start the game at a level. UserError where it cannot be played here."""
         if self._ground.game is None:
-            raise UserError(f"no game here: {self._ground.no_game}")
+            raise UserError(f"the game is not available: {self._ground.no_game}")
         if level >= len(self._ground.game.levels):
             raise UserError("there is no such level")
         state = PlayedState(self._ground.game.levels[level], 0)

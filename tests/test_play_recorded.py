@@ -116,5 +116,5 @@ def test_a_game_that_shows_other_frames_than_were_recorded_is_not_shown(server, 
     number = number_of(server[1], "skip_2")
     monkeypatch.setitem(server[1].ground._connectors, number, make_connector(walk_config(3)))
     player.ask(do="start_episode", environment=number, episode=0, time=2)
-    assert "shows other frames here than were recorded" in player.problem('{"do": "game", "on": true}')
+    assert "renders other frames on this machine than were recorded" in player.problem('{"do": "game", "on": true}')
     assert not player.ask(do="step", action=0)[0]["has_game"]

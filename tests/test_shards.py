@@ -57,7 +57,7 @@ def test_a_shard_goes_on_and_keeps_what_others_made(counting, tmp_path):
 @pytest.mark.parametrize(
     ("shard", "num_shards", "message"),
     [
-        (4, 4, r"config\.shard=4: is none of config\.num_shards=4; count from 0"),
+        (4, 4, r"config\.shard=4: must be below config\.num_shards=4; count from 0"),
         (0, 19, r"num_shards=19: .* 18 episodes"),
     ],
 )

@@ -53,7 +53,7 @@ def test_a_tensorboard_that_fails_does_not_stop_training(root, monkeypatch, capl
     cfg = renamed(tiny_config(root), "run", trackers=["tensorboard"])
     assert train(cfg).name == "model-4.pt"
     assert len(rows(cfg, "train")) == 4
-    assert sum("tensorboard is off from here ([Errno 28]" in record.message for record in caplog.records) == 1
+    assert sum("tensorboard is off from now on ([Errno 28]" in record.message for record in caplog.records) == 1
 
 
 def test_a_tensorboard_that_is_not_installed_is_one_line_before_training(root, monkeypatch):

@@ -30,6 +30,7 @@ _COMMANDS = {
 }
 # Images of an evaluation that a card shows, where they are there.
 _PICTURES = ("film-000.gif", "clip-000.gif", "strips.png", "psnr_per_frame.png")
+_NOTE = "In the figures, mean PSNR favours a repeated frame, as equal frames count 100 dB: compare pooled PSNR."
 # What `write_card` writes.
 CARD_FILES = (CARD_FNAME, *(f"images/*-{name}" for name in _PICTURES))
 
@@ -40,7 +41,7 @@ def write_card(folder: Path, checkpoint: Path, loaded: LoadedModel[Any], evaluat
     Evaluations of that checkpoint are looked for below `evaluations_dpath`.
     """
     found = list(_evaluations(evaluations_dpath, checkpoint))
-    lines = [*_head(loaded, found), *_facts(loaded)]
+    lines = [*_head(loaded, found), *_facts(loaded), *(["", _NOTE] if found else [])]
     for number, (evaluation_dpath, content) in enumerate(found):
         lines += ["", *_results(content)]
         for name in _PICTURES:

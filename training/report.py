@@ -47,38 +47,38 @@ _SINGLE = {
     "lite0_frechet": "Fréchet distance on EfficientNet-Lite0 (not FID)",
     "lite0_kernel": "kernel distance on EfficientNet-Lite0 (not KID)",
     "delta_psnr": "ΔPSNR [dB] (recorded − random actions)",
-    "action_following": "actions read off the predicted frames: share of the recorded ones",
-    "action_following_ceiling": "  off the recorded frames (ceiling)",
-    "action_following_floor": "  off frames under random actions (floor)",
-    "action_following_random": "  off frames under random actions: share of those",
-    "token_accuracy": "next frame's tokens predicted",
-    "calibration_auroc": "entropy of wrong above right tokens: AUROC (0.5 = says nothing)",
-    "calibration_changed_auroc": "  among tokens that change",
-    "calibration_frame_spearman": "entropy and error of frames: rank correlation",
-    "calibration_ece": "expected calibration error",
+    "action_following": "action following: recorded actions read off the predicted frames",
+    "action_following_ceiling": "action following: ceiling, off the recorded frames",
+    "action_following_floor": "action following: floor, off frames under random actions",
+    "action_following_random": "action following: random actions read off their frames",
+    "token_accuracy": "token accuracy of the next frame",
+    "calibration_auroc": "calibration: AUROC of entropy for wrong tokens (0.5 = chance)",
+    "calibration_changed_auroc": "calibration: the same, among tokens that change",
+    "calibration_frame_spearman": "calibration: rank correlation of a frame's entropy and error",
+    "calibration_ece": "calibration: expected calibration error (ECE)",
     "counterfactual_pooled_psnr": "counterfactuals: pooled PSNR [dB] to the game's own future",
-    "counterfactual_other_pooled_psnr": "  to the game's futures under other actions",
-    "counterfactual_copy_last_pooled_psnr": "  copy-last baseline",
-    "counterfactual_delta_psnr": "  ΔPSNR [dB] (the action − other actions)",
-    "counterfactual_ranking": "  own future nearer than another's (0.5 = chance)",
+    "counterfactual_other_pooled_psnr": "counterfactuals: pooled PSNR [dB] to the game's futures under other actions",
+    "counterfactual_copy_last_pooled_psnr": "counterfactuals: pooled PSNR [dB] of the copy-last baseline",
+    "counterfactual_delta_psnr": "counterfactuals: ΔPSNR [dB] (the action − other actions)",
+    "counterfactual_ranking": "counterfactuals: own future nearer than another's (0.5 = chance)",
     "psnr_to_last_given_frame": "PSNR [dB] to the last prime frame (lower = more motion)",
     "psnr_to_random_actions": "PSNR [dB] to random actions (lower = the action matters more)",
     "latent_perplexity": "latent actions in use, effectively (perplexity)",
     "latent_used": "share of latent actions that occur",
     "latent_nmi": "latent and recorded actions: normalised mutual information",
-    "latent_nmi_chance": "  the same of clips that do not belong together",
+    "latent_nmi_chance": "normalised mutual information of clips that do not belong together (chance)",
     "latent_probe_id_accuracy": "recorded action predicted from the latent action's number: accuracy",
-    "latent_probe_code_accuracy": "  from its code",
-    "latent_probe_majority_accuracy": "  always naming the commonest action",
+    "latent_probe_code_accuracy": "recorded action predicted from the latent action's code: accuracy",
+    "latent_probe_majority_accuracy": "accuracy of always naming the commonest action",
 }
 # Values at single frames of long rollouts, by what stands before the frame's number.
 _DRIFT = {
     "drift_pooled_psnr_": "drift: pooled PSNR [dB]",
-    "drift_copy_last_pooled_psnr_": "  copy-last baseline",
+    "drift_copy_last_pooled_psnr_": "drift: pooled PSNR [dB] of the copy-last baseline",
     "drift_position_accuracy_": "drift: the character is where the game has it, share of rollouts",
-    "drift_ceiling_position_accuracy_": "  off the recorded frames (ceiling)",
-    "drift_copy_last_position_accuracy_": "  copy-last baseline",
-    "drift_position_error_": "  distance in pixels, median",
+    "drift_ceiling_position_accuracy_": "drift: the same, off the recorded frames (ceiling)",
+    "drift_copy_last_position_accuracy_": "drift: the same, copy-last baseline",
+    "drift_position_error_": "drift: distance to there in pixels, median",
 }
 # What is in an evaluation's folder, and what is left in it of a process that was killed there.
 _OWN_FILES = (
@@ -175,7 +175,7 @@ def metric_rows(content: dict[str, Any]) -> list[tuple[str, float]]:
         for prefix, label in _CURVES.items()
         for name, column in _COLUMNS.items()
     }
-    named |= {name: label.strip() for name, label in _SINGLE.items()}
+    named |= _SINGLE
     return [(label, metrics[name]) for name, label in named.items() if name in metrics]
 
 

@@ -175,7 +175,7 @@ class _Tracker(ABC):
             try:
                 call()
             except Exception as error:  # foreign code: whatever it is, training continues
-                logger.warning("%s is off from here (%s): metrics go to metrics.jsonl", self.name, _one_line(error))
+                logger.warning("%s is off from now on (%s): metrics go to metrics.jsonl", self.name, _one_line(error))
                 with suppress(Exception):
                     self._after_error()
                 return
@@ -243,7 +243,7 @@ def _start_tensorboard(folder: Path, trackers: Sequence[str], resume_step: int) 
     except Exception as error:  # foreign code: not installed, another version, a folder that cannot be written …
         is_missing = isinstance(error, ImportError)
         problem = "tensorboard is not installed" if is_missing else f"tensorboard failed ({_one_line(error)})"
-        remedy = "run `bash install.sh --with tensorboard`, or omit it" if is_missing else "mend that, or omit it"
+        remedy = "run `bash install.sh --with tensorboard`, or omit it" if is_missing else "fix that, or omit it"
         raise FieldError("trackers", list(trackers), problem, remedy) from error
 
 
@@ -291,7 +291,7 @@ def _start_wandb(folder: Path, config: WandbSettings, run_config: dict[str, Any]
     except Exception as error:  # foreign code: no login, no network, no writable home, another version …
         if mode != "auto":
             problem = "needs the package wandb" if isinstance(error, ImportError) else f"failed ({_one_line(error)})"
-            raise FieldError("mode", mode, problem, "mend that or set {mode}=disabled") from error
+            raise FieldError("mode", mode, problem, "fix that or set {mode}=disabled") from error
         logger.warning("wandb is off (%s): metrics go to %s", _one_line(error), folder / "metrics.jsonl")
         return None
     # It would add a line for each row that a dead process does not take.

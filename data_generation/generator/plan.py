@@ -74,7 +74,7 @@ def make_plan(config: DatasetConfig, connector: Connector) -> Plan:
     written then.
     """
     if config.shard >= config.num_shards:
-        raise FieldError("shard", config.shard, "is none of {num_shards}=" + str(config.num_shards), "count from 0")
+        raise FieldError("shard", config.shard, f"must be below {{num_shards}}={config.num_shards}", "count from 0")
     with under("connector"):
         selection = connector.select()
     _check_number(config, connector, selection.games)

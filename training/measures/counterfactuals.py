@@ -31,7 +31,7 @@ _STATE = "state"  # a name in a SampleTable: the indices themselves
 
 
 class CannotReplayError(Exception):
-    """The game shows other frames here than were recorded; the message is one line."""
+    """The game renders other frames on this machine than were recorded; the message is one line."""
 
 
 @dataclass(frozen=True)
