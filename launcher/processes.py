@@ -33,7 +33,15 @@ _PR_SET_PDEATHSIG = 1
 # What torch and its back ends say of a process that has ended,
 _ENDED = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "was likely closed", "failed to recv")
 # and of one that does not answer.
-_NO_ANSWER = ("Timed out waiting", "Watchdog caught collective operation timeout", *_ENDED)
+_NO_ANSWER = (
+    *(
+        "Timed out waiting",
+        "wait timeout after",
+        "socket has timed out",
+        "Watchdog caught collective operation timeout",
+    ),
+    *_ENDED,
+)
 # Seconds in which a process that has lost another leaves the report to that one, which may still be ending.
 _SECONDS_TO_END = 60
 

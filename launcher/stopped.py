@@ -26,6 +26,8 @@ class StoppedProcesses:
         self.minutes = minutes
         # Looks in a row at which it was stopped, by number of the child; ranks have the order of these.
         self._looks: Counter[int] = Counter()
+        # Numbers of those that were ended here, which may look alive for a while.
+        self._ended: set[int] = set()
 
     @contextmanager
     def watched(self) -> Iterator[None]:
@@ -62,6 +64,8 @@ class StoppedProcesses:
             self._count(sorted(self._looks).index(number), number, pid)
 
     def _count(self, rank: int, number: int, pid: int | None) -> None:
+        if number in self._ended:
+            return
         try:
             process = psutil.Process(pid)
             status = process.status()
@@ -71,6 +75,7 @@ class StoppedProcesses:
             return
         self._looks[number] = self._looks[number] + 1 if status == psutil.STATUS_STOPPED else 0
         if self._looks[number] * _INTERVAL >= self.minutes * 60:
+            self._ended.add(number)
             process.kill()
         elif self._looks[number] == _LOOKS_UNTIL_NOTE:
             note = f"note: process {rank} of {self.num_processes} is stopped and the others wait for it"

@@ -1,21 +1,22 @@
 """Runs that several processes make together, forked from the tests so that none has to import everything again."""
 
 import os
-import socket
 import sys
 import traceback
 from collections.abc import Callable, Mapping
 from typing import Any
+
+from torch.distributed import TCPStore
 
 from launcher.processes import start
 
 
 def run_together(num_processes: int, entry: str, config: Any) -> list[int]:
     """Call an entry point in several processes, as `torchrun` does; their exit codes, -signal for a killed one."""
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
-    common = {"WORLD_SIZE": str(num_processes), "MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
+    # Here, as in `torchrun`, so that no other program gets the port before rank 0 listens to it.
+    store = TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
+    common = {"WORLD_SIZE": str(num_processes), "MASTER_ADDR": "localhost", "MASTER_PORT": str(store.port)}
+    common["TORCHELASTIC_USE_AGENT_STORE"] = "True"
     pids = []
     for rank in range(num_processes):
         own = {**common, "RANK": str(rank), "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": str(num_processes)}

@@ -119,7 +119,9 @@ def test_a_checkpoint_names_the_commit_that_wrote_it_where_there_is_one(tmp_path
         assert load_model(tmp_path / "model-1.pt").step == 1
 
 
-def test_the_commit_is_that_of_the_folder_of_the_code():
+def test_the_commit_is_that_of_the_folder_of_the_code(monkeypatch):
+    monkeypatch.setattr("models.provenance._TIMEOUT", 600)
+    code_commit.cache_clear()
     command = ["git", "-C", str(Path(__file__).parent.parent), "rev-parse", "HEAD"]
     found = subprocess.run(command, capture_output=True, text=True, check=False)
     expected = found.stdout.strip() if found.returncode == 0 else None

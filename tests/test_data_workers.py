@@ -47,10 +47,10 @@ def test_a_killed_worker_is_one_line(clips, persistent):
 
 
 def test_a_stopped_worker_is_one_line_and_is_ended(clips):
-    batches = iter(batches_of(clips, 1, worker_seconds=0.5))
+    batches = iter(batches_of(clips, 1, worker_seconds=3))
     next(batches)
     workers = signal_workers(signal.SIGSTOP)
-    with pytest.raises(FieldError, match=r"no batch for 0\.5 s; .*data_worker_seconds.*n_data_workers=0"):
+    with pytest.raises(FieldError, match=r"no batch for 3 s; .*data_worker_seconds.*n_data_workers=0"):
         list(batches)
     wait_until(lambda: not any(map(is_alive, workers)))
 

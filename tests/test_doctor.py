@@ -17,7 +17,8 @@ def lines_of(capsys) -> dict[str, str]:
     return {**{line[9:22].strip(): f"{line[:8].strip()} {line[23:]}" for line in lines}, "last": last}
 
 
-def test_every_check_has_a_line_and_nothing_is_missing_here(capsys):
+def test_every_check_has_a_line_and_nothing_is_missing_here(capsys, monkeypatch):
+    monkeypatch.setattr(doctor, "_SECONDS", 600)
     assert run.main(["doctor"]) == 0
     lines = lines_of(capsys)
     assert lines["torch"].startswith("ok 2.") and "cpu (" in lines["torch"]
@@ -73,8 +74,8 @@ def test_a_check_that_raises_or_never_answers_leaves_the_others(tmp_path):
         return Finding("ok", (Path(tmp_path) / "none").read_text())
 
     checks = {"hangs": hangs, "fails": fails, "works": lambda: Finding("ok", "here")}
-    found = dict(run_checks(checks, 0.2))
+    found = dict(run_checks(checks, 2))
     forever.set()
-    assert found["hangs"].text == "no answer within 0 s"
+    assert found["hangs"].text == "no answer within 2 s"
     assert found["fails"].state == "note" and "FileNotFoundError" in found["fails"].text
     assert found["works"] == Finding("ok", "here")

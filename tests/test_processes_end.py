@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -63,11 +64,20 @@ def fill_the_disk(job: Job) -> None:
 
 
 def wait_for_the_other(job: Job) -> None:
-    """Entry point: rank 1 does not come to where rank 0 waits for it."""
-    runtime = make_runtime("cpu", "fp32", timeout=1 / 60)
+    """Entry point: both meet, then rank 1 does not come to where rank 0 waits for it for a second."""
+    runtime = make_runtime("cpu", "fp32", timeout=10)
+    runtime.wait_for_everyone()
     if os.environ["RANK"] == "1":
         time.sleep(120)
+    torch.distributed.distributed_c10d._set_pg_timeout(timedelta(seconds=1))
     runtime.wait_for_everyone()
+
+
+def wait_for_one_that_does_not_join(job: Job) -> None:
+    """Entry point: rank 1 does not join the group."""
+    if os.environ["RANK"] == "1":
+        time.sleep(120)
+    make_runtime("cpu", "fp32", timeout=1 / 60)
 
 
 ENTRY = "tests.test_processes_end:write_pid_and_wait"
@@ -85,11 +95,11 @@ def test_a_stopped_process_does_not_hold_up_the_others_for_ever(tmp_path, capfd)
     assert not any(is_alive(int(path.read_text())) for path in tmp_path.glob("*.pid"))
 
 
-def test_a_process_that_hangs_is_not_waited_for_for_ever(tmp_path):
-    with pytest.raises(
-        UserError, match=r"^process 0 of 2 timed out waiting for another one, which hangs or was cut off"
-    ):
-        start("tests.test_processes_end:wait_for_the_other", Job(str(tmp_path)), num_processes=2)
+@pytest.mark.parametrize("entry", ["wait_for_the_other", "wait_for_one_that_does_not_join"])
+def test_a_process_that_hangs_is_not_waited_for_for_ever(tmp_path, entry):
+    line = r"^process 0 of 2 timed out waiting for another one, which hangs or was cut off"
+    with pytest.raises(UserError, match=line):
+        start(f"tests.test_processes_end:{entry}", Job(str(tmp_path)), num_processes=2)
 
 
 @pytest.mark.parametrize("num_processes", [2, 3])

@@ -352,7 +352,7 @@ def test_an_odd_table_is_one_line(tmp_path, read, content):
 # ---- mutations ------------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(data=st.data())
 def test_mutated_files_are_right_or_one_line(whole, tmp_path_factory, data):
     """Bytes of a real file replaced, removed or inserted."""
