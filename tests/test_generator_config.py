@@ -8,8 +8,10 @@ from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 
-from data_generation.config import AgentConfig, GenerateConfig
+from data_generation.config import AgentConfig, DatasetConfig, GenerateConfig
 from data_generation.generate import generate
+from data_generation.generator.levels import Level
+from data_generation.generator.schedule import dataset_episode
 from tests.generator_helpers import ROOT, counting_config, retro_config
 
 CONFIGS = ROOT / "data_generation" / "configs"
@@ -93,7 +95,15 @@ def test_presets_are_those_promised() -> None:
     sessions = {name: preset(name).config.connector.generator_config.n_sessions for name in PRESETS}
     assert (sessions["pretrain"], sessions["g200"], sessions["control"], sessions["control_test"]) == (20, 50, 100, 20)
     assert all(sessions[name] == 10_000 for name in agents)
-    assert preset("control").config.seed != preset("control_test").config.seed  # or the test set is in the training set
+
+
+@pytest.mark.parametrize(("trained_on", "held_out"), [("control", "control_test"), ("demo", "demo_256")])
+def test_presets_to_evaluate_on_share_no_episode_with_the_training_set(trained_on: str, held_out: str) -> None:
+    def seeds(config: DatasetConfig) -> set[int]:
+        sessions = range(config.connector.generator_config.n_sessions)
+        return {dataset_episode(config.seed, Level("Cinderfoot-Nes", 0), session).env_seed for session in sessions}
+
+    assert not seeds(preset(trained_on).config) & seeds(preset(held_out).config)
 
 
 def test_the_printed_next_command_names_the_dataset_whatever_its_name_is(
