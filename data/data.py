@@ -8,6 +8,7 @@ strides are those of (B, T, H, W, C). Turning them into patches is faster from t
 import hashlib
 import logging
 import math
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -254,11 +255,15 @@ def _check_agreement(environments: list[Environment]) -> None:
 def _no_clips(
     dataset_dpath: Path, split: str, num_frames: int, environments: list[Environment], episodes: list[np.ndarray]
 ) -> UserError:
-    sessions = max(len(np.unique(environment.sessions)) for environment in environments)
+    sessions = max(len(np.unique(environment.all_sessions)) for environment in environments)
     if not any(len(chosen) for chosen in episodes):
         needed = {"train": 1, "validation": 2, "test": 3, "all": 1}[split]
-        have = f"split '{split}' of dataset '{dataset_dpath}' is empty: it needs {needed} sessions and has {sessions}"
-        return UserError(f"{have}; generate more with config.connector.generator_config.n_sessions={max(needed, 3)}")
+        empty = f"split '{split}' of dataset '{dataset_dpath}' is empty"
+        if sessions >= needed:
+            check = f"python run.py data check {shlex.quote(str(dataset_dpath))}"
+            return UserError(f"{empty}: its episodes are bad; '{check}' names them: generate them again")
+        more = f"generate more with config.connector.generator_config.n_sessions={max(needed, 3)}"
+        return UserError(f"{empty}: it needs {needed} sessions and has {sessions}; {more}")
     longest = max(
         int(environment.num_frames[chosen].max(initial=0))
         for environment, chosen in zip(environments, episodes, strict=True)

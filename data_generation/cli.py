@@ -12,7 +12,7 @@ from tqdm import tqdm
 from data_generation.arguments import OneLineParser, path_or_place, read_path, whole_number
 from data_generation.cli_subsets import add_subset_commands
 from data_generation.data.check import check_environments
-from data_generation.data.data import SPLITS, Environment, EpisodeReader, list_environments, split_sessions
+from data_generation.data.data import SPLITS, Environment, EpisodeReader, list_environments, split_episodes
 from data_generation.data.dataset_card import dataset_card
 from data_generation.data.environment import dataset_dname
 from data_generation.data.errors import FieldError, under
@@ -173,8 +173,7 @@ def _open(path: Path) -> list[Environment]:
 
 
 def _splits(environment: Environment) -> dict[str, int]:
-    sessions = environment.sessions
-    return {split: int(np.isin(sessions, split_sessions(sessions, split)).sum()) for split in SPLITS if split != "all"}
+    return {split: len(split_episodes(environment, split)) for split in SPLITS if split != "all"}
 
 
 def _info(arguments: argparse.Namespace) -> int:

@@ -5,9 +5,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from data.data import ClipDataset
 from data_generation.data.data import (
     DatasetInfo,
     Environment,
+    episode_path,
     list_environments,
     split_episodes,
     split_sessions,
@@ -85,6 +87,30 @@ def test_known_splits():
     assert [len(split_sessions(np.arange(100), s)) for s in ("train", "validation", "test")] == [90, 9, 1]
     with pytest.raises(ValueError, match="split=dev"):
         split_sessions(np.arange(3), "dev")
+
+
+@pytest.mark.parametrize("bad", [0, 8, 9])
+def test_a_bad_episode_that_is_skipped_moves_no_other_into_another_split(tmp_path, bad):
+    make_environment(tmp_path, 10, num_frames=2)
+
+    def splits() -> dict[str, list[int]]:
+        environment = Environment(tmp_path, on_bad_episode="skip")
+        names = ("train", "validation", "test", "all")
+        return {name: environment.sessions[split_episodes(environment, name)].tolist() for name in names}
+
+    whole = splits()
+    episode_path(tmp_path, 0, bad).write_bytes(b"")
+    expected = {name: [session for session in own if session != bad] for name, own in whole.items()}
+    assert splits() == expected
+    # From the stored index, too.
+    assert splits() == expected
+
+
+def test_a_split_of_bad_episodes_alone_is_said_to_be_one(tmp_path):
+    env_dpath = make_environment(tmp_path / "e", 10)
+    episode_path(env_dpath, 0, 9).write_bytes(b"")
+    with pytest.raises(ValueError, match=r"split 'test' .*its episodes are bad; 'python run.py data check .*' names"):
+        ClipDataset(tmp_path, "test", 16, on_bad_episode="skip")
 
 
 def test_all_instances_of_a_session_are_in_one_split(tmp_path):

@@ -15,7 +15,7 @@ import numpy as np
 from data_generation.data.codec import Codec, codec_by_id
 from data_generation.data.episode import ChunkTable, EpisodeReader, episode_path
 from data_generation.data.errors import FieldError, UserError
-from data_generation.data.index import Entry, current_index
+from data_generation.data.index import Entry, current_index, scan
 from data_generation.data.info import INFO_FNAME, DatasetInfo, MissingDatasetError
 from data_generation.data.layout import HEADER_SIZE, BadEpisodeError, EpisodeError, Header, episode_error
 from data_generation.data.reading import UnreadableFileError, open_file
@@ -105,8 +105,8 @@ class Environment:
 
     Attributes: `env_dpath`, `info` (DatasetInfo), and per episode the int64 arrays `num_frames`, `instances`,
     `sessions`, `num_bytes`, and `reward_sums` (float64). `bad_episodes` lists what was omitted under
-    `on_bad_episode="skip"`. Raises `MissingDatasetError` without info.json, and `EpisodeError` for a bad episode unless
-    it is skipped.
+    `on_bad_episode="skip"`, and `all_sessions` (n,) has the sessions of those, too. Raises `MissingDatasetError`
+    without info.json, and `EpisodeError` for a bad episode unless it is skipped.
     """
 
     def __init__(self, env_dpath: Path | str, on_bad_episode: str = "error") -> None:
@@ -122,6 +122,7 @@ class Environment:
             logger.warning("%d bad episodes of '%s' are skipped, first: %s", len(errors), env_dpath, errors[0])
         self.bad_episodes = [str(error) for error in errors]
         self.instances, self.sessions, self.num_bytes = self._index.keys[:, :3].T
+        self.all_sessions = np.array([key[1] for key in scan(self.env_dpath)], np.int64) if errors else self.sessions
         self.num_frames = self._index.num_actions + 1
         self.reward_sums = self._index.reward_sums
 
@@ -249,5 +250,8 @@ def split_sessions(sessions: np.ndarray, split: str) -> np.ndarray:
 
 
 def split_episodes(environment: Environment, split: str) -> np.ndarray:
-    """Indices of the episodes whose session belongs to `split` (train | validation | test | all)."""
-    return np.flatnonzero(np.isin(environment.sessions, split_sessions(environment.sessions, split)))
+    """Indices of the episodes whose session belongs to `split` (train | validation | test | all).
+
+    Bad episodes count, so that one that is skipped moves no other into another split.
+    """
+    return np.flatnonzero(np.isin(environment.sessions, split_sessions(environment.all_sessions, split)))
