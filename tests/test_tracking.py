@@ -146,7 +146,7 @@ def test_boxes_are_checked(tmp_path: Path) -> None:
         read_boxes(table)
     table.write_text("game,x,y,w,h\nAirstriker-Genesis-v0,1,2,3,4\n")
     settings = {"roi_annotation_fpath": str(table)}
-    with pytest.raises(FileNotFoundError, match=f"{GAME}: no row in .*boxes.csv"):
+    with pytest.raises(ValueError, match=rf"roi_annotation_fpath=.*boxes.csv: no box for .* of {GAME}; add a row"):
         RetroActConnector(ConnectorConfig(game=GAME, **settings)).select()  # type: ignore[arg-type]
     connector = RetroActConnector(ConnectorConfig(game=[GAME, "Airstriker-Genesis"], **settings))  # type: ignore[arg-type]
     assert list(connector.select().skipped) == [GAME]
@@ -185,5 +185,32 @@ def test_own_states_have_boxes_of_their_own(tmp_path: Path) -> None:
     assert connector.box_of(GAME, "Level01") == Box(2, 2, 8, 8)
     assert connector.box_of(GAME, "Level02") == Box(1, 1, 8, 8)
     table.write_text(f"game,state,x,y,w,h\n{GAME},Level01,2,2,8,8\n")
-    with pytest.raises(ValueError, match="no row for state 'Level00'"):
+    with pytest.raises(ValueError, match="no box for the start state 'Level00'"):
         RetroActConnector(ConnectorConfig(game=GAME, roi_annotation_fpath=str(table))).make_env(GAME, 0)
+
+
+def marking(tmp_path: Path, states: int, games: list[str]) -> GenerateConfig:
+    """Two levels of each game, around a character of which Cinderfoot's first `states` levels have a box."""
+    table = tmp_path / "boxes.csv"
+    rows = [f"{GAME},Level{number:02},40,100,14,32" for number in range(states)]
+    table.write_text("\n".join(["game,state,x,y,w,h", *rows, "Airstriker-Genesis,,1,1,8,8"]))
+    sizes = GeneratorConfig(n_instances=2, n_sessions=1, n_steps_max=2, n_workers=1)
+    connector = ConnectorConfig(game=games, roi_annotation_fpath=str(table), generator_config=sizes)
+    return GenerateConfig(DatasetConfig(connector, data_dpath=str(tmp_path / "datasets")))
+
+
+def test_a_missing_box_is_named_before_anything_is_written(tmp_path: Path) -> None:
+    with pytest.raises(
+        ValueError,
+        match=r"config.connector.roi_annotation_fpath=.*: no box for the start state 'Level01' of Cinderfoot-Nes; "
+        r"add a row, or play fewer start states \(config.connector.generator_config.n_instances\)",
+    ):
+        generate(marking(tmp_path, 1, [GAME]))
+    assert not (tmp_path / "datasets").exists()
+    assert generate(marking(tmp_path, 2, [GAME])).num_made == 2
+
+
+def test_a_game_with_a_missing_box_is_skipped_among_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    generated = generate(marking(tmp_path, 1, [GAME, "Airstriker-Genesis"]))
+    assert (generated.num_environments, generated.num_skipped_games) == (1, 1)
+    assert "1 game, no box for the start state 'Level01' of Cinderfoot-Nes: Cinderfoot-Nes" in capsys.readouterr().out

@@ -42,13 +42,16 @@ class RetroActConnector(Connector):
     def select(self) -> Selection:
         """Games that are named, or all that the filters leave, split into those that can be played and the others.
 
-        One game that is named and has no ROM is an error, as is a selection of several without a single ROM.
+        One game that is named and has no ROM is an error, as is a selection of several without a single ROM. So are
+        boxes that are missing, unless another game has all of them.
         """
         games = self.candidates()
-        skipped = {game: obstacle for game in games if (obstacle := self.games.obstacle(game) or self._unmarked(game))}
-        playable = [game for game in games if game not in skipped]
+        skipped = {game: obstacle for game in games if (obstacle := self.games.obstacle(game))}
+        unmarked = {game: error for game in games if game not in skipped and (error := self._missing_box(game))}
+        playable = [game for game in games if game not in {**skipped, **unmarked}]
         if not playable:
-            raise _nothing_to_play(skipped)
+            raise next(iter(unmarked.values()), None) or _nothing_to_play(skipped)
+        skipped |= {game: error.problem for game, error in unmarked.items()}
         num_without = sum(obstacle == NO_ROM for obstacle in skipped.values())
         if num_without:
             text = "%d of %d games have no ROM: skipped; import those that you own with '%s'"
@@ -61,7 +64,7 @@ class RetroActConnector(Connector):
 
     def make_env(self, game: str, instance: int) -> RetroActEnv | TrackedEnv:
         """The game at its instance's start state; one such environment can be open in a process."""
-        box = None if self._boxes is None else self.box_of(game, self.games.state_name(game, instance))
+        box = None if self._boxes is None else self.box_of(game, self.games.state_names(game)[instance])
         env = self.games.open(game, instance)
         platform = platform_of(game)
         actions = {action: action_buttons(action, platform, env.buttons) for action in self.action_names}
@@ -103,13 +106,19 @@ class RetroActConnector(Connector):
         for key in ((game, state), (game, "")):
             if self._boxes and key in self._boxes:
                 return self._boxes[key]
-        raise FieldError("roi_annotation_fpath", self.config.roi_annotation_fpath, f"no row for state '{state}'")
+        problem = f"no box for the start state '{state}' of {game}"
+        remedy = "add a row, or play fewer start states ({generator_config.n_instances})"
+        raise FieldError("roi_annotation_fpath", self.config.roi_annotation_fpath, problem, remedy)
 
-    def _unmarked(self, game: str) -> str:
-        """Why a character cannot be followed in a game; empty = it can, or need not be."""
-        if self._boxes is None or any(marked == game for marked, _ in self._boxes):
-            return ""
-        return f"no row in {self.config.roi_annotation_fpath}"
+    def _missing_box(self, game: str) -> FieldError | None:
+        """The error for the first level that is asked for and has no box; None = there is none, or no box is needed."""
+        try:
+            if self._boxes is not None:
+                for state in self.games.state_names(game)[: self.config.generator_config.n_instances]:
+                    self.box_of(game, state)
+        except FieldError as error:
+            return error
+        return None
 
     def candidates(self) -> list[str]:
         """Games that the configuration means, with or without ROM, before anything is opened."""

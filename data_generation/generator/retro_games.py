@@ -100,16 +100,16 @@ class RetroGames:
         default = self._default_state(game)
         return [state for state in retro_data.list_states(self.ids[game], self.integrations) if state != default]
 
-    def state_name(self, game: str, instance: int) -> str:
-        """Name of an instance's start state; empty for power-on."""
-        return str(self.start_states(game)[instance]) if instance else self._default_state(game) or ""
+    def state_names(self, game: str) -> list[str]:
+        """Names of the start states, instance by instance; empty for power-on."""
+        return [self._default_state(game) or "", *self._other_states(game)]
 
     def file_digests(self, game: str) -> dict[str, str]:
         """What decides, besides the settings, what a game shows: name -> digest of its content, or "" without it.
 
         A ROM in an archive is left out, since the same one may be packed in many ways.
         """
-        states = [self._default_state(game) or "", *self._other_states(game)]
+        states = self.state_names(game)
         contents = [_digest(self._path(game, f"{state.removesuffix('.state')}.state")) for state in states]
         scenario = self._path(game, "scenario.json")
         scripts = [] if scenario is None else sorted(scenario.parent.glob("*.lua"))
