@@ -185,6 +185,32 @@ def test_game_whose_levels_all_fail_is_given_up_at_once(counting, tmp_path: Path
     assert "broken: given up" in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("settings", "problem"),
+    [
+        ({"n_skip_start_frames": 3000}, "n_skip_start_frames=3000: Airstriker-Genesis-v0 ends before that; use less"),
+        (
+            {"roi_annotation_fpath": "boxes.csv"},
+            r"roi_annotation_fpath: the box \(1, 1, 8, 999\) is not inside ",
+        ),
+    ],
+)
+def test_a_setting_that_does_not_suit_one_game_costs_no_other(tmp_path: Path, monkeypatch, settings, problem) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("boxes.csv").write_text("game,x,y,w,h\nAirstriker-Genesis,1,1,8,999\nCinderfoot-Nes,40,100,14,32\n")
+    cfg = retro_config(tmp_path, n_sessions=1, n_steps_max=2)
+    for name, value in settings.items():
+        setattr(cfg.config.connector, name, value)
+    with pytest.raises(GenerationFailed, match=rf"^config\.connector\.{problem}"):
+        generate(cfg)
+    cfg.config.connector.game, cfg.config.dname = ["Airstriker-Genesis", "Cinderfoot-Nes"], "both"
+    cfg.config.connector.valid_action_combos = ["B"]
+    with pytest.raises(GenerationFailed, match=rf"not made: 1 of 2 episodes, first Airstriker-.*connector\.{problem}"):
+        generate(cfg)
+    totals = [Environment(dpath).num_episodes for dpath in list_environments(tmp_path / "retro_act_v0.0.0_both")]
+    assert totals == [0, 1]
+
+
 def test_run_ends_when_everything_fails(counting, tmp_path: Path) -> None:
     with pytest.raises(
         GenerationFailed, match=r"not made: 50 of 50 episodes, first broken, .* the emulator is on fire"

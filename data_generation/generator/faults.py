@@ -3,7 +3,7 @@
 from multiprocessing import parent_process
 from types import TracebackType
 
-from data_generation.data.errors import UserError
+from data_generation.data.errors import FieldError, UserError
 from data_generation.generator.process import Terminated
 
 _MAX_LENGTH = 300
@@ -18,6 +18,10 @@ class EnvironmentFault(Exception):
 
     def __str__(self) -> str:
         return f"{self.call} {self.what}"
+
+
+class GameError(FieldError):
+    """A field whose value does not suit one game, though it may suit others."""
 
 
 class foreign:

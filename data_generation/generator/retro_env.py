@@ -8,6 +8,7 @@ import numpy as np
 from stable_retro import RetroEnv
 
 from data_generation.data.errors import UNSET, FieldError
+from data_generation.generator.faults import GameError
 from data_generation.generator.frames import FrameFitter
 
 # Platform (last part of a game's id) -> named action -> button.
@@ -99,9 +100,7 @@ class RetroActEnv(gym.Env[np.ndarray, Any]):
             self._env.data.update_ram()
             if self._env.data.is_done():
                 num_frames = self._settings.n_skip_start_frames
-                raise FieldError(
-                    "n_skip_start_frames", num_frames, f"{self._env.gamename} ends before that", "use less"
-                )
+                raise GameError("n_skip_start_frames", num_frames, f"{self._env.gamename} ends before that", "use less")
         self._image = self._screen()
         return self._fit(self._image), {}
 

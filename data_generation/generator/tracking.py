@@ -13,7 +13,8 @@ import gymnasium as gym
 import numpy as np
 
 from data_generation.annotations.tables import read_table
-from data_generation.data.errors import MissingPathError, UserError
+from data_generation.data.errors import UNSET, MissingPathError, UserError
+from data_generation.generator.faults import GameError
 from data_generation.generator.frames import FrameFitter
 
 # Side of the part that is recorded, in heights of the character.
@@ -67,10 +68,11 @@ class CharacterTracker:
     """Follows a character by comparing its surroundings with its earlier appearances (sum of squared differences)."""
 
     def __init__(self, image: np.ndarray, box: Box):
-        """UserError if the box is not inside the image (h, w, 3)."""
+        """GameError if the box is not inside the image (h, w, 3)."""
         height, width = image.shape[:2]
         if box.x < 0 or box.y < 0 or box.x + box.w > width or box.y + box.h > height:
-            raise UserError(f"the box {tuple(box)} is not inside the image of {width}x{height} pixels")
+            problem = f"the box {tuple(box)} is not inside the image of {width}x{height} pixels"
+            raise GameError("roi_annotation_fpath", UNSET, problem, "correct its row")
         self.box = box
         self._first = _with_mirrored(_cut(image, box))
         self._recent: list[np.ndarray] = []

@@ -13,7 +13,7 @@ from data_generation.data.errors import UserError, under
 from data_generation.generator.child import START_SECONDS, ChildEnd
 from data_generation.generator.connector_base import Connector
 from data_generation.generator.episode import episode_meta, play_episode
-from data_generation.generator.faults import EnvironmentFault, described
+from data_generation.generator.faults import EnvironmentFault, GameError, described
 from data_generation.generator.levels import LevelEnv
 from data_generation.generator.plan import EpisodeTask, committing, deleted
 from data_generation.generator.policy import Policy, make_policy
@@ -61,6 +61,7 @@ class Player:
         self._job, self._beat = job, beat
         self._generator = job.config.connector.generator_config
         self._env = LevelEnv(job.connector, self._generator.n_steps_max, beat)
+        self._has_other_games = len(job.infos) > 1
 
     @cached_property
     def _policy(self) -> Policy:
@@ -101,7 +102,7 @@ class Player:
             is_ours = isinstance(error, UserError | EnvironmentFault)
             return EpisodeOutcome(
                 error=" ".join(str(error).split()) if is_ours else described(error),
-                is_fatal=isinstance(error, UserError),
+                is_fatal=isinstance(error, UserError) and not (isinstance(error, GameError) and self._has_other_games),
                 disk_error=_with_path(error, task) if isinstance(error, OSError) else None,
                 is_unopened=isinstance(error, EnvironmentFault) and error.call == "make",
                 details=details,
