@@ -8,7 +8,6 @@ strides are those of (B, T, H, W, C). Turning them into patches is faster from t
 import hashlib
 import logging
 import math
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -25,6 +24,7 @@ from data_generation.data.data import (
     list_environments,
     split_episodes,
 )
+from data_generation.data.environment import check_command
 from data_generation.data.errors import FieldError, UserError
 from data_generation.data.info import disagreement
 from data_generation.data.number_ranges import as_ranges
@@ -63,7 +63,10 @@ class ClipDataset(BatchDataset):
         self.dataset_dpath, self.split = Path(dataset_dpath), split
         self.num_frames, self.seq_step, self._skip = num_frames, seq_step, on_bad_episode == "skip"
         paths = list_environments(self.dataset_dpath)
-        opened = [Environment(path, on_bad_episode) for path in paths[: n_envs or None]]
+        try:
+            opened = [Environment(path, on_bad_episode) for path in paths[: n_envs or None]]
+        except EpisodeError as error:
+            raise BadEpisodeError.of(error) from None
         _check_agreement(opened)
         episodes = [split_episodes(environment, split) for environment in opened]
         counts = [
@@ -260,7 +263,7 @@ def _no_clips(
         needed = {"train": 1, "validation": 2, "test": 3, "all": 1}[split]
         empty = f"split '{split}' of dataset '{dataset_dpath}' is empty"
         if sessions >= needed:
-            check = f"python run.py data check {shlex.quote(str(dataset_dpath))}"
+            check = check_command(dataset_dpath)
             return UserError(f"{empty}: its episodes are bad; '{check}' names them: generate them again")
         more = f"generate more with config.connector.generator_config.n_sessions={max(needed, 3)}"
         return UserError(f"{empty}: it needs {needed} sessions and has {sessions}; {more}")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from data_generation.config import DatasetConfig, GenerateConfig
 from data_generation.data.data import Environment
+from data_generation.data.environment import check_command
 from data_generation.data.errors import FieldError, under
 from data_generation.data.files import remove_temporaries_in
 from data_generation.generator.connector_base import Connector, make_connector
@@ -33,6 +34,8 @@ class Generated:
     num_kept: int
     num_frames: int
     num_bytes: int
+    # Files that cannot be read, among those that were there before.
+    num_bad: int
     num_skipped_games: int
     # Recorded by this run.
     frames_per_second: float
@@ -94,7 +97,7 @@ def _omit_unplayable(plan: Plan, outcome: Outcome) -> None:
 
 def _summarise(plan: Plan, outcome: Outcome) -> Generated:
     """Totals over the dataset's environments; reading them also leaves a fresh index for the next reader."""
-    environments = [Environment(env_dpath) for env_dpath in plan.env_dpaths]
+    environments = [Environment(env_dpath, on_bad_episode="skip") for env_dpath in plan.env_dpaths]
     return Generated(
         dataset_dpath=plan.dataset_dpath,
         num_environments=len(environments),
@@ -102,6 +105,7 @@ def _summarise(plan: Plan, outcome: Outcome) -> Generated:
         num_kept=plan.num_kept,
         num_frames=sum(int(environment.num_frames.sum()) for environment in environments),
         num_bytes=sum(int(environment.num_bytes.sum()) for environment in environments),
+        num_bad=sum(len(environment.bad_episodes) for environment in environments),
         num_skipped_games=len(plan.skipped),
         frames_per_second=outcome.num_frames / outcome.seconds if outcome.seconds else 0.0,
         num_workers=outcome.num_workers,
@@ -119,6 +123,8 @@ def _print_summary(generated: Generated, plan: Plan, config: DatasetConfig) -> N
         f"episodes      {generated.num_made} made{speed}, {generated.num_kept} kept",
         f"frames        {generated.num_frames}, {generated.num_bytes / 1e6:.1f} MB on disk",
     ]
+    if generated.num_bad:
+        lines.append(f"bad           {generated.num_bad}: '{check_command(generated.dataset_dpath)}' names them")
     if config.num_shards > 1:
         remedy = "once all are made, the same command without num_shards and shard makes what is missing"
         lines.append(f"shard         {config.shard} of {config.num_shards}: {remedy}")

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from data.data import ClipDataset
 from data_generation.data import index as index_module
 from data_generation.data.data import (
     Environment,
@@ -14,6 +15,7 @@ from data_generation.data.data import (
     EpisodeWriter,
     episode_path,
 )
+from data_generation.data.errors import FieldError
 from data_generation.data.index import INDEX_FNAME
 from tests.episode_helpers import SHAPE, age, make_environment, make_frames, opened_files, write_episode
 
@@ -164,9 +166,13 @@ def test_one_bad_episode_is_an_error_or_counted(tmp_path, caplog):
     make_environment(tmp_path, 3)
     path = episode_path(tmp_path, 0, 1)
     path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(ValueError, match=r"000001\.episode' is truncated.*on_bad_episode=skip") as error:
+    with pytest.raises(
+        ValueError, match=r"000001\.episode' is truncated .*: delete it and generate it again$"
+    ) as error:
         Environment(tmp_path)
     assert "\n" not in str(error.value)
+    with pytest.raises(FieldError, match=r"on_bad_episode=error: .*000001\.episode' is.*set on_bad_episode=skip"):
+        ClipDataset(tmp_path, "train", 16)
     for _ in range(2):
         caplog.clear()
         environment = Environment(tmp_path, on_bad_episode="skip")

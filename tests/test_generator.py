@@ -65,6 +65,18 @@ def test_more_sessions_are_added_to_complete_ones(airstriker: tuple[Path, Genera
     assert episodes(tmp_path) == episodes(airstriker[0])
 
 
+def test_a_bad_file_that_was_there_is_counted_after_all_that_was_asked_for_is_made(
+    counting, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    generated = generate(counting_config(tmp_path, ["one"], 3))
+    (env_dpath,) = list_environments(generated.dataset_dpath)
+    episode_path(env_dpath, 0, 2).write_bytes(b"no episode")
+    again = generate(counting_config(tmp_path, ["one"], 2))
+    assert (again.num_made, again.num_kept, again.num_bad) == (0, 2, 1)
+    assert f"bad           1: 'python run.py data check {generated.dataset_dpath}' names" in capsys.readouterr().out
+    assert generate(counting_config(tmp_path, ["one"], 3)).num_bad == 0
+
+
 def test_nothing_to_do_makes_nothing(airstriker: tuple[Path, Generated], capsys: pytest.CaptureFixture[str]) -> None:
     dpath, _ = airstriker
     before = episodes(dpath)

@@ -158,6 +158,31 @@ def test_what_training_refuses_is_neither_merged_nor_approved(dataset, tmp_path,
         ClipDataset(dataset, "train", 4)
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["merge", "--to", "x"],
+        ["split", "--to", "x"],
+        ["sample", "--to", "x", "--episodes", "2"],
+        ["stats"],
+        ["export", "--to", "x", "--format", "lerobot"],
+    ],
+)
+def test_a_bad_episode_is_one_line_with_a_remedy_that_the_command_has(dataset, monkeypatch, command):
+    monkeypatch.chdir(dataset.parent)
+    paths = [episode_path(dataset / "a", 0, session) for session in (1, 3)]
+    for path in paths:
+        path.write_bytes(b"")
+    check = re.escape(f"(and 1 more: 'python run.py data check {dataset / 'a'}' names them)")
+    with pytest.raises(UserError, match=rf"000001.episode' is .*: delete it and generate it again {check}$"):
+        main([command[0], str(dataset), *command[1:]])
+    assert not Path("x").exists()
+    assert main(["check", str(dataset / "a")]) == 1
+    for path in paths:
+        path.unlink()
+    assert main(["merge", str(dataset), "--to", "x"]) == 0
+
+
 def test_statistics_are_of_all_episodes(dataset, capsys):
     assert main(["stats", str(dataset), "--frames", "200", "--json"]) == 0
     values = json.loads(capsys.readouterr().out)

@@ -4,6 +4,7 @@ import hashlib
 import logging
 import os
 import resource
+import shlex
 from collections import OrderedDict
 from dataclasses import dataclass
 from functools import cache
@@ -17,7 +18,7 @@ from data_generation.data.episode import ChunkTable, EpisodeReader, episode_path
 from data_generation.data.errors import FieldError, UserError
 from data_generation.data.index import Entry, current_index, scan
 from data_generation.data.info import INFO_FNAME, DatasetInfo, MissingDatasetError
-from data_generation.data.layout import HEADER_SIZE, BadEpisodeError, EpisodeError, Header, episode_error
+from data_generation.data.layout import HEADER_SIZE, EpisodeError, Header, episode_error
 from data_generation.data.reading import UnreadableFileError, open_file
 
 logger = logging.getLogger(__name__)
@@ -116,8 +117,8 @@ class Environment:
         self.info = DatasetInfo.load(self.env_dpath)
         self._index, errors = current_index(self.env_dpath, self.info)
         if errors and on_bad_episode == "error":
-            more = f" (and {len(errors) - 1} more: see 'python run.py data check')" if len(errors) > 1 else ""
-            raise BadEpisodeError.of(f"{errors[0]}{more}")
+            more = f" (and {len(errors) - 1} more: '{check_command(env_dpath)}' names them)" if len(errors) > 1 else ""
+            raise EpisodeError(f"{errors[0]}{more}")
         if errors:
             logger.warning("%d bad episodes of '%s' are skipped, first: %s", len(errors), env_dpath, errors[0])
         self.bad_episodes = [str(error) for error in errors]
@@ -192,6 +193,11 @@ def dataset_dname(dpath: Path) -> str:
     if path.parent.name == "snapshots" and repository.startswith(_HUB_CACHE):
         return repository.removeprefix(_HUB_CACHE)
     return path.name
+
+
+def check_command(dpath: Path | str) -> str:
+    """The command that names all bad episodes of a dataset or environment."""
+    return f"python run.py data check {shlex.quote(str(dpath))}"
 
 
 def list_environments(dataset_dpath: Path | str) -> list[Path]:
