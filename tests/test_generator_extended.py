@@ -1,6 +1,7 @@
 """The generator: a dataset that is there already is extended by the same, and by nothing else."""
 
 import shutil
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,21 @@ def test_another_agent_under_the_same_path_is_refused(counting, tmp_path: Path, 
         with pytest.raises(ValueError, match=r"connector\.agent\.checkpoint_fpath=\S+ \(content \w+\) \(now .*; set"):
             generate(agent_config(dataset, checkpoint, 4))
         assert episodes(dataset) == before
+
+
+@pytest.mark.parametrize("key", sorted({field.name for field in fields(AgentConfig)} - {"policy", "checkpoint_fpath"}))
+def test_a_policy_of_ones_own_with_another_setting_is_refused(counting, tmp_path: Path, key: str) -> None:
+    def config(n_sessions: int, **changes: object) -> GenerateConfig:
+        cfg = counting_config(tmp_path, ["one"], n_sessions)
+        agent = AgentConfig("data_generation.generator.policy:RandomPolicy", **changes)  # type: ignore[arg-type]
+        cfg.config.connector.agent = agent
+        return cfg
+
+    generate(config(1))
+    with pytest.raises(ValueError, match=rf"made with config\.connector\.agent\.{key}="):
+        generate(config(2, **{key: ["A"] if key == "script" else 0.5}))
+    change_info(tmp_path, "agent.repeat_probability")
+    assert generate(config(2)).num_kept == 1
 
 
 def test_datasets_of_one_agent_are_merged_wherever_it_lay(counting, tmp_path: Path) -> None:

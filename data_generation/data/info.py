@@ -18,6 +18,8 @@ _COMMON = {"action_names": "no actions", "frame_shape": "", "roi_table": "whole 
 # Of `generator`: how many episodes were asked for, which may grow.
 SIZES = ("n_instances", "n_sessions")
 CHECKPOINT, ROI_TABLE = "agent.checkpoint_fpath", "roi_annotation_fpath"
+# Of `generator`: a setting that older datasets do not name for policies of the user's own.
+REPEAT_PROBABILITY = "agent.repeat_probability"
 # Of `generator` and `connector`: a file -> the digest of what it holds, which older datasets do not name.
 DIGESTS = {CHECKPOINT: "agent.checkpoint_digest", ROI_TABLE: "roi_annotation_digest"}
 # Of `connector`: a file of a retro game -> the digest of what it holds, which older datasets do not name.
@@ -125,7 +127,8 @@ def larger_sizes(one: dict[str, Any], other: dict[str, Any]) -> dict[str, int]:
 def comparable(one: dict[str, Any], other: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Two `connector` or `generator` of infos as they are compared: equal if the episodes look the same.
 
-    Files are compared by their content where both name it, else by name; a checkpoint may lie anywhere.
+    Files are compared by their content where both name it, else by name; a checkpoint may lie anywhere. What only one
+    names, although both may have it, is not compared.
     """
     one, other = dict(one), dict(other)
     for name, digest_name in DIGESTS.items():
@@ -141,6 +144,9 @@ def comparable(one: dict[str, Any], other: dict[str, Any]) -> tuple[dict[str, An
     if not all(isinstance(values.get(GAME_FILES), dict) for values in (one, other)):
         one.pop(GAME_FILES, None)
         other.pop(GAME_FILES, None)
+    if not (REPEAT_PROBABILITY in one and REPEAT_PROBABILITY in other):
+        one.pop(REPEAT_PROBABILITY, None)
+        other.pop(REPEAT_PROBABILITY, None)
     return one, other
 
 

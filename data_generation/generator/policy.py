@@ -13,7 +13,7 @@ import numpy as np
 
 from data_generation.config import AgentConfig, ConnectorConfig
 from data_generation.data.errors import UNSET, FieldError, MissingPathError, under
-from data_generation.data.info import CHECKPOINT, DIGESTS
+from data_generation.data.info import CHECKPOINT, DIGESTS, REPEAT_PROBABILITY
 from data_generation.data.reading import content_digest
 from data_generation.generator.connector_base import Connector, EnvironmentSpec
 from data_generation.generator.levels import Transition
@@ -231,8 +231,8 @@ def policy_recipe(config: ConnectorConfig) -> dict[str, Any]:
     """The settings that decide which actions are chosen: kept in info.json and compared before resuming."""
     agent = config.agent
     recipe: dict[str, Any] = {"variant": config.variant, "policy": policy_spec(config)}
-    if config.variant == "sticky_random":
-        recipe["agent.repeat_probability"] = agent.repeat_probability
+    if config.variant == "sticky_random" or agent.policy is not None:
+        recipe[REPEAT_PROBABILITY] = agent.repeat_probability
     if config.variant not in _RANDOM or agent.policy is not None:
         recipe |= {
             CHECKPOINT: agent.checkpoint_fpath,
