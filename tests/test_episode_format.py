@@ -168,9 +168,19 @@ def test_a_killed_writer_leaves_nothing_visible(tmp_path):
     assert list(env_dpath.rglob("*.tmp")), "the killed writer was to leave its temporary file"
     assert not episode_path(env_dpath, 0, 7).exists()
     assert Environment(env_dpath).sessions.tolist() == [0, 1]
-    write_episode(env_dpath, 7)
-    assert not list(env_dpath.rglob("*.tmp")), "the next writer of the episode cleans up"
-    assert Environment(env_dpath).sessions.tolist() == [0, 1, 7]
+    write = f"from tests.episode_helpers import *; write_episode(Path({str(env_dpath)!r}), 8)"
+    subprocess.run([sys.executable, "-c", write], cwd=root, check=True)
+    assert not list(env_dpath.rglob("*.tmp")), "the next process that writes to the folder cleans up"
+    assert Environment(env_dpath).sessions.tolist() == [0, 1, 8]
+
+
+def test_a_folder_is_listed_once_however_many_episodes_are_written_to_it(tmp_path, monkeypatch):
+    listed = []
+    scandir = os.scandir
+    monkeypatch.setattr(os, "scandir", lambda path: listed.append(Path(path)) or scandir(path))
+    for session in range(5):
+        write_episode(tmp_path, session, num_frames=2)
+    assert listed.count(tmp_path / "000000") == 1
 
 
 def test_an_exception_while_playing_leaves_nothing_and_keeps_the_old_episode(tmp_path):

@@ -13,7 +13,6 @@ from data_generation.data.files import (
     check_writable,
     is_temporary,
     make_durable_folder,
-    remove_temporaries,
     remove_temporaries_in,
     temporary_path,
     write_atomically,
@@ -87,13 +86,6 @@ def test_a_path_that_cannot_be_written_is_found_out_and_nothing_is_left(tmp_path
     assert names(tmp_path) == ["file"]
 
 
-def test_what_a_killed_process_left_of_one_file_is_removed(tmp_path):
-    for name in (".a.1234.tmp", ".b.1234.tmp"):
-        (tmp_path / name).touch()
-    remove_temporaries(tmp_path / "a")
-    assert names(tmp_path) == [".b.1234.tmp"]
-
-
 def leave_temporaries(folder: Path) -> None:
     """What a killed process leaves: half a file, and half a folder."""
     temporary_path(folder / "file").write_text("half")
@@ -120,7 +112,6 @@ def test_temporaries_of_running_processes_and_foreign_files_stay(tmp_path):
     for path in (mine, *(tmp_path / name for name in foreign)):
         path.touch()
     remove_temporaries_in(tmp_path)
-    remove_temporaries(tmp_path / "file")
     assert names(tmp_path) == sorted([mine.name, *foreign])
 
 

@@ -75,6 +75,7 @@ def test_killed_worker_is_named_and_the_others_continue(tmp_path: Path, monkeypa
     with meanwhile(kill_one), pytest.raises(GenerationFailed, match=message):
         generate(cfg)
     assert len(list(tmp_path.rglob("*.episode"))) == 3
+    assert not list(tmp_path.rglob("*.tmp"))
     assert generate(cfg).num_made == 1
     assert Environment(list_environments(tmp_path / "retro_act_v0.0.0_t")[0]).num_frames.tolist() == [81] * 4
 

@@ -14,7 +14,7 @@ import zstandard
 
 from data_generation.data.codec import Codec, codec_by_id, codec_by_mode, decompress
 from data_generation.data.errors import UserError
-from data_generation.data.files import remove_temporaries, replace, temporary_path
+from data_generation.data.files import replace, temporary_path
 from data_generation.data.layout import (
     EPISODE_SUFFIX,
     HEADER_SIZE,
@@ -89,8 +89,6 @@ class EpisodeWriter:
         self._file, self._temporary = self._open_temporary()
 
     def _open_temporary(self) -> tuple[BinaryIO, Path]:
-        # What a killed writer of the same episode left behind.
-        remove_temporaries(self._path)
         temporary = temporary_path(self._path)
         file = open(temporary, "xb")  # noqa: SIM115 (closed by commit or by leaving the context)
         file.write(bytes(HEADER_SIZE))  # the place of the header, which is known at the end

@@ -21,7 +21,7 @@ from pathlib import Path
 from data_generation.data.errors import UserError
 
 # The name of a temporary. Older versions of this project wrote no machine and no process id.
-_TEMPORARY = re.compile(r"\.(?P<name>.+)\.(?:(?P<machine>[0-9a-f]{8})-(?P<pid>\d+)-)?[0-9a-f]+\.tmp")
+_TEMPORARY = re.compile(r"\..+\.(?:(?P<machine>[0-9a-f]{8})-(?P<pid>\d+)-)?[0-9a-f]+\.tmp")
 # After so long without a change, the temporary of a process on another machine is taken for abandoned.
 _ABANDONED_SECONDS = 24 * 3600.0
 _swept: set[Path] = set()
@@ -143,20 +143,15 @@ def is_temporary(name: str) -> bool:
     return name.startswith(".") and name.endswith(".tmp")
 
 
-def remove_temporaries(path: Path) -> None:
-    """Remove what killed processes have left of their attempts to write `path`."""
-    remove_temporaries_in(path.parent, path.name)
-
-
-def remove_temporaries_in(folder: Path, name: str | None = None) -> None:
-    """Remove what killed processes have left in a folder: of their attempts to write `name`, or (None) all of it.
+def remove_temporaries_in(folder: Path) -> None:
+    """Remove what killed processes have left in a folder.
 
     The temporaries of running processes stay. Where the folder may not be changed, everything stays.
     """
     with suppress(OSError), os.scandir(folder) as entries:
         found = [match for entry in entries if (match := _TEMPORARY.fullmatch(entry.name))]
         for match in found:
-            if name in (None, match["name"]) and _is_abandoned(folder / match[0], match["machine"], match["pid"]):
+            if _is_abandoned(folder / match[0], match["machine"], match["pid"]):
                 remove(folder / match[0])
 
 
