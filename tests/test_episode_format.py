@@ -193,6 +193,35 @@ def test_an_exception_while_playing_leaves_nothing_and_keeps_the_old_episode(tmp
     assert os.listdir(path.parent) == [path.name]
 
 
+_FULL_DISK = """
+import resource, sys
+from tests.episode_helpers import *
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), resource.RLIM_INFINITY))
+try:
+    write_episode(Path(sys.argv[1]), 0)
+except OSError as error:
+    print(error.strerror)
+"""
+
+
+@pytest.mark.parametrize("num_bytes", [0, 5000, 9000])
+def test_an_episode_for_which_the_disk_has_no_place_leaves_nothing(tmp_path, num_bytes):
+    """Whether a chunk, or what is buffered at the end, is refused."""
+    root = str(Path(__file__).parent.parent)
+    command = [sys.executable, "-c", _FULL_DISK, str(tmp_path), str(num_bytes)]
+    done = subprocess.run(command, cwd=root, check=True, capture_output=True, text=True)
+    assert done.stdout == "File too large\n"
+    assert os.listdir(tmp_path / "000000") == []
+
+
+def test_an_episode_whose_place_is_taken_by_a_folder_leaves_nothing(tmp_path):
+    path = episode_path(tmp_path, 0, 0)
+    path.mkdir(parents=True)
+    with pytest.raises(UserError, match="is a folder, which stays"):
+        write_episode(tmp_path, 0)
+    assert os.listdir(path.parent) == [path.name]
+
+
 def test_two_writers_of_one_episode_do_not_mix(tmp_path):
     path = tmp_path / "000000" / "000000.episode"
     frames = make_frames(2)

@@ -197,8 +197,10 @@ class EpisodeWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if not self._file.closed:
+        try:
+            # Writes what is buffered, for which a full disk has no place.
             self._file.close()
+        finally:
             self._temporary.unlink(missing_ok=True)
 
 
