@@ -291,6 +291,19 @@ def test_values_that_a_row_lacks_are_one_line(tmp_path, capsys, changes):
     assert imported(tmp_path / "toy.parquet", "--on-bad-episode", "skip").sessions.tolist() == [1]
 
 
+@pytest.mark.parametrize("first", [True, False])
+def test_a_row_without_frames_is_one_line_and_skipped_if_asked(tmp_path, first, capsys):
+    parquet, pa = pytest.importorskip("pyarrow.parquet"), pytest.importorskip("pyarrow")
+    whole = {"frames": [png(frame) for frame in frames_of(0, 3)], "actions": [0, 1], "rewards": [0.0, 1.0]}
+    empty: dict[str, list[Any]] = {name: [] for name in whole}
+    parquet.write_table(pa.Table.from_pylist([empty, whole] if first else [whole, empty]), tmp_path / "toy.parquet")
+    line = error_of(capsys, tmp_path / "toy.parquet")
+    assert f"toy.parquet', episode {0 if first else 1}: it holds no frames: restore the file, or remove" in line
+    shutil.rmtree(tmp_path / "imported", ignore_errors=True)
+    environment = imported(tmp_path / "toy.parquet", "--on-bad-episode", "skip")
+    assert environment.num_frames.tolist() == [3]
+
+
 def test_a_reward_that_a_step_lacks_is_one_line(tmp_path, capsys):
     parquet, pa = pytest.importorskip("pyarrow.parquet"), pytest.importorskip("pyarrow")
     images = [png(frame) for frame in frames_of(0, 3)]

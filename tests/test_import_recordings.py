@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import pytest
 from PIL import Image
@@ -123,6 +124,24 @@ def test_frames_that_change_their_size_are_one_line_unless_resized(original, cap
     assert "--image-size" in error_of(capsys, original)
     shutil.rmtree(original.parent / "imported")
     assert imported(original, "--image-size", "8").num_episodes == 2
+
+
+def write_empty_video(path: Path) -> None:
+    """A video without a frame, as a recording that was stopped at once leaves it."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=10)
+        stream.width, stream.height, stream.pix_fmt = SIZE[1], SIZE[0], "yuv420p"
+        container.start_encoding()
+
+
+@pytest.mark.parametrize("name", ["a", "c"])
+def test_a_video_without_frames_is_one_line_and_skipped_if_asked(tmp_path, name, capsys):
+    """Whether it comes first or last."""
+    write_recording(tmp_path / "films", "mp4", "b", make_frames(5))
+    write_empty_video(tmp_path / "films" / f"{name}.avi")
+    assert f"films/{name}.avi' holds no frames: remove it" in error_of(capsys, tmp_path / "films")
+    shutil.rmtree(tmp_path / "imported", ignore_errors=True)
+    assert imported(tmp_path / "films", "--on-bad-episode", "skip").num_frames.tolist() == [5]
 
 
 # ---- without actions ------------------------------------------------------------------------------------------------

@@ -86,7 +86,8 @@ class ArraySession(ImportedSession):
         actions, rewards = self.actions(), self.rewards()
         if actions is None and num_actions:
             raise self._missing_actions()
-        count = self.num_frames() - 1
+        if (count := self.num_frames() - 1) < 0:
+            raise self.no_frames()
         for name, column in (("actions", actions), ("rewards", rewards)):
             if column is not None and len(column) not in (count, count + 1):
                 raise self.error(f"it has {len(column)} {name} for {count + 1} frames")
@@ -99,6 +100,10 @@ class ArraySession(ImportedSession):
     def error(self, problem: str, remedy: str = "restore the file, or remove the episode") -> UserError:
         """The error about this episode, in one line with its file."""
         return UserError(f"'{self.path}', episode {self.session}: {problem}: {remedy}")
+
+    def no_frames(self) -> UserError:
+        """As for any recording, and which episode of the file it is."""
+        return self.error("it holds no frames")
 
     def _missing_actions(self) -> UserError:
         names = self.column_names()

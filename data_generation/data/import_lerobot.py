@@ -37,7 +37,7 @@ class VideoSession(ParquetSession):
     is_alone: bool = False
 
     def num_frames(self) -> int:
-        return self.stop - self.start + int(self.is_alone)
+        return max(0, self.stop - self.start + int(self.is_alone))
 
     def frames(self) -> Iterator[np.ndarray]:
         """Frames (h, w, 3) uint8. `UserError` where there are fewer than steps."""

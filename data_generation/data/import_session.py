@@ -62,6 +62,10 @@ class ImportedSession:
         """What led to each frame but the first, of `num_actions` actions, 0 = without; None where nothing is known."""
         return None
 
+    def no_frames(self) -> UserError:
+        """The error for a recording without a frame."""
+        return UserError(f"'{self.path}' holds no frames: remove it")
+
 
 def keep_size(frame: np.ndarray) -> np.ndarray:
     """A frame (h, w, 3) as (3, h, w)."""
@@ -72,7 +76,7 @@ def first_frame(session: ImportedSession, fit: Fit) -> np.ndarray:
     """The first frame (3, H, W) of a session. `UserError` where there is none."""
     frame = next(session.frames(), None)
     if frame is None:
-        raise UserError(f"'{session.path}' holds no frames: remove it")
+        raise session.no_frames()
     return fit(frame)
 
 
@@ -81,15 +85,16 @@ def write_session(session: ImportedSession, env_dpath: Path, meta: EpisodeMeta, 
     path = episode_path(env_dpath, meta.instance, meta.session)
     frames = (_of_size(fit(frame), session, info) for frame in session.frames())
     steps = iter(session.steps(len(info.action_names)) or repeat(Step()))
+    first = next(frames, None)
+    if first is None:
+        raise session.no_frames()
     with EpisodeWriter(path, meta, info.frame_shape) as writer:
-        for number, (frame, after) in enumerate(pairwise(chain(frames, [None]))):
+        writer.start(first)
+        for frame, after in pairwise(chain(frames, [None])):
             assert frame is not None
-            if number == 0:
-                writer.start(frame)
-            else:
-                step = next(steps)
-                # Nobody recorded how the episode ended: its end is the end of the recording.
-                writer.step(step.action, step.reward, False, after is None, step.numbers, frame)
+            step = next(steps)
+            # Nobody recorded how the episode ended: its end is the end of the recording.
+            writer.step(step.action, step.reward, False, after is None, step.numbers, frame)
         writer.commit()
 
 
