@@ -85,6 +85,73 @@ def test_queue_keeps_all_workers_busy_with_few_changes_of_game() -> None:
     assert queue.next(levels[0]) is None
 
 
+class PlainQueue:
+    """Which episodes `EpisodeQueue` hands out, as it is defined: by looks at all levels."""
+
+    def __init__(self, tasks: list[EpisodeTask]) -> None:
+        self.tasks, self.started = list(tasks), set[Level]()
+        self.levels = list(dict.fromkeys(task.level for task in tasks))
+
+    def next(self, level: Level | None) -> EpisodeTask | None:
+        counts = Counter(task.level for task in self.tasks)
+        left = [candidate for candidate in self.levels if counts[candidate]]
+        if level not in left:
+            unstarted = [candidate for candidate in left if candidate not in self.started]
+            by_length = sorted(left, key=lambda candidate: -counts[candidate])
+            level = next(iter(unstarted or by_length), None)
+        if level is None:
+            return None
+        self.started.add(level)
+        task = next(task for task in self.tasks if task.level == level)
+        self.tasks.remove(task)
+        return task
+
+    def drop(self, level: Level) -> int:
+        before = len(self.tasks)
+        self.tasks = [task for task in self.tasks if task.level != level]
+        return before - len(self.tasks)
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_queue_hands_out_episodes_in_the_order_of_its_definition(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    todo = tasks(**{f"game{k}": int(rng.integers(1, 6)) for k in range(rng.integers(1, 12))})
+    if seed % 2:
+        todo = [todo[i] for i in rng.permutation(len(todo))]
+    queue, plain = EpisodeQueue(todo), PlainQueue(todo)
+    open_levels: list[Level | None] = [None] * 3
+    while len(queue):
+        worker = int(rng.integers(3))
+        if rng.random() < 0.1:
+            level = todo[rng.integers(len(todo))].level
+            assert queue.drop(level) == plain.drop(level)
+        # A worker whose episode has failed takes another level.
+        level = open_levels[worker] if rng.random() < 0.8 else None
+        task = queue.next(level)
+        assert task == plain.next(level)
+        open_levels[worker] = task.level if task else None
+    assert not plain.tasks
+
+
+class CountedLevel(Level):
+    """Counts how often a level is looked up."""
+
+    lookups = 0
+
+    def __hash__(self) -> int:
+        CountedLevel.lookups += 1
+        return hash((self.game, self.instance))
+
+
+def test_queue_of_many_levels_looks_at_each_a_few_times() -> None:
+    queue = EpisodeQueue(EpisodeTask(CountedLevel("a", k), 0, Path("a")) for k in range(2000))
+    CountedLevel.lookups = 0
+    level = None
+    while task := queue.next(level):
+        level = task.level
+    assert CountedLevel.lookups < 20 * 2000
+
+
 class RenderedEnv(CountingEnv):
     """Its own image is twice as large as its frames."""
 

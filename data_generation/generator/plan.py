@@ -160,6 +160,8 @@ class EpisodeQueue:
         self._levels: dict[Level, deque[EpisodeTask]] = {}
         for task in tasks:
             self._levels.setdefault(task.level, deque()).append(task)
+        # Those that were started or dropped meanwhile leave it when it is their turn.
+        self._unstarted = deque(self._levels)
         self._started: set[Level] = set()
 
     def __len__(self) -> int:
@@ -168,9 +170,7 @@ class EpisodeQueue:
     def next(self, level: Level | None) -> EpisodeTask | None:
         """The next episode for a worker whose open environment is `level`; None when all are handed out."""
         if level not in self._levels:
-            unstarted = [candidate for candidate in self._levels if candidate not in self._started]
-            by_length = sorted(self._levels, key=lambda candidate: -len(self._levels[candidate]))
-            level = next(iter(unstarted or by_length), None)
+            level = self._next_level()
         if level is None:
             return None
         self._started.add(level)
@@ -179,6 +179,14 @@ class EpisodeQueue:
         if not tasks:
             del self._levels[level]
         return task
+
+    def _next_level(self) -> Level | None:
+        """The first level that nobody has started, else the one of which most is left; None when all are finished."""
+        while self._unstarted:
+            level = self._unstarted.popleft()
+            if level in self._levels and level not in self._started:
+                return level
+        return max(self._levels, key=lambda level: len(self._levels[level]), default=None)
 
     def drop(self, level: Level) -> int:
         """Hand out no further episode of a level; returns how many are dropped."""
