@@ -126,6 +126,32 @@ def test_frames_that_change_their_size_are_one_line_unless_resized(original, cap
     assert imported(original, "--image-size", "8").num_episodes == 2
 
 
+@pytest.mark.parametrize("stray", ["videos", "images", "image", "sessions", "unfinished"])
+@pytest.mark.parametrize("kind", ["images", "mp4", "original"])
+def test_a_stray_recording_above_environments_hides_none_of_them(tmp_path, stray, kind, original, capsys):
+    """One video beside the folders of a dataset would make it one environment, of that video."""
+    top = tmp_path / "top"
+    make_recordings(top / "sonic", kind)
+    if stray == "videos":
+        write_mp4(top / "trailer.mp4", make_frames(3), 10)
+    elif stray == "image":
+        Image.fromarray(make_frames(1)[0]).save(top / "cover.png")
+    elif stray == "images":
+        write_images(top / "cover", make_frames(3))
+    else:
+        shutil.copytree(original / "0", top / "0")
+        if stray == "unfinished":
+            (top / "0/0/actions.json").unlink()
+            (top / "0/1/actions.json").unlink()
+    name = {"videos": "trailer.mp4", "image": "cover.png", "images": "cover"}.get(stray, "0")
+    line = error_of(capsys, top)
+    assert f"'{top / name}' makes '{top}' one environment, without the recordings in '{top / 'sonic'}'" in line
+    assert "import the folders one by one" in line
+    assert not (tmp_path / "imported").exists()
+    shutil.rmtree(top / name) if (top / name).is_dir() else (top / name).unlink()
+    assert imported(top, "--image-size", "16").name == "sonic"
+
+
 def write_empty_video(path: Path) -> None:
     """A video without a frame, as a recording that was stopped at once leaves it."""
     with av.open(str(path), "w") as container:

@@ -38,7 +38,14 @@ from data_generation.data.index import scan
 from data_generation.data.info import INFO_FNAME, DatasetInfo, MissingDatasetError, comparable, disagreement
 from data_generation.data.layout import BadEpisodeError
 from data_generation.data.reading import shortened
-from data_generation.data.recordings import VIDEO_SUFFIXES, frame_rate, images_in, natural_order, videos_in
+from data_generation.data.recordings import (
+    IMAGE_SUFFIXES,
+    VIDEO_SUFFIXES,
+    frame_rate,
+    images_in,
+    natural_order,
+    videos_in,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -303,9 +310,10 @@ def _of_arrays(dataset: ArrayDataset, options: ImportOptions, root: Path | None)
 
 
 def _environment(dpath: Path, options: ImportOptions) -> _DatasetSource | None:
-    """What a folder holds if it is one environment."""
+    """What a folder holds if it is one environment. `UserError` where that leaves out recordings in it."""
     sessions, without = original_sessions(dpath)
     if sessions:
+        _check_takes_all(dpath, [path for _, path in numbered(dpath)])
         for path in without:
             logger.warning("'%s' has no actions.json (an unfinished session): not imported", path)
         name = dpath.resolve().name
@@ -315,12 +323,24 @@ def _environment(dpath: Path, options: ImportOptions) -> _DatasetSource | None:
 
         return _DatasetSource(name, sessions, describe)
     recorded = videos_in(dpath) or [path for path in _folders(dpath) if images_in(path)]
-    if not recorded and images_in(dpath):
-        recorded = [dpath]
-    found = [ImportedSession(path, 0, number) for number, path in enumerate(recorded)]
-    if found:
+    if taken := recorded or images_in(dpath):
+        _check_takes_all(dpath, taken)
+        found = [ImportedSession(path, 0, number) for number, path in enumerate(recorded or [dpath])]
         return _without_actions(dpath, found, dpath, options)
-    return _without_actions(dpath, _original_frames(dpath), None, options) if without else None
+    if without:
+        _check_takes_all(dpath, [path for _, path in numbered(dpath)])
+        return _without_actions(dpath, _original_frames(dpath), None, options)
+    return None
+
+
+def _check_takes_all(dpath: Path, taken: list[Path]) -> None:
+    """UserError where a folder that is one environment, because of what is `taken`, has recordings in others, too."""
+    others = (path for path in _folders(dpath) if path not in taken and not path.name.startswith("."))
+    suffixes = VIDEO_SUFFIXES + IMAGE_SUFFIXES
+    for folder in others:
+        if any(path.suffix.lower() in suffixes for path in folder.rglob("[!.]*")):
+            problem = f"'{taken[0]}' makes '{dpath}' one environment, without the recordings in '{folder}'"
+            raise UserError(f"{problem}: move one of the two elsewhere, or import the folders one by one")
 
 
 def _folders(dpath: Path) -> list[Path]:
