@@ -14,6 +14,10 @@ from PIL import Image
 
 from data_generation.data.data import Environment, EpisodeWriter
 from data_generation.data.errors import UserError
+from data_generation.data.import_arrays import ImportOptions
+from data_generation.data.import_dataset import import_dataset
+from data_generation.data.import_session import keep_size
+from data_generation.data.lock import FolderInUseError
 from data_generation.data.media import write_gif, write_mp4
 from run import main
 from tests.import_helpers import error_of, imported, refused
@@ -140,9 +144,8 @@ def test_a_stray_recording_above_environments_hides_none_of_them(tmp_path, stray
         write_images(top / "cover", make_frames(3))
     else:
         shutil.copytree(original / "0", top / "0")
-        if stray == "unfinished":
-            (top / "0/0/actions.json").unlink()
-            (top / "0/1/actions.json").unlink()
+        for path in list(top.rglob("actions.json")) if stray == "unfinished" else ():
+            path.unlink()
     name = {"videos": "trailer.mp4", "image": "cover.png", "images": "cover"}.get(stray, "0")
     line = error_of(capsys, top)
     assert f"'{top / name}' makes '{top}' one environment, without the recordings in '{top / 'sonic'}'" in line
@@ -236,6 +239,26 @@ def test_recordings_of_the_same_names_in_another_folder_change_nothing(tmp_path,
     other.parent.mkdir()
     make_recordings(other, kind, seed=5)
     assert "was made of another recording than" in refused(capsys, other, target, *options)
+
+
+def test_two_imports_into_one_environment_give_no_number_twice(tmp_path):
+    """The second one begins while the first one writes an episode."""
+    one, two, target = tmp_path / "one" / "films", tmp_path / "two" / "films", tmp_path / "imported"
+    for seed, path in enumerate((one / "a", one / "b", two / "c", two / "d")):
+        write_images(path, make_frames(5 + seed, seed))
+    refusals = []
+
+    def fit(frame: np.ndarray) -> np.ndarray:
+        if (target / "films" / "info.json").exists() and not refusals:
+            with pytest.raises(FolderInUseError, match=r"films' is in use by .*: wait for it, or stop it"):
+                import_dataset(two, target, ImportOptions())
+            refusals.append(True)
+        return keep_size(frame)
+
+    assert import_dataset(one, target, ImportOptions(), fit=fit).made == 2
+    assert refusals
+    assert import_dataset(two, target, ImportOptions()).made == 2
+    assert Environment(target / "films").num_frames.tolist() == [5, 6, 7, 8]
 
 
 def test_videos_that_begin_alike_are_told_apart(tmp_path, capsys):

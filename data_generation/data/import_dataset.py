@@ -37,6 +37,7 @@ from data_generation.data.import_session import (
 from data_generation.data.index import scan
 from data_generation.data.info import INFO_FNAME, DatasetInfo, MissingDatasetError, comparable, disagreement
 from data_generation.data.layout import BadEpisodeError
+from data_generation.data.lock import locked
 from data_generation.data.reading import shortened
 from data_generation.data.recordings import (
     IMAGE_SUFFIXES,
@@ -107,29 +108,31 @@ def import_dataset(
     `source_dpath`: an original dataset or environment, a video, a folder of videos or of folders of images, a folder of
     such folders, a LeRobot dataset, or files of arrays and folders with them. `options.action_names` overrides the
     names that the files give. `fit` brings frames to the size of the dataset. `UserError` names the bad file, unless
-    `on_bad_episode` is "skip".
+    `on_bad_episode` is "skip". FolderInUseError while another import writes to one of the environments.
     """
     check_target(target_dpath)
     result = Imported()
     for source in _sources(source_dpath, options):
         stated, env_dpath = _info(source, on_bad_episode, fit), target_dpath / source.name
-        info = _info_of_target(env_dpath, stated, source)
-        known, missing = _known_and_missing(source, env_dpath)
-        if known:
-            _compare(known, env_dpath, len(info.action_names), fit, on_bad_episode, result)
-        _warn_of_rates(source, [session for session, _ in missing], info)
-        if not (env_dpath / INFO_FNAME).is_file():
-            info.save(env_dpath)
-        for session, number in tqdm(missing, f"import {source.name}", unit="episode"):
-            try:
-                notes = {RECORDING: source.recording(session), SIZE: session.size()}
-                parameters = {name: value for name, value in notes.items() if value}
-                meta = EpisodeMeta(0, session.instance, number, "imported", parameters, info.game, stated.versions)
-                write_session(session, env_dpath, meta, info, fit)
-                result.made += 1
-            except UserError as error:
-                _say_bad(error, on_bad_episode)
-                result.bad += 1
+        # From the look at what is there to the last episode: of two imports, both would give the same numbers.
+        with locked(env_dpath, "wait for it, or stop it"):
+            info = _info_of_target(env_dpath, stated, source)
+            known, missing = _known_and_missing(source, env_dpath)
+            if known:
+                _compare(known, env_dpath, len(info.action_names), fit, on_bad_episode, result)
+            _warn_of_rates(source, [session for session, _ in missing], info)
+            if not (env_dpath / INFO_FNAME).is_file():
+                info.save(env_dpath)
+            for session, number in tqdm(missing, f"import {source.name}", unit="episode"):
+                try:
+                    notes = {RECORDING: source.recording(session), SIZE: session.size()}
+                    parameters = {name: value for name, value in notes.items() if value}
+                    meta = EpisodeMeta(0, session.instance, number, "imported", parameters, info.game, stated.versions)
+                    write_session(session, env_dpath, meta, info, fit)
+                    result.made += 1
+                except UserError as error:
+                    _say_bad(error, on_bad_episode)
+                    result.bad += 1
     return result
 
 
