@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,9 +12,10 @@ import pytest
 
 from data.data import ClipDataset
 from data_generation.cli import main
-from data_generation.data.data import Environment, episode_path, list_environments
+from data_generation.data.data import Environment, EpisodeMeta, EpisodeWriter, episode_path, list_environments
 from data_generation.data.errors import UserError
 from data_generation.data.info import DatasetInfo
+from data_generation.data.subsets import statistics
 from tests.episode_helpers import SHAPE, make_environment, write_episode
 
 
@@ -195,3 +197,45 @@ def test_statistics_are_of_all_episodes(dataset, capsys):
     assert values["pixels that change visibly"] > 0.99
     assert main(["stats", str(episode_path(dataset / "a", 0, 0).parents[1])]) == 0
     assert "reward of an episode" in capsys.readouterr().out
+
+
+def write_grey_episode(env_dpath: Path, session: int, greys: list[int], shape: tuple[int, int, int] = SHAPE) -> None:
+    """Frames of one grey each."""
+    DatasetInfo(env_dpath.name, "Pong", ["A"], shape).save(env_dpath)
+    with EpisodeWriter(episode_path(env_dpath, 0, session), EpisodeMeta(session=session), shape) as writer:
+        writer.start(np.full(shape, greys[0], np.uint8))
+        for grey in greys[1:]:
+            writer.step(0, 0.0, False, False, {}, np.full(shape, grey, np.uint8))
+        writer.commit()
+
+
+def test_statistics_of_pixels_weigh_episodes_by_their_length(tmp_path):
+    for session in range(9):
+        write_grey_episode(tmp_path / "games" / "a", session, [0, 0])
+    write_grey_episode(tmp_path / "games" / "a", 9, [200] * 400)
+    assert statistics(tmp_path / "games", 1000)["mean of the channels"] == pytest.approx([196] * 3, abs=3)
+
+
+def test_statistics_of_pixels_are_those_of_the_pairs(tmp_path):
+    """Environments with frames of two sizes, and one pair of frames in each."""
+    write_grey_episode(tmp_path / "games" / "a", 0, [10, 30])
+    write_grey_episode(tmp_path / "games" / "b", 0, [50, 50], shape=(3, 16, 20))
+    values = statistics(tmp_path / "games", 8)
+    pixels = np.repeat([10, 30, 50], [80, 80, 640])
+    assert values["mean of the channels"] == pytest.approx([pixels.mean()] * 3, abs=0.01)
+    assert values["deviation of the channels"] == pytest.approx([pixels.std()] * 3, abs=0.01)
+    assert values["pixels that change visibly"] == pytest.approx(80 / 400)
+    assert values["frames that repeat the one before"] == 0.5
+    write_grey_episode(tmp_path / "games" / "c", 0, [1, 2], shape=(1, 8, 10))
+    with pytest.raises(UserError, match=r"games' has frames of \[1, 3\] channels: run 'python run.py data stats' for"):
+        statistics(tmp_path / "games", 8)
+
+
+def test_statistics_hold_one_pair_of_frames_at_a_time(dataset):
+    statistics(dataset, 2)
+    tracemalloc.start()
+    statistics(dataset, 2000)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    # As floats all of them take 3.8 MB.
+    assert peak < 1_000_000

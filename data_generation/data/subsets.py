@@ -135,28 +135,44 @@ def statistics(source: Path, num_frames: int, seed: int = 0) -> dict[str, Any]:
 
 def _pixels(environments: list[Environment], num_frames: int, rng: np.random.Generator) -> dict[str, Any]:
     """Mean and deviation of the channels, and what changes from a frame to the next, of random pairs of frames."""
-    pairs = list(_pairs(environments, num_frames // 2, rng))
-    if not pairs:
+    channels = sorted({environment.info.frame_shape[0] for environment in environments})
+    if len(channels) > 1:
+        problem = f"'{environments[0].env_dpath.parent}' has frames of {channels} channels"
+        raise UserError(f"{problem}: run 'python run.py data stats' for each environment")
+    sums, squares = np.zeros((2, channels[0]), np.int64)
+    num_pairs = num_pixels = num_changed = num_repeated = 0
+    for pair in _pairs(environments, num_frames // 2, rng):
+        sums += pair.sum(axis=(0, 1, 2), dtype=np.int64)
+        squares += np.square(pair, dtype=np.uint16).sum(axis=(0, 1, 2), dtype=np.int64)
+        difference = np.abs(pair[1].astype(np.int16) - pair[0])
+        num_changed += int((difference > 8).any(axis=-1).sum())
+        num_repeated += not difference.any()
+        num_pixels += pair[0, :, :, 0].size
+        num_pairs += 1
+    if not num_pairs:
         return {}
-    frames = np.stack(pairs).astype(np.float64)
-    changed = (np.abs(frames[:, 1] - frames[:, 0]) > 8).any(axis=-1)
+    mean = sums / (2 * num_pixels)
+    deviation = np.sqrt(np.maximum(squares / (2 * num_pixels) - mean**2, 0))
     return {
-        "mean of the channels": frames.mean(axis=(0, 1, 2, 3)).round(2).tolist(),
-        "deviation of the channels": frames.std(axis=(0, 1, 2, 3)).round(2).tolist(),
-        "pixels that change visibly": float(changed.mean()),
-        "frames that repeat the one before": float((frames[:, 1] == frames[:, 0]).all(axis=(1, 2, 3)).mean()),
+        "mean of the channels": mean.round(2).tolist(),
+        "deviation of the channels": deviation.round(2).tolist(),
+        "pixels that change visibly": num_changed / num_pixels,
+        "frames that repeat the one before": num_repeated / num_pairs,
     }
 
 
 def _pairs(environments: list[Environment], count: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
-    """Neighbouring frames (2, H, W, C) uint8 of random episodes, each environment as often as another."""
+    """Neighbouring frames (2, H, W, C) uint8: each environment as often as another, and in it each pair."""
     with_steps = [environment for environment in environments if (environment.num_frames > 1).any()]
+    # Of the pairs of each environment's episodes, one after the other.
+    ends = [np.cumsum(environment.num_frames - 1) for environment in with_steps]
     for number in range(count if with_steps else 0):
-        environment = with_steps[number % len(with_steps)]
-        episode = int(rng.choice(np.flatnonzero(environment.num_frames > 1)))
+        environment, stops = with_steps[number % len(with_steps)], ends[number % len(with_steps)]
+        pair = int(rng.integers(stops[-1]))
+        episode = int(np.searchsorted(stops, pair, side="right"))
         channels, height, width = environment.info.frame_shape
         frames = np.empty((2, height, width, channels), np.uint8)
-        environment.read(episode, int(rng.integers(environment.num_frames[episode] - 1)), frames)
+        environment.read(episode, int(environment.num_frames[episode] - 1 - (stops[episode] - pair)), frames)
         yield frames
 
 
