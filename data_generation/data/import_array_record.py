@@ -55,14 +55,17 @@ class ArrayRecordSession(ArraySession):
         content = self._content()
         yield from np.frombuffer(content["raw_video"], np.uint8).reshape(-1, *self._shape(content))
 
-    def columns(self) -> tuple[np.ndarray | None, np.ndarray | None]:
-        """Actions; there are no rewards."""
+    def column(self, names: Sequence[str]) -> np.ndarray | None:
+        """The record's list of values of one of these names."""
         content = self._content()
-        actions = next((content[key] for key in self.action_keys if key in content), None)
+        values = next((content[name] for name in names if name in content), None)
         try:
-            return (None if actions is None else np.asarray(actions)), None
+            return None if values is None else np.asarray(values)
         except ValueError:
             raise self.error("its actions have several lengths") from None
+
+    def rewards(self) -> None:
+        """None: Jasmine records no rewards."""
 
     def column_names(self) -> list[str]:
         """What the record holds besides its video."""

@@ -48,8 +48,8 @@ class ArraySession(ImportedSession):
     def num_frames(self) -> int:
         raise NotImplementedError
 
-    def columns(self) -> tuple[np.ndarray | None, np.ndarray | None]:
-        """Actions and rewards, where there are any: one for each frame, or for each frame but the last."""
+    def column(self, names: Sequence[str]) -> np.ndarray | None:
+        """The first column of these names that is there: a value for each frame, or for each frame but the last."""
         raise NotImplementedError
 
     def column_names(self) -> list[str]:
@@ -63,14 +63,14 @@ class ArraySession(ImportedSession):
 
     def actions(self) -> np.ndarray | None:
         """Action numbers (T,) int64; None without actions."""
-        values = None if self.options.without_actions else self.columns()[0]
+        values = None if self.options.without_actions else self.column(self.action_keys)
         if values is None and self.options.actions_key and not self.options.without_actions:
             raise self._missing_actions()
         return None if values is None else self._indices(values)
 
     def rewards(self) -> np.ndarray | None:
         """Rewards (T,), which an episode can hold; None without rewards."""
-        values = self.columns()[1]
+        values = self.column(REWARD_NAMES)
         if values is None:
             return None
         column = _without_last_axis(values)

@@ -18,7 +18,6 @@ import numpy as np
 from data_generation.data.errors import UserError
 from data_generation.data.import_arrays import (
     FRAME_NAMES,
-    REWARD_NAMES,
     ArrayDataset,
     ArraySession,
     ImportOptions,
@@ -60,12 +59,17 @@ class Hdf5Session(ArraySession):
                     except ValueError as error:
                         raise self.error(str(error)) from None
 
-    def columns(self) -> tuple[np.ndarray | None, np.ndarray | None]:
-        """Actions and rewards of these frames."""
+    def column(self, names: Sequence[str]) -> np.ndarray | None:
+        """The part of a column that belongs to these of the group's frames."""
         with _file(self.path) as file:
             group = file[self.group]
             total = file[_frames_name(group, self.options, self.path)].shape[0]
-            return self._column(group, self.action_keys, total), self._column(group, REWARD_NAMES, total)
+            name = next((name for name in names if hasattr(group.get(name), "shape")), None)
+            if name is None:
+                return None
+            if group[name].ndim == 0 or group[name].shape[0] not in (total, total - 1):
+                raise self.error(f"'{self.group}' has {name} {group[name].shape} for {total} frames")
+            return np.asarray(group[name][self.start : self.stop])
 
     def column_names(self) -> list[str]:
         """The arrays in the group that are as long as its frames, or one shorter."""
@@ -80,15 +84,6 @@ class Hdf5Session(ArraySession):
             total = file[_frames_name(group, self.options, self.path)].shape[0]
             group.visititems(note)
         return found
-
-    def _column(self, group: Any, names: Sequence[str], total: int) -> np.ndarray | None:
-        """The part of a column that belongs to these of the group's `total` frames."""
-        name = next((name for name in names if hasattr(group.get(name), "shape")), None)
-        if name is None:
-            return None
-        if group[name].ndim == 0 or group[name].shape[0] not in (total, total - 1):
-            raise self.error(f"'{self.group}' has {name} {group[name].shape} for {total} frames")
-        return np.asarray(group[name][self.start : self.stop])
 
 
 def hdf5_dataset(name: str, files: Sequence[Path], options: ImportOptions) -> ArrayDataset:

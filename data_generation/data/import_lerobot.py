@@ -16,7 +16,7 @@ import numpy as np
 
 from data_generation.data.errors import UserError
 from data_generation.data.import_arrays import ArrayDataset, ArraySession, ImportOptions, files_below
-from data_generation.data.import_parquet import PARQUET_SUFFIXES, ParquetSession, parquet_file
+from data_generation.data.import_parquet import PARQUET_SUFFIXES, ParquetReader, ParquetSession, parquet_file
 from data_generation.data.info import MAX_FPS
 from data_generation.data.reading import read_json, shortened
 from data_generation.data.recordings import natural_order, video_frames
@@ -104,7 +104,7 @@ class _Info:
     def sessions(self, episodes: list[dict[str, Any]], key: str, options: ImportOptions) -> Iterator[ArraySession]:
         """The episodes, in their order."""
         is_video = self.features[key].get("dtype") == "video"
-        place = f"videos/{key}/"
+        place, reader = f"videos/{key}/", ParquetReader()
         try:
             videos = [(e[f"{place}chunk_index"], e[f"{place}file_index"]) for e in episodes] if is_video else []
             shared = Counter(videos)
@@ -116,11 +116,12 @@ class _Info:
                 start, stop = (episode[f"dataset_{end}_index"] - first for end in ("from", "to"))
                 if not is_video:
                     chosen = ImportOptions(**{**vars(options), "frames_key": key})
-                    yield ParquetSession(steps, 0, number, chosen, start, stop)
+                    yield ParquetSession(steps, 0, number, chosen, reader, start, stop)
                     continue
                 video, begin = self._path("video_path", videos[number], key), float(episode[f"{place}from_timestamp"])
                 is_alone = shared[videos[number]] == 1
-                yield VideoSession(steps, 0, number, options, start, stop, False, video, begin, self.fps, is_alone)
+                place_in_video = (video, begin, self.fps, is_alone)
+                yield VideoSession(steps, 0, number, options, reader, start, stop, False, *place_in_video)
         except (KeyError, TypeError, ValueError, IndexError) as error:
             raise self._error(f"its episodes are not those of layout v3.0 ({type(error).__name__} {error})") from None
 
