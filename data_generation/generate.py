@@ -15,6 +15,7 @@ from data_generation.generator.connector_base import Connector, make_connector
 from data_generation.generator.generator import GenerationFailed, Outcome, run
 from data_generation.generator.plan import Plan, make_plan, remove_if_empty
 from data_generation.generator.policy import policy_class, policy_spec
+from data_generation.generator.repeats import count_repeated_levels
 from data_generation.generator.worker import GenerationJob
 
 logger = logging.getLogger(__name__)
@@ -68,6 +69,7 @@ def generate(cfg: GenerateConfig) -> Generated:
         raise GenerationFailed("; ".join(f"{game}: {reason}" for game, reason in outcome.unplayable.items()))
     generated = _summarise(plan, outcome)
     _print_summary(generated, plan, config)
+    _warn_of_repeats(plan, config)
     if outcome.failures:
         task, error = outcome.failures[0]
         count = f"{len(outcome.failures) + outcome.num_dropped} of {len(plan.missing)} episodes"
@@ -135,6 +137,21 @@ def _print_summary(generated: Generated, plan: Plan, config: DatasetConfig) -> N
         )
     lines.append(f"next          python run.py data view {shlex.quote(str(generated.dataset_dpath))}")
     print("\n".join(lines))
+
+
+def _warn_of_repeats(plan: Plan, config: DatasetConfig) -> None:
+    """Say it where the sessions that this run has added to are all the same episode."""
+    made = (task for task in plan.missing if task.env_dpath in plan.env_dpaths)
+    num_repeated, num_levels = count_repeated_levels(made)
+    if not num_repeated:
+        return
+    key, n_sessions = "connector.generator_config.n_sessions", config.connector.generator_config.n_sessions
+    problem = f"{num_repeated} of {num_levels} levels have the same episode in every session, training or test"
+    remedy = (
+        f"mix in random actions ({_CONFIG_KEY}.connector.agent.gamma=0.15), take an agent that has some, or set "
+        f"{_CONFIG_KEY}.{key}=1; where neither game nor agent is random, another seed changes nothing"
+    )
+    logger.warning("%s.%s=%d: %s: %s", _CONFIG_KEY, key, n_sessions, problem, remedy)
 
 
 def _listing(names: Sequence[str]) -> str:

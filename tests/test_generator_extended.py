@@ -131,3 +131,31 @@ def test_fewer_sessions_leave_the_number_that_was_asked_for(counting, tmp_path: 
         generate(counting_config(tmp_path, ["one"], n_sessions))
     (env_dpath,) = list_environments(next(tmp_path.iterdir()))
     assert Environment(env_dpath).num_episodes == DatasetInfo.load(env_dpath).generator["n_sessions"] == 4
+
+
+def script_config(dpath: Path, gamma: float, n_sessions: int) -> GenerateConfig:
+    """An agent of a retro game, which has no randomness of its own."""
+    cfg = retro_config(dpath, n_sessions)
+    cfg.config.connector.variant = "scripted"
+    cfg.config.connector.agent = AgentConfig(gamma=gamma, script=["RIGHT*3", "ACTION_SECONDARY*2"])
+    return cfg
+
+
+def test_sessions_that_are_all_the_same_episode_are_announced(tmp_path: Path, caplog) -> None:
+    def warnings() -> list[str]:
+        found = [record.message for record in caplog.records if "the same episode" in record.message]
+        caplog.clear()
+        return found
+
+    generate(script_config(tmp_path / "random", 0.5, 3))
+    generate(script_config(tmp_path / "same", 0.0, 1))
+    assert not warnings()
+    generate(script_config(tmp_path / "same", 0.0, 3))
+    (line,) = warnings()
+    assert (
+        "config.connector.generator_config.n_sessions=3: 1 of 1 levels have the same episode in every session" in line
+    )
+    assert "config.connector.agent.gamma=0.15" in line and "another seed changes nothing" in line
+    # Nothing is made.
+    generate(script_config(tmp_path / "same", 0.0, 3))
+    assert not warnings()
