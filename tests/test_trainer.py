@@ -37,6 +37,14 @@ def test_gradients_are_clipped_once_per_optimizer_step_not_inside_accumulation(r
         torch.testing.assert_close(value, weights(whole)[name], atol=2e-4, rtol=1e-3)
 
 
+def test_the_environment_does_not_change_how_many_batches_make_a_step(root, monkeypatch):
+    cfg = tiny_config(root)
+    cfg.train.num_train_steps, cfg.train.batch_size, cfg.train.grad_accum = 2, 2, 4
+    plain = weights(train(renamed(cfg, "plain")))
+    monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "2")
+    assert_equal(weights(train(renamed(cfg, "variable"))), plain)
+
+
 def test_learning_rate_warms_up_falls_as_a_cosine_and_stays():
     config = OptimizerConfig(linear_warmup_total_iters=10, cosine_annealing_t_max=100)
     rates = [learning_rate(config, step, 5001) for step in (0, 5, 10, 60, 110, 5000)]

@@ -8,7 +8,7 @@ from datetime import timedelta
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState
-from accelerate.utils import InitProcessGroupKwargs
+from accelerate.utils import GradientAccumulationPlugin, InitProcessGroupKwargs
 from torch import distributed
 
 from data_generation.data.errors import FieldError
@@ -71,7 +71,8 @@ def make_runtime(
     accelerator = Accelerator(
         cpu=kind.type == "cpu",
         mixed_precision="no",
-        gradient_accumulation_steps=grad_accum,
+        # By a plugin, since a plain number gives way to ACCELERATE_GRADIENT_ACCUMULATION_STEPS.
+        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=grad_accum),
         kwargs_handlers=handlers,
     )
     sharded = sharded or os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true"
