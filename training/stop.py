@@ -23,6 +23,8 @@ _REQUEUE_SECONDS = 60.0
 class StopRequest:
     """Context in which SIGINT, SIGTERM, SIGUSR1 and SIGUSR2 only set a mark. A second one acts as usual.
 
+    One of several processes gets a signal of the whole group twice, directly and from its launcher, which ends it in
+    time in any case: there, only a second Ctrl-C acts, and other signals do nothing after the first.
     At the end, a warning that somebody waits for (submitit, which puts the job back into the queue) is passed on.
     """
 
@@ -40,7 +42,7 @@ class StopRequest:
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._restore()
+        self._restore(*self._previous)
         if self._is_awaited and isinstance(error, SystemExit):
             signal.raise_signal(self._signal)
             # Only the first process of a job asks for its requeueing, and one that ended now would end that one.
@@ -59,12 +61,18 @@ class StopRequest:
         if os.getpid() != self._pid:
             # A forked data worker, which Ctrl-C reaches too: it continues until this process ends it.
             return
+        if self._signal:
+            return
         self._signal = number
         self._is_awaited = number in _WARNINGS and callable(self._previous.get(number))
-        self._restore()
-        logger.info("stopping after this step; the same signal again stops at once")
+        if self._runtime.num_processes == 1:
+            self._restore(*self._previous)
+            logger.info("stopping after this step; the same signal again stops at once")
+        else:
+            self._restore(signal.SIGINT)
+            logger.info("stopping after this step; Ctrl-C again stops at once")
 
-    def _restore(self) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)  # type: ignore[arg-type]
-        self._previous = {}
+    def _restore(self, *numbers: int) -> None:
+        for number in numbers:
+            if (handler := self._previous.pop(number, None)) is not None:
+                signal.signal(number, handler)  # type: ignore[arg-type]
