@@ -13,7 +13,9 @@ from training.runtime import Runtime
 
 logger = logging.getLogger(__name__)
 
-_AGREE_EVERY = 10  # steps between two questions to the other processes; each question waits for the device
+# Several processes ask each other after so many steps, since each question waits for the device; earlier where that
+# takes more than so many seconds, of the 30 or so that a launcher or a cluster leaves for saving.
+_MOST_STEPS, _MOST_SECONDS = 10, 2.0
 # What clusters send some time before they end a job.
 _WARNINGS = (signal.SIGUSR1, signal.SIGUSR2)
 # Seconds until the job is back in the queue, which ends this process, too.
@@ -28,12 +30,15 @@ class StopRequest:
     At the end, a warning that somebody waits for (submitit, which puts the job back into the queue) is passed on.
     """
 
-    def __init__(self, runtime: Runtime):
+    def __init__(self, runtime: Runtime, step: int = 0):
+        """`step`: the number of steps that were made before."""
         self._runtime = runtime
         self._signal, self._pid = 0, os.getpid()
         self._previous: dict[int, object] = {}
         # Whether somebody else waits for the signal that came.
         self._is_awaited = False
+        # The last question to the other processes, and the step of the next one.
+        self._asked_step, self._asked_at, self._next_step = step, time.monotonic(), step + 1
 
     def __enter__(self) -> "StopRequest":
         if threading.current_thread() is threading.main_thread():  # Python allows handlers there only
@@ -48,14 +53,23 @@ class StopRequest:
             # Only the first process of a job asks for its requeueing, and one that ended now would end that one.
             time.sleep(_REQUEUE_SECONDS)
 
-    def agreed(self, step: int) -> int:
-        """The signal's number if any process got one, else 0; equal on all processes, which must all ask."""
+    def agreed(self, step: int, asks: bool = False) -> int:
+        """The signal's number if any process got one, else 0; equal on all processes, which must all call it alike.
+
+        `asks`: whether the processes must ask each other now, as before something long.
+        """
         if self._runtime.num_processes == 1:
             return self._signal
-        if step % _AGREE_EVERY:
+        if step < self._next_step and not asks:
             return 0
-        mark = torch.tensor([self._signal], device=self._runtime.device)
-        return int(self._runtime.accelerator.gather(mark).max())
+        now = time.monotonic()
+        seconds = (now - self._asked_at) / max(1, step - self._asked_step)
+        own = torch.tensor([[self._signal, seconds]], device=self._runtime.device)
+        # The slowest process's time a step, so that all ask again at the same step.
+        number, seconds = self._runtime.accelerator.gather(own).amax(dim=0).tolist()
+        steps = min(_MOST_STEPS, max(1, int(_MOST_SECONDS / max(seconds, 1e-9))))
+        self._asked_step, self._asked_at, self._next_step = step, now, step + steps
+        return int(number)
 
     def _mark(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() != self._pid:

@@ -122,7 +122,7 @@ class Trainer:
         bar = tqdm(
             total=total, initial=self.step, unit="step", desc=self.config.model, disable=quiet, mininterval=often
         )
-        with closing(metrics), logging_redirect_tqdm(), StopRequest(self.runtime) as stop, bar:
+        with closing(metrics), logging_redirect_tqdm(), StopRequest(self.runtime, self.step) as stop, bar:
             if self.step and self._due(self.cfg.train.validate_every) and not self._recorded(metrics, "validation"):
                 # The last run ended between this checkpoint and its validation.
                 self._validate(metrics)
@@ -134,9 +134,13 @@ class Trainer:
                     self._explain_divergence(error)
                     raise
                 bar.update()
-                self._report(metrics, bar)
-                if number := stop.agreed(self.step):
+                self._log_and_save(metrics, bar)
+                # Saved and asked first, so that validation cannot cost training.
+                validates = self._due(self.cfg.train.validate_every)
+                if number := stop.agreed(self.step, asks=validates):
                     self._stop(number)
+                if validates:
+                    self._validate(metrics)
             self._write_report()
 
     def _train_step(self, batches: Iterator[Inputs]) -> None:
@@ -168,15 +172,11 @@ class Trainer:
                     self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
 
-    def _report(self, metrics: MetricsLogger, bar: tqdm) -> None:
-        """What is due after a step: log, save, validate. Saved first, so that validation cannot cost training."""
-        train = self.cfg.train
-        if self._due(train.log_every):
+    def _log_and_save(self, metrics: MetricsLogger, bar: tqdm) -> None:
+        if self._due(self.cfg.train.log_every):
             bar.set_postfix_str(self._log(metrics), refresh=False)
-        if self._due(train.save_model_every):
+        if self._due(self.cfg.train.save_model_every):
             self.save()
-        if self._due(train.validate_every):
-            self._validate(metrics)
 
     def _due(self, every: int) -> bool:
         """Every `every` steps (0: never), and at the end."""
