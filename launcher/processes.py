@@ -12,8 +12,8 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
-from multiprocessing import parent_process
+from contextlib import contextmanager, suppress
+from multiprocessing import parent_process, resource_tracker
 from typing import Any
 
 from data_generation.data.errors import UserError
@@ -30,6 +30,8 @@ from launcher.stopped import StoppedProcesses
 
 # prctl's option "send me this signal when my parent ends" (linux/prctl.h).
 _PR_SET_PDEATHSIG = 1
+# Signals that the launcher passes on to its processes, unless it was started to ignore them (`nohup`).
+_PASSED_ON = (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
 # What torch and its back ends say of a process that has ended,
 _ENDED = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "was likely closed", "failed to recv")
 # and of one that does not answer.
@@ -79,12 +81,14 @@ def _start_elastic(entry: str, config: object, num_processes: int, timeout: floa
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+    from training.stop import pass_on
+
     stopped = StoppedProcesses(num_processes, timeout)
     try:
         with (
             tempfile.TemporaryDirectory(prefix="processes_") as errors_dpath,
             _silenced("torch.distributed.elastic", "torch.multiprocessing"),
-            _interrupts_left_to_children(),
+            _signals_of_children(),
             stopped.watched(),
         ):
             launch_config = LaunchConfig(
@@ -100,22 +104,25 @@ def _start_elastic(entry: str, config: object, num_processes: int, timeout: floa
                 monitor_interval=0.2,
                 start_method="spawn",
                 logs_specs=DefaultLogsSpecs(log_dir=errors_dpath),
-                signals_to_handle="SIGTERM,SIGHUP,SIGQUIT,SIGUSR1,SIGUSR2",
+                signals_to_handle=",".join(number.name for number in _PASSED_ON if not _is_ignored(number)),
             )
             exit_codes = elastic_launch(launch_config, _work)(entry, config)
     except ChildFailedError as error:
         raise _failure(error, num_processes, stopped) from None
     except SignalException as error:
+        pass_on(error.sigval)
         raise SystemExit(128 + error.sigval) from None
     if any(exit_codes.values()):
         raise SystemExit(max(exit_codes.values()))
 
 
-def _failure(error: Any, num_processes: int, stopped: StoppedProcesses) -> Exception:
+def _failure(error: Any, num_processes: int, stopped: StoppedProcesses) -> BaseException:
     """The exception for torch's ChildFailedError."""
     if message := stopped.message():
         return UserError(message)
     for rank, failure in error.failures.items():
+        if failure.exitcode in (INTERRUPTED, -signal.SIGINT):
+            return SystemExit(INTERRUPTED)
         if failure.exitcode < 0 and failure.exitcode != -signal.SIGTERM:
             name = signal.Signals(-failure.exitcode).name
             reason = "; the system may have been out of memory" if name == "SIGKILL" else ""
@@ -159,21 +166,55 @@ def _silenced(*names: str) -> Iterator[None]:
 
 
 @contextmanager
-def _interrupts_left_to_children() -> Iterator[None]:
-    """Ctrl-C reaches the started processes directly; passing it on would be the second one, which stops at once."""
+def _signals_of_children() -> Iterator[None]:
+    """Leave Ctrl-C to the started processes, which it reaches directly, and take back torch's handlers at the end.
+
+    Passing Ctrl-C on would be the second one, which stops at once. It is blocked, and so it is in the processes until
+    they are ready for it: they would end in the middle of their imports, with a traceback.
+    """
     # Python allows signal handlers in the main thread only.
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    previous = signal.signal(signal.SIGINT, lambda _number, _frame: None)
+    # Where the first process starts it, it lifts the block.
+    resource_tracker.ensure_running()
+    previous = {number: signal.getsignal(number) for number in (signal.SIGINT, *_PASSED_ON)}
+    if not _is_ignored(signal.SIGINT):
+        signal.signal(signal.SIGINT, lambda _number, _frame: None)
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, previous)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        for number, handler in previous.items():
+            # None: a handler that is not Python's.
+            if handler is not None:
+                signal.signal(number, handler)
+
+
+def _is_ignored(number: int) -> bool:
+    return signal.getsignal(number) == signal.SIG_IGN
 
 
 def _work(entry: str, config: object) -> int:
     """What each started process runs; returns the exit code that its entry point asked for."""
+    try:
+        try:
+            # `_signals_of_children` has blocked it.
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+            return _exit_code(entry, config)
+        finally:
+            # It only reports now, and waits for the others, which Ctrl-C ends.
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+    except KeyboardInterrupt:
+        with suppress(OSError):
+            sys.stdout.flush()
+        # At once, and not by what is returned: torch would take that for success, and wait for the others.
+        os._exit(INTERRUPTED)
+
+
+def _exit_code(entry: str, config: object) -> int:
+    """Call the entry point in a process that was started for it; the exit code that it asked for."""
     import torch
 
     _end_with_launcher()
@@ -195,8 +236,6 @@ def _work(entry: str, config: object) -> int:
         if any(words in str(error) for words in _ENDED):
             _leave_the_report_to_another()
         raise
-    except KeyboardInterrupt:
-        return INTERRUPTED
     except SystemExit as error:
         return code_of_exit(error)
     return SUCCESS

@@ -67,6 +67,16 @@ def test_a_second_signal_ends_one_process_at_once(unmarked):
     assert unmarked == [signal.SIGTERM]
 
 
+@pytest.mark.parametrize("number", [*SIGNALS, signal.SIGINT])
+def test_a_signal_that_is_ignored_stays_ignored(unmarked, number):
+    """As Ctrl-C is for what a script runs in the background."""
+    signal.signal(number, signal.SIG_IGN)
+    with StopRequest(group(1)) as request:
+        signal.raise_signal(number)
+        assert request.agreed(1) == 0
+    assert signal.getsignal(number) == signal.SIG_IGN
+
+
 @dataclass
 class Job:
     """What the entry point below is given."""

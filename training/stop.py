@@ -35,23 +35,22 @@ class StopRequest:
         self._runtime = runtime
         self._signal, self._pid = 0, os.getpid()
         self._previous: dict[int, object] = {}
-        # Whether somebody else waits for the signal that came.
-        self._is_awaited = False
         # The last question to the other processes, and the step of the next one.
         self._asked_step, self._asked_at, self._next_step = step, time.monotonic(), step + 1
 
     def __enter__(self) -> "StopRequest":
         if threading.current_thread() is threading.main_thread():  # Python allows handlers there only
             for number in (signal.SIGINT, signal.SIGTERM, *_WARNINGS):
-                self._previous[number] = signal.signal(number, self._mark)
+                # What a script runs in the background ignores SIGINT; None: a handler that is not Python's.
+                if (previous := signal.getsignal(number)) not in (signal.SIG_IGN, None):
+                    self._previous[number] = previous
+                    signal.signal(number, self._mark)
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._restore(*self._previous)
-        if self._is_awaited and isinstance(error, SystemExit):
-            signal.raise_signal(self._signal)
-            # Only the first process of a job asks for its requeueing, and one that ended now would end that one.
-            time.sleep(_REQUEUE_SECONDS)
+        if isinstance(error, SystemExit):
+            pass_on(self._signal)
 
     def agreed(self, step: int, asks: bool = False) -> int:
         """The signal's number if any process got one, else 0; equal on all processes, which must all call it alike.
@@ -78,7 +77,6 @@ class StopRequest:
         if self._signal:
             return
         self._signal = number
-        self._is_awaited = number in _WARNINGS and callable(self._previous.get(number))
         if self._runtime.num_processes == 1:
             self._restore(*self._previous)
             logger.info("stopping after this step; the same signal again stops at once")
@@ -90,3 +88,11 @@ class StopRequest:
         for number in numbers:
             if (handler := self._previous.pop(number, None)) is not None:
                 signal.signal(number, handler)  # type: ignore[arg-type]
+
+
+def pass_on(number: int) -> None:
+    """Give a signal that has ended a run to somebody else who waits for it, if it is a cluster's warning."""
+    if number in _WARNINGS and callable(signal.getsignal(number)):
+        signal.raise_signal(number)
+        # Only the first process of a job asks for its requeueing, and one that ended now would end that one.
+        time.sleep(_REQUEUE_SECONDS)
