@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import suppress
 
 import pytest
 import torch
@@ -108,6 +109,27 @@ def test_a_folder_that_cannot_be_written_is_named(runtime, tmp_path):
     line = r"^compile=True: compiled code cannot be kept in '.*/file/compiled' \(.*\); name a folder in [A-Z_]+, or .*$"
     with pytest.raises(FieldError, match=line), kept_code(tmp_path / "file" / "compiled", runtime):
         pass
+
+
+def test_several_processes_check_at_once_that_the_folder_can_be_written(tmp_path, runtime, monkeypatch):
+    monkeypatch.setenv(VARIABLE, str(tmp_path))
+    if not (pid := os.fork()):
+        with suppress(BaseException):
+            check_often(tmp_path, runtime)
+            os._exit(0)
+        os._exit(1)
+    try:
+        check_often(tmp_path, runtime)
+    finally:
+        code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    assert code == 0
+    assert list(tmp_path.iterdir()) == []
+
+
+def check_often(folder, runtime):
+    for _ in range(1000):
+        with kept_code(folder, runtime):
+            pass
 
 
 def test_without_a_compiler_the_line_says_so(runtime, tmp_path, monkeypatch):

@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from data_generation.data.errors import FieldError
-from data_generation.data.files import write_atomically
+from data_generation.data.files import check_writable, write_atomically
 from training.runtime import Runtime
 
 # What torch reads the folder's name from.
@@ -120,8 +120,7 @@ def _require_compiler(runtime: Runtime) -> None:
 
 def _require_writable(folder: Path) -> None:
     try:
-        write_atomically(folder / ".writable", b"")
-        (folder / ".writable").unlink()
+        check_writable(folder / "code")
     except OSError as error:
         problem = f"compiled code cannot be kept in '{folder}' ({error.strerror})"
         raise FieldError("compile", True, problem, f"name a folder in {VARIABLE}, or set {{compile}}=false") from None
