@@ -1,7 +1,9 @@
 """Compiled code that is kept between runs: what is damaged is not used again, and other runs are left alone."""
 
+import errno
 import json
 import os
+import re
 import subprocess
 import sys
 from contextlib import suppress
@@ -11,6 +13,7 @@ import torch
 from accelerate import Accelerator
 
 from data_generation.data.errors import FieldError
+from training import compiled_code
 from training.compiled_code import VARIABLE, CompiledCode, kept_code
 from training.runtime import Runtime
 
@@ -68,6 +71,35 @@ def test_a_later_save_records_only_what_has_changed(code):
     after = json.loads((code.folder / "checksums.json").read_text())
     assert {name: after[name] for name in before} == before
     assert after.keys() - before.keys() == {"new.so"}
+
+
+def test_a_folder_that_another_run_removes_meanwhile_is_left_out(code, monkeypatch):
+    """As torch's compilers do with their temporaries."""
+    (code.folder / "going" / "deeper").mkdir(parents=True)
+    (code.folder / "new.so").write_bytes(b"new")
+    scandir = os.scandir
+
+    def scan(path="."):
+        if os.path.basename(path) == "going":
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", scan)
+    code.record()
+    assert json.loads((code.folder / "checksums.json").read_text()).keys() == {"ab/kernel.so", "graph", "new.so"}
+
+
+def test_a_full_disk_for_the_checksums_does_not_end_a_training(code, monkeypatch, caplog):
+    (code.folder / "new.so").write_bytes(b"new")
+
+    def full(path, data):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    monkeypatch.setattr(compiled_code, "write_atomically", full)
+    code.record()
+    assert re.fullmatch(
+        r"'\S*checksums\.json': No space left on device; a later run compiles again.*", caplog.messages[0]
+    )
 
 
 def test_nothing_is_removed_while_another_run_uses_the_folder(code):

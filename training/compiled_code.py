@@ -2,6 +2,7 @@
 
 import fcntl
 import json
+import logging
 import os
 import shutil
 import sys
@@ -13,6 +14,8 @@ from pathlib import Path
 from data_generation.data.errors import FieldError
 from data_generation.data.files import check_writable, write_atomically
 from training.runtime import Runtime
+
+logger = logging.getLogger(__name__)
 
 # What torch reads the folder's name from.
 VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
@@ -52,7 +55,17 @@ class CompiledCode:
                 path.unlink()
 
     def record(self) -> None:
-        """Write the checksums of all files; those of files that have not changed are not computed again."""
+        """Write the checksums of all files; those of files that have not changed are not computed again.
+
+        Where the disk refuses that, a warning says so: a later run compiles again.
+        """
+        try:
+            self._record()
+        except OSError as error:
+            place, problem = error.filename or self.folder, error.strerror or error
+            logger.warning("'%s': %s; a later run compiles again what this one has compiled", place, problem)
+
+    def _record(self) -> None:
         recorded, entries = self._recorded(), {}
         for name, path in self._files().items():
             # Another run may compile meanwhile; its temporaries come and go.
@@ -64,7 +77,9 @@ class CompiledCode:
 
     def _files(self) -> dict[str, Path]:
         own = (self.folder / _CHECKSUMS, self.folder / _LOCK)
-        paths = (path for path in self.folder.rglob("*") if path.is_file() and path not in own)
+        # Not rglob, which ends with an error where another run removes a folder meanwhile.
+        found = (Path(folder, name) for folder, _, names in os.walk(self.folder) for name in names)
+        paths = (path for path in found if path.is_file() and path not in own)
         return {path.relative_to(self.folder).as_posix(): path for path in paths}
 
     def _recorded(self) -> dict[str, _Entry]:
