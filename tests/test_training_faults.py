@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from data_generation.data.errors import UserError
+from data_generation.data.reading import MAX_TEXT_BYTES
 from tests.process_helpers import wait_until
 from tests.training_helpers import assert_equal, renamed, rows, tiny_config, weights, world_config, write_dataset
 from training import tracker
@@ -189,6 +190,14 @@ def test_lines_of_metrics_that_are_no_rows_are_omitted(tmp_path, line):
     path = tmp_path / "metrics.jsonl"
     path.write_text(f"{json.dumps(good)}\n{line}\n")
     assert tracker.MetricsFile(path, 5).rows == [good]
+
+
+def test_metrics_of_any_size_are_read(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    written = [{"step": step, "split": "train", "time": 0.0, "note": "x" * 2**16} for step in range(1, 1030)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in written))
+    assert path.stat().st_size > MAX_TEXT_BYTES
+    assert tracker.MetricsFile(path, 1028).rows == written[:-1]
 
 
 @pytest.mark.parametrize("kind", ["folder", "fifo", "bytes"])

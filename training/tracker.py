@@ -11,7 +11,7 @@ import threading
 import time
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +21,7 @@ from urllib.parse import urlparse
 
 from data_generation.data.errors import FieldError
 from data_generation.data.files import write_atomically
-from data_generation.data.reading import parse_json, read_file
+from data_generation.data.reading import opened, parse_json, read_file
 
 logger = logging.getLogger(__name__)
 
@@ -70,9 +70,8 @@ class MetricsFile:
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """Rows of a metrics.jsonl; lines that are none, as after a crash, are omitted. UserError for an unreadable file."""
-    lines = read_file(path).decode(errors="replace").splitlines() if path.exists() else []
     rows, bad = [], []
-    for line in lines:
+    for line in _lines(path):
         try:
             row = parse_json(line)
         except ValueError:
@@ -80,11 +79,18 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
         is_row = isinstance(row, dict) and type(row.get("step")) is int and isinstance(row.get("split"), str)
         if is_row:
             rows.append(row)
-        elif line.strip("\0 "):
-            bad.append(line)
+        elif text := line.strip("\0 \n"):
+            bad.append(text[:60])
     if bad:
-        logger.warning("'%s': omitted %d unreadable lines, first %.60r", path, len(bad), bad[0])
+        logger.warning("'%s': omitted %d unreadable lines, first %r", path, len(bad), bad[0])
     return rows
+
+
+def _lines(path: Path) -> Iterator[str]:
+    """The lines of a text file, however long; none where it does not exist."""
+    if path.exists():
+        with opened(path) as fd, open(fd, encoding="utf-8", errors="replace", closefd=False) as file:
+            yield from file
 
 
 @dataclass(frozen=True)
