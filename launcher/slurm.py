@@ -19,8 +19,8 @@ _LOCAL = {
     "LOCAL_RANK": "SUBMITIT_LOCAL_LOCALID",
     "_JOB": "SUBMITIT_LOCAL_JOB_ID",
 }
-# Ports that no service has; the job's number chooses one.
-_FIRST_PORT, _NUM_PORTS = 20_000, 10_000
+# Ports that no service has. The numbers of job and step choose one: several of both may run on one machine at once.
+_FIRST_PORT, _NUM_PORTS, _PORTS_PER_JOB = 20_000, 10_000, 37
 
 
 def join_tasks() -> None:
@@ -35,7 +35,8 @@ def task_variables(environ: Mapping[str, str]) -> dict[str, str]:
         values = {name: environ[key] for name, key in names.items() if key in environ}
         if values.keys() != names.keys() or int(values["WORLD_SIZE"]) < 2:
             continue
-        port = _FIRST_PORT + int(values.pop("_JOB")) % _NUM_PORTS
+        number = _PORTS_PER_JOB * int(values.pop("_JOB")) + int(environ.get("SLURM_STEP_ID") or 0)
+        port = _FIRST_PORT + number % _NUM_PORTS
         address = first_host(values.pop("_NODES", "localhost"))
         return {**values, "MASTER_ADDR": address, "MASTER_PORT": str(port)}
     return {}

@@ -28,8 +28,16 @@ def test_a_task_of_a_step_is_told_to_torch():
         "RANK": "9",
         "LOCAL_RANK": "1",
         "MASTER_ADDR": "gpu007",
-        "MASTER_PORT": "24567",
+        "MASTER_PORT": "28979",
     }
+
+
+def test_jobs_and_their_steps_on_one_machine_use_ports_of_their_own():
+    numbers = [(str(1_009_990 + job), str(step)) for job in range(20) for step in range(9)]
+    steps = [STEP | {"SLURM_JOB_ID": job, "SLURM_STEP_ID": step} for job, step in numbers]
+    ports = [int(task_variables(step)["MASTER_PORT"]) for step in steps]
+    assert len(set(ports)) == len(ports)
+    assert min(ports) > 1024 and max(ports) < 32_768
 
 
 @pytest.mark.parametrize("change", [{"SLURM_STEP_NUM_TASKS": "1"}, {"SLURM_STEP_NODELIST": None}])
