@@ -8,7 +8,6 @@ machine now, CPU-seconds (of this process; emulators are in others) what it cost
 """
 
 import argparse
-import os
 import tempfile
 import time
 from collections.abc import Callable
@@ -17,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from data_generation.data.cores import num_cores
 from data_generation.data.data import EpisodeMeta
 from data_generation.generator.levels import Transition
 from external.agent57.checkpoint import Agent57Info
@@ -113,7 +113,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--repeats", type=int, default=5)
     arguments = parser.parse_args()
-    print(f"{os.cpu_count()} cores, {torch.get_num_threads()} threads of torch")
+    print(f"{num_cores()} cores, {torch.get_num_threads()} threads of torch")
     for amp_dtype in (None, torch.bfloat16):
         learner_case(config_of(arguments.preset).training, amp_dtype, arguments.repeats)
     for num_envs in arguments.actors:

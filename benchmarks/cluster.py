@@ -26,6 +26,7 @@ from benchmarks.models import kept_bytes, operations
 from benchmarks.models_cases import NUM_FRAMES, TRAINED, sized
 from data.data import ClipDataset
 from data.loader import iterate_epochs, make_loader
+from data_generation.data.cores import num_cores
 from data_generation.data.files import write_atomically
 from models.construct_model import build_model
 from models.tensor_file import shapes_only
@@ -186,7 +187,7 @@ def measured(arguments: argparse.Namespace) -> ClusterMachine:
     disk = disk_rate(arguments.root, arguments.megabytes << 20)
     print(f"checkpoint to the disk       {disk / 1e6:10.0f} MB/s")
     memory = float(torch.cuda.get_device_properties(0).total_memory) if cuda else float("nan")
-    cores = max(1, (os.cpu_count() or 1) // gpus)
+    cores = max(1, num_cores() // gpus)
     outer = arguments.network * 1e9 / 8
     return ClusterMachine("this machine", gpus, product, arguments.share, inner, outer, clips, cores, disk, memory)
 

@@ -20,6 +20,7 @@ import numpy as np
 import stable_retro
 
 from data_generation.config import ConnectorConfig, DatasetConfig, GeneratorConfig
+from data_generation.data.cores import num_cores
 from data_generation.generator.connector_base import make_connector
 from data_generation.generator.generator import run
 from data_generation.generator.plan import make_plan
@@ -113,7 +114,7 @@ def main() -> None:
         "two workers, recorded frames/s": statistics.median(row["two"] for row in rounds),
         "two workers / one": statistics.median(row["two"] / row["one"] for row in rounds),
     }
-    print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}; medians of {arguments.rounds} rounds")
+    print(f"{num_cores()} cores, load {os.getloadavg()[0]:.1f}; medians of {arguments.rounds} rounds")
     for name, value in median.items():
         print(f"{name:42} {value:.2f}")
 

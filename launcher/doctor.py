@@ -18,6 +18,7 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 
 from data_generation.arguments import OneLineParser
+from data_generation.data.cores import num_cores
 from launcher.commands import ROOT_DPATH
 from launcher.errors import SUCCESS, USER_ERROR, one_line
 from training.tracker import wandb_login_present
@@ -244,7 +245,7 @@ def _memory() -> Finding:
 
     memory = psutil.virtual_memory()
     free, total = (size / 2**30 for size in (memory.available, memory.total))
-    return Finding("ok", f"{free:.1f} of {total:.1f} GB free, {os.cpu_count()} cores")
+    return Finding("ok", f"{free:.1f} of {total:.1f} GB free, {num_cores()} cores")
 
 
 def _open_files() -> Finding:

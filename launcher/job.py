@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-import os
 import typing
 from operator import attrgetter
 from typing import Any
@@ -12,6 +11,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from data_generation.data.cores import num_cores
 from data_generation.data.errors import FieldError, UserError, under
 from data_generation.data.fields import check_fields, expand_paths
 from data_generation.data.hub import fetch_shared
@@ -92,9 +92,9 @@ def _processes(config: Any, key: str | None) -> tuple[int, float]:
         return 1, math.inf
     holder, leaf = _parent_and_leaf(config, key)
     count = getattr(holder, leaf)
-    most = _PROCESSES_PER_CORE * (os.cpu_count() or 1)
-    if count > most:
-        raise FieldError(key, count, f"this machine has {os.cpu_count()} cores", f"use at most {most}")
+    cores = num_cores()
+    if count > (most := _PROCESSES_PER_CORE * cores):
+        raise FieldError(key, count, f"this machine has {cores} cores for it", f"use at most {most}")
     return count, holder.process_timeout
 
 

@@ -16,6 +16,7 @@ from contextlib import contextmanager, suppress
 from multiprocessing import parent_process, resource_tracker
 from typing import Any
 
+from data_generation.data.cores import num_cores
 from data_generation.data.errors import UserError
 from launcher.errors import (
     INTERRUPTED,
@@ -223,7 +224,7 @@ def _exit_code(entry: str, config: object) -> int:
     for name in QUIET_LOGGERS:
         logging.getLogger(name).setLevel(logging.ERROR)
     # Without this each process would use all cores (Accelerate: one core, with a warning).
-    threads = max(1, (os.cpu_count() or 1) // int(os.environ["LOCAL_WORLD_SIZE"]))
+    threads = max(1, num_cores() // int(os.environ["LOCAL_WORLD_SIZE"]))
     torch.set_num_threads(int(os.environ.setdefault("OMP_NUM_THREADS", str(threads))))
     _let_accelerate_use_cpus()
     try:

@@ -181,6 +181,11 @@ def test_hydras_private_interface_is_used_in_one_module():
     assert {item.module for item in private} == {"launcher.hydra_app"}
 
 
+def test_cores_that_this_process_may_not_use_are_not_counted():
+    counting = [path for path in source_paths() if "cpu_count" in path.read_text()]
+    assert [path.name for path in counting] == ["cores.py"]
+
+
 def test_two_classes_never_share_a_name():
     paths = [*source_paths(), *(ROOT_DPATH / "benchmarks").rglob("*.py")]
     names = [

@@ -1,5 +1,6 @@
 """The command line: what it accepts, and what it says when something is wrong."""
 
+import os
 import sys
 
 import pytest
@@ -221,6 +222,13 @@ def test_each_job_of_a_multirun_has_a_folder_of_its_own(entries, arguments, name
 def test_more_processes_than_the_machine_carries_are_refused(entries, capsys):
     assert run.main([*TRAIN, "train.num_processes=1000"]) == 2
     assert "train.num_processes=1000: this machine has" in error_line(capsys)
+
+
+def test_cores_that_a_cluster_has_not_given_to_the_job_do_not_count(entries, capsys, monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {3})
+    assert run.main([*TRAIN, "train.num_processes=5"]) == 2
+    assert error_line(capsys) == "error: train.num_processes=5: this machine has 1 cores for it; use at most 4"
 
 
 @pytest.mark.parametrize("option", ["--config-dir=~/mine", "--config-dir ~/mine"])

@@ -1,6 +1,5 @@
 """What a run computes on, and how much memory it has taken."""
 
-import os
 import platform
 import sys
 from contextlib import suppress
@@ -10,6 +9,8 @@ from pathlib import Path
 import psutil
 import torch
 
+from data_generation.data.cores import num_cores
+
 _PACKAGES = ("torch", "numpy", "accelerate", "lightning", "hydra-core", "stable-retro")
 
 
@@ -18,7 +19,7 @@ def describe_hardware(device: torch.device, num_processes: int = 1) -> dict[str,
     found: dict[str, str | float] = {
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
         "processor": processor_name(),
-        "cores": os.cpu_count() or 1,
+        "cores": num_cores(),
         "threads": torch.get_num_threads(),
         "memory_gb": round(psutil.virtual_memory().total / 2**30, 1),
         "device": device.type,

@@ -1,7 +1,6 @@
 """Make the missing episodes of a dataset, in worker processes."""
 
 import logging
-import os
 import time
 from collections import Counter
 from dataclasses import dataclass, field
@@ -9,6 +8,7 @@ from multiprocessing.connection import wait
 
 from tqdm import tqdm
 
+from data_generation.data.cores import num_cores
 from data_generation.data.errors import UserError
 from data_generation.generator.child import Child
 from data_generation.generator.faults import EnvironmentFault
@@ -53,7 +53,7 @@ def run(job: GenerationJob, tasks: list[EpisodeTask]) -> Outcome:
     """
     if not tasks:
         return Outcome()
-    n_workers = min(job.config.connector.generator_config.n_workers or _num_cores(), len(tasks))
+    n_workers = min(job.config.connector.generator_config.n_workers or num_cores(), len(tasks))
     progress = _Progress(EpisodeQueue(tasks), n_workers)
     try:
         _Pool(job, progress).run(n_workers)
@@ -65,11 +65,6 @@ def run(job: GenerationJob, tasks: list[EpisodeTask]) -> Outcome:
         progress.close()
     progress.set_unopened_apart()
     return progress.outcome
-
-
-def _num_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class _Progress:
