@@ -1,5 +1,6 @@
 """Reads the command line and does what it says."""
 
+import os
 import pkgutil
 import sys
 from collections.abc import Callable, Sequence
@@ -14,12 +15,18 @@ from launcher.keys import did_you_mean
 from launcher.slurm import join_tasks
 from launcher.spelling import respell
 
+# What tells a process that it is one of several, and how many threads it has. Set but empty, it says nothing.
+_VARIABLES = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "OMP_NUM_THREADS")
+
 
 def launch(argv: Sequence[str]) -> int:
     """Run one command line (without the program's name) in this process; returns its exit code.
 
     0: done; 1: a failure, with its traceback; 2: a mistake of the user, in one line; 130: interrupted.
     """
+    for name in _VARIABLES:
+        if os.environ.get(name) == "":
+            del os.environ[name]
     try:
         return exit_code_of(lambda: _flushed(_dispatch(list(argv))))
     except KeyboardInterrupt:

@@ -223,9 +223,7 @@ def _exit_code(entry: str, config: object) -> int:
     logging.basicConfig(level=level, format="%(message)s", handlers=[ConsoleHandler(sys.stdout)])
     for name in QUIET_LOGGERS:
         logging.getLogger(name).setLevel(logging.ERROR)
-    # Without this each process would use all cores (Accelerate: one core, with a warning).
-    threads = max(1, num_cores() // int(os.environ["LOCAL_WORLD_SIZE"]))
-    torch.set_num_threads(int(os.environ.setdefault("OMP_NUM_THREADS", str(threads))))
+    torch.set_num_threads(_num_threads())
     _let_accelerate_use_cpus()
     try:
         with explained(config):
@@ -240,6 +238,20 @@ def _exit_code(entry: str, config: object) -> int:
     except SystemExit as error:
         return code_of_exit(error)
     return SUCCESS
+
+
+def _num_threads() -> int:
+    """Those of OMP_NUM_THREADS; without, this process's share of the cores, which is written there.
+
+    Else each process would use all cores (Accelerate: one core, with a warning).
+    """
+    # `4,2`: the second number is that of threads within threads.
+    given = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    if given.isdecimal() and int(given):
+        return int(given)
+    share = max(1, num_cores() // int(os.environ["LOCAL_WORLD_SIZE"]))
+    os.environ["OMP_NUM_THREADS"] = str(share)
+    return share
 
 
 def _leave_the_report_to_another() -> None:

@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 import run
+from data_generation.data.cores import num_cores
 from data_generation.data.errors import MissingPathError, UserError, under
 from launcher.commands import COMMANDS, ROOT_DPATH
 from launcher.processes import start
@@ -163,6 +164,12 @@ def count_processes(job: Job) -> None:
     (job.out_dpath / f"{os.environ['RANK']}.txt").write_text(f"{accelerator.num_processes} {total.item()}")
 
 
+def count_threads(job: Job) -> None:
+    import torch
+
+    (job.out_dpath / f"{os.environ['RANK']}.txt").write_text(str(torch.get_num_threads()))
+
+
 def write_pid(job: Job) -> None:
     (job.out_dpath / "pid").write_text(str(os.getpid()))
 
@@ -182,6 +189,24 @@ def test_processes_started_from_outside_are_not_started_again(tmp_path, monkeypa
     monkeypatch.setenv("WORLD_SIZE", "1")
     start("test_launcher_run:write_pid", Job(tmp_path), num_processes=2)
     assert (tmp_path / "pid").read_text() == str(os.getpid())
+
+
+@pytest.mark.parametrize("name", ["WORLD_SIZE", "RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "OMP_NUM_THREADS"])
+def test_a_variable_that_is_set_but_empty_says_nothing(entries, monkeypatch, name):
+    """As `WORLD_SIZE= python run.py …` does."""
+    monkeypatch.setenv(name, "")
+    assert run.main(TRAIN) == 0
+    assert len(entries.configs) == 1
+    assert Path("outputs/hydra").is_dir()
+
+
+@pytest.mark.parametrize(("value", "threads"), [("3,2", "3"), ("no", str(max(1, num_cores() // 2)))])
+def test_threads_of_a_process_are_those_of_the_environment_or_its_share_of_the_cores(
+    tmp_path, monkeypatch, value, threads
+):
+    monkeypatch.setenv("OMP_NUM_THREADS", value)
+    start("test_launcher_run:count_threads", Job(tmp_path), num_processes=2)
+    assert [(tmp_path / f"{rank}.txt").read_text() for rank in (0, 1)] == [threads, threads]
 
 
 def test_only_the_first_of_several_processes_keeps_a_record(entries, monkeypatch):

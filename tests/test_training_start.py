@@ -201,6 +201,18 @@ def test_devices_that_are_not_there_are_one_line():
     assert choose_precision("fp32", torch.device("cpu")) is None
 
 
+@pytest.mark.parametrize("device", ["cuda", "auto"])
+def test_more_processes_than_gpus_are_one_line(monkeypatch, device):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    assert choose_device(device) == torch.device("cuda")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    problem = "4 processes need a GPU each, and there are 2; start 2 processes at most, or set device=cpu"
+    with pytest.raises(UserError, match=f"^device={device}: {problem}$"):
+        choose_device(device)
+
+
 def test_wandb_auto_is_off_without_a_login_and_says_so(root, monkeypatch, caplog, tmp_path):
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     monkeypatch.setenv("NETRC", str(tmp_path / "none"))

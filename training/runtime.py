@@ -81,10 +81,21 @@ def make_runtime(
 
 
 def choose_device(device: str) -> torch.device:
-    """The device of that name; FieldError if there is none."""
-    if device == "auto":
-        mps = torch.backends.mps.is_available()
-        return torch.device("cuda" if torch.cuda.is_available() else "mps" if mps else "cpu")
+    """The device of that name; FieldError if there is none, or fewer GPUs than processes that need one each."""
+    kind = _first_kind() if device == "auto" else _named_device(device)
+    processes, gpus = int(os.environ.get("LOCAL_WORLD_SIZE", "1")), torch.cuda.device_count()
+    if kind.type == "cuda" and processes > gpus:
+        problem = f"{processes} processes need a GPU each, and there are {gpus}"
+        raise FieldError("device", device, problem, f"start {gpus} processes at most, or set {{device}}=cpu")
+    return kind
+
+
+def _first_kind() -> torch.device:
+    mps = torch.backends.mps.is_available()
+    return torch.device("cuda" if torch.cuda.is_available() else "mps" if mps else "cpu")
+
+
+def _named_device(device: str) -> torch.device:
     try:
         kind = torch.device(device)
     except RuntimeError:
