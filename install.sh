@@ -2,7 +2,7 @@
 # Sets up .venv next to this file, and runs the demo, the tests or the page if asked. `bash install.sh --help` explains.
 set -euo pipefail
 
-here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+here=$(CDPATH= cd -- "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 venv=$here/.venv
 torch_version=$(sed -n 's/^torch==//p' "$here/constraints.txt")
 
@@ -43,7 +43,9 @@ fail() {
 # Prints the first usable Python; 3.11 first, as the pinned versions were tested with it.
 find_python() {
     local candidate without_venv=""
-    for candidate in ${PYTHON:-python3.11 python3.12 python3.13 python3 python}; do
+    local candidates=(python3.11 python3.12 python3.13 python3 python)
+    [ -z "${PYTHON:-}" ] || candidates=("$PYTHON")
+    for candidate in "${candidates[@]}"; do
         "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || continue
         if "$candidate" -c 'import ensurepip, venv' 2>/dev/null; then
             command -v "$candidate"
