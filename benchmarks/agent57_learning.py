@@ -128,7 +128,7 @@ def figure_of(runs: dict[int, Path], play: dict[str, list[dict[str, float]]]) ->
     figure = Figure(figsize=(10, 4), layout="constrained")
     axes = figure.subplots(1, 2, sharey=True)
     for seed, folder in runs.items():
-        rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
         played = [row for row in rows if row["split"] == "play"]
         steps = {row["step"]: row["total_steps"] for row in played}
         curve = [(row["total_steps"], row["mean_return"]) for row in played if "mean_return" in row]

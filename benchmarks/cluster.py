@@ -128,7 +128,7 @@ def all_reduce_rate(num_processes: int, size: int) -> float:
     with tempfile.TemporaryDirectory() as folder:
         arguments = (num_processes, size, folder)
         torch.multiprocessing.spawn(_all_reduce, arguments, nprocs=num_processes)
-        return float(Path(folder, "rate").read_text())
+        return float(Path(folder, "rate").read_text(encoding="utf-8"))
 
 
 def _all_reduce(rank: int, num_processes: int, size: int, folder: str) -> None:
@@ -148,7 +148,7 @@ def _all_reduce(rank: int, num_processes: int, size: int, folder: str) -> None:
         seconds.append(time.perf_counter() - start)
     if rank == 0:
         sent = size * 2 * (num_processes - 1) / num_processes
-        Path(folder, "rate").write_text(str(sent / min(seconds[1:])))
+        Path(folder, "rate").write_text(str(sent / min(seconds[1:])), encoding="utf-8")
     distributed.destroy_process_group()
 
 

@@ -148,7 +148,7 @@ def train(training: TrainingCommand, datasets: Path, target: Path) -> tuple[Path
         total = float(operations.of(steps, num_frames))
         cost = {"steps": steps, "operations": total, "cpu_seconds": seconds}
         write_atomically(cost_path, json.dumps(cost) + "\n")
-    return folder / f"model-{steps}.pt", dict(json.loads(cost_path.read_text()))
+    return folder / f"model-{steps}.pt", dict(json.loads(cost_path.read_text(encoding="utf-8")))
 
 
 @dataclass(frozen=True)
@@ -178,7 +178,7 @@ def evaluate(model: Path, clips: Evaluated, target: Path, overrides: tuple[str, 
         *(f"eval.save_root_dpath={target}", "eval.n_gifs=4", "eval.seq_step=8"),
     )
     (path,) = target.glob(f"*/{clips.dataset}/*/metrics.json")
-    return dict(json.loads(path.read_text())["metrics"])
+    return dict(json.loads(path.read_text(encoding="utf-8"))["metrics"])
 
 
 def launch(*arguments: str) -> float:

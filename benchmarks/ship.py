@@ -60,7 +60,7 @@ def ship(args: argparse.Namespace) -> None:
         export_model(folder, loaded.model, loaded.config, loaded.step)
         write_card(folder, args.model, loaded, args.evaluations)
         lines = ["", "## How it was made", *made(args, loaded)]
-        with (folder / CARD_FNAME).open("a") as card:
+        with (folder / CARD_FNAME).open("a", encoding="utf-8") as card:
             card.write("\n".join(lines) + "\n")
     write_atomically(args.weights / "README.md", "\n".join(overview(args.weights)) + "\n")
 
@@ -72,7 +72,7 @@ def ship_agent(args: argparse.Namespace) -> None:
     with atomic_path(folder) as target:
         target.mkdir()
         save_agent57(target / AGENT_FNAME, stored.load().half(), info)
-        lines = agent_card(info, args.commands.read_text().strip())
+        lines = agent_card(info, args.commands.read_text(encoding="utf-8").strip())
         if args.film:
             shutil.copyfile(args.film, target / "film.gif")
             lines += ["", "![An episode](film.gif)"]
@@ -108,7 +108,7 @@ def made(args: argparse.Namespace, loaded: LoadedModel[Any]) -> Iterator[str]:
     yield from ("`config.json` has the settings of these weights.", "")
     if args.name in ("cinderfoot", "guided"):
         yield from (*DATASETS, "")
-    yield from ("```", args.commands.read_text().strip(), "```", "", "| | |", "| --- | --- |")
+    yield from ("```", args.commands.read_text(encoding="utf-8").strip(), "```", "", "| | |", "| --- | --- |")
     levels = "; ".join(f"{text} of {game}" for game, text in loaded.config.levels.items())
     yield f"| levels | {levels} |"
     for path in list_environments(args.dataset):
@@ -131,7 +131,7 @@ def overview(weights: Path) -> Iterator[str]:
     for name, about in ABOUT.items():
         if not (weights / name / CONFIG_FNAME).is_file():
             continue
-        values = json.loads((weights / name / CONFIG_FNAME).read_text())
+        values = json.loads((weights / name / CONFIG_FNAME).read_text(encoding="utf-8"))
         levels = "; ".join(f"{text} of {game}" for game, text in values["config"]["levels"].items())
         size = (weights / name / WEIGHTS_FNAME).stat().st_size / 1e6
         yield f"| [{name}]({name}/{CARD_FNAME}) | {about} | {values['step']} | {levels} | {size:.1f} |"

@@ -97,7 +97,7 @@ def _packages() -> Finding:
     missing = [name for name in _required("dependencies") if _version(name) is None]
     if missing:
         return Finding("missing", f"not installed: {', '.join(missing)}", "bash install.sh")
-    lines = (ROOT_DPATH / "constraints.txt").read_text().splitlines()
+    lines = (ROOT_DPATH / "constraints.txt").read_text(encoding="utf-8").splitlines()
     tested = dict(line.split("==") for line in lines if "==" in line and not line.startswith("#"))
     found = {name: (_version(name) or "none").partition("+")[0] for name in tested}
     others = [f"{name} {found[name]} ({tested[name]})" for name in tested if found[name] != tested[name]]
@@ -109,7 +109,7 @@ def _packages() -> Finding:
 
 def _required(*keys: str) -> list[str]:
     """Names of the requirements under a key of pyproject.toml."""
-    table = tomllib.loads((ROOT_DPATH / "pyproject.toml").read_text())["project"]
+    table = tomllib.loads((ROOT_DPATH / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     for key in keys:
         table = table[key]
     return [re.split(r"[<>=!~\[; ]", requirement)[0] for requirement in table]
@@ -123,7 +123,9 @@ def _version(name: str) -> str | None:
 
 
 def _extras() -> Finding:
-    names = tomllib.loads((ROOT_DPATH / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    names = tomllib.loads((ROOT_DPATH / "pyproject.toml").read_text(encoding="utf-8"))["project"][
+        "optional-dependencies"
+    ]
     whole = {name: all(_version(one) for one in _required("optional-dependencies", name)) for name in names}
     here = ", ".join(name for name in names if whole[name]) or "none"
     others = [name for name in names if not whole[name]]

@@ -111,5 +111,5 @@ def _first_comment(candidates: Iterable[Path]) -> str:
     path = next((path for path in candidates if path.is_file()), None)
     if path is None:
         return ""
-    comments = [line[1:].strip() for line in path.read_text().splitlines() if line.startswith("#")]
+    comments = [line[1:].strip() for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("#")]
     return next((comment for comment in comments if not comment.startswith("@package")), "")

@@ -28,6 +28,7 @@ from launcher.errors import (
     one_line,
 )
 from launcher.stopped import StoppedProcesses
+from launcher.streams import mend_streams
 
 # prctl's option "send me this signal when my parent ends" (linux/prctl.h).
 _PR_SET_PDEATHSIG = 1
@@ -218,6 +219,7 @@ def _exit_code(entry: str, config: object) -> int:
     """Call the entry point in a process that was started for it; the exit code that it asked for."""
     import torch
 
+    mend_streams()
     _end_with_launcher()
     level = logging.INFO if os.environ["RANK"] == "0" else logging.WARNING
     logging.basicConfig(level=level, format="%(message)s", handlers=[ConsoleHandler(sys.stdout)])

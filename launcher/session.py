@@ -199,7 +199,7 @@ def _job_logging() -> dict[str, dict[str, Any]]:
     """Logging of a job: plain lines on the screen, dated ones in the file of Hydra's record."""
     console = {"class": "launcher.errors.ConsoleHandler", "formatter": "plain", "stream": "ext://sys.stdout"}
     log_fpath = "${hydra.runtime.output_dir}/${hydra.job.name}.log"
-    file = {"class": "launcher.errors.RecordHandler", "formatter": "dated", "filename": log_fpath}
+    file = {"class": "launcher.errors.RecordHandler", "formatter": "dated", "filename": log_fpath, "encoding": "utf-8"}
     formatters = {
         "plain": {"format": "%(message)s"},
         "dated": {"format": "%(asctime)s %(levelname)s %(name)s: %(message)s"},

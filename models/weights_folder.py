@@ -32,7 +32,7 @@ def write_weights_folder(folder: Path, values: dict[str, Any], tensors: dict[str
     (folder / WEIGHTS_FNAME).write_bytes(data)
     values = {**values, **dict(zip(_WEIGHTS_KEYS, (len(data), hashlib.sha256(data).hexdigest()), strict=True))}
     values["config_sha256"] = _checksum(values)
-    (folder / CONFIG_FNAME).write_text(json.dumps(values, indent=2) + "\n")
+    (folder / CONFIG_FNAME).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
 
 
 def read_weights_folder(path: Path, what: str) -> dict[str, Any]:

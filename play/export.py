@@ -91,7 +91,7 @@ def export(cfg: ExportConfig) -> Path:
         write_onnx(step, folder / "model.onnx", cfg.precision)
         report = compare(step, folder / "model.onnx", starts[0], cfg.num_checked_steps)
         manifest = {**_manifest(cfg, loaded, step), "starts": starts, "first": _first(cfg, starts), "checked": report}
-        (folder / "world.json").write_text(json.dumps(manifest))
+        (folder / "world.json").write_text(json.dumps(manifest), encoding="utf-8")
         shutil.copytree(STATIC_DPATH, folder, dirs_exist_ok=True)
         (folder / "runtime").mkdir()
         for path in runtime:

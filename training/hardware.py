@@ -34,7 +34,7 @@ def describe_hardware(device: torch.device, num_processes: int = 1) -> dict[str,
 def processor_name() -> str:
     """The CPU's model, as far as the system tells."""
     with suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text(errors="replace").splitlines():
+        for line in Path("/proc/cpuinfo").read_text(errors="replace", encoding="utf-8").splitlines():
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()

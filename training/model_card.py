@@ -49,7 +49,7 @@ def write_card(folder: Path, checkpoint: Path, loaded: LoadedModel[Any], evaluat
                 (folder / "images").mkdir(exist_ok=True)
                 shutil.copyfile(evaluation_dpath / name, folder / "images" / f"{number}-{name}")
                 lines += ["", f"![{content['mode']}: {name}](images/{number}-{name})"]
-    (folder / CARD_FNAME).write_text("\n".join(lines) + "\n")
+    (folder / CARD_FNAME).write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def _evaluations(dpath: Path, checkpoint: Path) -> Iterator[tuple[Path, dict[str, Any]]]:

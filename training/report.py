@@ -140,12 +140,12 @@ def write_report(folder: Path, report: EvaluationReport, setup: EvaluationSetup,
         save_curves(_panels(averages_per_frame(rows)), title, temporary / "psnr_per_frame.png")
         metrics = _metrics(report, rows, setup, config)
         text = json.dumps(metrics, indent=2, ensure_ascii=False, allow_nan=False)
-        (temporary / "metrics.json").write_text(f"{text}\n")
+        (temporary / "metrics.json").write_text(f"{text}\n", encoding="utf-8")
 
 
 def summary(folder: Path) -> str:
     """A small table of a report's metrics, and where to look."""
-    content = json.loads((folder / "metrics.json").read_text())
+    content = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
     metrics = content["metrics"]
     lines = [f"{content['model']} step {content['step']}: {content['mode']} on {content['num_clips']} clips"]
     rows = {prefix: label for prefix, label in _CURVES.items() if f"{prefix}psnr" in metrics}

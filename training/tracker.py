@@ -50,7 +50,7 @@ class MetricsFile:
             if self._is_behind:
                 self._write_all()
             else:
-                with self.path.open("a") as file:
+                with self.path.open("a", encoding="utf-8") as file:
                     file.write(json.dumps(row) + "\n")
                     file.flush()
                     # A power cut could leave the file empty otherwise.
@@ -308,9 +308,9 @@ def _start_wandb(folder: Path, config: WandbSettings, run_config: dict[str, Any]
 def _wandb_id(folder: Path) -> str:
     """The id of this folder's run, so that a resumed run continues the same curves."""
     path = folder / "wandb-id.txt"
-    if not path.is_file() or not path.read_text().strip():
+    if not path.is_file() or not path.read_text(encoding="utf-8").strip():
         write_atomically(path, uuid.uuid4().hex[:12], durable=True)
-    return path.read_text().strip()
+    return path.read_text(encoding="utf-8").strip()
 
 
 def _one_line(error: BaseException) -> str:
@@ -323,5 +323,5 @@ def _own_processes() -> set[int]:
     found: set[int] = set()
     for file in files:
         with suppress(OSError):
-            found.update(int(word) for word in file.read_text().split())
+            found.update(int(word) for word in file.read_text(encoding="utf-8").split())
     return found

@@ -93,7 +93,7 @@ def run_cases(cases: Iterable[Case], jobs: int = 1) -> Iterator[Ended]:
 
 
 def _resident() -> int:
-    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    return int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def _start(case: Case, root: Path) -> _RunningCase:
@@ -117,7 +117,7 @@ def _be_child(case: Case, folder: Path) -> None:
         work.mkdir()
         os.chdir(work)
         result = os.open(folder / "value", os.O_WRONLY | os.O_CREAT, 0o600)  # now: the case may give up its rights
-        used = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+        used = int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[0]) * os.sysconf("SC_PAGE_SIZE")
         resource.setrlimit(resource.RLIMIT_AS, (used + case.limits.memory + _RESERVED,) * 2)
         value = case.action()
         with os.fdopen(result, "wb") as file:
@@ -151,7 +151,7 @@ def _poll(child: _RunningCase) -> tuple[int | None, int] | None:
 
 def _processor_seconds(pid: int) -> float:
     """Of a child that has not been waited for, and of its children that have ended."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
     return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
 
 
@@ -185,4 +185,4 @@ def _collect(child: _RunningCase, status: int | None, memory: int) -> Ended:
 
 
 def _text(path: Path) -> str:
-    return path.read_text(errors="replace")[-20_000:] if path.is_file() else ""
+    return path.read_text(errors="replace", encoding="utf-8")[-20_000:] if path.is_file() else ""

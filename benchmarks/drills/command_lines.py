@@ -54,7 +54,7 @@ def main() -> int:
             results.append((line, *_judge(line, ended)))
             # Now and then, for who stops the drill.
             if arguments.report and len(results) % 20 == 0:
-                Path(arguments.report).write_text(_report(results))
+                Path(arguments.report).write_text(_report(results), encoding="utf-8")
             if arguments.show:
                 print(line.name, results[-1][1:], ended.stdout, ended.stderr, sep="\n")
     finally:
@@ -62,7 +62,7 @@ def main() -> int:
     report = _report(results)
     print(report)
     if arguments.report:
-        Path(arguments.report).write_text(report)
+        Path(arguments.report).write_text(report, encoding="utf-8")
     return 1 if any(outcome in FAULTS for _, outcome, _ in results) else 0
 
 

@@ -93,8 +93,8 @@ def _run(kinds: list[FileKind], root: Path, arguments: argparse.Namespace) -> li
 def _write(results: list[Result], report: str | None) -> None:
     if report:
         rows = [{"case": name, "outcome": outcome, "what": what} for name, outcome, what, _ in results]
-        Path(report).write_text(_report(results))
-        Path(report).with_suffix(".json").write_text(json.dumps(rows, indent=1))
+        Path(report).write_text(_report(results), encoding="utf-8")
+        Path(report).with_suffix(".json").write_text(json.dumps(rows, indent=1), encoding="utf-8")
 
 
 def _cases(kind: FileKind, root: Path, arguments: argparse.Namespace) -> Iterator[Case]:

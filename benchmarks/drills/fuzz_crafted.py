@@ -265,7 +265,7 @@ def _wrap(path: Path, before: bytes, after: bytes) -> None:
 
 
 def _recode(path: Path, encoding: str) -> None:
-    path.write_bytes(path.read_text().encode(encoding))
+    path.write_bytes(path.read_text(encoding="utf-8").encode(encoding))
 
 
 _TEXTS: Crafted = (

@@ -59,7 +59,7 @@ def _load_json(path: Path) -> Any:
 
 
 def _save_json(path: Path, content: Any) -> None:
-    path.write_text(json.dumps(content))
+    path.write_text(json.dumps(content), encoding="utf-8")
 
 
 def _load_torch(path: Path) -> Any:

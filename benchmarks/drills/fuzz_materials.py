@@ -74,7 +74,7 @@ def _make_original_dataset(env_dpath: Path) -> None:
             cv2.imwrite(str(frames / f"{i:06d}.png"), rng.integers(0, 255, (16, 16, 3), np.uint8))
             action = np.eye(3, dtype=int)[i % 3].tolist()
             entries.append({"src_id": i - 1, "tgt_id": i, "action": action, "extras": {"reward": i / 2, "lives": 3}})
-        (frames.parent / "actions.json").write_text(json.dumps({"actions": entries}))
+        (frames.parent / "actions.json").write_text(json.dumps({"actions": entries}), encoding="utf-8")
     config = {"valid_action_combos": ["RIGHT", "LEFT", "UP"]}
     info = {"name": "toy", "version": "1.0", "info": {"game": "Toy", "config": config}, "generator_config": {"a": 1}}
-    (env_dpath / "info.json").write_text(json.dumps(info))
+    (env_dpath / "info.json").write_text(json.dumps(info), encoding="utf-8")

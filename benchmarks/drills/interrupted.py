@@ -197,7 +197,7 @@ def _digest(path: Path) -> str:
     if path.suffix == ".pt":
         _add(digest, torch.load(path, map_location="cpu", weights_only=True))
     elif path.suffix == ".jsonl":
-        for line in path.read_text().splitlines():
+        for line in path.read_text(encoding="utf-8").splitlines():
             row = json.loads(line)
             digest.update(repr({key: value for key, value in row.items() if not _TIMES.search(key)}).encode())
     else:

@@ -52,7 +52,7 @@ def main() -> int:
     report = "\n".join([*lines, "", *notes]) + "\n"
     print(report)
     if arguments.report:
-        Path(arguments.report).write_text(report)
+        Path(arguments.report).write_text(report, encoding="utf-8")
     return 1 if notes else 0
 
 

@@ -72,7 +72,7 @@ def main() -> int:
     report = "\n".join([*lines, "", *notes]) + "\n"
     print(report)
     if arguments.report:
-        Path(arguments.report).write_text(report)
+        Path(arguments.report).write_text(report, encoding="utf-8")
     return 1 if notes else 0
 
 
@@ -165,7 +165,7 @@ def _record_syncs(log: Path) -> None:
 
 def cut(folder: Path, log: Path, old: set[tuple[int, int, int]], with_names: bool) -> str:
     """Lose what was not synced; says what."""
-    rows = [json.loads(line) for line in log.read_text().splitlines()] if log.is_file() else []
+    rows = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()] if log.is_file() else []
     synced = {(ino, mtime, size) for ino, mtime, size, names in rows if names is None}
     names_of = {ino: set(names) for ino, _, _, names in rows if names is not None}  # the last sync of each folder
     emptied, vanished, kept = 0, 0, 0

@@ -38,7 +38,7 @@ class Curve:
 
 def read_curve(path: Path) -> Curve:
     """One that was computed."""
-    return Curve(**json.loads(path.read_text()))
+    return Curve(**json.loads(path.read_text(encoding="utf-8")))
 
 
 def curve_of(experiment: Experiment, agent: str, seed: int) -> Curve:

@@ -98,7 +98,7 @@ def check_same_experiment(experiment: Experiment, has_test: bool) -> None:
     `has_test`: whether models are tested, so that it matters on whose play.
     """
     path = experiment.root / "settings.json"
-    stored: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
+    stored: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     own = {"game": asdict(experiment.game), **asdict(experiment.scale)}
     if has_test and experiment.test_policy == "agent57":
         own["agent57"] = digest(experiment.agent57) if experiment.agent57 else _MADE_HERE

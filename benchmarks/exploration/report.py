@@ -153,7 +153,9 @@ def _measured(experiment: Experiment, run: str, test: Path) -> Measured:
 
 def read_metrics(experiment: Experiment, run: str, method: str, test: Path) -> dict[str, float]:
     """What evaluating a run's models by one method found on a dataset."""
-    metrics: dict[str, float] = json.loads(experiment.evaluation(run, METHODS[method], test).read_text())["metrics"]
+    metrics: dict[str, float] = json.loads(
+        experiment.evaluation(run, METHODS[method], test).read_text(encoding="utf-8")
+    )["metrics"]
     return metrics
 
 

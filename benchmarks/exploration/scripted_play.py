@@ -47,7 +47,7 @@ def write_episodes(game: Game, dataset: Path, num_levels: int, num_steps: int, n
 
 def _script(connector: Connector, game: str, instance: int) -> list[int]:
     if game == "cinderfoot":
-        return [int(action) for action in json.loads(_SOLUTIONS.read_text())[str(instance)]]
+        return [int(action) for action in json.loads(_SOLUTIONS.read_text(encoding="utf-8"))[str(instance)]]
     right, jump = (connector.action_names.index(name) for name in ("RIGHT", "RIGHT+ACTION_JUMP"))
     return [right] * 6 + [jump] * 8
 

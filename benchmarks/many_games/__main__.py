@@ -86,7 +86,7 @@ def _check_games(root: Path, plan: ComparisonPlan) -> None:
     path, names = root / "games.json", [game.name for game in plan.trained]
     if not names:
         raise SystemExit("there is no game to train on: --games names none that is installed and not held out")
-    if path.is_file() and (before := json.loads(path.read_text())) != names:
+    if path.is_file() and (before := json.loads(path.read_text(encoding="utf-8"))) != names:
         raise SystemExit(f"'{root}' is of {', '.join(before)}, not of {', '.join(names)}: give another --root")
     write_atomically(path, json.dumps(names) + "\n")
 

@@ -152,4 +152,6 @@ class ManyGamesExperiment:
 
 def stored(dpath: Path) -> list[Result]:
     """All results in the folder of an experiment."""
-    return [Result(**json.loads(path.read_text())) for path in sorted((dpath / "results").glob("*.json"))]
+    return [
+        Result(**json.loads(path.read_text(encoding="utf-8"))) for path in sorted((dpath / "results").glob("*.json"))
+    ]

@@ -26,7 +26,7 @@ def _stored(folder: Path) -> Results:
         for arm in ARMS:
             paths = sorted((folder / data / "results").glob(f"{arm}-seed*.json"))
             if paths:
-                results[data, arm] = [json.loads(path.read_text()) for path in paths]
+                results[data, arm] = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
     return results
 
 

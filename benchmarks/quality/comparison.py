@@ -51,7 +51,7 @@ class Comparison:
         if path.is_file():
             for part in self.arm.shares:
                 check_settings(self._training(part), self.dpath)
-            return dict(json.loads(path.read_text()))
+            return dict(json.loads(path.read_text(encoding="utf-8")))
         model, costs = self.train()
         result: dict[str, Any] = dict(costs)
         methods = [name for name in METHODS if name in KINDS[self.arm.model].model.sample_methods]

@@ -62,7 +62,7 @@ def measured(root: Path, name: str, code: str, train: Callable[[], Trained]) -> 
         recipe = "recipe=tuned" if code == NAMES["tuned"] else "recipe=published"
         metrics = {name: evaluate(root, model, target / name, (recipe, *method)) for name, method in METHODS.items()}
         write_atomically(path, json.dumps({"code": code, "costs": costs, **sums, **metrics}, indent=2) + "\n")
-    return dict(json.loads(path.read_text()))
+    return dict(json.loads(path.read_text(encoding="utf-8")))
 
 
 def evaluate(root: Path, model: Path, target: Path, method: tuple[str, ...]) -> dict[str, float]:
@@ -75,7 +75,7 @@ def evaluate(root: Path, model: Path, target: Path, method: tuple[str, ...]) -> 
         *("eval.eval_lite0=false", "eval.action_following_steps=0", f"eval.save_root_dpath={target}"),
     )
     (path,) = target.rglob("metrics.json")
-    return dict(json.loads(path.read_text())["metrics"])
+    return dict(json.loads(path.read_text(encoding="utf-8"))["metrics"])
 
 
 def table(results: list[Result]) -> str:

@@ -26,7 +26,7 @@ class OriginalRun:
     def __init__(self, root: Path, checkout: Path, operations: float, seed: int):
         """`root`: with the `clips` of `write_clips`."""
         self.root, self.checkout = root.resolve(), checkout.resolve()
-        self.num_actions = len(json.loads((root / "clips" / "action_names.json").read_text()))
+        self.num_actions = len(json.loads((root / "clips" / "action_names.json").read_text(encoding="utf-8")))
         self.operations, self.seed = operations, seed
         self.dpath = self.root / f"original-{operations / 1e12:g}tflop-seed{seed}"
 
@@ -65,7 +65,7 @@ class OriginalRun:
             }
             found, seconds = run_original(self.checkout, folder, settings)
             write_atomically(cost_path, json.dumps({**found, "cpu_seconds": seconds}) + "\n")
-        return dict(json.loads(cost_path.read_text()))
+        return dict(json.loads(cost_path.read_text(encoding="utf-8")))
 
 
 def original_config(kind: str, config: ModelConfig, num_actions: int) -> dict[str, Any]:
@@ -96,7 +96,7 @@ def run_original(checkout: Path, folder: Path, settings: dict[str, Any]) -> tupl
     # -P: packages are those of the checkout, not of the script's folder.
     search = os.pathsep.join([str(checkout.resolve()), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
     seconds = timed("-P", script, str(path), PYTHONPATH=search)
-    return json.loads((folder / "found.json").read_text()), seconds
+    return json.loads((folder / "found.json").read_text(encoding="utf-8")), seconds
 
 
 def write_clips(dataset: Path, folder: Path, num_frames: int) -> None:

@@ -129,7 +129,7 @@ def time_steps(model: nn.Module, settings: Settings) -> dict[str, Any]:
 
 def main() -> None:
     """Train, and write model.pt and config.yaml in the original's form; or time some steps. What came out is JSON."""
-    settings = json.loads(Path(sys.argv[1]).read_text())
+    settings = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
     target = Path(settings["target_dpath"])
     torch.manual_seed(settings["seed"])
     config = OmegaConf.create(settings["config"])
@@ -144,7 +144,7 @@ def main() -> None:
         OmegaConf.save(config, target / "config.yaml")
         content = {"step": found["steps"], "model": model.state_dict(), "optim": {}, "scaler": None}
         torch.save(content, target / "model.pt")
-    (target / "found.json").write_text(json.dumps(found) + "\n")
+    (target / "found.json").write_text(json.dumps(found) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

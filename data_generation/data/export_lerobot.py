@@ -220,9 +220,9 @@ def _write_metadata(dpath: Path, environment: Environment, progress: _ExportProg
         "features": _features(environment, progress.fps),
     }
     meta.mkdir(parents=True, exist_ok=True)
-    (meta / "info.json").write_text(json.dumps(info, indent=4) + "\n")
+    (meta / "info.json").write_text(json.dumps(info, indent=4) + "\n", encoding="utf-8")
     stats = {name: sums.describe((-1, 1, 1) if name == _VIDEO_KEY else (1,)) for name, sums in progress.stats.items()}
-    (meta / "stats.json").write_text(json.dumps(stats, indent=4) + "\n")
+    (meta / "stats.json").write_text(json.dumps(stats, indent=4) + "\n", encoding="utf-8")
     episodes = meta / "episodes" / "chunk-000"
     episodes.mkdir(parents=True)
     pq.write_table(pa.Table.from_pylist(progress.episodes), str(episodes / "file-000.parquet"))

@@ -169,7 +169,7 @@ def _is_abandoned(temporary: Path, machine: str | None, pid: str | None) -> bool
         return False
     # A dead process keeps its number until its parent asks for its end.
     with suppress(OSError, IndexError):
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
+        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0] in "ZX"
     return False
 
 

@@ -84,7 +84,11 @@ class RetroGames:
             return ""
         with rom.open("rb") as file:
             _, checksum = retro_data.groom_rom(rom.name, file)
-        return "" if checksum in checksums.read_text().split() else "its ROM is damaged, or another version"
+        return (
+            ""
+            if checksum in checksums.read_text(encoding="utf-8").split()
+            else "its ROM is damaged, or another version"
+        )
 
     def buttons(self, game: str) -> list[str | None]:
         """Buttons of the game's console, as its core names them."""
@@ -160,7 +164,7 @@ def _digest(*paths: Path | None) -> str:
 
 def _default_state_of(metadata_path: Path) -> str | None:
     """Name of the state that Stable-Retro starts a game of one player at, or None for power-on."""
-    metadata = json.loads(metadata_path.read_text())
+    metadata = json.loads(metadata_path.read_text(encoding="utf-8"))
     per_players = metadata.get("default_player_state")
     name = per_players[0] if per_players else metadata.get("default_state")
     return str(name) if name is not None else None

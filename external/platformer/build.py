@@ -58,7 +58,7 @@ def build(out_dpath: Path, build_dpath: Path) -> Path:
     config, map_fpath, labels = SOURCE_DPATH / "cinderfoot.cfg", build_dpath / "rom.map", build_dpath / "rom.labels"
     _run("ld65", "-C", config, "-m", map_fpath, "-Ln", labels, "-o", rom_fpath, *objects, "none.lib")
     checksum = hashlib.sha1(rom_fpath.read_bytes()[HEADER_SIZE:]).hexdigest()
-    (out_dpath / SHA_FNAME).write_text(checksum + "\n")
+    (out_dpath / SHA_FNAME).write_text(checksum + "\n", encoding="utf-8")
     return rom_fpath
 
 
@@ -69,7 +69,7 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as build_dpath:
         rom_fpath = build(arguments.out, arguments.keep or Path(build_dpath))
-    print(rom_fpath, (arguments.out / SHA_FNAME).read_text().strip())
+    print(rom_fpath, (arguments.out / SHA_FNAME).read_text(encoding="utf-8").strip())
 
 
 if __name__ == "__main__":

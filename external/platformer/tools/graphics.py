@@ -50,7 +50,7 @@ def read_sprites(fpath: Path) -> dict[str, Grid]:
     """Named grids of a text file."""
     sprites: dict[str, Grid] = {}
     name = ""
-    for line in fpath.read_text().splitlines():
+    for line in fpath.read_text(encoding="utf-8").splitlines():
         if line.startswith("="):
             name = line[1:].strip()
             sprites[name] = []
@@ -157,6 +157,6 @@ def write_graphics(build_dpath: Path) -> dict[str, int]:
     tables.append(c_array("metatile_palette", [palette for _, palette, _ in METATILES]))
     tables.append(c_array("metatile_flags", [flags for _, _, flags in METATILES]))
     tables.append(c_array("theme_palettes", palettes()))
-    (build_dpath / "tables.h").write_text("\n".join(names) + "\n")
-    (build_dpath / "tables.c").write_text("\n".join(tables))
+    (build_dpath / "tables.h").write_text("\n".join(names) + "\n", encoding="utf-8")
+    (build_dpath / "tables.c").write_text("\n".join(tables), encoding="utf-8")
     return {"background": len(background.tiles), "sprites": sum(1 for _ in first)}

@@ -59,7 +59,7 @@ def _write_own_states() -> None:
     for old in folder.glob("*.state"):
         old.unlink()
     write_states({seed: folder / f"Level{seed:02d}.state" for seed in range(NUM_STATES)})
-    (folder / "metadata.json").write_text(json.dumps({"default_state": "Level00"}) + "\n")
+    (folder / "metadata.json").write_text(json.dumps({"default_state": "Level00"}) + "\n", encoding="utf-8")
 
 
 def main() -> None:

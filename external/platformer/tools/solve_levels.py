@@ -18,12 +18,15 @@ def read_solutions() -> dict[int, list[int]]:
     """Seed -> actions."""
     if not SOLUTIONS_FPATH.exists():
         return {}
-    return {int(seed): [int(a) for a in digits] for seed, digits in json.loads(SOLUTIONS_FPATH.read_text()).items()}
+    return {
+        int(seed): [int(a) for a in digits]
+        for seed, digits in json.loads(SOLUTIONS_FPATH.read_text(encoding="utf-8")).items()
+    }
 
 
 def write_solutions(solutions: dict[int, list[int]]) -> None:
     rows = {str(seed): "".join(map(str, solutions[seed])) for seed in sorted(solutions)}
-    SOLUTIONS_FPATH.write_text(json.dumps(rows, indent=0) + "\n")
+    SOLUTIONS_FPATH.write_text(json.dumps(rows, indent=0) + "\n", encoding="utf-8")
 
 
 def main() -> None:
