@@ -27,10 +27,10 @@ from launcher.slurm import join_tasks
 _PROCESSES_PER_CORE = 4
 
 
-def run_job(command: Command, name_is_swept: bool, cfg: DictConfig) -> int:
+def run_job(command: Command, swept: tuple[str, ...], cfg: DictConfig) -> int:
     """Hydra's task function: call the command's entry point, return the exit code.
 
-    `name_is_swept`: the jobs of a multirun have names of their own.
+    `swept`: the keys of which each job of a multirun has another value.
     """
 
     def run() -> int:
@@ -38,9 +38,9 @@ def run_job(command: Command, name_is_swept: bool, cfg: DictConfig) -> int:
             join_tasks()
         config = to_dataclasses(cfg)
         if command.name_key is not None:
-            is_own = name_is_swept or OmegaConf.is_interpolation(*_parent_and_leaf(cfg, command.name_key))
+            is_own = command.name_key in swept or OmegaConf.is_interpolation(*_parent_and_leaf(cfg, command.name_key))
             _name_run(config, command.name_key, is_own)
-        note_invocation(config, _invocation(command))
+        note_invocation(config, _invocation(command, swept))
         with explained(config):
             fetch_shared(config)
             start(command.entry, config, *_processes(config, command.num_processes_key))
@@ -65,11 +65,11 @@ def to_dataclasses(cfg: DictConfig) -> Any:
     return config
 
 
-def _invocation(command: Command) -> Invocation:
+def _invocation(command: Command, swept: tuple[str, ...]) -> Invocation:
     """What the command line chose."""
     hydra = HydraConfig.get()
     overrides = tuple(text for text in hydra.overrides.task if not text.startswith("config="))
-    return Invocation(command.title, str(hydra.runtime.choices.get("config", "")), overrides)
+    return Invocation(command.title, str(hydra.runtime.choices.get("config", "")), overrides, swept)
 
 
 def _restore_tuples(config: Any) -> None:

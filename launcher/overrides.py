@@ -72,10 +72,10 @@ class OverrideChecker:
         remedy = f"write {key}=null" if self.keys[key].is_optional else "omit this"
         raise UserError(f"{text}: a key of the command cannot be deleted; {remedy}")
 
-    def is_swept(self, key: str, overrides: Sequence[str]) -> bool:
-        """Whether one of the overrides gives the key several values."""
+    def swept(self, overrides: Sequence[str]) -> tuple[str, ...]:
+        """The keys to which the overrides give several values."""
         parsed = (self._parse(text)[1] for text in overrides)
-        return any(override.key_or_group == key and override.is_sweep_override() for override in parsed)
+        return tuple(override.key_or_group for override in parsed if override.is_sweep_override())
 
     def _parse(self, text: str) -> tuple[str, Override]:
         if "=" not in text and not text.startswith("~"):

@@ -97,8 +97,7 @@ class Session:
         multirun = multirun or "hydra.mode=MULTIRUN" in overrides
         mode = "MULTIRUN" if multirun else "RUN"
         checked = self._checked(overrides, multirun)
-        name_key = self.command.name_key
-        task = partial(run_job, self.command, name_key is not None and self._checker.is_swept(name_key, overrides))
+        task = partial(run_job, self.command, self._checker.swept(overrides))
         with _record("hydra.sweep.dir" if multirun else "hydra.run.dir", checked) as own, self._explaining():
             arguments = [*own, *checked, f"hydra.mode={mode}"]
             results = hydra_app.run_jobs(task, self.config_name, arguments, multirun)

@@ -7,6 +7,7 @@ import pytest
 
 import run
 from data_generation.data.errors import UserError
+from data_generation.data.invocation import invocation_of
 from launcher.commands import COMMANDS
 from launcher.keys import nearest, type_words
 from launcher.spelling import RENAMED_KEYS, respell
@@ -217,6 +218,11 @@ def test_a_run_to_resume_without_resume_is_one_line(capsys, tmp_path, monkeypatc
 def test_each_job_of_a_multirun_has_a_folder_of_its_own(entries, arguments, names):
     assert run.main([*TRAIN, *arguments]) == 0
     assert [config.train.wandb_name for config in entries.configs] == names
+
+
+def test_an_entry_point_knows_of_which_keys_each_job_has_another_value(entries):
+    assert run.main([*TRAIN, "-m", "seed=1,2", "optimizer.learning_rate=1e-4", "tokenizer=small,base"]) == 0
+    assert [invocation_of(config).swept for config in entries.configs] == [("seed", "tokenizer")] * 4
 
 
 def test_more_processes_than_the_machine_carries_are_refused(entries, capsys):

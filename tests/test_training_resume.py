@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from data_generation.data.errors import FieldError, UserError
+from data_generation.data.invocation import Invocation, note_invocation
 from models.tokenizer import Tokenizer
 from tests.process_helpers import wait_until
 from tests.training_helpers import (
@@ -96,6 +97,33 @@ def test_a_run_keeps_its_optimiser_whatever_it_is_called(root, model, auto):
         message = rf"^optimizer\.name={name}: the run that is resumed has {auto}; set optimizer\.name={auto}"
         with pytest.raises(FieldError, match=message):
             train(renamed(cfg, "run", num_train_steps=3, resume_ckpt="latest"))
+
+
+def test_a_job_of_an_edited_multirun_is_not_taken_for_another_one(root):
+    """Jobs are named by their number: a value that is put before the others moves these on by one."""
+
+    def job(number, rate, swept, **changes):
+        cfg = renamed(tiny_config(root), f"run_{number}", num_train_steps=1, resume_ckpt="latest", **changes)
+        cfg.optimizer.learning_rate = rate
+        note_invocation(cfg, Invocation(swept=swept))
+        return cfg
+
+    swept = ("optimizer.learning_rate",)
+    for number, rate in enumerate([1e-4, 2e-4]):
+        train(job(number, rate, swept))
+    line = (
+        r"^optimizer\.learning_rate=5e-05: 'run_0' was trained with 0\.0001, and jobs are named by their number; "
+        r"put new values last, or name runs by value: train\.wandb_name='run-\$\{optimizer\.learning_rate\}'$"
+    )
+    for names in (swept, ("optimizer",)):
+        with pytest.raises(FieldError, match=line):
+            train(job(0, 5e-5, names))
+    # What is not swept may change, and so may a run that branches off another one.
+    train(job(0, 1e-4, swept, log_every=2))
+    train(job(0, 5e-5, ()))
+    branch = job(2, 5e-5, swept)
+    branch.train.resume_ckpt = str(run_dpath(job(1, 2e-4, swept)) / "model-1.pt")
+    train(branch)
 
 
 def test_a_fresh_run_never_overwrites_one(root):

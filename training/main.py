@@ -15,6 +15,7 @@ import torch
 
 from data.data import ClipDataset
 from data_generation.data.errors import FieldError, UserError, under
+from data_generation.data.invocation import invocation_of
 from data_generation.data.lock import locked
 from models.base import Model
 from models.config import ModelConfig
@@ -77,6 +78,8 @@ def _train(cfg: GenieReduxConfig, runtime: Runtime, folder: RunFolder, code: Com
     clips = _open_clips(cfg, "train")
     record, state = run_record(cfg, clips, runtime.num_processes), read_state(point.state) if point else None
     if point and state is not None and runtime.is_main:
+        if point.state.parent.resolve() == folder.path.resolve():
+            _check_job(cfg, record, state.get("run"), folder.path.name)
         _check_record(cfg, record, state.get("run"), point.state.parent.name)
     if state is not None and isinstance(before := state.get("run"), dict):
         # Weights that are not named again are those of the run.
@@ -184,6 +187,21 @@ def run_record(cfg: GenieReduxConfig, clips: ClipDataset, num_processes: int) ->
     """What this run is, as its training states keep it."""
     files = {name: getattr(cfg, name) for name in ("model_fpath", "tokenizer_fpath", "lam_fpath")}
     return make_record(cfg, files, {"train.num_processes": num_processes, _CONTENT: clips.digest()})
+
+
+def _check_job(cfg: GenieReduxConfig, record: dict[str, Any], stored: Any, run: str) -> None:
+    """FieldError where the folder holds the `run` of another job of a multirun.
+
+    Its jobs are named by their number, which is another one where values were put before those of the last time.
+    """
+    swept = invocation_of(cfg).swept
+    for key, value in record.items() if isinstance(stored, dict) else ():
+        is_swept = key in swept or key.startswith(tuple(f"{name}." for name in swept))
+        # Of files, the record knows only what they hold.
+        if is_swept and not key.endswith("_fpath") and (before := stored.get(key, value)) != value:
+            problem = f"'{run}' was trained with {before}, and jobs are named by their number"
+            remedy = f"put new values last, or name runs by value: train.wandb_name='run-${{{{{key}}}}}'"
+            raise FieldError(key, value, problem, remedy)
 
 
 def _check_record(cfg: GenieReduxConfig, record: dict[str, Any], stored: Any, run: str) -> None:

@@ -8,11 +8,15 @@ _NAME = "_invocation"
 
 @dataclass(frozen=True)
 class Invocation:
-    """A command, its preset, and what was set beside it (`key=value`); all empty where code made the configuration."""
+    """A command, its preset, and what was set beside it (`key=value`); all empty where code made the configuration.
+
+    `swept`: the keys of which each job of a multirun has another value.
+    """
 
     command: str = ""
     preset: str = ""
     overrides: tuple[str, ...] = ()
+    swept: tuple[str, ...] = ()
 
 
 def note_invocation(config: Any, invocation: Invocation) -> None:
