@@ -7,7 +7,7 @@ import logging
 import mimetypes
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ from play.playground import Playground
 from play.session import PlaySession, scaled_images
 from play.step_queue import StepQueue
 from play.viewer import Shown, episodes_of
-from play.visitors import BROKEN_RULE, DONE, GOING_AWAY, TRY_LATER, Guest, Visitors
+from play.visitors import BROKEN_RULE, DONE, GOING_AWAY, LOST, TRY_LATER, Guest, Visitors
 
 logger = logging.getLogger(__name__)
 
@@ -125,16 +125,13 @@ class Server:
             return
         is_over = False
         try:
-            await socket.send_bytes(packed(self._hello(visitor)))
+            await _send(socket, packed(self._hello(visitor)))
             if visitor.session.has_begun:
-                await socket.send_bytes(await self._shown(visitor.session, time.perf_counter()))
+                await _send(socket, await _or_problem(self._shown(visitor.session, time.perf_counter())))
             is_over = await self._converse(visitor, socket)
         except WebSocketDisconnect as gone:
             # What the page and browsers say when a tab is closed. Anything else may be a lost connection.
             is_over = gone.code in (DONE, GOING_AWAY)
-        # What a connection that breaks in the middle of an answer raises.
-        except RuntimeError as error:
-            logger.debug("connection lost: %s", error)
         finally:
             self.visitors.lose(visitor, socket, is_over)
 
@@ -147,18 +144,22 @@ class Server:
                 raise WebSocketDisconnect(message["code"])
             self.visitors.hear(visitor)
             if pace.is_exceeded():
-                await socket.close(BROKEN_RULE, "too many messages")
+                with _connected():
+                    await socket.close(BROKEN_RULE, "too many messages")
                 return True
-            try:
-                request = await self._request(message)
-                if isinstance(request, messages.Leave):
-                    return True
-                # A visitor who comes back may find the answer to the lost connection still in the making.
-                async with visitor.turn:
-                    answer = await self._answer(visitor.session, request)
-            except UserError as error:
-                answer = packed({"is": "problem", "text": str(error)})
-            await socket.send_bytes(answer)
+            answer = await _or_problem(self._answer(visitor, message))
+            if not answer:
+                return True
+            await _send(socket, answer)
+
+    async def _answer(self, visitor: Guest, message: Any) -> bytes:
+        """The answer to what has arrived; empty if the visitor leaves. UserError for what cannot be."""
+        request = await self._request(message)
+        if isinstance(request, messages.Leave):
+            return b""
+        # A visitor who comes back may find the answer to the lost connection still in the making.
+        async with visitor.turn:
+            return await self._carry_out(visitor.session, request)
 
     async def _request(self, message: Any) -> messages.Message | np.ndarray:
         """A text, or an image as bytes. BadMessageError for anything else."""
@@ -167,7 +168,7 @@ class Server:
         async with self._converting:
             return await asyncio.to_thread(messages.decode_picture, message.get("bytes") or b"")
 
-    async def _answer(self, session: PlaySession, request: messages.Message | np.ndarray) -> bytes:
+    async def _carry_out(self, session: PlaySession, request: messages.Message | np.ndarray) -> bytes:
         began = time.perf_counter()
         match request:
             case messages.PlayStep(action):
@@ -257,6 +258,34 @@ class Server:
                 for each in ground.environments
             ],
         }
+
+
+@contextlib.contextmanager
+def _connected() -> Iterator[None]:
+    """In the block a connection is used: one that the server has closed is a lost one, too."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise WebSocketDisconnect(LOST, str(error)) from error
+
+
+async def _send(socket: WebSocket, content: bytes) -> None:
+    """WebSocketDisconnect where nobody is there any more."""
+    with _connected():
+        await socket.send_bytes(content)
+
+
+async def _or_problem(answer: Awaitable[bytes]) -> bytes:
+    """An answer, or a message that says why there is none."""
+    try:
+        return await answer
+    except UserError as error:
+        text = str(error)
+    # Such as a GPU without memory. To end the connection would only make the page open it again.
+    except Exception:
+        logger.exception("a visitor could not be answered")
+        text = "the server failed at this step, see its log"
+    return packed({"is": "problem", "text": text})
 
 
 def _exported_files(config: PlayConfig) -> dict[str, tuple[Path, str]]:

@@ -155,7 +155,12 @@ class PlaySession:
             raise UserError("there is no such action")
         self._branch()
         action, carry = await self._choose(action)
-        made, real = await asyncio.gather(self._step_model(action), self._step_game(action))
+        game = asyncio.create_task(self._step_game(action))
+        try:
+            made = await self._step_model(action)
+        finally:
+            # Whatever becomes of the model's step: the game takes one call at a time.
+            real = await game
         self._actions.append(action)
         self.time += 1
         num_read = self._ground.simulator.num_read(made.state, self.time + self._num_given)

@@ -13,8 +13,8 @@ from play.config import PlayConfig
 from play.session import PlaySession
 
 _SWEEP_SECONDS = 1.0
-# Codes of RFC 6455: the page has closed it, the tab or the server ends, a rule was broken, there is no place.
-DONE, GOING_AWAY, BROKEN_RULE, TRY_LATER = 1000, 1001, 1008, 1013
+# Codes of RFC 6455: the page has closed it, the tab or the server ends, it was lost, a rule was broken, no place.
+DONE, GOING_AWAY, LOST, BROKEN_RULE, TRY_LATER = 1000, 1001, 1006, 1008, 1013
 
 
 @dataclass

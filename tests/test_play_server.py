@@ -1,7 +1,9 @@
 """The page's server: playing over the websocket gives what the model gives in Python."""
 
 import io
+import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -192,6 +194,33 @@ def test_a_policy_is_not_given_what_another_one_remembers(tmp_path):
             player.ask(do="source", name=other)
             player.ask(do="rewind", time=4)
             assert player.ask(do="step", action=0)[0]["source"] == other
+
+
+@pytest.mark.parametrize("error", [RuntimeError("CUDA out of memory"), KeyError("a fault of the code")])
+def test_a_model_that_fails_is_said_and_logged_and_play_goes_on(tmp_path, monkeypatch, caplog, error):
+    """On the same connection: a page that connects again would only meet the failure again."""
+
+    def fail(*_: object) -> None:
+        raise error
+
+    with serving(play_config(tmp_path)) as (client, server), client.websocket_connect(SOCKET) as socket:
+        player = WebPlayer(socket)
+        with monkeypatch.context() as broken:
+            broken.setattr(server.queue.simulator, "step", fail)
+            assert "see its log" in player.problem(json.dumps(START))
+        player.ask(**START)
+        with monkeypatch.context() as broken:
+            broken.setattr(server.queue.simulator, "step", fail)
+            assert "see its log" in player.problem('{"do": "step", "action": 0}')
+        assert player.ask(do="step", action=0)[0]["time"] == 1
+        logged = [record.exc_info[1] for record in caplog.records if record.exc_info]
+        assert logged == [error, error]
+        # What is shown to one who comes back is made by a model, too.
+        socket.close(1006)
+        monkeypatch.setattr(server.ground, "enlarger", SimpleNamespace(config=SimpleNamespace(image_size=16)))
+        monkeypatch.setattr(server.ground, "enlarge", fail)
+        with client.websocket_connect(f"{SOCKET}?key={player.hello['key']}") as socket:
+            assert "see its log" in WebPlayer(socket).receive()[0]["text"]
 
 
 def test_a_lost_connection_resumes_and_a_closed_tab_frees_its_place(tmp_path):
