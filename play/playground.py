@@ -57,6 +57,8 @@ class Playground:
             if environment.num_episodes and not misfit(environment, self.model, self.game_actions)
         ]
         self.levels = loaded.config.levels
+        # By number, those that somebody has asked for: an emulator takes seconds, and comes to the same frames.
+        self.level_starts: dict[int, Start] = {}
         self._connectors: dict[int, Connector] = {}
         self.game, self.no_game = self._find_game(loaded)
         self.policies = self._make_policies(loaded)

@@ -147,18 +147,21 @@ class Server:
                 with _connected():
                     await socket.close(BROKEN_RULE, "too many messages")
                 return True
-            answer = await _or_problem(self._answer(visitor, message))
+            answer = await _or_problem(self._answer(visitor, socket, message))
             if not answer:
                 return True
             await _send(socket, answer)
 
-    async def _answer(self, visitor: Guest, message: Any) -> bytes:
-        """The answer to what has arrived; empty if the visitor leaves. UserError for what cannot be."""
+    async def _answer(self, visitor: Guest, socket: WebSocket, message: Any) -> bytes:
+        """The answer to what has arrived; empty if nobody waits for it. UserError for what cannot be."""
         request = await self._request(message)
         if isinstance(request, messages.Leave):
             return b""
         # A visitor who comes back may find the answer to the lost connection still in the making.
         async with visitor.turn:
+            # Whoever has come back several times waits for the last request only.
+            if visitor.socket is not socket:
+                return b""
             return await self._carry_out(visitor.session, request)
 
     async def _request(self, message: Any) -> messages.Message | np.ndarray:

@@ -93,9 +93,12 @@ class PlaySession:
             raise UserError(f"the game is not available: {self._ground.no_game}")
         if level >= len(self._ground.game.levels):
             raise UserError("there is no such level")
-        state = PlayedState(self._ground.game.levels[level], 0)
-        num_prime = self._ground.config.num_prime
-        await self.begin(await self._in_game(self._ground.game.connector, lambda game: game.start(state, num_prime)))
+        starts = self._ground.level_starts
+        if level not in starts:
+            state, num_prime = PlayedState(self._ground.game.levels[level], 0), self._ground.config.num_prime
+            call = self._in_game(self._ground.game.connector, lambda game: game.start(state, num_prime))
+            starts[level] = await call
+        await self.begin(starts[level])
 
     async def begin_picture(self, image: np.ndarray) -> None:
         """Start from an image (h, w, 3) uint8."""

@@ -80,7 +80,8 @@ class Visitors:
     def _remove(self, visitor: Guest) -> None:
         self._by_key.pop(visitor.key, None)
         visitor.session.close()
-        self._part(visitor.socket, "somebody else was waiting to play.")
+        socket, visitor.socket = visitor.socket, None
+        self._part(socket, "somebody else was waiting to play.")
 
     def _part(self, socket: WebSocket | None, reason: str) -> None:
         """Close a connection, if there is one. Nobody waits for it: one that is not read is not closed soon."""

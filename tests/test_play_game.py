@@ -24,12 +24,13 @@ from tests.process_helpers import wait_until
 class CountedGame:
     """Shows how many actions were played since its own beginning; ends after 12, breaks under action 2."""
 
-    num_open = 0
+    num_open = num_made = 0
     lock = Lock()
 
     def __init__(self, connector: object):
         with self.lock:
             CountedGame.num_open += 1
+            CountedGame.num_made += 1
         self.count = 0
 
     def frame(self) -> np.ndarray:
@@ -57,6 +58,7 @@ class CountedGame:
 def player(tmp_path, monkeypatch):
     monkeypatch.setattr("play.session.RealGame", CountedGame)
     monkeypatch.setattr(CountedGame, "num_open", 0)
+    monkeypatch.setattr(CountedGame, "num_made", 0)
     with serving(play_config(tmp_path)) as (client, server):
         server.ground.game = LoadedGame(None, [Level("counted", 0)])  # type: ignore[arg-type]
         with client.websocket_connect(SOCKET) as socket:
@@ -121,6 +123,8 @@ def test_a_level_of_the_game_is_a_start(player):
     assert player.hello["is"] == "hello"
     header, _ = player.ask(do="start_level", level=0)
     assert header["label"] == "counted"
+    assert player.ask(do="start_level", level=0)[0]["label"] == "counted"
+    assert CountedGame.num_made == 1, "a level's first frames are asked for once"
     assert shown(player.ask(do="game", on=True)) == 0
     assert "no such level" in player.problem('{"do": "start_level", "level": 1}')
 

@@ -2,7 +2,9 @@
 
 import io
 import json
+from contextlib import ExitStack
 from dataclasses import replace
+from threading import Event
 from types import SimpleNamespace
 
 import numpy as np
@@ -23,9 +25,10 @@ from play.agents import trained_policy
 from play.batching import Simulator
 from play.playground import LoadedGame, Playground
 from play.server import Server
-from play.starts import episode_start
+from play.starts import Start, episode_start
 from tests.agent57_helpers import NUM_ACTIONS, NUM_POLICIES, small_network, small_networks
 from tests.play_helpers import SOCKET, WebPlayer, play_config, serving
+from tests.process_helpers import wait_until
 from tests.training_helpers import ACTIONS, save_fresh, tiny_config
 
 START = {"do": "start_episode", "environment": 0, "episode": 1, "time": 3}
@@ -239,6 +242,29 @@ def test_a_lost_connection_resumes_and_a_closed_tab_frees_its_place(tmp_path):
             assert again.ask(do="step", action=0)[0]["time"] == 2
             socket.close(1001)
         assert len(server.visitors) == 0
+
+
+def test_of_a_visitors_connections_only_the_last_one_is_answered(tmp_path, monkeypatch):
+    """Who reloads a page several times does not wait for all that was asked before."""
+    with serving(play_config(tmp_path)) as (client, server), ExitStack() as connections:
+        made, may_go_on, episode = [], Event(), server.ground.episode
+
+        def slow(environment: int, number: int, time: int) -> Start:
+            made.append(number)
+            may_go_on.wait()
+            return episode(environment, number, time)
+
+        monkeypatch.setattr(server.ground, "episode", slow)
+        key = ""
+        for number in range(4):
+            socket = connections.enter_context(client.websocket_connect(f"{SOCKET}?key={key}"))
+            player = WebPlayer(socket)
+            key = player.hello["key"]
+            socket.send_text(json.dumps({**START, "episode": number}))
+            wait_until(lambda: made)
+        may_go_on.set()
+        assert "episode 3" in player.receive()[0]["label"]
+        assert made == [0, 3]
 
 
 def test_as_many_visitors_as_allowed_play_at_once(tmp_path):

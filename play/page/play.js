@@ -113,6 +113,7 @@ function startAnew() {
 }
 
 function begin(message) {
+  tell("Starting …");
   state.start = message;
   send(message);
 }
