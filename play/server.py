@@ -69,7 +69,7 @@ class Server:
             "/runs": library.runs,
             "/run/{key}": library.run,
             "/evaluations": library.evaluations,
-            "/image/{kind}/{key}/{number:int}": library.image,
+            "/image/{kind}/{key}/{image}": library.image,
         }
         return [
             *(Route(path, self._page_file) for path in self._page),

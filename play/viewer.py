@@ -1,6 +1,6 @@
 """What there is to look at: recorded episodes, training and AutoExplore runs, evaluations. Read only.
 
-Nothing is opened by a name that a request holds: requests hold numbers of this module's lists.
+Nothing is opened by a name that a request holds: requests hold numbers and keys of this module's lists.
 """
 
 import hashlib
@@ -105,9 +105,9 @@ class Library:
         return [{"id": key, "name": name} for key, (name, _) in _folders(self._runs, "metrics.jsonl").items()]
 
     def run(self, key: str) -> dict[str, Any]:
-        """A run's curves, `<split>/<metric>` → [step, value] pairs, at most 500 each, configuration and images' names.
+        """A run's curves, `<split>/<metric>` → [step, value] pairs, at most 500 each, configuration and images.
 
-        The configuration is by dotted key, and empty for a run without `run.json`.
+        The configuration is by dotted key, and empty for a run without `run.json`. Of the newest images, key and name.
         """
         name, folder = _chosen(_folders(self._runs, "metrics.jsonl"), key)
         curves: dict[str, list[tuple[float, float]]] = {}
@@ -116,11 +116,10 @@ class Library:
                 if metric not in ("step", "split", "time") and _is_number(value):
                     curves.setdefault(f"{row['split']}/{metric}", []).append((row["step"], value))
         thinned = {metric: _thinned(points) for metric, points in curves.items()}
-        images = [path.name for path in _images(folder)]
-        return {"name": name, "curves": thinned, "config": _config(folder), "images": images}
+        return {"name": name, "curves": thinned, "config": _config(folder), "images": _listed(folder)}
 
     def evaluations(self) -> list[dict[str, Any]]:
-        """What each evaluation found, and its images' names."""
+        """What each evaluation found, and key and name of its newest images."""
         found = []
         for key, (name, folder) in _folders(self._evaluations, "metrics.json").items():
             try:
@@ -130,17 +129,16 @@ class Library:
                 continue
             metrics = content.get("metrics") if isinstance(content, dict) else None
             numbers = {k: v for k, v in (metrics or {}).items() if _is_number(v)} if isinstance(metrics, dict) else {}
-            images = [path.name for path in _images(folder)]
-            found.append({"id": key, "name": name, "metrics": numbers, "images": images})
+            found.append({"id": key, "name": name, "metrics": numbers, "images": _listed(folder)})
         return found
 
-    def image(self, kind: str, key: str, number: int) -> Shown:
+    def image(self, kind: str, key: str, image: str) -> Shown:
         """An image of a run or an evaluation."""
         root, mark = (self._runs, "metrics.jsonl") if kind == "run" else (self._evaluations, "metrics.json")
         images = _images(_chosen(_folders(root, mark), key)[1])
-        if number >= len(images):
+        if image not in images:
             raise UserError("there is no such image")
-        return Shown(read_file(images[number], _MAX_IMAGE_BYTES), _IMAGE_TYPES[images[number].suffix])
+        return Shown(read_file(images[image], _MAX_IMAGE_BYTES), _IMAGE_TYPES[images[image].suffix])
 
 
 def episodes_of(environment: Environment) -> list[list[float]]:
@@ -155,9 +153,13 @@ def _folders(root: Path, mark: str) -> dict[str, tuple[str, Path]]:
     for path in sorted(root.rglob(mark)) if root.is_dir() else ():
         name = path.parent.relative_to(root)
         if len(name.parts) <= _MAX_DEPTH:
-            key = hashlib.blake2b(str(name).encode("utf-8", "surrogateescape"), digest_size=6).hexdigest()
-            found[key] = (str(name), path.parent)
+            found[_key(name)] = (str(name), path.parent)
     return found
+
+
+def _key(path: Path) -> str:
+    """What a request holds in place of a path."""
+    return hashlib.blake2b(str(path).encode("utf-8", "surrogateescape"), digest_size=6).hexdigest()
 
 
 def _chosen(folders: dict[str, tuple[str, Path]], key: str) -> tuple[str, Path]:
@@ -172,11 +174,17 @@ def _thinned(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
     return [points[place] for place in places]
 
 
-def _images(folder: Path) -> list[Path]:
-    """The newest images of a run or an evaluation."""
+def _listed(folder: Path) -> list[tuple[str, str]]:
+    """Key and name of the newest images of a run or an evaluation."""
+    return [(key, path.name) for key, path in _images(folder).items()][:_MAX_IMAGES]
+
+
+def _images(folder: Path) -> dict[str, Path]:
+    """The images of a run or an evaluation by their keys, which stay while a training adds others, the newest first."""
     paths = [path for name in _IMAGE_FOLDERS if (folder / name).is_dir() for path in (folder / name).iterdir()]
     images = [path for path in paths if path.suffix in _IMAGE_TYPES and path.is_file()]
-    return sorted(images, key=lambda path: (-path.stat().st_mtime, path.name))[:_MAX_IMAGES]
+    images.sort(key=lambda path: (-path.stat().st_mtime, path.name))
+    return {_key(path.relative_to(folder)): path for path in images}
 
 
 def _config(folder: Path) -> dict[str, str]:

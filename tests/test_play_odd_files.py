@@ -1,5 +1,7 @@
 """What is wrong in one run or evaluation hides none of the others from the page."""
 
+import os
+
 import pytest
 
 pytest.importorskip("starlette", reason="the page's libraries are not installed")
@@ -49,6 +51,33 @@ def test_odd_numbers_and_names_in_a_run_leave_its_other_curves(tmp_path):
     assert answer.status_code == 200
     curves = answer.json()["curves"]
     assert curves["train/loss"] == [[2, 0.5]] and curves["train/rate"] == [[1, 0.1]]
+
+
+@pytest.mark.parametrize("kind", ["run", "evaluation"])
+def test_an_image_stays_under_its_caption_while_others_are_written(tmp_path, kind):
+    """The page lists the images once, and loads each when it comes into view."""
+    folders = {"run": tmp_path / "runs" / "one", "evaluation": tmp_path / "evals" / "one"}
+    for folder, mark, text in (("run", "metrics.jsonl", ""), ("evaluation", "metrics.json", '{"metrics": {}}')):
+        (folders[folder] / "samples").mkdir(parents=True)
+        (folders[folder] / mark).write_text(text)
+
+    def write(step: int) -> None:
+        path = folders[kind] / "samples" / f"step-{step}.png"
+        path.write_bytes(path.name.encode())
+        os.utime(path, (step, step))
+
+    write(1)
+    write(2)
+    with serving(play_config(tmp_path)) as (client, _):
+        (run,), (evaluation,) = client.get("/look/runs").json(), client.get("/look/evaluations").json()
+        listed = client.get(f"/look/run/{run['id']}").json() if kind == "run" else evaluation
+        key = run["id"] if kind == "run" else evaluation["id"]
+        # More than are listed.
+        for step in range(3, 60):
+            write(step)
+        shown = {name: client.get(f"/look/image/{kind}/{key}/{image}").text for image, name in listed["images"]}
+        assert client.get(f"/look/image/{kind}/{key}/0").status_code == 404
+    assert shown == {name: name for name in ("step-2.png", "step-1.png")}
 
 
 @pytest.mark.parametrize("count", [1, 500, 501, 1001])

@@ -166,7 +166,8 @@ def test_tokens_are_asked_for_beyond_loopback_only():
     [
         "/../config.py", "/page/index.html", "/%2e%2e/config.py", "/play.py", "/look/../../config.py",
         "/look/run/..%2f..%2fmodel-7.pt", "/look/run/datasets", "/look/image/run/x/0", "/look/image/evaluation/x/0",
-        "/look/image/file/x/0", "/look/strip/0/-1", "/look/strip/99/0", "/look/strip/0/99", "/look/episode/0/1e9",
+        "/look/image/run/x/..%2fa.png", "/look/image/file/x/0",
+        "/look/strip/0/-1", "/look/strip/99/0", "/look/strip/0/99", "/look/episode/0/1e9",
         "/look/episode/99999999999999999999/0", "/socket", "/look/run/%00", "/look/run/%ff", "/look/run/%F0%9F%92%A9",
         "/look/strip/%D9%A1/0", "//etc/passwd", "/..%5c..%5cetc",
     ],

@@ -148,9 +148,9 @@ function filter(plots, text) {
   for (const each of plots.children) each.hidden = !each.textContent.includes(text);
 }
 
-function pictures(kind, id, names) {
-  return element("div", names.map((name, k) => element("figure", [
-    element("img", [], { src: `/look/image/${kind}/${id}/${k}`, alt: name, loading: "lazy" }), element("figcaption", [name]),
+function pictures(kind, id, images) {
+  return element("div", images.map(([key, name]) => element("figure", [
+    element("img", [], { src: `/look/image/${kind}/${id}/${key}`, alt: name, loading: "lazy" }), element("figcaption", [name]),
   ])), { className: "plots" });
 }
 
