@@ -342,6 +342,7 @@ def frame_message(session: PlaySession, milliseconds: float, frame: np.ndarray) 
         "has_game": session.has_game,
         "can_follow": len(session.start.following) > session.time,
         "label": session.start.label,
+        "game_is_over": moment.game_is_over,
         "psnr": None if psnr is None else round(psnr, 2),
         "ms": round(milliseconds, 2),
     }

@@ -33,7 +33,7 @@ class PlayMoment:
     """A frame (C, H, W) uint8, the action that led to it, its tokens' entropy (h, w), and the game's frame beside it.
 
     `carry`: who acted, and what that policy remembers after it. `num_read`: the newest frames, this one included,
-    that the model reads to be there again.
+    that the model reads to be there again. `game_is_over`: the game has ended, so its frame is the last one.
     """
 
     frame: np.ndarray
@@ -42,11 +42,12 @@ class PlayMoment:
     real: np.ndarray | None = None
     carry: tuple[str, Any] | None = None
     num_read: int = 1
+    game_is_over: bool = False
 
     @property
     def psnr(self) -> float | None:
-        """Of the model's frame against the game's."""
-        return None if self.real is None else image_psnr(self.frame, self.real)
+        """Of the model's frame against the game's, while it goes on."""
+        return None if self.real is None or self.game_is_over else image_psnr(self.frame, self.real)
 
 
 class PlaySession:
@@ -167,7 +168,8 @@ class PlaySession:
         self._actions.append(action)
         self.time += 1
         num_read = self._ground.simulator.num_read(made.state, self.time + self._num_given)
-        self._moments[self.time] = PlayMoment(made.frame, action, made.entropy, real, carry, num_read)
+        is_over = real is not None and self._game_is_over
+        self._moments[self.time] = PlayMoment(made.frame, action, made.entropy, real, carry, num_read, is_over)
         self._state, self._state_time = made.state, self.time
         self._known[self.time] = KnownFrame.last_of(made.state)
         self._forget()
@@ -262,7 +264,7 @@ class PlaySession:
         state = await self.played()
         start = await self._in_game(connector, lambda game: game.start(state, 1))
         self._game_time, self._game_is_over = self.time, start.is_over
-        self._moments[self.time] = replace(self.moment, real=start.frames[-1])
+        self._moments[self.time] = replace(self.moment, real=start.frames[-1], game_is_over=start.is_over)
 
     async def _step_game(self, action: int) -> np.ndarray | None:
         """The game's next frame; the last one where it has ended."""

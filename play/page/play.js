@@ -141,7 +141,8 @@ function show(header, body) {
   }
   if (!header.parts.entropy) $("heat").getContext("2d").clearRect(0, 0, $("heat").width, $("heat").height);
   $("beside").hidden = !header.parts.game;
-  $("psnr").textContent = header.psnr === null ? "" : `(PSNR ${header.psnr.toFixed(1)} dB)`;
+  const psnr = header.psnr === null ? "" : `(PSNR ${header.psnr.toFixed(1)} dB)`;
+  $("psnr").textContent = header.game_is_over ? "(the game has ended)" : psnr;
   note(state.arrivals, performance.now());
   state.modelTime = header.ms;
   if (state.sent !== "step") tell(header.label);
