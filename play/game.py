@@ -1,15 +1,15 @@
 """The real game, played beside the model in a process of its own: an emulator needs one for itself."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from data_generation.config import ConnectorConfig
 from data_generation.data.errors import UNSET, FieldError, UserError
 from data_generation.data.number_ranges import NumberRanges
-from data_generation.generator.child import Child, ChildEnd
+from data_generation.generator.child import Child, ChildEnd, call_in_child
 from data_generation.generator.connector_base import Connector, make_connector
 from data_generation.generator.faults import EnvironmentFault
-from data_generation.generator.levels import LevelEnv, Transition, list_levels
+from data_generation.generator.levels import Level, LevelEnv, Transition, list_levels
 from data_generation.generator.recorded import RecordedState
 from models.config import ModelConfig
 from play.starts import PlayedState, Start, game_start
@@ -110,13 +110,36 @@ def level_starts(config: ModelConfig, instances: Sequence[int] = ()) -> list[Sta
     game, known = next(iter(config.levels.items()))
     connector = recorded_game(config, game)
     levels = {level.instance: level for level in list_levels(connector, [game], MAX_LEVELS)}
-    env = LevelEnv(connector, 1)
+    chosen = instances or [instance for instance in levels if instance in NumberRanges(known)]
+    if wrong := [instance for instance in chosen if instance not in levels]:
+        raise FieldError("starts", wrong[0], "is not a level of the game", f"use 0 to {max(levels)}")
+    return _in_any_process(connector, [levels[instance] for instance in chosen])
+
+
+def _in_any_process(connector: Connector, levels: Sequence[Level]) -> list[Start]:
+    """The levels' beginnings. This process may hold an emulator already, and then takes no other one beside it.
+
+    Here first: scripts without `if __name__ == "__main__"` and workers of Gymnasium's start no processes.
+    """
     try:
-        starts = []
-        for instance in instances or [instance for instance in levels if instance in NumberRanges(known)]:
-            if instance not in levels:
-                raise FieldError("starts", instance, "is not a level of the game", f"use 0 to {max(levels)}")
-            starts.append(game_start(env, PlayedState(levels[instance], 0), 1))
+        return _beginnings(lambda _: None, connector, levels)[0]
+    except EnvironmentFault:
+        pass
+    try:
+        seconds = connector.config.generator_config.step_seconds
+        starts: list[Start] = call_in_child(seconds, _beginnings, connector, levels)
         return starts
+    except EnvironmentFault as error:
+        problem = f"is not set, and the model's game cannot be played here ({error})"
+        raise FieldError("dataset_dpath", UNSET, problem, "give the folder of a dataset") from error
+
+
+def _beginnings(
+    beat: Callable[[str], None], connector: Connector, levels: Sequence[Level]
+) -> tuple[list[Start], Callable[[], None]]:
+    """The levels' first frames, and nothing to do afterwards (see `call_in_child`)."""
+    env = LevelEnv(connector, 1, beat)
+    try:
+        return [game_start(env, PlayedState(level, 0), 1) for level in levels], lambda: None
     finally:
         env.close()

@@ -57,6 +57,13 @@ class CountingConnector(Connector):
         return CountingEnv(game)
 
 
+class BrokenConnector(CountingConnector):
+    """Its games cannot be made."""
+
+    def make_env(self, game: str, instance: int) -> CountingEnv:
+        raise RuntimeError("no display")
+
+
 class HoldingEnv(gym.Wrapper):
     """Stops in the middle of an episode until the test lets it continue.
 

@@ -8,15 +8,16 @@ import pytest
 pytest.importorskip("starlette", reason="the page's libraries are not installed")
 
 from data_generation.config import ConnectorConfig
+from data_generation.data.errors import FieldError
 from data_generation.generator.faults import EnvironmentFault
-from data_generation.generator.levels import Level, Transition
+from data_generation.generator.levels import Level, LevelEnv, Transition
 from data_generation.generator.recorded import RecordedState
 from models.config import ModelConfig
-from play.game import RealGame, recorded_game
+from play.game import RealGame, level_starts, recorded_game
 from play.playground import LoadedGame
 from play.session import image_psnr
 from play.starts import PlayedState, Start
-from tests.generator_helpers import CountingConnector
+from tests.generator_helpers import BrokenConnector, CountingConnector
 from tests.play_helpers import SOCKET, WebPlayer, play_config, serving
 from tests.process_helpers import wait_until
 
@@ -146,3 +147,26 @@ def test_the_process_of_a_game_plays_it():
             game.start(PlayedState(Level("broken", 0), 0, (0,)), 1)
     finally:
         game.close()
+
+
+def test_the_levels_of_a_model_start_while_this_process_plays_a_game():
+    """An emulator takes no other one beside it in a process."""
+    config = ModelConfig(action_names=["RIGHT", "LEFT"], levels={"Cinderfoot-Nes": "0, 2"}, n_skip_frames=4)
+    config.tokenizer.image_size = 16
+    env = LevelEnv(recorded_game(config, ""), 9)
+    try:
+        env.start(Level("Cinderfoot-Nes", 1), 0)
+        starts = level_starts(config)
+        assert env.step(0).frame.shape == (3, 16, 16), "the game goes on"
+    finally:
+        env.close()
+    assert [start.label for start in starts] == [f"Cinderfoot-Nes, level {i}" for i in (0, 2)]
+    alone = level_starts(config)
+    assert all(np.array_equal(one.frames, other.frames) for one, other in zip(starts, alone, strict=True))
+
+
+def test_a_game_that_cannot_be_played_here_names_the_other_way_to_start(monkeypatch):
+    connector = BrokenConnector(ConnectorConfig(image_size=8, game=["toy"]))
+    monkeypatch.setattr("play.game.recorded_game", lambda *_: connector)
+    with pytest.raises(FieldError, match=r"^dataset_dpath: is not set.*no display.*; give the folder of a dataset"):
+        level_starts(ModelConfig(levels={"toy": "0"}), [0])
