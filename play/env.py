@@ -101,7 +101,7 @@ class WorldModelEnv(gym.Env[np.ndarray, Any]):
         super().reset(seed=seed)
         start = given or self._starts(self.np_random)
         self._state, self._frame, self._num_steps = self._simulator.start(start), start.frames[-1].copy(), 0
-        return self._frame, {"label": start.label}
+        return self._frame.copy(), {"label": start.label}
 
     def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """Stream a frame (C, H, W) uint8. ResetNeeded before the first reset, FieldError for an unknown action."""
@@ -113,7 +113,7 @@ class WorldModelEnv(gym.Env[np.ndarray, Any]):
         rewards, ends = self._reward(self._frame[None], np.array([action]), made.frame[None])
         self._state, self._frame, self._num_steps = made.state, made.frame, self._num_steps + 1
         is_cut = bool(_is_cut(self._config, self._num_steps))
-        return made.frame, float(rewards[0]), bool(ends[0]), is_cut, {"entropy": float(made.entropy.mean())}
+        return made.frame.copy(), float(rewards[0]), bool(ends[0]), is_cut, {"entropy": float(made.entropy.mean())}
 
     def render(self) -> np.ndarray | None:
         """The current frame (H, W, C) uint8."""
@@ -124,7 +124,8 @@ class WorldModelVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     """Several rollouts, stepped in one batch. A rollout that has ended is reset by the next step (Gymnasium's default).
 
     Each rollout's starts come from a generator of its own, so they do not depend on the others. `reset` takes the
-    options of a single environment, for all rollouts; later episodes start as ever.
+    options of a single environment, for all rollouts; later episodes start as ever. Infos are those of a single one, as
+    arrays: `entropy` after a step, `label` after a reset.
     """
 
     metadata = {  # noqa: RUF012 (Gymnasium's interface)
@@ -170,12 +171,14 @@ class WorldModelVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
                 problem = f"has {len(seeds)} seeds for {self.num_envs} rollouts"
                 raise FieldError("seed", seeds, problem, "give one for each, or one number")
             self._generators = [np.random.default_rng(own) for own in seeds]
-        self._states = [self._begin(i, start) for i in range(self.num_envs)]
-        return self._frames.copy(), {}
+        infos: dict[str, Any] = {}
+        self._states = [self._begin(i, infos, start) for i in range(self.num_envs)]
+        return self._frames.copy(), infos
 
-    def _begin(self, i: int, start: Start | None = None) -> RolloutState:
+    def _begin(self, i: int, infos: dict[str, Any], start: Start | None = None) -> RolloutState:
         start = start or self._starts(self._generators[i])
         self._frames[i], self._num_steps[i], self._is_over[i] = start.frames[-1], 0, False
+        self._add_info(infos, {"label": start.label}, i)
         return self._simulator.start(start)
 
     def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
@@ -193,9 +196,10 @@ class WorldModelVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         if not (np.issubdtype(actions.dtype, np.integer) and self.action_space.contains(actions)):
             raise _no_action(actions.tolist(), self._simulator.model)
         rewards, ends = np.zeros(self.num_envs), np.zeros(self.num_envs, bool)
+        infos: dict[str, Any] = {}
         playing = np.flatnonzero(~self._is_over)
         for i in np.flatnonzero(self._is_over):
-            self._states[i] = self._begin(int(i))
+            self._states[i] = self._begin(int(i), infos)
         if len(playing):
             chosen = actions[playing]
             made = self._simulator.step([self._states[i] for i in playing], chosen.tolist())
@@ -205,9 +209,10 @@ class WorldModelVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             self._num_steps[playing] += 1
             for i, step in zip(playing, made, strict=True):
                 self._states[i] = step.state
+                self._add_info(infos, {"entropy": float(step.entropy.mean())}, int(i))
         cuts = _is_cut(self._config, self._num_steps) & ~ends
         self._is_over = ends | cuts
-        return self._frames.copy(), rewards, ends, cuts, {}
+        return self._frames.copy(), rewards, ends, cuts, infos
 
     def render(self) -> tuple[np.ndarray, ...] | None:
         """The current frame (H, W, C) uint8 of each rollout."""

@@ -33,7 +33,8 @@ SHAPE = (3, 16, 16)
 
 def random_start(seed: int = 0, num_prime: int = 2) -> Start:
     rng = np.random.default_rng(seed)
-    return Start(rng.integers(256, size=(num_prime, *SHAPE), dtype=np.uint8), rng.integers(4, size=num_prime - 1))
+    frames = rng.integers(256, size=(num_prime, *SHAPE), dtype=np.uint8)
+    return Start(frames, rng.integers(4, size=num_prime - 1), label="a start")
 
 
 def draw(rng: np.random.Generator) -> Start:
@@ -114,22 +115,26 @@ def test_the_vector_form_equals_single_environments():
     envs = WorldModelVectorEnv(model, draw, 3, config, ConstantReward(0.5))
     single = [WorldModelEnv(model, draw, config, ConstantReward(0.5)) for _ in range(3)]
     seeds = [11, 12, 13]
-    frames, _ = envs.reset(seed=seeds)
+    frames, infos = envs.reset(seed=seeds)
+    assert infos["_label"].all() and infos["label"].tolist() == ["a start"] * 3
     expected = [env.reset(seed=seed)[0] for env, seed in zip(single, seeds, strict=True)]
     assert np.array_equal(frames, expected)
     assert envs.observation_space.contains(frames)
     over = [False] * 3
     for t in range(12):
         actions = np.array([t % 5, (t + 1) % 5, 2])
-        frames, rewards, ends, cuts, _ = envs.step(actions)
+        frames, rewards, ends, cuts, infos = envs.step(actions)
         for i, env in enumerate(single):
             if over[i]:
-                assert np.array_equal(frames[i], env.reset()[0])
+                frame, info = env.reset()
+                assert np.array_equal(frames[i], frame)
                 assert (rewards[i], ends[i], cuts[i], over.__setitem__(i, False)) == (0, False, False, None)
             else:
-                frame, reward, end, over[i], _ = env.step(actions[i])
+                frame, reward, end, over[i], info = env.step(actions[i])
                 assert np.abs(frames[i].astype(int) - frame).max() <= 1
                 assert (rewards[i], ends[i], cuts[i]) == (reward, end, over[i])
+            own = {key: infos[key][i] for key in ("entropy", "label") if key in infos and infos[f"_{key}"][i]}
+            assert own == {key: value if key == "label" else pytest.approx(value) for key, value in info.items()}
     assert t == 11 and envs.metadata["autoreset_mode"] == gym.vector.AutoresetMode.NEXT_STEP
 
 
@@ -232,6 +237,26 @@ def test_an_action_that_the_model_does_not_have_is_refused_and_the_episode_goes_
             step()
     env.step(np.int64(3))
     envs.step(np.array([0, 3]))
+
+
+def test_observations_are_the_callers_own():
+    """An agent that writes into one, as a mask does, changes neither what is drawn nor what rewards are made of."""
+    seen = []
+
+    def reward(before, actions, after):
+        seen.append(before.copy())
+        return np.zeros(1), np.zeros(1, bool)
+
+    env = WorldModelEnv(tiny_model(), draw, reward=reward, render_mode="rgb_array")
+    observations = [env.reset(seed=0)[0], *(env.step(action)[0] for action in (0, 1))]
+    again, kept = env.reset(seed=0)[0], []
+    for action in (0, 1):
+        kept.append(again.copy())
+        again[:] = 0
+        assert np.array_equal(env.render(), kept[-1].transpose(1, 2, 0))
+        again = env.step(action)[0]
+    assert np.array_equal([*kept, again], observations)
+    assert np.array_equal(seen[:2], seen[2:])
 
 
 def test_the_vector_form_draws_its_frames():
