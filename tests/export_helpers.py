@@ -1,7 +1,16 @@
-"""Exports of small models."""
+"""Exports of small models, and the page's own files in Node and from a server."""
 
+import functools
+import http.server
 import importlib.util
+import json
+import shutil
+import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,7 +19,7 @@ from models.checkpoint import save_model
 from models.config import ModelConfig
 from models.construct_model import build_model
 from models.genie_redux import GenieRedux
-from play.export import RUNTIME_DPATH, RUNTIME_FILES, ExportConfig
+from play.export import RUNTIME_DPATH, RUNTIME_FILES, STATIC_DPATH, ExportConfig
 from tests.model_helpers import tiny_config
 from tests.training_helpers import ACTIONS, DATASET, write_dataset
 
@@ -20,6 +29,29 @@ needs_onnx = pytest.mark.skipif(
     not all(importlib.util.find_spec(name) for name in ("onnx", "onnxruntime", "onnxscript")),
     reason="ONNX is not installed: bash install.sh --with export",
 )
+needs_node = pytest.mark.skipif(not shutil.which("node"), reason="node is not installed")
+
+
+def in_node(code: str) -> Any:
+    """What JavaScript that imports the page's files logs last, as JSON."""
+    command = ["node", "--input-type=module", "-e", code]
+    run = subprocess.run(command, cwd=STATIC_DPATH, stdout=subprocess.PIPE, text=True, check=True)
+    return json.loads(run.stdout.splitlines()[-1])
+
+
+@contextmanager
+def served(folder: Path) -> Iterator[str]:
+    """The address of a plain web server."""
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=folder))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}/"
+    server.shutdown()
+    server.server_close()
 
 
 def lively_model(

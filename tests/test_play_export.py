@@ -2,8 +2,6 @@
 
 import json
 import re
-import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -17,7 +15,7 @@ from play.export import RUNTIME_FILES, STATIC_DPATH, ExportConfig, export, idle_
 from play.loading import SHIPPED_LEVEL
 from play.onnx_file import OnnxPlayer, onnx_runner, torch_runner
 from play.static_shape_step import StaticShapeStep
-from tests.export_helpers import NUM_PRIME, NUM_STEPS, configure, lively_model, needs_onnx
+from tests.export_helpers import NUM_PRIME, NUM_STEPS, configure, in_node, lively_model, needs_node, needs_onnx
 from tests.model_helpers import random_actions, random_video
 from tests.training_helpers import ACTIONS
 
@@ -214,7 +212,7 @@ def test_while_no_key_is_held():
     assert idle_action("LEFT", ["RIGHT", "LEFT", "NOOP"]) == 1
 
 
-@pytest.mark.skipif(not shutil.which("node"), reason="node is not installed")
+@needs_node
 def test_keys_choose_the_action_with_most_of_them():
     code = """
         import { buttonOf, chooseAction } from "./keys.js";
@@ -226,14 +224,41 @@ def test_keys_choose_the_action_with_most_of_them():
             buttonOf("Digit5", actions), chooseAction(["RIGHT+ACTION_JUMP"], actions), chooseAction(["2"], ["1", "2"]),
         ]));
     """
-    run = subprocess.run(
-        ["node", "--input-type=module", "-e", code], cwd=STATIC_DPATH, capture_output=True, text=True, check=True
-    )
     expected = [None, 1, 2, 4, 3, None, "ACTION_JUMP", None, "RIGHT+ACTION_JUMP", 4, 1]
-    assert json.loads(run.stdout) == expected
+    assert in_node(code) == expected
 
 
-@pytest.mark.skipif(not shutil.which("node"), reason="node is not installed")
+@needs_node
+def test_the_service_worker_asks_the_server_first_and_plays_without_space_and_offline():
+    code = """
+        const handlers = {}, address = "http://page/world.json";
+        const addEventListener = (name, handle) => { handlers[name] = handle; };
+        globalThis.self = { addEventListener, location: new URL(address) };
+        let isFull = false, kept;
+        const put = async (_, response) => {
+            if (isFull) throw new Error("quota");
+            kept = await response.text();
+        };
+        globalThis.caches = { open: async () => ({ put }), match: async () => kept && new Response(kept) };
+        // The browser's own cache has the export of before.
+        const online = async (_, init) => new Response(init?.cache === "no-cache" ? "new" : "old");
+        const offline = async () => { throw new Error("offline"); };
+        const asked = async () => {
+            let answer;
+            handlers.fetch({ request: new Request(address), respondWith: (given) => { answer = given; } });
+            return (await answer).text();
+        };
+        const answers = [];
+        await import("./service_worker.js");
+        for ([globalThis.fetch, isFull] of [[online, true], [online, false], [offline, true]]) {
+            answers.push(await asked());
+        }
+        console.log(JSON.stringify(answers));
+    """
+    assert in_node(code) == ["new", "new", "new"]
+
+
+@needs_node
 def test_noise_is_below_1_as_a_float32_too():
     code = """
         import { World } from "./engine.js";
@@ -247,7 +272,4 @@ def test_noise_is_below_1_as_a_float32_too():
         await world.begin({ ids: [[0]], actions: [] });
         console.log(JSON.stringify(noise));
     """
-    run = subprocess.run(
-        ["node", "--input-type=module", "-e", code], cwd=STATIC_DPATH, capture_output=True, text=True, check=True
-    )
-    assert json.loads(run.stdout) == [0, 0.5, 1 - 2**-24, 1 - 2**-24]
+    assert in_node(code) == [0, 0.5, 1 - 2**-24, 1 - 2**-24]

@@ -1,11 +1,8 @@
 """The exported page in headless Chromium, from a plain web server: `pytest -m browser`."""
 
-import functools
-import http.server
 import importlib.util
 import json
 import shutil
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,7 +12,7 @@ from models.checkpoint import load_world_model
 from play.export import RUNTIME_DPATH, RUNTIME_FILES, ExportConfig, export
 from play.onnx_file import OnnxPlayer, torch_runner
 from play.static_shape_step import StaticShapeStep
-from tests.export_helpers import NUM_STEPS, configure, needs_onnx
+from tests.export_helpers import NUM_STEPS, configure, needs_onnx, served
 from tests.model_helpers import random_actions
 from tests.training_helpers import ACTIONS
 
@@ -69,15 +66,8 @@ def browser() -> Iterator:
 
 @pytest.fixture
 def address(page) -> Iterator[str]:
-    class Quiet(http.server.SimpleHTTPRequestHandler):
-        def log_message(self, *_):
-            pass
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=page[0]))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}/?threads=1"
-    server.shutdown()
-    server.server_close()
+    with served(page[0]) as address:
+        yield f"{address}?threads=1"
 
 
 @pytest.fixture

@@ -13,15 +13,25 @@ self.addEventListener("fetch", (event) => {
 
 // From the network, so that a new export is seen at once; from the cache where there is none.
 async function answer(request) {
-  const cache = await caches.open(CACHE);
+  let response;
   try {
-    const response = await fetch(request);
-    if (response.status === 200) await cache.put(request, response.clone());
-    return isolated(response);
+    // Else the browser's own cache would answer for days, without asking whether there is a new export.
+    response = await fetch(request, { cache: "no-cache" });
   } catch (error) {
-    const kept = await cache.match(request, { ignoreSearch: true });
+    const kept = await caches.match(request, { cacheName: CACHE, ignoreSearch: true });
     if (!kept) throw error;
     return isolated(kept);
+  }
+  if (response.status === 200) await keep(request, response.clone());
+  return isolated(response);
+}
+
+// What there is no space for is fetched each time.
+async function keep(request, response) {
+  try {
+    await (await caches.open(CACHE)).put(request, response);
+  } catch (error) {
+    console.warn(`not kept for offline play: ${request.url}: ${error.message}`);
   }
 }
 
