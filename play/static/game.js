@@ -62,8 +62,17 @@ async function restart() {
   const index = Number(element("start").value);
   times.length = costs.length = 0;
   say(notice);
-  await Promise.all([showPicture(manifest.starts[index].picture), ask({ do: "begin", start: index })]);
-  canvas.dataset.frames = 0;
+  try {
+    await Promise.all([showPicture(manifest.starts[index].picture), ask({ do: "begin", start: index })]);
+    canvas.dataset.frames = 0;
+    await play(mine);
+  } catch (error) {
+    // Of an older game nobody waits for anything.
+    if (mine === generation) throw error;
+  }
+}
+
+async function play(mine) {
   let due = performance.now();
   while (mine === generation) {
     due = Math.max(due + 1000 / speed(), performance.now());
@@ -125,7 +134,7 @@ function marked(button, on) {
 
 function onKey(event) {
   if (event.altKey || event.ctrlKey || event.metaKey || event.target.matches("select, input")) return;
-  if (event.code === "KeyR" && event.type === "keydown" && !event.repeat) restart();
+  if (event.code === "KeyR" && event.type === "keydown" && !event.repeat) restart().catch(failed);
   if (event.code === "KeyP" && event.type === "keydown" && !event.repeat) togglePause();
   const button = buttonOf(event.code, manifest?.actions ?? []);
   if (button === null) return;
@@ -190,18 +199,18 @@ function describe() {
   element("start").value = manifest.first ?? 0;
 }
 
-// Where WebGPU fails, WebAssembly takes over.
 async function chooseBackend() {
-  try {
-    await loadModel(element("backend").value);
-    if (!element("pad").children.length) describe();
-    await restart();
-  } catch (error) {
-    if (element("backend").value === "wasm") return say(`The model does not run here: ${error.message}`);
-    notice = `WebGPU does not run the model here: ${error.message}`;
-    removeWebgpu();
-    await chooseBackend();
-  }
+  await loadModel(element("backend").value);
+  if (!element("pad").children.length) describe();
+  await restart();
+}
+
+// Where WebGPU fails, at any time, WebAssembly takes over.
+function failed(error) {
+  if (element("backend").value === "wasm") return say(`The model does not run here: ${error.message}`);
+  notice = `WebGPU does not run the model here: ${error.message}`;
+  removeWebgpu();
+  chooseBackend().catch(failed);
 }
 
 function removeWebgpu() {
@@ -209,10 +218,14 @@ function removeWebgpu() {
   element("backend").options[1]?.remove();
 }
 
-// A browser may know WebGPU and have no device for it.
+// A browser may know WebGPU and have no device for it, or refuse it.
 async function hasWebgpu() {
-  const { runtime } = await (await fetch("world.json")).json();
-  return Boolean(runtime.webgpu && navigator.gpu && (await navigator.gpu.requestAdapter()));
+  try {
+    const { runtime } = await (await fetch("world.json")).json();
+    return Boolean(runtime.webgpu && navigator.gpu && (await navigator.gpu.requestAdapter()));
+  } catch {
+    return false;
+  }
 }
 
 async function main() {
@@ -226,11 +239,11 @@ async function main() {
   document.addEventListener("keydown", onKey);
   document.addEventListener("keyup", onKey);
   window.addEventListener("blur", () => [...held].forEach(release));
-  element("reset").addEventListener("click", restart);
+  element("reset").addEventListener("click", () => restart().catch(failed));
   element("pause").addEventListener("click", togglePause);
-  element("start").addEventListener("change", restart);
-  element("backend").addEventListener("change", chooseBackend);
+  element("start").addEventListener("change", () => restart().catch(failed));
+  element("backend").addEventListener("change", () => chooseBackend().catch(failed));
   await chooseBackend();
 }
 
-main();
+main().catch(failed);
