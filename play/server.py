@@ -34,12 +34,14 @@ from play.visitors import BROKEN_RULE, DONE, GOING_AWAY, LOST, TRY_LATER, Guest,
 
 logger = logging.getLogger(__name__)
 
-_PAGE_DPATH = Path(__file__).parent / "page"
+_PLAY_DPATH = Path(__file__).parent
 _PAGE_FILES = {
-    "/": ("index.html", "text/html"),
-    "/play.js": ("play.js", "text/javascript"),
-    "/viewer.js": ("viewer.js", "text/javascript"),
-    "/style.css": ("style.css", "text/css"),
+    "/": ("page/index.html", "text/html"),
+    "/play.js": ("page/play.js", "text/javascript"),
+    "/viewer.js": ("page/viewer.js", "text/javascript"),
+    "/style.css": ("page/style.css", "text/css"),
+    # The exported page has the same keys.
+    "/keys.js": ("static/keys.js", "text/javascript"),
 }
 # Answers of the viewer that are made at the same time.
 _MAX_LOOKING = 1
@@ -56,7 +58,7 @@ class Server:
         # Of images read and videos drawn: whoever sends many keeps one core from others, no more.
         self._converting = asyncio.Semaphore(1)
         # Read once: no request opens a file of the page.
-        self._page = {path: ((_PAGE_DPATH / name).read_bytes(), kind) for path, (name, kind) in _PAGE_FILES.items()}
+        self._page = {path: ((_PLAY_DPATH / name).read_bytes(), kind) for path, (name, kind) in _PAGE_FILES.items()}
         self._exported = _exported_files(ground.config)
         self.app: ASGIApp = Guard(Starlette(routes=self._routes(), lifespan=self._life), token)
 

@@ -122,6 +122,40 @@ def test_held_keys_play_on_and_a_pointer_does_so_too(page):
     page.wait_for_function("document.getElementById('figures').textContent.includes('frames/s')")
 
 
+def test_keys_come_up_wherever_the_focus_is_by_then(page):
+    for elsewhere in ("#fps", "[data-view=datasets]"):
+        page.keyboard.down("ArrowRight")
+        assert page.evaluate("window.play.held.names") == ["RIGHT"]
+        page.click(elsewhere)
+        page.keyboard.up("ArrowRight")
+        page.click("[data-view=play]")
+        assert page.evaluate("window.play.held.names") == []
+
+
+def test_controls_that_were_used_leave_the_keys_to_the_game(page):
+    page.check("#show_heat")
+    page.keyboard.down("ArrowRight")
+    page.wait_for_function("window.play.frame.time >= 5")
+    page.keyboard.up("ArrowRight")
+    page.click("#time")
+    page.wait_for_function("window.play.isPaused && window.play.frame.time < window.play.frame.last")
+    page.keyboard.press("p")
+    page.focus("#source")
+    page.select_option("#source", "keys")
+    page.keyboard.down("ArrowLeft")
+    page.wait_for_function("window.play.frame.action === 1")
+    page.keyboard.up("ArrowLeft")
+    page.click("#fps")
+    page.keyboard.type("1")
+    assert "1" in page.input_value("#fps") and page.evaluate("window.play.held.names") == [], "numbers are typed"
+    page.focus("#actions button >> nth=0")
+    page.keyboard.down("Enter")
+    page.wait_for_function("window.play.frame.action === 0")
+    page.keyboard.up("Enter")
+    assert page.evaluate("window.play.held.names") == []
+    assert page.is_checked("#show_heat") and page.input_value("#source") == "keys"
+
+
 def test_of_two_held_buttons_the_later_one_counts_and_a_start_can_be_repeated(page):
     """Two thumbs: one runs, the other jumps."""
     right, left = page.locator("#actions button").nth(0), page.locator("#actions button").nth(1)

@@ -222,10 +222,63 @@ def test_keys_choose_the_action_with_most_of_them():
             chooseAction(["RIGHT", "ACTION_JUMP"], actions), chooseAction(["LEFT", "ACTION_JUMP"], actions),
             chooseAction(["DOWN"], actions), buttonOf("Space", actions), buttonOf("ArrowDown", actions),
             buttonOf("Digit5", actions), chooseAction(["RIGHT+ACTION_JUMP"], actions), chooseAction(["2"], ["1", "2"]),
+            chooseAction(["RIGHT+ACTION_JUMP", "LEFT"], [...actions, "LEFT+ACTION_JUMP"]),
         ]));
     """
-    expected = [None, 1, 2, 4, 3, None, "ACTION_JUMP", None, "RIGHT+ACTION_JUMP", 4, 1]
+    expected = [None, 1, 2, 4, 3, None, "ACTION_JUMP", None, "RIGHT+ACTION_JUMP", 4, 1, 5]
     assert in_node(code) == expected
+
+
+@needs_node
+@pytest.mark.parametrize(
+    ("buttons", "space", "second", "words"),
+    [
+        (["ACTION_JUMP"], "ACTION_JUMP", None, "space: jump"),
+        (
+            ["ACTION_PRIMARY", "ACTION_SECONDARY"],
+            "ACTION_PRIMARY",
+            "ACTION_SECONDARY",
+            "space: first button, X: second",
+        ),
+        (["ACTION_JUMP", "ACTION_PRIMARY"], "ACTION_JUMP", None, "space: jump"),
+        (["latent_0", "latent_1"], None, None, "a key: 1 to 9"),
+    ],
+)
+def test_the_keys_of_both_pages_are_those_that_the_guides_name(buttons, space, second, words):
+    code = f"""
+        import {{ buttonOf, helpOf }} from "./keys.js";
+        const actions = {json.dumps(buttons)};
+        console.log(JSON.stringify([buttonOf("Space", actions), buttonOf("KeyX", actions), helpOf(actions)]));
+    """
+    *keys, help_text = in_node(code)
+    assert keys == [space, second] and words in help_text
+
+
+@needs_node
+def test_a_key_holds_its_button_until_it_comes_up_whatever_happens_between():
+    code = """
+        import { Held, listen } from "./keys.js";
+        const handlers = {};
+        Object.assign(globalThis, { addEventListener: (name, handle) => { handlers[name] = handle; } });
+        Object.assign(globalThis, { document: { activeElement: null }, HTMLButtonElement: class {} });
+        const held = new Held(), seen = [], input = { matches: (selector) => selector.startsWith("input") };
+        let isPlaying = true;
+        const actions = () => ["RIGHT", "LEFT"];
+        listen(held, { actions, commands: {}, changed: () => {}, isPlaying: () => isPlaying });
+        const key = (kind, code, more = {}) => handlers[kind]({ code, target: {}, preventDefault() {}, ...more });
+        const note = () => seen.push(held.names.join());
+
+        key("keydown", "ArrowRight"); key("keydown", "KeyD"); key("keyup", "KeyD"); note();
+        key("keydown", "ArrowLeft"); key("keydown", "ArrowRight", { repeat: true }); note();
+        key("keyup", "ArrowLeft"); key("keyup", "ArrowRight", { target: input }); note();
+        key("keydown", "ArrowRight", { target: input }); note();
+        key("keydown", "ArrowRight"); key("keyup", "ArrowRight", { ctrlKey: true }); note();
+        key("keydown", "Digit1", { key: "1" }); key("keyup", "Digit1", { key: "!" }); note();
+        key("keydown", "ArrowRight"); isPlaying = false; key("keyup", "ArrowRight"); note();
+        key("keydown", "ArrowRight"); note();
+        console.log(JSON.stringify(seen));
+    """
+    assert in_node(code) == ["RIGHT", "RIGHT,LEFT", "", "", "", "", "", ""]
 
 
 @needs_node

@@ -158,3 +158,27 @@ def test_the_page_plays_where_the_browser_has_no_space_for_it(tab, address):
     tab.goto(address)
     tab.wait_for_function(f"{FRAMES} > 3")
     assert tab.evaluate("self.crossOriginIsolated"), "the service worker answers"
+
+
+def test_keys_play_whatever_control_was_used_before_and_come_up_wherever_the_focus_is(tab, address):
+    def acting(label: str) -> None:
+        tab.wait_for_function(f"document.getElementById('action').textContent === '{label}'")
+
+    tab.goto(address)
+    tab.wait_for_function(f"{FRAMES} > 0")
+    assert "space: first button, X: second button" in tab.inner_text("#help")
+    tab.check("#fast")
+    tab.focus("#start")
+    tab.select_option("#start", index=1)
+    for key, label in (("ArrowRight", "→"), ("d", "→"), ("ArrowLeft", "←"), (" ", "primary"), ("x", "secondary")):
+        tab.keyboard.down(key)
+        acting(label)
+        tab.focus("#start")
+        tab.keyboard.up(key)
+        acting("–")
+    tab.focus("#pad button >> nth=0")
+    tab.keyboard.down("Enter")
+    acting("←")
+    tab.keyboard.up("Enter")
+    acting("–")
+    assert tab.is_checked("#fast") and tab.input_value("#start") == "1"

@@ -23,6 +23,7 @@ from external.agent57.checkpoint import Agent57Info, save_agent57
 from external.agent57.config import FamilyConfig
 from play.agents import trained_policy
 from play.batching import Simulator
+from play.export import STATIC_DPATH
 from play.playground import LoadedGame, Playground
 from play.server import Server
 from play.starts import Start, episode_start
@@ -294,6 +295,7 @@ def test_an_exported_page_is_offered(tmp_path):
         (folder / name).write_text(name)
     with serving(play_config(tmp_path, browser_dpath=str(folder))) as (client, _):
         assert client.get("/browser/").text == "index.html"
+        assert client.get("/keys.js").text == (STATIC_DPATH / "keys.js").read_text(), "both pages have the same keys"
         worker = client.get("/browser/worker.js")
         assert worker.headers["content-type"].startswith("text/javascript")
         assert "'wasm-unsafe-eval'" in worker.headers["content-security-policy"]

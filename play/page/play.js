@@ -1,20 +1,14 @@
 // The page's game: keys and touch to actions, a websocket to the server, frames to canvases.
 
+import { chooseAction, Held, helpOf, listen, placeOf } from "./keys.js";
+
 const $ = (id) => document.getElementById(id);
-// Key → part of an action's name, such as RIGHT+ACTION_JUMP.
-const KEYS = {
-  ArrowRight: "RIGHT", ArrowLeft: "LEFT", ArrowUp: "UP", ArrowDown: "DOWN",
-  d: "RIGHT", a: "LEFT", w: "UP", s: "DOWN", " ": "ACTION_JUMP", x: "ACTION_SECONDARY",
-};
-// Of buttons from left to right: directions for one thumb, the rest for the other.
-const ORDER = ["LEFT", "UP", "DOWN", "RIGHT"];
 const SIGNS = { RIGHT: "→", LEFT: "←", UP: "↑", DOWN: "↓", ACTION_JUMP: "space", ACTION_PRIMARY: "space", ACTION_SECONDARY: "x" };
 
 const state = {
   socket: null, hello: null, key: sessionStorage.getItem("key") || "", frame: null, retries: 0,
   isPaused: false, isWaiting: false, isLeaving: false, sentAt: 0, latencies: [], arrivals: [],
-  // Names of parts (keys) and numbers of actions (buttons), the latest last.
-  held: new Set(), queue: [], start: null,
+  held: new Held(), queue: [], start: null,
 };
 window.play = state; // For tests and for the curious.
 
@@ -98,6 +92,8 @@ function welcome(hello) {
   $("with_game").hidden = !hello.has_game;
   Object.assign($("browser"), { href: hello.browser || "", hidden: !hello.browser });
   listEpisodes();
+  // Buttons that nobody can let go of any more.
+  state.held.clear();
   drawActions();
   if (hello.is_resumed) return tell("Connected again.");
   tell("Ready.");
@@ -118,14 +114,9 @@ function begin(message) {
   send(message);
 }
 
-// What a person has to press.
 function hint(actions) {
   if (matchMedia("(pointer: coarse)").matches) return "Hold a button.";
-  const parts = new Set(actions.flatMap(partsOf));
-  const keys = Object.keys(SIGNS).filter((part) => parts.has(part));
-  const words = { RIGHT: "→ or D", LEFT: "← or A", UP: "↑ or W", DOWN: "↓ or S", ACTION_JUMP: "space: jump", ACTION_SECONDARY: "X: second button" };
-  const own = keys.map((part) => words[part]).filter(Boolean);
-  return `Hold a button, or a key: ${own.length ? own.join(", ") : "1 to 9"}. R starts again, P pauses, N steps one frame.`;
+  return `${helpOf(actions)} R starts again, P pauses, N steps one frame.`;
 }
 
 // ---- frames -------------------------------------------------------------------------------------------------------
@@ -181,31 +172,8 @@ function controls() {
 
 // ---- actions ------------------------------------------------------------------------------------------------------
 
-function partsOf(name) {
-  return name.split("+").map((part) => (part === "ACTION_PRIMARY" ? "ACTION_JUMP" : part));
-}
-
-// The action whose parts are all held and that uses most of them; null = none.
 function heldAction() {
-  const names = state.hello?.actions || [];
-  const held = [...state.held].flatMap((each) => (typeof each === "number" ? partsOf(names[each]) : each));
-  let best = null;
-  let most = 0;
-  names.forEach((name, i) => {
-    const parts = partsOf(name);
-    // The newest part wins among actions of equally many.
-    const newest = (which) => Math.max(...which.map((part) => held.lastIndexOf(part)));
-    if (!parts.every((part) => held.includes(part))) return;
-    if (parts.length > most || (parts.length === most && newest(parts) > newest(partsOf(names[best])))) {
-      [best, most] = [i, parts.length];
-    }
-  });
-  return best;
-}
-
-function hold(what, on) {
-  if (on) state.held.add(what); else state.held.delete(what);
-  controls();
+  return chooseAction(state.held.names, state.hello?.actions || []);
 }
 
 function drawActions() {
@@ -214,28 +182,15 @@ function drawActions() {
     const sign = document.createElement("small");
     sign.textContent = name.split("+").map((part) => SIGNS[part] || "").join(" ") || (i < 9 ? `key ${i + 1}` : "");
     button.append(name.replace("ACTION_", ""), sign);
-    button.style.order = ORDER.includes(name) ? ORDER.indexOf(name) : ORDER.length;
-    button.onpointerdown = (event) => { event.preventDefault(); hold(i, true); };
-    for (const end of ["onpointerup", "onpointercancel", "onpointerleave"]) button[end] = () => hold(i, false);
+    button.dataset.button = name;
+    button.style.order = placeOf(name);
+    button.onpointerdown = (event) => { event.preventDefault(); state.held.press(button, name); controls(); };
+    for (const end of ["onpointerup", "onpointercancel", "onpointerleave"]) {
+      button[end] = () => { state.held.release(button); controls(); };
+    }
     button.oncontextmenu = (event) => event.preventDefault();
     return button;
   }));
-}
-
-function key(event, on) {
-  if (event.ctrlKey || event.metaKey || event.altKey || /^(INPUT|SELECT)$/.test(event.target.tagName) || $("play").hidden) return;
-  const name = event.key.length === 1 ? event.key.toLowerCase() : event.key;
-  const number = Number(name) - 1;
-  const direct = state.hello?.actions[number];
-  if (KEYS[name]) hold(KEYS[name], on);
-  else if (direct) hold(number, on);
-  else if (on && !event.repeat && name === "p") togglePause();
-  else if (on && !event.repeat && name === "r") startAnew();
-  else if (on && name === "n") once();
-  else return;
-  event.preventDefault();
-  // A button that was clicked would be clicked again by the space bar.
-  if (document.activeElement instanceof HTMLButtonElement) document.activeElement.blur();
 }
 
 // ---- time ---------------------------------------------------------------------------------------------------------
@@ -329,15 +284,19 @@ $("start_episode").onclick = startEpisode;
 $("start_level").onclick = startLevel;
 $("again").onclick = startAnew;
 $("picture").onchange = async () => { if ($("picture").files[0]) begin(await $("picture").files[0].arrayBuffer()); };
-addEventListener("keydown", (event) => key(event, true));
-addEventListener("keyup", (event) => key(event, false));
-addEventListener("blur", () => { state.held.clear(); controls(); });
+listen(state.held, {
+  actions: () => state.hello?.actions || [],
+  commands: { KeyP: (event) => event.repeat || togglePause(), KeyR: (event) => event.repeat || startAnew(), KeyN: once },
+  changed: controls,
+  isPlaying: () => Boolean(state.hello) && !$("play").hidden,
+});
 addEventListener("pagehide", () => {
   state.isLeaving = true;
   if (state.socket?.readyState === WebSocket.OPEN) state.socket.close(1000);
 });
 for (const button of document.querySelectorAll("nav button")) {
   button.addEventListener("click", () => {
+    state.held.clear();
     for (const main of document.querySelectorAll("main")) main.hidden = main.id !== button.dataset.view;
     for (const other of document.querySelectorAll("nav button")) other.classList.toggle("chosen", other === button);
   });

@@ -1,11 +1,10 @@
 // The page: keys and buttons in, frames out.
 
-import { buttonOf, buttonsOf, chooseAction, labelOf } from "./keys.js";
+import { buttonsOf, chooseAction, Held, helpOf, labelOf, listen, placeOf } from "./keys.js";
 
 const element = (id) => document.getElementById(id);
 const canvas = element("screen");
 const MAX_THREADS = 4;
-const ORDER = ["LEFT", "UP", "DOWN", "RIGHT"];
 // For measurements and tests: ?fast, ?threads=1, ?backend=webgpu.
 const query = new URLSearchParams(location.search);
 
@@ -13,10 +12,10 @@ let worker;
 let calls = 0;
 const waiting = new Map();
 let manifest;
-let held = []; // names of buttons, the latest last
 let paused = false;
 let notice = ""; // what is said while the game runs
 let generation = 0; // of the running game; an older loop ends
+const held = new Held();
 const times = []; // when the last frames were shown
 const costs = []; // milliseconds of the last steps
 
@@ -58,6 +57,7 @@ function wantedThreads() {
 }
 
 async function restart() {
+  if (!manifest) return; // it will begin by itself
   const mine = ++generation;
   const index = Number(element("start").value);
   times.length = costs.length = 0;
@@ -78,7 +78,7 @@ async function play(mine) {
     due = Math.max(due + 1000 / speed(), performance.now());
     await until(due);
     if (mine !== generation) break;
-    const action = paused ? null : (chooseAction(held, manifest.actions) ?? manifest.idle);
+    const action = paused ? null : (chooseAction(held.names, manifest.actions) ?? manifest.idle);
     if (action === null) continue;
     const { pixels, milliseconds } = await ask({ do: "step", action });
     if (mine === generation) show(pixels, milliseconds, action);
@@ -116,31 +116,10 @@ function show(pixels, milliseconds, action) {
 
 // ---- what is pressed ------------------------------------------------------------------------------------------------
 
-function press(button) {
-  if (!held.includes(button)) held.push(button);
-  marked(button, true);
-}
-
-function release(button) {
-  held = held.filter((other) => other !== button);
-  marked(button, false);
-}
-
-function marked(button, on) {
+function showHeld() {
   for (const key of document.querySelectorAll("#pad button")) {
-    if (key.dataset.button === button) key.classList.toggle("held", on);
+    key.classList.toggle("held", held.names.includes(key.dataset.button));
   }
-}
-
-function onKey(event) {
-  if (event.altKey || event.ctrlKey || event.metaKey || event.target.matches("select, input")) return;
-  if (event.code === "KeyR" && event.type === "keydown" && !event.repeat) restart().catch(failed);
-  if (event.code === "KeyP" && event.type === "keydown" && !event.repeat) togglePause();
-  const button = buttonOf(event.code, manifest?.actions ?? []);
-  if (button === null) return;
-  event.preventDefault();
-  if (event.type === "keydown") press(button);
-  else release(button);
 }
 
 function togglePause() {
@@ -149,9 +128,7 @@ function togglePause() {
 }
 
 function makePad() {
-  // Directions for one thumb, the rest for the other.
-  const place = (name) => (ORDER.includes(name) ? ORDER.indexOf(name) : ORDER.length);
-  const buttons = buttonsOf(manifest.actions).sort((a, b) => place(a) - place(b));
+  const buttons = buttonsOf(manifest.actions).sort((a, b) => placeOf(a) - placeOf(b));
   const pad = element("pad");
   pad.replaceChildren();
   for (const name of buttons) {
@@ -162,10 +139,14 @@ function makePad() {
     key.addEventListener("pointerdown", (event) => {
       event.preventDefault();
       key.setPointerCapture(event.pointerId);
-      press(name);
+      held.press(key, name);
+      showHeld();
     });
     for (const kind of ["pointerup", "pointercancel", "lostpointercapture"]) {
-      key.addEventListener(kind, () => release(name));
+      key.addEventListener(kind, () => {
+        held.release(key);
+        showHeld();
+      });
     }
     key.addEventListener("contextmenu", (event) => event.preventDefault());
     pad.append(key);
@@ -193,6 +174,7 @@ async function serveLocally() {
 function describe() {
   makePad();
   document.title = `Play ${manifest.name}`;
+  element("help").textContent = `${helpOf(manifest.actions)} R starts again, P pauses.`;
   element("about").textContent = `${manifest.name}: ${manifest.about}`;
   canvas.width = canvas.height = manifest.size;
   element("start").replaceChildren(...manifest.starts.map((start, i) => new Option(start.label, i)));
@@ -236,9 +218,11 @@ async function main() {
   element("fast").checked = query.has("fast");
   if (!(await hasWebgpu())) removeWebgpu();
   else if (query.get("backend") === "webgpu") element("backend").value = "webgpu";
-  document.addEventListener("keydown", onKey);
-  document.addEventListener("keyup", onKey);
-  window.addEventListener("blur", () => [...held].forEach(release));
+  const commands = {
+    KeyR: (event) => event.repeat || restart().catch(failed),
+    KeyP: (event) => event.repeat || togglePause(),
+  };
+  listen(held, { actions: () => manifest.actions, commands, changed: showHeld, isPlaying: () => Boolean(manifest) });
   element("reset").addEventListener("click", () => restart().catch(failed));
   element("pause").addEventListener("click", togglePause);
   element("start").addEventListener("change", () => restart().catch(failed));
