@@ -242,6 +242,7 @@ class Server:
             "shown_size": ground.shown_size,
             "grid": ground.model.tokenizer.grid,
             "sources": ["keys", "recorded", *ground.policies],
+            "max_image_bytes": messages.MAX_PICTURE_BYTES,
             "num_prime": ground.config.num_prime,
             "levels": [[level.instance, ground.is_known(level.game, level.instance)] for level in levels],
             "first_level": ground.first_level,

@@ -14,6 +14,7 @@ import pytest
 pytest.importorskip("starlette", reason="the page's libraries are not installed")
 
 from play.batching import Simulator
+from play.messages import MAX_PICTURE_BYTES
 from play.playground import Playground
 from tests.play_helpers import play_config
 
@@ -213,6 +214,20 @@ def test_pictures_and_rubbish(page, root):
     page.set_input_files("#picture", root / "green.png")
     page.wait_for_function("window.play.frame.label === 'an image'")
     assert frame(page)[:, 8, 8].tolist() == [10, 200, 30]
+
+
+def test_an_image_that_is_too_large_is_said_and_the_game_goes_on(page, root):
+    key = page.evaluate("window.play.key")
+    page.evaluate("window.play.socket.addEventListener('close', () => { window.isLost = true; })")
+    (root / "large.jpg").write_bytes(bytes(MAX_PICTURE_BYTES + 1))
+    page.set_input_files("#picture", root / "large.jpg")
+    page.wait_for_function("document.getElementById('status').textContent.includes('at most 4 MB')")
+    (root / "rubbish.png").write_bytes(b"no picture")
+    page.set_input_files("#picture", root / "rubbish.png")
+    page.wait_for_function("document.getElementById('status').textContent.includes('not an image')")
+    page.keyboard.press("r")
+    page.wait_for_function("document.getElementById('status').textContent.includes('episode')")
+    assert page.evaluate("[window.play.key, window.isLost || false, window.play.frame.time]") == [key, False, 0]
 
 
 def test_two_visitors_do_not_meet(page, browser, address):

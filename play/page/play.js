@@ -44,7 +44,7 @@ function send(message) {
   }
   state.isWaiting = true;
   state.sentAt = performance.now();
-  state.sent = message.do;
+  state.sent = message;
   state.socket.send(message instanceof ArrayBuffer ? message : JSON.stringify(message));
 }
 
@@ -59,7 +59,9 @@ function receive(data) {
   if (["recording", "kept"].includes(header.is)) tell(header.text);
   if (state.isWaiting) {
     state.isWaiting = false;
-    if (state.sent === "step") note(state.latencies, performance.now() - state.sentAt);
+    // What "Start again" repeats: the last start that has worked.
+    if (header.is === "frame" && isStart(state.sent)) state.start = state.sent;
+    if (state.sent.do === "step") note(state.latencies, performance.now() - state.sentAt);
     const next = state.queue.shift();
     if (next) send(next);
   }
@@ -110,8 +112,19 @@ function startAnew() {
 
 function begin(message) {
   tell("Starting …");
-  state.start = message;
   send(message);
+}
+
+function isStart(message) {
+  return message instanceof ArrayBuffer || message.do.startsWith("start_");
+}
+
+// A larger one would end the connection.
+async function beginImage(file) {
+  const most = state.hello.max_image_bytes;
+  const megabytes = (bytes) => Math.ceil(bytes / 2 ** 20);
+  if (file.size > most) tell(`The image has ${megabytes(file.size)} MB, at most ${megabytes(most)} MB are taken.`, true);
+  else begin(await file.arrayBuffer());
 }
 
 function hint(actions) {
@@ -136,7 +149,7 @@ function show(header, body) {
   $("psnr").textContent = header.game_is_over ? "(the game has ended)" : psnr;
   note(state.arrivals, performance.now());
   state.modelTime = header.ms;
-  if (state.sent !== "step") tell(header.label);
+  if (state.sent?.do !== "step") tell(header.label);
   controls();
 }
 
@@ -283,7 +296,7 @@ $("environment").onchange = listEpisodes;
 $("start_episode").onclick = startEpisode;
 $("start_level").onclick = startLevel;
 $("again").onclick = startAnew;
-$("picture").onchange = async () => { if ($("picture").files[0]) begin(await $("picture").files[0].arrayBuffer()); };
+$("picture").onchange = () => { if ($("picture").files[0]) beginImage($("picture").files[0]); };
 listen(state.held, {
   actions: () => state.hello?.actions || [],
   commands: { KeyP: (event) => event.repeat || togglePause(), KeyR: (event) => event.repeat || startAnew(), KeyN: once },
