@@ -40,13 +40,15 @@ def config(root):
     return play_config(root)
 
 
-def serve(config, port: int = 0) -> tuple[subprocess.Popen, str]:
+def serve(config, port: int = 0, **settings) -> tuple[subprocess.Popen, str]:
     keys = ("model_fpath", "datasets_dpath", "runs_dpath", "evaluations_dpath")
-    words = [f"play.{key}={getattr(config, key)}" for key in keys]
+    words = [
+        f"play.{key}={value}" for key, value in {**{key: getattr(config, key) for key in keys}, **settings}.items()
+    ]
     command = [sys.executable, "run.py", "play", f"play.port={port}", *words]
     server = subprocess.Popen(command, cwd=ROOT_DPATH, stdout=subprocess.PIPE, text=True)
     assert server.stdout is not None
-    return server, next(found[0] for line in server.stdout if (found := re.search(r"http://[\d.:]+/", line)))
+    return server, next(found[0] for line in server.stdout if (found := re.search(r"http://[\d.:]+/\S*", line)))
 
 
 @pytest.fixture(scope="module")
@@ -311,6 +313,36 @@ def test_malformed_messages_of_a_page_are_answered_in_one_line_and_change_nothin
     assert [answer["is"] for answer in answers[: len(sent)]] == ["problem"] * len(sent)
     assert all(answer["text"] and "\n" not in answer["text"] for answer in answers[: len(sent)])
     assert page.evaluate("window.play.frame.time") == 0
+
+
+def test_who_finds_no_place_and_whose_token_is_old_are_told_why(browser, config):
+    """By the server's own words, which stay."""
+
+    def visit(context):
+        page = context.new_page()
+        page.set_default_timeout(PATIENCE)
+        page.goto(address)
+        return page
+
+    status = "document.getElementById('status').textContent"
+    server, address = serve(config, token="first", max_visitors=1)
+    contexts = [browser.new_context(bypass_csp=True) for _ in range(2)]
+    try:
+        one, other = (visit(context) for context in contexts)
+        one.wait_for_function("window.play && window.play.frame")
+        other.wait_for_function("window.play && window.play.socket.readyState === WebSocket.CLOSED")
+        assert "1 people play already: try again in a moment" in other.evaluate(status)
+    finally:
+        server.kill()
+        server.wait()
+    server, _ = serve(config, port=int(re.findall(r"\d+", address)[4]), token="second")
+    try:
+        one.wait_for_function(f"{status}.includes('a token is needed')")
+    finally:
+        for context in contexts:
+            context.close()
+        server.kill()
+        server.wait()
 
 
 def test_a_restarted_server_is_found_again(browser, config):

@@ -17,22 +17,38 @@ window.play = state; // For tests and for the curious.
 function connect() {
   const scheme = location.protocol === "https:" ? "wss" : "ws";
   const socket = new WebSocket(`${scheme}://${location.host}/socket?key=${encodeURIComponent(state.key)}`);
+  let wasOpen = false;
   socket.binaryType = "arraybuffer";
+  socket.onopen = () => { wasOpen = true; };
   socket.onmessage = (event) => receive(event.data);
-  socket.onclose = (event) => lost(event);
+  socket.onclose = (event) => lost(event, wasOpen);
   state.socket = socket;
 }
 
-function lost(event) {
+async function lost(event, wasOpen) {
   state.isWaiting = false;
   state.queue = [];
   if (state.isLeaving) return;
-  if ([1001, 1008, 1013].includes(event.code)) {
+  // There is no place, which the server has said at length.
+  if (event.code === 1013) return;
+  if ([1001, 1008].includes(event.code)) {
     tell(`${event.reason || "The server has ended the game."} Reload the page to play again.`, true);
     return;
   }
   tell("Connection lost, trying again …", true);
+  const refusal = wasOpen ? "" : await whyRefused();
+  if (refusal) return tell(refusal, true);
   setTimeout(connect, Math.min(4000, 250 * 2 ** state.retries++));
+}
+
+// A server that refuses a connection, as for an old token, looks like one that is away until it is asked for a page.
+async function whyRefused() {
+  try {
+    const answer = await fetch("/");
+    return answer.status === 403 ? await answer.text() : "";
+  } catch {
+    return "";
+  }
 }
 
 // Messages wait for each other's answers: at most one is on its way.
