@@ -315,6 +315,17 @@ def test_malformed_messages_of_a_page_are_answered_in_one_line_and_change_nothin
     assert page.evaluate("window.play.frame.time") == 0
 
 
+def test_a_start_after_an_error_or_a_pause_is_played(page, root):
+    (root / "rubbish.png").write_bytes(b"no picture")
+    page.set_input_files("#picture", root / "rubbish.png")
+    page.wait_for_function("window.play.isPaused && document.getElementById('status').textContent.includes('image')")
+    page.click("#start_episode")
+    page.wait_for_function("document.getElementById('status').textContent.includes('episode')")
+    page.keyboard.down("ArrowRight")
+    page.wait_for_function("window.play.frame.time >= 2")
+    assert page.inner_text("#pause") == "Pause"
+
+
 def test_who_finds_no_place_and_whose_token_is_old_are_told_why(browser, config):
     """By the server's own words, which stay."""
 

@@ -128,6 +128,9 @@ function startAnew() {
 
 function begin(message) {
   tell("Starting …");
+  // Else a start after an error would stand still.
+  state.isPaused = false;
+  controls();
   send(message);
 }
 
