@@ -173,17 +173,31 @@ def test_of_two_held_buttons_the_later_one_counts_and_a_start_can_be_repeated(pa
     page.wait_for_function("window.play.frame.time === 0")
 
 
-def test_the_page_fits_a_phone(browser, address):
+@pytest.mark.parametrize(("width", "num_actions"), [(390, 3), (390, 15), (360, 15)])
+def test_the_page_fits_a_phone(browser, address, width, num_actions):
     context = browser.new_context(
-        bypass_csp=True, viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True
+        bypass_csp=True, viewport={"width": width, "height": 844}, has_touch=True, is_mobile=True
     )
     page = context.new_page()
     page.set_default_timeout(PATIENCE)
+    if num_actions != 3:
+        # As if the model had so many.
+        page.add_init_script(
+            f"""const read = JSON.parse, actions = {[f"latent_{i}" for i in range(num_actions)]};
+            JSON.parse = (text) => {{
+                const message = read(text);
+                return message.is === "hello" ? {{ ...message, actions }} : message;
+            }};"""
+        )
     page.goto(address)
     page.wait_for_function("window.play && window.play.frame")
-    assert page.evaluate("document.documentElement.scrollWidth") <= 390
-    buttons = [page.locator("#actions button").nth(i).bounding_box() for i in range(3)]
-    assert all(box["y"] + box["height"] <= 844 for box in buttons), "picture and buttons are seen together"
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    buttons = page.locator("#actions button")
+    boxes = [buttons.nth(i).bounding_box() for i in range(buttons.count())]
+    assert len(boxes) == num_actions
+    assert all(box["x"] >= 0 and box["x"] + box["width"] <= width for box in boxes), "a thumb reaches each"
+    assert all(box["y"] + box["height"] <= 844 for box in boxes), "picture and buttons are seen together"
+    assert page.locator("#model").bounding_box()["y"] >= 0
     context.close()
 
 
