@@ -14,6 +14,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from multiprocessing import parent_process, resource_tracker
+from pathlib import Path
 from typing import Any
 
 from data_generation.data.cores import num_cores
@@ -34,6 +35,8 @@ from launcher.streams import mend_streams
 _PR_SET_PDEATHSIG = 1
 # Signals that the launcher passes on to its processes, unless it was started to ignore them (`nohup`).
 _PASSED_ON = (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
+# A file that says that a signal has ended the launcher, which now waits for its processes.
+_CLOSING = "closing"
 # What torch and its back ends say of a process that has ended,
 _ENDED = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "was likely closed", "failed to recv")
 # and of one that does not answer.
@@ -90,7 +93,7 @@ def _start_elastic(entry: str, config: object, num_processes: int, timeout: floa
         with (
             tempfile.TemporaryDirectory(prefix="processes_") as errors_dpath,
             _silenced("torch.distributed.elastic", "torch.multiprocessing"),
-            _signals_of_children(),
+            _signals_of_children(Path(errors_dpath, _CLOSING)),
             stopped.watched(),
         ):
             launch_config = LaunchConfig(
@@ -106,9 +109,10 @@ def _start_elastic(entry: str, config: object, num_processes: int, timeout: floa
                 monitor_interval=0.2,
                 start_method="spawn",
                 logs_specs=DefaultLogsSpecs(log_dir=errors_dpath),
-                signals_to_handle=",".join(number.name for number in _PASSED_ON if not _is_ignored(number)),
+                # None by torch: `_signals_of_children` handles them.
+                signals_to_handle="",
             )
-            exit_codes = elastic_launch(launch_config, _work)(entry, config)
+            exit_codes = elastic_launch(launch_config, _work)(entry, config, Path(errors_dpath, _CLOSING))
     except ChildFailedError as error:
         raise _failure(error, num_processes, stopped) from None
     except SignalException as error:
@@ -168,12 +172,19 @@ def _silenced(*names: str) -> Iterator[None]:
 
 
 @contextmanager
-def _signals_of_children() -> Iterator[None]:
-    """Leave Ctrl-C to the started processes, which it reaches directly, and take back torch's handlers at the end.
+def _signals_of_children(closing: Path) -> Iterator[None]:
+    """Leave Ctrl-C to the started processes, which it reaches directly; other signals end torch's wait for them.
 
     Passing Ctrl-C on would be the second one, which stops at once. It is blocked, and so it is in the processes until
-    they are ready for it: they would end in the middle of their imports, with a traceback.
+    they are ready for it: they would end in the middle of their imports, with a traceback. Torch passes the others on;
+    `closing` is made before that.
     """
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+
+    def close(number: int, _frame: object) -> None:
+        closing.touch()
+        raise SignalException(f"got signal {number}", signal.Signals(number))
+
     # Python allows signal handlers in the main thread only.
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -183,6 +194,9 @@ def _signals_of_children() -> Iterator[None]:
     previous = {number: signal.getsignal(number) for number in (signal.SIGINT, *_PASSED_ON)}
     if not _is_ignored(signal.SIGINT):
         signal.signal(signal.SIGINT, lambda _number, _frame: None)
+    for number in _PASSED_ON:
+        if not _is_ignored(number):
+            signal.signal(number, close)
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
@@ -198,13 +212,15 @@ def _is_ignored(number: int) -> bool:
     return signal.getsignal(number) == signal.SIG_IGN
 
 
-def _work(entry: str, config: object) -> int:
+def _work(entry: str, config: object, closing: Path) -> int:
     """What each started process runs; returns the exit code that its entry point asked for."""
     try:
         try:
             # `_signals_of_children` has blocked it.
             signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-            return _exit_code(entry, config)
+            code = _exit_code(entry, config)
+            _end_where_nobody_asks(closing, code)
+            return code
         finally:
             # It only reports now, and waits for the others, which Ctrl-C ends.
             signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -213,6 +229,19 @@ def _work(entry: str, config: object) -> int:
             sys.stdout.flush()
         # At once, and not by what is returned: torch would take that for success, and wait for the others.
         os._exit(INTERRUPTED)
+
+
+def _end_where_nobody_asks(closing: Path, code: int) -> None:
+    """End the process if the launcher is `closing`: it asks for no result, and would wait for 30 s for each to end."""
+
+    def watch() -> None:
+        while not closing.exists():
+            time.sleep(0.1)
+        with suppress(OSError):
+            sys.stdout.flush()
+        os._exit(code)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _exit_code(entry: str, config: object) -> int:
