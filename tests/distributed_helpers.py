@@ -1,5 +1,6 @@
 """Runs that several processes make together, forked from the tests so that none has to import everything again."""
 
+import gc
 import os
 import sys
 import traceback
@@ -29,6 +30,8 @@ def _forked(variables: Mapping[str, str], action: Callable[[], None]) -> int:
     if pid := os.fork():
         return pid
     code = 1
+    # What an earlier test has left is never freed here: torch's stores wait for threads, which a forked process lacks.
+    gc.freeze()
     try:
         os.environ.update(variables)
         action()
