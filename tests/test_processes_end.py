@@ -102,7 +102,7 @@ def test_a_process_that_hangs_is_not_waited_for_for_ever(tmp_path, entry):
         start(f"tests.test_processes_end:{entry}", Job(str(tmp_path)), num_processes=2)
 
 
-@pytest.mark.parametrize("num_processes", [2, 3])
+@pytest.mark.parametrize("num_processes", [2, pytest.param(3, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     ("ends_by", "line"), [(0, "of rank 1"), (signal.SIGKILL, "process 1 of . was ended by SIGKILL")]
 )
