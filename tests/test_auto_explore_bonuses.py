@@ -69,6 +69,19 @@ def test_elliptical_rewards_are_of_the_episode() -> None:
     assert [other, new] == pytest.approx([first] * 2) and first > 0
 
 
+def test_a_first_step_that_shows_the_frame_of_the_reset_pays_no_more_than_a_later_one() -> None:
+    """Without that frame in the memory it paid all that is new to an empty one, most of an episode's return."""
+    reward = reward_of("e3b")
+    for parameter in reward.networks.parameters():
+        torch.nn.init.uniform_(parameter, -0.5, 0.5, generator=torch.Generator().manual_seed(0))
+    still, moved = bonuses(reward, (0, 0, True), (255, 1, True))
+    assert 0 < still < 1 < moved
+
+
+def test_a_neighbour_memory_has_the_frame_of_the_reset() -> None:
+    assert bonuses(reward_of("ngu"), (0, 0, True), (0, 1, True)) == pytest.approx([1 / 1.001] * 2)
+
+
 def test_episodes_go_on_from_batch_to_batch() -> None:
     steps = [(90, 0, True), (20, 1, True), (90, 1, False), (91, 0, False), (90, 0, False), (200, 1, False)]
     for kind in ("e3b", "ngu"):
@@ -77,16 +90,16 @@ def test_episodes_go_on_from_batch_to_batch() -> None:
 
 
 def test_neighbour_rewards_are_those_of_the_memory() -> None:
-    """With one neighbour: none yet, the same frame, one that has moved, and an episode of its own."""
-    reward = reward_of("ngu")
+    """With two neighbours: none yet but the frame of the reset, the same frame, one that has moved, a new episode."""
+    reward = reward_of("ngu", num_neighbours=2)
     found = bonuses(reward, (0, 0, True), (0, 0, False), (255, 0, False), (0, 1, True), (0, 0, True))
-    assert found[:2] + found[3:] == pytest.approx([0, 1 / 1.001, 0, 0])
+    assert found[:2] + found[3:] == pytest.approx([0, 1 / (2**0.5 + 0.001), 0, 0])
     embed = reward.networks.embed
     assert isinstance(reward.networks, ActionEmbedding)
-    frames = torch.stack([torch.full(FRAME_SHAPE, grey) for grey in (-1.0, -1.0, 1.0)])
-    memory = NeighbourMemory(EpisodicBonusConfig(num_neighbours=1), 32, StreamMoments())
+    frames = torch.stack([torch.full(FRAME_SHAPE, grey) for grey in (-1.0, -1.0, -1.0, 1.0)])
+    memory = NeighbourMemory(EpisodicBonusConfig(num_neighbours=2), 32, StreamMoments())
     expected = [memory.bonus(embedding) for embedding in embed(frames).detach().numpy()]
-    assert found[:3] == pytest.approx(expected, rel=1e-3) and found[2] > 10
+    assert found[:3] == pytest.approx(expected[1:], rel=1e-3) and found[2] > 10
 
 
 @pytest.mark.parametrize("kind", ["e3b", "ngu"])

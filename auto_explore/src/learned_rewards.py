@@ -4,6 +4,7 @@ from abc import abstractmethod
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -167,16 +168,23 @@ class EpisodicReward(StepReward):
 
     def __call__(self, inputs: RewardInputs, learn: bool) -> Tensor:
         before, after = (inputs.frames[:, t].float() / 127.5 - 1 for t in (-2, -1))
-        with torch.no_grad():
-            embeddings = self._model.embed(after).float().cpu().numpy()
+        embeddings, starts = self._embed(after), iter(self._embed(before[inputs.is_first]))
         bonuses = []
         for environment, is_first, embedding in zip(inputs.environments, inputs.is_first, embeddings, strict=True):
             if is_first:
-                self._memories[environment] = self._new_memory()
+                memory = self._memories[environment] = self._new_memory()
+                # The frame of the reset is remembered and pays nothing: to E3B's memory all is new at first.
+                memory.bonus(next(starts))
             bonuses.append(self._memories[environment].bonus(embedding))
         if learn:
             self.optimizer_step(self._model.loss(before, after, inputs.actions[:, -1]))
         return torch.tensor(bonuses, dtype=torch.float32, device=after.device)
+
+    @torch.no_grad()
+    def _embed(self, frames: Tensor) -> np.ndarray:
+        """Embeddings (B, D) float32 of frames (B, C, H, W) in [-1, 1]."""
+        embeddings: np.ndarray = self._model.embed(frames).float().cpu().numpy()
+        return embeddings
 
     def state_dict(self) -> dict[str, Any]:
         memories = {environment: memory.state_dict() for environment, memory in self._memories.items()}
