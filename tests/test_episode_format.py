@@ -323,3 +323,13 @@ def test_the_folder_of_a_running_writer_is_deleted(tmp_path):
         shutil.rmtree(env_dpath)
         with pytest.raises(UserError, match=r"env/000000' was deleted while an episode was written to it: run the"):
             writer.commit()
+
+
+def test_the_folder_is_deleted_before_the_writer_opens_its_file(tmp_path, monkeypatch):
+    def and_delete(path):
+        shutil.rmtree(path.parent, ignore_errors=True)
+        return path.with_name("temporary")
+
+    monkeypatch.setattr("data_generation.data.episode.temporary_path", and_delete)
+    with pytest.raises(UserError, match=r"env/000000' was deleted while an episode was written to it: run the"):
+        EpisodeWriter(episode_path(tmp_path / "env", 0, 0), EpisodeMeta(), SHAPE)

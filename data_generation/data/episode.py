@@ -3,7 +3,8 @@
 import os
 import zlib
 from array import array
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -89,8 +90,9 @@ class EpisodeWriter:
         self._file, self._temporary = self._open_temporary()
 
     def _open_temporary(self) -> tuple[BinaryIO, Path]:
-        temporary = temporary_path(self._path)
-        file = open(temporary, "xb")  # noqa: SIM115 (closed by commit or by leaving the context)
+        with self._undeleted_folder():
+            temporary = temporary_path(self._path)
+            file = open(temporary, "xb")  # noqa: SIM115 (closed by commit or by leaving the context)
         file.write(bytes(HEADER_SIZE))  # the place of the header, which is known at the end
         return file, temporary
 
@@ -173,8 +175,14 @@ class EpisodeWriter:
 
     def _close(self) -> None:
         self._file.close()
-        try:
+        with self._undeleted_folder():
             replace(self._temporary, self._path, self._fsync)
+
+    @contextmanager
+    def _undeleted_folder(self) -> Iterator[None]:
+        """UserError where someone deletes the episode's folder meanwhile."""
+        try:
+            yield
         except FileNotFoundError:
             problem = f"'{self._path.parent}' was deleted while an episode was written to it"
             raise UserError(f"{problem}: run the same command again") from None
