@@ -1,5 +1,7 @@
 """What cached token ids gain: a training step with ids from a warm cache against one that encodes its frames.
 
+Of a GenieRedux whose frozen LAM chooses codes by the errors of transitions (`--size demo`), these are cached, too.
+
     python -m benchmarks.cached_ids                              # demo size, both world models
     python -m benchmarks.cached_ids --size default --models genie_redux_guided --precision bf16 --repeats 2
 
@@ -25,10 +27,10 @@ from data.data import ClipDataset
 from data.data_cached import used_bytes
 from models.construct_model import build_model
 from models.genie_redux import GenieRedux
+from training.clip_cache import ClipCache
 from training.clips import ClipSource, FrameSource, Inputs, TrainingBatches
 from training.config import GenieReduxConfig, TrainConfig
 from training.runtime import Runtime, make_runtime
-from training.token_cache import TokenCache
 
 NUM_FRAMES = 16
 MODELS = ("genie_redux_guided", "genie_redux")
@@ -51,7 +53,8 @@ class StepTimer:
         inputs = next(self._batches)
         self.read_seconds.append(time.perf_counter() - start)
         with self._runtime.autocast():
-            output = self._model(inputs.video, inputs.actions, torch.Generator().manual_seed(0), inputs.ids)
+            known = inputs.ids, inputs.transition_errors
+            output = self._model(inputs.video, inputs.actions, torch.Generator().manual_seed(0), *known)
         output.loss.backward()
         nn.utils.clip_grad_norm_(self._trained, 10.0)
         self._optimizer.step()
@@ -75,7 +78,7 @@ def measure(cfg: GenieReduxConfig, dataset_dpath: Path, repeats: int) -> str:
     model = build_model(cfg)
     assert isinstance(model, GenieRedux)
     model.train()
-    cached = TokenCache(cfg.train, model, runtime).source(dataset)
+    cached = ClipCache(cfg.train, model, runtime).source(dataset)
     fill_seconds = fill(cached, len(dataset), cfg.train.batch_size)
     cases = [StepTimer(model, source, cfg.train, runtime) for source in (FrameSource(dataset, runtime.device), cached)]
     for turn in range(repeats + 1):

@@ -9,7 +9,8 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
+from itertools import product
 from pathlib import Path
 
 import torch
@@ -19,10 +20,9 @@ from benchmarks.presets import check_recipe, composed
 from data.data import ClipDataset
 from data_generation.data.files import write_atomically
 from models.construct_model import build_model
-from models.world_model import WorldModel
+from training.clip_cache import kept_outputs
 from training.config import GenieReduxConfig
 from training.optimizer import make_optimizer
-from training.token_cache import caches_ids
 
 # As Cinderfoot has; other numbers change next to nothing.
 NUM_ACTIONS = 5
@@ -54,26 +54,46 @@ class TrainingCommand:
 
 
 @dataclass(frozen=True)
+class Kept:
+    """What a frozen part computes of sequences of `length` frames, and what a training keeps: each is computed once."""
+
+    length: int
+    operations: int  # of one sequence
+    per_step: int  # sequences that a step reads
+
+    def total(self, steps: int, num_sequences: int) -> int:
+        """Operations in a training of so many steps on a dataset of so many sequences."""
+        return min(num_sequences, steps * self.per_step) * self.operations
+
+
+@dataclass(frozen=True)
 class Operations:
     """Floating-point operations of a training.
 
-    `step`: of one optimiser step: forward, backward, the frozen tokenizer and the optimiser. Muon's are a fifth of a
-    small step, AdamW's are not counted. `frame`: of the frozen tokenizer for a frame whose ids are kept, which is
-    encoded once and so is no part of `step`; 0 where they are not.
+    `step`: of one optimiser step: forward, backward, frozen parts and the optimiser, without what is `kept`. Muon's are
+    a fifth of a small step, AdamW's are not counted.
     """
 
     step: int
-    frame: int = 0
-    frames_per_step: int = 0
+    kept: tuple[Kept, ...] = ()
 
-    def of(self, steps: int, num_frames: int) -> int:
-        """Of a training of so many steps on a dataset of so many frames."""
-        return steps * self.step + min(num_frames, steps * self.frames_per_step) * self.frame
+    def of(self, steps: int, num_sequences: Callable[[int], int]) -> int:
+        """Of a training of so many steps on a dataset of so many sequences of a length."""
+        return steps * self.step + sum(kept.total(steps, num_sequences(kept.length)) for kept in self.kept)
 
-    def steps(self, operations: float, num_frames: int) -> int:
+    def steps(self, operations: float, num_sequences: Callable[[int], int]) -> int:
         """Steps that so many operations pay for."""
-        all_encoded = (operations - num_frames * self.frame) / self.step
-        return round(max(all_encoded, operations / (self.step + self.frames_per_step * self.frame)))
+        # Of each kept kind, all of the dataset's sequences once, or a step's in each step, whichever is less.
+        once_or_each_step = [
+            ((num_sequences(kept.length) * kept.operations, 0), (0, kept.per_step * kept.operations))
+            for kept in self.kept
+        ]
+        return round(
+            max(
+                (operations - sum(once for once, _ in chosen)) / (self.step + sum(each for _, each in chosen))
+                for chosen in product(*once_or_each_step)
+            )
+        )
 
 
 @cache
@@ -88,13 +108,19 @@ def count_operations(part: str, overrides: tuple[str, ...]) -> Operations:
     video = torch.rand(train.batch_size, train.num_frames, cfg.tokenizer.channels, size, size)
     actions = torch.zeros(train.batch_size, train.num_frames - 1, dtype=torch.int64)
     optimizer = make_optimizer(model, cfg.optimizer)
-    ids, frame = None, 0
-    if isinstance(model, WorldModel) and model.tokenizer.takes_frames_alone and caches_ids(train, model):
-        ids = torch.zeros(*video.shape[:2], *(model.tokenizer.grid,) * 2, dtype=torch.int64)
-        frame = _counted(lambda: model.tokenizer.encode(video)) // (train.batch_size * train.num_frames)
-    one_batch = _counted(lambda: model(video, actions, torch.Generator().manual_seed(0), ids).loss.backward())
+    known, kept = {}, []
+    for output in kept_outputs(train, model):
+        # What is kept by clip is counted as if each were new.
+        if not output.kind.by_clip:
+            computed, length = output.compute(video), output.kind.frames_per_value
+            known[output.kind.name] = computed
+            count = computed.shape[0] * computed.shape[1]
+            operations = _counted(partial(output.compute, video)) // count
+            kept.append(Kept(length, operations, count * train.grad_accum))
+    generator = torch.Generator().manual_seed(0)
+    one_batch = _counted(lambda: model(video, actions, generator, **known).loss.backward())
     step = one_batch * train.grad_accum + _counted(optimizer.step)
-    return Operations(step, frame, train.batch_size * train.grad_accum * train.num_frames)
+    return Operations(step, tuple(kept))
 
 
 def _composed(part: str, overrides: tuple[str, ...]) -> GenieReduxConfig:
@@ -107,11 +133,9 @@ def _counted(function: Callable[[], object]) -> int:
     return int(counter.get_total_flops())
 
 
-def _num_frames(training: TrainingCommand, datasets: Path) -> int:
-    """Frames that the training's clips have."""
+def _clips(training: TrainingCommand, datasets: Path) -> ClipDataset:
     cfg = _composed(training.part, training.overrides)
-    clips = ClipDataset(datasets / training.dataset, "train", cfg.train.num_frames, cfg.data.seq_step)
-    return clips.num_used_frames
+    return ClipDataset(datasets / training.dataset, "train", cfg.train.num_frames, cfg.data.seq_step)
 
 
 def check_settings(training: TrainingCommand, target: Path) -> None:
@@ -127,8 +151,8 @@ def train(training: TrainingCommand, datasets: Path, target: Path) -> tuple[Path
     """
     check_settings(training, target)
     operations = count_operations(training.part, training.overrides)
-    num_frames = _num_frames(training, datasets) if operations.frame else 0
-    steps = max(LEAST_STEPS, operations.steps(training.operations, num_frames))
+    num_sequences = _clips(training, datasets).num_sequences if operations.kept else lambda _: 0
+    steps = max(LEAST_STEPS, operations.steps(training.operations, num_sequences))
     folder = target / training.kind / training.name
     cost_path = folder / "cost.json"
     begun_path = target / training.kind / f"{training.name}.begun"
@@ -145,7 +169,7 @@ def train(training: TrainingCommand, datasets: Path, target: Path) -> tuple[Path
             *("train.validate_every=0", "train.n_total_samples=4", "train.max_valid_size=4"),
         )
         seconds = math.nan if is_resumed else seconds
-        total = float(operations.of(steps, num_frames))
+        total = float(operations.of(steps, num_sequences))
         cost = {"steps": steps, "operations": total, "cpu_seconds": seconds}
         write_atomically(cost_path, json.dumps(cost) + "\n")
     return folder / f"model-{steps}.pt", dict(json.loads(cost_path.read_text(encoding="utf-8")))

@@ -149,11 +149,11 @@ class ClipDataset(BatchDataset):
         ]
         return np.repeat(np.concatenate(chosen), self._clip_counts)
 
-    @property
-    def num_used_frames(self) -> int:
-        """Frames that are in at least one clip."""
+    def num_sequences(self, length: int) -> int:
+        """Different sequences of `length` consecutive frames (1: frames) that are in at least one clip."""
         counts = self._clip_counts[self._clip_counts > 0]
-        return int(((counts - 1) * min(self.seq_step, self.num_frames) + self.num_frames).sum())
+        per_clip = self.num_frames - length + 1
+        return int(((counts - 1) * min(self.seq_step, per_clip) + per_clip).sum())
 
     @property
     def environments(self) -> list[str]:

@@ -73,11 +73,13 @@ class Model(nn.Module, ABC):
         actions: Tensor | None = None,
         generator: torch.Generator | None = None,
         ids: Tensor | None = None,
+        transition_errors: Tensor | None = None,
     ) -> Output:
         """Training loss of a batch of clips: frames (B, T, C, H, W) in [0, 1], the actions (B, T-1) between them.
 
         `generator` draws what training draws. `ids` (B, T, h, w): the frames' token ids where they are known and
-        `takes_token_ids`; `video` may then be None unless `needs_video`. A model ignores what it has no use for.
+        `takes_token_ids`. `transition_errors` (B, T-1, K+1): a frozen LAM's, where they are known (`WorldModel`).
+        `video` may then be None unless `needs_video`. A model ignores what it has no use for.
         """
 
     @abstractmethod
@@ -102,7 +104,7 @@ class Model(nn.Module, ABC):
 
     @property
     def needs_video(self) -> bool:
-        """Whether the training loss takes frames where token ids are known."""
+        """Whether the training loss takes frames where all is known that can stand in for them."""
         return True
 
     def has_unused_parameters(self, num_frames: int) -> bool:

@@ -197,7 +197,12 @@ class CausalWorldModel(WorldModel):
 
     @under("dynamics")
     def loss(
-        self, video: Tensor | None, ids: Tensor, actions: Tensor | None, generator: torch.Generator | None
+        self,
+        video: Tensor | None,
+        ids: Tensor,
+        actions: Tensor | None,
+        generator: torch.Generator | None,
+        transition_errors: Tensor | None = None,
     ) -> Output:
         """Cross-entropy of all tokens of frames 2, 3, … of ids (B, T, h, w), each after the recorded ones before it."""
         assert actions is not None

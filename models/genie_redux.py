@@ -73,9 +73,16 @@ class GenieRedux(WorldModel):
         return self
 
     @property
+    def transition_lam(self) -> LatentActionModel | None:
+        """The LAM, if it is frozen and chooses the code that predicts a transition best."""
+        if self.lam is None or not self.lam.config.frozen or self.lam.config.assignment != "best":
+            return None
+        return self.lam
+
+    @property
     def needs_video(self) -> bool:
-        """Whether the training loss takes frames in addition to their token ids."""
-        return self.lam is not None or self.dynamics.config.decoder_loss_weight > 0
+        """Whether a LAM that needs whole clips, or that trains, or the loss of pixels takes frames."""
+        return self.lam is not self.transition_lam or self.dynamics.config.decoder_loss_weight > 0
 
     def has_unused_parameters(self, num_frames: int) -> bool:
         """The dynamics always learns as a whole."""
@@ -88,7 +95,12 @@ class GenieRedux(WorldModel):
 
     @under("dynamics")
     def loss(
-        self, video: Tensor | None, ids: Tensor, actions: Tensor | None, generator: torch.Generator | None
+        self,
+        video: Tensor | None,
+        ids: Tensor,
+        actions: Tensor | None,
+        generator: torch.Generator | None,
+        transition_errors: Tensor | None = None,
     ) -> Output:
         """As `forward`, with the frames' token ids (B, T, h, w) given. Cross-entropy where `history.loss_at` says."""
         config = self.dynamics.config
@@ -103,8 +115,7 @@ class GenieRedux(WorldModel):
         logs: dict[str, Tensor] = {}
         extra = torch.zeros((), device=ids.device)
         if self.lam is not None:
-            assert video is not None
-            actions, output = self._latent_actions(video, generator)
+            actions, output = self._latent_actions(video, transition_errors, generator)
             extra, logs = output.loss, logs | output.logs
         assert actions is not None
         surplus: Tensor | None = None
@@ -125,11 +136,19 @@ class GenieRedux(WorldModel):
             token_logs = {name: value.where(masks.any(), torch.nan) for name, value in token_logs.items()}
         return Output(loss, token_logs | logs)
 
-    def _latent_actions(self, video: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Output]:
+    def _latent_actions(
+        self, video: Tensor | None, transition_errors: Tensor | None, generator: torch.Generator | None
+    ) -> tuple[Tensor, Output]:
         """What the dynamics takes for the clips' own latent actions, and the LAM's loss: none where it is frozen."""
         assert self.lam is not None
         if self.lam.config.frozen:
-            return self.action_input(self.infer_actions(video)), Output(torch.zeros((), device=video.device), {})
+            if transition_errors is not None:
+                ids = self.lam.choose(transition_errors)
+            else:
+                assert video is not None
+                ids = self.infer_actions(video)
+            return self.action_input(ids), Output(torch.zeros((), device=ids.device), {})
+        assert video is not None
         latent = self.lam.infer(video, generator)
         actions = latent.quantized.ids if self.dynamics.takes_action_ids else latent.quantized.output
         return actions, self.lam.loss(video, latent)

@@ -40,7 +40,7 @@ class Context:
 class LatentActions:
     """Actions of T - 1 transitions, quantised (output (B, T-1, D), ids (B, T-1), loss), and the frames before them.
 
-    `errors` (B, T-1, K): how badly each code predicts the transition, where that decides (`assignment` best).
+    `errors` (B, T-1, K+1): the transitions' errors, where they decide (`assignment` best); see `transition_errors`.
     """
 
     quantized: Quantized
@@ -75,37 +75,52 @@ class LatentActionModel(Model):
 
     def infer(self, video: Tensor, generator: torch.Generator | None = None) -> LatentActions:
         """Latent actions between the frames (B, T, C, H, W); `generator` is for the dead-code reset."""
-        bias = self.position_bias(self.grid, self.grid)
         if self.config.assignment == "best":
-            # What came before says much of what comes next: with it, a code would matter less the longer the clip.
-            before = video[:, :-1].flatten(0, 1).unsqueeze(1)
-            context = Context(before, self.patch_embedding(before), bias)
+            context = self._transitions(video)
             errors = self._errors(video, context)
-            ids = self.choose(errors, video)
+            ids = self.choose(errors)
             return LatentActions(Quantized(self.quantizer.decode(ids), ids, errors.new_zeros(())), context, errors)
+        bias = self.position_bias(self.grid, self.grid)
         patches = self.patch_embedding(video)
         context = Context(video[:, :-1], patches[:, :-1], bias)
         encoded = self.encoder(patches, bias)
         vectors = self.to_action(rearrange(encoded, "b t h w d -> b t (h w d)"))
         return LatentActions(self.quantizer(vectors[:, 1:], generator), context)
 
+    def _transitions(self, video: Tensor) -> Context:
+        """Each transition of video (B, T, C, H, W) as a clip of its own."""
+        # What came before says much of what comes next: with it, a code would matter less the longer the clip.
+        before = video[:, :-1].flatten(0, 1).unsqueeze(1)
+        return Context(before, self.patch_embedding(before), self.position_bias(self.grid, self.grid))
+
+    @torch.no_grad()
+    def transition_errors(self, video: Tensor) -> Tensor:
+        """Mean squared errors (B, T-1, K+1) float32 of the frames 1..T-1 of video (B, T, C, H, W) in [0, 1].
+
+        As each of the K codes predicts them from the frame before, and last as that frame itself, repeated. Those of a
+        transition depend on its two frames alone. They are all that `choose` needs (`assignment` best).
+        """
+        return self._errors(video, self._transitions(video))
+
     @torch.no_grad()
     def _errors(self, video: Tensor, context: Context) -> Tensor:
-        """Squared errors (B, T-1, K) of the frames 1..T-1 of video (B, T, C, H, W) as each code predicts them."""
         shape = (video.shape[0], video.shape[1] - 1)
         codes = (torch.full(shape, k, device=video.device) for k in range(self.config.num_actions))
         decoded = (self.decode(context, self.quantizer.decode(ids)) for ids in codes)
-        return torch.stack([_mean_square(frames - video[:, 1:]) for frames in decoded], dim=-1)
+        predicted = [_mean_square(frames - video[:, 1:]) for frames in decoded]
+        return torch.stack([*predicted, _mean_square(video[:, 1:] - video[:, :-1])], dim=-1)
 
     @torch.no_grad()
-    def choose(self, errors: Tensor, video: Tensor) -> Tensor:
-        """The codes (B, T-1) of the transitions of video (B, T, C, H, W), from their `_errors`; each clip by itself."""
+    def choose(self, errors: Tensor) -> Tensor:
+        """The codes (B, T-1) of transitions with these `transition_errors` (B, T-1, K+1); each clip by itself."""
+        predicted, repeated = errors[..., :-1], errors[..., -1]
         if self.config.persistence == 0:
-            return errors.argmin(dim=-1)
-        change = _mean_square(video[:, 1:] - video[:, :-1]) + _STILL
+            return predicted.argmin(dim=-1)
+        change = repeated + _STILL
         mean, floor = change.mean(dim=1, keepdim=True), self.config.change_floor
         scale = mean if floor is None else change + floor * mean
-        return likeliest_given_all(-errors / scale.unsqueeze(-1) / _TEMPERATURE, self.config.persistence).argmax(dim=-1)
+        likelihood = -predicted / scale.unsqueeze(-1) / _TEMPERATURE
+        return likeliest_given_all(likelihood, self.config.persistence).argmax(dim=-1)
 
     def decode(self, context: Context, actions: Tensor) -> Tensor:
         """Frames 1..T-1 (B, T-1, C, H, W) from the frames before them and action vectors (B, T-1, D)."""
@@ -131,7 +146,7 @@ class LatentActionModel(Model):
             self.code_shares.update(latent.quantized.ids)
         vectors, change = latent.quantized.output, self._change(video)
         if latent.errors is not None:
-            best = balanced_choice((latent.errors / change.unsqueeze(-1)).flatten(0, 1))
+            best = balanced_choice((latent.errors[..., :-1] / change.unsqueeze(-1)).flatten(0, 1))
             vectors = self.quantizer.decode(best.view_as(latent.quantized.ids))
         loss = config.vq_loss_weight * latent.quantized.loss
         logs = {
@@ -167,6 +182,7 @@ class LatentActionModel(Model):
         actions: Tensor | None = None,
         generator: torch.Generator | None = None,
         ids: Tensor | None = None,
+        transition_errors: Tensor | None = None,
     ) -> Output:
         """Training loss of the LAM alone on frames (B, T, C, H, W)."""
         assert video is not None

@@ -78,6 +78,7 @@ class SuperResolution(Model):
         actions: Tensor | None = None,
         generator: torch.Generator | None = None,
         ids: Tensor | None = None,
+        transition_errors: Tensor | None = None,
     ) -> Output:
         """Mean absolute error of upsampled frames; `video` (B, T, C, H, W) are the large ones."""
         assert video is not None

@@ -138,6 +138,7 @@ class Tokenizer(Model):
         actions: Tensor | None = None,
         generator: torch.Generator | None = None,
         ids: Tensor | None = None,
+        transition_errors: Tensor | None = None,
     ) -> Output:
         """Training loss of frames (B, T, C, H, W) in [0, 1]: vq_loss_weight * vq + recons_loss_weight * mse.
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from models.base import Model, Output, Prediction, Rollout
 from models.components.maskgit import Generators
 from models.config import DynamicsConfig, SampleSettings
+from models.lam import LatentActionModel
 from models.tokenizer import Tokenizer
 
 
@@ -39,26 +40,38 @@ class WorldModel(Model):
         """The frozen tokenizer's ids of a clip never change."""
         return True
 
+    @property
+    def transition_lam(self) -> LatentActionModel | None:
+        """The LAM whose `transition_errors` can stand in for frames in the training loss; None where there is none."""
+        return None
+
     def forward(
         self,
         video: Tensor | None,
         actions: Tensor | None = None,
         generator: torch.Generator | None = None,
         ids: Tensor | None = None,
+        transition_errors: Tensor | None = None,
     ) -> Output:
         """Training loss of frames (B, T, C, H, W) in [0, 1] and actions (B, T-1), which an unguided model ignores.
 
-        ids: the frames' token ids (B, T, h, w) where they are known; `video` may then be None unless `needs_video`.
+        ids: the frames' token ids (B, T, h, w) where they are known. transition_errors (B, T-1, K+1): those of the
+        `transition_lam` where they are known. `video` may then be None unless `needs_video`.
         """
         if ids is None:
             if video is None:
                 raise ValueError("the training loss needs frames or their token ids")
             ids = self.tokenizer.encode(video)
-        return self.loss(video, ids, actions, generator)
+        return self.loss(video, ids, actions, generator, transition_errors)
 
     @abstractmethod
     def loss(
-        self, video: Tensor | None, ids: Tensor, actions: Tensor | None, generator: torch.Generator | None
+        self,
+        video: Tensor | None,
+        ids: Tensor,
+        actions: Tensor | None,
+        generator: torch.Generator | None,
+        transition_errors: Tensor | None = None,
     ) -> Output:
         """As `forward`, with the frames' token ids (B, T, h, w) given."""
 

@@ -12,6 +12,7 @@ from benchmarks import equal_compute
 from benchmarks.equal_compute import (
     LEAST_STEPS,
     PRESETS,
+    Kept,
     Operations,
     TrainingCommand,
     check_settings,
@@ -108,23 +109,31 @@ def test_results_of_another_recipe_are_not_reported(part: str, tmp_path: Path) -
         comparison.run()
 
 
-def test_frames_whose_ids_are_kept_are_encoded_once() -> None:
-    """Neither more of them than the dataset has nor more than the steps read."""
-    operations = Operations(step=100, frame=10, frames_per_step=16)
-    for num_frames in (1, 100, 10_000):
-        steps = operations.steps(1e5, num_frames)
-        assert operations.of(steps, num_frames) == pytest.approx(1e5, abs=130)
-    assert operations.of(3, 10_000) == 3 * 100 + 3 * 16 * 10
-    assert operations.of(1000, 100) == 1000 * 100 + 100 * 10
+@pytest.mark.parametrize("pairs", [(), (Kept(2, 30, 14),)], ids=["frames", "frames and pairs"])
+def test_what_is_kept_is_computed_once(pairs: tuple[Kept, ...]) -> None:
+    """Neither more often than the dataset has it nor more often than the steps read it."""
+    operations = Operations(100, (Kept(1, 10, 16), *pairs))
+    for num_frames in (1, 100, 1000, 10_000, 100_000):
+        for num_pairs in (num_frames - 1, num_frames // 2):
+            numbers = {1: num_frames, 2: num_pairs}
+            steps = operations.steps(1e5, numbers.__getitem__)
+            assert operations.of(steps, numbers.__getitem__) == pytest.approx(1e5, abs=100 + 160 + 14 * 30)
+    of_pairs = [min(9_000, 3 * 14) * 30, min(90, 1000 * 14) * 30] if pairs else [0, 0]
+    assert operations.of(3, {1: 10_000, 2: 9_000}.__getitem__) == 3 * 100 + 3 * 16 * 10 + of_pairs[0]
+    assert operations.of(1000, {1: 100, 2: 90}.__getitem__) == 1000 * 100 + 100 * 10 + of_pairs[1]
 
 
-def test_kept_ids_take_the_encoder_out_of_a_step() -> None:
-    kept, computed = (count_operations("dynamics", (f"train.enable_cache={value}",)) for value in ("null", "false"))
-    assert computed.frame == 0
-    assert kept.frame > 0
-    assert computed.step == kept.step + kept.frames_per_step * kept.frame
-    # A causal tokenizer's are kept by clip, and counted as if each were new.
-    assert count_operations("dynamics", ("recipe=published",)).frame == 0
+@pytest.mark.parametrize("model", ["genie_redux_guided", "genie_redux"])
+def test_what_is_kept_is_no_part_of_a_step(model: str) -> None:
+    settings = [(f"train.enable_cache={value}", f"model={model}") for value in ("null", "false")]
+    kept, computed = (count_operations("dynamics", overrides) for overrides in settings)
+    assert computed.kept == ()
+    assert [part.length for part in kept.kept] == ([1, 2] if model == "genie_redux" else [1])
+    assert all(part.operations > 0 for part in kept.kept)
+    in_each_step = sum(part.per_step * part.operations for part in kept.kept)
+    assert computed.step == pytest.approx(kept.step + in_each_step, rel=1e-4)
+    # A causal tokenizer's ids are kept by clip, and counted as if each were new.
+    assert count_operations("dynamics", ("recipe=published",)).kept == ()
 
 
 @pytest.mark.parametrize(("count", "quantile"), [(2, 12.706), (3, 4.303), (6, 2.571), (31, 2.042), (60, 2.042)])

@@ -230,20 +230,40 @@ def test_the_likeliest_states_of_a_sequence_are_those_of_all_its_paths():
 
 
 def test_with_persistence_unclear_transitions_get_the_action_of_those_around_them():
-    video = torch.zeros(2, 6, 3, 16, 16)
     errors = torch.full((2, 5, 3), 1.0)
     errors[0, :, 1] = torch.tensor([0.2, 0.99, 0.2, 0.99, 0.2])
     errors[0, 1::2, 2] = 0.98
     errors[1, :, 0] = 0.2
     errors[1, 4, 2] = 0.0  # and clear ones keep theirs
     errors[1, 4, 0] = 1.0
+    errors = torch.cat([errors, torch.ones(2, 5, 1)], dim=-1)  # changes of 1
     model = lam(predict_change=True, assignment="best")
-    video[:, 1::2] = 1.0  # changes of 1
-    assert model.choose(errors, video).tolist() == [[1, 2, 1, 2, 1], [0, 0, 0, 0, 2]]
+    assert model.choose(errors).tolist() == [[1, 2, 1, 2, 1], [0, 0, 0, 0, 2]]
     model.config.persistence = 0.8
-    assert model.choose(errors, video).tolist() == [[1] * 5, [0, 0, 0, 0, 2]]
+    assert model.choose(errors).tolist() == [[1] * 5, [0, 0, 0, 0, 2]]
     # Each clip by itself, whatever else is in the batch.
-    assert torch.equal(model.choose(errors[:1], video[:1]), model.choose(errors, video)[:1])
+    assert torch.equal(model.choose(errors[:1]), model.choose(errors)[:1])
+
+
+def test_the_errors_of_a_transition_are_those_of_its_predictions_and_of_the_repeated_frame():
+    model, video = lam(assignment="best"), torch.rand(2, 4, 3, 16, 16)
+    errors = model.transition_errors(video)
+    for code in range(3):
+        predicted = model.reconstruct(video, torch.full((2, 3), code))
+        expected = (predicted - video[:, 1:]).square().mean(dim=(2, 3, 4))
+        assert torch.allclose(errors[..., code], expected)
+    assert torch.allclose(errors[..., 3], (video[:, 1:] - video[:, :-1]).square().mean(dim=(2, 3, 4)))
+
+
+@pytest.mark.parametrize(("persistence", "change_floor"), [(0.0, None), (0.8, None), (0.8, 0.1)])
+def test_latent_actions_of_a_clip_follow_from_the_errors_of_its_transitions_alone(persistence, change_floor):
+    """So errors that were computed once for a pair of frames serve all clips that have it."""
+    model = lam(assignment="best", persistence=persistence, change_floor=change_floor)
+    video = video_of_codes(model, torch.randint(3, (6, 5), generator=torch.Generator().manual_seed(0)))
+    video += 0.02 * torch.rand(video.shape, generator=torch.Generator().manual_seed(1))
+    pairs = torch.stack([video[:, :-1], video[:, 1:]], 2).flatten(0, 1)
+    errors = torch.cat([model.transition_errors(pair[None]) for pair in pairs]).view(6, 5, 4)
+    assert torch.equal(model.choose(errors), model.infer_actions(video))
 
 
 def test_a_lam_that_predicts_the_change_starts_by_repeating_the_frame():

@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from data.data import ClipDataset
-from data.data_cached import RecordKey, TokenStore
+from data.data_cached import RecordKey, RecordKind, RecordStore
 from data_generation.annotations.tables import read_behavior
 from data_generation.data.codec import ZstdCodec
 from data_generation.data.data import Environment, EpisodeError, EpisodeReader, EpisodeWriter, episode_path
@@ -314,11 +314,14 @@ def test_what_is_no_index_is_none(env_dpath, place):
 
 @pytest.mark.parametrize("place", ODD_PLACES)
 def test_what_is_no_file_of_token_ids_holds_none(tmp_path, place):
-    store, key, ids = TokenStore(tmp_path, 16), RecordKey("ab-4-1", 0), np.zeros((1, 4, 2, 2), np.int64)
-    (tmp_path / "ab").mkdir()
-    place(tmp_path / "ab" / "ab-4-1.ids")
-    assert store.read(key, ids) == [0]
-    store.write(key, ids[0])
+    kind, key = RecordKind("ids", (2, 2), "int64", "<u2", by_clip=True), RecordKey("ab-4-1", 0)
+    store, ids = RecordStore(tmp_path), np.zeros((1, 4, 2, 2), np.int64)
+    store.add(kind, {})
+    folder = next(path for path in tmp_path.iterdir()) / "ab"
+    folder.mkdir()
+    place(folder / "ab-4-1.ids")
+    assert store.read(kind, key, ids) == [0]
+    store.write(kind, key, ids[0])
 
 
 # ---- tables ---------------------------------------------------------------------------------------------------------

@@ -18,12 +18,14 @@ from training.runtime import Runtime
 class Inputs:
     """What a training loss takes: frames (B, T, C, H, W) float in [0, 1], actions (B, T-1), token ids (B, T, h, w).
 
-    `ids` is None where the model computes them, `video` where ids are enough.
+    Also a frozen LAM's `transition_errors` (B, T-1, K+1). `ids` and these are None where the model computes them from
+    the frames, `video` where they are enough.
     """
 
     video: Tensor | None
     actions: Tensor
     ids: Tensor | None = None
+    transition_errors: Tensor | None = None
 
 
 class ClipSource(Protocol):

@@ -65,8 +65,9 @@ class TrainConfig:
     resume_ckpt: PathText = "no"
     save_root_dpath: PathText = "./checkpoints"
     keep_checkpoints: CountOrZero = 0  # newest checkpoints to keep; 0 = all
-    # World models: token ids of clips are kept on disk, not computed every time. None = where they are kept by frame,
-    # which is for tokenizers that take each frame alone.
+    # World models: token ids, and the errors from which a frozen LAM with `assignment` best chooses latent actions, are
+    # kept on disk, not computed every time. None = what clips share: errors, and ids where the tokenizer takes each
+    # frame alone.
     enable_cache: bool | None = None
     cache_dpath: PathText | None = None  # where; any number of runs may share it; None = <save_root_dpath>/token_ids
     cache_max_gb: NotNegative = 50.0  # of all files in that folder together; 0 = no limit

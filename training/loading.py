@@ -39,7 +39,7 @@ TRAIN_ONLY_FIELDS = {
     "reconstructed_share",
 }
 # Settings of a LAM's frames, which must be those of the tokenizer.
-_FRAME_SETTINGS = ("image_size", "channels", "patch_size", "temporal_patch_size")
+FRAME_SETTINGS = ("image_size", "channels", "patch_size", "temporal_patch_size")
 
 
 @dataclass
@@ -183,7 +183,7 @@ def _given_lam(path: Path, config: ModelConfig, num_embeddings: int | None = Non
     """
     with under("", path="lam_fpath"):
         lam = read_lam(path)
-    for name in _FRAME_SETTINGS:
+    for name in FRAME_SETTINGS:
         ours, theirs = getattr(config.tokenizer, name), getattr(lam.config.tokenizer, name)
         if ours != theirs:
             problem = f"was trained with tokenizer.{name}={theirs}, the tokenizer has {ours}"

@@ -22,6 +22,7 @@ from models.config import ModelConfig
 from models.construct_model import kind_of
 from models.world_model import WorldModel
 from training import evaluation
+from training.clip_cache import ClipCache, kept_outputs
 from training.clips import ClipSource, FrameSource, TrainingBatches
 from training.compiled_code import CompiledCode, kept_code
 from training.config import (
@@ -38,7 +39,6 @@ from training.run_folder import RunFolder, read_state
 from training.run_record import changes, flattened, make_record, overrides_to_repeat, resume_remedy
 from training.run_report import RunFacts, RunReport, make_facts
 from training.runtime import Runtime, make_runtime
-from training.token_cache import TokenCache, caches_ids
 from training.tracker import MetricsLogger, TrackerSettings, WandbSettings
 from training.trainer import Trainer
 from training.validation import Validator, check_validation
@@ -248,7 +248,7 @@ def _open_clips(cfg: GenieReduxConfig, split: str) -> ClipDataset:
 
 
 def _check_clips(train: TrainConfig, model: Model) -> None:
-    """FieldError if clips are too short for the model; a warning if it has no use for cached token ids."""
+    """FieldError if clips are too short for the model; a warning if nothing is kept of them."""
     check_length(train.num_frames, model)
     if train.enable_cache and not model.takes_token_ids:
         kind = type(model).__name__
@@ -256,9 +256,9 @@ def _check_clips(train: TrainConfig, model: Model) -> None:
 
 
 def _clip_sources(train: TrainConfig, model: Model, runtime: Runtime) -> Callable[[ClipDataset], ClipSource]:
-    """How clips become a model's inputs: with cached token ids where `enable_cache` says so, else as frames."""
-    if caches_ids(train, model):
-        return TokenCache(train, cast(WorldModel, model), runtime).source
+    """How clips become a model's inputs: with what is kept of them where `enable_cache` says so, else as frames."""
+    if kept_outputs(train, model):
+        return ClipCache(train, cast(WorldModel, model), runtime).source
     return lambda clips: FrameSource(clips, runtime.device)
 
 

@@ -157,7 +157,8 @@ class Trainer:
                 with self.runtime.autocast():
                     generator = torch.Generator().manual_seed(seed)
                     with self._operations.once():
-                        output = self._parallel.module(batch.video, batch.actions, generator, batch.ids)
+                        known = batch.ids, batch.transition_errors
+                        output = self._parallel.module(batch.video, batch.actions, generator, *known)
                 accelerator.backward(output.loss)
                 self._remember_if_not_finite(output.loss)
                 self._meter.add(output.logs)

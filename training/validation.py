@@ -74,7 +74,7 @@ class Validator:
         for indices, inputs in read_inputs(self._source, own, config):
             generator = torch.Generator().manual_seed(seed_of(self._config.seed, VALIDATION, indices[0]))
             with self._runtime.autocast():
-                output = model(inputs.video, inputs.actions, generator, inputs.ids)
+                output = model(inputs.video, inputs.actions, generator, inputs.ids, inputs.transition_errors)
             for name, value in output.logs.items():
                 if value.isnan():
                     continue
