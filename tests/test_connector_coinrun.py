@@ -79,6 +79,18 @@ def test_actions_are_procgens_numbers(name: str, number: int) -> None:
     assert native_action(name) == number
 
 
+def test_actions_that_do_the_same_are_named(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: find_spec(name) or name == "procgen")
+    CoinRunConnector(config()).select()
+    assert not caplog.records
+    CoinRunConnector(config(valid_action_combos=["RIGHT", "RIGHT+LEFT", "UP", "ACTION_JUMP"])).select()
+    assert [record.getMessage().partition(" on ")[0] for record in caplog.records] == [
+        "RIGHT+LEFT does the same as NOOP",
+        "ACTION_JUMP does the same as UP",
+    ]
+
+
 def test_missing_package_is_one_line_with_the_command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     find_spec = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "procgen" else find_spec(name))

@@ -59,7 +59,7 @@ def reference_frame(screen: np.ndarray) -> np.ndarray:
 
 def reference_episode(actions: list[int], skip: int, skip_start: int) -> list[tuple]:
     """What a loop of `RetroEnv.step`, one call per emulator frame, shows."""
-    env = stable_retro.make(f"{GAME}-v0", render_mode="rgb_array")
+    env = stable_retro.make(f"{GAME}-v0", use_restricted_actions=stable_retro.Actions.ALL, render_mode="rgb_array")
     noop = np.zeros(env.num_buttons, np.int8)
     screen, _ = env.reset()
     for _ in range(skip_start):
@@ -112,6 +112,27 @@ def test_game_without_start_state_starts_at_the_same_point_again() -> None:
     actions = [0, 1] * 100
     assert play(wrapped, actions) == play(wrapped, actions)
     wrapped.close()
+
+
+@pytest.mark.parametrize(("action", "without"), [("START", "NOOP"), ("LEFT+RIGHT", "NOOP"), ("START+RIGHT", "RIGHT")])
+def test_buttons_that_stable_retro_would_filter_are_pressed(action: str, without: str) -> None:
+    env = select(game=GAME, valid_action_combos=[action, without]).make_env(GAME, 0)
+    assert play(env, [0] * 8 + [1] * 20) != play(env, [1] * 28)
+    env.close()
+
+
+@pytest.mark.parametrize(
+    ("game", "names", "said"),
+    [
+        ("Cinderfoot-Nes", ["RIGHT", "NOOP+NOOP"], "NOOP+NOOP does the same as NOOP on Nes"),
+        ("Cinderfoot-Nes", ["ACTION_JUMP", "A", "START"], "A does the same as ACTION_JUMP on Nes"),
+        (GAME, ["RIGHT+B", "B+RIGHT", "NOOP"], "B+RIGHT does the same as RIGHT+B on Genesis"),
+        (GAME, [*ACTIONS, "START", "A+C", "LEFT+RIGHT"], ""),
+    ],
+)
+def test_actions_that_do_the_same_are_named(caplog, game: str, names: list[str], said: str) -> None:
+    select(game=game, valid_action_combos=names).select()
+    assert [record.getMessage().partition(":")[0] for record in caplog.records] == ([said] if said else [])
 
 
 def test_observations_and_actions_match_their_spaces(open_env) -> None:

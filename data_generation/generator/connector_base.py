@@ -14,8 +14,10 @@ common. A minimal one:
             return ImageEnv(env, np.asarray, actions, ImageSettings(self.config.n_skip_frames, self.frame_shape[1:]))
 """
 
+import logging
 import re
 from abc import ABC, abstractmethod
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import metadata
@@ -28,6 +30,8 @@ import numpy as np
 from data_generation.config import ConnectorConfig
 from data_generation.data.errors import FieldError
 from data_generation.generator.resolve import load_class
+
+logger = logging.getLogger(__name__)
 
 CONNECTORS: dict[str, str] = {
     "coinrun": "data_generation.generator.connector_coinrun:CoinRunConnector",
@@ -196,6 +200,14 @@ def make_connector(config: ConnectorConfig) -> Connector:
         raise FieldError("name", config.name, "unknown", f"one of {', '.join(sorted(CONNECTORS))}")
     connector: Connector = load_class(CONNECTORS[config.name], "name")(config)
     return connector
+
+
+def warn_of_equal_actions(effects: Mapping[str, Hashable], where: str) -> None:
+    """Warn of actions that do the same and are recorded under two numbers. `effects`: action -> what it does."""
+    first: dict[Hashable, str] = {}
+    for name, effect in effects.items():
+        if (other := first.setdefault(effect, name)) != name:
+            logger.warning("%s does the same as %s on %s: models learn them as two actions", name, other, where)
 
 
 def _image_size(value: Any) -> tuple[int, int]:

@@ -8,7 +8,13 @@ import numpy as np
 
 from data_generation.config import ConnectorConfig
 from data_generation.data.errors import UNSET, FieldError
-from data_generation.generator.connector_base import GYMNASIUM_FIELDS, RETRO_FIELDS, Connector, Selection
+from data_generation.generator.connector_base import (
+    GYMNASIUM_FIELDS,
+    RETRO_FIELDS,
+    Connector,
+    Selection,
+    warn_of_equal_actions,
+)
 from data_generation.generator.image_env import ImageEnv, ImageSettings
 
 GAME = "coinrun"
@@ -70,6 +76,8 @@ class CoinRunConnector(Connector):
         if importlib.util.find_spec("procgen") is None:
             problem, remedy = "Procgen is not installed", "run 'bash install.sh --with coinrun'"
             raise FieldError("name", self.config.name, problem, remedy)
+        numbers = dict(zip(self.action_names, self._actions, strict=True))
+        warn_of_equal_actions({"NOOP": native_action("NOOP"), **numbers}, "Procgen")
         return Selection(self.first_of(self._chosen()))
 
     def make_env(self, game: str, instance: int) -> ImageEnv:

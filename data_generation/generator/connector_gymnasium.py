@@ -5,7 +5,13 @@ from importlib import metadata
 from typing import Any
 
 from data_generation.data.errors import UNSET, FieldError
-from data_generation.generator.connector_base import PROCGEN_FIELDS, RETRO_FIELDS, Connector, Selection
+from data_generation.generator.connector_base import (
+    PROCGEN_FIELDS,
+    RETRO_FIELDS,
+    Connector,
+    Selection,
+    warn_of_equal_actions,
+)
 from data_generation.generator.faults import EnvironmentFault
 from data_generation.generator.image_env import ImageEnv, ImageSettings
 from data_generation.generator.look import Look, image_source, look_at, make_raw
@@ -43,6 +49,8 @@ class GymnasiumConnector(Connector):
                 named = f" or {', '.join(look.action_names)}" if look.action_names else ""
                 problem = f"{unknown[0]} is not an action of {game}, which has {known[0]} to {known[-1]}{named}"
                 raise FieldError("valid_action_combos", UNSET, problem, "[] means all of them")
+        numbers = {name: tuple(look.native_action(name) for look in self._looks.values()) for name in names}
+        warn_of_equal_actions(numbers, games[0] if len(games) == 1 else "every game")
         return names
 
     def _look_at_all(self) -> tuple[dict[str, Look], dict[str, str]]:

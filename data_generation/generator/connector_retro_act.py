@@ -17,7 +17,13 @@ from data_generation.config import ConnectorConfig
 from data_generation.data.errors import UNSET, FieldError, MissingPathError
 from data_generation.data.info import DIGESTS, GAME_FILES, ROI_TABLE
 from data_generation.data.reading import short_digest
-from data_generation.generator.connector_base import GYMNASIUM_FIELDS, PROCGEN_FIELDS, Connector, Selection
+from data_generation.generator.connector_base import (
+    GYMNASIUM_FIELDS,
+    PROCGEN_FIELDS,
+    Connector,
+    Selection,
+    warn_of_equal_actions,
+)
 from data_generation.generator.retro_env import FPS, RetroActEnv, RetroSettings, action_buttons
 from data_generation.generator.retro_games import IMPORT_COMMAND, NO_ROM, RetroGames, without_version
 from data_generation.generator.tracking import Box, TrackedEnv, read_boxes
@@ -58,8 +64,8 @@ class RetroActConnector(Connector):
             logger.warning(text, num_without, len(games), IMPORT_COMMAND)
         for platform in sorted({platform_of(game) for game in playable}):
             buttons = self.games.buttons(next(game for game in playable if platform_of(game) == platform))
-            for action in self.action_names:
-                action_buttons(action, platform, buttons)
+            pressed = {name: frozenset(action_buttons(name, platform, buttons)) for name in self.action_names}
+            warn_of_equal_actions({"NOOP": frozenset(), **pressed}, platform)
         return Selection(playable, skipped)
 
     def make_env(self, game: str, instance: int) -> RetroActEnv | TrackedEnv:

@@ -64,9 +64,10 @@ class RetroSettings:
 class RetroActEnv(gym.Env[np.ndarray, Any]):
     """Discrete actions, each held for some emulator frames; observations uint8 (3, height, width).
 
-    Equal, bit by bit, to calling the given environment's `step` once per emulator frame, adding up rewards and stopping
-    at the episode's end. It drives the emulator itself because only the last frame of an action is recorded: reading
-    the screen and the info of the others would be wasted. Reward and end are computed at every emulator frame.
+    Equal, bit by bit, to calling the `step` of Stable-Retro's environment (with `Actions.ALL`) once per emulator frame,
+    adding up rewards and stopping at the episode's end. It drives the emulator itself because only the last frame of an
+    action is recorded: reading the screen and the info of the others would be wasted. Reward and end are computed at
+    every emulator frame.
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": FPS}  # noqa: RUF012 (Gymnasium's interface)
@@ -87,9 +88,8 @@ class RetroActEnv(gym.Env[np.ndarray, Any]):
             env.initial_state = env.em.get_state()
 
     def _mask(self, buttons: list[str]) -> np.ndarray:
-        """Button mask (num_buttons,), through the game's filter of allowed combinations, as `RetroEnv.step` does."""
-        pressed = [int(name is not None and name in buttons) for name in self._env.buttons]
-        return self._env.action_to_array(np.array(pressed, np.int8))[0]
+        """Button mask (num_buttons,), without Stable-Retro's filter, which drops START and many combinations."""
+        return np.array([name is not None and name in buttons for name in self._env.buttons], np.uint8)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict]:
         """Back to the start state. A game has no randomness of its own: the seed changes nothing."""
