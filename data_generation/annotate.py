@@ -24,7 +24,7 @@ from data_generation.arguments import OneLineParser
 from data_generation.data.errors import UNSET, FieldError, MissingPathError, UserError
 from data_generation.data.fields import Range, expand_home
 from data_generation.generator.action_clips import play_clips
-from data_generation.generator.retro_games import IMPORT_COMMAND, RetroGames
+from data_generation.generator.retro_games import IMPORT_COMMAND, RetroGames, remedy_for
 
 _ABOUT = """\
 Plays a short clip of each action from a game's start state and shows them: a GIF per action, a sheet, a page for the
@@ -139,8 +139,10 @@ def _count(key: str, value: str, text: str, least: int) -> int:
 def _playable(games: RetroGames, name: str) -> str:
     game = games.known(name)
     if obstacle := games.obstacle(game):
-        remedy = f"import the ROM that you own with '{IMPORT_COMMAND}', or name its folder by rom_dpath=<folder>"
+        remedy = remedy_for(obstacle, "name their folder by rom_dpath=<folder>")
         raise MissingPathError("game", game, obstacle, remedy)
+    if doubt := games.doubt(game):
+        print(f"note     {game}: {doubt}")
     return game
 
 

@@ -181,7 +181,7 @@ def test_without_answers_only_images_are_made(tmp_path: Path, tables: Tables, no
     ("words", "message"),
     [
         (["Cinderfot-Nes"], "game=Cinderfot-Nes: Stable-Retro knows no such game; did you mean Cinderfoot-Nes"),
-        (["SuperMarioBros-Nes"], "game=SuperMarioBros-Nes: no ROM; import the ROM that you own with 'python -m stable"),
+        (["SuperMarioBros-Nes"], "game=SuperMarioBros-Nes: no ROM; import the ROMs that you own with 'python -m stabl"),
         ([CINDERFOOT, "tags=side h plat"], "tags=side h plat: genre 'plat' is none of pl, "),
         ([CINDERFOOT, "tags=side h"], "tags=side h: tags 'side h' are not '<view> <motion> <genre>'"),
         ([CINDERFOOT, "RIGHT=rigth"], "RIGHT=rigth: RIGHT 'rigth' is none of right, left"),

@@ -25,7 +25,13 @@ from data_generation.generator.connector_base import (
     warn_of_equal_actions,
 )
 from data_generation.generator.retro_env import FPS, RetroActEnv, RetroSettings, action_buttons
-from data_generation.generator.retro_games import IMPORT_COMMAND, NO_ROM, RetroGames, without_version
+from data_generation.generator.retro_games import (
+    IMPORT_COMMAND,
+    NO_ROM,
+    RetroGames,
+    remedy_for,
+    without_version,
+)
 from data_generation.generator.tracking import Box, TrackedEnv, read_boxes
 
 logger = logging.getLogger(__name__)
@@ -55,6 +61,9 @@ class RetroActConnector(Connector):
         skipped = {game: obstacle for game in games if (obstacle := self.games.obstacle(game))}
         unmarked = {game: error for game in games if game not in skipped and (error := self._missing_box(game))}
         playable = [game for game in games if game not in {**skipped, **unmarked}]
+        for game in playable:
+            if doubt := self.games.doubt(game):
+                logger.warning("%s: %s", game, doubt)
         if not playable:
             raise next(iter(unmarked.values()), None) or _nothing_to_play(skipped)
         skipped |= {game: error.problem for game, error in unmarked.items()}
@@ -180,7 +189,7 @@ class RetroActConnector(Connector):
 def _nothing_to_play(skipped: dict[str, str]) -> MissingPathError:
     """The error where each of the games is skipped."""
     game, obstacle = next(iter(skipped.items()))
-    remedy = f"import the ROMs that you own with '{IMPORT_COMMAND}', or name their folder by {{rom_dpath}}"
+    remedy = next(filter(None, (remedy_for(why, "name their folder by {rom_dpath}") for why in skipped.values())), "")
     if len(skipped) > 1:
         problem = f"no ROM to play of any of the {len(skipped)} games, such as {game} ({obstacle})"
     else:

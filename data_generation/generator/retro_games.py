@@ -10,6 +10,7 @@ from typing import Any
 import stable_retro
 from stable_retro import data as retro_data
 
+from data_generation.annotations.tables import platform_of
 from data_generation.data.errors import FieldError, MissingPathError
 from data_generation.data.reading import content_digest, short_digest
 
@@ -17,6 +18,10 @@ from data_generation.data.reading import content_digest, short_digest
 OWN_GAMES_DPATH = Path(__file__).resolve().parents[2] / "external"
 IMPORT_COMMAND = "python -m stable_retro.import <folder with your ROMs>"
 NO_ROM = "no ROM"
+DAMAGED = "its ROM is damaged, or another version"
+# Without one of them Stable-Retro ends with an error that does not say so.
+_INTEGRATION = ("data.json", "scenario.json", "metadata.json")
+_LEAST = ', with {"info": {}} in data.json and {} in others at least'
 # Arcade games: their parts have checksums, not the file.
 _ARCHIVES = (".zip", ".7z")
 
@@ -74,26 +79,45 @@ class RetroGames:
 
     def obstacle(self, game: str) -> str:
         """Why a game cannot be played here, as far as its files show; empty = nothing."""
+        if misnamed := self._misnamed(game):
+            return misnamed
         try:
-            rom = Path(retro_data.get_original_romfile_path(self.ids[game], self.integrations))
+            rom = self._rom(game)
         except FileNotFoundError:
             return NO_ROM
+        if lacking := [name for name in _INTEGRATION if self._path(game, name) is None]:
+            return f"no {' and no '.join(lacking)}: put it next to the ROM{_LEAST}"
         # Only next to the ROM: a user's own version of a game needs no checksum.
         checksums = rom.with_name("rom.sha")
-        if rom.suffix in _ARCHIVES or not checksums.is_file():
+        return DAMAGED if checksums.is_file() and not _is_listed(rom, checksums) else ""
+
+    def doubt(self, game: str) -> str:
+        """Why a game that can be played may not start, end or reward as it should; empty = for no reason."""
+        rom, checksums = self._rom(game), self._path(game, "rom.sha")
+        own = [path for name in ("rom.sha", "data.json", "*.state") for path in rom.parent.glob(name)]
+        if own or checksums is None or _is_listed(rom, checksums):
             return ""
-        with rom.open("rb") as file:
-            _, checksum = retro_data.groom_rom(rom.name, file)
-        return (
-            ""
-            if checksum in checksums.read_text(encoding="utf-8").split()
-            else "its ROM is damaged, or another version"
-        )
+        problem = "its ROM is not the one that Stable-Retro's start states and data.json are made for (rom.sha)"
+        return f"{problem}: put that one there, or data.json and states for yours next to it"
+
+    def _misnamed(self, game: str) -> str:
+        """What to rename, if the game's only ROM in `rom_dpath` has a name under which no core takes it; "" = none."""
+        folder = self.rom_dpath and self.rom_dpath / self.ids[game]
+        roms = sorted(path for path in folder.glob("rom.*") if path.suffix != ".sha") if folder else []
+        console = retro_data.EMU_INFO.get(platform_of(game))
+        if not roms or console is None or any(_core_of(rom) == console["lib"] for rom in roms):
+            return ""
+        named = f"'{roms[0]}' is no name of a ROM of {platform_of(game)}"
+        return f"{named}: {'unpack' if roms[0].suffix in _ARCHIVES else 'rename'} it to rom.{console['ext'][0]}"
+
+    def _rom(self, game: str) -> Path:
+        """FileNotFoundError if there is none."""
+        return Path(retro_data.get_original_romfile_path(self.ids[game], self.integrations))
 
     def buttons(self, game: str) -> list[str | None]:
         """Buttons of the game's console, as its core names them."""
-        path = retro_data.get_original_romfile_path(self.ids[game], self.integrations)
-        names: list[str | None] = stable_retro.get_system_info(stable_retro.get_romfile_system(path))["buttons"]
+        system = stable_retro.get_romfile_system(self._rom(game))
+        names: list[str | None] = stable_retro.get_system_info(system)["buttons"]
         return names
 
     def start_states(self, game: str) -> list[Any]:
@@ -117,7 +141,7 @@ class RetroGames:
         contents = [_digest(self._path(game, f"{state.removesuffix('.state')}.state")) for state in states]
         scenario = self._path(game, "scenario.json")
         scripts = [] if scenario is None else sorted(scenario.parent.glob("*.lua"))
-        rom = Path(retro_data.get_original_romfile_path(self.ids[game], self.integrations))
+        rom = self._rom(game)
         return {
             "ROM": "" if rom.suffix in _ARCHIVES else content_digest(rom),
             "data.json": _digest(self._path(game, "data.json")),
@@ -155,6 +179,29 @@ def _check_folder(rom_dpath: Path) -> None:
     for name in found:
         if name not in stable and f"{name}-v0" in stable:
             raise FieldError(field, rom_dpath, f"Stable-Retro calls {name} '{name}-v0'", "rename the folder to that")
+
+
+def remedy_for(obstacle: str, where: str) -> str:
+    """What to do about an obstacle of a game, unless it says so itself; `where`: how ROMs of one's own are named."""
+    return f"import the ROMs that you own with '{IMPORT_COMMAND}', or {where}" if obstacle in (NO_ROM, DAMAGED) else ""
+
+
+def _core_of(rom: Path) -> str | None:
+    """The core that a ROM gets by its name."""
+    info = retro_data.EMU_INFO.get(retro_data.EMU_EXTENSIONS.get(rom.suffix))
+    return info and info["lib"]
+
+
+def _is_listed(rom: Path, checksums: Path) -> bool:
+    """Whether a ROM has one of the checksums of a file. What has none, an archive or a ROM beyond 32 MiB, passes."""
+    if rom.suffix in _ARCHIVES:
+        return True
+    try:
+        with rom.open("rb") as file:
+            _, checksum = retro_data.groom_rom(rom.name, file)
+    except ValueError:
+        return True
+    return checksum in checksums.read_text(encoding="utf-8").split()
 
 
 def _digest(*paths: Path | None) -> str:
