@@ -60,7 +60,7 @@ class _PlayedActions:
 
 
 def _record(
-    beat: Callable[..., None], connector: Connector, state: PlayedState, root: Path
+    beat: Callable[[str], None], connector: Connector, state: PlayedState, root: Path
 ) -> tuple[tuple[str, int], Callable[[], None]]:
     """In a process of its own, as an emulator needs one: the file's path and actions, and how to close the game."""
     level = state.level

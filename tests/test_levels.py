@@ -1,6 +1,8 @@
 """Playing levels: one environment for the generator, for agents and for people, and whose fault an error is."""
 
+import math
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import gymnasium as gym
@@ -13,9 +15,11 @@ from data_generation.data.data import EpisodeMeta, EpisodeReader
 from data_generation.data.errors import FieldError, under
 from data_generation.generate import generate
 from data_generation.generator import connector_base
+from data_generation.generator.child import ChildEnd
 from data_generation.generator.connector_base import EnvironmentSpec
 from data_generation.generator.connector_coinrun import ACTIONS
 from data_generation.generator.episode import Episode
+from data_generation.generator.faults import EnvironmentFault
 from data_generation.generator.generator import GenerationFailed
 from data_generation.generator.levels import Level, LevelEnv
 from data_generation.generator.schedule import EndlessSchedule
@@ -52,6 +56,36 @@ class FaultyConnector(CountingConnector):
 
 def connector_of(*games: str) -> FaultyConnector:
     return FaultyConnector(ConnectorConfig(name="faulty", game=list(games), image_size=FRAME_SIZE))
+
+
+def test_only_calls_of_the_environment_are_limited_by_step_seconds() -> None:
+    beats: list[str] = []
+    env = LevelEnv(connector_of("a", "value_error"), n_steps_max=5, beat=beats.append)
+    env.start(Level("a", 0), seed=3)
+    env.step(0)
+    env.start(Level("value_error", 0), seed=3)
+    with pytest.raises(EnvironmentFault):
+        env.step(0)
+    env.close()
+    assert beats[::2] == ["make", "reset", "step", "close", "make", "reset", "step", "close"]
+    assert set(beats[1::2]) == {""}
+    end = ChildEnd(SimpleNamespace(send=lambda _: None), SimpleNamespace(), SimpleNamespace(), seconds=0.01)  # type: ignore[arg-type]
+    end.beat("step")
+    limit = end.deadline.value
+    end.beat("")  # an agent thinks, a disk is slow
+    assert end.deadline.value > limit + 60
+
+
+def test_what_has_answered_is_not_ended_while_others_are_waited_for() -> None:
+    deadline = SimpleNamespace()
+    connection = SimpleNamespace(send=lambda _: deadlines.append(deadline.value))
+    deadlines: list[float] = []
+    end = ChildEnd(connection, deadline, SimpleNamespace(), seconds=0.01)  # type: ignore[arg-type]
+    end.beat("step")
+    # Before: the answer may be larger than the pipe, and is taken when it is its turn.
+    end.send("answer")
+    assert deadlines == [math.inf]
+    assert deadline.value == math.inf
 
 
 def test_one_environment_is_open_at_a_time_and_stays_open_for_its_level() -> None:

@@ -18,8 +18,8 @@ from data_generation.data.errors import UserError
 from data_generation.generator.faults import EnvironmentFault
 from data_generation.generator.process import set_up_worker_process, single_threaded_children
 
-# Seconds for what takes long without being a hang: starting Python, loading an agent.
-START_SECONDS = 600.0
+# Seconds for what is no call of an environment: starting Python, loading an agent and asking it, waiting for a disk.
+_OTHER_SECONDS = 600.0
 # Seconds for a process to end.
 _PATIENCE = 10.0
 _MAX_POLL_SECONDS = 0.5
@@ -38,10 +38,10 @@ class ChildEnd:
     call: Any
     seconds: float
 
-    def beat(self, call: str = "", seconds: float | None = None) -> None:
-        """A sign of life: the next one comes within so many seconds. `call`: of an environment, which begins."""
+    def beat(self, call: str = "") -> None:
+        """A sign of life. `call`: of an environment, which begins and may last so many seconds; "" = it has ended."""
         self.call.value = call.encode()
-        self.deadline.value = time.monotonic() + (seconds or self.seconds)
+        self.deadline.value = time.monotonic() + (self.seconds if call else _OTHER_SECONDS)
 
     def requests(self) -> Iterator[Any]:
         """What the parent asks for, up to None."""
@@ -51,6 +51,8 @@ class ChildEnd:
                 yield request
 
     def send(self, answer: Any) -> None:
+        """Answer. The process has all the time then until it is asked again, whenever the answer is taken."""
+        self.deadline.value = math.inf
         self.connection.send(answer)
 
 
@@ -58,7 +60,7 @@ class Child:
     """The parent's side of a process that runs `main(end, *args)`."""
 
     def __init__(self, name: str, seconds: float, main: Callable[..., None], *args: Any):
-        """`seconds`: the longest that it may be silent (see `ChildEnd.beat`) while it is asked for something."""
+        """`seconds`: the longest that a call of its environment may last (see `ChildEnd.beat`)."""
         # An emulator cannot be forked, so processes start from scratch (spawn).
         context = get_context("spawn")
         self.connection, other_end = context.Pipe()
@@ -78,7 +80,8 @@ class Child:
 
     def send(self, request: Any) -> None:
         """Ask for something. A process that has died is noticed by `receive`."""
-        self._deadline.value = time.monotonic() + (self._seconds if self._has_answered else START_SECONDS)
+        # Then it waits for nothing else: one that does not take the request has been stopped.
+        self._deadline.value = time.monotonic() + (self._seconds if self._has_answered else _OTHER_SECONDS)
         with contextlib.suppress(OSError):
             self.connection.send(request)
 
@@ -91,7 +94,7 @@ class Child:
             if self._reason:
                 raise EnvironmentFault(self._call.value.decode() or "its worker process", self._reason) from None
             raise EnvironmentFault("its worker process", f"died ({self._cause()})") from None
-        self._deadline.value, self._has_answered = math.inf, True
+        self._has_answered = True
         return answer
 
     def _cause(self) -> str:
@@ -110,7 +113,8 @@ class Child:
                 self._deadline.value += now - looked
             looked = now
             if now > self._deadline.value:
-                self._reason = f"gave no sign of life for {self._seconds:g} s (step_seconds) and was ended"
+                limit = f" for {self._seconds:g} s (step_seconds)" if self._call.value else ""
+                self._reason = f"gave no sign of life{limit} and was ended"
                 self._process.kill()
                 return
 

@@ -4,7 +4,8 @@ The generator, an agent that learns and a person who plays all open environments
 is the same whoever plays it.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,7 +63,7 @@ class LevelEnv:
     """
 
     def __init__(self, connector: Connector, n_steps_max: int, beat: Callable[[str], None] = lambda _: None):
-        """An episode is truncated after `n_steps_max` steps. `beat(call)` is called before each of an environment."""
+        """An episode is truncated after `n_steps_max` steps. `beat(call)` comes before a call, `beat("")` after it."""
         self._connector = connector
         self._n_steps_max = n_steps_max
         self._beat = beat
@@ -115,9 +116,14 @@ class LevelEnv:
             image: np.ndarray = self._env.render()  # type: ignore[assignment]
         return image
 
-    def _calling(self, call: str) -> foreign:
+    @contextmanager
+    def _calling(self, call: str) -> Iterator[None]:
         self._beat(call)
-        return foreign(call, checked=True)
+        try:
+            with foreign(call, checked=True):
+                yield
+        finally:
+            self._beat("")
 
     def _checked(self, call: str, frame: np.ndarray) -> np.ndarray:
         if frame.dtype != np.uint8 or frame.shape != self._connector.frame_shape:

@@ -10,7 +10,7 @@ from pathlib import Path
 from data_generation.config import DatasetConfig
 from data_generation.data.data import DatasetInfo, EpisodeWriter
 from data_generation.data.errors import UserError, under
-from data_generation.generator.child import START_SECONDS, ChildEnd
+from data_generation.generator.child import ChildEnd
 from data_generation.generator.connector_base import Connector
 from data_generation.generator.episode import episode_meta, play_episode
 from data_generation.generator.faults import EnvironmentFault, GameError, described
@@ -56,17 +56,15 @@ class EpisodeOutcome:
 class Player:
     """Plays episodes one after the other."""
 
-    def __init__(self, job: GenerationJob, beat: Callable[..., None]):
-        """`beat(call, seconds)`: called as a sign of life (see `ChildEnd.beat`)."""
-        self._job, self._beat = job, beat
+    def __init__(self, job: GenerationJob, beat: Callable[[str], None]):
+        """`beat(call)`: called as a sign of life (see `ChildEnd.beat`)."""
+        self._job = job
         self._generator = job.config.connector.generator_config
         self._env = LevelEnv(job.connector, self._generator.n_steps_max, beat)
         self._has_other_games = len(job.infos) > 1
 
     @cached_property
     def _policy(self) -> Policy:
-        # An agent may have to import a lot.
-        self._beat(seconds=START_SECONDS)
         return make_policy(self._job.connector)
 
     def play(self, task: EpisodeTask) -> int:
