@@ -74,9 +74,10 @@ class Learning:
 
     def _policy(self, agent: str, i: int) -> tuple[str, ...]:
         if agent == "agent57":
-            return (f"agent.checkpoint_fpath={self.run_of(self.seeds[i]).checkpoint('model_best_reward')}",)
+            path = self.run_of(self.seeds[i]).checkpoint("model_best_reward")
+            return f"agent.checkpoint_fpath={path}", "agent.gamma=0"
         if agent == "auto_explore":
-            return (f"agent.checkpoint_fpath={self.auto_explore[i]}",)
+            return f"agent.checkpoint_fpath={self.auto_explore[i]}", "agent.gamma=0"
         return ("agent.repeat_probability=0.9",) if agent == "sticky_random" else ()
 
     def _record(self, agent: str, i: int) -> CommandStep:
@@ -84,7 +85,7 @@ class Learning:
         sizes = {"n_instances": NUM_LEVELS, "n_sessions": NUM_SESSIONS, "n_steps_max": NUM_STEPS, "n_workers": 1}
 
         def arguments() -> tuple[str, ...]:
-            keys = (f"variant={agent}", "agent.gamma=0", *self._policy(agent, i))
+            keys = (f"variant={agent}", *self._policy(agent, i))
             keys = (*keys, *(f"generator_config.{name}={size}" for name, size in sizes.items()))
             target = (f"config.data_dpath={dataset.parent}", f"config.dname={agent}{i}", f"config.seed={4000 + i}")
             connector = (f"config.connector.{key}" for key in keys)

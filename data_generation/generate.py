@@ -11,10 +11,11 @@ from data_generation.data.data import Environment
 from data_generation.data.environment import check_command
 from data_generation.data.errors import FieldError, under
 from data_generation.data.files import remove_temporaries_in
+from data_generation.data.invocation import invocation_of
 from data_generation.generator.connector_base import Connector, make_connector
 from data_generation.generator.generator import GenerationFailed, Outcome, run
 from data_generation.generator.plan import Plan, make_plan, remove_if_empty
-from data_generation.generator.policy import policy_class, policy_spec
+from data_generation.generator.policy import check_effect, policy_class, policy_spec
 from data_generation.generator.repeats import count_repeated_levels
 from data_generation.generator.worker import GenerationJob
 
@@ -56,6 +57,7 @@ def generate(cfg: GenerateConfig) -> Generated:
         with under("connector"):
             connector = make_connector(config.connector)
             _check_square(connector)
+            check_effect(config.connector, lambda field: _is_asked_for(cfg, f"{_CONFIG_KEY}.connector.{field}"))
             # A missing agent is reported before anything is written; only an unknown class is loaded for that.
             (policy_class if config.connector.agent.policy else policy_spec)(config.connector)
         plan = make_plan(config, connector)
@@ -75,6 +77,12 @@ def generate(cfg: GenerateConfig) -> Generated:
         count = f"{len(outcome.failures) + outcome.num_dropped} of {len(plan.missing)} episodes"
         raise GenerationFailed(f"not made: {count}, first {task}: {error}; the same command tries again")
     return generated
+
+
+def _is_asked_for(cfg: GenerateConfig, key: str) -> bool:
+    """Whether a key was set beside the preset, which may have it for another variant; in code, all are."""
+    invocation = invocation_of(cfg)
+    return not invocation.command or any(text.lstrip("+").startswith(f"{key}=") for text in invocation.overrides)
 
 
 def _check_square(connector: Connector) -> None:

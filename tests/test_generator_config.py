@@ -2,6 +2,7 @@
 
 import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hydra import compose, initialize_config_dir
@@ -9,6 +10,8 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 
 from data_generation.config import AgentConfig, DatasetConfig, GenerateConfig
+from data_generation.data.errors import FieldError
+from data_generation.data.invocation import Invocation, note_invocation
 from data_generation.generate import generate
 from data_generation.generator.levels import Level
 from data_generation.generator.schedule import dataset_episode
@@ -48,6 +51,41 @@ def test_missing_agent_is_told_before_anything_is_written(tmp_path: Path) -> Non
     with pytest.raises(ValueError, match=r"variant=clever: unknown; one of random, "):
         generate(cfg)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("variant", "changes", "message"),
+    [
+        (
+            "random",
+            {"gamma": 0.5},
+            "gamma=0.5: .*=random; set .* scripted or auto_explore or agent57 or sb3, or omit",
+        ),
+        ("random", {"checkpoint_fpath": "nowhere.pt"}, "checkpoint_fpath=nowhere.pt: .*=random; set"),
+        ("random", {"repeat_probability": 0.9}, "repeat_probability=0.9: .*=random; set .* to sticky_random, or omit"),
+        ("sticky_random", {"script": ["RIGHT"]}, r"script=\['RIGHT'\]: .*=sticky_random; set .* to scripted, or omit"),
+        ("scripted", {"script": ["RIGHT"], "temperature": 0.5}, "temperature=0.5: .*=scripted; set"),
+        ("agent57", {"temperature": 0.5}, "temperature=0.5: .*=agent57; set"),
+    ],
+)
+def test_a_setting_that_the_variants_agent_does_not_read_is_refused(
+    tmp_path: Path, variant: str, changes: dict[str, Any], message: str
+) -> None:
+    cfg = retro_config(tmp_path, n_sessions=1, n_steps_max=4)
+    cfg.config.connector.variant, cfg.config.connector.agent = variant, AgentConfig(**changes)
+    with pytest.raises(FieldError, match=rf"^config\.connector\.agent\.{message}"):
+        generate(cfg)
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_a_preset_sets_for_another_variant_is_no_mistake(counting, tmp_path: Path) -> None:
+    cfg = counting_config(tmp_path, ["one"], n_sessions=1)
+    cfg.config.connector.agent.repeat_probability = 0.9
+    note_invocation(cfg, Invocation("generate", "retro_act/cinderfoot", ("config.connector.variant=random",)))
+    assert generate(cfg).num_made == 1
+    note_invocation(cfg, Invocation("generate", "", ("++config.connector.agent.repeat_probability=0.9",)))
+    with pytest.raises(FieldError, match=r"repeat_probability=0\.9: has no effect with .*variant=random"):
+        generate(cfg)
 
 
 class HalfPolicy:

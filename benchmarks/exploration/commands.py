@@ -335,7 +335,8 @@ class Experiment:
 
     def _play_randomly(self, agent: str, seed: int) -> CommandStep:
         """Play until every level has its share of the steps that are compared."""
-        policy = (f"variant={agent}", f"agent.repeat_probability={REPEAT_PROBABILITY}")
+        sticky = (f"agent.repeat_probability={REPEAT_PROBABILITY}",) if agent == "sticky_random" else ()
+        policy = (f"variant={agent}", *sticky)
         dname = f"{agent}_play{seed}"
 
         def missing() -> int | None:

@@ -5,6 +5,7 @@ A policy holds no state of an episode: (carry, observation, rng) -> (carry, acti
 Agents that live in other packages are named by a "module:Class" string, with a class method `from_context` as here.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, Self
@@ -27,9 +28,15 @@ VARIANTS: dict[str, str] = {
     "agent57": "external.agent57.policy:Agent57Policy",
     "sb3": "external.sb3.policy:Sb3Policy",
 }
-# These take no gamma: they are random already.
-_RANDOM = ("random", "sticky_random")
-_NEEDS_CHECKPOINT = ("auto_explore", "agent57", "sb3")
+# What they read of `AgentConfig`; all others may read anything. Those that are random take no gamma.
+_READ: dict[str, tuple[str, ...]] = {
+    "random": (),
+    "sticky_random": ("repeat_probability",),
+    "scripted": ("script", "gamma"),
+    "auto_explore": ("checkpoint_fpath", "gamma", "temperature"),
+    "agent57": ("checkpoint_fpath", "gamma"),
+    "sb3": ("checkpoint_fpath", "gamma", "temperature"),
+}
 
 
 @dataclass(frozen=True)
@@ -183,6 +190,21 @@ class EpsilonPolicy:
         return carry, action
 
 
+def check_effect(config: ConnectorConfig, is_asked_for: Callable[[str], bool]) -> None:
+    """FieldError for a setting of the agent that is asked for, differs from its default and has no effect."""
+    for name, default in vars(AgentConfig()).items():
+        value = getattr(config.agent, name)
+        if value != default and not _reads(config, name) and is_asked_for(f"agent.{name}"):
+            problem = f"has no effect with {{variant}}={config.variant}"
+            readers = " or ".join(variant for variant, names in _READ.items() if name in names)
+            raise FieldError(f"agent.{name}", value, problem, f"set {{variant}} to {readers}, or omit it")
+
+
+def _reads(config: ConnectorConfig, name: str) -> bool:
+    """Whether the configured policy reads a field of `AgentConfig`."""
+    return config.agent.policy is not None or name in _READ.get(config.variant, (name,))
+
+
 def policy_spec(config: ConnectorConfig) -> str:
     """What the configured policy is called ("module:Class"), without loading it.
 
@@ -222,7 +244,7 @@ def make_policy(connector: Connector) -> Policy:
     make = policy_class(config).from_context
     with under("", path="agent.checkpoint_fpath"):
         policy: Policy = make(context)
-    if config.agent.policy is None and config.variant in _RANDOM:
+    if not _reads(config, "gamma"):
         return policy
     return EpsilonPolicy(policy, len(connector.action_names), config.agent.gamma)
 
@@ -231,9 +253,9 @@ def policy_recipe(config: ConnectorConfig) -> dict[str, Any]:
     """The settings that decide which actions are chosen: kept in info.json and compared before resuming."""
     agent = config.agent
     recipe: dict[str, Any] = {"variant": config.variant, "policy": policy_spec(config)}
-    if config.variant == "sticky_random" or agent.policy is not None:
+    if _reads(config, "repeat_probability"):
         recipe[REPEAT_PROBABILITY] = agent.repeat_probability
-    if config.variant not in _RANDOM or agent.policy is not None:
+    if _reads(config, "gamma"):
         recipe |= {
             CHECKPOINT: agent.checkpoint_fpath,
             "agent.gamma": agent.gamma,
@@ -248,7 +270,7 @@ def policy_recipe(config: ConnectorConfig) -> dict[str, Any]:
 def _check_checkpoint(config: ConnectorConfig) -> None:
     field, fpath = "agent.checkpoint_fpath", config.agent.checkpoint_fpath
     if fpath is None:
-        if config.agent.policy is None and config.variant in _NEEDS_CHECKPOINT:
+        if "checkpoint_fpath" in _READ.get(config.variant, ()) and config.agent.policy is None:
             raise FieldError(
                 field, UNSET, f"not set; {{variant}}={config.variant} needs the trained agent's checkpoint"
             )
