@@ -77,7 +77,8 @@ class ConnectorConfig:
     genre: TextOrTexts = None
     platform: TextOrTexts = None
     limit_games: CountOrZero = 0  # the first N: of `game` in its order, of "all" by name; 0 = no limit
-    # Action -> regular expression over its annotated control; used with annotation_control_fpath.
+    # Action -> regular expression over its annotated control; used with annotation_control_fpath. A mapping changes the
+    # entries that it names; `~config.connector.action_map.UP` takes one out.
     action_map: dict[str, str] = field(default_factory=lambda: dict(PLATFORMER_CONTROLS))
     # A path, or the name of a table in data_generation/annotations.
     annotation_behavior_fpath: PathText | None = "RetroAct.csv"

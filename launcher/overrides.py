@@ -8,7 +8,7 @@ from typing import Any
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override, Quote, QuotedString, ValueType
+from hydra.core.override_parser.types import Override, OverrideType, Quote, QuotedString, ValueType
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException, ValidationError
 
@@ -63,7 +63,10 @@ class OverrideChecker:
         is_number = isinstance(override.value(), int | float) and not isinstance(override.value(), bool)
         if known.type is bool and is_number and override.value() not in (0, 1):
             raise UserError(f"{text}: expected true or false")
-        return _with_text(text, override, known) if known.takes_text else text
+        text = _with_text(text, override, known) if known.takes_text else text
+        # Hydra merges a mapping into the one that is there, and refuses new names in it unless it is forced to.
+        is_mapping = known.is_open and isinstance(override.value(), dict)
+        return f"++{text}" if is_mapping and override.type is OverrideType.CHANGE else text
 
     def _checked_deletion(self, text: str, key: str) -> str:
         """UserError for a key of the dataclasses, which would come back with its default."""

@@ -141,6 +141,17 @@ def test_keys_that_a_mapping_makes_up_are_accepted(entries):
     assert entries.configs[0].config.connector.action_map["DASH"] == "run"
 
 
+def test_a_mapping_changes_what_it_names_adds_what_is_new_and_loses_what_is_deleted(entries):
+    arguments = ["config.connector.action_map={UP:jump,ACTION_SECONDARY:shoot}", "~config.connector.action_map.DOWN"]
+    assert run.main(["generate", *arguments]) == 0
+    given = {"RIGHT": "^right$", "LEFT": "^left$", "UP": "jump", "ACTION_JUMP": "^jump$", "ACTION_SECONDARY": "shoot"}
+    assert entries.configs[0].config.connector.action_map == given
+    arguments = ["config=gymnasium/ale", "config.connector.env_kwargs={frameskip:2,mode:3}"]
+    assert run.main(["generate", *arguments, "~config.connector.env_kwargs.full_action_space"]) == 0
+    given = {"frameskip": 2, "repeat_action_probability": 0.0, "mode": 3}
+    assert entries.configs[1].config.connector.env_kwargs == given
+
+
 def test_auto_explore_without_a_world_model_says_what_to_do(capsys, tmp_path):
     assert run.main(["auto_explore", "train", f"world_model.root_dpath={tmp_path}"]) == 2
     error = capsys.readouterr().err
