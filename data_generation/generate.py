@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data_generation.config import DatasetConfig, GenerateConfig
+from data_generation.data.codec import largest_side
 from data_generation.data.data import Environment
 from data_generation.data.environment import check_command
 from data_generation.data.errors import FieldError, under
@@ -56,7 +57,7 @@ def generate(cfg: GenerateConfig) -> Generated:
     with under(_CONFIG_KEY):
         with under("connector"):
             connector = make_connector(config.connector)
-            _check_square(connector)
+            _check_frames(connector)
             check_effect(config.connector, lambda field: _is_asked_for(cfg, f"{_CONFIG_KEY}.connector.{field}"))
             # A missing agent is reported before anything is written; only an unknown class is loaded for that.
             (policy_class if config.connector.agent.policy else policy_spec)(config.connector)
@@ -85,11 +86,16 @@ def _is_asked_for(cfg: GenerateConfig, key: str) -> bool:
     return not invocation.command or any(text.lstrip("+").startswith(f"{key}=") for text in invocation.overrides)
 
 
-def _check_square(connector: Connector) -> None:
+def _check_frames(connector: Connector) -> None:
+    """FieldError for frames that no model takes, or no episode holds."""
     _, height, width = connector.frame_shape
     if height != width:
         remedy = f"set {{image_size}}={max(height, width)}, which shows all of a wide image, between black bars"
         raise FieldError("image_size", f"[{height}, {width}]", "models take square frames only", remedy)
+    mode = connector.config.generator_config.output_mode
+    if height > (most := largest_side(mode)):
+        problem = f"too large for episodes with {{generator_config.output_mode}}={mode}"
+        raise FieldError("image_size", height, problem, f"use at most {most}")
 
 
 def _omit_unplayable(plan: Plan, outcome: Outcome) -> None:

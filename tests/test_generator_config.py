@@ -10,8 +10,10 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 
 from data_generation.config import AgentConfig, DatasetConfig, GenerateConfig
+from data_generation.data.codec import codec_by_mode
 from data_generation.data.errors import FieldError
 from data_generation.data.invocation import Invocation, note_invocation
+from data_generation.data.layout import shape_problem
 from data_generation.generate import generate
 from data_generation.generator.levels import Level
 from data_generation.generator.schedule import dataset_episode
@@ -102,6 +104,22 @@ def test_frames_that_are_not_square_are_refused_before_anything_is_written(tmp_p
     ):
         generate(cfg)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("mode", "most"), [("lossless", 2364), ("video", 1672)])
+def test_frames_that_no_episode_holds_are_refused_before_anything_is_written(
+    tmp_path: Path, mode: str, most: int
+) -> None:
+    cfg = retro_config(tmp_path)
+    cfg.config.connector.image_size, cfg.config.connector.generator_config.output_mode = most + 1, mode
+    mode_key = f"config.connector.generator_config.output_mode={mode}"
+    with pytest.raises(
+        FieldError, match=rf"^config.connector.image_size={most + 1}: .* {mode_key}; use at most {most}$"
+    ):
+        generate(cfg)
+    assert not list(tmp_path.iterdir())
+    chunk_frames = codec_by_mode(mode, compression_level=1).chunk_frames
+    assert [bool(shape_problem((3, side, side), chunk_frames)) for side in (most, most + 1)] == [False, True]
 
 
 def test_unknown_family_names_the_known_ones(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 import zstandard
 
 from data_generation.data.errors import FieldError
+from data_generation.data.layout import MAX_CHUNK_BYTES, MAX_SIDE
 
 _LOSSLESS = "use {output_mode}=lossless"
 
@@ -147,3 +148,9 @@ def codec_by_mode(output_mode: str, compression_level: int) -> Codec:
     if output_mode == "video":
         return H264Codec()
     raise FieldError("output_mode", output_mode, "is unknown", "use 'lossless' or 'video'")
+
+
+def largest_side(output_mode: str) -> int:
+    """Pixels of the largest square RGB frames that an episode can have."""
+    chunk_frames = codec_by_mode(output_mode, compression_level=1).chunk_frames
+    return min(MAX_SIDE, math.isqrt(MAX_CHUNK_BYTES // (3 * chunk_frames)))
