@@ -2,6 +2,7 @@
 
 import importlib.util
 from importlib import metadata
+from multiprocessing import Pipe
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -11,8 +12,11 @@ import pytest
 
 from data_generation.config import ConnectorConfig, DatasetConfig, GenerateConfig, GeneratorConfig
 from data_generation.data.data import Environment, list_environments
+from data_generation.data.errors import FieldError
 from data_generation.generate import generate
+from data_generation.generator import look
 from data_generation.generator.connector_base import CONNECTORS, make_connector
+from data_generation.generator.faults import EnvironmentFault
 
 # "module:id", so that worker processes find the environments, too.
 RGB, DRAWN, OFFSET, BLIND, CONTINUOUS, TWO = (
@@ -162,7 +166,12 @@ def test_the_package_of_an_environment_is_recorded(monkeypatch: pytest.MonkeyPat
         ("no_such_package:Game-v0", {}, "game=no_such_package:Game-v0: .*no_such_package"),
         (BLIND, {}, "its observations, .* are not RGB images, and it renders none"),
         (CONTINUOUS, {}, "its actions are Box.*; only discrete ones can be recorded"),
-        ([RGB, TWO], {}, r"the environments differ in their number of actions, .*3.*2"),
+        ([RGB, TWO], {}, r"the environments differ in their number of actions, .*3.*2.*; name those that all have by"),
+        (
+            [RGB, TWO],
+            {"valid_action_combos": ["action_2"]},
+            "action_2 is not an action of .*Two-v0, which has",
+        ),
         (RGB, {"valid_action_combos": ["RIGHT"]}, r"RIGHT is not an action of .*action_0 to action_2; \[\] means all"),
         (RGB, {"n_skip_start_frames": 1}, "n_skip_start_frames=1: has no effect with gymnasium"),
     ],
@@ -171,6 +180,60 @@ def test_mistakes_are_one_line_with_the_key(game: Any, changes: dict[str, Any], 
     with pytest.raises(ValueError, match=message) as raised:
         make_connector(config(game, **changes)).select()
     assert "\n" not in str(raised.value)
+
+
+def test_environments_with_other_numbers_of_actions_play_those_that_all_have() -> None:
+    connector = make_connector(config([RGB, TWO], valid_action_combos=["action_1", "action_0"]))
+    for game in connector.select().games:
+        env = connector.make_env(game, 0)
+        env.reset(seed=0)
+        assert env.step(0)[4]["value"] - env.step(1)[4]["value"] == 0
+        env.close()
+
+
+class Call:
+    """A process that looks at a game and has answered."""
+
+    open: ClassVar[list[str]] = []
+    begun: ClassVar[list[tuple[list[str], int]]] = []
+
+    def __init__(self, seconds: float, function: Any, game: str, kwargs: str, seed: int):
+        self.game = game
+        self.connection, answering = Pipe()
+        answering.send(b"")
+        Call.open.append(game)
+        Call.begun.append((list(Call.open), seed))
+
+    def end(self) -> str:
+        Call.open.remove(self.game)
+        if self.game == "hangs":
+            raise EnvironmentFault("step", "gave no sign of life")
+        if self.game == "blind":
+            raise FieldError("game", self.game, "renders none")
+        return f"found {self.game}"
+
+    def terminate(self) -> None:
+        Call.open.remove(self.game)
+
+    def close(self) -> None:
+        pass
+
+
+def test_environments_are_looked_at_side_by_side(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(look, "_found", {})
+    monkeypatch.setattr(look, "begin_call", Call)
+    monkeypatch.setattr(look, "end_call", Call.end)
+    found = look.look_at(["a", "hangs", "b"], {}, seconds=60, num_at_once=2)
+    assert list(found) == ["a", "hangs", "b"]
+    assert (found["a"], str(found["hangs"]), found["b"]) == ("found a", "step gave no sign of life", "found b")
+    assert [together for together, _ in Call.begun][:2] == [["a"], ["a", "hangs"]]
+    assert max(len(together) for together, _ in Call.begun) == 2
+    assert [seed for together, seed in Call.begun if together[-1] == "hangs"] == [0, 1, 2]
+    assert len(Call.begun) == 5
+    with pytest.raises(FieldError, match="game=blind: renders none"):
+        look.look_at(["blind", "hangs", "c"], {}, seconds=60, num_at_once=2)
+    assert not Call.open
+    assert "c" not in {together[-1] for together, _ in Call.begun}
 
 
 @pytest.mark.skipif(importlib.util.find_spec("pygame") is not None, reason="pygame is installed")

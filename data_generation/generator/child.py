@@ -137,9 +137,19 @@ def call_in_child(seconds: float, function: Callable[..., Any], *args: Any) -> A
     The function gives its answer and what that process does afterwards, whatever becomes of it. Raises the UserError or
     EnvironmentFault that the function raises, and EnvironmentFault where the process dies or hangs before it answers.
     """
+    return end_call(begin_call(seconds, function, *args))
+
+
+def begin_call(seconds: float, function: Callable[..., Any], *args: Any) -> Child:
+    """Begin what `call_in_child` does: several calls at once are to be ended by `end_call`, or closed."""
     child = Child("environment-look", seconds, _answer_calls)
+    child.send((function, args))
+    return child
+
+
+def end_call(child: Child) -> Any:
+    """Wait for the answer of a call. Raises as `call_in_child` says."""
     try:
-        child.send((function, args))
         answer = child.receive()
         child.send(None)
     except BaseException:

@@ -1,9 +1,9 @@
 """Any Gymnasium environment with discrete actions that shows images."""
 
-import json
 from importlib import metadata
 from typing import Any
 
+from data_generation.data.cores import num_cores
 from data_generation.data.errors import UNSET, FieldError
 from data_generation.generator.connector_base import (
     PROCGEN_FIELDS,
@@ -12,7 +12,6 @@ from data_generation.generator.connector_base import (
     Selection,
     warn_of_equal_actions,
 )
-from data_generation.generator.faults import EnvironmentFault
 from data_generation.generator.image_env import ImageEnv, ImageSettings
 from data_generation.generator.look import Look, image_source, look_at, make_raw
 
@@ -33,21 +32,23 @@ class GymnasiumConnector(Connector):
     unread_fields = (*RETRO_FIELDS, *PROCGEN_FIELDS)
 
     def name_actions(self) -> list[str]:
-        """All actions, or those of `valid_action_combos`. Several environments need the same number of actions."""
+        """Those of `valid_action_combos`, or all actions, of which several environments need the same number then."""
         self._looks, self._skipped = self._look_at_all()
         games = list(self._looks)
         distributions = metadata.packages_distributions()
         own = {name for look in self._looks.values() for name in distributions.get(look.package, [])}
         self.packages = tuple(sorted({*type(self).packages, *own}))
         counts = {game: look.num_actions for game, look in self._looks.items()}
-        if len(set(counts.values())) > 1:
-            raise FieldError("game", UNSET, f"the environments differ in their number of actions, {counts}", "name one")
-        known = [f"action_{index}" for index in range(counts[games[0]])]
-        names = [str(name) for name in self.config.valid_action_combos] or known
+        names = [str(name) for name in self.config.valid_action_combos]
+        if not names and len(set(counts.values())) > 1:
+            problem = f"the environments differ in their number of actions, {counts}"
+            raise FieldError("game", UNSET, problem, "name those that all have by {valid_action_combos}, or one game")
+        names = names or [f"action_{index}" for index in range(counts[games[0]])]
         for game, look in self._looks.items():
             if unknown := [name for name in names if look.native_action(name) is None]:
                 named = f" or {', '.join(look.action_names)}" if look.action_names else ""
-                problem = f"{unknown[0]} is not an action of {game}, which has {known[0]} to {known[-1]}{named}"
+                last = f"action_{look.num_actions - 1}"
+                problem = f"{unknown[0]} is not an action of {game}, which has action_0 to {last}{named}"
                 raise FieldError("valid_action_combos", UNSET, problem, "[] means all of them")
         numbers = {name: tuple(look.native_action(name) for look in self._looks.values()) for name in names}
         warn_of_equal_actions(numbers, games[0] if len(games) == 1 else "every game")
@@ -58,12 +59,10 @@ class GymnasiumConnector(Connector):
         config = self.config
         if own := [name for name in _OWN_ARGUMENTS if name in self._arguments]:
             raise FieldError(f"env_kwargs.{own[0]}", self._arguments[own[0]], "is chosen by this command", "omit it")
-        looks, skipped = {}, {}
-        for game in self._games():
-            try:
-                looks[game] = look_at(game, json.dumps(self._arguments), config.generator_config.step_seconds)
-            except EnvironmentFault as fault:
-                skipped[game] = str(fault)
+        sizes = config.generator_config
+        answers = look_at(self._games(), self._arguments, sizes.step_seconds, sizes.n_workers or num_cores())
+        looks = {game: answer for game, answer in answers.items() if isinstance(answer, Look)}
+        skipped = {game: str(fault) for game, fault in answers.items() if game not in looks}
         if not looks:
             game, problem = next(iter(skipped.items()))
             raise FieldError("game", game, problem, _remedy(problem))

@@ -7,17 +7,18 @@ import importlib
 import importlib.util
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from importlib import metadata
+from multiprocessing.connection import wait
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 
 from data_generation.data.errors import FieldError
-from data_generation.generator.child import call_in_child
+from data_generation.generator.child import Child, begin_call, end_call
 from data_generation.generator.faults import EnvironmentFault, foreign
 from data_generation.generator.image_env import reset_env, step_env
 from data_generation.generator.images import ImageKind, UnknownKindError, kind_of_images
@@ -72,22 +73,49 @@ class Look:
         return None
 
 
-@cache
-def look_at(game: str, kwargs: str, seconds: float) -> Look:
-    """Open an environment and play a little. `kwargs`: its arguments as JSON; `seconds` limits each call.
+# What was found in this process, by game, arguments (as JSON) and limit of a call.
+_found: dict[tuple[str, str, float], Look] = {}
 
-    FieldError (of a `ConnectorConfig`) if it cannot be recorded, EnvironmentFault if it raises, dies or hangs whatever
-    the seed.
+
+def look_at(
+    games: Sequence[str], kwargs: Mapping[str, Any], seconds: float, num_at_once: int
+) -> dict[str, Look | EnvironmentFault]:
+    """Open environments and play a little, some of them side by side; `seconds` limits each call.
+
+    An EnvironmentFault of those that raise, die or hang whatever the seed. FieldError (of a `ConnectorConfig`) if one
+    cannot be recorded.
     """
-    for seed in range(_NUM_SEEDS):
-        try:
-            found: Look = call_in_child(seconds, _look_in_child, game, kwargs, seed)
-            return found
-        except EnvironmentFault as fault:
-            # Neither depends on the seed.
-            if fault.call in ("make", "close") or seed == _NUM_SEEDS - 1:
-                raise
-    raise AssertionError
+    arguments = json.dumps(kwargs)
+    faults: dict[str, EnvironmentFault] = {}
+    errors: dict[str, FieldError] = {}
+    waiting = deque((game, 0) for game in games if (game, arguments, seconds) not in _found)
+    asked: dict[Child, tuple[str, int]] = {}
+    try:
+        while waiting or asked:
+            while waiting and len(asked) < num_at_once:
+                game, seed = waiting.popleft()
+                asked[begin_call(seconds, _look_in_child, game, arguments, seed)] = game, seed
+            ready = wait([child.connection for child in asked])
+            for child in [child for child in asked if child.connection in ready]:
+                game, seed = asked.pop(child)
+                try:
+                    _found[game, arguments, seconds] = end_call(child)
+                except FieldError as error:
+                    errors[game] = error
+                    waiting.clear()
+                except EnvironmentFault as fault:
+                    # Neither depends on the seed.
+                    if errors or fault.call in ("make", "close") or seed == _NUM_SEEDS - 1:
+                        faults[game] = fault
+                    else:
+                        waiting.appendleft((game, seed + 1))
+    finally:
+        for child in asked:
+            child.terminate()
+            child.close()
+    if errors:
+        raise next(errors[game] for game in games if game in errors)
+    return {game: faults.get(game) or _found[game, arguments, seconds] for game in games}
 
 
 def make_raw(game: str, kwargs: Mapping[str, Any], is_rendered: bool) -> gym.Env[Any, Any]:
