@@ -21,7 +21,7 @@ from data_generation.annotations.edit import (
 from data_generation.annotations.tables import read_behavior
 from data_generation.annotations.validate import ACTIONS, EXTRA, TAGS, Tables, check, shipped_tables
 from data_generation.arguments import OneLineParser
-from data_generation.data.errors import UNSET, FieldError, MissingPathError, UserError
+from data_generation.data.errors import UNSET, FieldError, MissingPathError, UserError, under
 from data_generation.data.fields import Range, expand_home
 from data_generation.generator.action_clips import play_clips
 from data_generation.generator.retro_games import IMPORT_COMMAND, RetroGames, remedy_for
@@ -130,7 +130,9 @@ def _script(value: str) -> Iterator[str]:
 
 def _count(key: str, value: str, text: str, least: int) -> int:
     """The number of frames or steps in `text`, which is a part of the key's value."""
-    problem = Range(least, _MAX_STEPS).problem(int(text)) if text.isdecimal() else "must be a number"
+    # A number of thousands of digits is none to Python.
+    is_number = text.isdecimal() and len(text) < 20
+    problem = Range(least, _MAX_STEPS).problem(int(text)) if is_number else "must be a number"
     if problem:
         raise FieldError(key, value, f"'{text}' {problem}")
     return int(text)
@@ -162,7 +164,8 @@ def _unplayed(games: RetroGames, tables: Tables) -> list[str]:
 def _annotate(games: RetroGames, tables: Tables, game: str, request: _Request) -> None:
     """Show one game's actions, take its tags and write them."""
     known = present(tables, game)
-    clips = play_clips(games, game, list(ACTIONS), request.before, request.start_frames)
+    with under("", valid_action_combos="before", n_skip_start_frames="start_frames"):
+        clips = play_clips(games, game, list(ACTIONS), request.before, request.start_frames)
     page = write_page(Path(request.to) / game, game, clips, known)
     print(f"look at  {page} (or {page.with_name('sheet.png')})")
     for clip in clips:

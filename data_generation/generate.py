@@ -144,6 +144,11 @@ def _print_summary(generated: Generated, plan: Plan, config: DatasetConfig) -> N
     if config.num_shards > 1:
         remedy = "once all are made, the same command without num_shards and shard makes what is missing"
         lines.append(f"shard         {config.shard} of {config.num_shards}: {remedy}")
+    if plan.smaller:
+        games = [f"{game} ({number})" for game, number in plan.smaller.items()]
+        n_instances = config.connector.generator_config.n_instances
+        count = f"{len(games)} {'game has' if len(games) == 1 else 'games have'}"
+        lines.append(f"instances     {count} fewer than n_instances={n_instances}: {_listing(games)}")
     for reason in sorted(set(plan.skipped.values())):
         games = [game for game, why in plan.skipped.items() if why == reason]
         lines.append(

@@ -200,5 +200,18 @@ def test_mistakes_are_told_in_one_line(tmp_path: Path, no_play: None, capsys, wo
     assert line.startswith(f"error: {message}")
 
 
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("before=FLY", "before: 'FLY' is unknown on Nes; known are NOOP, "),
+        (f"start_frames={'9' * 5000}", f"start_frames={'9' * 5000}: '{'9' * 5000}' must be"),
+    ],
+)
+def test_what_is_played_before_a_clip_is_named_by_its_key(tmp_path: Path, capsys, word: str, message: str) -> None:
+    assert launch(["annotate", CINDERFOOT, word, f"tables={tmp_path}", f"to={tmp_path / 'images'}"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: {message}")
+
+
 def test_vocabulary_covers_every_column_that_is_asked_for() -> None:
     assert set(edit.VOCABULARY) == {*edit.CONTROL_COLUMNS, "confidence"}

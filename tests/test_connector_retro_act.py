@@ -261,6 +261,8 @@ def test_controls_choose_by_regular_expressions(tables: dict[str, str]) -> None:
     assert candidates(genre=["pl"], action_map={"UP": "jump"}, **tables) == ["Smurfs-Genesis"]
     with pytest.raises(ValueError, match="no column 'FLY'"):
         candidates(genre=["pl"], action_map={"FLY": "fly"}, **tables)
+    with pytest.raises(ValueError, match=r"^action_map\.UP=\*\[: is no regular expression \(.*\); write it as"):
+        candidates(genre=["pl"], action_map={"UP": "*["}, **tables)
 
 
 def test_tables_are_read_with_or_without_trailing_columns(tables: dict[str, str]) -> None:

@@ -36,6 +36,17 @@ def test_games_without_rom_are_skipped_and_counted(tmp_path: Path, capsys: pytes
         generate(cfg)
 
 
+def test_games_with_fewer_instances_than_asked_for_are_named(counting, monkeypatch, tmp_path: Path, capsys) -> None:
+    cfg = counting_config(tmp_path, ["one", "two"], n_sessions=1)
+    cfg.config.connector.generator_config.n_instances = 2
+    assert generate(cfg).num_made == 4
+    assert "instances" not in capsys.readouterr().out
+    monkeypatch.setattr("tests.generator_helpers.CountingConnector.num_instances", lambda self, game: 2)
+    cfg.config.connector.generator_config.n_instances = 5
+    assert generate(cfg).num_kept == 4
+    assert "instances     2 games have fewer than n_instances=5: one (2), two (2)\n" in capsys.readouterr().out
+
+
 def test_missing_agent_is_told_before_anything_is_written(tmp_path: Path) -> None:
     cfg = retro_config(tmp_path)
     cfg.config.connector.agent = AgentConfig(policy="no_such_package.agent:Agent")

@@ -9,6 +9,7 @@ import pytest
 
 from data_generation.config import AgentConfig, ConnectorConfig
 from data_generation.data.data import EpisodeMeta, EpisodeReader, EpisodeWriter
+from data_generation.data.errors import FieldError
 from data_generation.generator.connector_base import EnvironmentSpec
 from data_generation.generator.episode import play_episode
 from data_generation.generator.levels import Level, LevelEnv
@@ -33,6 +34,17 @@ def test_scripted_policy_plays_its_script() -> None:
     assert rollout(policy, 6) == [1, 1, 0, 1, 1, 0]
     with pytest.raises(ValueError, match=r"'UP\*2' is not an action"):
         ScriptedPolicy.from_context(PolicyContext(AgentConfig(script=["UP*2"]), EnvironmentSpec(ACTIONS, FRAME.shape)))
+
+
+@pytest.mark.parametrize("script", [["RIGHT*99999999999"], ["RIGHT*600000"] * 2, ["LEFT", "RIGHT*1000000"]])
+def test_a_script_that_fits_no_memory_is_refused(script: list[str]) -> None:
+    context = PolicyContext(AgentConfig(script=script), EnvironmentSpec(ACTIONS, FRAME.shape))
+    with pytest.raises(FieldError, match=r"^agent\.script=RIGHT\*\d+: too long; use at most 1000000 actions"):
+        ScriptedPolicy.from_context(context)
+    with pytest.raises(FieldError, match="is not an action or"):
+        ScriptedPolicy.from_context(
+            PolicyContext(AgentConfig(script=["RIGHT*" + "9" * 5000]), EnvironmentSpec(ACTIONS, FRAME.shape))
+        )
 
 
 def test_sticky_policy_repeats_as_often_as_asked() -> None:

@@ -39,6 +39,12 @@ def test_the_way_is_left_anywhere():
     assert len(set(counts)) > 20
 
 
+def test_a_way_that_random_actions_have_left_ends_in_sticky_play(monkeypatch):
+    monkeypatch.setattr("external.platformer.policy.known_ways", lambda: {0: [0] * 5})
+    actions = [played(0, seed, 300) for seed in range(3)]
+    assert all(len(set(some[5:])) > 1 for some in actions)
+
+
 def test_all_ways_begin_alike_so_that_the_first_action_needs_no_level():
     assert len({way[0] for way in known_ways().values()}) == 1
 

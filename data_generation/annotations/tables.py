@@ -124,12 +124,20 @@ def read_controls(path: Path) -> dict[str, Controls]:
 
 
 def match_controls(controls: Controls, action_map: Mapping[str, str]) -> bool:
-    """Whether each action's annotation holds its regular expression. FieldError if the table lacks an action."""
+    """Whether each action's annotation holds its regular expression. FieldError if the table lacks an action.
+
+    And if there is no such expression.
+    """
     for action, pattern in action_map.items():
         if action not in controls.actions:
             problem = f"the control table has no column '{action}'"
             raise FieldError("action_map", UNSET, problem, f"it has {', '.join(controls.actions)}")
-        if not re.search(pattern, controls.actions[action], re.IGNORECASE):
+        try:
+            found = re.search(pattern, controls.actions[action], re.IGNORECASE)
+        except re.error as error:
+            problem, remedy = f"is no regular expression ({error})", "write it as 'climb|none' or '^jump$'"
+            raise FieldError(f"action_map.{action}", pattern, problem, remedy) from None
+        if not found:
             return False
     return True
 

@@ -56,6 +56,8 @@ class Plan:
     num_kept: int
     # Game -> why it cannot be played here.
     skipped: dict[str, str]
+    # Game -> how many instances it has, if these are fewer than asked for.
+    smaller: dict[str, int]
     # Environment folder -> what its info.json says, sizes apart.
     infos: dict[Path, DatasetInfo]
     # Folders to which other shards write, too.
@@ -98,7 +100,10 @@ def make_plan(config: DatasetConfig, connector: Connector) -> Plan:
     # What a power cut leaves, an empty file perhaps, is made again.
     missing = [task for task in tasks if not is_whole(task.path)]
     num_kept, shared = len(tasks) - len(missing), _shared(everything, tasks)
-    return Plan(dataset_dpath, list(infos), missing, num_kept, selection.skipped, infos, shared)
+    num_levels = Counter(level.game for level in {task.level for task in everything})
+    n_instances = config.connector.generator_config.n_instances
+    smaller = {game: number for game, number in num_levels.items() if number < n_instances}
+    return Plan(dataset_dpath, list(infos), missing, num_kept, selection.skipped, smaller, infos, shared)
 
 
 @contextmanager

@@ -28,6 +28,8 @@ VARIANTS: dict[str, str] = {
     "agent57": "external.agent57.policy:Agent57Policy",
     "sb3": "external.sb3.policy:Sb3Policy",
 }
+# Actions of a script, which are held in memory.
+_MAX_SCRIPT = 1_000_000
 # What they read of `AgentConfig`; all others may read anything. Those that are random take no gamma.
 _READ: dict[str, tuple[str, ...]] = {
     "random": (),
@@ -147,11 +149,17 @@ class ScriptedPolicy:
         actions: list[int] = []
         for entry in context.agent.script:
             name, _, count = entry.partition("*")
-            if name not in context.action_names or not (count or "1").isdecimal():
+            # A number of thousands of digits is none to Python.
+            num_times = int(count or 1) if (count or "1").isdecimal() and len(count) < 20 else -1
+            if num_times > _MAX_SCRIPT - len(actions):
+                raise FieldError(
+                    "agent.script", entry, "too long", f"use at most {_MAX_SCRIPT} actions: it is repeated"
+                )
+            if name not in context.action_names or num_times < 0:
                 problem = f"'{entry}' is not an action or <action>*<count>"
                 remedy = f"actions are {', '.join(context.action_names)}"
                 raise FieldError("agent.script", UNSET, problem, remedy)
-            actions += [context.action_names.index(name)] * int(count or 1)
+            actions += [context.action_names.index(name)] * num_times
         if not actions:
             raise FieldError("agent.script", "[]", "{variant}=scripted needs actions such as [RIGHT*30]")
         return cls(actions, list(context.agent.script))

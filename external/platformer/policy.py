@@ -58,13 +58,14 @@ class StrayingPolicy:
     def __call__(self, carry: _Carry | None, observation: Observation, rng: np.random.Generator) -> tuple[_Carry, int]:
         """UserError in another game, and in a level whose way is not known."""
         step, stray, sticky = carry or (0, int(rng.integers(_LAST_STRAY + 1)), None)
-        if step < stray:
-            return (step + 1, stray, None), _way_action(step, observation)
+        if step < stray and (way_action := _way_action(step, observation)) is not None:
+            return (step + 1, stray, None), way_action
         sticky, action = self._sticky(sticky, observation.frame, rng)
         return (step + 1, stray, sticky), action
 
 
-def _way_action(step: int, observation: Observation) -> int:
+def _way_action(step: int, observation: Observation) -> int | None:
+    """None beyond the end of the way, which is no gate where random actions (`agent.gamma`) have left it."""
     # The first step tells which level it is.
     if observation.last is None:
         return known_ways()[0][0]
@@ -74,4 +75,5 @@ def _way_action(step: int, observation: Observation) -> int:
     if level not in ways:
         playable = next(first for first in count() if first not in ways)
         raise UserError(f"level {level:g} of Cinderfoot has no known way: use n_instances={playable} or fewer")
-    return ways[int(level)][step]
+    way = ways[int(level)]
+    return way[step] if step < len(way) else None
