@@ -110,7 +110,10 @@ def test_resuming_with_other_settings_is_refused_in_one_line(trained: Path, tmp_
         assert "\n" not in str(raised.value)
 
 
-def test_epochs_of_an_evaluation_are_of_other_episodes(trained: Path, tmp_path: Path, monkeypatch) -> None:
+@pytest.mark.parametrize("num_envs", [1, 4])
+def test_epochs_of_an_evaluation_go_on_in_the_schedule_with_any_number_of_environments(
+    trained: Path, tmp_path: Path, monkeypatch, num_envs: int
+) -> None:
     shutil.copytree(trained.parent, tmp_path / "agents")
     sessions: list[int] = []
 
@@ -121,8 +124,9 @@ def test_epochs_of_an_evaluation_are_of_other_episodes(trained: Path, tmp_path: 
 
     monkeypatch.setattr("external.agent57.main.play_test", noted)
     cfg = quick_config(tmp_path, epochs=3, resume_ckpt_id="model_best_reward")
+    cfg.collection.test.num_envs, cfg.collection.test.num_episodes = num_envs, 1
     evaluate(cfg)
-    assert len(sessions) == 3 * cfg.collection.test.num_episodes == len(set(sessions))
+    assert sessions == [0, 1, 2]
 
 
 def test_evaluation_plays_the_same_episodes_and_writes_its_measures(trained: Path, tmp_path: Path, capsys) -> None:

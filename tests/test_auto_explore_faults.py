@@ -97,8 +97,10 @@ def test_a_reward_without_networks_of_its_own_is_not_blamed_on_their_learning_ra
         run_at(tmp_path, reward="none", epochs=1)
 
 
-def test_epochs_of_an_evaluation_are_of_other_episodes(trained: Path, tmp_path: Path, monkeypatch) -> None:
-    """And each is rewarded as the run was at its end."""
+@pytest.mark.parametrize("num_envs", [1, 4])
+def test_epochs_of_an_evaluation_go_on_in_the_schedule_with_any_number_of_environments(
+    trained: Path, tmp_path: Path, monkeypatch, num_envs: int
+) -> None:
     root = copy_of(trained, tmp_path)
     sessions: list[int] = []
 
@@ -109,8 +111,9 @@ def test_epochs_of_an_evaluation_are_of_other_episodes(trained: Path, tmp_path: 
 
     monkeypatch.setattr("auto_explore.main.test_episodes", noted)
     cfg = quick_config(root, reward="rnd", epochs=3)
+    cfg.collection.test.num_envs, cfg.collection.test.config.num_episodes = num_envs, 1
     evaluate(cfg)
-    assert len(sessions) == 3 * cfg.collection.test.config.num_episodes == len(set(sessions))
+    assert sessions == [0, 1, 2]
 
 
 def test_two_runs_in_one_folder_are_refused(trained: Path, tmp_path: Path) -> None:

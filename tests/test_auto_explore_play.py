@@ -96,6 +96,15 @@ def test_sessions_are_unique_over_environments_and_processes() -> None:
     assert len({episode.env_seed for episode in episodes}) == 150
 
 
+@pytest.mark.parametrize("num_envs", [1, 2, 4, 8])
+def test_environments_that_begin_at_a_session_play_all_from_there_on(num_envs: int) -> None:
+    schedules = schedules_of(num_envs)
+    for start in range(20):
+        numbers = [schedule.first_from(start) for schedule in schedules]
+        played = [schedule.episode(n).session for schedule, n in zip(schedules, numbers, strict=True)]
+        assert sorted(played) == list(range(start, start + num_envs))
+
+
 def test_games_and_instances_take_turns() -> None:
     class Few:
         def num_instances(self, game: str) -> int | None:

@@ -171,11 +171,14 @@ class Collector:
 
     # ---- state ------------------------------------------------------------------------------------------------------
 
-    def start(self, network: ActorCritic, number: int = 0) -> list[AgentEpisode]:
-        """Begin the episode `number` of every environment; returns them."""
-        count = self.envs.num_envs
-        state = {"numbers": [number] * count, "episodes": [{"actions": []}] * count}
-        return self.load_state_dict(state | {"state": network.initial_state(count)})
+    def start(self, network: ActorCritic, session: int = 0) -> list[AgentEpisode]:
+        """Begin the episodes of the schedule from `session` on, one in every environment; returns them."""
+        with under_connector():
+            frames = self.envs.start(session)
+        self._frames = np.stack([video[-1] for video in frames])
+        self._state = network.initial_state(self.envs.num_envs)
+        self.episodes = [self._new_episode(i) for i in range(self.envs.num_envs)]
+        return self.episodes
 
     def state_dict(self) -> dict[str, Any]:
         """The episodes in progress, as plain values and tensors.

@@ -33,10 +33,10 @@ def test_episodes(
     be the short ones. Where an environment fails in one of them, the next one of the schedule counts.
     """
 
-    first = repetition * -(-config.num_episodes // collector.envs.num_envs)  # of each environment
+    first = repetition * config.num_episodes
 
     def wanted() -> set[int]:
-        following = itertools.count(first * collector.envs.num_envs)
+        following = itertools.count(first)
         sessions = (session for session in following if session not in collector.envs.dropped_sessions)
         return set(itertools.islice(sessions, config.num_episodes))
 

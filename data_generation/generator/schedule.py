@@ -60,6 +60,10 @@ class EndlessSchedule:
         env_seed = _first_word(np.random.SeedSequence([self.seed, session]))
         return ScheduledEpisode(self.levels[session % len(self.levels)], session, seed=env_seed, env_seed=env_seed)
 
+    def first_from(self, session: int) -> int:
+        """The number of the environment's first episode whose session is `session` or a later one."""
+        return -((self.index - session) // self.num_envs)
+
 
 def take_turns(levels: Sequence[Level]) -> tuple[Level, ...]:
     """Levels in an order in which games take turns: the first instance of every game, then the second, …"""

@@ -61,6 +61,10 @@ class LevelVectorEnv:
         frames = self._begin({i: own.actions for i, own in enumerate(progress)})
         return [frames[i] for i in range(self.num_envs)]
 
+    def start(self, session: int) -> list[np.ndarray]:
+        """Begin every environment's first episode whose session is `session` or a later one; as `resume`."""
+        return self.resume([EpisodeProgress(schedule.first_from(session), []) for schedule in self._schedules])
+
     def step(self, actions: np.ndarray) -> tuple[np.ndarray, list[Transition | None]]:
         """Play an action (E,) in every environment: the frames (E, C, H, W) to act on next, and what was played.
 

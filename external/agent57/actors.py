@@ -90,10 +90,10 @@ class ActorGroup:
 
     # ---- state ------------------------------------------------------------------------------------------------------
 
-    def start(self, rng: np.random.Generator, number: int = 0) -> None:
-        """Begin the episode `number` of every environment."""
+    def start(self, rng: np.random.Generator, session: int = 0) -> None:
+        """Begin the episodes of the schedule from `session` on, one in every environment."""
         with under_environments():
-            frames = self.envs.resume([EpisodeProgress(number, []) for _ in range(self.envs.num_envs)])
+            frames = self.envs.start(session)
         self._frames = np.stack([video[-1] for video in frames])
         self.episodes = [self._new_episode(i, self._choose(i, rng)) for i in range(self.envs.num_envs)]
         self._forget(np.ones(self.envs.num_envs, bool))

@@ -28,10 +28,10 @@ def play_test(actors: ActorGroup, num_episodes: int, seed: int, repetition: int 
     be the short ones. Where an environment fails in one of them, the next one of the schedule counts.
     """
 
-    first = repetition * -(-num_episodes // actors.envs.num_envs)  # of each environment
+    first = repetition * num_episodes
 
     def wanted() -> set[int]:
-        following = itertools.count(first * actors.envs.num_envs)
+        following = itertools.count(first)
         sessions = (session for session in following if session not in actors.envs.dropped_sessions)
         return set(itertools.islice(sessions, num_episodes))
 
