@@ -26,7 +26,7 @@ from data_generation.data.invocation import invocation_of
 from data_generation.data.lock import locked
 from models.tensor_file import digest
 from training.agent_folder import AgentFolder, AgentKind, find_folder, folder_to_resume, make_folder
-from training.episode_gif import save_gifs
+from training.episode_gif import remove_gifs, save_gifs
 from training.run_record import (
     ENVIRONMENTS,
     check_resumed,
@@ -131,6 +131,8 @@ def evaluate(cfg: AutoExploreConfig) -> Path:
             logger.warning("the world model is not that of the run: %s", other_model)
         if other_reward := _other_reward(cfg, run):
             logger.warning("the reward is not measured as in the run: %s", other_reward)
+        # The page shows those that are there.
+        remove_gifs(folder.evaluations)
         result, parts = _play_epochs(context, cfg.evaluation, folder, network.to(context.fabric.device))
         content = {"checkpoint": str(path), "epoch": info.epoch, "reward": cfg.collection.reward.type}
         content |= {"world_model": world_model, "other_world_model": other_model, "other_reward": other_reward}

@@ -131,6 +131,9 @@ def test_epochs_of_an_evaluation_go_on_in_the_schedule_with_any_number_of_enviro
 
 def test_evaluation_plays_the_same_episodes_and_writes_its_measures(trained: Path, tmp_path: Path, capsys) -> None:
     shutil.copytree(trained.parent, tmp_path / "agents")
+    earlier = tmp_path / "agents" / "001_agent57" / "outputs" / "evaluation" / "epoch-000005_episode-0.gif"
+    earlier.parent.mkdir(parents=True)
+    earlier.write_bytes(b"")
     contents = []
     for _ in range(2):
         cfg = quick_config(tmp_path, epochs=2, resume_ckpt_id="model_best_reward")

@@ -277,6 +277,9 @@ def test_tests_predict_as_many_frames_as_they_are_told(tmp_path: Path) -> None:
 
 def test_evaluation_plays_the_same_levels_and_writes_its_measures(trained: Path, tmp_path: Path, capsys) -> None:
     root = copy_of(trained, tmp_path)
+    earlier = root / "agents" / "001_auto_explore" / "outputs" / "evaluation" / "epoch-000005_episode-0.gif"
+    earlier.parent.mkdir(parents=True)
+    earlier.write_bytes(b"")
     targets = []
     for _ in range(2):
         cfg = quick_config(root, epochs=2, resume_ckpt_id="model_best_reward")
@@ -290,6 +293,7 @@ def test_evaluation_plays_the_same_levels_and_writes_its_measures(trained: Path,
     page = (folder / "evaluation" / "report.html").read_text()
     assert all(text in page for text in THROUGHPUT)
     gifs = sorted(path.name for path in (folder / "evaluation").glob("*.gif"))
+    # None of an earlier one.
     assert gifs == ["epoch-000000_episode-0.gif", "epoch-000001_episode-0.gif"]
     assert "mean_return" in capsys.readouterr().out
     assert not list((root / "agents" / "001_auto_explore" / "episodes").rglob(".*tmp"))

@@ -23,6 +23,12 @@ def save_gifs(folder: Path, epoch: int, episodes: Sequence[Episode], connector: 
         logger.debug("%s", path)
 
 
+def remove_gifs(folder: Path) -> None:
+    """Remove what `save_gifs` has put into a folder."""
+    for path in folder.glob("epoch-*_episode-*.gif"):
+        path.unlink()
+
+
 def save_episode_gif(path: Path, episode: Episode, action_names: list[str], fps: float | None) -> None:
     """The episode's frames; below each the action that led to it, and its reward as a bar (full: the highest)."""
     rewards = [episode.recorded(t)[0] for t in range(episode.num_steps)]

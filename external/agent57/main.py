@@ -21,7 +21,7 @@ from external.agent57.setup import AgentSetup, check_test, check_training, make_
 from external.agent57.testing import play_test
 from external.agent57.trainer import FIXED, Agent57Trainer
 from training.agent_folder import AgentFolder, AgentKind, find_folder, folder_to_resume, make_folder
-from training.episode_gif import save_gifs
+from training.episode_gif import remove_gifs, save_gifs
 from training.run_record import (
     ENVIRONMENTS,
     check_resumed,
@@ -111,6 +111,8 @@ def evaluate(cfg: Agent57Config) -> Path:
     with locked(folder.evaluations, "wait for that evaluation or stop it"):
         if others := other_environments(cfg, run, folder.other_files(setup.infos())):
             logger.warning("the environments are not those of the run: %s", others)
+        # The page shows those that are there.
+        remove_gifs(folder.evaluations)
         actors = setup.actors(networks, config, folder.episodes, is_test=True)
         try:
             result, parts = _play_epochs(cfg, setup, actors, folder, info)
