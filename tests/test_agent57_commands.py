@@ -70,6 +70,13 @@ def test_files_of_episodes_that_left_the_replay_are_removed(trained: Path) -> No
     assert named == found and found
 
 
+def test_checkpoints_are_kept_at_epochs_at_which_last_is_not_saved(tmp_path: Path) -> None:
+    cfg = quick_config(tmp_path, epochs=3, save_every=0, keep_every=2)
+    cfg.collection.train.num_envs, cfg.collection.train.num_steps, cfg.collection.test.num_episodes = 1, 2, 1
+    folder = train(cfg)
+    assert read_agent57(folder / "checkpoints" / "000002.pt").info.epoch == 2
+
+
 def test_resuming_equals_a_run_without_a_break(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         save = Agent57Trainer.save

@@ -76,6 +76,17 @@ def test_what_resuming_needs_is_on_the_disk_before_the_checkpoint_is(tmp_path: P
     assert all(synced.index(path.stat().st_ino) < last for path in folder.rglob("*.episode"))
 
 
+def test_checkpoints_are_kept_at_epochs_at_which_last_is_not_saved(tmp_path: Path) -> None:
+    def change(cfg) -> None:
+        cfg.training.should = cfg.evaluation.should = False
+        cfg.collection.train.num_envs, cfg.collection.train.config.num_steps = 1, 2
+
+    folder = run_at(tmp_path, change, reward="none", epochs=5, save_every=3, keep_every=2)
+    kept = {"000002.pt", "000004.pt", "last.pt", "last-previous.pt"}
+    assert {path.name for path in (folder / "checkpoints").iterdir()} == kept
+    assert read_agent(folder / "checkpoints" / "000004.pt")["info"]["epoch"] == 4
+
+
 @pytest.mark.parametrize("key", ["training.learning_rate", "collection.reward.learning_rate"])
 def test_divergence_is_one_line_with_epoch_and_remedy(tmp_path: Path, key: str) -> None:
     def change(cfg) -> None:

@@ -117,6 +117,9 @@ class AgentTrainer:
             tracker.log(self.epoch, "train", learned)
         if self.evaluation.should and self._is_due(self.evaluation.every):
             self._test(tracker)
+        keep = self.common.keep_every
+        if self.context.fabric.is_global_zero and keep > 0 and self.epoch % keep == 0:
+            save_agent(self.folder.checkpoint(f"{self.epoch:06d}"), self.network, self._info_now())
         if self._is_due(self.common.save_every):
             self.save()
         shown = f"reward {values['reward']:.3f}, {values['steps_per_second']:.0f} steps/s"
@@ -269,7 +272,7 @@ class AgentTrainer:
     # ---- checkpoints ------------------------------------------------------------------------------------------------
 
     def save(self) -> None:
-        """Write `last` with all that resuming needs, and the epochs' checkpoints that are kept.
+        """Write `last` with all that resuming needs.
 
         All of it is on the disk afterwards. The `last` before stays, as `previous`.
         """
@@ -278,9 +281,6 @@ class AgentTrainer:
         self._unsynced = []
         states = self.context.gather(self._rank_state())
         if self.context.fabric.is_global_zero:
-            keep = self.common.keep_every
-            if keep > 0 and self.epoch % keep == 0:
-                save_agent(self.folder.checkpoint(f"{self.epoch:06d}"), self.network, self._info_now())
             state = {
                 "epoch": self.epoch,
                 "num_steps": self.num_steps,

@@ -108,6 +108,8 @@ class Agent57Trainer:
             tracker.log(self.epoch, "train", learned)
         if self._is_due(self.testing.every):
             self._test(tracker)
+        if self.common.keep_every > 0 and self.epoch % self.common.keep_every == 0:
+            save_agent57(self.folder.checkpoint(f"{self.epoch:06d}"), self.networks, self._info_now())
         if self._is_due(self.common.save_every):
             self.save()
         shown = f"{values['steps_per_second']:.0f} steps/s"
@@ -204,16 +206,13 @@ class Agent57Trainer:
     # ---- checkpoints ------------------------------------------------------------------------------------------------
 
     def save(self) -> None:
-        """Write `last` with all that resuming needs, and the epochs' checkpoints that are kept.
+        """Write `last` with all that resuming needs.
 
         All of it is on the disk afterwards. The `last` before stays, as `previous`; episodes that neither needs go.
         """
         for path in self._unsynced:
             if path.exists():
                 sync(path)
-        keep = self.common.keep_every
-        if keep > 0 and self.epoch % keep == 0:
-            save_agent57(self.folder.checkpoint(f"{self.epoch:06d}"), self.networks, self._info_now())
         state = {
             "epoch": self.epoch,
             "num_steps": self.num_steps,
