@@ -144,6 +144,13 @@ class Flicker(Plain):
         return image
 
 
+class Unrepeatable(Plain):
+    """Never shows the same twice."""
+
+    def render(self) -> Any:
+        return np.frombuffer(os.urandom(SIZE * SIZE * 3), np.uint8).reshape(SIZE, SIZE, 3)
+
+
 class Float(Plain):
     def render(self) -> Any:
         return np.full((SIZE, SIZE, 3), 0.8, np.float32)

@@ -172,6 +172,15 @@ def test_a_run_whose_environment_raises_now_and_then_plays_and_resumes(tmp_path:
     assert max(lengths) == NUM_STEPS > min(lengths)
 
 
+def test_a_run_in_a_game_that_does_not_replay_exactly_resumes(tmp_path: Path, caplog) -> None:
+    for epochs, resume in ((2, False), (3, True)):
+        cfg = quick_config(tmp_path, epochs=epochs, resume=resume)
+        cfg.collection.games, cfg.evaluation.every = [odd("Unrepeatable")], 0
+        folder = train(cfg)
+    assert [row["step"] for row in metrics_of(folder) if row["split"] == "play"] == [1, 2, 3]
+    assert sum("2 of 2 unfinished episodes dropped" in record.message for record in caplog.records) == 1
+
+
 # The agent as a policy of the generator
 
 

@@ -285,12 +285,19 @@ def test_resuming_from_a_saved_state_equals_playing_without_a_break() -> None:
         assert_same(a, b)
 
 
-def test_resuming_in_environments_that_show_other_frames_is_refused() -> None:
+def test_resuming_drops_the_episodes_that_are_not_the_same_again(caplog: pytest.LogCaptureFixture) -> None:
+    """Others, by level or seed, are refused: nothing of that run can be continued there."""
     network = network_of()
-    with collector_of(1, CountingReward()) as collector:
+    with collector_of(2, CountingReward()) as collector:
         collector.start(network)
-        play(collector, network, 3, seed=1)
+        play(collector, network, 6, seed=1)
         state = collector.state_dict()
-        for changes in ({"numbers": [5]}, {"frames": state["frames"] + 1}):  # another episode; other frames
-            with pytest.raises(OtherEpisodes):
-                collector.load_state_dict({**state, **changes})
+        with pytest.raises(OtherEpisodes):
+            collector.load_state_dict({**state, "numbers": [5, 0]})
+        frames = state["frames"].clone()
+        frames[1] += 1
+        first, second = collector.load_state_dict({**state, "frames": frames})
+        assert (first.num_steps, first.meta.session) == (3, 0) and (second.num_steps, second.meta.session) == (0, 3)
+        assert play(collector, network, 20, seed=2).finished
+    (warning,) = (record.message for record in caplog.records if "unfinished episodes" in record.message)
+    assert warning.startswith("1 of 2 unfinished episodes dropped")

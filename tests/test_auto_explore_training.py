@@ -326,6 +326,17 @@ def test_a_run_whose_environment_raises_now_and_then_plays_and_tests_on(tmp_path
     assert lengths == {NUM_STEPS}
 
 
+def test_a_run_in_a_game_that_does_not_replay_exactly_resumes(tmp_path: Path, caplog) -> None:
+    def change(cfg: AutoExploreConfig) -> None:
+        cfg.collection.games, cfg.collection.reward.type = [odd("Unrepeatable")], "none"
+        cfg.evaluation.should = False
+
+    run_at(tmp_path, change)
+    folder = run_at(tmp_path, change, epochs=3, resume=True)
+    assert [row["step"] for row in metrics_of(folder) if row["split"] == "play"] == [1, 2, 3]
+    assert sum("2 of 2 unfinished episodes dropped" in record.message for record in caplog.records) == 1
+
+
 def test_a_test_shows_its_steps_and_no_cells_are_shown_before_an_episode_is_complete(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -198,22 +198,20 @@ class Collector:
     def load_state_dict(self, state: dict[str, Any]) -> list[AgentEpisode]:
         """Resume: play the episodes in progress again, whose frames are the same. Returns these episodes.
 
-        Where an environment fails at that, its next episode begins instead.
-        OtherEpisodes if they have another level or seed, or show other frames.
+        Where an environment fails at that, or shows other frames, its next episode begins instead.
+        OtherEpisodes if they have another level or seed.
         """
         recorded = [self._recorded_as(i, number) for i, number in enumerate(state["numbers"])]
-        if "worlds" in state and state["worlds"] != [_level_and_seed(meta) for _, meta in recorded]:
+        if state["worlds"] != [_level_and_seed(meta) for _, meta in recorded]:
             raise OtherEpisodes("other levels or seeds")
         progress = [
             EpisodeProgress(number, columns["actions"])
             for number, columns in zip(state["numbers"], state["episodes"], strict=True)
         ]
         with under_connector():
-            frames = self.envs.resume(progress)
+            frames = self.envs.resume(progress, state["frames"].numpy())
         is_same = np.array(self.envs.episode_numbers) == np.array(state["numbers"])
         self._frames = np.stack([video[-1] for video in frames])
-        if "frames" in state and not np.array_equal(self._frames[is_same], state["frames"].numpy()[is_same]):
-            raise OtherEpisodes("other frames")
         self._state = State(*(part.to(self._device) for part in state["state"]))
         self._restart_state(~is_same)
         self.episodes = [

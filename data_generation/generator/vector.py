@@ -52,14 +52,30 @@ class LevelVectorEnv:
         seconds = self._connector.config.generator_config.step_seconds
         return Child("environment", seconds, _serve, self._connector, schedule, self._n_steps_max)
 
-    def resume(self, progress: Sequence[EpisodeProgress]) -> list[np.ndarray]:
+    def resume(self, progress: Sequence[EpisodeProgress], last_frames: np.ndarray | None = None) -> list[np.ndarray]:
         """Play every environment's episode in progress again; its frames (n + 1, C, H, W) so far.
 
-        One that fails is dropped: `episode_numbers` then says which later episode the only frame belongs to.
+        One that fails, or that does not come to its frame of `last_frames` (E, C, H, W), is dropped: `episode_numbers`
+        then says which later episode the only frame belongs to.
         """
-        self.episode_numbers, self.dropped_sessions = [own.episode for own in progress], []
+        numbers = [own.episode for own in progress]
+        self.episode_numbers, self.dropped_sessions = list(numbers), []
         frames = self._begin({i: own.actions for i, own in enumerate(progress)})
+        if last_frames is not None:
+            replayed = [i for i in range(self.num_envs) if self.episode_numbers[i] == numbers[i]]
+            frames |= self._skip([i for i in replayed if not _comes_to(last_frames[i], frames[i], progress[i])])
         return [frames[i] for i in range(self.num_envs)]
+
+    def _skip(self, indices: Sequence[int]) -> dict[int, np.ndarray]:
+        """Begin the next episode of environments that do not play theirs again as it was; the frames."""
+        if not indices:
+            return {}
+        count = f"{len(indices)} of {self.num_envs} unfinished episodes"
+        logger.warning("%s dropped: played again, they show other frames (the game does not replay exactly)", count)
+        for i in indices:
+            self.dropped_sessions.append(self._schedules[i].episode(self.episode_numbers[i]).session)
+            self.episode_numbers[i] += 1
+        return self._begin({i: [] for i in indices})
 
     def start(self, session: int) -> list[np.ndarray]:
         """Begin every environment's first episode whose session is `session` or a later one; as `resume`."""
@@ -135,6 +151,11 @@ class LevelVectorEnv:
             child.terminate()
         for child in self._children:
             child.close()
+
+
+def _comes_to(frame: np.ndarray, frames: np.ndarray, progress: EpisodeProgress) -> bool:
+    """Whether an episode that was played again (n + 1, C, H, W) has all its actions and ends in the frame."""
+    return len(frames) == len(progress.actions) + 1 and np.array_equal(frames[-1], frame)
 
 
 def _serve(end: ChildEnd, connector: Connector, schedule: EndlessSchedule, n_steps_max: int) -> None:

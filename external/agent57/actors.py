@@ -112,9 +112,10 @@ class ActorGroup:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> set[int]:
-        """Resume: play the episodes in progress again. ForeignEpisodes if they are others or show other frames.
+        """Resume: play the episodes in progress again. ForeignEpisodes if they have another level or seed.
 
-        Where an environment fails at that, its next episode begins instead; the numbers of these environments.
+        Where an environment fails at that, or shows other frames, its next episode begins instead; the numbers of these
+        environments.
         """
         recorded = [self._recorded_as(i, number) for i, number in enumerate(state["numbers"])]
         if state["levels"] != [_level_and_seed(meta) for _, meta in recorded]:
@@ -122,11 +123,9 @@ class ActorGroup:
         columns = state["episodes"]
         progress = [EpisodeProgress(n, own["actions"]) for n, own in zip(state["numbers"], columns, strict=True)]
         with under_environments():
-            frames = self.envs.resume(progress)
+            frames = self.envs.resume(progress, state["frames"].numpy())
         self._frames = np.stack([video[-1] for video in frames])
         is_same = np.array(self.envs.episode_numbers) == np.array(state["numbers"])
-        if not np.array_equal(self._frames[is_same], state["frames"].numpy()[is_same]):
-            raise ForeignEpisodes("other frames")
         self._states = state["states"].to(self._device)
         self._last = state["last"].numpy().copy()
         self.curiosity.load_state_dict(state["curiosity"])
