@@ -21,6 +21,7 @@ from data_generation.data.fields import (
     PositiveFraction,
     Precision,
     Range,
+    Resume,
     Seed,
     Trackers,
     WandbMode,
@@ -38,7 +39,8 @@ class CommonConfig:
     process_timeout: Minutes = 30.0  # minutes a process may wait for another, or make no progress, before the run ends
     root_dpath: PathText = "checkpoints/auto_explore"
     seed: Seed = 0
-    resume: bool = False  # resume a run exactly where it stopped
+    # Resume a run exactly where it stopped; auto = the newest one of that name, or a new run where there is none.
+    resume: Resume = False
     resume_id: Count | None = None  # number of the run's folder; null = the newest
     resume_ckpt_id: str = "last"  # last | model_best_reward | an epoch; training resumes from `last` only
     save_every: CountOrZero = 1  # epochs between two savings of `last`; 0 = only at the end

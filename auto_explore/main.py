@@ -64,24 +64,24 @@ def train(cfg: AutoExploreConfig) -> Path:
         context = make_context(cfg.common, cfg.collection, cfg.world_model, n_preds)
         if folder is not None:
             folder.check_environments(context.infos())
-    fabric = context.fabric
+    fabric, resumes = context.fabric, folder is not None
     if folder is None and fabric.is_global_zero:
         folder = make_folder(KIND, Path(cfg.common.root_dpath), cfg.common.name)
     folder = AgentFolder(fabric.broadcast(folder.path if folder else Path()), KIND)
     remedy = "wait for it or stop it, or name another run by common.resume_id"
     try:
         with locked(folder.path, remedy) if fabric.is_global_zero else nullcontext():
-            return _train(cfg, context, folder)
+            return _train(cfg, context, folder, resumes)
     finally:
         _remove_empty(folder)
 
 
-def _train(cfg: AutoExploreConfig, context: RunContext, folder: AgentFolder) -> Path:
+def _train(cfg: AutoExploreConfig, context: RunContext, folder: AgentFolder, resumes: bool) -> Path:
     fabric, trainer = context.fabric, None
     try:
         trainer = AgentTrainer(context, cfg.training, cfg.evaluation, folder)
         trainer.record = _record(cfg, fabric.world_size)
-        if cfg.common.resume:
+        if resumes:
             with repeating(_to_repeat(cfg, folder), folder.path.name):
                 trainer.load()
         _log_start(trainer)
@@ -92,7 +92,7 @@ def _train(cfg: AutoExploreConfig, context: RunContext, folder: AgentFolder) -> 
             folder.write_infos(context.infos())
             report = _make_report(cfg, context, folder.path)
             report.facts.parameters = sum(p.numel() for p in trainer.network.parameters())
-            trainer.report = report.resumed() if cfg.common.resume else report
+            trainer.report = report.resumed() if resumes else report
         fabric.barrier()
     except BaseException:
         if trainer is not None:
@@ -257,6 +257,9 @@ def _write_config(folder: AgentFolder, cfg: AutoExploreConfig) -> None:
 def _log_start(trainer: AgentTrainer) -> None:
     context = trainer.context
     if not context.fabric.is_global_zero:
+        return
+    if trainer.epoch >= trainer.common.epochs:
+        logger.info("trained already: %s", trainer.folder.path)
         return
     logger.info(
         "training an agent (%.1f M parameters) on %s for reward %s: epoch %d to %d, %d × %d environments, %s, into %s",

@@ -170,9 +170,11 @@ _EXPLORE = Command(
         "world_model.model_dname=genie_redux_guided world_model.model_fname=model-100000.pt "
         "'collection.games=[SuperMarioBros-Nes]'",
         "python run.py auto_explore train common.resume=true common.resume_id=1",
+        "python run.py auto_explore train common.resume=auto common.name=mine",
     ),
     unread=_UNREAD_OF_CONNECTOR,
     num_processes_key="common.num_processes",
+    name_key="common.name",
     root="trainer",
 )
 
@@ -192,6 +194,7 @@ _EXPLORE_EVAL = replace(
         "python run.py auto_explore eval common.epochs=3 collection.test.config.temperature=1",
     ),
     unread=(*_UNREAD_OF_CONNECTOR, *_OF_TRAINING, "evaluation.should"),
+    name_key=None,
     root="evaluate",
 )
 
@@ -209,8 +212,10 @@ _AGENT57 = Command(
         "python run.py agent57 train config=cinderfoot",
         "python run.py agent57 train 'collection.games=[SuperMarioBros-Nes]' collection.train.num_envs=32",
         "python run.py agent57 train config=cinderfoot common.resume=true common.resume_id=1",
+        "python run.py agent57 train config=cinderfoot common.resume=auto common.name=mine",
     ),
     unread=(*_UNREAD_OF_CONNECTOR, *_UNREAD_OF_VIEW),
+    name_key="common.name",
     root="trainer",
 )
 
@@ -224,6 +229,7 @@ _AGENT57_EVAL = replace(
         "python run.py agent57 eval config=cinderfoot common.epochs=3 collection.test.policy=7",
     ),
     unread=(*_UNREAD_OF_CONNECTOR, *_UNREAD_OF_VIEW, *_OF_TRAINING),
+    name_key=None,
     root="evaluate",
 )
 

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +99,29 @@ def test_resuming_equals_a_run_without_a_break(trained: Path, tmp_path: Path, mo
                 state["run"].pop("common.resume", None)
         assert_equal(whole, again, name)
     assert metrics_of(trained) == metrics_of(broken)
+
+
+def test_a_run_that_a_signal_stops_saves_and_resumes_exactly(trained: Path, tmp_path: Path, monkeypatch) -> None:
+    """After an epoch, before its test, which resuming makes up for."""
+    learn = Agent57Trainer._learn
+
+    def signalled(self: Agent57Trainer) -> dict[str, float]:
+        if self.epoch == 1:
+            signal.raise_signal(signal.SIGTERM)
+        return learn(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Agent57Trainer, "_learn", signalled)
+        with pytest.raises(SystemExit) as raised:
+            train(quick_config(tmp_path, resume="auto", save_every=3))
+    assert raised.value.code == 128 + signal.SIGTERM
+    folder = tmp_path / "agents" / "001_agent57"
+    assert [row["split"] for row in metrics_of(folder)] == ["play", "play", "train"]
+    assert train(quick_config(tmp_path, resume="auto")) == folder
+    whole, again = (read_agent57(path / "checkpoints" / "last.pt") for path in (trained, folder))
+    assert_equal(whole.tensors, again.tensors)
+    assert_equal(whole.state, again.state)
+    assert metrics_of(trained) == metrics_of(folder)
 
 
 def test_resuming_with_other_settings_is_refused_in_one_line(trained: Path, tmp_path: Path) -> None:

@@ -154,9 +154,9 @@ def test_another_world_model_is_refused_and_a_moved_one_is_not(tmp_path: Path) -
 def test_reseeding_the_global_generator_between_epochs_changes_nothing(trained: Path, tmp_path: Path, monkeypatch):
     real = AgentTrainer._run_epoch
 
-    def reseeded(self, tracker):
+    def reseeded(self, *arguments):
         torch.manual_seed(1000 + self.epoch)
-        return real(self, tracker)
+        return real(self, *arguments)
 
     monkeypatch.setattr(AgentTrainer, "_run_epoch", reseeded)
     folder = run_at(tmp_path, reward="rnd", epochs=3)

@@ -136,6 +136,14 @@ def test_resuming_plays_an_episode_to_the_same_frames_and_continues_alike() -> N
             assert [step.numbers for step in a[1] if step] == [step.numbers for step in b[1] if step]
 
 
+def test_signals_of_the_process_group_do_not_reach_environments() -> None:
+    """Ctrl-C and a cluster's warnings go to the whole group; the epoch that is being played is played to its end."""
+    with envs_of(schedules_of(2)) as envs:
+        envs.resume([EpisodeProgress(0, [])] * 2)
+        groups = [os.getpgid(child.pid or 0) for child in active_children()]
+        assert len(groups) == 2 and os.getpgid(0) not in groups
+
+
 def test_an_episode_is_cut_after_its_most_steps() -> None:
     with envs_of(schedules_of(1), n_steps_max=4) as env:
         env.resume([EpisodeProgress(0, [])])

@@ -231,6 +231,18 @@ def test_each_job_of_a_multirun_has_a_folder_of_its_own(entries, arguments, name
     assert [config.train.wandb_name for config in entries.configs] == names
 
 
+@pytest.mark.parametrize("name", ["auto_explore", "agent57"])
+def test_each_job_of_an_agents_multirun_has_a_name_of_its_own(entries, monkeypatch, name):
+    module = "auto_explore.main" if name == "auto_explore" else "external.agent57.main"
+    monkeypatch.setitem(sys.modules, module, entries)
+    assert run.main([name, "train", "-m", "common.seed=1,2", "common.resume=auto"]) == 0
+    assert [config.common.name for config in entries.configs] == [f"{name}_0", f"{name}_1"]
+    assert [config.common.resume for config in entries.configs] == ["auto", "auto"]
+    assert run.main([name, "train", "common.resume=true"]) == 0
+    assert (entries.configs[-1].common.name, entries.configs[-1].common.resume) == (name, True)
+    assert run.main([name, "train", "common.resume=no"]) == 2
+
+
 def test_an_entry_point_knows_of_which_keys_each_job_has_another_value(entries):
     assert run.main([*TRAIN, "-m", "seed=1,2", "optimizer.learning_rate=1e-4", "tokenizer=small,base"]) == 0
     assert [invocation_of(config).swept for config in entries.configs] == [("seed", "tokenizer")] * 4

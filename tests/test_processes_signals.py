@@ -63,7 +63,7 @@ def save_alone(job: Job) -> None:
 def train(job: Job) -> None:
     """Entry point: steps until a signal comes; then rank 0 saves."""
     runtime = make_runtime("cpu", "fp32", timeout=10)
-    with StopRequest(runtime) as request:
+    with StopRequest(runtime.num_processes, runtime.device) as request:
         up(job)
         for step in range(1, 6000):
             time.sleep(0.05)

@@ -3,11 +3,11 @@
 import os
 import signal
 import time
-import types
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from torch import distributed
 
 from data_generation.data.fields import PathText
 from tests.distributed_helpers import run_together
@@ -19,11 +19,6 @@ from training.runtime import make_runtime
 from training.stop import StopRequest
 
 SIGNALS = [signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2]
-
-
-def group(num_processes: int):
-    """A runtime of which only the number of processes is asked for."""
-    return types.SimpleNamespace(num_processes=num_processes)
 
 
 @pytest.fixture
@@ -39,7 +34,7 @@ def unmarked():
 @pytest.mark.parametrize("number", SIGNALS)
 def test_a_signal_that_several_processes_get_twice_counts_once(unmarked, number):
     """Directly, since it is sent to the whole group, and from their launcher."""
-    with StopRequest(group(2)):
+    with StopRequest(2):
         signal.raise_signal(number)
         signal.raise_signal(number)
         signal.raise_signal(signal.SIGTERM)
@@ -52,7 +47,7 @@ def test_a_signal_that_several_processes_get_twice_counts_once(unmarked, number)
 
 @pytest.mark.parametrize("num_processes", [1, 2])
 def test_a_second_ctrl_c_stops_at_once(unmarked, num_processes):
-    with StopRequest(group(num_processes)):
+    with StopRequest(num_processes):
         signal.raise_signal(signal.SIGINT)
         assert unmarked == []
         signal.raise_signal(signal.SIGINT)
@@ -60,7 +55,7 @@ def test_a_second_ctrl_c_stops_at_once(unmarked, num_processes):
 
 
 def test_a_second_signal_ends_one_process_at_once(unmarked):
-    with StopRequest(group(1)) as request:
+    with StopRequest(1) as request:
         signal.raise_signal(signal.SIGTERM)
         assert (request.agreed(1), unmarked) == (signal.SIGTERM, [])
         signal.raise_signal(signal.SIGTERM)
@@ -71,7 +66,7 @@ def test_a_second_signal_ends_one_process_at_once(unmarked):
 def test_a_signal_that_is_ignored_stays_ignored(unmarked, number):
     """As Ctrl-C is for what a script runs in the background."""
     signal.signal(number, signal.SIG_IGN)
-    with StopRequest(group(1)) as request:
+    with StopRequest(1) as request:
         signal.raise_signal(number)
         assert request.agreed(1) == 0
     assert signal.getsignal(number) == signal.SIG_IGN
@@ -92,9 +87,9 @@ def stop_one_of_two(job: Job) -> None:
     runtime = make_runtime("cpu", "fp32", timeout=10)
     seconds, questions = 0.0, []
     time.monotonic = lambda: seconds
-    gather = runtime.accelerator.gather
-    runtime.accelerator.gather = lambda tensor: questions.append(tensor) or gather(tensor)
-    with StopRequest(runtime, step=0) as request:
+    reduce = distributed.all_reduce
+    distributed.all_reduce = lambda *arguments: questions.append(arguments) or reduce(*arguments)
+    with StopRequest(runtime.num_processes, runtime.device) as request:
         for step in range(1, 100):
             seconds += job.seconds_per_step[rank]
             if (rank, step) == (0, 12):

@@ -30,8 +30,10 @@ class AgentKind:
 class ResumeConfig(Protocol):
     """What the `common` group of an agent's configuration says of the run to resume."""
 
+    name: str
+    epochs: int
     root_dpath: str
-    resume: bool
+    resume: Any  # true, false, or auto
     resume_id: int | None
     resume_ckpt_id: str
 
@@ -42,6 +44,20 @@ class AgentFolder:
 
     path: Path
     kind: AgentKind
+
+    @property
+    def number(self) -> int:
+        return int(self.path.name.partition("_")[0])
+
+    @property
+    def name(self) -> str:
+        """What the run was called."""
+        return self.path.name.partition("_")[2]
+
+    @property
+    def resume_keys(self) -> str:
+        """What a command says to resume the run."""
+        return f"common.resume=true common.resume_id={self.number}"
 
     @property
     def episodes(self) -> Path:
@@ -66,6 +82,11 @@ class AgentFolder:
     def previous(self) -> Path:
         """The checkpoint before `last`, for when that one is damaged."""
         return self.checkpoint("last-previous")
+
+    @property
+    def is_resumable(self) -> bool:
+        """Whether there is a checkpoint to resume from: a run that ended early has none."""
+        return self.last.exists() or self.previous.exists()
 
     def newest(self) -> tuple[Path, Any]:
         """`last` and its content, or the one before it if only that is whole, which a warning says.
@@ -146,6 +167,10 @@ class AgentFolder:
     def checkpoint(self, name: str) -> Path:
         return self.path / "checkpoints" / f"{name}.pt"
 
+    def checkpoints(self) -> list[str]:
+        """The names of those that there are."""
+        return sorted(path.stem for path in self.last.parent.glob("*.pt"))
+
     def chosen_checkpoint(self, name: str) -> Path:
         """The checkpoint that `resume_ckpt_id` names; an epoch may be written with or without its leading zeros.
 
@@ -153,8 +178,9 @@ class AgentFolder:
         """
         path = self.checkpoint(f"{int(name):06d}" if name.isdecimal() else name)
         if not path.exists():
-            have = ", ".join(sorted(other.stem for other in path.parent.glob("*.pt"))) or "none"
-            raise MissingPathError("resume_ckpt_id", name, f"'{path}' not found", f"the folder has {have}")
+            have = ", ".join(self.checkpoints())
+            remedy = f"the folder has {have}" if have else "the folder has none: choose another run by {resume_id}"
+            raise MissingPathError("resume_ckpt_id", name, f"'{path}' not found", remedy)
         return path
 
 
@@ -181,19 +207,20 @@ def make_folder(kind: AgentKind, root: Path, name: str) -> AgentFolder:
 
 
 def find_folder(kind: AgentKind, root: Path, resume_id: int | None) -> AgentFolder:
-    """The run of that number, or the newest one.
+    """The run of that number, or the newest one that has a checkpoint.
 
     MissingPathError (of a config with `root_dpath` and `resume_id`) lists the existing ones.
     """
-    runs = _runs(root)
+    runs = {number: AgentFolder(path, kind) for number, path in _runs(root).items()}
     if not runs:
         remedy = f"start one with 'python run.py {kind.command} train'"
         raise MissingPathError("root_dpath", root, "there is no run", remedy)
-    number = max(runs) if resume_id is None else resume_id
+    saved = [number for number, folder in runs.items() if folder.checkpoints()]
+    number = max(saved or runs) if resume_id is None else resume_id
     if number not in runs:
-        names = ", ".join(path.name for _, path in sorted(runs.items()))
+        names = ", ".join(folder.path.name for _, folder in sorted(runs.items()))
         raise MissingPathError("resume_id", number, f"there is no such run in '{root}'", f"there are {names}")
-    return AgentFolder(runs[number], kind)
+    return runs[number]
 
 
 def folder_to_resume(kind: AgentKind, common: ResumeConfig) -> AgentFolder | None:
@@ -202,19 +229,44 @@ def folder_to_resume(kind: AgentKind, common: ResumeConfig) -> AgentFolder | Non
     FieldErrors name `common`. A missing checkpoint is reported here, before anything is loaded or made.
     """
     with under("common"):
-        for name, value, default in (
-            ("resume_id", common.resume_id, None),
-            ("resume_ckpt_id", common.resume_ckpt_id, "last"),
-        ):
-            if value != default and not common.resume:
-                raise FieldError(name, value, "a new run resumes nothing", "set {resume}=true, or omit it")
-        if not common.resume:
-            return None
-        folder = find_folder(kind, Path(common.root_dpath), common.resume_id)
-        if common.resume_ckpt_id != "last":
-            raise FieldError("resume_ckpt_id", common.resume_ckpt_id, "training resumes from 'last' only", "omit it")
-    folder.newest()
+        _check_resume(common)
+        root = Path(common.root_dpath)
+        if common.resume == "auto":
+            runs = (AgentFolder(path, kind) for _, path in sorted(_runs(root).items(), reverse=True))
+            folder = next((run for run in runs if run.is_resumable and run.name == common.name), None)
+        elif common.resume:
+            folder = find_folder(kind, root, common.resume_id)
+            if not folder.is_resumable:
+                problem = f"'{folder.last}' not found: the run ended before it was saved"
+                raise MissingPathError("resume_id", folder.number, problem, "start another run without {resume}")
+        else:
+            folder = None
+    if folder is not None:
+        folder.newest()
     return folder
+
+
+def _check_resume(common: ResumeConfig) -> None:
+    """FieldError for a run, or a checkpoint of it, that is named and not used."""
+    for name, value, default in (
+        ("resume_id", common.resume_id, None),
+        ("resume_ckpt_id", common.resume_ckpt_id, "last"),
+    ):
+        if value != default and common.resume is not True:
+            auto = "{resume}=auto resumes the newest run of that {name}"
+            problem = auto if common.resume else "a new run resumes nothing"
+            raise FieldError(name, value, problem, "set {resume}=true, or omit it")
+    if common.resume_ckpt_id != "last":
+        raise FieldError("resume_ckpt_id", common.resume_ckpt_id, "training resumes from 'last' only", "omit it")
+
+
+def check_epochs_left(common: ResumeConfig, epoch: int, folder: AgentFolder) -> None:
+    """FieldError (of `common`) where a run that has made `epoch` epochs is to be resumed and has none left.
+
+    Not with `resume=auto`, as a job of a cluster that is put into the queue again has it.
+    """
+    if common.resume is True and epoch >= common.epochs:
+        raise FieldError("epochs", common.epochs, f"'{folder.path.name}' has made {epoch} already", "set more")
 
 
 def _runs(root: Path) -> dict[int, Path]:

@@ -8,8 +8,7 @@ import time
 from types import FrameType, TracebackType
 
 import torch
-
-from training.runtime import Runtime
+from torch import distributed
 
 logger = logging.getLogger(__name__)
 
@@ -30,9 +29,12 @@ class StopRequest:
     At the end, a warning that somebody waits for (submitit, which puts the job back into the queue) is passed on.
     """
 
-    def __init__(self, runtime: Runtime, step: int = 0):
-        """`step`: the number of steps that were made before."""
-        self._runtime = runtime
+    def __init__(self, num_processes: int = 1, device: torch.device | None = None, step: int = 0, unit: str = "step"):
+        """`device`: of this process, one of several; `step`: the number of steps that were made before.
+
+        `unit`: what a step is called.
+        """
+        self._num_processes, self._device, self._unit = num_processes, device, unit
         self._signal, self._pid = 0, os.getpid()
         self._previous: dict[int, object] = {}
         # The last question to the other processes, and the step of the next one.
@@ -57,15 +59,16 @@ class StopRequest:
 
         `asks`: whether the processes must ask each other now, as before something long.
         """
-        if self._runtime.num_processes == 1:
+        if self._num_processes == 1:
             return self._signal
         if step < self._next_step and not asks:
             return 0
         now = time.monotonic()
         seconds = (now - self._asked_at) / max(1, step - self._asked_step)
-        own = torch.tensor([[self._signal, seconds]], device=self._runtime.device)
+        most = torch.tensor([self._signal, seconds], device=self._device)
         # The slowest process's time a step, so that all ask again at the same step.
-        number, seconds = self._runtime.accelerator.gather(own).amax(dim=0).tolist()
+        distributed.all_reduce(most, distributed.ReduceOp.MAX)
+        number, seconds = most.tolist()
         steps = min(_MOST_STEPS, max(1, int(_MOST_SECONDS / max(seconds, 1e-9))))
         self._asked_step, self._asked_at, self._next_step = step, now, step + steps
         return int(number)
@@ -77,12 +80,12 @@ class StopRequest:
         if self._signal:
             return
         self._signal = number
-        if self._runtime.num_processes == 1:
+        if self._num_processes == 1:
             self._restore(*self._previous)
-            logger.info("stopping after this step; the same signal again stops at once")
+            logger.info("stopping after this %s; the same signal again stops at once", self._unit)
         else:
             self._restore(signal.SIGINT)
-            logger.info("stopping after this step; Ctrl-C again stops at once")
+            logger.info("stopping after this %s; Ctrl-C again stops at once", self._unit)
 
     def _restore(self, *numbers: int) -> None:
         for number in numbers:

@@ -122,7 +122,8 @@ class Trainer:
         bar = tqdm(
             total=total, initial=self.step, unit="step", desc=self.config.model, disable=quiet, mininterval=often
         )
-        with closing(metrics), logging_redirect_tqdm(), StopRequest(self.runtime, self.step) as stop, bar:
+        stop = StopRequest(self.runtime.num_processes, self.runtime.device, self.step)
+        with closing(metrics), logging_redirect_tqdm(), stop, bar:
             if self.step and self._due(self.cfg.train.validate_every) and not self._recorded(metrics, "validation"):
                 # The last run ended between this checkpoint and its validation.
                 self._validate(metrics)

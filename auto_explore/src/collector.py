@@ -68,6 +68,29 @@ class Collected:
     operations: float = 0.0
     clock: Clock = field(default_factory=Clock)
 
+    def summary(self) -> dict[str, float]:
+        """The measures by name; those that nothing is known of are omitted."""
+        values = {
+            "reward": self.reward_mean,
+            "steps_per_second": self.num_steps / self.clock.total,
+            "share_emulators": self.clock.emulators / self.clock.total,
+            "share_policy": self.clock.policy / self.clock.total,
+            "share_reward": self.clock.reward / self.clock.total,
+        }
+        if self.num_dropped:
+            values["dropped_episodes"] = self.num_dropped
+        share = self.action_counts[self.action_counts > 0] / self.action_counts.sum()
+        values["epoch_action_entropy"] = float(-(share * np.log(share)).sum())
+        if self.finished:
+            values["mean_return"] = float(np.mean([np.sum(episode.rewards) for episode in self.finished]))
+            values["mean_length"] = float(np.mean([episode.num_steps for episode in self.finished]))
+            places = [[info["x"] for info in episode.infos if "x" in info] for episode in self.finished]
+            if reached := [max(xs) for xs in places if xs]:
+                values["epoch_mean_max_x"] = float(np.mean(reached))
+            env_returns = [np.sum(episode.env_rewards) for episode in self.finished]
+            values["mean_environment_return"] = float(np.mean(env_returns))
+        return values
+
 
 @dataclass
 class _Pending:

@@ -1,5 +1,6 @@
 """The replay: what was played, in memory for the updates and on disk as ordinary episodes."""
 
+import logging
 from collections import deque
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,8 @@ from data_generation.data.errors import UserError
 from data_generation.generator.episode import Episode
 from data_generation.generator.levels import Transition
 from models.components.transfer import to_device
+
+logger = logging.getLogger(__name__)
 
 # Names of an agent's own numbers in a file, among those of the environment.
 LOG_PROBABILITY, ENVIRONMENT_REWARD = "log_probability", "environment_reward"
@@ -152,6 +155,20 @@ class Replay:
             for k, position in zip(which, drawn, strict=True)
         ]
         return ClipBatch(**{name: torch.from_numpy(np.stack([row[name] for row in rows])) for name in rows[0]})
+
+
+def read_replay(stored: list[int | str], growing: list[AgentEpisode], run_dpath: Path) -> deque[AgentEpisode]:
+    """A replay's episodes: `growing` ones by number, complete ones from their files, damaged ones left out."""
+    episodes: deque[AgentEpisode] = deque()
+    bad: list[UserError | OSError] = []
+    for item in stored:
+        try:
+            episodes.append(growing[item] if isinstance(item, int) else AgentEpisode.load(run_dpath / item))
+        except (UserError, OSError) as error:
+            bad.append(error)
+    if bad:
+        logger.warning("%d of the replay's %d episodes are left out, first %s", len(bad), len(stored), bad[0])
+    return episodes
 
 
 def _cut(episode: AgentEpisode, start: int, burn_in: int, num_steps: int) -> dict[str, np.ndarray]:

@@ -4,7 +4,7 @@ import logging
 import math
 import sys
 import time
-from collections import deque
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from auto_explore.config import EvaluationConfig, TrainingConfig
 from auto_explore.src.agent import AgentInfo, agent_of, save_agent
 from auto_explore.src.collector import ActionSampling, Collected, Collector, OtherEpisodes
-from auto_explore.src.dataset import AgentEpisode, Replay
+from auto_explore.src.dataset import AgentEpisode, Replay, read_replay
 from auto_explore.src.evaluation import test_episodes
 from auto_explore.src.learner import Learner
 from auto_explore.src.reward import load_reward
@@ -25,12 +25,13 @@ from auto_explore.src.run_context import RunContext
 from data_generation.data.errors import UNSET, FieldError, UserError, under
 from data_generation.data.files import sync
 from models.tensor_file import check_keys
-from training.agent_folder import AgentFolder
+from training.agent_folder import AgentFolder, check_epochs_left
 from training.coverage import Coverage, add_episode
 from training.episode_gif import save_gifs
 from training.rollout import seed_of
 from training.run_record import changes, resume_remedy
 from training.run_report import RunReport
+from training.stop import StopRequest
 from training.tracker import MetricsLogger
 
 logger = logging.getLogger(__name__)
@@ -77,6 +78,7 @@ class AgentTrainer:
         self.epoch, self.num_steps, self.best_score = 0, 0, -math.inf
         self._test_collector: Collector | None = None
         self._resumed_from: Path | None = None
+        self._saved_epoch = 0
         # What the run is, for those that resume it.
         self.record: dict[str, Any] = {}
         # Of the first process.
@@ -87,24 +89,29 @@ class AgentTrainer:
     # ---- the loop -------------------------------------------------------------------------------------------------
 
     def run(self, tracker: MetricsLogger) -> None:
-        """Train up to `epochs`, logging, testing and saving regularly."""
-        common, is_main = self.common, self.context.fabric.is_global_zero
-        if not self.collector.episodes:
-            with under("collection"):
-                episodes = self.collector.start(self.network)
-            for episode in episodes:
-                self.replay.add(episode)
-        bar = tqdm(total=common.epochs, initial=self.epoch, unit="epoch", desc=common.name, disable=not is_main)
-        try:
-            with logging_redirect_tqdm(), bar:
-                while self.epoch < common.epochs:
-                    bar.set_postfix_str(self._run_epoch(tracker), refresh=False)
-                    bar.update()
-        finally:
-            tracker.close()
-            self.close()
+        """Train up to `epochs`, logging, testing and saving regularly.
 
-    def _run_epoch(self, tracker: MetricsLogger) -> str:
+        SIGINT, SIGTERM, SIGUSR1 and SIGUSR2 let the epoch end, save and raise SystemExit.
+        """
+        common, fabric = self.common, self.context.fabric
+        stop = StopRequest(fabric.world_size, fabric.device, self.epoch, "epoch")
+        bar = tqdm(
+            total=common.epochs, initial=self.epoch, unit="epoch", desc=common.name, disable=not fabric.is_global_zero
+        )
+        with stop, closing(tracker), closing(self), logging_redirect_tqdm(), bar:
+            if not self.collector.episodes:
+                with under("collection"):
+                    episodes = self.collector.start(self.network)
+                for episode in episodes:
+                    self.replay.add(episode)
+            if self.epoch and self._tests_now and not any(self.context.gather(tracker.has(self.epoch, "test"))):
+                # The run was stopped between its last epoch and the test of that.
+                self._test(tracker)
+            while self.epoch < common.epochs:
+                bar.set_postfix_str(self._run_epoch(tracker, stop), refresh=False)
+                bar.update()
+
+    def _run_epoch(self, tracker: MetricsLogger, stop: StopRequest) -> str:
         start, epsilon = time.perf_counter(), self.epsilon
         played = self._play()
         learned = self._learn()
@@ -115,17 +122,31 @@ class AgentTrainer:
         if learned:
             self._check_finite(learned)
             tracker.log(self.epoch, "train", learned)
-        if self.evaluation.should and self._is_due(self.evaluation.every):
+        self._keep()
+        # Before the test, too, which may take longer than there is time.
+        self._stop_if_asked(stop)
+        if self._tests_now:
             self._test(tracker)
-        keep = self.common.keep_every
-        if self.context.fabric.is_global_zero and keep > 0 and self.epoch % keep == 0:
-            save_agent(self.folder.checkpoint(f"{self.epoch:06d}"), self.network, self._info_now())
         if self._is_due(self.common.save_every):
             self.save()
+        self._stop_if_asked(stop)
         shown = f"reward {values['reward']:.3f}, {values['steps_per_second']:.0f} steps/s"
         # Counted in complete episodes.
         shown += f", {values['cells']:.0f} cells" if values["cells"] else ""
         return shown + (f", max x {values['max_x']:.0f}" if "max_x" in values else "")
+
+    def _stop_if_asked(self, stop: StopRequest) -> None:
+        """Save and end the run where a signal asks for it; after its last epoch it ends in any case."""
+        if self.epoch < self.common.epochs and (number := stop.agreed(self.epoch, asks=True)):
+            if self._saved_epoch != self.epoch:
+                self.save()
+            logger.info("stopped and saved at epoch %d: resume by adding %s", self.epoch, self.folder.resume_keys)
+            # As a shell expects; not 0, so that `a && b` stops here.
+            raise SystemExit(128 + number)
+
+    @property
+    def _tests_now(self) -> bool:
+        return self.evaluation.should and self._is_due(self.evaluation.every)
 
     def _is_due(self, every: int) -> bool:
         """Every `every` epochs (0: never), and at the end."""
@@ -201,29 +222,12 @@ class AgentTrainer:
 
     def _describe(self, played: Collected, seconds: float) -> dict[str, float]:
         """What to log of an epoch's play: what was covered and the steps over all processes, the rest of this one."""
-        clock, finished = played.clock, played.finished
         values = {
-            "reward": played.reward_mean,
+            **played.summary(),
             "total_steps": self.num_steps,
-            "steps_per_second": played.num_steps / clock.total,
-            "share_emulators": clock.emulators / clock.total,
-            "share_policy": clock.policy / clock.total,
-            "share_reward": clock.reward / clock.total,
             "epoch_seconds": seconds,
             "operations_per_second": (played.operations + self.learner.meter.take()) / seconds,
         }
-        if played.num_dropped:
-            values["dropped_episodes"] = played.num_dropped
-        share = played.action_counts[played.action_counts > 0] / played.action_counts.sum()
-        values["epoch_action_entropy"] = float(-(share * np.log(share)).sum())
-        if finished:
-            values["mean_return"] = float(np.mean([np.sum(episode.rewards) for episode in finished]))
-            values["mean_length"] = float(np.mean([episode.num_steps for episode in finished]))
-            places = [[info["x"] for info in episode.infos if "x" in info] for episode in finished]
-            if reached := [max(xs) for xs in places if xs]:
-                values["epoch_mean_max_x"] = float(np.mean(reached))
-            env_returns = [np.sum(episode.env_rewards) for episode in finished]
-            values["mean_environment_return"] = float(np.mean(env_returns))
         covered = Coverage.united(self.context.gather(self.coverage)).summary()
         return values | {name: value for name, value in covered.items() if name != "steps"}
 
@@ -271,6 +275,12 @@ class AgentTrainer:
 
     # ---- checkpoints ------------------------------------------------------------------------------------------------
 
+    def _keep(self) -> None:
+        """Write the agent of an epoch that `keep_every` names."""
+        keep = self.common.keep_every
+        if self.context.fabric.is_global_zero and keep > 0 and self.epoch % keep == 0:
+            save_agent(self.folder.checkpoint(f"{self.epoch:06d}"), self.network, self._info_now())
+
     def save(self) -> None:
         """Write `last` with all that resuming needs.
 
@@ -295,6 +305,7 @@ class AgentTrainer:
             if self.report is not None:
                 self.report.write()
         self.context.fabric.barrier()
+        self._saved_epoch = self.epoch
 
     def _rank_state(self) -> dict[str, Any]:
         """The state of this process. Complete episodes are named, not copied: they have files."""
@@ -321,8 +332,10 @@ class AgentTrainer:
             _, info = agent_of(content)
             self._check_same_run(info, content)
             own = self._load_state(content, path)
+            with under("common"):
+                check_epochs_left(self.common, self.epoch, self.folder)
             growing = self._resume_episodes(own["collector"])
-            self.replay.episodes = self._read_replay(own["replay"], growing)
+            self.replay.episodes = read_replay(own["replay"], growing, self.folder.path)
         except (AttributeError, LookupError, TypeError) as error:
             problem = f"'{path}' holds no valid training state ({type(error).__name__}: {error!s:.100})"
             raise UserError(f"{problem}: restore the file, or start another run") from error
@@ -338,21 +351,8 @@ class AgentTrainer:
             load_reward(self.reward, own["reward"], self.collection.reward, path)
         self.coverage = Coverage.from_state(own["coverage"])
         self.epoch, self.num_steps, self.best_score = state["epoch"], state["num_steps"], state["best_return"]
+        self._saved_epoch = self.epoch
         return own
-
-    def _read_replay(self, stored: list[int | str], growing: list[AgentEpisode]) -> deque[AgentEpisode]:
-        """The replay's episodes: `growing` ones by number, complete ones from their files, damaged ones left out."""
-        episodes: deque[AgentEpisode] = deque()
-        bad: list[UserError | OSError] = []
-        for item in stored:
-            try:
-                episode = growing[item] if isinstance(item, int) else AgentEpisode.load(self.folder.path / item)
-                episodes.append(episode)
-            except (UserError, OSError) as error:
-                bad.append(error)
-        if bad:
-            logger.warning("%d of the replay's %d episodes are left out, first %s", len(bad), len(stored), bad[0])
-        return episodes
 
     def _check_same_run(self, info: AgentInfo, content: dict[str, Any]) -> None:
         self.context.check_agent(info, self.folder.last)

@@ -118,6 +118,11 @@ class _Text:
         return None if value is None or good else "expected a text, or a list of texts"
 
 
+class _Resume:
+    def problem(self, value: Any) -> str | None:
+        return None if isinstance(value, bool) or value == "auto" else "expected true, false or auto"
+
+
 class _ImageSize:
     def problem(self, value: Any) -> str | None:
         sizes = value if isinstance(value, list | tuple) else [value, value]
@@ -167,6 +172,8 @@ TextOrTexts = Annotated[Any, _Text()]
 ImageSize = Annotated[Any, _ImageSize()]
 Precision = Annotated[str, OneOf("auto", "fp32", "bf16")]
 WandbMode = Annotated[str, OneOf("auto", "online", "offline", "disabled")]
+# Whether an agent's run is resumed: true, false, or auto.
+Resume = Annotated[Any, _Resume()]
 # What gets the metrics of a run besides its folder.
 Trackers = Annotated[list[Annotated[str, OneOf("wandb", "tensorboard")]], Items(0, 2)]
 # Keyword arguments. A dictionary's type would refuse names that its default has not.

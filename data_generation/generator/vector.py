@@ -4,6 +4,7 @@ Stable-Retro allows one emulator a process. Imports no torch: worker processes s
 """
 
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -160,6 +161,8 @@ def _comes_to(frame: np.ndarray, frames: np.ndarray, progress: EpisodeProgress) 
 
 def _serve(end: ChildEnd, connector: Connector, schedule: EndlessSchedule, n_steps_max: int) -> None:
     """Body of an environment's process: an `EpisodeProgress` begins an episode, a number is an action."""
+    # Signals of the process group are the parent's: it ends what it has begun, saves, and then ends this process.
+    os.setpgrp()
     env = LevelEnv(connector, n_steps_max, end.beat)
     for request in end.requests():
         answer: Any

@@ -24,6 +24,7 @@ from data_generation.data.fields import (
     PositiveFraction,
     Precision,
     Range,
+    Resume,
     Seed,
     Size,
     Trackers,
@@ -40,7 +41,8 @@ class RunConfig:
     precision: Precision = "auto"  # of the learner
     root_dpath: PathText = "checkpoints/agent57"
     seed: Seed = 0
-    resume: bool = False  # resume a run exactly where it stopped
+    # Resume a run exactly where it stopped; auto = the newest one of that name, or a new run where there is none.
+    resume: Resume = False
     resume_id: Count | None = None  # number of the run's folder; null = the newest
     resume_ckpt_id: str = "last"  # last | model_best_reward | an epoch; training resumes from `last` only
     save_every: CountOrZero = 10  # epochs between two savings of `last`; 0 = only at the end

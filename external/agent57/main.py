@@ -55,21 +55,22 @@ def train(cfg: Agent57Config) -> Path:
         setup = make_setup(common, cfg.collection)
         if folder is not None:
             folder.check_environments(setup.infos())
+    resumes = folder is not None
     folder = folder or make_folder(KIND, Path(common.root_dpath), common.name)
     try:
         with locked(folder.path, "wait for it or stop it, or name another run by common.resume_id"):
-            return _train(cfg, setup, folder)
+            return _train(cfg, setup, folder, resumes)
     finally:
         # A run that cannot start leaves nothing.
         with suppress(OSError):
             folder.path.rmdir()
 
 
-def _train(cfg: Agent57Config, setup: AgentSetup, folder: AgentFolder) -> Path:
+def _train(cfg: Agent57Config, setup: AgentSetup, folder: AgentFolder, resumes: bool) -> Path:
     trainer = Agent57Trainer(setup, cfg.training, cfg.evaluation, folder)
     try:
         trainer.record = make_record(cfg, {}, {})
-        if cfg.common.resume:
+        if resumes:
             trainer.load()
         _log_start(trainer)
         with under("wandb", trackers="common.trackers"):
@@ -81,7 +82,7 @@ def _train(cfg: Agent57Config, setup: AgentSetup, folder: AgentFolder) -> Path:
         folder.write_infos(setup.infos())
         report = _make_report(cfg, setup, folder.path)
         report.facts.parameters = sum(p.numel() for p in trainer.networks.parameters() if p.requires_grad)
-        trainer.report = report.resumed() if cfg.common.resume else report
+        trainer.report = report.resumed() if resumes else report
     except BaseException:
         trainer.close()
         raise
@@ -156,6 +157,9 @@ def _make_report(cfg: Agent57Config, setup: AgentSetup, folder: Path) -> RunRepo
 
 def _log_start(trainer: Agent57Trainer) -> None:
     setup = trainer.setup
+    if trainer.epoch >= trainer.common.epochs:
+        logger.info("trained already: %s", trainer.folder.path)
+        return
     logger.info(
         "training an agent of %d policies (%.1f M parameters) on %s: epoch %d to %d, %d actors, %s, into %s",
         trainer.config.family.num_policies,

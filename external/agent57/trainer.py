@@ -9,6 +9,7 @@ import math
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,12 +29,13 @@ from external.agent57.replay import PlayedEpisode, SequenceReplay
 from external.agent57.setup import AgentSetup
 from external.agent57.testing import play_test
 from models.tensor_file import check_keys
-from training.agent_folder import AgentFolder
+from training.agent_folder import AgentFolder, check_epochs_left
 from training.coverage import Coverage, add_episode
 from training.episode_gif import save_gifs
 from training.rollout import seed_of
 from training.run_record import changes, resume_remedy
 from training.run_report import RunReport
+from training.stop import StopRequest
 from training.tracker import MetricsLogger
 
 logger = logging.getLogger(__name__)
@@ -71,6 +73,7 @@ class Agent57Trainer:
         self.report: RunReport | None = None
         self._testers: ActorGroup | None = None
         self._resumed_from: Path | None = None
+        self._saved_epoch = 0
         # Files of episodes that a power cut could still empty, and those that `last` and the one before it name.
         self._unsynced: list[Path] = []
         self._named: list[set[Path]] = [set(), set()]
@@ -78,21 +81,25 @@ class Agent57Trainer:
     # ---- the loop ---------------------------------------------------------------------------------------------------
 
     def run(self, tracker: MetricsLogger) -> None:
-        """Train up to `epochs`, logging, testing and saving regularly."""
+        """Train up to `epochs`, logging, testing and saving regularly.
+
+        SIGINT, SIGTERM, SIGUSR1 and SIGUSR2 let the epoch end, save and raise SystemExit.
+        """
+        stop = StopRequest(step=self.epoch, unit="epoch")
         bar = tqdm(total=self.common.epochs, initial=self.epoch, unit="epoch", desc=self.common.name)
-        try:
+        with stop, closing(tracker), closing(self), logging_redirect_tqdm(), bar:
             if not self.actors.episodes:
                 with under("collection"):
                     self.actors.start(self._rng(_PLAY, -1))
-            with logging_redirect_tqdm(), bar, ThreadPoolExecutor(1, "actors") as thread:
+            if self.epoch and self._is_due(self.testing.every) and not tracker.has(self.epoch, "test"):
+                # The run was stopped between its last epoch and the test of that.
+                self._test(tracker)
+            with ThreadPoolExecutor(1, "actors") as thread:
                 while self.epoch < self.common.epochs:
-                    bar.set_postfix_str(self._run_epoch(tracker, thread), refresh=False)
+                    bar.set_postfix_str(self._run_epoch(tracker, thread, stop), refresh=False)
                     bar.update()
-        finally:
-            tracker.close()
-            self.close()
 
-    def _run_epoch(self, tracker: MetricsLogger, thread: ThreadPoolExecutor) -> str:
+    def _run_epoch(self, tracker: MetricsLogger, thread: ThreadPoolExecutor, stop: StopRequest) -> str:
         began = time.perf_counter()
         self.actors.networks.load_state_dict(self.networks.state_dict())
         playing = thread.submit(self._play)
@@ -106,14 +113,26 @@ class Agent57Trainer:
         if learned:
             self._check_finite(learned)
             tracker.log(self.epoch, "train", learned)
-        if self._is_due(self.testing.every):
-            self._test(tracker)
         if self.common.keep_every > 0 and self.epoch % self.common.keep_every == 0:
             save_agent57(self.folder.checkpoint(f"{self.epoch:06d}"), self.networks, self._info_now())
+        # Before the test, too, which may take longer than there is time.
+        self._stop_if_asked(stop)
+        if self._is_due(self.testing.every):
+            self._test(tracker)
         if self._is_due(self.common.save_every):
             self.save()
+        self._stop_if_asked(stop)
         shown = f"{values['steps_per_second']:.0f} steps/s"
         return shown + (f", return {values['mean_return']:.3g}" if "mean_return" in values else "")
+
+    def _stop_if_asked(self, stop: StopRequest) -> None:
+        """Save and end the run where a signal asks for it; after its last epoch it ends in any case."""
+        if self.epoch < self.common.epochs and (number := stop.agreed(self.epoch)):
+            if self._saved_epoch != self.epoch:
+                self.save()
+            logger.info("stopped and saved at epoch %d: resume by adding %s", self.epoch, self.folder.resume_keys)
+            # As a shell expects; not 0, so that `a && b` stops here.
+            raise SystemExit(128 + number)
 
     def _is_due(self, every: int) -> bool:
         """Every `every` epochs (0: never), and at the end."""
@@ -227,6 +246,7 @@ class Agent57Trainer:
         self._resumed_from = None
         save_agent57(self.folder.last, self.networks, self._info_now(), state)
         self._forget_files()
+        self._saved_epoch = self.epoch
         if self.report is not None:
             self.report.write()
 
@@ -272,6 +292,9 @@ class Agent57Trainer:
         self.learner.load_state_dict(state["learner"], path)
         self.coverage = Coverage.from_state(state["coverage"])
         self.epoch, self.num_steps, self.best_return = state["epoch"], state["num_steps"], state["best_return"]
+        self._saved_epoch = self.epoch
+        with under("common"):
+            check_epochs_left(self.common, self.epoch, self.folder)
         try:
             with under("collection"):
                 lost = self.actors.load_state_dict(state["actors"])
