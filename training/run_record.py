@@ -11,8 +11,11 @@ from typing import Any
 from data_generation.data.errors import FieldError, UserError
 from models.tensor_file import digest
 
+# Of an agent's environments: a limit for those that hang, and what only `generate` reads.
+_UNREAD = tuple(f"collection.connector.generator_config.{name}" for name in ("step_seconds", "n_workers", "n_sessions"))
 # Where files are and what is only watched or kept: these say nothing about the run.
 IGNORED = (
+    *_UNREAD,
     *("train.resume_ckpt", "train.save_root_dpath", "train.dataset_root_dpath", "train.wandb_", "train.cache_"),
     *("train.trackers", "common.trackers"),
     *("train.n_data_workers", "train.keep_checkpoints", "eval", "device", "wandb"),
@@ -66,7 +69,8 @@ def overrides_to_repeat(config: Any, stored: Mapping[str, Any], prefixes: tuple[
 
     As they are typed into a shell; "" for none.
     """
-    own = {key: value for key, value in flattened(asdict(config)).items() if key.startswith(prefixes)}
+    values = flattened(asdict(config))
+    own = {key: value for key, value in values.items() if key.startswith(prefixes) and key not in _UNREAD}
     return shlex.join(f"{key}={_spelt(stored[key])}" for key, value in own.items() if stored.get(key, value) != value)
 
 
