@@ -142,6 +142,14 @@ def test_counts_are_of_all_episodes() -> None:
     assert rewards([7, 7, 8, 9], learn=True) == pytest.approx([0.5, 5**-0.5, 2**-0.5, 1])
 
 
+def test_steps_without_a_position_count_nothing_where_others_have_one() -> None:
+    reward = reward_of("counts")
+    frames, nothing = torch.zeros(3, 2, *FRAME_SHAPE, dtype=torch.uint8), torch.zeros(3, 1, dtype=torch.int64)
+    for positions, expected in (([None, 7, 7], [0, 1, 2**-0.5]), ([None] * 3, [0, 0, 0])):
+        inputs = make_inputs(frames, nothing, torch.zeros(3), positions=positions)
+        assert reward(inputs, learn=True).tolist() == pytest.approx(expected)
+
+
 # Mistakes
 
 

@@ -163,6 +163,7 @@ def top_entropy(logits: Tensor, top_fraction: float) -> Tensor:
 class CountReward(StepReward):
     """1/√N at the N-th visit to the position that a step has reached, over all episodes (counts).
 
+    A step without a position, as where a game shows something between two levels, gets nothing.
     Count-based exploration (Bellemare et al. 2016) that knows the state: what the other rewards are compared with.
     """
 
@@ -171,11 +172,14 @@ class CountReward(StepReward):
         self._visits: dict[int, int] = {}
 
     def __call__(self, inputs: RewardInputs, learn: bool) -> Tensor:
+        if not self._visits and all(position is None for position in inputs.positions):
+            problem = "the environment reports no position (x and y in its info)"
+            raise FieldError("type", "counts", problem, "choose a reward that needs none, such as e3b or rnd")
         rewards = []
         for position in inputs.positions:
             if position is None:
-                problem = "the environment reports no position (x and y in its info)"
-                raise FieldError("type", "counts", problem, "choose a reward that needs none, such as e3b or rnd")
+                rewards.append(0.0)
+                continue
             visits = self._visits.get(position, 0) + 1
             rewards.append(visits**-0.5)
             if learn:
