@@ -9,7 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from models.components.attention import attend, fused_attention
-from models.components.transfer import to_device
+from models.components.transfer import on_cpu, to_device
 from tests.test_imports import ROOT_DPATH, source_paths
 from tests.training_helpers import tiny_config, world_config
 from training.main import evaluate, train
@@ -91,3 +91,19 @@ def test_copies_wait_unless_their_memory_stays(device, calls):
 def test_copies_that_do_not_wait_are_made_in_one_place():
     found = {path for path in source_paths() if re.search(r"non_blocking=|pin_memory\(\)\.to", path.read_text())}
     assert found == {ROOT_DPATH / "models" / "components" / "transfer.py"}
+
+
+class Elsewhere(torch.Tensor):
+    """A tensor that is plain only once it was asked to come to the CPU."""
+
+    def cpu(self) -> torch.Tensor:
+        return self.as_subclass(torch.Tensor)
+
+
+def test_nested_states_come_to_the_cpu_whole() -> None:
+    """What processes exchange: of another one's GPU there is no memory here."""
+    tensor = torch.arange(3).as_subclass(Elsewhere)
+    found = on_cpu({"a": [tensor, {"b": (tensor, 1, "text", None)}], "plain": torch.ones(2)})
+    first, rest = found["a"]
+    assert {type(value) for value in (first, rest["b"][0], found["plain"])} == {torch.Tensor}
+    assert first.tolist() == rest["b"][0].tolist() == [0, 1, 2] and rest["b"][1:] == (1, "text", None)

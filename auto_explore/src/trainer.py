@@ -24,6 +24,7 @@ from auto_explore.src.reward import load_reward
 from auto_explore.src.run_context import RunContext
 from data_generation.data.errors import UNSET, FieldError, UserError, under
 from data_generation.data.files import sync
+from models.components.transfer import on_cpu
 from models.tensor_file import check_keys
 from training.agent_folder import AgentFolder, check_epochs_left
 from training.coverage import Coverage, add_episode
@@ -289,7 +290,8 @@ class AgentTrainer:
         for path in self._unsynced:
             sync(path)
         self._unsynced = []
-        states = self.context.gather(self._rank_state())
+        # Not as a GPU's tensors: each process would put those of all others on theirs.
+        states = self.context.gather(on_cpu(self._rank_state()))
         if self.context.fabric.is_global_zero:
             state = {
                 "epoch": self.epoch,

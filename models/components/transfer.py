@@ -1,4 +1,6 @@
-"""Moving tensors from the CPU's memory to a device."""
+"""Moving tensors from the CPU's memory to a device, and back."""
+
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,3 +16,12 @@ def to_device(tensor: Tensor, device: torch.device) -> Tensor:
     if device.type == "cuda" and tensor.device.type == "cpu":
         return tensor.pin_memory().to(device, non_blocking=True)
     return tensor.to(device)
+
+
+def on_cpu(value: Any) -> Any:
+    """Nested dictionaries, lists and tuples with their tensors on the CPU."""
+    if isinstance(value, Tensor):
+        return value.cpu()
+    if isinstance(value, dict):
+        return {name: on_cpu(item) for name, item in value.items()}
+    return type(value)(map(on_cpu, value)) if type(value) in (list, tuple) else value
