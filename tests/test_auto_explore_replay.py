@@ -95,11 +95,18 @@ def test_old_episodes_leave_the_replay_and_growing_ones_stay() -> None:
     replay.add(make_episode(2, session=3))
     replay.trim()
     assert [episode.meta.session for episode in replay.episodes] == [2, 3]
-    growing = Replay(capacity=1)
-    growing.add(make_episode(8))
-    growing.add(make_episode(8, session=1, is_over="terminated"))
-    growing.trim()
-    assert growing.num_steps == 16
+    # A long one that grows does not keep those after it.
+    replay = Replay(capacity=20)
+    replay.add(make_episode(8))
+    for session in range(1, 5):
+        replay.add(make_episode(6, session=session, is_over="terminated"))
+    replay.trim()
+    assert [episode.meta.session for episode in replay.episodes] == [0, 3, 4]
+    # One episode at least.
+    replay = Replay(capacity=1)
+    replay.add(make_episode(8, is_over="terminated"))
+    replay.trim()
+    assert replay.num_steps == 8
 
 
 def test_an_environment_folder_lists_the_episodes(tmp_path: Path) -> None:

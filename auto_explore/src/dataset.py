@@ -132,9 +132,12 @@ class Replay:
 
     def trim(self) -> None:
         """Drop the oldest complete episodes beyond the capacity; their files stay."""
-        total = self.num_steps
-        while len(self.episodes) > 1 and total > self.capacity and self.episodes[0].is_over:
-            total -= self.episodes.popleft().num_steps
+        excess = self.num_steps - self.capacity
+        for episode in [episode for episode in self.episodes if episode.is_over]:
+            if excess <= 0 or len(self.episodes) == 1:
+                break
+            self.remove(episode)
+            excess -= episode.num_steps
 
     @property
     def num_steps(self) -> int:
