@@ -11,7 +11,7 @@ import numpy as np
 from omegaconf import OmegaConf
 from tqdm import tqdm
 
-from auto_explore.config import AutoExploreConfig, EvaluationConfig, RewardConfig
+from auto_explore.config import AutoExploreConfig
 from auto_explore.src.agent import agent_of, read_agent
 from auto_explore.src.checks import check_train_config
 from auto_explore.src.evaluation import test_episodes
@@ -131,9 +131,7 @@ def evaluate(cfg: AutoExploreConfig) -> Path:
             logger.warning("the world model is not that of the run: %s", other_model)
         if other_reward := _other_reward(cfg, run):
             logger.warning("the reward is not measured as in the run: %s", other_reward)
-        # The page shows those that are there.
-        remove_gifs(folder.evaluations)
-        result, parts = _play_epochs(context, cfg.evaluation, folder, network.to(context.fabric.device))
+        result, parts = _play_epochs(cfg, context, folder, network.to(context.fabric.device))
         content = {"checkpoint": str(path), "epoch": info.epoch, "reward": cfg.collection.reward.type}
         content |= {"world_model": world_model, "other_world_model": other_model, "other_reward": other_reward}
         content |= {"games": context.games, "other_environments": others, **result}
@@ -208,23 +206,25 @@ def _remove_empty(folder: AgentFolder) -> None:
 
 
 def _play_epochs(
-    context: RunContext, evaluation: EvaluationConfig, folder: AgentFolder, network: ActorCritic
+    cfg: AutoExploreConfig, context: RunContext, folder: AgentFolder, network: ActorCritic
 ) -> tuple[dict[str, Any], list[Played]]:
     """The measures of every epoch and their means; what was played in each."""
-    test = context.collection.test
+    test = cfg.collection.test
     reward = context.make_reward(test.config.n_preds)
     collector = context.collector(test.num_envs, reward, folder.episodes, is_test=True)
     rows, parts = [], []
     try:
         for epoch in tqdm(range(context.common.epochs), unit="epoch", desc="evaluate"):
             # What a reward learns from a test's episodes is not for the next ones.
-            _load_reward_of_run(context.collection.reward, folder, reward)
+            _load_reward_of_run(cfg, folder, reward)
             with under("collection"):
                 tested = test_episodes(collector, network, test.config, context.common.seed + epoch, epoch)
             rows.append(tested.values)
             parts.append(tested.played)
-            shown = tested.episodes[: evaluation.n_gifs]
-            save_gifs(folder.evaluations, epoch, shown, context.connector)
+            if epoch == 0:
+                # The page shows those that are there.
+                remove_gifs(folder.evaluations)
+            save_gifs(folder.evaluations, epoch, tested.episodes[: cfg.evaluation.n_gifs], context.connector)
     finally:
         collector.close()
     names = sorted({name for row in rows for name in row})
@@ -232,14 +232,20 @@ def _play_epochs(
     return {"mean": means, "epochs": rows}, parts
 
 
-def _load_reward_of_run(config: RewardConfig, folder: AgentFolder, reward: Reward) -> None:
+def _load_reward_of_run(cfg: AutoExploreConfig, folder: AgentFolder, reward: Reward) -> None:
     """Give the reward what it has learned in the run, if it learns.
 
-    FieldError (of `collection`) if that is missing.
+    FieldError (of `collection`) if the run has learned another one, or if that is missing.
     """
-    if config.type in ("entropy", "none") and not config.normalize:
+    config, run = cfg.collection.reward, folder.settings()
+    others = overrides_to_repeat(cfg, run, ("collection.reward.type", "collection.reward.normalize"))
+    # What never changes needs nothing of the run, but for the random features that it has drawn.
+    if reward.is_fixed and (others or config.type != "cnn-mse"):
         return
     with under("collection.reward"):
+        if others:
+            problem = "the run was trained with another reward, and this one would know nothing"
+            raise FieldError("type", config.type, problem, f"repeat {others}, or set {{type}}=none {{normalize}}=false")
         if not (folder.last.exists() or folder.previous.exists()):
             problem = f"what it learned in the run is missing: there is no '{folder.last}'"
             raise FieldError("type", config.type, problem, "restore that file, or measure by {type}=none")

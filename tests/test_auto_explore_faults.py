@@ -233,6 +233,25 @@ def test_evaluation_says_that_the_reward_is_measured_in_another_way(trained: Pat
     assert json.loads(evaluate(cfg).read_text())["other_reward"] == ""
 
 
+def test_evaluation_by_a_reward_that_the_run_has_not_learned_names_what_to_repeat(
+    trained: Path, tmp_path: Path
+) -> None:
+    root = copy_of(trained, tmp_path)
+    save_world_model(root / "models")
+    for changes, overrides in (
+        ({"type": "e3b"}, "collection.reward.type=rnd"),
+        ({"normalize": True}, "collection.reward.normalize=false"),
+        ({"type": "none", "normalize": True}, "collection.reward.type=rnd collection.reward.normalize=false"),
+    ):
+        cfg = quick_config(root, "rnd", epochs=1)
+        vars(cfg.collection.reward).update(changes)
+        remedy = rf"repeat {overrides}, or set collection\.reward\.type=none collection\.reward\.normalize=false$"
+        with pytest.raises(FieldError, match=rf"^collection\.reward\.type=.*: the run was trained with.*; {remedy}"):
+            evaluate(cfg)
+    # Fixed random features need none.
+    assert json.loads(evaluate(quick_config(root, "cnn-mse", epochs=1)).read_text())["reward"] == "cnn-mse"
+
+
 def test_an_evaluation_of_the_usual_length_is_no_other_environment(trained: Path, tmp_path: Path) -> None:
     cfg = quick_config(copy_of(trained, tmp_path), "rnd", epochs=1)
     cfg.collection.connector.generator_config.n_steps_max = 3

@@ -236,4 +236,5 @@ def load_reward(reward: Reward, state: dict[str, Any], config: RewardConfig, pat
         reward.load_state_dict(state, path)
     except (AttributeError, LookupError, RuntimeError, TypeError, ValueError, OverflowError) as error:
         problem = f"the run was trained with another reward, or '{path}' is damaged: its networks do not fit"
-        raise FieldError("type", config.type, problem) from error
+        remedy = "restore the file, or repeat the settings of the run's reward"
+        raise FieldError("type", config.type, problem, remedy) from error

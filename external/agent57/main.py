@@ -112,8 +112,6 @@ def evaluate(cfg: Agent57Config) -> Path:
     with locked(folder.evaluations, "wait for that evaluation or stop it"):
         if others := other_environments(cfg, run, folder.other_files(setup.infos())):
             logger.warning("the environments are not those of the run: %s", others)
-        # The page shows those that are there.
-        remove_gifs(folder.evaluations)
         actors = setup.actors(networks, config, folder.episodes, is_test=True)
         try:
             result, parts = _play_epochs(cfg, setup, actors, folder, info)
@@ -140,6 +138,9 @@ def _play_epochs(
             tested = play_test(actors, cfg.collection.test.num_episodes, cfg.common.seed + epoch, epoch)
         rows.append(tested.values)
         parts.append(tested.played)
+        if epoch == 0:
+            # The page shows those that are there.
+            remove_gifs(folder.evaluations)
         save_gifs(folder.evaluations, epoch, tested.episodes[: cfg.evaluation.n_gifs], setup.connector)
     names = sorted({name for row in rows for name in row})
     means = {name: float(np.mean([row[name] for row in rows if name in row])) for name in names}
