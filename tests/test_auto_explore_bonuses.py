@@ -171,6 +171,20 @@ def test_an_environment_without_positions_is_one_line_that_helps() -> None:
     )
 
 
+@pytest.mark.parametrize(("kind", "n_preds", "num_steps"), [("rnd", 3, 4), ("entropy", 6, 6), ("disagreement", 1, 4)])
+def test_episodes_too_short_for_a_reward_are_refused(kind: str, n_preds: int, num_steps: int) -> None:
+    cfg = quick_config(Path("nowhere"), kind)
+    cfg.collection.train.config.n_preds = n_preds
+    cfg.collection.connector.generator_config.n_steps_max = num_steps + 1
+    check_train_config(cfg)
+    cfg.collection.connector.generator_config.n_steps_max = num_steps
+    line = rf"n_steps_max={num_steps}: with collection\.reward\.type={kind} the first {num_steps} steps"
+    with pytest.raises(FieldError, match=rf"^collection\.connector\.generator_config\.{line}"):
+        check_train_config(cfg)
+    cfg.collection.reward.type = "e3b"
+    check_train_config(cfg)
+
+
 @pytest.mark.parametrize(
     ("memory", "num_steps", "line"),
     [

@@ -250,6 +250,15 @@ def test_every_step_has_its_reward_and_the_first_four_have_none(played) -> None:
     assert len(seen) == sum(value > 0 for value in everything)
 
 
+def test_play_in_which_nothing_has_a_reward_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    with collector_of(1, CountingReward(), n_steps_max=4) as collector:
+        collector.start(network_of())
+        for seed in range(2):
+            assert play(collector, network_of(), 10, seed).reward_mean == 0
+    (warning,) = (record.message for record in caplog.records if "has a reward" in record.message)
+    assert "first 4 steps" in warning
+
+
 def test_levels_and_sessions_follow_the_schedule(played) -> None:
     sessions = [episode.meta.session for episode in [*played[1], *played[2]]]
     assert len(set(sessions)) == len(sessions)

@@ -1,6 +1,7 @@
 """Checks of values that must fit together, before anything is loaded."""
 
 from auto_explore.config import AutoExploreConfig, CollectionConfig, TrainPlayConfig
+from auto_explore.src.reward import NUM_UNREWARDED, WORLD_MODEL_REWARDS
 from data_generation.data.errors import FieldError, under
 
 
@@ -20,8 +21,16 @@ def _check_train_play(config: TrainPlayConfig) -> None:
 
 
 def _check_reward(config: CollectionConfig) -> None:
-    if config.reward.type != "ngu":
-        return
+    kind, num_steps = config.reward.type, config.connector.generator_config.n_steps_max
+    unrewarded = max(NUM_UNREWARDED, config.train.config.n_preds)
+    if kind in (*WORLD_MODEL_REWARDS, "rnd") and num_steps <= unrewarded:
+        problem = f"with {{reward.type}}={kind} the first {unrewarded} steps of an episode have no reward: all are 0"
+        raise FieldError("connector.generator_config.n_steps_max", num_steps, problem, "raise it")
+    if kind == "ngu":
+        _check_neighbours(config)
+
+
+def _check_neighbours(config: CollectionConfig) -> None:
     ngu, num_steps = config.reward.ngu, config.connector.generator_config.n_steps_max
     for name, value, most in (
         ("reward.ngu.memory", ngu.memory, ngu.memory),

@@ -1,5 +1,6 @@
 """Playing: many environments at once, with rewards computed while the emulators step."""
 
+import logging
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -22,6 +23,8 @@ from data_generation.generator.vector import EpisodeProgress, LevelVectorEnv
 from models.components.transfer import to_device
 from training.coverage import position_of
 from training.throughput import OperationMeter
+
+logger = logging.getLogger(__name__)
 
 
 class OtherEpisodes(UserError):
@@ -126,6 +129,8 @@ class RewardThread:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="reward")
         self.seconds = 0.0
         self.meter = OperationMeter()
+        # Of an episode, at its start.
+        self.num_unrewarded = reward.num_unrewarded
 
     def add(self, environment: int, episode: AgentEpisode, batch_size: int) -> None:
         """Compute the reward of the episode's last step, with those of other steps, unless it gets none.
@@ -133,7 +138,7 @@ class RewardThread:
         `environment`: the number of the one that plays the episode.
         """
         t, size = episode.num_steps - 1, self._reward.num_frames
-        if t < self._reward.num_unrewarded:
+        if t < self.num_unrewarded:
             return
         pending = self._pending
         pending.steps.append((episode, t))
@@ -191,6 +196,7 @@ class Collector:
         self.episodes: list[AgentEpisode] = []
         self._frames: np.ndarray = np.zeros(0, np.uint8)
         self._state: State | None = None
+        self._is_warned = False
 
     # ---- state ------------------------------------------------------------------------------------------------------
 
@@ -285,9 +291,19 @@ class Collector:
         collected.clock.total = time.perf_counter() - began
         collected.clock.reward = self._rewards.seconds - seconds_before
         collected.operations = self._meter.take() + self._rewards.meter.take()
+        self._warn_if_unrewarded(collected)
         if played:
             collected.reward_mean = float(np.mean([episode.rewards[t] for episode, t in played]))
         return collected
+
+    def _warn_if_unrewarded(self, collected: Collected) -> None:
+        """Say once that all that was played of some episodes is too short for a reward."""
+        longest = max(episode.num_steps for episode in [*collected.finished, *self.episodes])
+        if self._is_warned or not collected.finished or longest > self._rewards.num_unrewarded:
+            return
+        self._is_warned = True
+        first = f"an episode's first {self._rewards.num_unrewarded} steps have none, and no episode is longer"
+        logger.warning("nothing that was played has a reward: %s; choose another reward, such as e3b or none", first)
 
     def _act(
         self, network: ActorCritic, sampling: ActionSampling, uniform: torch.Generator
