@@ -176,7 +176,7 @@ def test_control_holds_one_action_and_names_its_folder(root, tmp_path, monkeypat
 
 
 def test_held_actions_have_no_distances_to_recorded_frames(root, tmp_path, monkeypatch):
-    monkeypatch.setattr("training.evaluation.load_lite0", lambda device: pytest.fail("features of held actions"))
+    monkeypatch.setattr("training.evaluation.load_lite0", lambda *_: pytest.fail("features of held actions"))
     notes = results(evaluate(config(root, tmp_path, action_to_take=1, eval_lite0=True)))["notes"]
     assert "no lite0_frechet, lite0_kernel: held actions have no recorded frames to compare with" in notes
 

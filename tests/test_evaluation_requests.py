@@ -6,8 +6,8 @@ import pytest
 
 from data_generation.data.errors import UserError
 from tests.test_evaluation import config, results
-from tests.training_helpers import write_dataset
-from training.main import evaluate
+from tests.training_helpers import rows, save_fresh, tiny_config, write_dataset
+from training.main import evaluate, train
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +51,23 @@ def test_what_is_asked_for_and_not_measured_is_named(root, tmp_path, model, reas
 def test_a_position_without_streamed_frames_is_named(root, tmp_path):
     notes = results(evaluate(config(root, tmp_path, position=["x", "y"])))["notes"]
     assert "no position of the character: it is measured along eval.drift_frames, which is 0" in notes
+
+
+def test_grey_frames_have_no_distances_of_features_of_images_and_lines_that_say_so(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr("training.fid._cached_weights", lambda: pytest.fail("looks for weights"))
+    monkeypatch.setattr("training.fid._download", lambda: pytest.fail("downloads weights"))
+    cfg = tiny_config(write_dataset(tmp_path, channels=1))
+    cfg.tokenizer.channels = 1
+    cfg.eval = replace(cfg.eval, fid_weights=None, eval_lite0=True)
+    cfg.eval.model_fpath = str(save_fresh(tmp_path / "run" / "model-7.pt", cfg))
+    found = results(evaluate(cfg))
+    reason = "for frames of 3 channels, these have 1"
+    assert {f"no FID: it is {reason}", f"no lite0 distances: they are {reason}"} <= set(found["notes"])
+    cfg.train = replace(cfg.train, num_train_steps=1, validate_every=1, fid_num_samples=2)
+    with caplog.at_level("INFO", "training.validation"):
+        train(cfg)
+    assert caplog.messages[0] == f"no FID: it is {reason}"
+    assert rows(cfg, "validation")[0]["psnr"] > 0
 
 
 @pytest.mark.parametrize("key", ["eval.model_fpath", "model_fpath", "tokenizer_fpath"])

@@ -126,7 +126,7 @@ def test_frechet_distance_is_that_of_two_gaussians():
 
 
 def test_lite0_distances_grow_with_blur_and_with_noise():
-    network, reason = load_lite0(torch.device("cpu"))
+    network, reason = load_lite0(3, torch.device("cpu"))
     if network is None:
         pytest.skip(reason)
     generator = torch.Generator().manual_seed(0)

@@ -162,7 +162,7 @@ def test_a_file_of_another_network_is_refused(tmp_path, inception):
     with pytest.raises(ValueError, match=r"Mixed_7c\.branch1x1"):
         load_inception(tmp_path / "weights.pth")
     with pytest.raises(FileNotFoundError, match=r"fid_weights="):
-        make_fid(str(tmp_path / "none.pth"), make_runtime("cpu", "fp32"))
+        make_fid(str(tmp_path / "none.pth"), 3, make_runtime("cpu", "fp32"))
 
 
 def test_resize_takes_pixel_i_at_source_i_times_ratio():
@@ -194,7 +194,7 @@ def test_fid_of_a_set_with_itself_is_zero_and_does_not_depend_on_batches():
 def test_without_weights_there_is_no_fid_but_a_line_that_says_how(monkeypatch, tmp_path):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setattr("training.fid.WEIGHTS_URL", (tmp_path / "offline").as_uri())
-    fid, reason = make_fid(None, make_runtime("cpu", "fp32"))
+    fid, reason = make_fid(None, 3, make_runtime("cpu", "fp32"))
     assert fid is None
     assert "eval.fid_weights" in reason
     assert "\n" not in reason
@@ -205,7 +205,7 @@ def test_a_damaged_download_is_not_used(monkeypatch, tmp_path):
     (tmp_path / "source").write_bytes(b"not the weights")
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "hub"))
     monkeypatch.setattr("training.fid.WEIGHTS_URL", (tmp_path / "source").as_uri())
-    assert make_fid(None, make_runtime("cpu", "fp32"))[0] is None
+    assert make_fid(None, 3, make_runtime("cpu", "fp32"))[0] is None
     assert not list((tmp_path / "hub").rglob("*.pth*"))
 
 

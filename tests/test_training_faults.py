@@ -221,7 +221,7 @@ def test_without_a_usable_home_there_is_no_fid_and_one_line(tmp_path, monkeypatc
     monkeypatch.setenv("HOME", str(tmp_path / home / "inner") if home == "file" else "/proc/nobody")
     for name in ("TORCH_HOME", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
-    fid, reason = make_fid(None, make_runtime("cpu", "fp32"))
+    fid, reason = make_fid(None, 3, make_runtime("cpu", "fp32"))
     assert fid is None
     assert "no FID" in reason
 

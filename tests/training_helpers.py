@@ -21,36 +21,43 @@ SIZES = {"dim": 16, "num_blocks": 1, "heads": 2, "dim_head": 8}
 
 
 def write_dataset(
-    root: Path, sessions: int = 10, num_actions: int = 23, seed: int = 0, size: int = SIZE, reports_place: bool = False
+    root: Path,
+    sessions: int = 10,
+    num_actions: int = 23,
+    seed: int = 0,
+    size: int = SIZE,
+    reports_place: bool = False,
+    channels: int = 3,
 ) -> Path:
     """A bright square on a dim background that the actions move sideways; one environment.
 
     `reports_place`: with each step the game reports the square's left edge as `x` and its upper one as `y`.
     """
     env_dpath = root / DATASET / "toy_square_v0.0.0"
-    DatasetInfo("toy_square", "square", ACTIONS, (3, size, size)).save(env_dpath)
+    DatasetInfo("toy_square", "square", ACTIONS, (channels, size, size)).save(env_dpath)
     for session in range(sessions):
         rng = np.random.default_rng([seed, session])
         meta = EpisodeMeta(
             seed=session, instance=0, session=session, policy="random", policy_parameters={}, game="square", versions={}
         )
         place = int(rng.integers(size))
-        with EpisodeWriter(episode_path(env_dpath, 0, session), meta, (3, size, size)) as writer:
-            writer.start(_frame(place, session, size))
+        with EpisodeWriter(episode_path(env_dpath, 0, session), meta, (channels, size, size)) as writer:
+            writer.start(_frame(place, session, size, channels))
             for step in range(num_actions):
                 action = int(rng.integers(len(ACTIONS)))
                 place += (2, -2, 0)[action]
                 numbers = {"x": place % size, "y": 4} if reports_place else {}
-                writer.step(action, 0.0, False, step == num_actions - 1, numbers, _frame(place, session, size))
+                frame = _frame(place, session, size, channels)
+                writer.step(action, 0.0, False, step == num_actions - 1, numbers, frame)
             writer.commit()
     return root
 
 
-def _frame(place: int, session: int, size: int) -> np.ndarray:
+def _frame(place: int, session: int, size: int, channels: int) -> np.ndarray:
     frame = np.full((3, size, size), 40 + 10 * (session % 5), np.uint8)
     columns = (np.arange(4) + place) % size
     frame[0, 4:9, columns], frame[1, 4:9, columns] = 230, 180
-    return frame
+    return frame[:channels]
 
 
 def tiny_config(root: Path, model: str = "tokenizer") -> GenieReduxConfig:

