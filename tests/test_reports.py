@@ -284,3 +284,30 @@ def test_operations_are_counted_once_and_change_nothing():
     with unwanted.once():
         loss()
     assert unwanted.total is None
+
+
+def test_products_with_a_backward_pass_of_their_own_count_as_others_do():
+    class Product(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x, y):
+            ctx.save_for_backward(x, y)
+            return (x * 1) @ (y * 1)
+
+        @staticmethod
+        def backward(ctx, *gradients):
+            x, y = ctx.saved_tensors
+            return gradients[0] @ y.t(), x.t() @ gradients[0]
+
+    def loss(product) -> None:
+        hidden = product(x * 2, layer.weight)
+        with torch.no_grad():
+            product(x * 2, layer.weight)
+        product(hidden * 2, layer.weight)
+
+    x, layer = torch.randn(4, 8), nn.Linear(8, 8)
+    own, plain = OperationCounter(), OperationCounter()
+    with own.once():
+        loss(Product.apply)
+    with plain.once():
+        loss(torch.matmul)
+    assert own.total == plain.total == 2 * 4 * 8 * 8 * (3 + 1 + 3)

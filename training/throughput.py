@@ -104,9 +104,13 @@ class _Counting(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.total = 0
+        self._has_gradients = torch.is_grad_enabled()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        # Within the forward pass of an autograd.Function both modes are off, whether it has a backward pass or not.
+        if torch._C._is_fwd_grad_enabled():
+            self._has_gradients = torch.is_grad_enabled()
         result = func(*args, **kwargs)
         packet = func._overloadpacket
         if packet in _FUSED_ATTENTION:
@@ -115,7 +119,7 @@ class _Counting(TorchDispatchMode):
             count = flop_registry[packet](*args, **kwargs, out_val=result)
         else:
             return result
-        self.total += count * (_WITH_GRADIENTS if torch.is_grad_enabled() else 1)
+        self.total += count * (_WITH_GRADIENTS if self._has_gradients else 1)
         return result
 
 
