@@ -78,7 +78,10 @@ _TRAIN = Command(
     ),
     unread=("eval", "super_resolution", "super_resolution_fpath"),
     # Validation samples and measures as an evaluation does.
-    also_read=("eval.num_first_frames", "eval.inference_steps", "eval.fid_weights"),
+    also_read=(
+        *("eval.num_first_frames", "eval.inference_method", "eval.inference_steps", "eval.dream_length"),
+        "eval.fid_weights",
+    ),
     num_processes_key="train.num_processes",
     name_key="train.wandb_name",
 )

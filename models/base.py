@@ -55,7 +55,7 @@ class Model(nn.Module, ABC):
 
     # Whether it continues prime frames under actions (a world model); otherwise it reconstructs clips.
     is_world_model: ClassVar[bool] = False
-    # How a world model can sample (`SampleSettings.method`); validation takes the first.
+    # How a world model can sample (`SampleSettings.method`); validation takes the first if it cannot do what is asked.
     sample_methods: ClassVar[tuple[str, ...]] = ()
     # Parts, by attribute, that were trained before and stay as they are. Each is saved in its own file, `<name>.pt`.
     frozen_parts: ClassVar[tuple[str, ...]] = ()

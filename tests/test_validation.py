@@ -1,12 +1,16 @@
 """Validation during training: it measures the whole set and changes nothing."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from data_generation.data.errors import FieldError
+from models.causal import CausalWorldModel
 from models.checkpoint import load_model
+from models.genie_redux import GenieRedux
 from tests.training_helpers import (
     assert_equal,
     renamed,
@@ -46,6 +50,33 @@ def test_validation_measures_draws_and_changes_nothing(root, model):
     samples = run_dpath(cfg) / "samples"
     assert sorted(p.name for p in samples.iterdir()) == ["step-3.gif", "step-3.png", "step-4.gif", "step-4.png"]
     assert Image.open(samples / "step-4.gif").n_frames == {"tokenizer": 5, "lam": 5}.get(model, 4)
+
+
+@pytest.mark.parametrize(
+    ("model", "method", "dream_length", "said"),
+    [
+        ("genie_redux_guided", "one_go", 2, "one_go, 2 frames after 2, in 3 rounds"),
+        ("genie_redux_guided", "autoregressive", 1, "autoregressive, 2 frames after 2, 1 at a time"),
+        ("genie_redux", "autoregressive", 2, "autoregressive, 2 frames after 2, 2 at a time, in 3 rounds"),
+        ("causal_guided", "one_go", 2, "autoregressive, 2 frames after 2, 1 at a time"),
+    ],
+)
+def test_validation_samples_as_an_evaluation_does_and_the_page_says_how(
+    root, monkeypatch, model, method, dream_length, said
+):
+    cfg = renamed(world_config(root, model), f"{model}-{method}-{dream_length}", validate_every=1, num_train_steps=1)
+    cfg.eval = replace(cfg.eval, inference_method=method, dream_length=dream_length)
+    settings = []
+    for kind in (GenieRedux, CausalWorldModel):
+        original = kind.sample
+        monkeypatch.setattr(
+            kind, "sample", lambda *args, original=original: settings.append(args[4]) or original(*args)
+        )
+    train(cfg)
+    assert settings
+    expected = "autoregressive" if model == "causal_guided" else method
+    assert {(each.method, each.dream_length) for each in settings} == {(expected, dream_length)}
+    assert said in (run_dpath(cfg) / "report.html").read_text()
 
 
 def test_validation_loss_is_the_mean_of_the_whole_set_not_the_last_batch(root):

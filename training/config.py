@@ -114,6 +114,7 @@ class EvalConfig:
     model_fpath: ModelPath | None = None
     # World models: -1 = replicate the recorded actions, k = take action k in every step.
     action_to_take: Annotated[int, Range(-1, 65_535)] = -1
+    # This and `dream_length`: of validation in training too, where a model that cannot do it does what it can.
     inference_method: Annotated[str, OneOf("one_go", "autoregressive")] = SampleSettings.method
     # MaskGIT rounds, of validation in training too; no effect where one frame is predicted at a time.
     inference_steps: Count = SampleSettings.inference_steps
@@ -214,7 +215,9 @@ class ValidationConfig:
 
     train: TrainConfig
     num_first_frames: int
+    inference_method: str
     inference_steps: int
+    dream_length: int
     fid_weights: str | None
     seed: int
 

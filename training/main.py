@@ -41,7 +41,7 @@ from training.run_report import RunFacts, RunReport, make_facts
 from training.runtime import Runtime, make_runtime
 from training.tracker import MetricsLogger, TrackerSettings, WandbSettings
 from training.trainer import Trainer
-from training.validation import Validator, check_validation
+from training.validation import Validator, check_validation, sampling_of
 
 logger = logging.getLogger(__name__)
 
@@ -169,8 +169,8 @@ def evaluation_setup(cfg: GenieReduxConfig) -> EvaluationSetup:
 
 def validation_config(cfg: GenieReduxConfig) -> ValidationConfig:
     """Validation samples and measures as `eval` says."""
-    sampling = (cfg.eval.num_first_frames, cfg.eval.inference_steps, cfg.eval.fid_weights)
-    return ValidationConfig(cfg.train, *sampling, seed=cfg.seed)
+    names = ("num_first_frames", "inference_method", "inference_steps", "dream_length", "fid_weights")
+    return ValidationConfig(cfg.train, seed=cfg.seed, **{name: getattr(cfg.eval, name) for name in names})
 
 
 def _tracker_settings(train: TrainConfig) -> TrackerSettings:
@@ -281,6 +281,7 @@ def _facts(cfg: GenieReduxConfig, trainer: Trainer) -> RunFacts:
     facts = make_facts(cfg, trainer.runtime.device, trainer.runtime.num_processes)
     facts.parameters = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
     facts.first_step = trainer.step
+    facts.validation = sampling_of(validation_config(cfg), trainer.model) if trainer.validator else None
     return facts
 
 

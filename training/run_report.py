@@ -39,6 +39,7 @@ class RunFacts:
     # Earlier starts of a resumed run: `started`, `commit`, `overrides`.
     earlier: list[dict[str, Any]] = field(default_factory=list)
     parameters: int | None = None  # that are trained
+    validation: str | None = None  # how validation samples a world model
     first_step: int | None = None  # the training steps before the last start
     operations_per_step: float | None = None  # floating-point operations of one process, since the last start
     matmul_rate: float | None = None  # of one process, operations per second

@@ -133,10 +133,27 @@ class Validator:
 
 
 def validation_rollout(config: ValidationConfig, model: Model) -> Rollout:
-    """What world models sample in validation: in one go, if they can, within `train.num_frames` frames."""
-    method = next(iter(model.sample_methods), SampleSettings.method)
+    """What world models sample in validation: as an evaluation does, if they can, within `train.num_frames` frames."""
+    method = config.inference_method
+    if method not in model.sample_methods:
+        method = next(iter(model.sample_methods), method)
     num_frames = min(config.train.sample_num_frames, config.train.num_frames - config.num_first_frames)
-    return Rollout(config.num_first_frames, num_frames, SampleSettings(method, config.inference_steps))
+    settings = SampleSettings(method, config.inference_steps, config.dream_length)
+    return Rollout(config.num_first_frames, num_frames, settings)
+
+
+def sampling_of(config: ValidationConfig, model: Model) -> str | None:
+    """How validation samples a world model, in words; None for other models."""
+    rollout = validation_rollout(config, model)
+    if not model.is_world_model:
+        return None
+    prime, settings = f"{rollout.num_frames} frames after {rollout.num_prime}", rollout.settings
+    if settings.method == "one_go":
+        return f"one_go, {prime}, in {settings.inference_steps} rounds"
+    # A model with this method alone has no dream length.
+    length = settings.dream_length if len(model.sample_methods) > 1 else 1
+    rounds = f", in {settings.inference_steps} rounds" if length > 1 else ""
+    return f"autoregressive, {prime}, {length} at a time{rounds}"
 
 
 def check_validation(config: ValidationConfig, model: Model) -> None:

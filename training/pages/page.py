@@ -80,7 +80,7 @@ def _command_of(facts: Mapping[str, Any]) -> str:
 
 def _facts(view: RunView) -> Iterator[tuple[str, str]]:
     facts = view.facts
-    for name in ("preset", "started", "model", "checkpoint", "step", "epoch", "dataset", "split", "mode"):
+    for name in ("preset", "started", "model", "checkpoint", "step", "epoch", "dataset", "split", "mode", "validation"):
         if facts.get(name) not in (None, ""):
             yield name, as_text(facts[name])
     earlier = facts.get("earlier")
