@@ -11,7 +11,7 @@ from torch import Tensor
 from data_generation.data.errors import FieldError, under
 from models import streaming
 from models.base import Output
-from models.components.history import corrupt, history_mask, loss_weights
+from models.components.history import corrupt, history_mask, loss_weights, target_shares
 from models.components.maskgit import DecodeSettings, Generators, iterative_decode, token_distance
 from models.components.processes import BatchShare
 from models.components.st_transformer import Cache
@@ -123,7 +123,8 @@ class GenieRedux(WorldModel):
             inputs, surplus = self._continued(inputs, actions, generator, share)
             surplus = None if surplus is None else surplus.masked_fill(mask.unsqueeze(-1), 0)
         logits = self.dynamics(inputs, mask, actions, self.token_input(inputs), surplus)
-        token_loss, token_logs = self.token_loss(logits, targets, weights)
+        shares = target_shares(mask, config.history, share)
+        token_loss, token_logs = self.token_loss(logits, targets, weights, shares)
         loss = token_loss + extra
         if config.decoder_loss_weight > 0:
             assert video is not None
@@ -180,14 +181,19 @@ class GenieRedux(WorldModel):
             return torch.cat(history, dim=1), None
         return torch.cat(history, dim=1), torch.cat([torch.zeros_like(found[0]), *found], dim=1)
 
-    def token_loss(self, logits: Tensor, targets: Tensor, weight: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Loss of logits (B, T, h, w, V) against targets (B, T, h, w), weighted (B, T, h, w), and its logs."""
+    def token_loss(
+        self, logits: Tensor, targets: Tensor, weight: Tensor, shares: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Loss of logits (B, T, h, w, V) against targets (B, T, h, w), weighted (B, T, h, w), and its logs.
+
+        `shares` (B, T, h, w): the weights of the logged accuracy.
+        """
         config = self.dynamics.config
         logits = logits.float()  # argmax takes several times as long in bf16
         entropy = F.cross_entropy(logits.flatten(0, -2), targets.flatten(), reduction="none")
         loss = cross_entropy = (entropy * weight.flatten()).sum()
         correct = (logits.argmax(dim=-1) == targets).float()
-        logs = {"cross_entropy": cross_entropy.detach(), "token_accuracy": (correct * weight).sum()}
+        logs = {"cross_entropy": cross_entropy.detach(), "token_accuracy": (correct * shares).sum()}
         if config.loss == "tdce":
             distance = (token_distance(logits, targets, self.tokenizer.quantizer.directions) * weight).sum()
             loss = loss + config.tdce_weight * distance

@@ -117,6 +117,25 @@ def test_a_batch_without_a_masked_token_does_not_count_in_training_and_validatio
             assert 0 < len(known) < len(found) and row[name] == pytest.approx(sum(known) / len(known))
 
 
+@pytest.mark.parametrize("loss_at", ["masked", "all"])
+def test_the_accuracy_that_is_logged_counts_every_token_once(monkeypatch, loss_at) -> None:
+    config = tiny_config()
+    config.dynamics.history = HistoryConfig(prefix=0.5, loss_at=loss_at, changed_weight=4)
+    model = build_model(config)
+    real, expected = model.token_loss, []
+
+    def token_loss(logits, targets, weight, *others):
+        # Wrong are the tokens that change alone.
+        is_changed = weight == weight.max()
+        expected.append(1 - is_changed.sum().item() / (weight > 0).sum().item())
+        ids = torch.where(is_changed, (targets + 1) % logits.shape[-1], targets)
+        return real(torch.nn.functional.one_hot(ids, logits.shape[-1]).float(), targets, weight, *others)
+
+    monkeypatch.setattr(model, "token_loss", token_loss)
+    accuracy = model(random_video(), random_actions(), seeded()).logs["token_accuracy"].item()
+    assert 0 < accuracy < 1 and accuracy == pytest.approx(expected[0])
+
+
 def test_an_interval_without_any_target_has_no_loss(root, monkeypatch) -> None:
     cfg = world_config(root)
     monkeypatch.setattr("models.genie_redux.history_mask", lambda shape, *_: torch.zeros(shape, dtype=torch.bool))

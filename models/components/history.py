@@ -89,8 +89,21 @@ def loss_weights(
 
     Masked places count, or all (`loss_at`); tokens that differ from the frame before count `changed_weight` times.
     """
-    weights = mask.float() if config.loss_at == "masked" else torch.ones_like(mask, dtype=torch.float32)
+    weights = _targets(mask, config)
     if config.changed_weight != 1:
         weights = torch.where(inputs == targets, weights, weights * config.changed_weight)
+    return _shares(weights, share)
+
+
+def target_shares(mask: Tensor, config: HistoryConfig, share: BatchShare | None = None) -> Tensor:
+    """As `loss_weights`, with every token that counts alike."""
+    return _shares(_targets(mask, config), share)
+
+
+def _targets(mask: Tensor, config: HistoryConfig) -> Tensor:
+    return mask.float() if config.loss_at == "masked" else torch.ones_like(mask, dtype=torch.float32)
+
+
+def _shares(weights: Tensor, share: BatchShare | None) -> Tensor:
     total = weights.sum()
     return weights / (total if share is None else share.mean(total)).clamp_min(1)
