@@ -14,8 +14,8 @@ from torch.utils.flop_counter import FlopCounterMode
 import run
 from data_generation.data.invocation import Invocation, invocation_of, note_invocation
 from tests.launcher_helpers import error_line
-from tests.training_helpers import tiny_config
-from training import run_report
+from tests.training_helpers import save_fresh, tiny_config
+from training import evaluation, run_report
 from training.main import evaluate, train
 from training.pages import page as pages
 from training.pages.curves import MAX_POINTS, thinned
@@ -106,6 +106,36 @@ def test_training_and_evaluation_leave_a_page_with_what_they_were(root):
     assert {"strips.png", "psnr_per_frame.png", "clip-000.gif"} <= set(elements.images())
     for text in ("psnr", "frames/s", "FLOP utilisation", "peak memory"):
         assert text in elements.text
+
+
+def test_the_throughput_of_an_evaluation_is_of_the_time_in_which_clips_are_measured(root, tmp_path, monkeypatch):
+    class Clock:
+        now = 0.0
+
+        def monotonic(self) -> float:
+            return self.now
+
+    clock = Clock()
+
+    def taking(seconds, function):
+        def call(*args):
+            clock.now += seconds
+            return function(*args)
+
+        return call
+
+    monkeypatch.setattr(evaluation, "time", clock)
+    kind = evaluation.ReconstructionEvaluation
+    for name, seconds in {"prepare": 1000, "measure": 2, "measure_other_clips": 1000, "_make_fid": 1000}.items():
+        monkeypatch.setattr(kind, name, taking(seconds, getattr(kind, name)))
+    monkeypatch.setattr(evaluation, "keep_frames", taking(1000, evaluation.keep_frames))
+    cfg = tiny_config(root)
+    cfg.eval.model_fpath = str(save_fresh(tmp_path / "model-7.pt", cfg))
+    folder = evaluate(cfg)
+    content, view = json.loads((folder / "metrics.json").read_text()), read_run(folder)
+    # Five clips of six frames, in batches of two.
+    assert content["seconds"] == 6006 and view.frames_per_second == 5 * 6 / 6
+    assert view.operations_per_second == content["operations_per_second"] > 0
 
 
 def test_the_command_line_travels_with_the_configuration(entries):

@@ -79,7 +79,7 @@ class Evaluation(ABC):
         self._shown = {int(i) for i in self.clips[_spread(len(self.clips), self.config.n_gifs)]}
         # Long rollouts to show, by the names of training.images.
         self.films: dict[str, np.ndarray] = {}
-        self._meter, self._operations_per_second = OperationMeter(), 0.0
+        self._meter, self._measuring_seconds = OperationMeter(), 0.0
 
     @abstractmethod
     def measure(self, clips: Clips, table: SampleTable) -> Prediction:
@@ -120,7 +120,8 @@ class Evaluation(ABC):
             extra=scores | distance,
             notes=[note for note in (no_scores, no_fid, no_distance, no_lite0, *omitted, *other_notes) if note],
             seconds=time.monotonic() - started,
-            operations_per_second=self._operations_per_second,
+            measuring_seconds=self._measuring_seconds,
+            operations=self._meter.take(),
         )
         if self.runtime.is_main:
             with under("eval"):
@@ -134,14 +135,15 @@ class Evaluation(ABC):
         table, config = SampleTable(), self.config
         own = own_indices(self.clips, self.runtime.accelerator)
         batches = read_clips(self.dataset, own, config, self.runtime.device)
-        started = time.monotonic()
         bar = tqdm(total=len(own), unit="clip", desc=self.mode, disable=not self.runtime.is_main)
         with bar, logging_redirect_tqdm():
             for recorded in batches:
+                started = time.monotonic()
                 with self.runtime.autocast(), self._meter.counting("clips", len(recorded.indices)):
                     clips = self.super_resolution.small(recorded)
                     made = self.measure(clips, table)
                     shown = self.super_resolution.enlarge(recorded, made, table, not self.is_control)
+                self._measuring_seconds += time.monotonic() - started
                 if fid is not None:
                     fid.update(made.target, real=True)
                     fid.update(made.frames, real=False)
@@ -149,9 +151,7 @@ class Evaluation(ABC):
                     update_distances(table, clips.indices, lite0, made.frames, made.target)
                 keep_frames(table, self._shown, clips.indices, *shown, made.num_given)
                 bar.update(len(clips.indices))
-        values = table.gather()
-        self._operations_per_second = self._meter.take() / max(time.monotonic() - started, 1e-9)
-        return values
+        return table.gather()
 
     def _measure_prediction(self, clips: Clips, table: SampleTable) -> Prediction:
         """How close the model comes to the recorded frames, and what it takes the actions to be."""

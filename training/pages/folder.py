@@ -173,7 +173,7 @@ def _read_evaluation(path: Path) -> RunView:
         view.curves[str(name)] = {"": points} if points else {}
     notes = content.get("notes")
     view.notes = [str(note) for note in notes] if isinstance(notes, list) else []
-    clips, frames, seconds = (content.get(name) for name in ("num_clips", "num_frames_per_clip", "seconds"))
+    clips, frames, seconds = (content.get(name) for name in ("num_clips", "num_frames_per_clip", "measuring_seconds"))
     if is_number(clips) and is_number(frames) and is_number(seconds) and seconds > 0:
         view.frames_per_second = clips * frames / seconds
     view.operations_per_second = numbers(content).get("operations_per_second")
