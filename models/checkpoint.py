@@ -37,7 +37,9 @@ FORMAT = "genieredux-model"
 FORMAT_VERSION = 1
 NO_FACTS = OriginalFacts()
 # Settings that decide which token ids a frame gets.
-_CODE_SETTINGS = ("quantizer", "codebook_size", "image_size", "patch_size")
+_CODE_SETTINGS = ("quantizer", "codebook_size", "fsq_levels", "image_size", "channels", "patch_size", "temporal")
+# What the names of its tensors begin with that do not.
+_DECODER = ("decoder.", "to_pixels.")
 # Configuration keys under the names that older checkpoints have.
 _OLD_NAMES = {"recorded_around": "roi_table"}
 
@@ -293,8 +295,8 @@ def load_strictly(model: nn.Module, state: dict[str, Tensor], path: Path, option
 def _frozen_tokenizer(stored: StoredModel, trained_with: dict[str, Any], tokenizer_path: Path | None) -> Tokenizer:
     """The tokenizer at `tokenizer_path`, within a world model's weights, or next to them.
 
-    UserError if its ids mean something else. `trained_with`: what is known of the configuration of the tokenizer that
-    the world model was trained with.
+    UserError if its ids mean something else, a warning if it has other weights than the one in or next to the model.
+    `trained_with`: what is known of the configuration of the tokenizer that the world model was trained with.
     """
     inner, path = stored.take_part("tokenizer"), stored.path
     if tokenizer_path is None and inner.state:
@@ -309,6 +311,26 @@ def _frozen_tokenizer(stored: StoredModel, trained_with: dict[str, Any], tokeniz
         tokenizer = load_tokenizer(tokenizer_path or next_to, OriginalFacts(trained_with.get("image_size")))
     for name in _CODE_SETTINGS:
         ours, theirs = trained_with.get(name), getattr(tokenizer.config, name)
-        if name in trained_with and ours != theirs:
+        has_it = name in trained_with and (name != "fsq_levels" or tokenizer.config.quantizer == "fsq")
+        if has_it and ours != theirs:
             raise UserError(f"'{path}' was trained with tokenizer.{name}={ours}, the tokenizer given has {theirs}")
+    if tokenizer_path is not None and not _encodes_as(tokenizer, inner.state or _tensors_of(next_to)):
+        problem = f"'{path}' was trained with another tokenizer than '{tokenizer_path}', whose tokens mean other things"
+        logger.warning("%s: leave it out to take the model's own", problem)
     return tokenizer
+
+
+def _encodes_as(tokenizer: Tokenizer, state: dict[str, Tensor]) -> bool:
+    """Whether a tokenizer gives the same token ids as the one with the tensors `state`, as far as they are known."""
+    own = tokenizer.state_dict()
+    encoder = {name: tensor for name, tensor in state.items() if not name.startswith(_DECODER)}
+    return all(name in own and torch.equal(own[name], tensor.to(own[name].dtype)) for name, tensor in encoder.items())
+
+
+def _tensors_of(path: Path) -> dict[str, Tensor]:
+    """Of a checkpoint; none where it cannot be read."""
+    try:
+        tensors: dict[str, Tensor] = read_checkpoint(path)["model"]
+    except (OSError, UserError):
+        return {}
+    return tensors

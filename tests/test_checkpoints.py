@@ -1,6 +1,8 @@
 """Checkpoints of models: what is saved is loaded, and errors are one line."""
 
+import re
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,7 +11,8 @@ from torch import nn
 
 from auto_explore.src.agent import read_agent
 from external.agent57.checkpoint import read_agent57
-from models.checkpoint import load_model, load_tokenizer, save_model
+from models.checkpoint import export_model, load_model, load_tokenizer, save_model
+from models.construct_model import build_model
 from models.provenance import code_commit
 from models.tensor_file import write_file
 from tests.model_helpers import tiny_config, tiny_model
@@ -99,6 +102,47 @@ def test_a_tokenizer_path_that_is_a_world_model_is_an_error(tmp_path):
     with pytest.raises(ValueError, match="not a tokenizer"):
         load_tokenizer(tmp_path / "model-1.pt")
     assert isinstance(load_tokenizer(tmp_path / "tokenizer.pt"), nn.Module)
+
+
+@pytest.mark.parametrize("is_folder", [False, True])
+def test_a_world_model_names_a_tokenizer_that_is_not_its_own(tmp_path, caplog, is_folder):
+    model, config = tiny_model(), tiny_config()
+    if is_folder:
+        export_model(tmp_path, model, config, 1)
+    else:
+        save_model(tmp_path / "model-1.pt", model, config, 1)
+    path = tmp_path if is_folder else tmp_path / "model-1.pt"
+    own, decoder, other = (tiny_model("tokenizer", seed) for seed in (0, 0, 5))
+    own.load_state_dict(model.tokenizer.state_dict())
+    decoder.load_state_dict(model.tokenizer.state_dict())
+    with torch.no_grad():
+        # As after train.train_decoder_only: the ids are the same.
+        next(decoder.to_pixels.parameters()).add_(1)
+    for tokenizer, is_named in ((own, False), (decoder, False), (other, True)):
+        given = tmp_path / "given" / "model-2.pt"
+        save_model(given, tokenizer, tiny_config("tokenizer"), 2)
+        caplog.clear()
+        load_model(path, tokenizer_path=given)
+        assert [str(given) in line for line in caplog.messages] == [True] * is_named
+    (tmp_path / "tokenizer.pt").write_text("damaged")
+    assert load_model(path, tokenizer_path=given).step == 1
+
+
+@pytest.mark.parametrize(
+    ("field", "ours", "theirs"), [("temporal", "both", "none"), ("fsq_levels", [8, 4], [4, 8]), ("channels", 3, 1)]
+)
+def test_a_tokenizer_whose_codes_are_made_in_another_way_is_refused(tmp_path, field, ours, theirs):
+    def config_of(name, value):
+        config = tiny_config(name)
+        config.tokenizer = replace(config.tokenizer, **{"quantizer": "fsq", "fsq_levels": [8, 4], field: value})
+        return config
+
+    config = config_of("genie_redux_guided", ours)
+    save_model(tmp_path / "model-1.pt", build_model(config), config, 1)
+    config = config_of("tokenizer", theirs)
+    save_model(tmp_path / "given" / "model-2.pt", build_model(config), config, 2)
+    with pytest.raises(ValueError, match=re.escape(f"was trained with tokenizer.{field}={ours}, the tokenizer given")):
+        load_model(tmp_path / "model-1.pt", tokenizer_path=tmp_path / "given" / "model-2.pt")
 
 
 def test_a_file_never_executes_code(tmp_path):

@@ -162,6 +162,7 @@ def evaluation_setup(cfg: GenieReduxConfig) -> EvaluationSetup:
         settings={
             "device": cfg.device,
             "precision": cfg.precision,
+            "tokenizer_fpath": cfg.tokenizer_fpath,
             "super_resolution_fpath": cfg.super_resolution_fpath,
         },
     )
