@@ -93,6 +93,11 @@ class Model(nn.Module, ABC):
         """
 
     @property
+    def max_frames(self) -> int | None:
+        """Frames that a clip may have at most; None = any number."""
+        return None
+
+    @property
     def takes_actions(self) -> bool:
         """Whether recorded actions are an input, so that their number must be the dataset's."""
         return False

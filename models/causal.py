@@ -173,6 +173,11 @@ class CausalWorldModel(WorldModel):
         self.dynamics = dynamics
 
     @property
+    def max_frames(self) -> int:
+        """Frames of the longest history, and the one after it."""
+        return self.dynamics.max_frames + 1
+
+    @property
     def takes_actions(self) -> bool:
         """The recorded ones."""
         return True

@@ -94,8 +94,9 @@ class Dynamics(nn.Module):
         """
         per_frame = self.grid**2
         if (start + ids.shape[1]) * per_frame > self.config.max_seq_len:
-            problem = f"{start + ids.shape[1]} frames of {per_frame} tokens exceed it"
-            raise FieldError("max_seq_len", self.config.max_seq_len, problem, f"use at most {self.max_frames} frames")
+            problem = f"a history of {start + ids.shape[1]} frames of {per_frame} tokens exceeds it"
+            remedy = f"use clips of at most {self.max_frames + 1} frames"
+            raise FieldError("max_seq_len", self.config.max_seq_len, problem, remedy)
         positions = self.frame_positions[start : start + ids.shape[1]]
         return self.embed_at(ids, mask, actions, token_input, positions, surplus)
 

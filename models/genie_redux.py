@@ -54,6 +54,11 @@ class GenieRedux(WorldModel):
         return self.dynamics.config
 
     @property
+    def max_frames(self) -> int:
+        """Frames of the longest history, and the one after it."""
+        return self.dynamics.max_frames + 1
+
+    @property
     def history_slides(self) -> bool:
         """Whether the history of a long rollout loses its oldest frame only, and nothing is computed again for that."""
         return self.dynamics.config.shared_positions

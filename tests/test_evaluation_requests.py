@@ -53,6 +53,25 @@ def test_a_position_without_streamed_frames_is_named(root, tmp_path):
     assert "no position of the character: it is measured along eval.drift_frames, which is 0" in notes
 
 
+@pytest.mark.parametrize("model", ["genie_redux_guided", "genie_redux", "causal_guided"])
+def test_clips_are_as_long_as_the_model_takes_and_no_longer(tmp_path, monkeypatch, model):
+    cfg = tiny_config(write_dataset(tmp_path, sessions=4), model)
+    cfg.dynamics.max_seq_len = 16 * 5
+    cfg.tokenizer_fpath = str(save_fresh(tmp_path / "tokenizer" / "model-7.pt", tiny_config(tmp_path)))
+    cfg.eval = replace(cfg.eval, inference_method="autoregressive", dream_length=1, num_frames=8)
+    cfg.eval.model_fpath = str(save_fresh(tmp_path / "world" / "model-7.pt", cfg))
+    cfg.train = replace(cfg.train, num_train_steps=1, num_frames=6)
+    assert results(evaluate(cfg))["num_frames_per_clip"] == 4
+    train(cfg)
+    monkeypatch.setattr("training.evaluation.WorldModelEvaluation.prepare", lambda _: pytest.fail("prepared"))
+    cfg.eval.sample_num_frames = 5
+    with pytest.raises(UserError, match=r"^eval.num_first_frames=2: with eval.sample_num_frames=5 it exceeds the mod"):
+        evaluate(cfg)
+    cfg.train = replace(cfg.train, num_frames=7, wandb_name="longer")
+    with pytest.raises(UserError, match=r"^train.num_frames=7: must be at most 6 for this model"):
+        train(cfg)
+
+
 def test_grey_frames_have_no_distances_of_features_of_images_and_lines_that_say_so(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr("training.fid._cached_weights", lambda: pytest.fail("looks for weights"))
     monkeypatch.setattr("training.fid._download", lambda: pytest.fail("downloads weights"))

@@ -205,7 +205,7 @@ class WorldModelEvaluation(Evaluation):
         names = self._action_names()
         with under("eval"):
             check_method(self.config, loaded.config.model, self.model.sample_methods)
-            check_rollout(self.config, self.rollout)
+            check_rollout(self.config, self.rollout, self.model.max_frames)
             self.super_resolution.check(self.config)
             self.mode = world_model_mode(self.config, names, self.model.sample_methods)
         self.is_control, self.num_marked = self.config.action_to_take >= 0, self.rollout.num_prime

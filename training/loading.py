@@ -207,8 +207,11 @@ def _given_lam(path: Path, config: ModelConfig, num_embeddings: int | None = Non
 # ---- does it fit the dataset? ---------------------------------------------------------------------------------------
 
 
-def check_length(num_frames: int, model: Model) -> None:
-    """FieldError if clips are too short for the model."""
+def check_length(num_frames: int, model: Model, longest: int | None = None) -> None:
+    """FieldError if clips are too short for the model, or have more frames than `longest` (None = any number)."""
+    if longest is not None and num_frames > longest:
+        problem = f"must be at most {longest} for this model, by its dynamics.max_seq_len"
+        raise FieldError("num_frames", num_frames, problem, "use shorter clips")
     if num_frames < model.min_frames:
         remedy = "use longer clips (single frames are for a tokenizer with temporal=none)"
         raise FieldError("num_frames", num_frames, f"must be at least {model.min_frames} for this model", remedy)

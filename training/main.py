@@ -249,8 +249,8 @@ def _open_clips(cfg: GenieReduxConfig, split: str) -> ClipDataset:
 
 
 def _check_clips(train: TrainConfig, model: Model) -> None:
-    """FieldError if clips are too short for the model; a warning if nothing is kept of them."""
-    check_length(train.num_frames, model)
+    """FieldError if clips are too short or too long for the model; a warning if nothing is kept of them."""
+    check_length(train.num_frames, model, model.max_frames)
     if train.enable_cache and not model.takes_token_ids:
         kind = type(model).__name__
         logger.warning("train.enable_cache has no effect: a %s trains on frames, not on token ids", kind)

@@ -56,11 +56,18 @@ def check_method(config: EvalConfig, model: str, methods: Sequence[str]) -> None
         raise FieldError("inference_method", config.inference_method, f"is not for model={model}", remedy)
 
 
-def check_rollout(config: EvalConfig, rollout: Rollout) -> None:
-    """FieldError for numbers that cannot work, in particular if the clips are too short."""
+def check_rollout(config: EvalConfig, rollout: Rollout, longest: int | None) -> None:
+    """FieldError for numbers that cannot work, in particular if clips are too short or have more than `longest` frames.
+
+    None: the model has no such limit.
+    """
     if rollout.length > config.num_frames:
         problem = f"with {{sample_num_frames}}={rollout.num_frames} it exceeds {{num_frames}}={config.num_frames}"
         remedy = f"set {{num_frames}} to {rollout.length} or more"
+        raise FieldError("num_first_frames", rollout.num_prime, problem, remedy)
+    if longest is not None and rollout.length > longest:
+        problem = f"with {{sample_num_frames}}={rollout.num_frames} it exceeds the model's {longest} frames"
+        remedy = "lower one of them (dynamics.max_seq_len of the model sets the limit)"
         raise FieldError("num_first_frames", rollout.num_prime, problem, remedy)
     if config.eval_control and not 1 <= config.delta_psnr_horizon <= rollout.num_frames:
         problem = f"is not in 1..{{sample_num_frames}}={rollout.num_frames}"
