@@ -50,6 +50,7 @@ def write_evaluation(root: Path, checkpoint: Path) -> None:
     folder.mkdir(parents=True)
     (folder / "strips.png").write_bytes(b"picture")
     content = {"checkpoint": str(checkpoint), "dataset": "toy", "mode": "replicate", "num_clips": 8}
+    content["notes"] = ["of 3 of 8 clips"]
     (folder / "metrics.json").write_text(json.dumps({**content, "metrics": {"psnr": 31.25, "fid": 12.5}}))
 
 
@@ -60,6 +61,7 @@ def test_export_needs_no_network_and_writes_a_card_with_figures_and_pictures(tmp
     card = (tmp_path / "shared" / "README.md").read_text()
     assert card.startswith("---\nlibrary_name: genie-redux\n")
     assert "| prediction: PSNR [dB] | 31.25 |" in card and "| FID | 12.5 |" in card
+    assert "\n- of 3 of 8 clips\n" in card
     assert "ACTION_JUMP" in card and "replicate on 8 clips of toy" in card
     assert (tmp_path / "shared" / "images" / "0-strips.png").read_bytes() == b"picture"
     loaded, right = load_world_model(tmp_path / "shared").model.state_dict(), tiny_model().state_dict()

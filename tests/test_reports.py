@@ -20,6 +20,7 @@ from training.main import evaluate, train
 from training.pages import page as pages
 from training.pages.curves import MAX_POINTS, thinned
 from training.pages.folder import read_agent_evaluation, read_run
+from training.report import metric_rows
 from training.throughput import OperationCounter, OperationMeter, matmul_rate
 
 EVIL = "</td><script>alert('1')</script><img src=x onerror=\"alert(2)\">"
@@ -252,6 +253,22 @@ def test_runs_are_compared_in_one_page(tmp_path, monkeypatch):
     assert len(elements.images()) == 3
     differing = elements.text.partition("Configuration that differs")[2]
     assert "train.batch_size" in differing
+
+
+def test_a_comparison_has_what_qualifies_the_values(tmp_path):
+    views = []
+    for name, notes in (("a", ["no FID", "of 3 clips"]), ("b", ["no FID"])):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "metrics.json").write_text(json.dumps({"metrics": {"psnr": 20.0}, "notes": notes}))
+        views.append(read_run(tmp_path / name))
+    text = Elements(pages.comparison_page(views).decode()).text
+    first, second = pages.unique_names(views)
+    assert f"{first}, {second}: no FID" in text and f"{first}: of 3 clips" in text
+
+
+def test_a_reconstruction_is_not_called_a_prediction():
+    for mode, label in (("reconstruct", "reconstruction"), ("replicate_one_go", "prediction")):
+        assert metric_rows({"mode": mode, "metrics": {"psnr": 20.0}}) == [(f"{label}: PSNR [dB]", 20.0)]
 
 
 def test_runs_of_equal_names_are_told_apart(tmp_path):

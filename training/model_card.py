@@ -99,4 +99,5 @@ def _facts(loaded: LoadedModel[Any]) -> list[str]:
 def _results(content: dict[str, Any]) -> list[str]:
     title = f"## {content['mode']} on {content['num_clips']} clips of {content['dataset']}"
     rows = [f"| {label} | {value:.4g} |" for label, value in metric_rows(content)]
-    return [title, "", "| metric | value |", "| --- | --: |", *rows]
+    notes = [f"- {note}" for note in content.get("notes", [])]
+    return [title, "", "| metric | value |", "| --- | --: |", *rows, *(["", *notes] if notes else [])]

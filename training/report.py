@@ -138,7 +138,7 @@ def write_report(folder: Path, report: EvaluationReport, setup: EvaluationSetup,
         if report.films:
             _write_films(temporary, report)
         title = f"{config.model}, step {report.step}: {report.mode}"
-        save_curves(_panels(averages_per_frame(rows)), title, temporary / "psnr_per_frame.png")
+        save_curves(_panels(averages_per_frame(rows), _labels(report.mode)), title, temporary / "psnr_per_frame.png")
         metrics = _metrics(report, rows, setup, config)
         text = json.dumps(metrics, indent=2, ensure_ascii=False, allow_nan=False)
         (temporary / "metrics.json").write_text(f"{text}\n", encoding="utf-8")
@@ -149,11 +149,10 @@ def summary(folder: Path) -> str:
     content = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
     metrics = content["metrics"]
     lines = [f"{content['model']} step {content['step']}: {content['mode']} on {content['num_clips']} clips"]
-    rows = {prefix: label for prefix, label in _CURVES.items() if f"{prefix}psnr" in metrics}
+    labels = _labels(content["mode"])
+    rows = {prefix: label for prefix, label in labels.items() if f"{prefix}psnr" in metrics}
     if rows:
         lines.append(f"  {'':<26}" + "".join(f"{column:>18}" for column in _COLUMNS.values()))
-    if content["mode"] == "reconstruct":
-        rows[""] = "reconstruction"
     for prefix, label in rows.items():
         lines.append(f"  {label:<26}" + "".join(_cell(metrics, prefix + name) for name in _COLUMNS))
     lines += [f"  {label}: {metrics[name]:.4g}" for name, label in _SINGLE.items() if name in metrics]
@@ -173,11 +172,16 @@ def metric_rows(content: dict[str, Any]) -> list[tuple[str, float]]:
     metrics = content["metrics"]
     named = {
         f"{prefix}{name}": f"{label}: {column}"
-        for prefix, label in _CURVES.items()
+        for prefix, label in _labels(content["mode"]).items()
         for name, column in _COLUMNS.items()
     }
     named |= _SINGLE
     return [(label, metrics[name]) for name, label in named.items() if name in metrics]
+
+
+def _labels(mode: str) -> dict[str, str]:
+    """What is compared with the recorded frames, by the prefix of its measures."""
+    return _CURVES | ({"": "reconstruction"} if mode == "reconstruct" else {})
 
 
 def _per_frame(metrics: dict[str, float], prefix: str) -> str:
@@ -189,10 +193,10 @@ def _cell(metrics: dict[str, float], name: str) -> str:
     return f"{metrics[name]:>18.4g}" if name in metrics else f"{'':>18}"
 
 
-def _panels(per_frame: dict[str, list[float]]) -> dict[str, dict[str, list[float]]]:
+def _panels(per_frame: dict[str, list[float]], labels: dict[str, str]) -> dict[str, dict[str, list[float]]]:
     """Curves by label, by the title of the panel that they belong to; panels without curves are omitted."""
     panels = {
-        title: {label: per_frame[prefix + name] for prefix, label in _CURVES.items() if prefix + name in per_frame}
+        title: {label: per_frame[prefix + name] for prefix, label in labels.items() if prefix + name in per_frame}
         for name, title in _PANELS.items()
     }
     panels[_PANELS["psnr"]] |= {label: per_frame[name] for name, label in _CONTROL_CURVES.items() if name in per_frame}

@@ -49,7 +49,7 @@ def comparison_page(views: Sequence[RunView]) -> bytes:
         tag("h1", f"{len(views)} runs"),
         section("Runs", table(("", *heads), _side_by_side([dict(_facts(view)) for view in views]))),
         section("Curves", row(_common_charts(dict(zip(names, views, strict=True)), colours))),
-        section("Values", table(("metric", *heads), _value_rows(views))),
+        section("Values", table(("metric", *heads), _value_rows(views)), *_notes(names, views)),
         section(
             "Configuration that differs",
             table(("key", *heads), _side_by_side([_config(view.facts) for view in views], only_different=True)),
@@ -163,6 +163,13 @@ def _value_rows(views: Sequence[RunView]) -> Iterator[list[str]]:
     names = dict.fromkeys(name for view in views for name in view.values)
     for name in names:
         yield [name, *(short(view.values[name]) if name in view.values else "" for view in views)]
+
+
+def _notes(names: Sequence[str], views: Sequence[RunView]) -> Iterator[Markup]:
+    """What qualifies the runs' values: each line once, with the runs that have it."""
+    for note in dict.fromkeys(note for view in views for note in view.notes):
+        having = ", ".join(name for name, view in zip(names, views, strict=True) if note in view.notes)
+        yield tag("p", f"{having}: {note}")
 
 
 def _side_by_side(columns: Sequence[Mapping[str, str]], only_different: bool = False) -> Iterator[list[str]]:
