@@ -40,7 +40,8 @@ class Prediction:
     """Frames (B, N, C, H, W) float32, not clamped, and the recorded ones, `target`; `num_given` frames came before.
 
     `num_prime`: how many of those were prime frames; 0 in a reconstruction. `others`: frames of other methods, by the
-    prefix of their measures.
+    prefix of their measures. `reference` (B, N or 1, C, H, W): a recorded frame that was known before each one, from
+    which pixels change; None = the last of the `num_given`, or where there are none the clip's first.
     """
 
     frames: Tensor
@@ -48,6 +49,7 @@ class Prediction:
     num_given: int
     num_prime: int = 0
     others: dict[str, Tensor] = field(default_factory=dict)
+    reference: Tensor | None = None
 
 
 class Model(nn.Module, ABC):

@@ -20,6 +20,8 @@ from models.config import LamConfig, TokenizerConfig
 _TEMPERATURE, _ROUNDS = 0.15, 3
 # Mean squared change between frames that counts as none: keeps the loss of a batch in which nothing moves finite.
 _STILL = 1e-5
+# Prefix of the measures of the frame before, repeated.
+PREVIOUS = "copy_previous_"
 # Latent actions count as collapsed when fewer are in use, effectively, over about so many training steps.
 COLLAPSE_PERPLEXITY, COLLAPSE_STEPS = 1.2, 100
 
@@ -191,8 +193,13 @@ class LatentActionModel(Model):
     def predict(
         self, video: Tensor, actions: Tensor, rollout: Rollout, generators: Sequence[torch.Generator]
     ) -> Prediction:
-        """Frames 1..T-1 of the clips (B, T, C, H, W), each from the frames before it and its own latent action."""
-        return Prediction(self.reconstruct(video).float(), video[:, 1:], num_given=1)
+        """Frames 1..T-1 of the clips (B, T, C, H, W), each from the frames before it and its own latent action.
+
+        Compared with the frame before, repeated.
+        """
+        before = video[:, :-1]
+        others = {PREVIOUS: before}
+        return Prediction(self.reconstruct(video).float(), video[:, 1:], 1, others=others, reference=before)
 
     def has_unused_parameters(self, num_frames: int) -> bool:
         """Whether the encoder, the decoder or its pixel head of later frames gets no gradient."""

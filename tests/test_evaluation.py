@@ -197,8 +197,9 @@ def test_tokenizers_and_lams_are_evaluated_by_reconstruction(root, tmp_path, mod
     folder = evaluate(config(root, tmp_path, model))
     found = results(folder)
     assert folder.name == "reconstruct"
-    measured = {name for name in found["metrics"] if not name.startswith("latent_")}
+    measured = {name for name in found["metrics"] if not name.startswith(("latent_", "copy_previous_"))}
     assert measured == {"psnr", "ssim", "pooled_psnr", "changed_pooled_psnr", "changed_share"}
+    assert ("copy_previous_psnr" in found["metrics"]) == (model == "lam")
     assert ("latent_nmi" in found["metrics"]) == (model == "lam")
     assert found["num_frames_per_clip"] == {"tokenizer": 6, "lam": 5}[model]
 

@@ -2,6 +2,8 @@
 
 import itertools
 import json
+import math
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ from models.checkpoint import load_model
 from models.config import LamConfig
 from models.construct_model import build_model
 from models.lam import LatentActionModel, balanced_choice, likeliest_given_all
-from tests.training_helpers import save_fresh, tiny_config, write_dataset
+from tests.training_helpers import rows, save_fresh, tiny_config, write_dataset
 from training.clips import read_clips
 from training.latent_actions import normalised_mutual_information, probe_accuracy, score_latent_actions
 from training.loading import ClipChoice, open_clips
@@ -119,6 +121,24 @@ def test_evaluation_reports_scores_of_the_latent_actions(root, tmp_path, model, 
     assert "normalised mutual information" in printed
     assert "always naming the commonest action" in printed
     assert found["num_clips"] == len(dataset)
+
+
+def test_a_lam_is_measured_on_what_changes_from_the_frame_before_and_against_repeating_it(root, tmp_path, capsys):
+    cfg = tiny_config(root, "lam")
+    cfg.eval.model_fpath = str(save_fresh(tmp_path / "model-7.pt", cfg))
+    cfg.eval.save_root_dpath, cfg.eval.n_total_samples = str(tmp_path / "results"), 0
+    found = json.loads((evaluate(cfg) / "metrics.json").read_text())["metrics"]
+    assert re.search(r"frame before, repeated( +\d+\.\d+){4}\n", capsys.readouterr().out)
+    dataset = open_clips(cfg.eval, ClipChoice("all", 6, 6), "error")
+    video = torch.stack([dataset[i][0] for i in range(len(dataset))]).float() / 255
+    before, after = video[:, :-1], video[:, 1:]
+    changed = ((after - before).abs() > 8.5 / 255).any(dim=2, keepdim=True)
+    error = (after - before).square().mean(dim=2, keepdim=True)[changed].mean()
+    assert found["changed_share"] == pytest.approx(changed.float().mean().item(), rel=1e-5)
+    assert found["copy_previous_changed_pooled_psnr"] == pytest.approx(-10 * math.log10(error), rel=1e-5)
+    cfg.train = replace(cfg.train, num_train_steps=1, validate_every=1)
+    train(cfg)
+    assert {"copy_previous_psnr", "copy_previous_changed_pooled_psnr"} <= rows(cfg, "validation")[0].keys()
 
 
 def test_one_clip_gives_no_scores_and_says_why(root, tmp_path, capsys):

@@ -253,8 +253,16 @@ def test_what_lossy_recording_changes_has_not_changed():
     assert nine[..., :-1].all() and not eight.any()
 
 
-def test_where_nothing_changes_nothing_is_wrong():
+def test_where_nothing_changes_changed_pixels_are_not_measured():
     still = torch.full((1, 2, 3, 16, 16), 0.5)
     table = SampleTable()
     add_quality(table, "", still * 0, GroundTruth([0], still, changed_pixels(still, still[:, :1])))
-    assert averages(table.gather())["changed_pooled_psnr"] == 100
+    found, per_frame = averages(table.gather()), averages_per_frame(table.gather())
+    assert np.isnan([found["changed_pooled_psnr"], found["changed_share"], *per_frame["changed_pooled_psnr"]]).all()
+    assert per_frame["changed_share"] == [0, 0]
+    moving = still.clone()
+    moving[:, 1] = 1
+    add_quality(table, "", moving, GroundTruth([1], moving, changed_pixels(moving, moving[:, :1])))
+    found, per_frame = averages(table.gather()), averages_per_frame(table.gather())
+    assert found["changed_share"] == 0.25 and found["changed_pooled_psnr"] == 100
+    assert per_frame["changed_pooled_psnr"][1] == 100 and np.isnan(per_frame["changed_pooled_psnr"][0])

@@ -117,7 +117,7 @@ def averages(rows: dict[str, np.ndarray]) -> dict[str, float]:
 
     The two PSNRs answer different questions: equal frames count 100 dB in the mean of PSNRs, so a still scene
     flatters whatever repeats a frame; the PSNR of the mean error weighs every pixel alike. `<…>changed_pooled_psnr`
-    weighs alike every pixel that changes, and no other.
+    weighs alike every pixel that changes, and no other. Where none changes, it is NaN, as is then the share of them.
     """
     return {_averaged(name): float(_average(rows, name)) for name in rows}
 
@@ -136,8 +136,10 @@ def _average(rows: dict[str, np.ndarray], name: str, axis: int | None = None) ->
     if name.endswith(_CHANGED_MSE):
         share = rows[_CHANGED_SHARE].astype(np.float64)
         total = (rows[name] * share).sum(axis=axis)
-        # Where nothing changes, nothing can be wrong.
-        average = np.asarray(total / np.maximum(share.sum(axis=axis), np.finfo(np.float64).tiny))
+        changed = share.sum(axis=axis)
+        average = np.divide(total, changed, out=np.full_like(total, np.nan), where=changed > 0)
+    if name == _CHANGED_SHARE and axis is None and average == 0:
+        return np.asarray(np.nan)
     if not name.endswith("mse"):
         return average
     return np.asarray(-10 * np.log10(np.maximum(average, 10 ** (-PSNR_CAP / 10))))

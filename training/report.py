@@ -22,6 +22,7 @@ _CURVES = {
     "": "prediction",
     "random_actions_": "random actions",
     "copy_last_": "copy-last baseline",
+    "copy_previous_": "frame before, repeated",
     "tokenizer_": "tokenizer alone",
     "enlarged_": "super-resolution",
     "bicubic_": "bicubic interpolation",

@@ -50,8 +50,9 @@ def copy_last(video: Tensor, prediction: Prediction) -> Tensor:
 def ground_truth(indices: list[int], video: Tensor, prediction: Prediction) -> GroundTruth:
     """What the prediction of the clips (B, T, C, H, W) `indices` is compared with.
 
-    Pixels have changed that differ from the last frame that the model was given, or from a clip's first one where it
-    reconstructs the whole clip.
+    Pixels have changed that differ from the prediction's reference.
     """
-    reference = video[:, max(prediction.num_given - 1, 0), None]
+    reference = prediction.reference
+    if reference is None:
+        reference = video[:, max(prediction.num_given - 1, 0), None]
     return GroundTruth(indices, prediction.target, changed_pixels(prediction.target, reference))
