@@ -49,6 +49,17 @@ def assert_close(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor])
             torch.testing.assert_close(ours[name], value, atol=1e-12, rtol=0)
 
 
+@pytest.mark.parametrize("model", ["lam", "super_resolution"])
+def test_a_tokenizer_for_a_model_that_has_none_is_refused(root, model):
+    cfg = tiny_config(root, model)
+    cfg.tokenizer_fpath = "nowhere/model-1.pt"
+    cfg.eval.model_fpath = str(save_fresh(root / model / "model-7.pt", cfg))
+    message = rf"^tokenizer_fpath=nowhere/model-1.pt: is not for model={model}; leave it out"
+    for command in (train, evaluate):
+        with pytest.raises(FieldError, match=message):
+            command(cfg)
+
+
 def test_a_trained_lam_starts_a_world_model_with_its_weights_and_sizes(root):
     path = saved_lam(root, num_actions=5, num_blocks=2, dead_code_threshold=0.2)
     cfg = world_config(root, path)

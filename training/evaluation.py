@@ -25,7 +25,7 @@ from training.config import EvaluationSetup
 from training.fid import Fid, make_fid, score
 from training.images import keep_frames
 from training.latent_actions import compute_action_scores, update_action_scores
-from training.loading import ClipChoice, check_actions, check_frames, check_length, open_clips
+from training.loading import ClipChoice, check_actions, check_frames, check_length, check_tokenizer, open_clips
 from training.measures.calibration import compute_calibration, update_calibration
 from training.measures.counterfactuals import measure_counterfactuals, play_counterfactuals
 from training.measures.distances import compute_distances, update_distances
@@ -384,6 +384,8 @@ def _load(setup: EvaluationSetup, runtime: Runtime) -> LoadedModel[Any]:
         raise FieldError("eval.model_fpath", UNSET, "is not set", "give the checkpoint to evaluate (…/model-<step>.pt)")
     with under("", path=setup.model_key):
         loaded = load_model(setup.weights.model, tokenizer_path=setup.weights.tokenizer)
+    if setup.weights.tokenizer != setup.weights.model:
+        check_tokenizer(loaded.config, setup.weights)
     loaded.model.to(runtime.device).eval()
     if runtime.amp_dtype is not None:
         cast_matmul_weights(loaded.model, runtime.amp_dtype)

@@ -113,6 +113,16 @@ def _check_weights(config: ModelConfig, weights: WeightPaths, train: TrainConfig
     if weights.lam and not kind.lam_prefix:
         remedy = "leave it out" if kind.lam_prefix is None else "set model_fpath"
         raise FieldError("lam_fpath", weights.lam, f"is for genie_redux, not for model={config.model}", remedy)
+    # Super-resolution trains on what a tokenizer makes of a share of its inputs.
+    makes_inputs = config.super_resolution.reconstructed_share > 0 and "super_resolution" in kind.parts
+    if not makes_inputs and weights.tokenizer != own:
+        check_tokenizer(config, weights)
+
+
+def check_tokenizer(config: ModelConfig, weights: WeightPaths) -> None:
+    """FieldError for a tokenizer for a model that has none."""
+    if weights.tokenizer and "tokenizer" not in kind_of(config).model.frozen_parts:
+        raise FieldError("tokenizer_fpath", weights.tokenizer, f"is not for model={config.model}", "leave it out")
 
 
 def _fresh(config: ModelConfig, weights: WeightPaths, dataset: ClipDataset) -> Model:
