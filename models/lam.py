@@ -22,7 +22,7 @@ _TEMPERATURE, _ROUNDS = 0.15, 3
 _STILL = 1e-5
 # Prefix of the measures of the frame before, repeated.
 PREVIOUS = "copy_previous_"
-# Latent actions count as collapsed when fewer are in use, effectively, over about so many training steps.
+# Latent actions count as collapsed when fewer are in use, effectively, over about so many batches.
 COLLAPSE_PERPLEXITY, COLLAPSE_STEPS = 1.2, 100
 
 

@@ -17,7 +17,7 @@ from models.components.st_transformer import Cache, STTransformer
 from models.components.vector_quantize import CodeAges, Quantized, VectorQuantizer, perplexity, used_share
 from models.config import TokenizerConfig
 
-# A codebook counts as collapsed when a smaller share of the codes was used in so many training steps.
+# A codebook counts as collapsed when a smaller share of the codes was used in so many batches.
 COLLAPSE_SHARE, COLLAPSE_STEPS = 0.1, 200
 
 
@@ -170,7 +170,7 @@ class Tokenizer(Model):
         remedy = "tokenizer.quantizer=fsq cannot collapse" if self.config.quantizer == "vq" else "check the frames"
         return (
             f"the codebook has collapsed: {share:.0%} of {self.config.codebook_size} codes were used in the last "
-            f"{COLLAPSE_STEPS} steps. Unless the frames hardly vary, start again with a lower "
+            f"{COLLAPSE_STEPS} batches. Unless the frames hardly vary, start again with a lower "
             f"optimizer.learning_rate; {remedy}"
         )
 

@@ -56,6 +56,14 @@ def test_lines_are_short(path):
 
 
 @pytest.mark.parametrize("path", PAGES, ids=name_of)
+def test_the_rule_of_a_table_follows_its_head(path):
+    """With an empty line between them they are text."""
+    lines = ["" if in_code else line for _, line, in_code in blocks(path)]
+    rules = [number for number, line in enumerate(lines) if re.fullmatch(r"\|(\s*:?-+:?\s*\|)+", line.strip())]
+    assert not [number + 1 for number in rules if lines[number].count("|") != lines[number - 1].count("|")]
+
+
+@pytest.mark.parametrize("path", PAGES, ids=name_of)
 def test_links_lead_somewhere(path):
     for target in re.findall(r"\]\(([^)\s]+)\)", prose(path)):
         if "://" in target:

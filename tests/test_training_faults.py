@@ -377,3 +377,4 @@ def test_a_codebook_that_collapses_is_named_once_while_training(root, monkeypatc
     said = [record.message for record in caplog.records if "collapsed" in record.message]
     assert len(said) == (num_codes > 16)
     assert not said or "step 2: the codebook has collapsed" in said[0]
+    assert not said or "in the last 2 batches" in said[0]

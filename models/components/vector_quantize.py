@@ -128,7 +128,7 @@ def used_share(ids: Tensor, codebook_size: int) -> Tensor:
 
 
 class CodeAges(nn.Module):
-    """For each code, the training steps since it was last used; all 0 at first and after loading."""
+    """For each code, the training batches since it was last used; all 0 at first and after loading."""
 
     steps: Tensor
 
@@ -139,17 +139,17 @@ class CodeAges(nn.Module):
 
     @torch.no_grad()
     def update(self, ids: Tensor) -> None:
-        """Count a step with these ids (...)."""
+        """Count a batch with these ids (...)."""
         self.steps.add_(1)
         self.steps.index_fill_(0, ids.flatten(), 0)
 
     def used_share(self, num_steps: int) -> float:
-        """Share of the codes that were used in the last `num_steps` steps."""
+        """Share of the codes that were used in the last `num_steps` batches."""
         return (self.steps < num_steps).float().mean().item()
 
 
 class CodeShares(nn.Module):
-    """How often each code is used, averaged over about the last `num_steps` training steps; equally at first."""
+    """How often each code is used, averaged over about the last `num_steps` training batches; equally at first."""
 
     mean: Tensor
 
@@ -161,7 +161,7 @@ class CodeShares(nn.Module):
 
     @torch.no_grad()
     def update(self, ids: Tensor) -> None:
-        """Count a step with these ids (...)."""
+        """Count a batch with these ids (...)."""
         self.mean.lerp_(_histogram(ids, len(self.mean)), self._rate)
 
     def perplexity(self) -> float:
