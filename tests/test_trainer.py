@@ -13,7 +13,7 @@ from tests.training_helpers import assert_equal, renamed, rows, tiny_config, wei
 from training import main, run_folder
 from training.config import GenieReduxConfig, OptimizerConfig
 from training.main import run_dpath, train
-from training.optimizer import learning_rate, make_optimizer
+from training.optimizer import learning_rate, make_optimizer, schedule_notes
 
 # ---- one step -------------------------------------------------------------------------------------------------------
 
@@ -54,6 +54,7 @@ def test_learning_rate_warms_up_falls_as_a_cosine_and_stays():
 @pytest.mark.parametrize("schedule", ["cosine", "wsd"])
 def test_a_learning_rate_below_the_least_one_stays_as_it_is(schedule):
     config = OptimizerConfig(learning_rate=1e-5, cosine_annealing_min_lr=5e-5, linear_warmup_total_iters=10)
+    assert [note.partition("=")[0] for note in schedule_notes(config, 10)] == ["optimizer.cosine_annealing_min_lr"]
     config.schedule, config.cosine_annealing_t_max = schedule, 100
     assert {learning_rate(config, step, 150) for step in range(10, 150)} == {1e-5}
 
@@ -74,6 +75,13 @@ def test_without_a_length_of_its_own_the_schedule_is_as_long_as_the_run(schedule
         config.cosine_annealing_t_max = None
         assert [learning_rate(config, step, num_steps) for step in range(num_steps + 5)] == expected
         assert expected[num_steps - 1] < 1.1 * config.cosine_annealing_min_lr < expected[num_steps // 2]
+
+
+def test_a_warm_up_that_is_longer_than_the_run_is_said():
+    config = OptimizerConfig(linear_warmup_total_iters=10)
+    assert schedule_notes(config, 10) == []
+    (note,) = schedule_notes(config, 9)
+    assert note.startswith("optimizer.linear_warmup_total_iters=10 is longer than the run (train.num_train_steps=9)")
 
 
 def test_a_run_that_ends_within_the_warm_up_is_all_warm_up():

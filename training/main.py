@@ -34,6 +34,7 @@ from training.config import (
     WeightPaths,
 )
 from training.loading import TRAIN_ONLY_FIELDS, ClipChoice, attach_tokenizer, check_length, open_clips, prepare_model
+from training.optimizer import schedule_notes
 from training.report import summary
 from training.run_folder import RunFolder, read_state
 from training.run_record import changes, flattened, make_record, overrides_to_repeat, resume_remedy
@@ -104,10 +105,8 @@ def _train(cfg: GenieReduxConfig, runtime: Runtime, folder: RunFolder, code: Com
         report = RunReport(folder.path, _facts(cfg, trainer), runtime.device, runtime.amp_dtype)
         trainer.report = report.resumed() if point else report
         logger.info("%s", _start_line(trainer, clips))
-        if (least := cfg.optimizer.cosine_annealing_min_lr) > (rate := cfg.optimizer.learning_rate):
-            logger.info(
-                "optimizer.cosine_annealing_min_lr=%g is above optimizer.learning_rate=%g, and unused", least, rate
-            )
+        for note in schedule_notes(cfg.optimizer, cfg.train.num_train_steps):
+            logger.info("%s", note)
     with under("train", mode="train.wandb_mode"):
         metrics = MetricsLogger(folder.path, _tracker_settings(cfg.train), asdict(cfg), trainer.step, runtime.is_main)
     runtime.wait_for_everyone()

@@ -126,6 +126,17 @@ def restore_optimizer(optimizer: Optimizer | JointOptimizer, stored: dict[str, A
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
+def schedule_notes(config: OptimizerConfig, num_steps: int) -> list[str]:
+    """Lines about settings that leave a run of `num_steps` without the learning rates that they name."""
+    notes, rate = [], f"optimizer.learning_rate={config.learning_rate:g}"
+    if (warmup := config.linear_warmup_total_iters) > num_steps:
+        problem = f"is longer than the run (train.num_train_steps={num_steps})"
+        notes.append(f"optimizer.linear_warmup_total_iters={warmup} {problem}, which never reaches {rate}")
+    if (least := config.cosine_annealing_min_lr) > config.learning_rate:
+        notes.append(f"optimizer.cosine_annealing_min_lr={least:g} is above {rate}, and unused")
+    return notes
+
+
 def learning_rate(config: OptimizerConfig, step: int, num_steps: int) -> float:
     """Learning rate of the optimiser step that follows `step` finished ones, in a run of `num_steps`.
 
