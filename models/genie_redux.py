@@ -15,6 +15,7 @@ from models.components.history import corrupt, history_mask, loss_weights, targe
 from models.components.maskgit import DecodeSettings, Generators, iterative_decode, token_distance
 from models.components.processes import BatchShare
 from models.components.st_transformer import Cache
+from models.components.transfer import to_device
 from models.config import DynamicsConfig, SampleSettings
 from models.dynamics import SLIDING_FRAMES, Dynamics
 from models.lam import LatentActionModel
@@ -171,7 +172,8 @@ class GenieRedux(WorldModel):
         num_frames = ids.shape[1]
         chosen, start = share.own(torch.rand(share.total, 2, generator=generator)).unbind(dim=1)
         num_kept = 1 + (start * (num_frames - 1)).long()
-        num_kept = torch.where(chosen < self.dynamics.config.history.continued, num_kept, num_frames).to(ids.device)
+        num_kept = torch.where(chosen < self.dynamics.config.history.continued, num_kept, num_frames)
+        num_kept = to_device(num_kept, ids.device)
         cache, history = Cache(), [ids[:, :1]]
         surpluses: list[Tensor | None] = [None]
         for frame in range(1, num_frames):

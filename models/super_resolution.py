@@ -13,6 +13,7 @@ from torch import Tensor
 from data_generation.data.errors import FieldError, UserError
 from models.base import Model, Output, Prediction, Rollout
 from models.components.processes import BatchShare
+from models.components.transfer import to_device
 from models.components.unet import UNet, UNetBlock
 from models.config import SuperResolutionConfig
 from models.tokenizer import Tokenizer
@@ -97,8 +98,10 @@ class SuperResolution(Model):
         # Validation draws for the clips of one process; training for the batch of all of them.
         share = BatchShare.of_process(len(video)) if self.training else BatchShare.whole(len(video))
         drawn = share.own(torch.rand(share.total, generator=generator))
-        chosen = drawn.to(video.device) < self.reconstructed_share
-        if chosen.any():
+        # As numbers and on the CPU: neither the question nor the indexing waits for the device.
+        chosen = (drawn < self.reconstructed_share).nonzero().flatten()
+        if len(chosen):
+            chosen = to_device(chosen, video.device)
             small[chosen] = tokenizer.reconstruct(small[chosen]).clamp(0, 1).to(small.dtype)
         return small
 

@@ -14,6 +14,7 @@ from data_generation.generator.frames import FrameFitter
 from models.config import SuperResolutionConfig
 from models.super_resolution import SuperResolution
 from models.tensor_file import shapes_only
+from models.tokenizer import Tokenizer
 from tests.training_helpers import SIZE, assert_equal, renamed, rows, save_fresh, tiny_config, weights, write_dataset
 from training.main import evaluate, train
 from training.report import summary
@@ -163,6 +164,17 @@ def _of_size_64(root: Path):
 
 
 # ---- what it is trained on ------------------------------------------------------------------------------------------
+
+
+def test_inputs_are_reconstructed_without_a_question_to_the_device(monkeypatch):
+    """A tensor on `meta` has no values that could be waited for."""
+    monkeypatch.setattr(Tokenizer, "reconstruct", lambda _, video: video)
+    sizes = replace(tiny_config(Path()).super_resolution, reconstructed_share=0.5)
+    with torch.device("meta"):
+        model, tokenizer = SuperResolution(sizes), Tokenizer(tiny_config(Path()).tokenizer)
+        model.reconstruct_with(tokenizer)
+        video = torch.zeros(8, 1, 3, LARGE, LARGE)
+    assert model(video, generator=torch.Generator().manual_seed(0)).loss.is_meta
 
 
 def test_reconstructed_inputs_need_a_tokenizer_that_a_resumed_run_names_again(root, tmp_path):
