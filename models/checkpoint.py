@@ -316,7 +316,7 @@ def _frozen_tokenizer(stored: StoredModel, trained_with: dict[str, Any], tokeniz
             raise UserError(f"'{path}' was trained with tokenizer.{name}={ours}, the tokenizer given has {theirs}")
     if tokenizer_path is not None and not _encodes_as(tokenizer, inner.state or _tensors_of(next_to)):
         problem = f"'{path}' was trained with another tokenizer than '{tokenizer_path}', whose tokens mean other things"
-        logger.warning("%s: leave it out to take the model's own", problem)
+        logger.warning("%s: fine-tune on them, or leave it out to take the model's own", problem)
     return tokenizer
 
 
