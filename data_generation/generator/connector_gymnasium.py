@@ -59,8 +59,7 @@ class GymnasiumConnector(Connector):
         config = self.config
         if own := [name for name in _OWN_ARGUMENTS if name in self._arguments]:
             raise FieldError(f"env_kwargs.{own[0]}", self._arguments[own[0]], "is chosen by this command", "omit it")
-        sizes = config.generator_config
-        answers = look_at(self._games(), self._arguments, sizes.step_seconds, sizes.n_workers or num_cores())
+        answers = look_at(self._games(), self._arguments, config.generator_config.step_seconds, num_cores())
         looks = {game: answer for game, answer in answers.items() if isinstance(answer, Look)}
         skipped = {game: str(fault) for game, fault in answers.items() if game not in looks}
         if not looks:
