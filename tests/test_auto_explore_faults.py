@@ -300,9 +300,7 @@ def test_evaluation_says_that_another_world_model_measures_the_reward(
 @pytest.mark.parametrize(
     ("mode", "lacking"),
     [
-        ("train", ["world_model.model_dname=mine"]),
         ("eval", ["world_model.model_dname=mine"]),
-        ("train", ["collection.connector.valid_action_combos=[action_2,action_0,action_1]"]),
         ("eval", ["collection.connector.valid_action_combos=[action_2,action_0,action_1]"]),
         ("train", ["world_model.model_dname=mine", "collection.connector.env_kwargs={max_episode_steps:7}",
                    "collection.connector.valid_action_combos=[action_2,action_0,action_1]"]),

@@ -1,6 +1,7 @@
 """Every shipped YAML file composes to its dataclasses."""
 
 import dataclasses
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,9 @@ def names_in(folder: Path) -> list[str]:
     return [str(path.relative_to(folder).with_suffix("")) for path in sorted(folder.rglob("*.yaml"))]
 
 
+@functools.cache
 def composed(command: Command, *overrides: str):
+    """Its configuration, which no test changes."""
     with open_session(command) as session:
         return to_dataclasses(session.compose(overrides)[0])
 

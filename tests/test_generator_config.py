@@ -15,6 +15,7 @@ from data_generation.data.errors import FieldError
 from data_generation.data.invocation import Invocation, note_invocation
 from data_generation.data.layout import shape_problem
 from data_generation.generate import generate
+from data_generation.generator.connector_base import make_connector
 from data_generation.generator.levels import Level
 from data_generation.generator.schedule import dataset_episode
 from tests.generator_helpers import ROOT, counting_config, retro_config
@@ -41,7 +42,8 @@ def test_games_with_fewer_instances_than_asked_for_are_named(counting, monkeypat
     cfg.config.connector.generator_config.n_instances = 2
     assert generate(cfg).num_made == 4
     assert "instances" not in capsys.readouterr().out
-    monkeypatch.setattr("tests.generator_helpers.CountingConnector.num_instances", lambda self, game: 2)
+    connector = make_connector(cfg.config.connector)
+    monkeypatch.setattr(type(connector), "num_instances", lambda self, game: 2)
     cfg.config.connector.generator_config.n_instances = 5
     assert generate(cfg).num_kept == 4
     assert "instances     2 games have fewer than n_instances=5: one (2), two (2)\n" in capsys.readouterr().out

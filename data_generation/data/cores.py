@@ -19,7 +19,7 @@ def num_cores() -> int:
 def _quotas() -> Iterator[float]:
     """Cores' worth of time that each control group allows, such as a container's (`docker run --cpus`)."""
     try:
-        lines = _OWN_GROUPS.read_text().splitlines()
+        lines = _OWN_GROUPS.read_text(encoding="utf-8").splitlines()
     except OSError:
         return
     for line in lines:
@@ -37,7 +37,7 @@ def _quotas() -> Iterator[float]:
 def _quota(group: Path) -> float:
     for files in (["cpu.max"], ["cpu.cfs_quota_us", "cpu.cfs_period_us"]):
         try:
-            quota, period = " ".join((group / name).read_text() for name in files).split()
+            quota, period = " ".join((group / name).read_text(encoding="utf-8") for name in files).split()
         except OSError:
             continue
         # Microseconds in each so many; "max" and -1 are no limit.

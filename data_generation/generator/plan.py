@@ -100,7 +100,7 @@ def make_plan(config: DatasetConfig, connector: Connector) -> Plan:
     # What a power cut leaves, an empty file perhaps, is made again.
     missing = [task for task in tasks if not is_whole(task.path)]
     num_kept, shared = len(tasks) - len(missing), _shared(everything, tasks)
-    num_levels = Counter(level.game for level in {task.level for task in everything})
+    num_levels = Counter(level.game for level in dict.fromkeys(task.level for task in everything))
     n_instances = config.connector.generator_config.n_instances
     smaller = {game: number for game, number in num_levels.items() if number < n_instances}
     return Plan(dataset_dpath, list(infos), missing, num_kept, selection.skipped, smaller, infos, shared)
