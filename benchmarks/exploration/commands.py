@@ -336,7 +336,6 @@ class Experiment:
     def _play_randomly(self, agent: str, seed: int) -> CommandStep:
         """Play until every level has its share of the steps that are compared."""
         sticky = (f"agent.repeat_probability={REPEAT_PROBABILITY}",) if agent == "sticky_random" else ()
-        policy = (f"variant={agent}", *sticky)
         dname = f"{agent}_play{seed}"
 
         def missing() -> int | None:
@@ -344,7 +343,7 @@ class Experiment:
             return sessions_to_play(steps, self.compared_steps, self.game.n_steps_max, is_even=True)
 
         def arguments() -> tuple[str, ...]:
-            return self._generate(dname, policy, self._sizes(missing()), seed=1000 + seed)
+            return self._generate(dname, (f"variant={agent}", *sticky), self._sizes(missing()), seed=1000 + seed)
 
         return CommandStep(f"record {agent}, seed {seed}", arguments, lambda: missing() is None)
 
