@@ -22,7 +22,7 @@ COLUMNS = {
     "changed_pooled_psnr": "of changed pixels",
     "ssim": "SSIM",
     "delta_psnr": "ΔPSNR",
-    "action_following": "following",
+    "action_following": "action accuracy",
     "action_following_ceiling": "(ceiling)",
     "drift_pooled_psnr_60": "frame 60",
     "drift_copy_last_pooled_psnr_60": "(copy-last)",
