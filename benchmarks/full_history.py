@@ -24,16 +24,16 @@ from training.metrics import psnr_per_frame
 
 NUM_FRAMES = 200
 
-Room = Callable[[GenieRedux, StreamState], StreamState]
+HistoryRule = Callable[[GenieRedux, StreamState], StreamState]
 
 
-def drop_frame(first: int) -> Room:
+def drop_frame(first: int) -> HistoryRule:
     """Forget the frame after the `first` ones, without computing anything again."""
 
     def drop(cache: Cache) -> Cache:
         return Cache(cache.num_frames - 1, [_without(layer, first) for layer in cache.layers])
 
-    def make_room(model: GenieRedux, state: StreamState) -> StreamState:
+    def rule(model: GenieRedux, state: StreamState) -> StreamState:
         ids, actions, surplus = (
             None if x is None else torch.cat([x[:, :first], x[:, first + 1 :]], dim=1)
             for x in (state.ids, state.actions, state.surplus)
@@ -41,7 +41,7 @@ def drop_frame(first: int) -> Room:
         assert ids is not None and actions is not None
         return StreamState(ids, actions, drop(state.dynamics), drop(state.decoder), state.window, surplus)
 
-    return make_room
+    return rule
 
 
 def _without(layer: LayerCache, frame: int) -> LayerCache:
@@ -51,10 +51,10 @@ def _without(layer: LayerCache, frame: int) -> LayerCache:
     return LayerCache(layer.peg, *parts)
 
 
-def read_again(share: float, anchors: int = 0) -> Room:
+def read_again(share: float, anchors: int = 0) -> HistoryRule:
     """Keep a share of the newest frames, and the first ones as anchors, and compute the KV caches of these again."""
 
-    def make_room(model: GenieRedux, state: StreamState) -> StreamState:
+    def rule(model: GenieRedux, state: StreamState) -> StreamState:
         newest = min(max(1, int(share * state.window)), state.window - 1 - anchors)
         ids, actions, surplus = (
             None if x is None else torch.cat([x[:, :anchors], x[:, x.shape[1] - newest :]], dim=1)
@@ -63,22 +63,22 @@ def read_again(share: float, anchors: int = 0) -> Room:
         assert ids is not None and actions is not None
         return streaming.start(model, ids, actions[:, actions.shape[1] - ids.shape[1] + 1 :], state.window, surplus)
 
-    return make_room
+    return rule
 
 
 def as_played(model: GenieRedux, state: StreamState) -> StreamState:
-    """What play does: nothing before the step, which makes room itself."""
+    """What play does: nothing before the step, which shortens a full history itself."""
     return state
 
 
-ROOMS: dict[str, Room] = {
+HISTORY_RULES: dict[str, HistoryRule] = {
     "play": as_played,
     "half": read_again(0.5),
-    "slide": drop_frame(0),
-    "anchor1": drop_frame(1),
-    "anchor2": drop_frame(2),
-    "all": read_again(1.0),
-    "half_anchor1": read_again(0.5, 1),
+    "drop_oldest": drop_frame(0),
+    "drop_keep_first": drop_frame(1),
+    "drop_keep_first_two": drop_frame(2),
+    "reencode": read_again(1.0),
+    "half_keep_first": read_again(0.5, 1),
 }
 
 
@@ -114,21 +114,21 @@ def play_game(connector: Connector, level: Level, num_frames: int, count: int) -
 
 
 @torch.no_grad()
-def stream(model: GenieRedux, video: Tensor, actions: Tensor, window: int, make_room: Room) -> Tensor:
+def stream(model: GenieRedux, video: Tensor, actions: Tensor, window: int, rule: HistoryRule) -> Tensor:
     """Frames (B, T-2, C, H, W) after the first two of videos (B, T, C, H, W)."""
     state, frames = model.start(video[:, :2], actions[:, :1], window), []
     for t in range(1, actions.shape[1]):
         if state.ids.shape[1] >= window:
-            state = make_room(model, state)
+            state = rule(model, state)
         frame, state = model.step(state, actions[:, t])
         frames.append(frame)
     return torch.stack(frames, dim=1).clamp(0, 1)
 
 
 def quality(args: argparse.Namespace) -> None:
-    """Print how close rollouts stay to the game, for each way of making room in a full history."""
+    """Print how close rollouts stay to the game, for each rule for a full history."""
     loaded, position = load_playable(Path(args.model)), character_position(args)
-    assert isinstance(loaded.model, GenieRedux), "compares the ways of a model whose history is a KV cache"
+    assert isinstance(loaded.model, GenieRedux), "compares the rules of a model whose history is a KV cache"
     game = next(iter(loaded.config.levels))
     connector = recorded_game(loaded.config, game)
     played = [play_game(connector, Level(game, level), 2 + NUM_FRAMES, args.rollouts) for level in args.levels]
@@ -137,9 +137,9 @@ def quality(args: argparse.Namespace) -> None:
     print(f"{len(video)} rollouts; frames {', '.join(map(str, SHOWN))}")
     for window in args.windows or [loaded.model.dynamics.max_frames]:
         print(f"history of {window} frames")
-        for name in args.rooms:
+        for name in args.history_rule:
             began = time.process_time()
-            made = stream(loaded.model, video, keys, window, ROOMS[name])
+            made = stream(loaded.model, video, keys, window, HISTORY_RULES[name])
             cost = (time.process_time() - began) / (len(made) * NUM_FRAMES) * 1000
             line(name, made, video[:, 2:], position)
             print(f"  {cost:.0f} ms of CPU a frame")
@@ -152,12 +152,12 @@ def quality(args: argparse.Namespace) -> None:
 
 
 def line(name: str, made: Tensor, real: Tensor, position: CharacterPosition) -> None:
-    """Print of frames (B, N, C, H, W) next to the game's: PSNR, place, whether there is a character, mean change."""
+    """Print of frames (B, N, C, H, W) next to the game's: PSNR, position accuracy, detections, mean change."""
     psnr, shown = psnr_per_frame(made, real).mean(dim=0), [t - 1 for t in SHOWN]
     distances = position.distances(made, shown_positions(position.reader, real))
-    in_place = (distances <= position.tolerance).float().mean(dim=0)
-    found = found_shares(position.reader, torch.cat([made[:, :1], made], dim=1), 2).mean(axis=0)
+    accuracy = (distances <= position.tolerance).float().mean(dim=0)
+    detected = found_shares(position.reader, torch.cat([made[:, :1], made], dim=1), 2).mean(axis=0)
     change = 255 * (made[:, 1:] - made[:, :-1]).abs().mean(dim=(0, 2, 3, 4))[NUM_FRAMES // 2 :].mean()
-    print(f"{name:13} PSNR {numbers(psnr[shown].tolist())}, mean {psnr.mean():.1f}", end="")
-    print(f"; in place {numbers(in_place[shown].tolist(), 2)}, mean {in_place.mean():.2f}", end="")
-    print(f"; found in each half {numbers(found.tolist(), 2)}; change in the second {change:.2f}", flush=True)
+    print(f"{name:19} PSNR {numbers(psnr[shown].tolist())}, mean {psnr.mean():.1f}", end="")
+    print(f"; position accuracy {numbers(accuracy[shown].tolist(), 2)}, mean {accuracy.mean():.2f}", end="")
+    print(f"; detected in each half {numbers(detected.tolist(), 2)}; change in the second {change:.2f}", flush=True)

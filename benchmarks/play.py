@@ -7,12 +7,12 @@
 
 speed: each visitor asks for the next frame as soon as it has one; then, with --pace 15, fifteen times a second.
 quality: rollouts of 200 frames from the starts of levels under random keys, each held for five frames on average, next
-to the game under the same keys; for each way of making room in a full history. PSNR favours a rollout that stands
-still, so the character's place is compared, too, as the network of `lasting` reads it off the frames.
+to the game under the same keys; for each rule for a full history (--history-rule). PSNR favours a rollout that stands
+still, so the character's position is compared, too, as the network of `lasting` reads it off the frames.
 film: 100 frames of the page's step from the start of a level, under the keys of `--keys`, next to the game, as a GIF.
 lasting: 30 seconds from the starts of levels, under these keys again and again: in which share of the frames of the
-first, second and third ten seconds a network that was trained on the dataset finds the character, in the model and in
-the game, which begins anew where it ends. With --film: a frame of every second of both.
+first, second and third ten seconds a network that was trained on the dataset detects the character, in the model and
+in the game, which begins anew where it ends. With --film: a frame of every second of both.
 """
 
 import argparse
@@ -30,7 +30,7 @@ import numpy as np
 import psutil
 import torch
 
-from benchmarks.full_history import ROOMS, quality
+from benchmarks.full_history import HISTORY_RULES, quality
 from benchmarks.keyed_rollouts import KEYS, film, lasting
 
 ROOT_DPATH = Path(__file__).resolve().parent.parent
@@ -125,14 +125,14 @@ def main() -> None:
     parser.add_argument("--pace", type=float, default=15.0)
     parser.add_argument("--dataset", default="data_generation/datasets/retro_act_v0.0.0_demo")
     parser.add_argument(
-        "--cache", type=Path, default=Path("outputs/position"), help="keeps the network that finds the character"
+        "--cache", type=Path, default=Path("outputs/position"), help="keeps the network that detects the character"
     )
     parser.add_argument("--rollouts", type=int, default=1, help="of each level")
     parser.add_argument("--windows", type=int, nargs="+")
     parser.add_argument("--film", help="a folder for images: the game's frames and the model's")
     parser.add_argument("--levels", type=int, nargs="+", default=[5])
     parser.add_argument("--keys", nargs="+", default=KEYS, help="actions, and for how many frames each is held")
-    parser.add_argument("--rooms", nargs="+", choices=list(ROOMS), default=list(ROOMS))
+    parser.add_argument("--history-rule", nargs="+", choices=list(HISTORY_RULES), default=list(HISTORY_RULES))
     args = parser.parse_args()
     torch.manual_seed(0)
     {"speed": speed, "quality": quality, "film": film, "lasting": lasting}[args.what](args)
