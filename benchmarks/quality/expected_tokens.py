@@ -1,6 +1,7 @@
 """Does a rollout last longer if the history keeps what the model was unsure of? Nothing is trained.
 
-python -m benchmarks.quality.expected_tokens <model-N.pt …> --dataset retro_act_v0.0.0_one_level_seen
+python -m benchmarks.quality.expected_tokens <model-N.pt …> \\
+    --datasets outputs/quality/datasets --dataset retro_act_v0.0.0_one_level_seen
 
 A predicted frame enters the history as the likeliest tokens: where the character may be at one of several places, it is
 at none of them, and the next frame cannot know. With `dynamics.history_tokens=expected` each token enters as the
