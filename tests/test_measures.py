@@ -107,6 +107,12 @@ def test_calibration_of_a_model_that_knows_what_it_does_not_know():
     assert abs(calibration(unrelated, ids)["calibration_auroc"] - 0.5) < 0.1
 
 
+@pytest.mark.filterwarnings("error")
+def test_calibration_of_a_single_predicted_frame_has_no_rank_correlation():
+    found = calibration(torch.randn(1, 1, 8, 8, 16), torch.zeros(1, 2, 8, 8, dtype=torch.int64))
+    assert "calibration_auroc" in found and "calibration_frame_spearman" not in found
+
+
 def test_calibration_without_errors_omits_what_it_cannot_say():
     ids = torch.zeros(1, 3, 2, 2, dtype=torch.int64)
     logits = F.one_hot(ids[:, 1:], 8).float() * 50

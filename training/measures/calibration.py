@@ -61,7 +61,7 @@ def compute_calibration(rows: dict[str, np.ndarray]) -> dict[str, float]:
         "calibration_auroc": _auroc(*entropies.sum(axis=0)),
         "calibration_changed_auroc": _auroc(*changed.sum(axis=0)),
     }
-    if (frames.std(dim=0) > 0).all():
+    if len(frames) > 1 and (frames.std(dim=0) > 0).all():
         scores["calibration_frame_spearman"] = float(spearman_corrcoef(frames[:, 0], frames[:, 1]))
     return {name: value for name, value in scores.items() if not math.isnan(value)}
 
