@@ -121,11 +121,11 @@ def made(args: argparse.Namespace, loaded: LoadedModel[Any]) -> Iterator[str]:
 
 def overview(weights: Path) -> Iterator[str]:
     """The lines of weights/README.md."""
-    yield from ("# Weights that come with the code", "")
+    yield from ("# Included weights", "")
     yield "Small models of Cinderfoot, the free game in `external/platformer/`, trained on CPUs; where a card says so,"
     yield "for some minutes on a GPU. `python run.py play` plays `cinderfoot`. Each folder has a card that says how it"
     yield "was made and what was measured; written by `python -m benchmarks.ship`. How long their rollouts stay close"
-    yield "to the game is among [the results](../docs/results/play.md#the-weights-that-come-with-the-code)."
+    yield "to the game is among [the results](../docs/results/play.md#the-included-weights)."
     yield ""
     yield from ("| folder | what it is | training steps | levels | MB |", "| --- | --- | --: | --- | --: |")
     for name, about in ABOUT.items():

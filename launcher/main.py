@@ -14,7 +14,7 @@ from launcher.help import command_help, overview
 from launcher.keys import did_you_mean
 from launcher.slurm import join_tasks
 from launcher.spelling import respell
-from launcher.streams import mend_streams
+from launcher.streams import make_streams_usable
 
 # What tells a process that it is one of several, and how many threads it has. Set but empty, it says nothing.
 _VARIABLES = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "OMP_NUM_THREADS")
@@ -25,7 +25,7 @@ def launch(argv: Sequence[str]) -> int:
 
     0: done; 1: a failure, with its traceback; 2: a mistake of the user, in one line; 130: interrupted.
     """
-    mend_streams()
+    make_streams_usable()
     for name in _VARIABLES:
         if os.environ.get(name) == "":
             del os.environ[name]

@@ -29,7 +29,7 @@ from launcher.errors import (
     one_line,
 )
 from launcher.stopped import StoppedProcesses
-from launcher.streams import mend_streams
+from launcher.streams import make_streams_usable
 
 # prctl's option "send me this signal when my parent ends" (linux/prctl.h).
 _PR_SET_PDEATHSIG = 1
@@ -248,7 +248,7 @@ def _exit_code(entry: str, config: object) -> int:
     """Call the entry point in a process that was started for it; the exit code that it asked for."""
     import torch
 
-    mend_streams()
+    make_streams_usable()
     _end_with_launcher()
     level = logging.INFO if os.environ["RANK"] == "0" else logging.WARNING
     logging.basicConfig(level=level, format="%(message)s", handlers=[ConsoleHandler(sys.stdout)])

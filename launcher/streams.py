@@ -5,7 +5,7 @@ import os
 import sys
 
 
-def mend_streams() -> None:
+def make_streams_usable() -> None:
     """Let closed streams (`>&-`) lead nowhere, and print what an encoding lacks as `\\u2026` and the like.
 
     The first three descriptors are taken then: a file that had one of them would get what is printed.

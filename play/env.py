@@ -1,7 +1,7 @@
 """A trained world model as a Gymnasium environment: `reset` gives it some frames, `step` streams one frame.
 
     import gymnasium
-    env = gymnasium.make("play.env:GenieRedux/WorldModel-v0")  # the model that comes with the code
+    env = gymnasium.make("play.env:GenieRedux/WorldModel-v0")  # the included model
     env = gymnasium.make("play.env:GenieRedux/WorldModel-v0", model_fpath="…/model-1000.pt", dataset_dpath="…")
     envs = gymnasium.make_vec("play.env:GenieRedux/WorldModel-v0", 16, model_fpath="…", dataset_dpath="…")
 
@@ -264,7 +264,7 @@ def make_env(
 ) -> WorldModelEnv:
     """The model of a checkpoint, started from a dataset's episodes. `settings`: those of `RolloutConfig`.
 
-    Without a checkpoint, the model that comes with the code; without a dataset, the levels that it was trained on.
+    Without a checkpoint, the included model; without a dataset, the levels that it was trained on.
     Without `max_episode_steps` there is no end: `gymnasium.make` keeps that argument for a wrapper of its own.
     UserErrors are those of `load_world_model` and `open_datasets`.
     """

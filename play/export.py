@@ -190,7 +190,7 @@ def write_starts(
 
 
 def _first(cfg: ExportConfig, starts: Sequence[dict[str, Any]]) -> int:
-    """The start that the page opens with: of the model that comes with the code, the level that it predicts best."""
+    """The start that the page opens with: of the included model, the level that it predicts best."""
     return next((i for i, start in enumerate(starts) if _is_best(cfg, start["label"])), 0)
 
 

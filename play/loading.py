@@ -1,4 +1,4 @@
-"""Which model is played: the one that is named, or the one that comes with the code."""
+"""Which model is played: the one that is named, or the included one."""
 
 import os
 from pathlib import Path
@@ -14,7 +14,7 @@ SHIPPED_LEVEL = 5
 
 
 def model_path(model_fpath: str | os.PathLike[str] | None) -> Path:
-    """The model that is named, or the one that comes with the code. FieldError of `model_fpath` where there is none."""
+    """The model that is named, or the included one. FieldError of `model_fpath` where there is none."""
     if model_fpath:
         return local_path("model_fpath", model_fpath, "model")
     if not SHIPPED_DPATH.is_dir():

@@ -1,4 +1,4 @@
-"""Weights that come with the code: written by a command, never over others without being asked."""
+"""Included weights: written by a command, never over others without being asked."""
 
 from pathlib import Path
 

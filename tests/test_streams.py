@@ -36,8 +36,8 @@ def test_a_closed_stream_is_no_failure_and_none_takes_its_place(redirections, ar
 def test_files_do_not_get_what_is_printed_to_closed_streams(tmp_path):
     script = """
 import os, subprocess, sys
-from launcher.streams import mend_streams
-mend_streams()
+from launcher.streams import make_streams_usable
+make_streams_usable()
 file = open(sys.argv[1], "w")
 print("printed")
 print("printed", file=sys.stderr)

@@ -119,7 +119,7 @@ class StepRunner:
                 code = _wait(process)
             where = f"see {log}"
         if code:
-            remedy = "when that is mended, the same command resumes here"
+            remedy = "when that is fixed, the same command resumes here"
             raise UserError(f"{step.title}: its command failed with exit code {code} ({where}); {remedy}")
 
 

@@ -118,7 +118,7 @@ function welcome(hello) {
   startAnew();
 }
 
-// At the level where the model that comes with the code predicts best; of other models, at a recorded episode.
+// At the level where the included model predicts best; of other models, at a recorded episode.
 function startAnew() {
   if (state.start) begin(state.start);
   else if (state.hello.environments.length && !state.hello.begins_at_level) startEpisode();
