@@ -1,6 +1,8 @@
 """Agent57 by command: a run's files, resume = uninterrupted, evaluation, generation, and what is said of mistakes."""
 
+import errno
 import json
+import os
 import re
 import shutil
 import signal
@@ -13,9 +15,11 @@ import torch
 import run
 from data_generation.config import ConnectorConfig, DatasetConfig, GenerateConfig, GeneratorConfig
 from data_generation.data.data import Environment, EpisodeReader, list_environments
+from data_generation.data.errors import UserError
 from data_generation.generate import generate
 from external.agent57.checkpoint import read_agent57
 from external.agent57.main import evaluate, train
+from external.agent57.replay import PlayedEpisode
 from external.agent57.testing import Agent57Test, play_test
 from external.agent57.trainer import Agent57Trainer
 from models.tensor_file import write_file
@@ -139,6 +143,29 @@ def test_resuming_with_other_settings_is_refused_in_one_line(trained: Path, tmp_
         with pytest.raises(ValueError, match=message) as raised:
             train(cfg)
         assert "\n" not in str(raised.value)
+
+
+def test_a_run_whose_episodes_are_gone_is_not_resumed_on_an_empty_replay(trained: Path, tmp_path: Path) -> None:
+    shutil.copytree(trained.parent, tmp_path / "agents")
+    for path in tmp_path.rglob("*.episode"):
+        path.unlink()
+    with pytest.raises(UserError, match=r"^common\.resume: (\d+) of the replay's \1 .* restore .*start another"):
+        train(quick_config(tmp_path, resume=True, epochs=5))
+
+
+def test_an_episode_that_cannot_be_read_for_a_moment_keeps_its_file(trained, tmp_path, monkeypatch, caplog) -> None:
+    shutil.copytree(trained.parent, tmp_path / "agents")
+    bad, load = min(tmp_path.rglob("*.episode")), PlayedEpisode.load
+
+    def failing(path: Path) -> PlayedEpisode:
+        if path == bad:
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), str(path))
+        return load(path)
+
+    monkeypatch.setattr(PlayedEpisode, "load", failing)
+    train(quick_config(tmp_path, resume=True, epochs=7))
+    assert bad.exists()
+    assert [record.levelname for record in caplog.records if "of the replay's" in record.message] == ["WARNING"]
 
 
 @pytest.mark.parametrize("num_envs", [1, 4])

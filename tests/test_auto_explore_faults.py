@@ -57,12 +57,19 @@ def test_damaged_episodes_of_the_replay_are_left_out_with_one_line(
     trained: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     root = copy_of(trained, tmp_path)
-    first, *_, other = sorted(root.rglob("*.episode"))
-    first.write_bytes(b"")
-    other.write_bytes(other.read_bytes()[:-100])
+    newest = max(root.rglob("*.episode"))
+    newest.write_bytes(newest.read_bytes()[:-100])
     with caplog.at_level(logging.WARNING):
         run_at(root, reward="rnd", epochs=4, resume=True)
     assert len([record for record in caplog.records if "of the replay's" in record.message]) == 1
+
+
+def test_a_run_whose_episodes_are_gone_is_not_resumed_on_an_empty_replay(trained: Path, tmp_path: Path) -> None:
+    root = copy_of(trained, tmp_path)
+    for path in root.rglob("*.episode"):
+        path.unlink()
+    with pytest.raises(UserError, match=r"^common\.resume: (\d+) of the replay's \1 .* restore .*start another"):
+        run_at(root, reward="rnd", epochs=4, resume=True)
 
 
 def test_what_resuming_needs_is_on_the_disk_before_the_checkpoint_is(tmp_path: Path, monkeypatch) -> None:

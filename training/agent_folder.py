@@ -3,7 +3,7 @@
 import logging
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,11 +12,14 @@ from typing import Any, Protocol
 from omegaconf import OmegaConf
 from yaml import YAMLError
 
-from data_generation.data.errors import FieldError, MissingPathError, UserError, under
+from data_generation.data.errors import UNSET, FieldError, MissingPathError, UserError, under
 from data_generation.data.info import DatasetInfo, other_files
 from training.run_record import flattened
 
 logger = logging.getLogger(__name__)
+
+# Of a replay's complete episodes: so many may be lost without the run being another one.
+MAX_LOST = 0.25
 
 
 @dataclass(frozen=True)
@@ -150,6 +153,18 @@ class AgentFolder:
         """`info.json` of each environment folder of `episodes`."""
         for dname, info in infos.items():
             info.save(self.episodes / dname)
+
+    def check_replay(self, bad: Collection[Exception], num_stored: int) -> None:
+        """After the `num_stored` complete episodes of a replay were read from their files: warn of `bad` ones.
+
+        FieldError (of `common`) where they are too many for the run to go on with the rest.
+        """
+        if not bad:
+            return
+        problem = f"{len(bad)} of the replay's {num_stored} complete episodes cannot be read, first {next(iter(bad))}"
+        if len(bad) > MAX_LOST * num_stored:
+            raise FieldError("resume", UNSET, problem, f"restore '{self.episodes}', or start another run")
+        logger.warning("%s: they are left out", problem)
 
     def make_room(self, resumed_from: Path | None) -> None:
         """Before `last` is written: the one there becomes `previous`.

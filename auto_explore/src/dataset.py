@@ -1,6 +1,5 @@
 """The replay: what was played, in memory for the updates and on disk as ordinary episodes."""
 
-import logging
 from collections import deque
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,8 +14,7 @@ from data_generation.data.errors import UserError
 from data_generation.generator.episode import Episode
 from data_generation.generator.levels import Transition
 from models.components.transfer import to_device
-
-logger = logging.getLogger(__name__)
+from training.agent_folder import AgentFolder
 
 # Names of an agent's own numbers in a file, among those of the environment.
 LOG_PROBABILITY, ENVIRONMENT_REWARD = "log_probability", "environment_reward"
@@ -160,17 +158,19 @@ class Replay:
         return ClipBatch(**{name: torch.from_numpy(np.stack([row[name] for row in rows])) for name in rows[0]})
 
 
-def read_replay(stored: list[int | str], growing: list[AgentEpisode], run_dpath: Path) -> deque[AgentEpisode]:
-    """A replay's episodes: `growing` ones by number, complete ones from their files, damaged ones left out."""
+def read_replay(stored: list[int | str], growing: list[AgentEpisode], folder: AgentFolder) -> deque[AgentEpisode]:
+    """A replay's episodes: `growing` ones by number, complete ones from their files, a few damaged ones left out.
+
+    FieldError (of `common`) where many are.
+    """
     episodes: deque[AgentEpisode] = deque()
     bad: list[UserError | OSError] = []
     for item in stored:
         try:
-            episodes.append(growing[item] if isinstance(item, int) else AgentEpisode.load(run_dpath / item))
+            episodes.append(growing[item] if isinstance(item, int) else AgentEpisode.load(folder.path / item))
         except (UserError, OSError) as error:
             bad.append(error)
-    if bad:
-        logger.warning("%d of the replay's %d episodes are left out, first %s", len(bad), len(stored), bad[0])
+    folder.check_replay(bad, sum(isinstance(item, str) for item in stored))
     return episodes
 
 

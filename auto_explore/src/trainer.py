@@ -337,7 +337,8 @@ class AgentTrainer:
             with under("common"):
                 check_epochs_left(self.common, self.epoch, self.folder)
             growing = self._resume_episodes(own["collector"])
-            self.replay.episodes = read_replay(own["replay"], growing, self.folder.path)
+            with under("common"):
+                self.replay.episodes = read_replay(own["replay"], growing, self.folder)
         except (AttributeError, LookupError, TypeError) as error:
             problem = f"'{path}' holds no valid training state ({type(error).__name__}: {error!s:.100})"
             raise UserError(f"{problem}: restore the file, or start another run") from error

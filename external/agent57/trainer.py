@@ -302,27 +302,32 @@ class Agent57Trainer:
             problem = f"the environments do not replay the run's episodes ({error})"
             remedy = "resume with its {collection.games}, {common.seed} and {collection.connector}"
             raise FieldError("collection", UNSET, problem, remedy) from error
-        self.replay.load_state_dict(state["replay"], self._reader_of(state["episode_states"], lost))
+        states, bad = state["episode_states"], dict[Path, Exception]()
+        self.replay.load_state_dict(state["replay"], self._reader_of(states, lost, bad))
+        with under("common"):
+            self.folder.check_replay(bad.values(), len(states))
         named = {episode.path for episode in self.replay.episodes if episode.is_over}
-        self._named = [set(self.folder.episodes.rglob("*.episode")) - named, named]
+        # What could not be read may be whole, as where a file server was away for a moment.
+        self._named = [set(self.folder.episodes.rglob("*.episode")) - named - bad.keys(), named]
 
-    def _reader_of(self, states: dict[str, Any], lost: set[int]) -> Callable[[int | str], PlayedEpisode | None]:
+    def _reader_of(
+        self, states: dict[str, Any], lost: set[int], bad: dict[Path, Exception]
+    ) -> Callable[[int | str], PlayedEpisode | None]:
         """What gives the replay's episodes by name: those in progress, or from their files.
 
-        None for damaged ones, and for those of the environments that have `lost` theirs.
+        None for those that cannot be read, which `bad` collects, and of the environments that have `lost` theirs.
         """
         known: dict[int | str, PlayedEpisode | None] = dict(enumerate(self.actors.episodes))
         known.update(dict.fromkeys(lost))
 
         def episode_of(name: int | str) -> PlayedEpisode | None:
             if name not in known:
+                path = self.folder.path / str(name)
                 try:
-                    episode = PlayedEpisode.load(self.folder.path / str(name))
+                    known[name] = episode = PlayedEpisode.load(path)
                     episode.restore_states(states[str(name)])
-                    known[name] = episode
                 except (UserError, OSError) as error:
-                    logger.warning("an episode of the replay is left out: %s", error)
-                    known[name] = None
+                    known[name], bad[path] = None, error
             return known[name]
 
         return episode_of
