@@ -1,5 +1,6 @@
 """`python run.py export`: a trained world model as a static page, which plays in a browser without a server."""
 
+import base64
 import json
 import logging
 import shlex
@@ -17,7 +18,7 @@ from data_generation.data.data import Environment
 from data_generation.data.errors import UNSET, FieldError, MissingPathError
 from data_generation.data.fields import DatasetPath, ModelPath, NotNegative, NumFrames, OneOf, PathText, Range
 from data_generation.data.files import atomic_path, first_foreign
-from data_generation.data.media import scale_image, to_pixels, write_png
+from data_generation.data.media import encode_png, scale_image, to_pixels
 from models.checkpoint import LoadedModel
 from models.config import ModelConfig
 from models.genie_redux import GenieRedux
@@ -87,7 +88,7 @@ def export(cfg: ExportConfig) -> Path:
     with atomic_path(target) as folder:
         folder.mkdir()
         step = StaticShapeStep(loaded.model, cfg.window, cfg.temperature)
-        starts = write_starts(cfg, loaded, step, folder)
+        starts = describe_starts(cfg, loaded, step)
         write_onnx(step, folder / "model.onnx", cfg.precision)
         report = compare(step, folder / "model.onnx", starts[0], cfg.num_checked_steps)
         manifest = {**_manifest(cfg, loaded, step), "starts": starts, "first": _first(cfg, starts), "checked": report}
@@ -104,6 +105,7 @@ def _page_files() -> list[str]:
     """Patterns of all files that a page may have."""
     static = [path.relative_to(STATIC_DPATH).as_posix() for path in STATIC_DPATH.rglob("*") if path.is_file()]
     runtime = [f"runtime/{name}" for names in RUNTIME_FILES.values() for name in names]
+    # Earlier versions kept the starts' pictures in files.
     return ["model.onnx", "world.json", "starts/*.png", *static, *runtime]
 
 
@@ -179,14 +181,11 @@ def _trained_on(config: ModelConfig) -> str:
 # ---- starts ---------------------------------------------------------------------------------------------------------
 
 
-def write_starts(
-    cfg: ExportConfig, loaded: LoadedModel[GenieRedux], step: StaticShapeStep, folder: Path
-) -> list[dict[str, Any]]:
+def describe_starts(cfg: ExportConfig, loaded: LoadedModel[GenieRedux], step: StaticShapeStep) -> list[dict[str, Any]]:
     """The starts of the page: token ids and actions of an episode's frames, and an image of the last of them."""
-    (folder / "starts").mkdir()
     num_prime = min(cfg.num_prime, step.window)
     starts = _level_starts(cfg, loaded.config) if not cfg.dataset_dpath else _episode_starts(cfg, loaded, num_prime)
-    return [_write_start(start, loaded.model, folder / "starts" / f"{i}.png") for i, start in enumerate(starts)]
+    return [_describe_start(start, loaded.model) for start in starts]
 
 
 def _first(cfg: ExportConfig, starts: Sequence[dict[str, Any]]) -> int:
@@ -240,17 +239,18 @@ def _chosen_start(text: str, episodes: list[tuple[Environment, int]], num_prime:
     return episode_start(environment, episode, time, num_prime)
 
 
-def _write_start(start: Start, model: GenieRedux, picture: Path) -> dict[str, Any]:
+def _describe_start(start: Start, model: GenieRedux) -> dict[str, Any]:
     video = torch.from_numpy(start.frames)[None].float() / 255
     is_given = model.takes_actions or len(start.actions) == 0
     actions = start.actions if is_given else model.infer_actions(video)[0]
     # The image shows what the model starts from: the last frame through its tokens.
     shown = to_pixels(model.tokenizer.reconstruct(video)[0, -1:].numpy())[0]
-    write_png(picture, scale_image(shown, 1))
+    picture = base64.b64encode(encode_png(scale_image(shown, 1))).decode()
     ids = model.tokenizer.encode(video)[0].flatten(1)
     return {
         "label": start.label,
-        "picture": f"{picture.parent.name}/{picture.name}",
+        # In this file, so that every start can be played offline.
+        "picture": f"data:image/png;base64,{picture}",
         "ids": ids.tolist(),
         "actions": actions.tolist(),
     }

@@ -141,8 +141,12 @@ def test_the_page_plays_offline_once_it_was_loaded(tab):
     tab.context.set_offline(True)
     tab.reload()
     tab.wait_for_function(READY)
+    # A start that nobody has chosen before.
+    tab.select_option("#start", index=1)
+    tab.wait_for_function(f"{FRAMES} === 0")
     tab.keyboard.down("ArrowRight")
     tab.wait_for_function(f"{FRAMES} > 3")
+    assert tab.inner_text("#status") == ""
 
 
 def test_a_person_plays_on_webgpu(tab, address):

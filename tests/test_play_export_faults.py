@@ -1,5 +1,6 @@
 """The exported page in headless Chromium, with a stand-in for the runtime that needs no ONNX: `pytest -m browser`."""
 
+import base64
 import importlib.util
 import json
 import os
@@ -8,9 +9,10 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from data_generation.data.media import write_png
+from data_generation.data.media import encode_png
 from play.export import STATIC_DPATH
 from tests.export_helpers import served
 
@@ -49,7 +51,10 @@ export const InferenceSession = {
 
 def write_model(folder: Path, version: int, age_s: float = 0) -> None:
     """A page of a model of some age."""
-    starts = [{"label": f"level {i}", "picture": f"starts/{i}.png", "ids": [[0]], "actions": []} for i in range(2)]
+    # The second one has no picture, which is no reason not to play.
+    black = base64.b64encode(encode_png(np.zeros((64, 64, 3), np.uint8))).decode()
+    pictures = (f"data:image/png;base64,{black}", "missing.png")
+    starts = [{"label": f"level {i}", "picture": pictures[i], "ids": [[0]], "actions": []} for i in range(2)]
     world = {
         "name": "stand-in", "about": f"version {version}", "actions": ACTIONS, "idle": 0, "fps": 15, "size": 64,
         "grid": 1, "noise": None, "runtime": {"wasm": "w.wasm", "webgpu": "g.wasm"}, "starts": starts, "first": 0,
@@ -63,16 +68,11 @@ def write_model(folder: Path, version: int, age_s: float = 0) -> None:
 
 @pytest.fixture
 def folder(tmp_path) -> Path:
-    import numpy as np
-
     folder = tmp_path / "page"
     shutil.copytree(STATIC_DPATH, folder)
     (folder / "runtime").mkdir()
-    (folder / "starts").mkdir()
     for backend in ("wasm", "webgpu"):
         (folder / "runtime" / f"ort.{backend}.bundle.min.mjs").write_text(RUNTIME)
-    for i in range(2):
-        write_png(folder / "starts" / f"{i}.png", np.zeros((64, 64, 3), np.uint8))
     write_model(folder, version=1, age_s=10 * 86_400)
     return folder
 
@@ -158,6 +158,45 @@ def test_the_page_plays_where_the_browser_has_no_space_for_it(tab, address):
     tab.goto(address)
     tab.wait_for_function(f"{FRAMES} > 3")
     assert tab.evaluate("self.crossOriginIsolated"), "the service worker answers"
+
+
+@pytest.mark.parametrize("backend", ["wasm", "webgpu"])
+def test_a_start_without_its_picture_is_played(tab, address, folder, backend):
+    world = json.loads((folder / "world.json").read_text())
+    (folder / "world.json").write_text(json.dumps({**world, "first": 1}))
+    with_adapter(tab, "({})")
+    tab.goto(f"{address}&backend={backend}")
+    tab.wait_for_function(f"{FRAMES} > 3")
+    assert tab.inner_text("#status") in ("", "WebGPU does not run the model here: the device is lost")
+
+
+def test_a_start_that_was_never_chosen_is_played_offline(tab, address):
+    tab.goto(address)
+    tab.wait_for_function(f"{FRAMES} > 3")
+    tab.context.set_offline(True)
+    tab.select_option("#start", index=1)
+    tab.wait_for_function(f"{FRAMES} < 3")
+    tab.wait_for_function(f"{FRAMES} > 3")
+    assert tab.inner_text("#status") == ""
+
+
+def test_a_hidden_tab_waits_and_r_goes_on_after_a_pause(tab, address):
+    tab.goto(address)
+    tab.wait_for_function(f"{FRAMES} > 3")
+    hide = "window.asked = 0; Object.defineProperty(document, 'hidden', { get: () => ++asked, configurable: true })"
+    tab.evaluate(hide)
+    # Whoever asks has shown the step before.
+    tab.wait_for_function("asked > 0")
+    before = tab.evaluate(FRAMES)
+    tab.wait_for_function("asked > 5")
+    assert tab.evaluate(FRAMES) == before
+    tab.evaluate("delete document.hidden")
+    tab.wait_for_function(f"{FRAMES} > {before}")
+    tab.keyboard.press("p")
+    assert tab.inner_text("#pause") == "Resume"
+    tab.keyboard.press("r")
+    assert tab.inner_text("#pause") == "Pause"
+    tab.wait_for_function(f"{FRAMES} > 3")
 
 
 def test_keys_play_whatever_control_was_used_before_and_come_up_wherever_the_focus_is(tab, address):

@@ -60,10 +60,11 @@ async function restart() {
   if (!manifest) return; // it will begin by itself
   const mine = ++generation;
   const index = Number(element("start").value);
+  setPaused(false);
   times.length = costs.length = 0;
   say(notice);
   try {
-    await Promise.all([showPicture(manifest.starts[index].picture), ask({ do: "begin", start: index })]);
+    await Promise.all([showPicture(manifest.starts[index].picture, mine), ask({ do: "begin", start: index })]);
     canvas.dataset.frames = 0;
     await play(mine);
   } catch (error) {
@@ -78,7 +79,9 @@ async function play(mine) {
     due = Math.max(due + 1000 / speed(), performance.now());
     await until(due);
     if (mine !== generation) break;
-    const action = paused ? null : (chooseAction(held.names, manifest.actions) ?? manifest.idle);
+    // Nobody plays what is not seen.
+    const waits = paused || document.hidden;
+    const action = waits ? null : (chooseAction(held.names, manifest.actions) ?? manifest.idle);
     if (action === null) continue;
     const { pixels, milliseconds } = await ask({ do: "step", action });
     if (mine === generation) show(pixels, milliseconds, action);
@@ -93,11 +96,15 @@ function until(time) {
   return new Promise((resolve) => setTimeout(resolve, Math.max(0, time - performance.now())));
 }
 
-async function showPicture(url) {
+async function showPicture(url, mine) {
   const image = new Image();
   image.src = url;
-  await image.decode();
-  canvas.getContext("2d").drawImage(image, 0, 0);
+  try {
+    await image.decode();
+  } catch {
+    return; // the game starts without it
+  }
+  if (mine === generation) canvas.getContext("2d").drawImage(image, 0, 0);
 }
 
 function show(pixels, milliseconds, action) {
@@ -109,7 +116,7 @@ function show(pixels, milliseconds, action) {
   while (times.length > 1 && now - times[0] > 2000) times.shift();
   if (costs.length > 60) costs.shift();
   const rate = times.length > 1 ? ((times.length - 1) * 1000) / (now - times[0]) : 0;
-  const median = costs.toSorted((a, b) => a - b)[costs.length >> 1];
+  const median = [...costs].sort((a, b) => a - b)[costs.length >> 1];
   element("rate").textContent = `${rate.toFixed(1)} frames/s, ${median.toFixed(0)} ms a frame`;
   element("action").textContent = labelOf(manifest.actions[action]) || "–";
 }
@@ -122,8 +129,8 @@ function showHeld() {
   }
 }
 
-function togglePause() {
-  paused = !paused;
+function setPaused(value) {
+  paused = value;
   element("pause").textContent = paused ? "Resume" : "Pause";
 }
 
@@ -220,11 +227,11 @@ async function main() {
   else if (query.get("backend") === "webgpu") element("backend").value = "webgpu";
   const commands = {
     KeyR: (event) => event.repeat || restart().catch(failed),
-    KeyP: (event) => event.repeat || togglePause(),
+    KeyP: (event) => event.repeat || setPaused(!paused),
   };
   listen(held, { actions: () => manifest.actions, commands, changed: showHeld, isPlaying: () => Boolean(manifest) });
   element("reset").addEventListener("click", () => restart().catch(failed));
-  element("pause").addEventListener("click", togglePause);
+  element("pause").addEventListener("click", () => setPaused(!paused));
   element("start").addEventListener("change", () => restart().catch(failed));
   element("backend").addEventListener("change", () => chooseBackend().catch(failed));
   await chooseBackend();
