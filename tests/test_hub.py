@@ -14,6 +14,7 @@ from data_generation.data.errors import UserError
 from data_generation.data.fields import DatasetName, FolderName, ModelPath, PathText, check_fields
 from data_generation.data.hub import HubPlace, fetch_shared, local_path
 from models.checkpoint import load_world_model, save_model
+from models.tensor_file import digest
 from run import main
 from tests.episode_helpers import make_environment
 from tests.hub_stand_in import StandIn, stand_in
@@ -49,7 +50,8 @@ def write_evaluation(root: Path, checkpoint: Path) -> None:
     folder = root / "genie_redux_guided" / "toy" / "replicate"
     folder.mkdir(parents=True)
     (folder / "strips.png").write_bytes(b"picture")
-    content = {"checkpoint": str(checkpoint), "dataset": "toy", "mode": "replicate", "num_clips": 8}
+    content = {"checkpoint": str(checkpoint), "step": 7, "dataset": "toy", "mode": "replicate", "num_clips": 8}
+    content["weights"] = digest(checkpoint)
     content["notes"] = ["of 3 of 8 clips"]
     (folder / "metrics.json").write_text(json.dumps({**content, "metrics": {"psnr": 31.25, "fid": 12.5}}))
 
@@ -69,6 +71,30 @@ def test_export_needs_no_network_and_writes_a_card_with_figures_and_pictures(tmp
     # An older export is replaced, other folders are not.
     assert command(*words) == 0
     assert command("model", "export", checkpoint, "--to", checkpoint.parent) == 2
+
+
+@pytest.mark.parametrize("change", ["weights", "step"])
+def test_figures_of_a_model_that_lay_at_the_path_before_are_not_on_the_card(tmp_path, checkpoint, caplog, change):
+    write_evaluation(tmp_path / "evaluations", checkpoint)
+    (metrics,) = tmp_path.rglob("metrics.json")
+    if change == "weights":
+        save_model(checkpoint, tiny_model(seed=1), tiny_config(), 7)
+    else:
+        # Of an earlier version.
+        content = json.loads(metrics.read_text())
+        del content["weights"]
+        metrics.write_text(json.dumps({**content, "step": 6}))
+    words = ("model", "export", checkpoint, "--to", tmp_path / "shared", "--evaluations", tmp_path / "evaluations")
+    assert command(*words) == 0
+    assert "31.25" not in (tmp_path / "shared" / "README.md").read_text()
+    assert "is of other weights: not on the card; evaluate again" in caplog.text
+
+
+def test_a_folder_of_evaluations_that_is_not_there_is_said(tmp_path, checkpoint, capsys):
+    odd, shared = tmp_path / "odd", tmp_path / "shared"
+    line = error_of(capsys, "model", "export", checkpoint, "--to", shared, "--evaluations", odd)
+    assert f"--evaluations={odd}: is not a folder" in line
+    assert not shared.exists()
 
 
 def snapshot(folder: Path) -> dict[str, bytes]:

@@ -1,6 +1,7 @@
 """The card of a shared model, README.md: what it is, how to use it, and the figures of its evaluations."""
 
 import json
+import logging
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +12,10 @@ from data_generation.data.reading import read_json
 from models.checkpoint import LoadedModel
 from models.construct_model import kind_of
 from models.provenance import code_commit
+from models.tensor_file import digest
 from training.report import metric_rows
+
+logger = logging.getLogger(__name__)
 
 CARD_FNAME = "README.md"
 _ABOUT = {
@@ -38,9 +42,10 @@ CARD_FILES = (CARD_FNAME, *(f"images/*-{name}" for name in _PICTURES))
 def write_card(folder: Path, checkpoint: Path, loaded: LoadedModel[Any], evaluations_dpath: Path) -> None:
     """Write README.md, and the images that it shows, for the model in `folder`, which was loaded from `checkpoint`.
 
-    Evaluations of that checkpoint are looked for below `evaluations_dpath`.
+    Evaluations of that checkpoint are looked for below `evaluations_dpath`; a warning names those of other weights that
+    lay at its path.
     """
-    found = list(_evaluations(evaluations_dpath, checkpoint))
+    found = list(_evaluations(evaluations_dpath, checkpoint, loaded.step))
     lines = [*_head(loaded, found), *_facts(loaded), *(["", _NOTE] if found else [])]
     for number, (evaluation_dpath, content) in enumerate(found):
         lines += ["", *_results(content)]
@@ -52,13 +57,20 @@ def write_card(folder: Path, checkpoint: Path, loaded: LoadedModel[Any], evaluat
     (folder / CARD_FNAME).write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def _evaluations(dpath: Path, checkpoint: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
+def _evaluations(dpath: Path, checkpoint: Path, step: int) -> Iterator[tuple[Path, dict[str, Any]]]:
     """The evaluations of a checkpoint below a folder, and their metrics.json."""
+    weights = digest(checkpoint)
     for path in sorted(dpath.rglob("metrics.json")):
         try:
             content = read_json(path, "evaluate again")
-            if Path(content["checkpoint"]).resolve() == checkpoint.resolve() and isinstance(content["metrics"], dict):
+            path_then, metrics = Path(content["checkpoint"]), content["metrics"]
+            if path_then.resolve() != checkpoint.resolve() or not isinstance(metrics, dict):
+                continue
+            # Earlier versions noted no weights.
+            if (content["step"], content.get("weights", weights)) == (step, weights):
                 yield path.parent, content
+            else:
+                logger.warning("'%s' is of other weights: not on the card; evaluate again", path.parent)
         except (UserError, KeyError, TypeError):
             # Of another version, or damaged: not this checkpoint's.
             continue

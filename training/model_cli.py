@@ -7,7 +7,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from data_generation.arguments import OneLineParser, read_path
-from data_generation.data.errors import FieldError, UserError, under
+from data_generation.data.errors import FieldError, MissingPathError, UserError, under
 from data_generation.data.files import atomic_path, first_foreign
 from data_generation.data.hub import MODEL_FILES, HubPlace, fetch, local_path, send
 from data_generation.data.reading import read_json
@@ -17,6 +17,7 @@ from models.weights_folder import CONFIG_FNAME, is_weights_folder
 from training.model_card import CARD_FILES, CARD_FNAME, write_card
 
 _PLACE_HELP = "hf://<owner>/<name>"
+_EVALUATIONS = Path("outputs/evaluation")
 
 
 def main(argv: Sequence[str]) -> int:
@@ -43,8 +44,8 @@ def _parser() -> argparse.ArgumentParser:
     for command, run in ((export, _export), (push, _push)):
         command.add_argument("model", help="model-<step>.pt, a folder with model.safetensors, or a place on the hub")
         command.add_argument("--tokenizer", help="a world model's, where it is not next to it")
-        help_text = "folder of evaluations; those of this checkpoint go into the card (default: outputs/evaluation)"
-        command.add_argument("--evaluations", type=read_path, default=Path("outputs/evaluation"), help=help_text)
+        help_text = f"folder of evaluations; those of this checkpoint go into the card (default: {_EVALUATIONS})"
+        command.add_argument("--evaluations", type=read_path, help=help_text)
         command.set_defaults(run=run)
     summary = "download a model"
     pull = commands.add_parser("pull", help=summary, description=summary)
@@ -110,6 +111,9 @@ def _pull(arguments: argparse.Namespace) -> None:
 
 
 def _load(arguments: argparse.Namespace) -> tuple[Path, LoadedModel[Any]]:
+    evaluations = arguments.evaluations
+    if evaluations is not None and not evaluations.is_dir():
+        raise MissingPathError("--evaluations", evaluations, "is not a folder", "give that of evaluations, or omit it")
     path = local_path("model", arguments.model, "model")
     tokenizer = local_path("--tokenizer", arguments.tokenizer, "model") if arguments.tokenizer else None
     with under("", path="model", tokenizer_fpath="--tokenizer"):
@@ -120,4 +124,4 @@ def _write(folder: Path, path: Path, loaded: LoadedModel[Any], arguments: argpar
     with written(folder):
         folder.mkdir()
         export_model(folder, loaded.model, loaded.config, loaded.step)
-        write_card(folder, path, loaded, arguments.evaluations)
+        write_card(folder, path, loaded, arguments.evaluations or _EVALUATIONS)

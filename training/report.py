@@ -14,6 +14,7 @@ from data_generation.data.files import atomic_path, check_writable, first_foreig
 from data_generation.data.media import LabelledVideo, animation, stack_strips, strip, write_gif, write_png
 from models.config import ModelConfig
 from models.provenance import code_commit
+from models.tensor_file import digest
 from training.config import EvaluationSetup
 from training.images import GIF_FPS, PREDICTED, RECORDED, save_curves
 from training.metrics import averages, averages_per_frame
@@ -219,6 +220,8 @@ def _metrics(
         "model": config.model,
         "checkpoint": report.checkpoint,
         "step": report.step,
+        # Another model may come to lie at that path.
+        "weights": digest(Path(report.checkpoint)),
         "dataset": setup.eval.dataset_name,
         "split": setup.eval.split,
         "mode": report.mode,
