@@ -1,6 +1,7 @@
 """The real game, played beside the model in a process of its own: an emulator needs one for itself."""
 
 from collections.abc import Callable, Sequence
+from itertools import islice
 from typing import Any
 
 from data_generation.config import ConnectorConfig
@@ -9,12 +10,12 @@ from data_generation.data.number_ranges import NumberRanges
 from data_generation.generator.child import Child, ChildEnd, call_in_child
 from data_generation.generator.connector_base import Connector, make_connector
 from data_generation.generator.faults import EnvironmentFault
-from data_generation.generator.levels import Level, LevelEnv, Transition, list_levels
+from data_generation.generator.levels import Level, LevelEnv, Transition, num_levels
 from data_generation.generator.recorded import RecordedState
 from models.config import ModelConfig
 from play.starts import PlayedState, Start, game_start
 
-# Levels of a game that are listed.
+# Levels of a game that are listed, and of those that a model was trained on.
 MAX_LEVELS = 200
 # Steps of an episode: nobody plays that long.
 _MAX_STEPS = 10**9
@@ -99,6 +100,21 @@ def recorded_game(config: ModelConfig, game: str) -> Connector:
     )
 
 
+def listed_levels(connector: Connector, game: str, trained: str) -> list[Level]:
+    """The first levels of a game, and those of `trained` ("0-11, 15")."""
+    return _levels(connector, game, sorted({*range(MAX_LEVELS), *_first_of(trained)}))
+
+
+def _first_of(trained: str) -> list[int]:
+    return list(islice(NumberRanges(trained), MAX_LEVELS))
+
+
+def _levels(connector: Connector, game: str, instances: Sequence[int]) -> list[Level]:
+    """Those of the levels that the game has here."""
+    count = num_levels(connector, game, 1 + max(instances, default=-1))
+    return [Level(game, instance) for instance in instances if instance < count]
+
+
 def level_starts(config: ModelConfig, instances: Sequence[int] = ()) -> list[Start]:
     """The beginnings of levels that a model was trained on: of `instances`, or of all. FieldErrors of `starts`.
 
@@ -109,11 +125,15 @@ def level_starts(config: ModelConfig, instances: Sequence[int] = ()) -> list[Sta
         raise FieldError("dataset_dpath", UNSET, problem, "give the folder of a dataset")
     game, known = next(iter(config.levels.items()))
     connector = recorded_game(config, game)
-    levels = {level.instance: level for level in list_levels(connector, [game], MAX_LEVELS)}
-    chosen = instances or [instance for instance in levels if instance in NumberRanges(known)]
-    if wrong := [instance for instance in chosen if instance not in levels]:
-        raise FieldError("starts", wrong[0], "is not a level of the game", f"use 0 to {max(levels)}")
-    return _in_any_process(connector, [levels[instance] for instance in chosen])
+    levels = _levels(connector, game, instances or _first_of(known))
+    there = {level.instance for level in levels}
+    if wrong := [instance for instance in instances if instance not in there]:
+        count = num_levels(connector, game, 1 + wrong[0])
+        raise FieldError("starts", wrong[0], "is not a level of the game", f"use 0 to {count - 1}")
+    if not levels:
+        problem = f"is not set, and the game has none of the model's levels ({known}) here"
+        raise FieldError("dataset_dpath", UNSET, problem, "give the folder of a dataset")
+    return _in_any_process(connector, levels)
 
 
 def _in_any_process(connector: Connector, levels: Sequence[Level]) -> list[Start]:

@@ -10,14 +10,14 @@ from data_generation.data.data import Environment
 from data_generation.data.errors import FieldError, UserError, under
 from data_generation.data.number_ranges import NumberRanges
 from data_generation.generator.connector_base import Connector, EnvironmentSpec
-from data_generation.generator.levels import Level, list_levels
+from data_generation.generator.levels import Level
 from models.checkpoint import LoadedModel, load_super_resolution
 from models.genie_redux import GenieRedux
 from models.super_resolution import SuperResolution
 from play.agents import Actor, random_policies, trained_policy
 from play.batching import Simulator, to_uint8
 from play.config import PlayConfig
-from play.game import MAX_LEVELS, recorded_game
+from play.game import listed_levels, recorded_game
 from play.loading import SHIPPED_LEVEL, load_playable, model_path
 from play.starts import Start, episode_start, frame_shape_of, misfit
 from play.viewer import Library
@@ -93,7 +93,7 @@ class Playground:
                 connector = self._model_game(loaded) if environment is None else self.connector(environment)
                 games = connector.select().games
                 game = next((game for game in games if game in loaded.config.levels), games[0])
-                return LoadedGame(connector, list_levels(connector, [game], MAX_LEVELS)), ""
+                return LoadedGame(connector, listed_levels(connector, game, loaded.config.levels.get(game, ""))), ""
             except UserError as error:
                 problems.append(str(error))
         return None, problems[0]

@@ -13,7 +13,7 @@ from data_generation.generator.faults import EnvironmentFault
 from data_generation.generator.levels import Level, LevelEnv, Transition
 from data_generation.generator.recorded import RecordedState
 from models.config import ModelConfig
-from play.game import RealGame, level_starts, recorded_game
+from play.game import MAX_LEVELS, RealGame, level_starts, listed_levels, recorded_game
 from play.playground import LoadedGame
 from play.session import image_psnr
 from play.starts import PlayedState, Start
@@ -163,6 +163,25 @@ def test_the_levels_of_a_model_start_while_this_process_plays_a_game():
     assert [start.label for start in starts] == [f"Cinderfoot-Nes, level {i}" for i in (0, 2)]
     alone = level_starts(config)
     assert all(np.array_equal(one.frames, other.frames) for one, other in zip(starts, alone, strict=True))
+
+
+class ManyLevels(CountingConnector):
+    def num_instances(self, game: str) -> int:
+        return 1000
+
+
+def test_a_model_of_levels_far_from_the_first_ones_starts_at_them(monkeypatch):
+    connector = ManyLevels(ConnectorConfig(image_size=8, game=["toy"]))
+    monkeypatch.setattr("play.game.recorded_game", lambda *_: connector)
+    config = ModelConfig(levels={"toy": "500-501, 1200"})
+    assert [start.label for start in level_starts(config)] == ["toy, level 500", "toy, level 501"]
+    assert [start.label for start in level_starts(config, [999, 3])] == ["toy, level 999", "toy, level 3"]
+    with pytest.raises(FieldError, match=r"^starts=1000: is not a level of the game; use 0 to 999"):
+        level_starts(config, [1, 1000])
+    with pytest.raises(FieldError, match=r"^dataset_dpath: .* none of the model's levels \(1200\) here; give"):
+        level_starts(ModelConfig(levels={"toy": "1200"}))
+    instances = [level.instance for level in listed_levels(connector, "toy", "500-501, 1200")]
+    assert instances == [*range(MAX_LEVELS), 500, 501]
 
 
 def test_a_game_that_cannot_be_played_here_names_the_other_way_to_start(monkeypatch):

@@ -23,6 +23,9 @@ class NumberRanges:
     def __init__(self, text: str):
         self._runs = list(_runs(text))
 
+    def __iter__(self) -> Iterator[int]:
+        return (number for first, last in self._runs for number in range(first, last + 1))
+
     def __contains__(self, number: int) -> bool:
         return any(first <= number <= last for first, last in self._runs)
 
