@@ -231,7 +231,8 @@ _AGENT57_EVAL = replace(
         "python run.py agent57 eval config=cinderfoot common.resume_id=1 common.resume_ckpt_id=model_best_reward",
         "python run.py agent57 eval config=cinderfoot common.epochs=3 collection.test.policy=7",
     ),
-    unread=(*_UNREAD_OF_CONNECTOR, *_UNREAD_OF_VIEW, *_OF_TRAINING),
+    # It plays in float32.
+    unread=(*_UNREAD_OF_CONNECTOR, *_UNREAD_OF_VIEW, *_OF_TRAINING, "common.precision"),
     name_key=None,
     root="evaluate",
 )

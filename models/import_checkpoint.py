@@ -9,7 +9,8 @@ from data_generation.data.fields import HUB, ModelPath, PathText, Pixels, Seed, 
 from data_generation.data.hub import local_path
 from data_generation.data.lock import locked
 from models.checkpoint import load_model, save_model
-from models.original import OriginalFacts
+from models.original import OriginalFacts, is_original
+from models.tensor_file import read_content
 
 logger = logging.getLogger(__name__)
 
@@ -50,12 +51,23 @@ def _import(cfg: ImportConfig, target: Path) -> Path:
     tokenizer_path = _local("tokenizer_fpath", cfg.tokenizer_fpath) if cfg.tokenizer_fpath else None
     facts = OriginalFacts(cfg.image_size, cfg.action_dim)
     with under("", path="source"):
+        _check_read(cfg, source)
         loaded = load_model(source, tokenizer_path=tokenizer_path, facts=facts, seed=cfg.seed)
     path = target / f"model-{loaded.step}.pt"
     save_model(path, loaded.model, loaded.config, loaded.step)
     parameters = sum(p.numel() for p in loaded.model.parameters())
     logger.info("imported a %s of %.1f M parameters into '%s'", loaded.config.model, parameters / 1e6, path)
     return path
+
+
+def _check_read(cfg: ImportConfig, source: Path) -> None:
+    """FieldError for what is said of an original file where the source is none."""
+    default = ImportConfig()
+    for name in ("image_size", "action_dim", "seed"):
+        value = getattr(cfg, name)
+        if value != getattr(default, name) and not is_original(read_content(source, "checkpoint", "model-*.pt")):
+            problem = f"is for a file of the original code, and '{source}' is one of this project"
+            raise FieldError(name, value, problem, "omit it")
 
 
 def _local(field: str, source: str) -> Path:

@@ -57,7 +57,7 @@ class ExportConfig:
     # Where: <episode>, counted over the dataset, or <episode>:<frame>, from 0; without a dataset, <level>. [] = at some
     # of them, evenly spread.
     starts: list[str] = field(default_factory=list)
-    num_prime: NumFrames = 4  # frames of an episode that a start gives the model; the named one is the last of them
+    num_prime: NumFrames = 4  # frames of a dataset's episode that a start gives the model; the named one is the last
     # Frames of history; null = as many as the model takes.
     window: Annotated[int, Range(MIN_WINDOW, 100_000)] | None = None
     precision: Annotated[str, OneOf(*PRECISIONS)] = "float32"  # of the weights
@@ -125,6 +125,9 @@ def _runtime_files(cfg: ExportConfig) -> list[Path]:
 
 
 def _check(cfg: ExportConfig, loaded: LoadedModel[GenieRedux]) -> None:
+    if not cfg.dataset_dpath and cfg.num_prime != ExportConfig.num_prime:
+        problem = "is of a dataset's episodes: levels begin with one frame"
+        raise FieldError("num_prime", cfg.num_prime, problem, "omit it, or set {dataset_dpath}")
     max_frames = loaded.model.dynamics.max_frames
     if max_frames < MIN_WINDOW:
         problem = f"sees {max_frames} frames"

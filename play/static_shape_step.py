@@ -13,6 +13,7 @@ import torch
 from einops import rearrange, repeat
 from torch import Tensor, nn
 
+from data_generation.data.errors import FieldError
 from models.components.maskgit import gumbel_argmax
 from models.components.position import alibi_slopes
 from models.components.st_transformer import LayerCache, STTransformer, TemporalLayer
@@ -111,7 +112,7 @@ class StaticShapeStep(nn.Module):
     """The step of a world model whose weights no longer change.
 
     `window`: frames of history; None = what the model takes. `temperature` > 0 samples the tokens with noise that is
-    given; 0 takes the likeliest ones, as `GenieRedux.step` does.
+    given; 0 takes the likeliest ones, as `GenieRedux.step` does. FieldError of `window` where it is too long.
     There are no MaskGIT rounds, since a single next frame does not depend on masked tokens (models/streaming.py).
     """
 
@@ -126,7 +127,9 @@ class StaticShapeStep(nn.Module):
         self.slides = model.history_slides
         # Without its successor, a history of two frames would become one of one frame at once.
         least = SLIDING_FRAMES if self.slides else 2
-        self.window = max(least, min(window or dynamics.max_frames, dynamics.max_frames))
+        if window is not None and window > dynamics.max_frames:
+            raise FieldError("window", window, f"the model takes {dynamics.max_frames} frames", "lower it, or omit it")
+        self.window = max(least, window or dynamics.max_frames)
         self.num_caches = 1 if self.slides else 2
         with torch.no_grad():
             bias = dynamics.position_bias(self.grid, self.grid)

@@ -6,11 +6,13 @@ import pytest
 import torch
 
 from data_generation.data.data import DatasetInfo
-from models.checkpoint import load_model
+from data_generation.data.errors import FieldError
+from models.checkpoint import load_model, save_model
 from models.import_checkpoint import ImportConfig, import_checkpoint
 from models.original import convert
 from play.loading import load_playable
 from run import main
+from tests.model_helpers import tiny_config, tiny_model
 from tests.training_helpers import ACTIONS, DATASET, SIZE, write_dataset
 
 REFERENCE = Path(__file__).parent / "fixtures" / "reference"
@@ -31,6 +33,14 @@ def test_imported_checkpoint_loads_as_one_of_this_project(tmp_path: Path, name: 
     assert loaded.config == original.config
     for key, value in original.model.state_dict().items():
         assert torch.equal(loaded.model.state_dict()[key], value), key
+
+
+@pytest.mark.parametrize(("name", "value"), [("image_size", 16), ("action_dim", 3), ("seed", 1)])
+def test_what_only_an_original_file_needs_is_refused_for_another_one(tmp_path: Path, name: str, value: int) -> None:
+    save_model(tmp_path / "model-7.pt", tiny_model("tokenizer"), tiny_config("tokenizer"), 7)
+    config = ImportConfig(str(tmp_path / "model-7.pt"), str(tmp_path / "target"), **{name: value})
+    with pytest.raises(FieldError, match=rf"^{name}={value}: is for a file of the original code.*; omit it"):
+        import_checkpoint(config)
 
 
 def test_sizes_are_inferred_and_logged_where_no_config_is_next_to_it(

@@ -138,12 +138,14 @@ def test_the_page_has_all_that_it_needs(page):
         ({"model_fpath": "nothing.pt"}, "model_fpath=nothing.pt"),
         ({"dataset_dpath": "nothing"}, "dataset_dpath"),
         (
-            {"dataset_dpath": None, "starts": []},
+            {"dataset_dpath": None, "starts": [], "num_prime": 4},
             "dataset_dpath: is not set, and the model does not say on which levels",
         ),
         ({"starts": ["9:a"]}, "starts=9:a: is not of the form"),
         ({"starts": ["99"]}, "starts=99: the dataset has 8 episodes"),
         ({"starts": ["0:900"]}, "starts=0:900"),
+        ({"window": 99}, "window=99: the model takes 12 frames; lower it, or omit it"),
+        ({"dataset_dpath": None, "num_prime": 2}, "num_prime=2: is of a dataset's episodes"),
         ({"idle_action": "FLY"}, "idle_action=FLY"),
         ({"runtime_dpath": "nothing"}, "runtime_dpath=nothing"),
     ],
@@ -162,7 +164,7 @@ def test_without_a_dataset_play_starts_at_the_levels_the_model_was_trained_on(pa
     model, config = lively_model()
     config.action_names, config.levels = ["RIGHT", "LEFT", "UP"], {"Cinderfoot-Nes": "1, 3-4"}
     save_model(tmp_path / "model-7.pt", model, config, step=7)
-    names = {"model_fpath": str(tmp_path / "model-7.pt"), "dataset_dpath": None, "starts": []}
+    names = {"model_fpath": str(tmp_path / "model-7.pt"), "dataset_dpath": None, "starts": [], "num_prime": 4}
     folder = export(
         ExportConfig(**{**vars(page[1]), **names, "target": str(tmp_path / "page"), "num_checked_steps": 5})
     )
@@ -174,7 +176,7 @@ def test_without_a_dataset_play_starts_at_the_levels_the_model_was_trained_on(pa
 @pytest.mark.slow
 @needs_onnx
 def test_the_model_that_comes_with_the_code_opens_with_the_level_on_which_it_is_best(page, tmp_path):
-    names = {"model_fpath": None, "dataset_dpath": None, "starts": [], "num_checked_steps": 2}
+    names = {"model_fpath": None, "dataset_dpath": None, "starts": [], "num_prime": 4, "num_checked_steps": 2}
     folder = export(ExportConfig(**{**vars(page[1]), **names, "target": str(tmp_path / "page")}))
     world = json.loads((folder / "world.json").read_text())
     labels = [start["label"] for start in world["starts"]]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from omegaconf import OmegaConf
 from tqdm import tqdm
 
@@ -80,7 +81,7 @@ def _train(cfg: Agent57Config, setup: AgentSetup, folder: AgentFolder, resumes: 
         # Not before: a run that cannot start leaves nothing, or the folder as it was.
         _write_config(folder, cfg)
         folder.write_infos(setup.infos())
-        report = _make_report(cfg, setup, folder.path)
+        report = _make_report(cfg, setup, folder.path, trainer.amp_dtype)
         report.facts.parameters = sum(p.numel() for p in trainer.networks.parameters() if p.requires_grad)
         trainer.report = report.resumed() if resumes else report
     except BaseException:
@@ -152,8 +153,10 @@ def _write_config(folder: AgentFolder, cfg: Agent57Config) -> None:
     write_atomically(folder.config, OmegaConf.to_yaml(OmegaConf.create(asdict(cfg))))
 
 
-def _make_report(cfg: Agent57Config, setup: AgentSetup, folder: Path) -> RunReport:
-    return RunReport(folder, make_facts(cfg, setup.device), setup.device, setup.amp_dtype)
+def _make_report(
+    cfg: Agent57Config, setup: AgentSetup, folder: Path, amp_dtype: torch.dtype | None = None
+) -> RunReport:
+    return RunReport(folder, make_facts(cfg, setup.device), setup.device, amp_dtype)
 
 
 def _log_start(trainer: Agent57Trainer) -> None:

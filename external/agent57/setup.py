@@ -23,7 +23,7 @@ from external.agent57.networks import AgentNetworks
 from external.agent57.policy import check_actions57
 from external.agent57.view import GreyConnector
 from training.allocator import keep_freed_memory
-from training.runtime import choose_device, choose_precision
+from training.runtime import choose_device
 
 # What Agent57 reads of the connector's config; the rest is about what `generate` plays and records.
 _CONNECTOR_FIELDS = (
@@ -41,7 +41,6 @@ class AgentSetup:
     common: RunConfig
     collection: Agent57CollectionConfig
     device: torch.device
-    amp_dtype: torch.dtype | None
     connector: Connector
     # In the order in which they are played.
     levels: tuple[Level, ...]
@@ -90,13 +89,12 @@ def make_setup(common: RunConfig, collection: Agent57CollectionConfig) -> AgentS
     """Choose the device and open the environments. FieldErrors name `common` and `collection`."""
     with under("common"):
         device = choose_device({"gpu": "cuda"}.get(common.device, common.device))
-        amp_dtype = choose_precision(common.precision, device)
     if device.type == "cpu":
         keep_freed_memory()
     with under("collection"):
         connector = _open_connector(collection)
     levels = list_levels(connector, connector.select().games, collection.connector.generator_config.n_instances)
-    return AgentSetup(common, collection, device, amp_dtype, connector, take_turns(levels))
+    return AgentSetup(common, collection, device, connector, take_turns(levels))
 
 
 def _open_connector(config: Agent57CollectionConfig) -> GreyConnector:

@@ -35,6 +35,7 @@ from training.episode_gif import save_gifs
 from training.rollout import seed_of
 from training.run_record import changes, resume_remedy
 from training.run_report import RunReport
+from training.runtime import choose_precision
 from training.stop import StopRequest
 from training.tracker import MetricsLogger
 
@@ -56,13 +57,15 @@ class Agent57Trainer:
     def __init__(self, setup: AgentSetup, config: Agent57TrainingConfig, testing: TestingConfig, folder: AgentFolder):
         self.setup, self.config, self.testing, self.folder = setup, config, testing, folder
         self.common = setup.common
+        with under("common"):
+            self.amp_dtype = choose_precision(self.common.precision, setup.device)
         names, skip = list(setup.connector.action_names), setup.connector.spec.n_skip_frames
         self.info = Agent57Info(names, len(names), config.network, config.family, config.intrinsic, n_skip_frames=skip)
         # Only fresh weights come from the global generator.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.common.seed)
             self.networks = self.info.build().to(setup.device)
-        self.learner = Agent57Learner(self.networks, config, setup.amp_dtype)
+        self.learner = Agent57Learner(self.networks, config, self.amp_dtype)
         playing = copy.deepcopy(self.networks).requires_grad_(False)
         self.actors = setup.actors(playing, config, folder.episodes, is_test=False)
         self.replay = SequenceReplay(config.replay)
