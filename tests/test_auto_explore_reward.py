@@ -44,6 +44,12 @@ def rows(inputs: RewardInputs, start: int, stop: int) -> RewardInputs:
     return RewardInputs(**{name: value[start:stop] for name, value in vars(inputs).items()})
 
 
+def test_a_reward_that_nothing_constructs_is_no_other_one() -> None:
+    tools = RewardContext(RewardConfig(type="mine"), 3, torch.device("cpu"), nullcontext, None)
+    with pytest.raises(NotImplementedError, match="nothing constructs the reward 'mine'"):
+        make_reward(tools, EnvironmentSpec(ACTIONS, FRAME_SHAPE), seed=0)
+
+
 def test_uniform_logits_pay_two_and_certain_ones_nothing() -> None:
     assert top_entropy(torch.zeros(2, 4, 4, 16), 0.25).tolist() == pytest.approx([2.0, 2.0])
     certain = torch.zeros(1, 4, 4, 16)

@@ -44,5 +44,7 @@ def _plain_reward(context: RewardContext, spec: EnvironmentSpec, seed: int) -> R
             return RndReward(context, spec.frame_shape)
         case "counts":
             return CountReward(context)
-        case _:
+        case "e3b" | "ngu":
             return EpisodicReward(context, spec)
+        case other:
+            raise NotImplementedError(f"nothing constructs the reward '{other}': add a case here")
