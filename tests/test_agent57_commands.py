@@ -281,6 +281,10 @@ def test_generate_plays_the_agent_alike_for_any_number_of_workers(trained: Path,
         ("train", ["training.replay.sequence=20"], "training.replay.period=40: must be at most training.replay.seq"),
         ("train", ["training.family.gamma_mid=0.5"], "training.family.gamma_mid=0.5: must be between"),
         ("train", ["training.family.num_policies=1"], "num_policies=1: must be at least 2"),
+        ("train", ["training.intrinsic.memory=9"],
+         "training.intrinsic.num_neighbours=10: with training.intrinsic.memory=9 no frame has so many before it"),
+        ("train", ["collection.connector.generator_config.n_steps_max=9"],
+         "training.intrinsic.num_neighbours=10: with collection.connector.generator_config.n_steps_max=9 no frame"),
         ("train", ["collection.test.policy=32"], "collection.test.policy=32: the agent has 32, from 0 on"),
         ("train", ["training.network.channels=[3,4]"], "must have 3 to 3 items"),
         ("train", ["collection.games=[Cinderfood-Nes]"], "collection.games"),
@@ -290,7 +294,7 @@ def test_generate_plays_the_agent_alike_for_any_number_of_workers(trained: Path,
         ("train", ["training.learner.bach_size=3"], "did you mean 'training.learner.batch_size'"),
         ("eval", [], "start one with 'python run.py agent57 train'"),
     ],
-)
+)  # fmt: skip
 def test_a_mistake_is_one_line_that_helps(tmp_path, monkeypatch, capsys, mode, arguments, expected) -> None:
     monkeypatch.chdir(tmp_path)
     assert run.main(["agent57", mode, "wandb.mode=disabled", *arguments]) == 2

@@ -189,11 +189,13 @@ def test_episodes_too_short_for_a_reward_are_refused(kind: str, n_preds: int, nu
     ("memory", "num_steps", "line"),
     [
         (9, 11, r"num_neighbours=10: with collection.reward.ngu.memory=9 no frame"),
-        (10, 10, r"num_neighbours=10: with collection.connector.generator_config.n_steps_max=10 no frame has so many"),
+        (10, 9, r"num_neighbours=10: with collection.connector.generator_config.n_steps_max=9 no frame has so many"),
     ],
 )
 def test_more_neighbours_than_there_can_be_are_refused(memory: int, num_steps: int, line: str) -> None:
     cfg = quick_config(Path("nowhere"), "ngu")
+    # The last frame has ten before it, that of the reset included.
+    cfg.collection.connector.generator_config.n_steps_max = 10
     check_train_config(cfg)
     cfg.collection.reward.ngu.memory, cfg.collection.connector.generator_config.n_steps_max = memory, num_steps
     with pytest.raises(FieldError, match=f"^collection.reward.ngu.{line}"):

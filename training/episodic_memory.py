@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from data_generation.data.errors import FieldError
 from models.tensor_file import misfit
 from training.config import EpisodicBonusConfig
 
@@ -92,6 +93,18 @@ class NeighbourMemory(EpisodicMemory):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._num_added = state["num_added"]
         _fill(self._known(self._num_added), state["embeddings"])
+
+
+def check_neighbours(config: EpisodicBonusConfig, own: str, num_steps: int, steps: str) -> None:
+    """FieldError where every bonus would be 0 in episodes of so many steps, as no frame has enough frames before it.
+
+    `own` and `steps` are the fields that hold the two.
+    """
+    for name, most in ((f"{own}.memory", config.memory), (steps, num_steps)):
+        if config.num_neighbours > most:
+            problem = f"with {{{name}}}={most} no frame has so many before it, so that every reward is 0"
+            remedy = f"lower it, or raise {{{name}}}"
+            raise FieldError(f"{own}.num_neighbours", config.num_neighbours, problem, remedy)
 
 
 class EllipticalMemory(EpisodicMemory):

@@ -3,6 +3,7 @@
 from auto_explore.config import AutoExploreConfig, CollectionConfig, TrainPlayConfig
 from auto_explore.src.reward import NUM_UNREWARDED, WORLD_MODEL_REWARDS
 from data_generation.data.errors import FieldError, under
+from training.episodic_memory import check_neighbours
 
 
 def check_train_config(config: AutoExploreConfig) -> None:
@@ -27,16 +28,4 @@ def _check_reward(config: CollectionConfig) -> None:
         problem = f"with {{reward.type}}={kind} the first {unrewarded} steps of an episode have no reward: all are 0"
         raise FieldError("connector.generator_config.n_steps_max", num_steps, problem, "raise it")
     if kind == "ngu":
-        _check_neighbours(config)
-
-
-def _check_neighbours(config: CollectionConfig) -> None:
-    ngu, num_steps = config.reward.ngu, config.connector.generator_config.n_steps_max
-    for name, value, most in (
-        ("reward.ngu.memory", ngu.memory, ngu.memory),
-        ("connector.generator_config.n_steps_max", num_steps, num_steps - 1),
-    ):
-        if ngu.num_neighbours > most:
-            problem = f"with {{{name}}}={value} no frame has so many before it, so that every reward is 0"
-            remedy = f"lower it, or raise {{{name}}}"
-            raise FieldError("reward.ngu.num_neighbours", ngu.num_neighbours, problem, remedy)
+        check_neighbours(config.reward.ngu, "reward.ngu", num_steps, "connector.generator_config.n_steps_max")

@@ -23,6 +23,7 @@ from external.agent57.networks import AgentNetworks
 from external.agent57.policy import check_actions57
 from external.agent57.view import GreyConnector
 from training.allocator import keep_freed_memory
+from training.episodic_memory import check_neighbours
 from training.runtime import choose_device
 
 # What Agent57 reads of the connector's config; the rest is about what `generate` plays and records.
@@ -125,6 +126,8 @@ def check_training(collection: Agent57CollectionConfig, config: Agent57TrainingC
         if not family.gamma_min <= family.gamma_mid <= family.gamma_max:
             problem = f"must be between {{gamma_min}}={family.gamma_min} and {{gamma_max}}={family.gamma_max}"
             raise FieldError("gamma_mid", family.gamma_mid, problem)
+    num_steps, name = collection.connector.generator_config.n_steps_max, "connector.generator_config.n_steps_max"
+    check_neighbours(config.intrinsic, "training.intrinsic", num_steps, f"collection.{name}")
     check_test(collection, family.num_policies)
 
 
