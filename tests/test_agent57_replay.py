@@ -6,7 +6,7 @@ import torch
 
 from external.agent57.config import ReplayConfig
 from external.agent57.learner import Agent57Learner
-from external.agent57.replay import ReplaySequence, SequenceReplay, cut, new_starts
+from external.agent57.replay import PlayedEpisode, ReplaySequence, SequenceReplay, cut, new_starts
 from tests.agent57_helpers import REPLAY, inputs_at, random_episode, small_networks, small_training
 
 # burn_in 2, sequence 4, period 2
@@ -33,6 +33,22 @@ def test_sequences_cover_an_episode_and_end_with_it(num_steps, ends, expected):
     for count in range(1, num_steps + 1):
         starts += new_starts(count - 1, random_episode(count, ends if count == num_steps else ""), REPLAY)
     assert starts == expected
+
+
+def held(episode: PlayedEpisode) -> int:
+    """Frames that the memory of an episode has room for."""
+    whole = episode.frames.base
+    return len(episode.frames if whole is None else whole)
+
+
+@pytest.mark.parametrize("num_steps", [10, 64, 200])
+def test_an_episode_that_is_over_takes_no_more_memory_than_its_frames(tmp_path, num_steps):
+    episode, failed = random_episode(num_steps, "terminated"), random_episode(num_steps)
+    failed.truncate()
+    assert failed.is_over and held(episode) == held(failed) == num_steps + 1
+    episode.env_dpath = tmp_path
+    loaded = PlayedEpisode.load(episode.save())
+    assert held(loaded) == num_steps + 1 and (loaded.frames == episode.frames).all()
 
 
 def test_a_sequence_in_the_middle_of_an_episode():

@@ -62,7 +62,7 @@ class Episode:
         return self.terminated or self.truncated
 
     def append(self, step: Transition) -> None:
-        """Add a step."""
+        """Add a step; after the last one the episode takes no more memory than its frames."""
         if self.num_steps + 1 == len(self._frames):
             self._frames = np.concatenate([self._frames, np.empty_like(self._frames)])
         self._frames[self.num_steps + 1] = step.frame
@@ -70,6 +70,13 @@ class Episode:
         self.env_rewards.append(step.env_reward)
         self.infos.append(step.numbers)
         self.terminated, self.truncated = step.terminated, step.truncated
+        if self.is_over:
+            self._frames = self.frames.copy()
+
+    def truncate(self) -> None:
+        """End the episode here, as where its environment has failed."""
+        self.truncated = True
+        self._frames = self.frames.copy()
 
     def recorded(self, t: int) -> tuple[float, dict[str, float]]:
         """Reward and numbers that the file holds of step `t`."""

@@ -197,7 +197,7 @@ class ActorGroup:
                     self.bandits[i].add(episode.policy, float(np.sum(episode.env_rewards)))
             else:
                 # What was played before the environment failed is experience, too.
-                episode.truncated = True
+                episode.truncate()
             starts = new_starts(episode.num_steps - (step is not None), episode, self.config.replay)
             played.sequences += [ReplaySequence(episode, start) for start in starts]
             if episode.is_over:
