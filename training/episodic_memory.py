@@ -95,14 +95,17 @@ class NeighbourMemory(EpisodicMemory):
         _fill(self._known(self._num_added), state["embeddings"])
 
 
-def check_neighbours(config: EpisodicBonusConfig, own: str, num_steps: int, steps: str) -> None:
+def check_neighbours(
+    config: EpisodicBonusConfig, own: str, num_steps: int, steps: str, knows_first: bool = True
+) -> None:
     """FieldError where every bonus would be 0 in episodes of so many steps, as no frame has enough frames before it.
 
-    `own` and `steps` are the fields that hold the two.
+    `own` and `steps` are the fields that hold the two. `knows_first`: whether the frame of the reset is remembered.
     """
-    for name, most in ((f"{own}.memory", config.memory), (steps, num_steps)):
+    before_last = num_steps if knows_first else num_steps - 1
+    for name, value, most in ((f"{own}.memory", config.memory, config.memory), (steps, num_steps, before_last)):
         if config.num_neighbours > most:
-            problem = f"with {{{name}}}={most} no frame has so many before it, so that every reward is 0"
+            problem = f"with {{{name}}}={value} no frame has so many before it, so that every reward is 0"
             remedy = f"lower it, or raise {{{name}}}"
             raise FieldError(f"{own}.num_neighbours", config.num_neighbours, problem, remedy)
 

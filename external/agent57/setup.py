@@ -127,7 +127,7 @@ def check_training(collection: Agent57CollectionConfig, config: Agent57TrainingC
             problem = f"must be between {{gamma_min}}={family.gamma_min} and {{gamma_max}}={family.gamma_max}"
             raise FieldError("gamma_mid", family.gamma_mid, problem)
     num_steps, name = collection.connector.generator_config.n_steps_max, "connector.generator_config.n_steps_max"
-    check_neighbours(config.intrinsic, "training.intrinsic", num_steps, f"collection.{name}")
+    check_neighbours(config.intrinsic, "training.intrinsic", num_steps, f"collection.{name}", knows_first=False)
     check_test(collection, family.num_policies)
 
 
