@@ -11,6 +11,7 @@ from data_generation.data.errors import UserError
 from data_generation.data.files import (
     atomic_path,
     check_writable,
+    first_foreign,
     is_temporary,
     make_durable_folder,
     remove_temporaries_in,
@@ -138,6 +139,15 @@ def test_a_file_replaces_no_folder_or_fifo_and_a_folder_no_file(tmp_path):
         temporary.mkdir()
     assert names(tmp_path) == ["fifo", "file", "folder"]
     assert names(tmp_path / "folder") == ["precious"]
+
+
+def test_what_file_managers_leave_keeps_no_folder_from_being_written_again(tmp_path):
+    (tmp_path / "images").mkdir()
+    for name in ("page.html", ".DS_Store", "images/Thumbs.db", "images/desktop.ini"):
+        (tmp_path / name).touch()
+    assert first_foreign(tmp_path, ["page.html"]) is None
+    (tmp_path / "images" / "notes.txt").touch()
+    assert first_foreign(tmp_path, ["page.html"]) == Path("images/notes.txt")
 
 
 def synced(monkeypatch: pytest.MonkeyPatch) -> list[int]:

@@ -25,6 +25,8 @@ _TEMPORARY = re.compile(r"\..+\.(?:(?P<machine>[0-9a-f]{8})-(?P<pid>\d+)-)?[0-9a
 # After so long without a change, the temporary of a process on another machine is taken for abandoned.
 _ABANDONED_SECONDS = 24 * 3600.0
 _swept: set[Path] = set()
+# What file managers put into each folder that they show.
+SYSTEM_FILES = (".DS_Store", "Thumbs.db", "desktop.ini")
 
 
 def temporary_path(path: Path) -> Path:
@@ -128,12 +130,13 @@ def remove(path: Path) -> None:
 def first_foreign(folder: Path, own: Collection[str]) -> Path | None:
     """The first file in a folder, relative to it, that is none of its `own`: patterns, as in `images/*.png`.
 
-    None = there is none, and the folder may be replaced. A link is a file, wherever it leads.
+    None = there is none, and the folder may be replaced. A link is a file, wherever it leads. What file managers leave
+    does not count.
     """
     for path in sorted(folder.rglob("*")):
         relative = path.relative_to(folder)
         is_own = any(len(relative.parts) == len(Path(name).parts) and relative.match(name) for name in own)
-        if (path.is_symlink() or not path.is_dir()) and not is_own:
+        if (path.is_symlink() or not path.is_dir()) and not is_own and path.name not in SYSTEM_FILES:
             return relative
     return None
 
