@@ -156,7 +156,7 @@ def _add_pull(commands: Any) -> None:
     description = "Whatever its format is; a second pull continues an interrupted one."
     parser = commands.add_parser("pull", help=summary, description=f"{summary}. {description}")
     parser.add_argument("place", help="hf://<owner>/<name>[@<revision>]")
-    parser.add_argument("--to", type=read_path, required=True, help="folder to write")
+    parser.add_argument("--to", type=read_path, required=True, help="new folder, or an earlier copy")
     parser.set_defaults(run=_pull)
 
 

@@ -34,6 +34,11 @@ def _sha(files: dict[str, bytes]) -> str:
     return hashlib.sha1(repr(sorted(files.items())).encode()).hexdigest()
 
 
+def _blob_id(data: bytes) -> str:
+    """As git names the content of a file."""
+    return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
+
+
 class _Handler(BaseHTTPRequestHandler):
     server: StandIn
     protocol_version = "HTTP/1.1"
@@ -73,14 +78,13 @@ class _Handler(BaseHTTPRequestHandler):
             return self._answer(200, {"id": f"{owner}/{name}", "sha": _sha(files), "siblings": []})
         if is_api:
             tree = [
-                {"type": "file", "path": path, "size": len(data), "oid": hashlib.sha1(data).hexdigest()}
-                for path, data in files.items()
+                {"type": "file", "path": path, "size": len(data), "oid": _blob_id(data)} for path, data in files.items()
             ]
             return self._answer(200, tree)
         data = files.get("/".join(rest))
         if data is None:
             return self._answer(404, X_Error_Code="EntryNotFound")
-        return self._answer(200, data, ETag=f'"{hashlib.sha1(data).hexdigest()}"', X_Repo_Commit=_sha(files))
+        return self._answer(200, data, ETag=f'"{_blob_id(data)}"', X_Repo_Commit=_sha(files))
 
     def do_POST(self) -> None:
         path = unquote(urlsplit(self.path).path).strip("/")

@@ -50,9 +50,7 @@ def _parser() -> argparse.ArgumentParser:
     summary = "download a model"
     pull = commands.add_parser("pull", help=summary, description=summary)
     pull.add_argument("model", help=f"{_PLACE_HELP}[@<revision>]")
-    pull.add_argument(
-        "--to", type=read_path, required=True, help="folder to write; what is there is brought up to date"
-    )
+    pull.add_argument("--to", type=read_path, required=True, help="new folder, or an earlier copy to bring up to date")
     pull.set_defaults(run=_pull)
     return parser
 

@@ -5,23 +5,29 @@ Its environment variables name another server (HF_ENDPOINT), a token (HF_TOKEN) 
 """
 
 import dataclasses
+import hashlib
 import os
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from data_generation.data.errors import FieldError, under
 from data_generation.data.fields import HUB, OnHub, annotated_fields, split_hint
+from data_generation.data.files import SYSTEM_FILES, is_temporary
+from data_generation.data.index import INDEX_FNAME
 from data_generation.data.info import INFO_FNAME
+from data_generation.data.lock import LOCK_FNAME, step_lock
 
 # What a model's repository holds: models/weights_folder.py.
 MODEL_FILES = ("model.safetensors", "config.json")
 _PLACE = re.compile(rf"{HUB}(?P<repository>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w.-]+))?(?:/(?P<file>[^@]+))?")
 # Of a dataset's folder: what readers make again, and what is hidden.
 _NOT_SHARED = ["*/index.bin", "index.bin", ".*", "*/.*"]
+# Where the client notes, in a folder that it downloads to, the commit and the hash of each file.
+_CLIENT = Path(".cache", "huggingface")
 _TOKEN = "set HF_TOKEN, or log in (hf auth login)"
 
 
@@ -88,21 +94,26 @@ def fetch_shared(config: Any) -> None:
 
 
 def fetch(place: HubPlace, target: Path | None = None, files: Sequence[str] | None = None) -> Path:
-    """Copy a repository, or these files of it, to `target` or into the cache; what is there already is kept.
+    """Copy a repository, or these files of it, to `target` or into the cache; an earlier copy is brought up to date.
 
-    FieldError where it is not to be had.
+    FieldError where it is not to be had, or `target` holds anything but such a copy; nothing is changed then.
     """
-    with _told(place):
-        # Imported here: slow to import, and rarely needed.
-        from huggingface_hub import snapshot_download
+    # Of processes that start together, one brings the copy up to date.
+    with step_lock(target) if target and target.is_dir() else nullcontext():
+        linked = _check_is_copy(place, target) if target else set()
+        with _told(place):
+            # Imported here: slow to import, and rarely needed.
+            from huggingface_hub import snapshot_download
 
-        folder = snapshot_download(
-            place.repository,
-            repo_type=place.kind,
-            revision=place.revision,
-            local_dir=target,
-            allow_patterns=None if files is None else list(files),
-        )
+            if target and linked:
+                _unlink_outdated(place, target, linked)
+            folder = snapshot_download(
+                place.repository,
+                repo_type=place.kind,
+                revision=place.revision,
+                local_dir=target,
+                allow_patterns=None if files is None else list(files),
+            )
     return Path(folder)
 
 
@@ -124,6 +135,66 @@ def send(place: HubPlace, folder: Path, card: str = "", private: bool = False) -
         if card and not (folder / "README.md").exists():
             HfApi().upload_file(**where, path_or_fileobj=card.encode(), path_in_repo="README.md")
     return str(url)
+
+
+def _check_is_copy(place: HubPlace, target: Path) -> set[Path]:
+    """The files of a folder that other folders have, too, by hard links, relative to it.
+
+    FieldError where the client did not download all of its files, or somebody changed one since.
+    """
+    linked = set()
+    for path in sorted(target.rglob("*")):
+        relative = path.relative_to(target)
+        is_ours = path.name in (INDEX_FNAME, LOCK_FNAME, *SYSTEM_FILES) or is_temporary(path.name)
+        if is_ours or relative.is_relative_to(_CLIENT) or (path.is_dir() and not path.is_symlink()):
+            continue
+        if path.is_symlink() or not _is_unchanged(path, _record(target, relative)):
+            problem = f"'{target}' holds '{relative}', which was not downloaded from there, or was changed since"
+            raise place.error(problem, "move it away, or name another folder")
+        if path.stat().st_nlink > 1:
+            linked.add(relative)
+    return linked
+
+
+def _record(target: Path, relative: Path) -> Path:
+    """The client's note on a file: commit, hash and time, a line each."""
+    return target / _CLIENT / "download" / f"{relative}.metadata"
+
+
+def _is_unchanged(path: Path, record: Path) -> bool:
+    """Whether a file is what the client wrote."""
+    if not record.is_file():
+        # The client was interrupted while it wrote it, or is writing it.
+        return record.with_suffix(".lock").is_file()
+    # File systems may round times.
+    if path.stat().st_mtime <= record.stat().st_mtime + 1:
+        return True
+    # The folder may have been copied.
+    with path.open("rb") as file:
+        of_git = hashlib.sha1(b"blob %d\0" % os.fstat(file.fileno()).st_size)
+        noted = _noted_hash(record)
+        return hashlib.file_digest(file, (lambda: of_git) if len(noted) == 40 else "sha256").hexdigest() == noted
+
+
+def _noted_hash(record: Path) -> str:
+    """SHA-1 of a file in git, or SHA-256 of a large one; "" for a note in another form."""
+    lines = record.read_text(encoding="utf-8", errors="replace").split()
+    return lines[1] if len(lines) == 3 else ""
+
+
+def _unlink_outdated(place: HubPlace, target: Path, linked: set[Path]) -> None:
+    """Remove those of the linked files that have changed on the hub: the client may write onto the file itself."""
+    from huggingface_hub import HfApi, RepoFile, errors
+
+    # Without a network, nothing is written either.
+    with suppress(errors.HTTPError, ConnectionError):
+        repository: dict[str, Any] = {"repo_id": place.repository, "repo_type": place.kind, "revision": place.revision}
+        for entry in list(HfApi().list_repo_tree(**repository, recursive=True)):
+            path = Path(entry.path)
+            if isinstance(entry, RepoFile) and path in linked:
+                etag = entry.lfs.sha256 if entry.lfs else entry.blob_id
+                if etag != _noted_hash(_record(target, path)):
+                    (target / path).unlink()
 
 
 def _checked_dataset(place: HubPlace, folder: Path) -> Path:

@@ -15,7 +15,7 @@ from data_generation.data.reading import UnreadableFileError
 
 logger = logging.getLogger(__name__)
 
-_NAME = ".lock"
+LOCK_FNAME = ".lock"
 # Locks of this process: the system refuses a lock to other processes only.
 _held: set[Path] = set()
 
@@ -32,7 +32,7 @@ def locked(folder: Path, remedy: str) -> Iterator[None]:
     those that it starts. Where the file system has no locks, a warning says so and the block runs without.
     """
     missing = [parent for parent in (folder, *folder.parents) if not parent.exists()]
-    path = folder.absolute() / _NAME
+    path = folder.absolute() / LOCK_FNAME
     folder.mkdir(parents=True, exist_ok=True)
     fd = _acquire(path, remedy)
     process = os.getpid()
