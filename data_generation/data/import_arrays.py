@@ -92,7 +92,8 @@ class ArraySession(ImportedSession):
             if column is not None and len(column) not in (count, count + 1):
                 raise self.error(f"it has {len(column)} {name} for {count + 1} frames")
         if actions is not None and actions.max(initial=0) >= num_actions:
-            raise self.error(f"action {actions.max()} is not one of {num_actions}")
+            remedy = "restore the file, remove the episode, or give all actions names, --action-names A,B,…"
+            raise self.error(f"action {actions.max()} is not one of {num_actions}", remedy)
         actions = np.zeros(count, np.int64) if actions is None else actions
         rewards = np.zeros(count) if rewards is None else rewards
         return (Step(int(actions[t]), float(rewards[t])) for t in range(count))

@@ -5,8 +5,8 @@ files.
 """
 
 import logging
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cache
 from itertools import count
@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from data_generation.data.environment import check_hides_none, check_target
 from data_generation.data.episode import EpisodeMeta, EpisodeReader, episode_path, is_whole
-from data_generation.data.errors import UserError
+from data_generation.data.errors import FieldError, UserError
 from data_generation.data.import_array_record import ARRAY_RECORD_SUFFIXES, array_record_dataset
 from data_generation.data.import_arrays import ArrayDataset, ArraySession, ImportOptions, files_below
 from data_generation.data.import_hdf5 import HDF5_SUFFIXES, hdf5_dataset
@@ -121,19 +121,35 @@ def import_dataset(
             if known:
                 _compare(known, env_dpath, len(info.action_names), fit, on_bad_episode, result)
             _warn_of_rates(source, [session for session, _ in missing], info)
-            if not (env_dpath / INFO_FNAME).is_file():
-                info.save(env_dpath)
-            for session, number in tqdm(missing, f"import {source.name}", unit="episode"):
-                try:
+            with _saved(info, env_dpath):
+                for session, number in tqdm(missing, f"import {source.name}", unit="episode"):
                     notes = {RECORDING: source.recording(session), SIZE: session.size()}
-                    parameters = {name: value for name, value in notes.items() if value}
-                    meta = EpisodeMeta(0, session.instance, number, "imported", parameters, info.game, stated.versions)
-                    write_session(session, env_dpath, meta, info, fit)
-                    result.made += 1
-                except UserError as error:
-                    _say_bad(error, on_bad_episode)
-                    result.bad += 1
+                    given = {name: value for name, value in notes.items() if value}
+                    meta = EpisodeMeta(0, session.instance, number, "imported", given, info.game, stated.versions)
+                    try:
+                        write_session(session, env_dpath, meta, info, fit)
+                        result.made += 1
+                    except UserError as error:
+                        _say_bad(error, on_bad_episode)
+                        result.bad += 1
     return result
+
+
+@contextmanager
+def _saved(info: DatasetInfo, env_dpath: Path) -> Iterator[None]:
+    """Write the info of an environment for a block that makes episodes; without any, what was new is removed again."""
+    is_new = not (env_dpath / INFO_FNAME).is_file()
+    if is_new:
+        info.save(env_dpath)
+    try:
+        yield
+    finally:
+        # It would bind a corrected command to the settings of the one that failed.
+        if is_new and not scan(env_dpath):
+            (env_dpath / INFO_FNAME).unlink()
+            for _, folder in numbered(env_dpath):
+                with suppress(OSError):
+                    folder.rmdir()
 
 
 def _compare(
@@ -206,7 +222,11 @@ def _info(source: _DatasetSource, on_bad_episode: str, fit: Fit) -> DatasetInfo:
             shape = first_frame(session, fit).shape
             info = replace(source.describe(session), frame_shape=(shape[0], shape[1], shape[2]))
             # Before a file is written: what is wrong with an option is wrong with the first session already.
-            session.steps(len(info.action_names))
+            for _ in session.steps(len(info.action_names)) or ():
+                pass
+        except FieldError:
+            # An option, and no session.
+            raise
         except UserError as error:
             if on_bad_episode == "error":
                 raise BadEpisodeError.of(error) from None

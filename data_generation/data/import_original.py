@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from data_generation.data.episode import MAX_REWARD
-from data_generation.data.errors import UserError
+from data_generation.data.errors import FieldError, UserError
 from data_generation.data.import_arrays import ImportOptions
 from data_generation.data.import_session import ImportedSession, Step
 from data_generation.data.info import INFO_FNAME, DatasetInfo
@@ -136,7 +136,8 @@ class OriginalSession(ImportedSession):
             is_one_hot = all(map(_is_number, value)) and sorted(value) == [0] * (len(value) - 1) + [1]
             index = int(np.argmax(value)) if is_one_hot else None
         if type(index) is not int or not 0 <= index < num_actions:
-            raise self._error(f"action {shortened(value)} is not one of {num_actions}")
+            remedy = f"{_REMEDY}, remove the session, or give all actions names, --action-names A,B,…"
+            raise UserError(f"'{self._actions_fpath}': action {shortened(value)} is not one of {num_actions}: {remedy}")
         return index
 
     def _read_image(self, number: int) -> np.ndarray:
@@ -181,6 +182,9 @@ def original_info(env_dpath: Path, first: OriginalSession, options: ImportOption
         source, connector = _known(_OriginalInfo, content), _known(_OriginalConnector, content["info"])
         stated = [] if options.without_actions else options.action_names
         names = _names(connector, first.one_hot_size) if stated is None else stated
+        if stated and len(stated) < first.one_hot_size:
+            problem = f"names {len(stated)} of {first.one_hot_size} actions"
+            raise FieldError("--action-names", ",".join(stated), problem, "name them all")
     except UserError:
         raise
     except ValueError as error:

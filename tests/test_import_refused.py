@@ -1,0 +1,68 @@
+"""`data import` that is refused: the corrected command works, and the line names what to correct."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from data_generation.data.data import list_environments
+from data_generation.data.info import MissingDatasetError
+from tests.import_helpers import error_of, imported
+
+
+def write_original(root: Path, num_sessions: int = 2, num_frames: int = 4) -> Path:
+    """An environment of three actions in the original's layout; the first session takes the first two."""
+    for session in range(num_sessions):
+        dpath = root / "0" / str(session)
+        (dpath / "frames").mkdir(parents=True)
+        for i in range(num_frames):
+            Image.fromarray(np.full((8, 8, 3), 10 * i, np.uint8)).save(dpath / "frames" / f"{i:06d}.png")
+        one_hot = np.eye(3, dtype=int)[np.arange(num_frames) % (2 + session)].tolist()
+        entries = [{"src_id": i - 1, "tgt_id": i, "action": one_hot[i]} for i in range(num_frames)]
+        (dpath / "actions.json").write_text(json.dumps({"actions": entries}))
+    return root
+
+
+@pytest.mark.parametrize("options", [(), ("--on-bad-episode", "skip")], ids=str)
+def test_too_few_action_names_are_named_and_the_corrected_command_works(tmp_path, capsys, options):
+    source = write_original(tmp_path / "toy")
+    line = error_of(capsys, source, "--action-names", "A,B", *options)
+    assert line == "error: --action-names=A,B: names 2 of 3 actions; name them all"
+    assert not (tmp_path / "imported").exists()
+    assert imported(source, "--action-names", "A,B,C", *options).num_episodes == 2
+
+
+def test_actions_without_names_in_files_of_arrays_say_how_to_give_them(tmp_path, capsys):
+    h5py = pytest.importorskip("h5py")
+    with h5py.File(tmp_path / "toy.h5", "w") as file:
+        file["frames"], file["actions"] = np.zeros((4, 8, 8, 3), np.uint8), np.arange(4)
+    line = error_of(capsys, tmp_path / "toy.h5", "--action-names", "A,B")
+    assert "action 3 is not one of 2: " in line and "give all actions names, --action-names A,B,…" in line
+    assert not (tmp_path / "imported").exists()
+    assert imported(tmp_path / "toy.h5", "--action-names", "A,B,C,D").info.num_actions == 4
+
+
+@pytest.mark.parametrize("options", [(), ("--on-bad-episode", "skip")], ids=str)
+def test_an_import_that_made_nothing_leaves_nothing(tmp_path, capsys, options):
+    """What is wrong shows only when the episode is written."""
+    source = write_original(tmp_path / "toy", num_sessions=1)
+    (source / "0/0/frames/000003.png").unlink()
+    if not options:
+        error_of(capsys, source, "--action-names", "A,B,D")
+        assert not list((tmp_path / "imported").rglob("*.json"))
+    else:
+        with pytest.raises(MissingDatasetError):
+            imported(source, "--action-names", "A,B,D", *options)
+    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(source / "0/0/frames/000003.png")
+    assert imported(source, "--action-names", "A,B,C").info.action_names == ["A", "B", "C"]
+
+
+def test_a_failed_import_keeps_an_environment_that_was_there(tmp_path, capsys):
+    source = write_original(tmp_path / "toy", num_sessions=1)
+    target = imported(source).env_dpath.parent
+    write_original(tmp_path / "other" / "toy")
+    (tmp_path / "other/toy/0/1/frames/000003.png").unlink()
+    error_of(capsys, tmp_path / "other/toy", "--to", str(target))
+    assert list_environments(target)
