@@ -15,6 +15,7 @@ from data_generation.cli import main
 from data_generation.data.data import Environment, EpisodeMeta, EpisodeWriter, episode_path, list_environments
 from data_generation.data.errors import UserError
 from data_generation.data.info import DatasetInfo
+from data_generation.data.lock import FolderInUseError, locked
 from data_generation.data.subsets import statistics
 from tests.episode_helpers import SHAPE, make_environment, write_episode
 
@@ -134,6 +135,49 @@ def test_datasets_that_do_not_fit_are_kept_apart(dataset, tmp_path):
     with pytest.raises(UserError, match=r"has action_names .*: keep them apart"):
         main(["merge", str(dataset), str(tmp_path / "other"), "--to", str(target)])
     assert contents(target) == before
+
+
+@pytest.mark.parametrize("difference", ["episode", "settings", "sources"])
+def test_a_refused_merge_changes_nothing_of_the_environments_that_would_fit(dataset, tmp_path, difference):
+    """The second environment does not; or two sources do not fit each other."""
+    other, target = tmp_path / "other", tmp_path / "all"
+    for name in ("a", "b"):
+        make_environment(other / name, 8, num_frames=20)
+    if difference == "settings":
+        DatasetInfo("b", "Pong", ["A", "B", "C"], SHAPE, generator={"seed": 1}).save(other / "b")
+    else:
+        write_episode(other / "b", 5, seed=9)
+    if difference != "sources":
+        assert main(["merge", str(dataset), "--to", str(target)]) == 0
+    before = contents(tmp_path)
+    sources = [dataset, other] if difference == "sources" else [other]
+    with pytest.raises(UserError, match=r"keep (the datasets|them) apart"):
+        main(["merge", *map(str, sources), "--to", str(target)])
+    assert contents(tmp_path) == before
+    assert target.exists() == (difference != "sources")
+
+
+def test_a_cut_that_finds_other_episodes_changes_nothing(dataset, tmp_path):
+    for command in (["split"], ["sample", "--episodes", "12"]):
+        target = tmp_path / command[0]
+        folder = target / "games_test" if command == ["split"] else target
+        make_environment(folder / "b", 0)
+        write_episode(folder / "b", 5, seed=9)
+        before = contents(tmp_path)
+        with pytest.raises(UserError, match="are different episodes"):
+            main([command[0], str(dataset), "--to", str(target), *command[1:]])
+        assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize("command", [["merge"], ["split", "--parts", "1"], ["sample", "--episodes", "12"]], ids=str)
+def test_nothing_is_put_where_another_command_writes(dataset, tmp_path, command):
+    folder = tmp_path / "all" / ("games_part0" if command[0] == "split" else "")
+    arguments = [command[0], str(dataset), "--to", str(tmp_path / "all"), *command[1:]]
+    with locked(folder / "a", "wait"):
+        with pytest.raises(FolderInUseError, match=r"a' is in use by .*: wait for it, or stop it"):
+            main(arguments)
+        assert not contents(tmp_path / "all")
+    assert main(arguments) == 0
 
 
 @pytest.mark.parametrize(

@@ -25,9 +25,12 @@ from data_generation.data.errors import FieldError, UserError
 from data_generation.data.files import atomic_path
 from data_generation.data.info import INFO_FNAME, DatasetInfo, comparable, disagreement, larger_sizes
 from data_generation.data.layout import EPISODE_SUFFIX, HEADER_SIZE
+from data_generation.data.lock import locked
 from data_generation.data.reading import opened
 
 _NONE = np.arange(0)
+# An environment, which of its episodes (n,), and the folder that gets them.
+_Cut = tuple[Environment, np.ndarray, Path]
 
 
 @dataclass
@@ -54,10 +57,7 @@ def merge(sources: Sequence[Path], target: Path) -> Taken:
     for env_dpath, info in infos:
         if problem := disagreement(info, infos[0][1]):
             raise UserError(f"'{env_dpath}' {problem} as '{infos[0][0]}': keep them apart")
-    taken = Taken()
-    for environment in environments:
-        take(environment, np.arange(environment.num_episodes), target / environment.name, taken)
-    return taken
+    return _take_all([(one, np.arange(one.num_episodes), target / one.name) for one in environments])
 
 
 def split(source: Path, target: Path, num_parts: int | None) -> dict[str, Taken]:
@@ -73,10 +73,15 @@ def split(source: Path, target: Path, num_parts: int | None) -> dict[str, Taken]
     for environment, cut in zip(environments, cuts, strict=True):
         for part in dict.fromkeys([*parts, *found]):
             _check_only(environment, cut.get(part, _NONE), target / f"{name}_{part}" / environment.name)
-    result = {part: Taken() for part in parts}
-    for environment, cut in zip(environments, cuts, strict=True):
-        for part, chosen in cut.items():
-            take(environment, chosen, target / f"{name}_{part}" / environment.name, result[part])
+    own = {
+        part: [
+            (environment, cut[part], target / f"{name}_{part}" / environment.name)
+            for environment, cut in zip(environments, cuts, strict=True)
+        ]
+        for part in parts
+    }
+    _check_fits([cut for cuts_of_part in own.values() for cut in cuts_of_part])
+    result = {part: _take_all(cuts_of_part) for part, cuts_of_part in own.items()}
     return {f"{name}_{part}": taken for part, taken in result.items() if taken.made + taken.kept}
 
 
@@ -103,10 +108,7 @@ def sample(source: Path, target: Path, num_episodes: int, seed: int) -> Taken:
     own = [drawn[(drawn >= start) & (drawn < end)] - start for start, end in zip(starts, ends, strict=True)]
     for environment, chosen in zip(environments, own, strict=True):
         _check_only(environment, chosen, target / environment.name)
-    taken = Taken()
-    for environment, chosen in zip(environments, own, strict=True):
-        take(environment, chosen, target / environment.name, taken)
-    return taken
+    return _take_all([(one, chosen, target / one.name) for one, chosen in zip(environments, own, strict=True)])
 
 
 def statistics(source: Path, num_frames: int, seed: int = 0) -> dict[str, Any]:
@@ -193,32 +195,72 @@ def _check_only(environment: Environment, chosen: np.ndarray, env_dpath: Path) -
         raise UserError(f"'{env_dpath}' holds other episodes than these: name another folder by --to")
 
 
+def _take_all(cuts: Sequence[_Cut]) -> Taken:
+    """Put episodes of several environments into folders. Errors as of `_check_fits`; nothing is changed then."""
+    _check_fits(cuts)
+    taken = Taken()
+    for environment, chosen, env_dpath in cuts:
+        take(environment, chosen, env_dpath, taken)
+    return taken
+
+
+def _check_fits(cuts: Sequence[_Cut]) -> None:
+    """UserError where a folder has, or would get from two environments, other settings or episodes of one place."""
+    infos: dict[Path, DatasetInfo] = {}
+    sources: dict[Path, Path] = {}
+    for environment, chosen, env_dpath in cuts:
+        if len(chosen):
+            infos[env_dpath] = _joint_info(environment, env_dpath, infos.get(env_dpath) or _info_of(env_dpath))
+        for source, path in _paths(environment, chosen, env_dpath):
+            there = sources.setdefault(path, path if path.exists() else source)
+            if there != source:
+                _check_same(there, source)
+
+
 def take(environment: Environment, chosen: np.ndarray, env_dpath: Path, taken: Taken) -> None:
-    """Put the episodes `chosen` (n,) of an environment into a folder, and count them."""
+    """Put the episodes `chosen` (n,) of an environment into a folder, and count them.
+
+    UserError for another episode of the same place. FolderInUseError while another command writes to the folder.
+    """
     if not len(chosen):
         return
-    info = _joint_info(environment, env_dpath)
-    if info is not None:
-        info.save(env_dpath)
-    for i in tqdm(chosen.tolist(), environment.name, unit="episode", disable=None):
-        source = environment.episode_path(i)
-        path = episode_path(env_dpath, int(environment.instances[i]), int(environment.sessions[i]))
-        if path.exists():
-            if _header(path) != _header(source):
-                raise UserError(f"'{path}' and '{source}' are different episodes: keep the datasets apart")
-            taken.kept += 1
-            continue
-        with atomic_path(path) as temporary:
-            _link_or_copy(source, temporary)
-        taken.made += 1
+    with locked(env_dpath, "wait for it, or stop it"):
+        found = _info_of(env_dpath)
+        info = _joint_info(environment, env_dpath, found)
+        if info != found:
+            info.save(env_dpath)
+        paths = list(_paths(environment, chosen, env_dpath))
+        for source, path in tqdm(paths, environment.name, unit="episode", disable=None):
+            if path.exists():
+                _check_same(path, source)
+                taken.kept += 1
+                continue
+            with atomic_path(path) as temporary:
+                _link_or_copy(source, temporary)
+            taken.made += 1
 
 
-def _joint_info(environment: Environment, env_dpath: Path) -> DatasetInfo | None:
-    """The info of a folder that gets episodes of the environment; None where it has that already."""
+def _paths(environment: Environment, chosen: np.ndarray, env_dpath: Path) -> Iterator[tuple[Path, Path]]:
+    """Of each episode, the file and the place in another folder."""
+    for i in chosen.tolist():
+        own = int(environment.instances[i]), int(environment.sessions[i])
+        yield environment.episode_path(i), episode_path(env_dpath, *own)
+
+
+def _check_same(path: Path, source: Path) -> None:
+    if _header(path) != _header(source):
+        raise UserError(f"'{path}' and '{source}' are different episodes: keep the datasets apart")
+
+
+def _info_of(env_dpath: Path) -> DatasetInfo | None:
+    return DatasetInfo.load(env_dpath) if (env_dpath / INFO_FNAME).is_file() else None
+
+
+def _joint_info(environment: Environment, env_dpath: Path, found: DatasetInfo | None) -> DatasetInfo:
+    """The info of a folder that gets episodes of the environment, by the one that it has. UserError for others."""
     info = environment.info
-    if not (env_dpath / INFO_FNAME).is_file():
+    if found is None:
         return info
-    found = DatasetInfo.load(env_dpath)
     sizes = larger_sizes(info.generator, found.generator)
     connectors = comparable(found.connector, info.connector)
     generators = comparable({**found.generator, **sizes}, {**info.generator, **sizes})
@@ -230,8 +272,7 @@ def _joint_info(environment: Environment, env_dpath: Path) -> DatasetInfo | None
         problem = "was made with other settings than"
         raise UserError(f"'{environment.env_dpath}' {problem} '{env_dpath}' (see their info.json): keep them apart")
     generator = {**info.generator, **found.generator, **sizes}
-    joint = replace(found, connector={**info.connector, **found.connector}, generator=generator)
-    return None if joint == found else joint
+    return replace(found, connector={**info.connector, **found.connector}, generator=generator)
 
 
 def _header(path: Path) -> bytes:
