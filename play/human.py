@@ -11,6 +11,7 @@ from data_generation.config import DatasetConfig
 from data_generation.data.data import DatasetInfo, EpisodeWriter, episode_path
 from data_generation.data.errors import UserError
 from data_generation.data.info import GAME_FILES, INFO_FNAME, changed_files, comparable
+from data_generation.data.lock import locked, step_lock
 from data_generation.generator.child import call_in_child
 from data_generation.generator.connector_base import Connector
 from data_generation.generator.episode import dataset_info, environment_dname, episode_meta, play_episode
@@ -67,15 +68,17 @@ def _record(
     folder = dataset_name(DatasetConfig(connector=connector.config, dname=_HUMAN))
     env_dpath = root / folder / environment_dname(connector, level.game, _HUMAN)
     _prepare(env_dpath, dataset_info(connector, level.game, {"variant": _HUMAN}))
-    session = 0
-    while (path := episode_path(env_dpath, level.instance, session)).exists():
-        session += 1
-    episode = ScheduledEpisode(level, session, seed=state.seed, env_seed=state.seed)
     env = LevelEnv(connector, len(state.played), beat)
-    meta = episode_meta(connector, episode, _HUMAN, {})
-    with EpisodeWriter(path, meta, connector.frame_shape) as writer:
-        num_frames = play_episode(env, _PlayedActions(state.played), writer, episode)
-        writer.commit()
+    # Two that find the same number would write the same file: visitors wait, other commands are not waited for.
+    with step_lock(env_dpath), locked(env_dpath, "wait for it, or stop it"):
+        session = 0
+        while (path := episode_path(env_dpath, level.instance, session)).exists():
+            session += 1
+        episode = ScheduledEpisode(level, session, seed=state.seed, env_seed=state.seed)
+        meta = episode_meta(connector, episode, _HUMAN, {})
+        with EpisodeWriter(path, meta, connector.frame_shape) as writer:
+            num_frames = play_episode(env, _PlayedActions(state.played), writer, episode)
+            writer.commit()
     return (str(path), num_frames - 1), env.close
 
 

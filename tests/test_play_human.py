@@ -14,6 +14,7 @@ from data_generation.config import ConnectorConfig
 from data_generation.data.data import Environment, EpisodeReader, list_environments
 from data_generation.data.errors import UserError
 from data_generation.data.info import GAME_FILES
+from data_generation.data.lock import locked
 from data_generation.generator.levels import Level
 from data_generation.generator.recorded import RecordedState
 from play.human import record_episode
@@ -58,6 +59,13 @@ def test_what_was_played_is_an_episode_and_a_second_one_is_the_next_session(tmp_
         assert (first.meta.policy, first.meta.seed, second.meta.session) == ("human", 5, 1)
         assert first.truncated.tolist() == [False, False, False, True]
         assert np.array_equal(first.frames(), second.frames())
+
+
+def test_nothing_is_kept_where_another_command_writes(tmp_path):
+    path, _ = record_episode(connector(), PlayedState(LEVEL, 5, (0, 1)), tmp_path)
+    with locked(path.parents[1], "wait"), pytest.raises(UserError, match=r"is in use by .*: wait for it, or stop it"):
+        record_episode(connector(), PlayedState(LEVEL, 5, (0, 1)), tmp_path)
+    assert [found.name for found in path.parent.iterdir()] == [path.name]
 
 
 def test_an_episode_has_no_actions_after_the_games_end(tmp_path):
