@@ -70,7 +70,10 @@ def decode_image(data: bytes, what: str) -> np.ndarray:
 
 
 def video_frames(path: Path, begin: float = 0.0) -> Iterator[np.ndarray]:
-    """The frames (h, w, 3) uint8 of a video, from `begin` seconds on. `UserError` where it is damaged, or none."""
+    """The frames (h, w, 3) uint8 of a video, from `begin` seconds on, as players turn them.
+
+    `UserError` where it is damaged or none, and after the last frame of one that ends before the end that it states.
+    """
     av = _import_av()
     try:
         with _open_video(path) as container:
@@ -78,11 +81,36 @@ def video_frames(path: Path, begin: float = 0.0) -> Iterator[np.ndarray]:
             if begin > 0 and stream.time_base:
                 # To the key frame before.
                 container.seek(int(begin / stream.time_base), stream=stream)
-            for image in container.decode(video=0):
-                if begin <= 0 or image.time is None or image.time >= begin:
-                    yield image.to_ndarray(format="rgb24")
+            end, num_frames = 0.0, 0
+            # Sound may last longer than images.
+            for packet in container.demux():
+                if packet.pts is not None:
+                    end = max(end, float((packet.pts + (packet.duration or 0)) * packet.time_base))
+                for image in packet.decode() if packet.stream is stream else ():
+                    num_frames += 1
+                    if begin <= 0 or image.time is None or image.time >= begin:
+                        yield np.rot90(image.to_ndarray(format="rgb24"), round(image.rotation / 90))
+            stated = _stated_end(container, stream)
+            if stated - end > _tolerance(stated, stream) and not 0 < stream.frames <= num_frames:
+                problem = f"ends after {end:.1f} of {stated:.1f} s"
+                remedy = "restore it, or keep what is there with 'ffmpeg -i <it> -c copy <another>'"
+                raise UserError(f"'{path}' is truncated, it {problem}: {remedy}")
     except av.FFmpegError as error:
         raise UserError(f"'{path}' is damaged ({error.strerror}): {_REMEDY}") from None
+
+
+def _stated_end(container: Any, stream: Any) -> float:
+    """When a video ends, in seconds, as its file says; 0 where it does not."""
+    if container.format.name == "avi":
+        # Its duration is guessed by the size of the file.
+        return float(stream.frames / stream.average_rate) if stream.average_rate else 0.0
+    # In microseconds.
+    return float(container.duration or 0) / 1e6
+
+
+def _tolerance(stated: float, stream: Any) -> float:
+    """By how many seconds the end of the last packet may differ: not all formats say how long its frame is shown."""
+    return max(1.0, 0.02 * stated, float(2 / stream.average_rate) if stream.average_rate else 0.0)
 
 
 def frame_rate(path: Path) -> float | None:
