@@ -66,3 +66,19 @@ def test_a_failed_import_keeps_an_environment_that_was_there(tmp_path, capsys):
     (tmp_path / "other/toy/0/1/frames/000003.png").unlink()
     error_of(capsys, tmp_path / "other/toy", "--to", str(target))
     assert list_environments(target)
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+def test_stacked_grey_frames_are_not_taken_for_colours(tmp_path, capsys, is_first):
+    h5py = pytest.importorskip("h5py")
+    stacks = np.random.default_rng(0).integers(0, 255, (5, 8, 8, 4), np.uint8)
+    stacks = stacks.transpose(0, 3, 1, 2) if is_first else stacks
+    colours = np.random.default_rng(1).integers(0, 255, (5, 8, 8, 4), np.uint8)
+    colours[..., 3] = 255
+    for name, frames in (("stacks", stacks), ("colours", colours)):
+        with h5py.File(tmp_path / f"{name}.h5", "w") as file:
+            file["frames"], file["actions"] = frames, np.zeros(5, int)
+    line = error_of(capsys, tmp_path / "stacks.h5")
+    assert "looks like 4 stacked grey frames, not colours: store one of each four" in line
+    with imported(tmp_path / "colours.h5").open(0) as episode:
+        np.testing.assert_array_equal(episode.frames(), colours[..., :3].transpose(0, 3, 1, 2))

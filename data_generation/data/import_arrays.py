@@ -169,13 +169,20 @@ def _without_last_axis(values: np.ndarray) -> np.ndarray:
 
 
 def as_rgb(frame: np.ndarray) -> np.ndarray:
-    """A frame (h, w), (h, w, 1|3|4) or (1|3|4, h, w) uint8 as (h, w, 3). ValueError for anything else."""
+    """A frame (h, w), (h, w, 1|3|4) or (1|3|4, h, w) uint8 as (h, w, 3).
+
+    ValueError for anything else, with the problem and perhaps the remedy as its arguments.
+    """
+    shape = frame.shape
     if frame.ndim == 2:
         frame = frame[:, :, None]
     if frame.ndim == 3 and frame.shape[-1] not in (1, 3, 4):
         frame = frame.transpose(1, 2, 0)
     if frame.ndim != 3 or frame.shape[-1] not in (1, 3, 4) or frame.dtype != np.uint8:
         raise ValueError(f"a frame is {frame.dtype} {frame.shape}, not uint8 of (h, w, 3)")
+    # Opacity is the same everywhere.
+    if frame.shape[-1] == 4 and frame[:, :, 3].min() < frame[:, :, 3].max():
+        raise ValueError(f"a frame {shape} looks like 4 stacked grey frames, not colours", "store one of each four")
     return frame.repeat(3, 2) if frame.shape[-1] == 1 else frame[:, :, :3]
 
 

@@ -57,7 +57,7 @@ class Hdf5Session(ArraySession):
                     try:
                         yield as_rgb(frame)
                     except ValueError as error:
-                        raise self.error(str(error)) from None
+                        raise self.error(*error.args) from None
 
     def column(self, names: Sequence[str]) -> np.ndarray | None:
         """The part of a column that belongs to these of the group's frames."""
