@@ -45,6 +45,14 @@ def test_a_folder_replaces_an_older_one_with_its_content(tmp_path):
     assert names(tmp_path / "folder") == ["new"]
 
 
+@pytest.mark.parametrize("name", [".", "..", "./", "new/..", "/"])
+def test_a_folder_without_a_name_is_one_line(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="cannot be replaced as a whole: name a folder in it"):
+        write_folder(Path(name), "new")
+    assert names(tmp_path) == []
+
+
 def interrupted_write(path: Path, as_folder: bool) -> None:
     with atomic_path(path) as temporary:
         assert is_temporary(temporary.name)

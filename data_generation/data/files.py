@@ -32,8 +32,10 @@ SYSTEM_FILES = (".DS_Store", "Thumbs.db", "desktop.ini")
 def temporary_path(path: Path) -> Path:
     """Where to write a file or folder that `replace` turns into `path`. Missing parent folders are made.
 
-    The first call for a folder removes what killed processes have left in it.
+    The first call for a folder removes what killed processes have left in it. `UserError` for `.`, `..` and `/`.
     """
+    if path.name in ("", ".."):
+        raise UserError(f"'{path}' cannot be replaced as a whole: name a folder in it")
     path.parent.mkdir(parents=True, exist_ok=True)
     if (folder := path.parent.absolute()) not in _swept:
         _swept.add(folder)
