@@ -82,3 +82,32 @@ def test_stacked_grey_frames_are_not_taken_for_colours(tmp_path, capsys, is_firs
     assert "looks like 4 stacked grey frames, not colours: store one of each four" in line
     with imported(tmp_path / "colours.h5").open(0) as episode:
         np.testing.assert_array_equal(episode.frames(), colours[..., :3].transpose(0, 3, 1, 2))
+
+
+def write_hdf5(path: Path) -> Path:
+    h5py = pytest.importorskip("h5py")
+    with h5py.File(path, "w") as file:
+        file["frames"], file["actions"] = np.zeros((4, 8, 8, 3), np.uint8), np.zeros(4, int)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("kind", "option", "value"),
+    [
+        *(("images", option, "x") for option in ("--action-names", "--actions-key", "--frames-key")),
+        *(("original", option, "x") for option in ("--actions-key", "--frames-key")),
+        *((kind, "--frame-size", "8x8") for kind in ("images", "original", "hdf5")),
+    ],
+)
+def test_options_that_a_format_does_not_use_are_refused(tmp_path, capsys, kind, option, value):
+    source = write_hdf5(tmp_path / "toy.h5") if kind == "hdf5" else write_original(tmp_path / "toy")
+    source = source / "0/0/frames" if kind == "images" else source
+    line = error_of(capsys, source, option, value)
+    assert line.startswith(f"error: '{source}' holds ") and line.endswith(f": leave out {option}")
+    assert not (source.parent / "imported").exists()
+
+
+@pytest.mark.parametrize("options", [("--action-names", "A,B,C"), ("--actions-key", "actions")], ids=str)
+def test_actions_are_not_both_described_and_left_out(tmp_path, capsys, options):
+    line = error_of(capsys, write_hdf5(tmp_path / "toy.h5"), "--without-actions", *options)
+    assert line.endswith(f"holds .h5 files, of which --without-actions imports no actions: leave out {options[0]}")

@@ -34,6 +34,15 @@ class ImportOptions:
     actions_key: str | None = None
     frame_size: tuple[int, int] | None = None
 
+    def check_used(self, path: Path, what: str, *used: str) -> None:
+        """UserError where a format, `what` is at the path, does not use one of these that is given."""
+        if self.without_actions:
+            used = tuple({*used} - {"action_names", "actions_key"})
+            what += ", of which --without-actions imports no actions" if self.action_names or self.actions_key else ""
+        given = [name for name in ("action_names", "frames_key", "actions_key", "frame_size") if getattr(self, name)]
+        if unused := [f"--{name.replace('_', '-')}" for name in given if name not in used]:
+            raise UserError(f"'{path}' holds {what}: leave out {' and '.join(unused)}")
+
 
 @dataclass
 class ArraySession(ImportedSession):

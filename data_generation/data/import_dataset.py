@@ -50,10 +50,11 @@ from data_generation.data.recordings import (
 
 logger = logging.getLogger(__name__)
 
+# Suffixes → reader, and which options it has.
 _ARRAY_FORMATS = {
-    HDF5_SUFFIXES: hdf5_dataset,
-    PARQUET_SUFFIXES: parquet_dataset,
-    ARRAY_RECORD_SUFFIXES: array_record_dataset,
+    HDF5_SUFFIXES: (hdf5_dataset, "frames_key"),
+    PARQUET_SUFFIXES: (parquet_dataset, "frames_key"),
+    ARRAY_RECORD_SUFFIXES: (array_record_dataset, "frame_size"),
 }
 # Rates of videos that differ by less are taken for the same.
 _SAME_RATE = 1.05
@@ -285,6 +286,7 @@ def _warn_of_rates(source: _DatasetSource, sessions: Sequence[ImportedSession], 
 def _sources(source_dpath: Path, options: ImportOptions) -> list[_DatasetSource]:
     """The environments at a path. `UserError` where there are none."""
     if is_lerobot(source_dpath):
+        options.check_used(source_dpath, "a LeRobot dataset", "action_names", "actions_key", "frames_key")
         return [_of_arrays(lerobot_dataset(source_dpath, options), options, None)]
     if source_dpath.is_file() and (arrays := _arrays(source_dpath, options)):
         return [arrays]
@@ -313,8 +315,9 @@ def _sources(source_dpath: Path, options: ImportOptions) -> list[_DatasetSource]
 def _arrays(path: Path, options: ImportOptions) -> _DatasetSource | None:
     """The files of arrays at a path, as one environment."""
     name = path.resolve().stem if path.is_file() else path.resolve().name
-    for suffixes, read in _ARRAY_FORMATS.items():
+    for suffixes, (read, option) in _ARRAY_FORMATS.items():
         if files := files_below(path, suffixes, natural_order):
+            options.check_used(path, f"{files[0].suffix} files", "action_names", "actions_key", option)
             return _of_arrays(read(name, files, options), options, path if path.is_dir() else path.parent)
     return None
 
@@ -336,6 +339,7 @@ def _environment(dpath: Path, options: ImportOptions) -> _DatasetSource | None:
     """What a folder holds if it is one environment. `UserError` where that leaves out recordings in it."""
     sessions, without = original_sessions(dpath)
     if sessions:
+        options.check_used(dpath, "an original dataset", "action_names")
         _check_takes_all(dpath, [path for _, path in numbered(dpath)])
         for path in without:
             logger.warning("'%s' has no actions.json (an unfinished session): not imported", path)
@@ -384,9 +388,7 @@ def _without_actions(
     path: Path, sessions: list[ImportedSession], root: Path | None, options: ImportOptions
 ) -> _DatasetSource:
     """Videos, or folders of images, that tokenizer, LAM and GenieRedux can learn from. `root` as of the source."""
-    given = {"--action-names": options.action_names, "--actions-key": options.actions_key}
-    if unused := [key for key, value in given.items() if value]:
-        raise UserError(f"'{path}' holds recordings without actions: leave out {' and '.join(unused)}")
+    options.check_used(path, "recordings without actions")
     name = path.resolve().stem if path.is_file() else path.resolve().name
 
     def rate(session: ImportedSession) -> float | None:
