@@ -1,7 +1,9 @@
 """`data import` that is refused: the corrected command works, and the line names what to correct."""
 
 import json
+import pickle
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -111,3 +113,34 @@ def test_options_that_a_format_does_not_use_are_refused(tmp_path, capsys, kind, 
 def test_actions_are_not_both_described_and_left_out(tmp_path, capsys, options):
     line = error_of(capsys, write_hdf5(tmp_path / "toy.h5"), "--without-actions", *options)
     assert line.endswith(f"holds .h5 files, of which --without-actions imports no actions: leave out {options[0]}")
+
+
+def write_records(root: Path, *videos: np.ndarray, metadata: dict[str, Any]) -> Path:
+    """Videos (T, h, w, 3) as Jasmine writes them."""
+    module = pytest.importorskip("array_record.python.array_record_module")
+    root.mkdir()
+    writer = module.ArrayRecordWriter(str(root / "data.array_record"), "group_size:1")
+    for video in videos:
+        actions = np.arange(len(video))
+        writer.write(pickle.dumps({"raw_video": video.tobytes(), "sequence_length": len(video), "actions": actions}))
+    writer.close()
+    (root / "metadata.json").write_text(json.dumps(metadata))
+    return root
+
+
+def test_a_dataset_that_states_no_number_of_actions_has_those_that_are_in_it(tmp_path):
+    source = write_records(tmp_path / "doom", np.zeros((4, 8, 8, 3), np.uint8), metadata={"num_buttons": 7})
+    assert imported(source).info.num_actions == 4
+
+
+@pytest.mark.parametrize("count", [-1, "4", 1.5, 1 << 16])
+def test_an_odd_number_of_actions_is_one_line(tmp_path, capsys, count):
+    source = write_records(tmp_path / "doom", np.zeros((4, 8, 8, 3), np.uint8), metadata={"num_actions": count})
+    assert "metadata.json' says num_actions=" in error_of(capsys, source)
+
+
+def test_a_record_with_an_empty_video_is_one_line_and_skipped_if_asked(tmp_path, capsys):
+    videos = np.zeros((4, 8, 8, 3), np.uint8), np.zeros((3, 0, 0, 3), np.uint8)
+    source = write_records(tmp_path / "toy", *videos, metadata={})
+    assert "its record has no raw_video and sequence_length" in error_of(capsys, source)
+    assert imported(source, "--on-bad-episode", "skip", name="skipped").num_episodes == 1

@@ -79,7 +79,7 @@ class ArrayRecordSession(ArraySession):
         except Exception as error:  # unpickling raises many kinds
             raise self.error(f"its record is not a pickled dictionary of arrays ({error})") from None
         video, length = (content.get(key) if isinstance(content, dict) else None for key in _VIDEO_KEYS)
-        if not isinstance(video, bytes) or not isinstance(length, int | np.integer) or length < 1:
+        if not video or not isinstance(video, bytes) or not isinstance(length, int | np.integer) or length < 1:
             raise self.error("its record has no raw_video and sequence_length")
         return dict(content)
 
@@ -121,12 +121,14 @@ def array_record_dataset(name: str, files: Sequence[Path], options: ImportOption
 
 
 def _metadata(file: Path) -> tuple[str, int]:
-    """The game and the number of its actions, by the metadata.json next to the files or above them."""
+    """The game and the number of its actions, by the metadata.json next to the files or above them; 0 = not stated."""
     path = next((folder / "metadata.json" for folder in file.parents[:2] if (folder / "metadata.json").is_file()), None)
     if path is None:
         return "", 0
     content = read_json(path, "restore or remove it")
     game, count = (content.get(key) if isinstance(content, dict) else None for key in ("env", "num_actions"))
+    # Of ViZDoom it says `num_buttons` instead.
+    count = 0 if count is None else count
     if not isinstance(count, int) or not 0 <= count < 1 << 16:
         raise UserError(f"'{path}' says num_actions={shortened(count)}: restore or remove it")
     return (game if isinstance(game, str) else ""), count
