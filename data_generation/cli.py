@@ -145,7 +145,7 @@ def _add_view(commands: Any) -> None:
 
 
 def _add_push(commands: Any) -> None:
-    description = "With a card (README.md) where the folder has none. A second push continues an interrupted one."
+    description = "With a card (README.md) where there is none. A second push continues an interrupted one."
     parser = _add(commands, "push", _push, "upload a dataset to the Hugging Face hub", description, _PATH_HELP)
     parser.add_argument("--to", required=True, help="hf://<owner>/<name>, made if need be")
     parser.add_argument("--private", action="store_true", help="only for your own eyes, where it is made")

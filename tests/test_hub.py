@@ -155,6 +155,19 @@ def test_a_completed_card_is_pushed_as_it_is(tmp_path, hub, checkpoint):
     assert hub.repositories["models/me/demo"]["README.md"] == b"My own words."
 
 
+def test_a_card_that_was_completed_on_the_hub_stays(tmp_path, hub, checkpoint):
+    dataset = make_environment(tmp_path / "games" / "pong", 1).parent
+    for command_name, path, repository in (("model", checkpoint, "models/me/x"), ("data", dataset, "datasets/me/x")):
+        assert command(command_name, "push", path, "--to", "hf://me/x") == 0
+        hub.repositories[repository]["README.md"] = b"My own words."
+        assert command(command_name, "push", path, "--to", "hf://me/x") == 0
+        assert hub.repositories[repository]["README.md"] == b"My own words."
+    # Unless there is one here, too.
+    (dataset / "README.md").write_text("Newer words.")
+    assert command("data", "push", dataset, "--to", "hf://me/x") == 0
+    assert hub.repositories["datasets/me/x"]["README.md"] == b"Newer words."
+
+
 def test_what_was_fetched_once_needs_no_network(monkeypatch, hub, checkpoint, capsys):
     command("model", "push", checkpoint, "--to", "hf://me/demo")
     folder = local_path("model_fpath", "hf://me/demo", "model")

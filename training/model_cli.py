@@ -9,7 +9,7 @@ from typing import Any
 from data_generation.arguments import OneLineParser, read_path
 from data_generation.data.errors import FieldError, MissingPathError, UserError, under
 from data_generation.data.files import atomic_path, first_foreign
-from data_generation.data.hub import MODEL_FILES, HubPlace, fetch, local_path, send
+from data_generation.data.hub import MODEL_FILES, HubPlace, fetch, has_card, local_path, send
 from data_generation.data.reading import read_json
 from models.checkpoint import FORMAT, LoadedModel, export_model, load_model
 from models.tensor_file import written
@@ -63,7 +63,7 @@ def _export(arguments: argparse.Namespace) -> None:
     if target.resolve() == (path if path.is_dir() else path.parent).resolve():
         raise FieldError("--to", target, "is the folder of the model itself", "give a new folder")
     with atomic_path(target) as folder:
-        _write(folder, path, loaded, arguments)
+        _write(folder, path, loaded, arguments.evaluations or _EVALUATIONS)
     print(f"wrote '{target}': {', '.join(sorted(entry.name for entry in target.iterdir()))}")
 
 
@@ -93,7 +93,8 @@ def _push(arguments: argparse.Namespace) -> None:
         if is_weights_folder(path) and (exported / CARD_FNAME).is_file():
             address = send(place, exported, private=arguments.private)
         else:
-            _write(Path(parent) / "model", path, loaded, arguments)
+            evaluations = None if has_card(place) else arguments.evaluations or _EVALUATIONS
+            _write(Path(parent) / "model", path, loaded, evaluations)
             address = send(place, Path(parent) / "model", private=arguments.private)
     print(f"pushed to {address}: use it as {arguments.to}")
 
@@ -118,8 +119,10 @@ def _load(arguments: argparse.Namespace) -> tuple[Path, LoadedModel[Any]]:
         return path, load_model(path, tokenizer_path=tokenizer)
 
 
-def _write(folder: Path, path: Path, loaded: LoadedModel[Any], arguments: argparse.Namespace) -> None:
+def _write(folder: Path, path: Path, loaded: LoadedModel[Any], evaluations: Path | None) -> None:
+    """Write a model's folder, with a card where the folder of evaluations is given."""
     with written(folder):
         folder.mkdir()
         export_model(folder, loaded.model, loaded.config, loaded.step)
-        write_card(folder, path, loaded, arguments.evaluations or _EVALUATIONS)
+        if evaluations is not None:
+            write_card(folder, path, loaded, evaluations)

@@ -6,6 +6,7 @@ Its environment variables name another server (HF_ENDPOINT), a token (HF_TOKEN) 
 
 import dataclasses
 import hashlib
+import logging
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -20,6 +21,8 @@ from data_generation.data.files import SYSTEM_FILES, is_temporary
 from data_generation.data.index import INDEX_FNAME
 from data_generation.data.info import INFO_FNAME
 from data_generation.data.lock import LOCK_FNAME, step_lock
+
+logger = logging.getLogger(__name__)
 
 # What a model's repository holds: models/weights_folder.py.
 MODEL_FILES = ("model.safetensors", "config.json")
@@ -117,8 +120,19 @@ def fetch(place: HubPlace, target: Path | None = None, files: Sequence[str] | No
     return Path(folder)
 
 
+def has_card(place: HubPlace) -> bool:
+    """Whether a repository has a README.md, which somebody may have completed; a warning says that it stays."""
+    with _told(place):
+        from huggingface_hub import HfApi
+
+        found = bool(HfApi().file_exists(place.repository, "README.md", repo_type=place.kind))
+    if found:
+        logger.warning("%s has a card already, which stays: push a folder with a README.md to replace it", place.text)
+    return found
+
+
 def send(place: HubPlace, folder: Path, card: str = "", private: bool = False) -> str:
-    """Upload a folder, and a `card` as its README.md where it has none; the repository is made if need be.
+    """Upload a folder, and a `card` as README.md where neither it nor the repository, made if need be, has one.
 
     A second call continues an interrupted one. Returns the page's address.
     """
@@ -132,7 +146,7 @@ def send(place: HubPlace, folder: Path, card: str = "", private: bool = False) -
         where: dict[str, Any] = {"repo_id": place.repository, "repo_type": place.kind}
         url = HfApi().create_repo(**where, private=private, exist_ok=True)
         HfApi().upload_folder(**where, folder_path=folder, ignore_patterns=list(_NOT_SHARED))
-        if card and not (folder / "README.md").exists():
+        if card and not (folder / "README.md").exists() and not has_card(place):
             HfApi().upload_file(**where, path_or_fileobj=card.encode(), path_in_repo="README.md")
     return str(url)
 
