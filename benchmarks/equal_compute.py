@@ -3,11 +3,12 @@
 import json
 import math
 import os
+import re
 import resource
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache, partial
 from itertools import product
@@ -16,9 +17,11 @@ from pathlib import Path
 import torch
 
 from benchmarks.operations import operation_counter
-from benchmarks.presets import check_recipe, composed
+from benchmarks.presets import check_evaluation, check_recipe, composed
 from data.data import ClipDataset
+from data_generation.data.errors import FieldError, UserError
 from data_generation.data.files import write_atomically
+from launcher.errors import USER_ERROR
 from models.construct_model import build_model
 from training.clip_cache import kept_outputs
 from training.config import GenieReduxConfig
@@ -31,6 +34,7 @@ OPERATIONS_PER_MINUTE = 3e12
 # Fewer would end before the presets' learning rate has warmed up.
 LEAST_STEPS = 100
 PRESETS = {"tokenizer": "config=demo_tokenizer", "lam": "config=demo_lam", "dynamics": "config=demo"}
+_EVALUATION = ("config=demo", "eval.n_total_samples=128", "eval.seq_step=8", "eval.fid_weights=none")
 
 # Steps, operations and CPU seconds of a training; the seconds are NaN where it was killed on the way and resumed.
 Cost = dict[str, float]
@@ -38,7 +42,7 @@ Cost = dict[str, float]
 
 @dataclass(frozen=True)
 class TrainingCommand:
-    """A run of `genie_redux train`, as many steps as its operations pay for, at least `LEAST_STEPS`.
+    """A run of `genie_redux train`, as many steps as its operations pay for.
 
     `overrides` decide what a step costs; `more` do not, such as weights to start from.
     """
@@ -138,8 +142,36 @@ def _clips(training: TrainingCommand, datasets: Path) -> ClipDataset:
     return ClipDataset(datasets / training.dataset, "train", cfg.train.num_frames, cfg.data.seq_step)
 
 
+def _sequences(training: TrainingCommand, operations: Operations, datasets: Path) -> Callable[[int], int]:
+    return _clips(training, datasets).num_sequences if operations.kept else lambda _: 0
+
+
+def check_budget(trainings: Iterable[TrainingCommand], datasets: Path, option: str, minutes: float) -> None:
+    """FieldError if one of these could not make `LEAST_STEPS`: it would get more operations than the others.
+
+    `minutes`: what the trainings' operations are in proportion to; `option`: that sets them.
+    """
+    least, short = minutes, ""
+    for training in trainings:
+        operations = count_operations(training.part, training.overrides)
+        num_sequences = _sequences(training, operations, datasets)
+        if operations.steps(training.operations, num_sequences) < LEAST_STEPS:
+            # Half a step less would be rounded to as many.
+            needed = minutes * operations.of(LEAST_STEPS, num_sequences) / training.operations
+            least, short = max((least, short), (needed, f"{training.part} of '{training.name}'"))
+    if short:
+        problem = f"pays for fewer than {LEAST_STEPS} steps of the {short}"
+        raise FieldError(option, f"{minutes:g}", problem, f"give {_rounded_up(least):g} or more")
+
+
+def _rounded_up(value: float) -> float:
+    """To two digits."""
+    unit = 10.0 ** (math.floor(math.log10(value)) - 1)
+    return math.ceil(value / unit) * unit
+
+
 def check_settings(training: TrainingCommand, target: Path) -> None:
-    """SystemExit if what is there of this training below `target` is of another recipe."""
+    """UserError if what is there of this training below `target` is of another recipe."""
     keys = (PRESETS[training.part], *training.overrides, *training.more)
     check_recipe(target / training.kind / training.name, training.part, *keys)
 
@@ -147,12 +179,13 @@ def check_settings(training: TrainingCommand, target: Path) -> None:
 def train(training: TrainingCommand, datasets: Path, target: Path) -> tuple[Path, Cost]:
     """Train below `target`, or take what is there: the checkpoint and the cost. A run that was killed is resumed.
 
-    SystemExit if what is there is of another recipe.
+    UserError if what is there is of another recipe, or has made another number of steps than these operations pay for.
     """
     check_settings(training, target)
     operations = count_operations(training.part, training.overrides)
-    num_sequences = _clips(training, datasets).num_sequences if operations.kept else lambda _: 0
-    steps = max(LEAST_STEPS, operations.steps(training.operations, num_sequences))
+    num_sequences = _sequences(training, operations, datasets)
+    steps = operations.steps(training.operations, num_sequences)
+    assert steps >= LEAST_STEPS, "check_budget comes before"
     folder = target / training.kind / training.name
     cost_path = folder / "cost.json"
     begun_path = target / training.kind / f"{training.name}.begun"
@@ -172,7 +205,11 @@ def train(training: TrainingCommand, datasets: Path, target: Path) -> tuple[Path
         total = float(operations.of(steps, num_sequences))
         cost = {"steps": steps, "operations": total, "cpu_seconds": seconds}
         write_atomically(cost_path, json.dumps(cost) + "\n")
-    return folder / f"model-{steps}.pt", dict(json.loads(cost_path.read_text(encoding="utf-8")))
+    cost = dict(json.loads(cost_path.read_text(encoding="utf-8")))
+    if cost["steps"] != steps:
+        problem = f"has made {cost['steps']} steps, and its operations pay for {steps} today"
+        raise UserError(f"'{folder}' {problem}: move it away or give another --root")
+    return folder / f"model-{steps}.pt", cost
 
 
 @dataclass(frozen=True)
@@ -196,27 +233,37 @@ def evaluate(model: Path, clips: Evaluated, target: Path, overrides: tuple[str, 
     if not link.is_symlink():
         link.symlink_to(clips.shared.resolve())
     launch(
-        *("genie_redux", "eval", "config=demo", *overrides, f"eval.model_fpath={model}"),
+        *("genie_redux", "eval", *_EVALUATION, *overrides, f"eval.model_fpath={model}"),
         *(f"eval.dataset_root_dpath={clips.datasets}", f"eval.dataset_name={clips.dataset}"),
-        *(f"eval.split={clips.split}", "eval.n_total_samples=128", "eval.fid_weights=none"),
-        *(f"eval.save_root_dpath={target}", "eval.n_gifs=4", "eval.seq_step=8"),
+        *(f"eval.split={clips.split}", f"eval.save_root_dpath={target}", "eval.n_gifs=4"),
     )
     (path,) = target.glob(f"*/{clips.dataset}/*/metrics.json")
     return dict(json.loads(path.read_text(encoding="utf-8"))["metrics"])
 
 
+def check_evaluated(target: Path, overrides: tuple[str, ...]) -> None:
+    """UserError if an evaluation that is there below `target` was another one than with these overrides."""
+    for path in target.glob("*/*/*/metrics.json"):
+        check_evaluation(path.parent, *_EVALUATION, *overrides)
+
+
 def launch(*arguments: str) -> float:
-    """Run a command of the project on one core; its CPU seconds. RuntimeError with its last lines if it fails."""
+    """Run a command of the project on one core; its CPU seconds.
+
+    UserError with its line for a mistake of the user, RuntimeError with its last lines if it fails otherwise.
+    """
     print(f"$ python run.py {shlex.join(arguments)}", flush=True)
     return timed("run.py", *arguments, WANDB_MODE="disabled")
 
 
 def timed(*arguments: str, **variables: str) -> float:
-    """Run Python on one core with more environment variables; its CPU seconds. RuntimeError if it fails."""
+    """Run Python on one core with more environment variables; its CPU seconds. Errors as those of `launch`."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", **variables}
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     command = [sys.executable, *arguments]
     result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if result.returncode == USER_ERROR and (found := re.findall(r"^error: (.*)$", result.stderr, re.MULTILINE)):
+        raise UserError(f"the command failed: {found[-1]}")
     if result.returncode:
         raise RuntimeError(f"failed:\n{(result.stdout + result.stderr)[-2000:]}")
     after = resource.getrusage(resource.RUSAGE_CHILDREN)

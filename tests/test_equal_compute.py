@@ -15,17 +15,19 @@ from benchmarks.equal_compute import (
     Kept,
     Operations,
     TrainingCommand,
+    check_budget,
     check_settings,
     count_operations,
+    timed,
     train,
 )
+from benchmarks.intervals import mean_and_interval
 from benchmarks.presets import composed
-from benchmarks.quality.comparison import Comparison
-from benchmarks.quality.data import ALL_DATA
-from benchmarks.quality.report import interval, shown_seconds
+from benchmarks.quality.report import shown_seconds
+from data_generation.data.errors import FieldError, UserError
 from training.run_record import flattened
 
-TRAINING = TrainingCommand("tokenizer", "tokenizer", "run", "dataset", operations=1.0, seed=0)
+TRAINING = TrainingCommand("tokenizer", "tokenizer", "run", "dataset", operations=10.0 * LEAST_STEPS, seed=0)
 
 
 def test_processor_seconds_of_a_training_that_was_killed_are_not_known(
@@ -73,7 +75,7 @@ def test_a_run_of_another_recipe_is_not_taken(tmp_path: Path) -> None:
     folder = tmp_path / "tokenizer" / TRAINING.name
     keep_run(folder, "tokenizer", optimizer__learning_rate=0.5)
     check_settings(replace(TRAINING, more=("optimizer.learning_rate=0.5", "model_fpath=model.pt")), tmp_path)
-    with pytest.raises(SystemExit, match=r"optimizer\.learning_rate=.*was 0\.5.*--root"):
+    with pytest.raises(UserError, match=r"optimizer\.learning_rate=.*was 0\.5.*--root"):
         train(TRAINING, tmp_path, tmp_path)
 
 
@@ -92,21 +94,8 @@ def test_a_setting_that_a_run_did_not_know_had_its_default(tmp_path: Path) -> No
     folder = tmp_path / "tokenizer" / TRAINING.name
     keep_run(folder, "tokenizer", without="tokenizer.quantizer")
     check_settings(TRAINING, tmp_path)
-    with pytest.raises(SystemExit, match=r"tokenizer\.quantizer"):
+    with pytest.raises(UserError, match=r"tokenizer\.quantizer"):
         check_settings(replace(TRAINING, overrides=("tokenizer.quantizer=fsq",)), tmp_path)
-
-
-@pytest.mark.parametrize("part", ["tokenizer", "dynamics"])
-def test_results_of_another_recipe_are_not_reported(part: str, tmp_path: Path) -> None:
-    comparison = Comparison(tmp_path, ALL_DATA["one_level"], "tuned", minutes=1, seed=0)
-    results = comparison.dpath / "results" / "tuned-seed0.json"
-    results.parent.mkdir(parents=True)
-    results.write_text("{}")
-    assert comparison.run() == {}
-    names = {"tokenizer": ("tokenizer", "recipe=tuned+0.4-seed0"), "dynamics": ("genie_redux_guided", "tuned-seed0")}
-    keep_run(comparison.dpath.joinpath(*names[part]), part, ("recipe=tuned",), optimizer__weight_decay=0.5)
-    with pytest.raises(SystemExit, match=r"weight_decay"):
-        comparison.run()
 
 
 @pytest.mark.parametrize("pairs", [(), (Kept(2, 30, 14),)], ids=["frames", "frames and pairs"])
@@ -136,10 +125,49 @@ def test_what_is_kept_is_no_part_of_a_step(model: str) -> None:
     assert count_operations("dynamics", ("recipe=published",)).kept == ()
 
 
+def test_a_training_of_another_number_of_steps_is_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such as from before operations were counted otherwise: it did not cost what the other models do."""
+    folder = tmp_path / "tokenizer" / TRAINING.name
+    folder.mkdir(parents=True)
+    monkeypatch.setattr(equal_compute, "count_operations", lambda *_: Operations(10))
+    (folder / "cost.json").write_text(json.dumps({"steps": LEAST_STEPS, "operations": 1.0, "cpu_seconds": 1.0}))
+    assert train(TRAINING, tmp_path, tmp_path)[0].name == f"model-{LEAST_STEPS}.pt"
+    with pytest.raises(UserError, match=rf"has made {LEAST_STEPS} steps, .* pay for {2 * LEAST_STEPS} today.*--root"):
+        train(replace(TRAINING, operations=20.0 * LEAST_STEPS), tmp_path, tmp_path)
+
+
+@pytest.mark.parametrize("minutes", [0.31, 3e-7])
+def test_too_few_operations_are_refused_with_the_least_that_is_enough(
+    minutes: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They would be exceeded: no model makes fewer steps than its learning rate's warm-up needs."""
+    monkeypatch.setattr(equal_compute, "count_operations", lambda *_: Operations(977))
+
+    def check(minutes: float) -> None:
+        budget = replace(TRAINING, operations=minutes * per_minute)
+        check_budget([budget, replace(budget, operations=1e9)], tmp_path, "--minutes", minutes)
+
+    per_minute = 977 * LEAST_STEPS / 3 / minutes
+    with pytest.raises(FieldError, match=rf"--minutes=.*: .*fewer than {LEAST_STEPS} steps of the tokenizer") as error:
+        check(minutes)
+    least = float(error.value.remedy.split()[1])
+    check(least)
+    with pytest.raises(FieldError):
+        check(0.9 * least)
+
+
+def test_mistakes_of_a_command_that_is_run_are_its_line() -> None:
+    code = "import sys; print('note: x\\nerror: no such game', file=sys.stderr); sys.exit({})"
+    with pytest.raises(UserError, match=r"^the command failed: no such game$"):
+        timed("-c", code.format(2))
+    with pytest.raises(RuntimeError, match=r"note: x"):
+        timed("-c", code.format(1))
+
+
 @pytest.mark.parametrize(("count", "quantile"), [(2, 12.706), (3, 4.303), (6, 2.571), (31, 2.042), (60, 2.042)])
 def test_intervals_are_those_of_a_t_distribution(count: int, quantile: float) -> None:
     """Of any number of seeds, so that another one never narrows them by another distribution."""
     values = [float(number % 2) for number in range(count)]
     mean = sum(values) / count
     deviation = math.sqrt(sum((value - mean) ** 2 for value in values) / (count - 1))
-    assert interval(values) == f"{mean:.2f} ± {quantile * deviation / math.sqrt(count):.2f}"
+    assert mean_and_interval(values) == f"{mean:.2f} ± {quantile * deviation / math.sqrt(count):.2f}"

@@ -164,7 +164,7 @@ def test_a_model_of_another_recipe_is_not_taken(title: str, tmp_path: Path) -> N
     assert step.is_done()
     (model,) = tmp_path.rglob("model-*.pt")
     (model.parent / "run.json").write_text('{"config": {"optimizer.weight_decay": 0.5}}')
-    with pytest.raises(SystemExit, match=r"another recipe \(.*optimizer\.weight_decay=.*was 0\.5"):
+    with pytest.raises(UserError, match=r"another recipe \(.*optimizer\.weight_decay=.*was 0\.5"):
         step.is_done()
 
 

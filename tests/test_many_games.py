@@ -8,7 +8,7 @@ import pytest
 from benchmarks.many_games import games
 from benchmarks.many_games.data import part_of
 from benchmarks.many_games.games import ACTIONS, GAMES, installed
-from benchmarks.many_games.models import ALONE, NOTHING, TOGETHER, Result
+from benchmarks.many_games.models import ALONE, ALONE_FULL, NOTHING, TOGETHER, Result
 from benchmarks.many_games.report import fine_tuning_table, games_table, matching_frames, plot, savings
 from data_generation.data.environment import split_sessions
 from data_generation.generator.connector_coinrun import native_action
@@ -66,12 +66,24 @@ def test_games_are_compared_seed_by_seed_where_both_models_are_there(results):
     rows = [row.split(" | ") for row in games_table(results).splitlines()]
     (difference,) = (row for row in rows if row[1] == f"{TOGETHER} − {ALONE}")
     # 2 and 3 dB; two values, t = 12.71.
-    assert difference[2] == "2" and difference[4].startswith("2.50 ± 6.3")
+    assert difference[2] == "0 1" and difference[4].startswith("2.50 ± 6.3")
     assert not any("c" in row[0] for row in rows[2:6])
 
 
+def test_one_model_with_all_operations_takes_no_game_and_no_seed_from_the_other_means(results):
+    """It may be the first of many that a command was stopped in."""
+    found = games_table([*results, result("a", ALONE_FULL, 600, 1, 26)]).splitlines()
+    means = [row for row in found if "mean over games" in row]
+    assert [row for row in games_table(results).splitlines() if "mean over games" in row] == [
+        means[0],
+        means[1],
+        means[3],
+    ]
+    assert means[2].split(" | ")[1:3] == [ALONE_FULL, "none"]
+
+
 def test_the_saving_is_what_the_fine_tuned_model_needs(results):
-    assert "not fine-tuned | 0 | 2" in fine_tuning_table(results)
+    assert "not fine-tuned | 0 | 0 1" in fine_tuning_table(results)
     assert savings(results)[0] == "- c, pooled PSNR 22.00 after 99 frames from nothing: decoder needs 9"
 
 

@@ -14,29 +14,35 @@ are skipped (`bash install.sh --with coinrun`, `--with atari`). Data are in `<ro
 `--root` and number of frames have the same games.
 """
 
-import argparse
 import json
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
+from benchmarks.command_line import distinct, make_parser, positive_number, read_seed, run_command
 from benchmarks.many_games.games import DEFAULT_GAMES, DEFAULT_HELD_OUT, GAMES, installed
 from benchmarks.many_games.models import FINE_TUNINGS, NOTHING, ComparisonPlan, ManyGamesExperiment, stored
 from benchmarks.many_games.report import fine_tuning_table, games_table, plot, savings
+from data_generation.arguments import OneLineParser, read_path, whole_number
+from data_generation.data.errors import UserError
 from data_generation.data.files import write_atomically
 
 
 def write_report(dpath: Path) -> None:
-    """Write and print the tables of what is there."""
+    """Write and print the tables of what is there. UserError where there is nothing."""
     results = stored(dpath)
-    if results:
-        text = "\n\n".join([games_table(results), fine_tuning_table(results), "\n".join(savings(results))])
-        print(text, flush=True)
-        write_atomically(dpath / "report.md", text + "\n")
-        plot(results, dpath / "plot.png")
+    if not results:
+        problem = "give --root, --frames, --minutes and --fine-tune-minutes of a comparison"
+        raise UserError(f"'{dpath}' has no results: {problem}")
+    text = "\n\n".join([games_table(results), fine_tuning_table(results), "\n".join(savings(results))])
+    print(text, flush=True)
+    write_atomically(dpath / "report.md", text + "\n")
+    plot(results, dpath / "plot.png")
 
 
-def main() -> None:
+def run(argv: Sequence[str]) -> None:
     """Run what is missing, seed by seed; write the report after each."""
-    args = _parser().parse_args()
+    args = _parser().parse_args(argv)
     amounts = args.amounts or [args.frames // 12, args.frames // 3, args.frames]
     fine_tune_minutes = args.minutes / 10 if args.fine_tune_minutes is None else args.fine_tune_minutes
     root = args.root / f"{args.frames}frames"
@@ -51,43 +57,46 @@ def main() -> None:
             trained=[game for game in games if game.name not in args.held_out],
             held_out=[game for game in games if game.name in args.held_out],
             num_frames=args.frames,
-            amounts=[min(amount, args.frames) for amount in amounts],
+            amounts=distinct([min(amount, args.frames) for amount in amounts]),
             minutes=args.minutes,
             fine_tune_minutes=fine_tune_minutes,
-            arms=args.arms,
+            arms=distinct(args.arms),
             is_full=args.full,
         )
         _check_games(root, plan)
-        _print_plan(plan, len(args.seeds))
-        for seed in args.seeds:
+        seeds = distinct(args.seeds)
+        _print_plan(plan, len(seeds))
+        for seed in seeds:
             ManyGamesExperiment(root, dpath, plan, seed).run()
             write_report(dpath)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--root", type=Path, default=Path("outputs/many_games"), help="where everything is kept")
+def _parser() -> OneLineParser:
+    parser, number = make_parser("many_games", __doc__), whole_number(10**9)
+    parser.add_argument("--root", type=read_path, default=Path("outputs/many_games"), help="where everything is kept")
     parser.add_argument("--games", nargs="+", default=DEFAULT_GAMES, choices=GAMES, metavar="GAME")
     parser.add_argument("--held-out", nargs="*", default=DEFAULT_HELD_OUT, choices=GAMES, metavar="GAME")
-    parser.add_argument("--frames", type=int, default=6000, help="of each game, to train on")
-    parser.add_argument("--amounts", nargs="+", type=int, help="frames of a held-out game; a twelfth, a third and all")
-    parser.add_argument("--minutes", type=float, default=30, help="of the model of many games")
-    parser.add_argument("--fine-tune-minutes", type=float, help="of each model of a held-out game; a tenth")
+    parser.add_argument("--frames", type=number, default=6000, help="of each game, to train on")
+    parser.add_argument(
+        "--amounts", nargs="+", type=number, help="of a held-out game's frames; a twelfth, a third, all"
+    )
+    parser.add_argument("--minutes", type=positive_number, default=30, help="of the model of many games")
+    parser.add_argument("--fine-tune-minutes", type=positive_number, help="of each model of a held-out game; a tenth")
     parser.add_argument("--arms", nargs="+", default=[NOTHING, "decoder"], choices=[NOTHING, *FINE_TUNINGS])
     parser.add_argument("--full", action="store_true", help="each model of one game with all of the FLOPs, too")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--seeds", nargs="+", type=read_seed, default=[0, 1, 2])
     parser.add_argument("--report", action="store_true", help="only write the report of what is there")
     parser.add_argument("--list", action="store_true", help="only print the names of the games")
     return parser
 
 
 def _check_games(root: Path, plan: ComparisonPlan) -> None:
-    """SystemExit where the folder's datasets and models are of other games: results would be mixed."""
+    """UserError where the folder's datasets and models are of other games: results would be mixed."""
     path, names = root / "games.json", [game.name for game in plan.trained]
     if not names:
-        raise SystemExit("there is no game to train on: --games names none that is installed and not held out")
+        raise UserError("there is no game to train on: --games names none that is installed and not held out")
     if path.is_file() and (before := json.loads(path.read_text(encoding="utf-8"))) != names:
-        raise SystemExit(f"'{root}' is of {', '.join(before)}, not of {', '.join(names)}: give another --root")
+        raise UserError(f"'{root}' is of {', '.join(before)}, not of {', '.join(names)}: give another --root")
     write_atomically(path, json.dumps(names) + "\n")
 
 
@@ -103,4 +112,4 @@ def _print_plan(plan: ComparisonPlan, num_seeds: int) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_command(run))

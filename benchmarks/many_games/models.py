@@ -1,10 +1,19 @@
 """World models of many games and of one, and models fine-tuned to a game that was held out, at equal FLOPs."""
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from benchmarks.equal_compute import OPERATIONS_PER_MINUTE, Cost, Evaluated, TrainingCommand, evaluate, train
+from benchmarks.equal_compute import (
+    OPERATIONS_PER_MINUTE,
+    Cost,
+    Evaluated,
+    TrainingCommand,
+    check_budget,
+    check_evaluated,
+    evaluate,
+    train,
+)
 from benchmarks.many_games.data import Datasets
 from benchmarks.many_games.games import RecordedGame
 from benchmarks.quality.arms import ARMS
@@ -86,8 +95,9 @@ class ManyGamesExperiment:
         self.operations = plan.minutes * OPERATIONS_PER_MINUTE
 
     def run(self) -> None:
-        """Train and evaluate what is missing."""
+        """Train and evaluate what is missing. FieldError, before anything is trained, if a model would get no steps."""
         plan = self.plan
+        self._check_budgets()
         together = self._train(TOGETHER, self._part("all", plan.trained, plan.num_frames), self.operations)
         for game in plan.trained:
             self._measure(game, TOGETHER, plan.num_frames, together)
@@ -100,6 +110,27 @@ class ManyGamesExperiment:
                 for arm in plan.arms:
                     self._fine_tune(game, amount, arm, together)
 
+    def _check_budgets(self) -> None:
+        """Of the models with the fewest operations: those of one game, and fine-tuned ones."""
+        plan, budgets = self.plan, []
+        alone = [(ALONE, game, plan.num_frames) for game in plan.trained]
+        budgets.append(("--minutes", plan.minutes, self.operations / len(plan.trained), alone))
+        tuned = [(arm, game, amount) for game in plan.held_out for amount in plan.amounts for arm in plan.arms]
+        budgets.append(("--fine-tune-minutes", plan.fine_tune_minutes, self._fine_tune_operations, tuned))
+        for option, minutes, operations, models in budgets:
+            trainings = (
+                training
+                for model, game, amount in models
+                for training in self._trainings(
+                    f"{model}-{game.name}", self._part(game.name, [game], amount), operations, FINE_TUNINGS.get(model)
+                ).values()
+            )
+            check_budget(trainings, self.datasets.dpath, option, minutes)
+
+    @property
+    def _fine_tune_operations(self) -> float:
+        return self.plan.fine_tune_minutes * OPERATIONS_PER_MINUTE
+
     def _part(self, name: str, games: list[RecordedGame], num_frames: int) -> str:
         return self.datasets.part(name, games, num_frames, self.seed)
 
@@ -111,40 +142,52 @@ class ManyGamesExperiment:
     def _fine_tune(self, game: RecordedGame, amount: int, arm: str, together: Trained) -> None:
         """A model of so many frames of a held-out game, from nothing or from the model of the other games."""
         dataset = self._part(game.name, [game], amount)
-        operations = self.plan.fine_tune_minutes * OPERATIONS_PER_MINUTE
         start = None if arm == NOTHING else (FINE_TUNINGS[arm], together)
-        self._measure(game, arm, amount, self._train(f"{arm}-{game.name}-{amount}", dataset, operations, start))
+        trained = self._train(f"{arm}-{game.name}-{amount}", dataset, self._fine_tune_operations, start)
+        self._measure(game, arm, amount, trained)
+
+    def _trainings(
+        self, name: str, dataset: str, operations: float, how: FineTuning | None = None
+    ) -> dict[str, TrainingCommand]:
+        """Of a tokenizer and its world model, which share the operations as the recipe says; without weights."""
+        trainings = {}
+        for part, kind in (("tokenizer", "tokenizer"), ("dynamics", "genie_redux_guided")):
+            overrides, share = getattr(RECIPE, part), operations * RECIPE.shares[part]
+            if how is not None and part == "tokenizer" and not how.is_whole:
+                overrides = (*overrides, "train.train_decoder_only=true")
+            run = f"{name}-seed{self.seed}"
+            trainings[part] = TrainingCommand(part, kind, run, dataset, share, self.seed, overrides)
+        return trainings
 
     def _train(
         self, name: str, dataset: str, operations: float, start: tuple[FineTuning, Trained] | None = None
     ) -> Trained:
-        """A tokenizer and its world model, which share the operations as the recipe says, or what is there of them."""
+        """A tokenizer and its world model, or what is there of them."""
         paths: dict[str, Path] = {}
         costs: dict[str, Cost] = {}
-        for part, kind in (("tokenizer", "tokenizer"), ("dynamics", "genie_redux_guided")):
-            overrides, more = getattr(RECIPE, part), [f"tokenizer_fpath={path}" for path in paths.values()]
+        for part, training in self._trainings(name, dataset, operations, start and start[0]).items():
+            more = [f"tokenizer_fpath={path}" for path in paths.values()]
             if start is not None:
                 how, model = start
                 more += ["train.fine_tune=true", f"model_fpath={model.paths[part]}"]
                 more += [f"optimizer.learning_rate={how.rate:g}"]
-                if part == "tokenizer" and not how.is_whole:
-                    overrides = (*overrides, "train.train_decoder_only=true")
-            share = operations * RECIPE.shares[part]
-            run = TrainingCommand(
-                part, kind, f"{name}-seed{self.seed}", dataset, share, self.seed, overrides, tuple(more)
-            )
-            paths[part], costs[part] = train(run, self.datasets.dpath, self.dpath)
+            paths[part], costs[part] = train(replace(training, more=tuple(more)), self.datasets.dpath, self.dpath)
         return Trained(paths, costs, dataset)
 
     def _measure(self, game: RecordedGame, model: str, amount: int, trained: Trained) -> None:
-        """Write what the model does on a game's validation split, where that is missing."""
+        """Write what the model does on a game's validation split, where that is missing.
+
+        UserError if what is there was evaluated otherwise.
+        """
         name = f"{game.name}-{model}-{amount}-seed{self.seed}"
         path = self.dpath / "results" / f"{name}.json"
+        evaluation = self.dpath / "evaluation" / name
         if path.is_file():
+            check_evaluated(evaluation, METHOD)
             return
         shared = self.root / "inverse_dynamics"
         clips = Evaluated(self.datasets.dpath, self.datasets.whole(game), "validation", shared)
-        metrics = evaluate(trained.paths["dynamics"], clips, self.dpath / "evaluation" / name, METHOD)
+        metrics = evaluate(trained.paths["dynamics"], clips, evaluation, METHOD)
         num_frames = self.datasets.num_training_frames(trained.dataset, game) if amount else 0
         result = Result(game.name, model, amount, self.seed, num_frames, trained.costs, metrics)
         write_atomically(path, json.dumps(asdict(result), indent=2) + "\n")

@@ -10,8 +10,8 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
+from benchmarks.intervals import mean_and_interval
 from benchmarks.many_games.models import ALONE, ALONE_FULL, FINE_TUNINGS, NOTHING, TOGETHER, Result
-from benchmarks.quality.report import interval
 
 COLUMNS = {
     "pooled_psnr": "pooled PSNR",
@@ -37,9 +37,9 @@ def games_table(results: list[Result]) -> str:
     for game in _distinct(result.game for result in trained):
         for model in models:
             lines += _row([r for r in trained if (r.game, r.model) == (game, model)], game, model)
-    lines += [_mean_row(trained, models, model, {model: 1}) for model in models]
+    lines += [_mean_row(trained, model, {model: 1}) for model in models]
     for model in models[1:]:
-        lines.append(_mean_row(trained, models, f"{models[0]} − {model}", {models[0]: 1, model: -1}))
+        lines.append(_mean_row(trained, f"{models[0]} − {model}", {models[0]: 1, model: -1}))
     return "\n".join(lines)
 
 
@@ -154,25 +154,30 @@ def _head(*first: str) -> list[str]:
 def _row(results: list[Result], *first: str) -> list[str]:
     if not results:
         return []
-    cells = [interval([r.metrics[name] for r in results if name in r.metrics]) for name in COLUMNS]
-    return ["| " + " | ".join((*first, f"{len(results)}", f"{_tflop(results):.1f}", *cells)) + " |"]
+    cells = [mean_and_interval([r.metrics[name] for r in results if name in r.metrics]) for name in COLUMNS]
+    seeds = _shown(_distinct(r.seed for r in results))
+    return ["| " + " | ".join((*first, seeds, f"{_tflop(results):.1f}", *cells)) + " |"]
 
 
-def _mean_row(results: list[Result], models: list[str], label: str, signs: dict[str, int]) -> str:
-    """A row of means over the games, of the seeds in which there are results of all games and models.
+def _mean_row(results: list[Result], label: str, signs: dict[str, int]) -> str:
+    """A row of means over the games, of the seeds in which there are results of all games and of these models.
 
     `signs` says which models are added or taken off.
     """
     found = {(r.model, r.game, r.seed): r.metrics for r in results}
     games, seeds = _distinct(r.game for r in results), _distinct(r.seed for r in results)
-    complete = [seed for seed in seeds if all((model, game, seed) in found for model in models for game in games)]
+    complete = [seed for seed in seeds if all((model, game, seed) in found for model in signs for game in games)]
 
     def mean(name: str, seed: int) -> float:
         terms = [sign * found[model, game, seed].get(name, math.nan) for game in games for model, sign in signs.items()]
         return sum(terms) / len(games)
 
-    cells = [interval([mean(name, seed) for seed in complete]) for name in COLUMNS]
-    return "| " + " | ".join(("mean over games", label, f"{len(complete)}", "", *cells)) + " |"
+    cells = [mean_and_interval([mean(name, seed) for seed in complete]) for name in COLUMNS]
+    return "| " + " | ".join(("mean over games", label, _shown(complete), "", *cells)) + " |"
+
+
+def _shown(seeds: list[int]) -> str:
+    return " ".join(map(str, seeds)) or "none"
 
 
 def _held_out(results: list[Result]) -> list[str]:

@@ -5,55 +5,81 @@ python -m benchmarks.quality --data hero --arms published history_loss --minutes
 Every arm trains a tokenizer and a guided world model on the same data with the same number of FLOPs,
 the tokenizer's included, and is evaluated on held-out episodes of the trained levels and on levels that it
 has never seen. Ten minutes are 30 TFLOP, about those of the demo and about ten minutes of one idle core. With
-`--report`, nothing is run: the table and the plot of what is there are written.
+`--report`, nothing is run: the table and the plot of what is there are written. `--against published` adds a table of
+each arm's differences to that arm, seed by seed. Results of another recipe or evaluation are named and left out.
 """
 
-import argparse
-import json
+import sys
+from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 
+from benchmarks.command_line import distinct, make_parser, positive_number, read_seed, run_command
 from benchmarks.quality.arms import ARMS
 from benchmarks.quality.comparison import Comparison, generate
 from benchmarks.quality.data import ALL_DATA
-from benchmarks.quality.report import Results, plot, table
+from benchmarks.quality.report import Results, differences, plot, steps_of, table
+from data_generation.arguments import read_path
+from data_generation.data.errors import FieldError, UserError
 from data_generation.data.files import write_atomically
 
 
-def _stored(folder: Path) -> Results:
-    """All results of a budget's folder, in the order of the arms."""
+def stored(root: Path, minutes: float) -> Results:
+    """All results of a budget, in the order of the arms; those that are not today's are named and left out."""
     results: Results = {}
-    for data in ALL_DATA:
+    for data in ALL_DATA.values():
         for arm in ARMS:
-            paths = sorted((folder / data / "results").glob(f"{arm}-seed*.json"))
-            if paths:
-                results[data, arm] = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+            folder = Comparison(root, data, arm, minutes, 0).dpath / "results"
+            names = (path.stem.rpartition("-seed")[2] for path in folder.glob(f"{arm}-seed*.json"))
+            for seed in sorted(int(name) for name in names if name.isdigit()):
+                try:
+                    result = Comparison(root, data, arm, minutes, seed).stored()
+                except UserError as error:
+                    print(f"note: left out: {error}", file=sys.stderr, flush=True)
+                    continue
+                results.setdefault((data.name, arm, steps_of(result)), []).append(result)
     return results
 
 
-def main() -> None:
+def write_report(root: Path, minutes: float, against: str | None) -> None:
+    """Write and print the tables of what is there. FieldError for a root without any."""
+    results, folder = stored(root, minutes), root / f"{minutes:g}min"
+    if not results:
+        raise FieldError("--root", root, f"has no results of --minutes {minutes:g}", "name the folder of a comparison")
+    text = table(results)
+    if against:
+        text += "\n\n" + (differences(results, against) or f"There is no seed of {against} and another arm.")
+    print(text)
+    write_atomically(folder / "table.md", text + "\n")
+    plot(results, folder / "plot.png")
+
+
+def run(argv: Sequence[str]) -> None:
     """Run the arms that were asked for; write and print the table of all that is there."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--root", type=Path, default=Path("outputs/quality"), help="where everything is kept")
+    parser = make_parser("quality", __doc__)
+    parser.add_argument("--root", type=read_path, default=Path("outputs/quality"), help="where everything is kept")
     parser.add_argument("--data", nargs="+", default=["hero", "whole"], choices=list(ALL_DATA))
     parser.add_argument("--arms", nargs="+", default=["published", "tuned"], choices=list(ARMS))
-    parser.add_argument("--minutes", type=float, default=10)
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
-    parser.add_argument("--report", action="store_true", help="only write the table and the plot")
-    args = parser.parse_args()
-    folder = args.root / f"{args.minutes:g}min"
+    parser.add_argument("--minutes", type=positive_number, default=10)
+    parser.add_argument("--seeds", nargs="+", type=read_seed, default=[0])
+    parser.add_argument("--report", action="store_true", help="only write the tables and the plot")
+    parser.add_argument("--against", choices=list(ARMS), metavar="ARM", help="differences to this arm, seed by seed")
+    args = parser.parse_args(argv)
     if not args.report:
+        chosen = product([ALL_DATA[name] for name in distinct(args.data)], distinct(args.seeds), distinct(args.arms))
+        comparisons = [Comparison(args.root, data, arm, args.minutes, seed) for data, seed, arm in chosen]
+        missing = [comparison for comparison in comparisons if not comparison.result_path.is_file()]
+        for comparison in missing:
+            comparison.check_models()
         for name in args.data:
             generate(args.root, ALL_DATA[name])
-            for seed in args.seeds:
-                for arm in args.arms:
-                    result = Comparison(args.root, ALL_DATA[name], arm, args.minutes, seed).run()
-                    print(table({(name, arm): [result]}), flush=True)
-    results = _stored(folder)
-    if results:
-        print(table(results))
-        write_atomically(folder / "table.md", table(results) + "\n")
-        plot(results, folder / "plot.png")
+        for comparison in missing:
+            comparison.check_budget()
+        for comparison in comparisons:
+            result = comparison.run()
+            print(table({(comparison.data.name, comparison.arm_name, steps_of(result)): [result]}), flush=True)
+    write_report(args.root, args.minutes, args.against)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_command(run))

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,19 +11,23 @@ from benchmarks.equal_compute import (
     Cost,
     Evaluated,
     TrainingCommand,
+    check_budget,
+    check_evaluated,
     check_settings,
+    count_operations,
     evaluate,
     launch,
     train,
 )
 from benchmarks.quality.arms import ARMS
 from benchmarks.quality.data import Data, make_levels, remove_levels
+from data_generation.data.errors import FieldError, UserError
 from data_generation.data.files import write_atomically
 from models.construct_model import KINDS
 
 # Results from before there were expected tokens stay comparable.
 _LIKELIEST = "dynamics.history_tokens=likeliest"
-METHODS = {
+EVALUATIONS = {
     "autoregressive": (
         "eval.inference_method=autoregressive",
         "eval.dream_length=1",
@@ -37,41 +42,75 @@ class Comparison:
     """One arm on one dataset with one seed. Arms with the same tokenizer share it."""
 
     def __init__(self, root: Path, data: Data, arm_name: str, minutes: float, seed: int):
-        self.root, self.data, self.arm_name, self.seed = root, data, arm_name, seed
+        self.root, self.data, self.arm_name, self.minutes, self.seed = root, data, arm_name, minutes, seed
         self.arm = ARMS[arm_name]
         self.dpath = root / f"{minutes:g}min" / data.name
         self.budget = OPERATIONS_PER_MINUTE * minutes
+        self.methods = [name for name in EVALUATIONS if name in KINDS[self.arm.model].model.sample_methods]
+        self.result_path = self.dpath / "results" / f"{arm_name}-seed{seed}.json"
 
     def run(self) -> dict[str, Any]:
-        """Train and evaluate what is missing; the results, which are also in a file.
+        """Train and evaluate what is missing; the result.
 
-        SystemExit if what is there is of another recipe.
+        UserError if what is there is of another recipe or was evaluated otherwise.
         """
-        path = self.dpath / "results" / f"{self.arm_name}-seed{self.seed}.json"
-        if path.is_file():
-            for part in self.arm.shares:
-                check_settings(self._training(part), self.dpath)
-            return dict(json.loads(path.read_text(encoding="utf-8")))
+        if self.result_path.is_file():
+            return self.stored()
         model, costs = self.train()
-        result: dict[str, Any] = dict(costs)
-        methods = [name for name in METHODS if name in KINDS[self.arm.model].model.sample_methods]
+        result = {"seed": self.seed, "overrides": self._overrides(), **costs}
         for part in ("seen", "unseen"):
-            result[part] = {name: self._evaluate(part, model, name) for name in methods}
-        write_atomically(path, json.dumps(result, indent=2) + "\n")
+            result[part] = {name: self._evaluate(part, model, name) for name in self.methods}
+        write_atomically(self.result_path, json.dumps(result, indent=2) + "\n")
         return result
+
+    def stored(self) -> dict[str, Any]:
+        """The result that is there. UserError if its recipe or its evaluation was another one, as far as is known."""
+        result = {"seed": self.seed, **json.loads(self.result_path.read_text(encoding="utf-8"))}
+        for name, now in self._overrides().items():
+            # Earlier results do not say: those of the folders of runs and evaluations do, where they are there.
+            if (before := result.get("overrides", {}).get(name, now)) != now:
+                problem = f"is of {' '.join(before)} ({name}), not of {' '.join(now)}"
+                raise UserError(f"'{self.result_path}' {problem}: move it away or give another --root")
+        self.check_settings()
+        for name in self.methods:
+            check_evaluated(self._evaluation(name), self._evaluation_overrides(name))
+        return result
+
+    def check_models(self) -> None:
+        """UserError for an arm whose models cannot be trained on this dataset."""
+        for part in self.arm.shares:
+            training = self._training(part)
+            try:
+                count_operations(training.part, training.overrides)
+            except FieldError as error:
+                raise UserError(f"--arms {self.arm_name} does not suit --data {self.data.name} ({error})") from error
+
+    def check_budget(self, option: str = "--minutes") -> None:
+        """FieldError that names the option if a part would make too few steps. The dataset has to be there."""
+        check_budget(map(self._training, self.arm.shares), self.root / "datasets", option, self.minutes)
+
+    def check_settings(self) -> None:
+        """UserError if what is there was trained by another recipe."""
+        for part in self.arm.shares:
+            check_settings(self._training(part), self.dpath)
 
     def train(self) -> tuple[Path, dict[str, Cost]]:
         """Train what is missing: the world model's checkpoint, and the cost of each part."""
         paths: dict[str, Path] = {}
         costs: dict[str, Cost] = {}
         for part in self.arm.shares:
-            weights = [f"{trained}_fpath={path}" for trained, path in paths.items()] if part == "dynamics" else []
-            training = self._training(part, *weights)
+            weights = tuple(f"{trained}_fpath={path}" for trained, path in paths.items()) if part == "dynamics" else ()
+            training = replace(self._training(part), more=weights)
             paths[part], costs[part] = train(training, self.root / "datasets", self.dpath)
         return paths["dynamics"], costs
 
-    def _training(self, part: str, *weights: str) -> TrainingCommand:
-        """With the part's share of the operations, from these weights of other parts."""
+    def _overrides(self) -> dict[str, list[str]]:
+        """Of each part's training, and of each method's evaluation."""
+        trained = {part: list(self._training(part).overrides) for part in self.arm.shares}
+        return trained | {f"eval {name}": list(self._evaluation_overrides(name)) for name in self.methods}
+
+    def _training(self, part: str) -> TrainingCommand:
+        """With the part's share of the operations."""
         arm, name = self.arm, f"{self.arm_name}-seed{self.seed}"
         overrides = {"tokenizer": arm.tokenizer, "lam": arm.lam}
         if part == "tokenizer":
@@ -87,7 +126,6 @@ class Comparison:
             operations=arm.shares[part] * self.budget,
             seed=self.seed,
             overrides=(*self.data.sizes, *overrides[part]),
-            more=weights,
         )
 
     def _evaluate(self, part: str, model: Path, method: str) -> dict[str, float]:
@@ -97,8 +135,13 @@ class Comparison:
             split="validation" if part == "seen" else "all",
             shared=self.root / "inverse_dynamics",
         )
-        target = self.dpath / "evaluation" / f"{self.arm_name}-seed{self.seed}" / method
-        return evaluate(model, clips, target, (self.arm.recipe, *self.data.evaluation, *METHODS[method]))
+        return evaluate(model, clips, self._evaluation(method), self._evaluation_overrides(method))
+
+    def _evaluation(self, method: str) -> Path:
+        return self.dpath / "evaluation" / f"{self.arm_name}-seed{self.seed}" / method
+
+    def _evaluation_overrides(self, method: str) -> tuple[str, ...]:
+        return self.arm.recipe, *self.data.evaluation, *EVALUATIONS[method]
 
 
 def _structure(overrides: tuple[str, ...]) -> tuple[str, ...]:

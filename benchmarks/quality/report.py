@@ -1,7 +1,7 @@
 """The comparison's table and plots: means over seeds with intervals, a row per dataset, arm, part and method."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +11,8 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
-# Two-sided 95 % quantiles of Student's t for 1, 2, … degrees of freedom; for more, the last one is too large by 4 %.
-_T = (
-    *(12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131),
-    *(2.120, 2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042),
-)
+from benchmarks.intervals import mean_and_interval
+
 PARTS = ("tokenizer", "lam", "dynamics")
 COLUMNS = {
     "pooled_psnr": "pooled PSNR",
@@ -29,21 +26,13 @@ COLUMNS = {
     "copy_last_pooled_psnr": "copy-last",
     "tokenizer_pooled_psnr": "tokenizer",
 }
+# Of which a difference between two arms on the same clips says something.
+_COMPARED = ("pooled_psnr", "changed_pooled_psnr", "ssim", "delta_psnr", "action_following", "drift_pooled_psnr_60")
 _HEAD = ("data", "arm", "seeds", "steps", "TFLOP", "CPU s", "levels", "method")
 
-# The results of all seeds by dataset and arm.
-Results = dict[tuple[str, str], list[dict[str, Any]]]
-
-
-def interval(values: list[float]) -> str:
-    """The mean, with the half-width of its 95 % interval (Student's t) from two values on; "" for none."""
-    if not values:
-        return ""
-    mean = np.mean(values)
-    if len(values) < 2:
-        return f"{mean:.2f}"
-    half = _T[min(len(values) - 1, len(_T)) - 1] * np.std(values, ddof=1) / math.sqrt(len(values))
-    return f"{mean:.2f} ± {half:.2f}"
+# The results of all seeds by dataset, arm and steps: runs of different versions of the code may differ in these, and
+# are not averaged.
+Results = dict[tuple[str, str, str], list[dict[str, Any]]]
 
 
 def shown_seconds(seconds: float) -> str:
@@ -51,34 +40,68 @@ def shown_seconds(seconds: float) -> str:
     return "–" if math.isnan(seconds) else f"{seconds:.0f}"
 
 
-def _different(texts: Iterable[str]) -> str:
-    return " or ".join(dict.fromkeys(texts))
+def steps_of(result: dict[str, Any]) -> str:
+    """Of each part's training."""
+    return " + ".join(str(result[part]["steps"]) for part in PARTS if part in result)
+
+
+def seeds_of(results: list[dict[str, Any]]) -> str:
+    """Which they are."""
+    return " ".join(str(result["seed"]) for result in results)
 
 
 def table(results: Results) -> str:
     """The results as Markdown."""
-    lines = ["| " + " | ".join((*_HEAD, *COLUMNS.values())) + " |", "|" + " --- |" * (len(_HEAD) + len(COLUMNS))]
-    for (data, arm), seeds in results.items():
+    lines = _head((*_HEAD, *COLUMNS.values()))
+    for (data, arm, steps), seeds in results.items():
         parts = [part for part in PARTS if part in seeds[0]]
-        # Of runs of different versions of the code, these may differ.
-        steps = _different(" + ".join(str(seed[part]["steps"]) for part in parts) for seed in seeds)
-        operations = _different(f"{sum(seed[part]['operations'] for part in parts) / 1e12:.0f}" for seed in seeds)
+        operations = np.mean([sum(seed[part]["operations"] for part in parts) for seed in seeds]) / 1e12
         seconds = np.mean([sum(seed[part]["cpu_seconds"] for part in parts) for seed in seeds])
-        head = f"| {data} | {arm} | {len(seeds)} | {steps} | {operations} | {shown_seconds(seconds)}"
+        head = f"| {data} | {arm} | {seeds_of(seeds)} | {steps} | {operations:.0f} | {shown_seconds(seconds)}"
         for part in ("seen", "unseen"):
             for method in seeds[0][part]:
                 measured = [seed[part][method] for seed in seeds]
-                cells = [interval([m[name] for m in measured if name in m]) for name in COLUMNS]
+                cells = [mean_and_interval([m[name] for m in measured if name in m]) for name in COLUMNS]
                 lines.append(f"{head} | {part} | {method} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
+def differences(results: Results, reference: str) -> str:
+    """Each arm's results minus those of the arm `reference` with the same seed, as Markdown; "" without a pair."""
+    rows = []
+    for (data, arm, steps), seeds in results.items():
+        for (other_data, other, other_steps), references in results.items():
+            pairs = [(own, ref) for own in seeds for ref in references if own["seed"] == ref["seed"]]
+            if arm == reference or (other_data, other) != (data, reference) or not pairs:
+                continue
+            head = f"| {data} | {arm} − {reference} | {seeds_of([own for own, _ in pairs])} | {steps}; {other_steps}"
+            rows += [f"{head} | {row}" for row in _difference_rows(pairs)]
+    names = ("data", "arms", "seeds", "steps", "levels", "method", *(COLUMNS[name] for name in _COMPARED))
+    return "\n".join([*_head(names), *rows]) if rows else ""
+
+
+def _difference_rows(pairs: list[tuple[dict[str, Any], dict[str, Any]]]) -> Iterator[str]:
+    """Of each part and method that both have."""
+    for part in ("seen", "unseen"):
+        for method in (name for name in pairs[0][0][part] if name in pairs[0][1][part]):
+            both = [(own[part][method], ref[part][method]) for own, ref in pairs]
+            cells = [
+                mean_and_interval([own[name] - ref[name] for own, ref in both if name in own and name in ref])
+                for name in _COMPARED
+            ]
+            yield f"{part} | {method} | " + " | ".join(cells) + " |"
+
+
+def _head(names: tuple[str, ...]) -> list[str]:
+    return ["| " + " | ".join(names) + " |", "|" + " --- |" * len(names)]
+
+
 def plot(results: Results, path: Path) -> None:
     """Pooled PSNR and ΔPSNR of the arms on each dataset (autoregressive, seen levels), a point per seed, as PNG."""
-    datasets = list(dict.fromkeys(data for data, _ in results))
+    datasets = list(dict.fromkeys(data for data, _, _ in results))
     figure, axes = plt.subplots(len(datasets), 2, figsize=(11, 0.6 + 2.6 * len(datasets)), squeeze=False)
     for row, data in enumerate(datasets):
-        arms = {arm: seeds for (name, arm), seeds in results.items() if name == data}
+        arms = {f"{arm}, {steps} steps": seeds for (name, arm, steps), seeds in results.items() if name == data}
         for axis, column in zip(axes[row], ("pooled_psnr", "delta_psnr"), strict=True):
             for height, seeds in enumerate(arms.values()):
                 values = [seed["seen"]["autoregressive"][column] for seed in seeds]

@@ -4,16 +4,16 @@
 
 The checkout is one of the public fork timoklein/GenieRedux; its code needs `pip install beartype` and runs in
 processes of its own (`original_code.py`). Both sides train a tokenizer and a guided world model of the demo's sizes on
-the demo's dataset, a quarter of the FLOPs for the tokenizer. Every budget is a run of its own, with a learning
-rate that falls over it. This project's evaluation judges both on the same held-out clips. CPU-seconds are those
-of the whole training commands, with one thread.
+the demo's dataset, a quarter of the FLOPs for the tokenizer (40 % in the tuned recipe). Every budget is a run of its
+own, with a learning rate that falls over it. This project's evaluation judges both on the same held-out clips.
+CPU-seconds are those of the whole training commands, with one thread.
 """
 
-import argparse
 import json
 import math
-from collections.abc import Callable
-from functools import partial
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,21 +22,28 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
+from benchmarks.command_line import distinct, make_parser, positive_number, read_seed, run_command
 from benchmarks.equal_compute import launch
+from benchmarks.presets import check_evaluation
 from benchmarks.quality.comparison import Comparison, generate
 from benchmarks.quality.data import ALL_DATA
 from benchmarks.quality.report import shown_seconds
-from benchmarks.time_to_quality.original import OriginalRun, write_clips
+from benchmarks.time_to_quality.original import OriginalRun, check_checkout, write_clips
+from data_generation.arguments import read_path
 from data_generation.data.files import write_atomically
 
 DATA = ALL_DATA["one_level"]
 DATASET = DATA.dataset_name("seen")
 # As the original samples frames.
 _LIKELIEST = "dynamics.history_tokens=likeliest"
-METHODS = {
+SAMPLINGS = {
     "autoregressive": ("eval.inference_method=autoregressive", "eval.dream_length=1", _LIKELIEST),
     "one_go": ("eval.inference_method=one_go",),
 }
+_EVALUATION = (
+    *("config=demo", "eval.n_total_samples=128", "eval.seq_step=8", "eval.fid_weights=none"),
+    *("eval.eval_lite0=false", "eval.action_following_steps=0"),
+)
 MEASURES = {"pooled_psnr": "pooled PSNR", "changed_pooled_psnr": "of changed pixels", "delta_psnr": "ΔPSNR"}
 COSTS = {"operations": "operations", "cpu_seconds": "CPU-seconds"}
 # Whose code, with which recipe.
@@ -47,21 +54,38 @@ Result = dict[str, Any]
 Trained = tuple[Path, dict[str, dict[str, float]]]
 
 
-def train_ours(root: Path, arm: str, minutes: float, seed: int) -> Trained:
-    """Train an arm of `benchmarks.quality` with the operations of so many minutes."""
-    return Comparison(root, DATA, arm, minutes, seed).train()
+@dataclass(frozen=True)
+class OurRun:
+    """A run of this project's code: an arm of `benchmarks.quality` with the operations of so many minutes."""
+
+    comparison: Comparison
+
+    def check(self) -> None:
+        """UserError if what is there is of another recipe."""
+        self.comparison.check_settings()
+
+    def train(self) -> Trained:
+        """Train what is missing. UserError if what is there is of another recipe."""
+        return self.comparison.train()
 
 
-def measured(root: Path, name: str, code: str, train: Callable[[], Trained]) -> Result:
-    """Train and evaluate what is missing; the result, which is also in a file."""
+def measured(root: Path, name: str, code: str, run: OurRun | OriginalRun) -> Result:
+    """Train and evaluate what is missing; the result, which is also in a file.
+
+    UserError if what is there is of another recipe, of other code or evaluated otherwise.
+    """
     target = root / "evaluation" / name
     path = target / "result.json"
+    recipe = "recipe=tuned" if code == NAMES["tuned"] else "recipe=published"
     if not path.is_file():
-        model, costs = train()
+        model, costs = run.train()
         sums = {key: sum(cost[key] for cost in costs.values()) for key in ("operations", "cpu_seconds")}
-        recipe = "recipe=tuned" if code == NAMES["tuned"] else "recipe=published"
-        metrics = {name: evaluate(root, model, target / name, (recipe, *method)) for name, method in METHODS.items()}
+        metrics = {name: evaluate(root, model, target / name, (recipe, *method)) for name, method in SAMPLINGS.items()}
         write_atomically(path, json.dumps({"code": code, "costs": costs, **sums, **metrics}, indent=2) + "\n")
+    run.check()
+    for method, overrides in SAMPLINGS.items():
+        for done in (target / method).rglob("metrics.json"):
+            check_evaluation(done.parent, *_EVALUATION, recipe, *overrides)
     return dict(json.loads(path.read_text(encoding="utf-8")))
 
 
@@ -69,10 +93,9 @@ def evaluate(root: Path, model: Path, target: Path, method: tuple[str, ...]) -> 
     """The measures on held-out clips: 6 frames after 2 prime frames."""
     target.mkdir(parents=True, exist_ok=True)
     launch(
-        *("genie_redux", "eval", "config=demo", *method, f"eval.model_fpath={model}"),
+        *("genie_redux", "eval", *_EVALUATION, *method, f"eval.model_fpath={model}", "eval.n_gifs=0"),
         *(f"eval.dataset_root_dpath={root / 'datasets'}", f"eval.dataset_name={DATASET}", "eval.split=validation"),
-        *("eval.n_total_samples=128", "eval.seq_step=8", "eval.n_gifs=0", "eval.fid_weights=none"),
-        *("eval.eval_lite0=false", "eval.action_following_steps=0", f"eval.save_root_dpath={target}"),
+        f"eval.save_root_dpath={target}",
     )
     (path,) = target.rglob("metrics.json")
     return dict(json.loads(path.read_text(encoding="utf-8"))["metrics"])
@@ -85,7 +108,7 @@ def table(results: list[Result]) -> str:
     for result in results:
         steps = " + ".join(str(cost["steps"]) for cost in result["costs"].values())
         cost = f"{result['operations'] / 1e12:.1f} | {shown_seconds(result['cpu_seconds'])}"
-        for method in METHODS:
+        for method in SAMPLINGS:
             names = (*MEASURES, "tokenizer_pooled_psnr", "copy_last_pooled_psnr")
             cells = [f"{result[method][name]:.2f}" for name in names]
             lines.append(f"| {result['code']} | {steps} | {cost} | {method} | " + " | ".join(cells) + " |")
@@ -128,27 +151,31 @@ def plot(results: list[Result], path: Path) -> None:
     plt.close(figure)
 
 
-def main() -> None:
+def run(argv: Sequence[str]) -> None:
     """Run what is missing; write and print the table, the plot and the ratios."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--original", type=Path, required=True, help="checkout of the original's code")
-    parser.add_argument("--root", type=Path, default=Path("outputs/time_to_quality"), help="where everything is kept")
-    parser.add_argument("--original-tflop", nargs="+", type=float, default=[10, 40], help="FLOPs of its budgets")
-    parser.add_argument("--minutes", nargs="+", type=float, default=[1, 2, 3, 10], help="as in benchmarks.quality")
-    parser.add_argument("--published-minutes", nargs="*", type=float, default=[], help="of this project's code, too")
-    parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args()
+    parser = make_parser("time_to_quality", __doc__)
+    parser.add_argument("--original", type=read_path, required=True, help="checkout of the original's code")
+    parser.add_argument("--root", type=read_path, default=Path("outputs/time_to_quality"), help="of everything")
+    parser.add_argument("--original-tflop", nargs="+", type=positive_number, default=[10, 40], help="its budgets")
+    parser.add_argument("--minutes", nargs="+", type=positive_number, default=[1, 2, 3, 10], help="as in quality")
+    parser.add_argument("--published-minutes", nargs="*", type=positive_number, default=[], help="of this code, too")
+    parser.add_argument("--seed", type=read_seed, default=0)
+    args = parser.parse_args(argv)
+    check_checkout(args.original)
     generate(args.root, DATA, unseen=False)
     write_clips(args.root / "datasets" / DATASET, args.root / "clips", num_frames=8)
-    results = []
-    for arm, budgets in (("tuned", args.minutes), ("published", args.published_minutes)):
-        for minutes in budgets:
-            train = partial(train_ours, args.root, arm, minutes, args.seed)
-            results.append(measured(args.root, f"{arm}-{minutes:g}min-seed{args.seed}", NAMES[arm], train))
-    for tflop in args.original_tflop:
-        run = OriginalRun(args.root, args.original, tflop * 1e12, args.seed)
-        results.append(measured(args.root, run.dpath.name, NAMES["original"], run.train))
-    sentences = [saving(results, cost, method) for cost in COSTS for method in METHODS]
+    runs: list[tuple[str, str, OurRun | OriginalRun]] = []
+    for arm, option in (("tuned", "--minutes"), ("published", "--published-minutes")):
+        for minutes in distinct(vars(args)[option.strip("-").replace("-", "_")]):
+            comparison = Comparison(args.root, DATA, arm, minutes, args.seed)
+            comparison.check_budget(option)
+            runs.append((f"{arm}-{minutes:g}min-seed{args.seed}", NAMES[arm], OurRun(comparison)))
+    for tflop in distinct(args.original_tflop):
+        original = OriginalRun(args.root, args.original, tflop * 1e12, args.seed)
+        original.check()
+        runs.append((original.dpath.name, NAMES["original"], original))
+    results = [measured(args.root, *run) for run in runs]
+    sentences = [saving(results, cost, method) for cost in COSTS for method in SAMPLINGS]
     text = "\n".join([table(results), "", *sentences])
     print(text)
     write_atomically(args.root / "table.md", text + "\n")
@@ -156,4 +183,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_command(run))
