@@ -13,17 +13,18 @@ Streams recorded clips' first two frames on under their actions, with the histor
 PSNR in dB at some frames and over all, and the mean change of a pixel from frame to frame (of 255), next to the game's.
 """
 
-import argparse
-from pathlib import Path
+import sys
+from collections.abc import Sequence
 from unittest.mock import patch
 
 import torch
 from torch import Tensor
 
-from benchmarks.quality.clips import chosen_clips
+from benchmarks.command_line import run_command
+from benchmarks.quality.clips import chosen_clips, clips_parser
+from data_generation.arguments import whole_number
 from models.checkpoint import load_world_model
 from models.genie_redux import GenieRedux
-from training.config import EvalConfig
 
 NUM_GIVEN = 2
 SHOWN = (1, 3, 6, 10, 20, 30, 40, 60)
@@ -55,17 +56,12 @@ def row(name: str, frames: Tensor, target: Tensor) -> str:
 
 
 @torch.no_grad()
-def main() -> None:
+def run(argv: Sequence[str]) -> None:
     """Print a table for each checkpoint."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("checkpoints", nargs="+", type=Path, help="that take the recorded actions")
-    parser.add_argument("--datasets", type=Path, default=Path(EvalConfig().dataset_root_dpath))
-    parser.add_argument("--dataset", required=True)
-    parser.add_argument("--split", default="validation")
-    parser.add_argument("--clips", type=int, default=32)
-    parser.add_argument("--frames", type=int, default=60)
+    parser = clips_parser("quality.expected_tokens", __doc__, num_clips=32)
+    parser.add_argument("--frames", type=whole_number(100_000), default=60)
     parser.add_argument("--exponents", nargs="+", type=float, default=[0, 1, 2, 4])
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     length = NUM_GIVEN + args.frames
     (clips,) = chosen_clips(args, length, args.clips)
     target = clips.video[:, NUM_GIVEN:]
@@ -86,4 +82,4 @@ def main() -> None:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    main()
+    sys.exit(run_command(run))

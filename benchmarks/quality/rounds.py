@@ -6,17 +6,18 @@ Each checkpoint continues the same clips by one_go in every number of rounds and
 sampling with `dream_length` 1, where rounds change nothing. Prints pooled PSNR, ΔPSNR and CPU seconds of the sampling.
 """
 
-import argparse
 import itertools
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from benchmarks.quality.clips import chosen_clips
+from benchmarks.command_line import positive_number, run_command
+from benchmarks.quality.clips import chosen_clips, clips_parser
+from data_generation.arguments import whole_number
 from models.base import Rollout
 from models.checkpoint import load_world_model
 from models.components.maskgit import UNMASK_ORDERS
@@ -77,18 +78,13 @@ def measure(model: GenieRedux, clips: list[Clips], rollout: Rollout, horizon: in
     return {**averages(table.gather()), "seconds": seconds}
 
 
-def main() -> None:
+def run(argv: Sequence[str]) -> None:
     """Print a row for each checkpoint and way of sampling, as soon as it is measured."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("checkpoints", nargs="+", type=Path)
-    parser.add_argument("--datasets", type=Path, default=Path(EvalConfig().dataset_root_dpath))
-    parser.add_argument("--dataset", required=True)
-    parser.add_argument("--split", default="validation")
-    parser.add_argument("--clips", type=int, default=64)
-    parser.add_argument("--rounds", nargs="+", type=int, default=[1, 2, 4, 8, 25])
+    parser = clips_parser("quality.rounds", __doc__, num_clips=64)
+    parser.add_argument("--rounds", nargs="+", type=whole_number(10_000), default=[1, 2, 4, 8, 25])
     parser.add_argument("--orders", nargs="+", default=list(UNMASK_ORDERS), choices=UNMASK_ORDERS)
-    parser.add_argument("--temperature", type=float, help="of the first round; the model's by default")
-    args = parser.parse_args()
+    parser.add_argument("--temperature", type=positive_number, help="of the first round; the model's by default")
+    args = parser.parse_args(argv)
     config = EvalConfig(num_frames=8, sample_num_frames=6, batch_size=16)
     clips = chosen_clips(args, config.num_frames, config.batch_size)
     print(HEAD)
@@ -105,4 +101,4 @@ def main() -> None:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    main()
+    sys.exit(run_command(run))

@@ -14,8 +14,8 @@ python -m benchmarks.quality.tokens checkpoints/genie_redux_guided/demo/model-50
 Nothing is trained. Prints a Markdown table with a column for each checkpoint.
 """
 
-import argparse
-from pathlib import Path
+import sys
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -23,11 +23,11 @@ from einops import rearrange
 from torch import Tensor
 from torchmetrics.functional.classification import binary_auroc
 
-from benchmarks.quality.clips import chosen_clips
+from benchmarks.command_line import run_command
+from benchmarks.quality.clips import chosen_clips, clips_parser
 from models.checkpoint import load_world_model
 from models.genie_redux import GenieRedux
 from models.tokenizer import Tokenizer
-from training.config import EvalConfig
 
 SEED = 0
 NUM_FRAMES = 8  # of a clip
@@ -100,15 +100,10 @@ def measure(model: GenieRedux, video: Tensor, actions: Tensor) -> dict[str, floa
     }
 
 
-def main() -> None:
+def run(argv: Sequence[str]) -> None:
     """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("checkpoints", nargs="+", type=Path, help="world models that take the recorded actions")
-    parser.add_argument("--datasets", type=Path, default=Path(EvalConfig().dataset_root_dpath))
-    parser.add_argument("--dataset", required=True)
-    parser.add_argument("--split", default="validation")
-    parser.add_argument("--clips", type=int, default=128)
-    args = parser.parse_args()
+    parser = clips_parser("quality.tokens", __doc__, num_clips=128)
+    args = parser.parse_args(argv)
     (clips,) = chosen_clips(args, NUM_FRAMES, args.clips)
     columns = [measure(load_world_model(path).model.eval(), clips.video, clips.actions) for path in args.checkpoints]
     print("| | " + " | ".join(path.parent.name for path in args.checkpoints) + " |\n| --- |" + " --: |" * len(columns))
@@ -118,4 +113,4 @@ def main() -> None:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    main()
+    sys.exit(run_command(run))
