@@ -8,7 +8,6 @@ Written into <root>: table.md (return, and how far the character got, in pixels;
 plot.png (returns while they learn, by environment steps).
 """
 
-import argparse
 import io
 import json
 import sys
@@ -20,13 +19,15 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from auto_explore.src.agent import read_agent
+from benchmarks.command_line import distinct, make_parser, read_seed, run_command
 from benchmarks.exploration.agent_runs import AgentRun, epoch_of_agent57
+from benchmarks.exploration.mixing import has_episodes
 from benchmarks.exploration.steps import CommandStep, Stage, StepRunner
-from data_generation.arguments import OneLineParser, read_path, whole_number
+from data_generation.arguments import read_path, whole_number
 from data_generation.data.data import EpisodeReader, list_environments
-from data_generation.data.errors import under
+from data_generation.data.errors import FieldError, under
 from data_generation.data.files import write_atomically
-from launcher.errors import SUCCESS, exit_code_of
+from models.tensor_file import digest
 from training.coverage import Coverage
 
 NUM_LEVELS, NUM_SESSIONS, NUM_STEPS = 4, 6, 500
@@ -41,6 +42,10 @@ MEASURES = {
 SMOOTHED = 10  # epochs of a point of the learning curve
 
 
+# Of an agent.
+Runs = tuple[int, ...] | tuple[Path, ...]
+
+
 @dataclass(frozen=True)
 class Learning:
     """The steps, and where their results are. `auto_explore`: checkpoints of trained agents to compare with."""
@@ -53,16 +58,35 @@ class Learning:
     def run_of(self, seed: int) -> AgentRun:
         return AgentRun(self.root / "agents", f"seed{seed}", epoch_of_agent57)
 
+    def check(self) -> None:
+        """FieldError for a run that was trained for longer: its play would be taken for that of these epochs."""
+        for seed in self.seeds:
+            folder = self.run_of(seed).folder
+            done = epoch_of_agent57(folder / "checkpoints" / "last.pt") if folder else 0
+            if done > self.epochs:
+                remedy = f"give {done}, or another --root"
+                raise FieldError("--epochs", self.epochs, f"'{folder}' was trained for {done}", remedy)
+
     def stages(self) -> list[Stage]:
         trained = [[self._train(seed)] for seed in self.seeds]
-        played = [[self._record(agent, i)] for agent in LABELS for i in range(self.num_runs(agent))]
+        played = [[self._record(agent, run)] for agent in LABELS for run in self.runs(agent)]
         return [trained, played]
 
-    def num_runs(self, agent: str) -> int:
-        return len(self.auto_explore) if agent == "auto_explore" else len(self.seeds)
+    def runs(self, agent: str) -> Runs:
+        """Seeds, or checkpoints of trained agents."""
+        return self.auto_explore if agent == "auto_explore" else self.seeds
 
-    def dataset(self, agent: str, i: int) -> Path:
-        return self.root / "datasets" / f"retro_act_v0.0.0_{agent}{i}"
+    def dataset(self, agent: str, run: int | Path) -> Path:
+        """Named after the seed of random play, and after the content of a trained agent's checkpoint."""
+        checkpoint = self._checkpoint(agent, run)
+        name = f"{agent}{run}" if checkpoint is None else f"{agent}_{digest(checkpoint) or 0:08x}"
+        return self.root / "datasets" / f"retro_act_v0.0.0_{name}"
+
+    def _checkpoint(self, agent: str, run: int | Path) -> Path | None:
+        """None for random play."""
+        if isinstance(run, Path):
+            return run
+        return self.run_of(run).checkpoint("model_best_reward") if agent == "agent57" else None
 
     def _train(self, seed: int) -> CommandStep:
         run, command = self.run_of(seed), ("run.py", "agent57", "train", "config=cinderfoot")
@@ -72,29 +96,27 @@ class Learning:
             lambda: run.has_done(self.epochs),
         )
 
-    def _policy(self, agent: str, i: int) -> tuple[str, ...]:
-        if agent == "agent57":
-            path = self.run_of(self.seeds[i]).checkpoint("model_best_reward")
-            return f"agent.checkpoint_fpath={path}", "agent.gamma=0"
-        if agent == "auto_explore":
-            return f"agent.checkpoint_fpath={self.auto_explore[i]}", "agent.gamma=0"
-        return ("agent.repeat_probability=0.9",) if agent == "sticky_random" else ()
-
-    def _record(self, agent: str, i: int) -> CommandStep:
-        dataset = self.dataset(agent, i)
+    def _record(self, agent: str, run: int | Path) -> CommandStep:
         sizes = {"n_instances": NUM_LEVELS, "n_sessions": NUM_SESSIONS, "n_steps_max": NUM_STEPS, "n_workers": 1}
+        seed = 4000 + (run if isinstance(run, int) else 0)
 
         def arguments() -> tuple[str, ...]:
-            keys = (f"variant={agent}", *self._policy(agent, i))
-            keys = (*keys, *(f"generator_config.{name}={size}" for name, size in sizes.items()))
-            target = (f"config.data_dpath={dataset.parent}", f"config.dname={agent}{i}", f"config.seed={4000 + i}")
+            dataset, checkpoint = self.dataset(agent, run), self._checkpoint(agent, run)
+            policy: tuple[str, ...] = ("agent.repeat_probability=0.9",) if agent == "sticky_random" else ()
+            if checkpoint is not None:
+                policy = f"agent.checkpoint_fpath={checkpoint}", "agent.gamma=0"
+            keys = (f"variant={agent}", *policy, *(f"generator_config.{name}={size}" for name, size in sizes.items()))
+            dname = dataset.name.removeprefix("retro_act_v0.0.0_")
+            target = (f"config.data_dpath={dataset.parent}", f"config.dname={dname}", f"config.seed={seed}")
             connector = (f"config.connector.{key}" for key in keys)
             return "run.py", "generate", "config=retro_act/cinderfoot", *connector, *target
 
         def is_done() -> bool:
-            return len(list(dataset.rglob("*.episode"))) >= NUM_LEVELS * NUM_SESSIONS
+            # Before an agent is trained there is no checkpoint.
+            is_trained = agent != "agent57" or (isinstance(run, int) and self.run_of(run).has_done(self.epochs))
+            return is_trained and has_episodes(self.dataset(agent, run), NUM_LEVELS * NUM_SESSIONS)
 
-        return CommandStep(f"record {LABELS[agent]}, {i}", arguments, is_done)
+        return CommandStep(f"record {LABELS[agent]}, {run}", arguments, is_done)
 
 
 def play_of(dataset: Path) -> dict[str, float]:
@@ -109,12 +131,13 @@ def play_of(dataset: Path) -> dict[str, float]:
     return {**found, "return": float(np.mean(returns)), "steps": found["steps"] / len(returns)}
 
 
-def table_of(play: dict[str, list[dict[str, float]]]) -> str:
+def table_of(learning: Learning, play: dict[str, list[dict[str, float]]]) -> str:
     """A row for each agent as Markdown."""
     lines = [f"| agent | seeds | {' | '.join(MEASURES.values())} |", "| --- | --: |" + " --: |" * len(MEASURES)]
     for agent, runs in play.items():
         cells = [_range_of([run[name] for run in runs]) for name in MEASURES]
-        lines.append(f"| {LABELS[agent]} | {len(runs)} | {' | '.join(cells)} |")
+        seeds = f"{len(runs)} checkpoints" if agent == "auto_explore" else " ".join(map(str, learning.seeds))
+        lines.append(f"| {LABELS[agent]} | {seeds} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -157,42 +180,42 @@ def _smooth(values: np.ndarray) -> np.ndarray:
 def report(learning: Learning) -> str:
     """Write table.md and plot.png; the table."""
     play = {
-        agent: [play_of(learning.dataset(agent, i)) for i in range(learning.num_runs(agent))]
+        agent: [play_of(learning.dataset(agent, run)) for run in learning.runs(agent)]
         for agent in LABELS
-        if learning.num_runs(agent)
+        if learning.runs(agent)
     }
     folders = {seed: folder for seed in learning.seeds if (folder := learning.run_of(seed).folder)}
     buffer = io.BytesIO()
     figure_of(folders, play).savefig(buffer, format="png", dpi=110)
     write_atomically(learning.root / "plot.png", buffer.getvalue())
-    table = table_of(play)
+    table = table_of(learning, play)
     write_atomically(learning.root / "table.md", table + "\n")
     return table
 
 
-def run(argv: Sequence[str]) -> int:
-    """Run what is missing, then write and print the table; returns the exit code."""
-    parser = OneLineParser(
-        prog="python -m benchmarks.agent57_learning",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def run(argv: Sequence[str]) -> None:
+    """Run what is missing, then write and print the table."""
+    parser = make_parser("agent57_learning", __doc__)
     parser.add_argument("--root", type=read_path, default=Path("outputs/agent57_learning"), help="of everything")
-    parser.add_argument("--seeds", type=whole_number(1000, least=0), nargs="+", default=[0, 1, 2])
+    parser.add_argument("--seeds", type=read_seed, nargs="+", default=[0, 1, 2])
     parser.add_argument("--epochs", type=whole_number(1_000_000), default=400)
     parser.add_argument("--auto-explore", type=read_path, nargs="*", default=[], help="checkpoints to compare with")
     parser.add_argument("--jobs", type=whole_number(1000), default=1, help="commands that run at once")
     given = parser.parse_args(argv)
-    explorers = tuple(Path(path) for path in given.auto_explore)
-    # Before hours of training.
-    for path in explorers:
-        with under("", path="--auto-explore"):
-            read_agent(path)
-    learning = Learning(Path(given.root), tuple(given.seeds), explorers, given.epochs)
+    # By content: a copy would count twice.
+    explorers = tuple({_digest_of_agent(path): path for path in given.auto_explore}.values())
+    learning = Learning(given.root, tuple(distinct(given.seeds)), explorers, given.epochs)
+    learning.check()
     StepRunner(learning.stages(), given.jobs, learning.root / "logs").run()
     print(f"\n{report(learning)}\n\n{learning.root}/table.md, plot.png", flush=True)
-    return SUCCESS
+
+
+def _digest_of_agent(path: Path) -> int | None:
+    """UserError, before hours of training, for a file that is no agent's."""
+    with under("", path="--auto-explore"):
+        read_agent(path)
+    return digest(path)
 
 
 if __name__ == "__main__":
-    sys.exit(exit_code_of(lambda: run(sys.argv[1:])))
+    sys.exit(run_command(run))
