@@ -9,7 +9,6 @@ from data_generation.data.errors import UserError
 from launcher.commands import COMMANDS
 from launcher.job import to_dataclasses
 from launcher.session import open_session
-from training.config import GenieReduxConfig
 from training.pages.folder import read_facts
 from training.run_record import changes, flattened
 
@@ -34,9 +33,25 @@ def composed(title: str, *overrides: str) -> Any:
 
 
 @cache
-def _settings(title: str, *overrides: str) -> dict[str, Any]:
-    """Of a command, by dotted key."""
-    return flattened(asdict(composed(title, *overrides)))
+def _settings(title: str, *overrides: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Of a command, by dotted key; and their defaults."""
+    config = composed(title, *overrides)
+    return flattened(asdict(config)), flattened(asdict(type(config)()))
+
+
+def _difference(folder: Path, title: str, overrides: tuple[str, ...], kinds: tuple[tuple[str, ...], ...]) -> str:
+    """Where what a command has left in a folder was made with other settings than it has now; "" for nothing.
+
+    `kinds`: how the names of the settings begin that are compared, and of those among them that are not.
+    """
+    stored = read_facts(folder).get("config") if folder.is_dir() else None
+    if not stored:
+        return ""
+    now, defaults = _settings(title, *overrides)
+    compared, ignored = kinds
+    deciding = {name: now[name] for name in now if name.startswith(compared) and not name.startswith(ignored)}
+    # A setting that the run does not know did not exist: its default is what the run did.
+    return changes(deciding, defaults | stored, (), "")
 
 
 def check_recipe(folder: Path, part: str, *overrides: str) -> None:
@@ -45,28 +60,22 @@ def check_recipe(folder: Path, part: str, *overrides: str) -> None:
     Such as by an earlier version of the preset: its figures would be taken for those of today's. `part`: "tokenizer",
     "lam" or "dynamics".
     """
-    stored = read_facts(folder).get("config") if folder.is_dir() else None
-    if not stored:
-        return
-    now = _settings("genie_redux train", *overrides).items()
-    starts = (f"{part}.", *_DECIDING)
-    deciding = {name: value for name, value in now if name.startswith(starts) and not name.startswith(_GIVEN)}
-    # A setting that the run does not know did not exist: its default is what the run did.
-    difference = changes(deciding, flattened(asdict(GenieReduxConfig())) | stored, (), "")
-    if difference:
+    kinds = (f"{part}.", *_DECIDING), _GIVEN
+    if difference := _difference(folder, "genie_redux train", overrides, kinds):
         raise UserError(f"'{folder}' is of another recipe ({difference}): move it away or give another --root")
 
 
 def check_evaluation(folder: Path, *overrides: str) -> None:
     """UserError if the evaluation in a folder measured otherwise than `genie_redux eval` with these overrides does."""
-    stored = read_facts(folder).get("config") if folder.is_dir() else None
-    if not stored:
-        return
-    now = _settings("genie_redux eval", *overrides).items()
-    deciding = {name: value for name, value in now if name.startswith(_MEASURING) and not name.startswith(_PLACES)}
-    difference = changes(deciding, flattened(asdict(GenieReduxConfig())) | stored, (), "")
-    if difference:
+    if difference := _difference(folder, "genie_redux eval", overrides, (_MEASURING, _PLACES)):
         raise UserError(f"'{folder}' was evaluated otherwise ({difference}): move it and its result away")
+
+
+def check_agent(folder: Path, *overrides: str) -> None:
+    """UserError if the run in a folder learned otherwise than `auto_explore train` with these overrides does."""
+    kinds = ("collection.reward.", "collection.train.", "training."), ()
+    if difference := _difference(folder, "auto_explore train", overrides, kinds):
+        raise UserError(f"'{folder}' is of another agent ({difference}): move it away or give another --root")
 
 
 def is_trained(model: Path, preset: str, *overrides: str) -> bool:

@@ -3,6 +3,7 @@
 import json
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 from benchmarks.exploration import commands
+from benchmarks.exploration import record as experiment_record
 from benchmarks.exploration.__main__ import main, make_experiment, read_arguments
 from benchmarks.exploration.agent_runs import AgentRun
 from benchmarks.exploration.commands import Experiment
@@ -168,6 +170,16 @@ def test_a_model_of_another_recipe_is_not_taken(title: str, tmp_path: Path) -> N
         step.is_done()
 
 
+def test_a_run_of_another_agent_is_not_taken(tmp_path: Path) -> None:
+    """Such as from before its reward's settings were changed."""
+    experiment = Experiment(for_trial(GAMES["cinderfoot"]), TRIAL, tmp_path, "agent57")
+    folder = tmp_path / "agents" / "rnd" / "001_seed1"
+    touch(folder / "checkpoints" / "last.pt")
+    touch(folder / "run.json", '{"config": {"collection.reward.type": "rnd", "collection.reward.normalize": false}}')
+    with pytest.raises(UserError, match=r"another agent \(collection\.reward\.normalize=True \(was False\)"):
+        experiment.explore("rnd", 1).is_done()
+
+
 def test_a_given_agent_is_not_trained(tmp_path: Path) -> None:
     experiment = Experiment(GAMES["cinderfoot"], TRIAL, tmp_path, "agent57", Path("agent.pt"))
     steps = {step.title: step for step in in_order(experiment)}
@@ -307,3 +319,16 @@ def test_a_folder_keeps_one_experiment_to_which_seeds_are_added(tmp_path: Path) 
     for words, option in (("", "--game"), ("--smoke --steps 800", "--steps=800")):
         with pytest.raises(UserError, match=f"^{option}: .* was begun with .*; name another --root"):
             make(f"{words} --parts coverage")
+
+
+def test_models_can_be_given_after_the_play_was_predicted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That evaluates the world model that rewards, and tests none."""
+    monkeypatch.setattr(experiment_record, "digest", lambda path: 1)
+    experiment = Experiment(GAMES["cinderfoot"], TRIAL, tmp_path, "random")
+    given = replace(experiment, tested_models=(Path("tokenizer.pt"), Path("model.pt")))
+    touch(tmp_path / "evaluations" / "rewarding" / "metrics.json")
+    experiment_record.check_same_experiment(experiment, has_test=False)
+    experiment_record.check_same_experiment(given, has_test=True)
+    touch(tmp_path / "evaluations" / "before" / "metrics.json")
+    with pytest.raises(UserError, match=r"^--tested: .* was begun with others"):
+        experiment_record.check_same_experiment(experiment, has_test=True)

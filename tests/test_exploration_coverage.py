@@ -5,11 +5,15 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
+from benchmarks.exploration import coverage
 from benchmarks.exploration.__main__ import run
+from benchmarks.exploration.aggregate import report_games
 from benchmarks.exploration.commands import CURVES_DNAME, Experiment
 from benchmarks.exploration.coverage import NUM_POINTS, Curve, curve_of, read_curve
 from benchmarks.exploration.report import report_coverage
@@ -74,11 +78,53 @@ def test_curves_are_of_the_first_steps_and_kept(tmp_path: Path) -> None:
     assert curve_of(experiment, "random", 1) == curve
 
 
+def test_a_curve_is_computed_again_where_another_agent_has_played(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Kept curves without a record of the agent are of earlier versions: they are taken."""
+    experiment, made = Experiment(GAME, TRIAL, tmp_path, "scripted", agents=("rnd",)), []
+    checkpoint = tmp_path / "last.pt"
+    monkeypatch.setattr(
+        Experiment, "agent", lambda *_: SimpleNamespace(folder=tmp_path, checkpoint=lambda _: checkpoint)
+    )
+    monkeypatch.setattr(coverage, "_compute", lambda *_: made.append(make_curve(len(made) + 1)) or made[-1])
+    torch.save({"weight": torch.zeros(3)}, checkpoint)
+    assert [curve_of(experiment, "rnd", 1).final("cells") for _ in range(2)] == [1, 1]
+    torch.save({"weight": torch.ones(3)}, checkpoint)
+    assert [curve_of(experiment, "rnd", 1).final("cells") for _ in range(2)] == [2, 2]
+    keep(tmp_path, "rnd", 1, make_curve(7))
+    assert curve_of(experiment, "rnd", 1).final("cells") == 7
+
+
+@pytest.mark.parametrize(
+    ("changed", "line"),
+    [
+        ({"game": {"name": "one"}}, r"--report=.*other: is of one, as '.*one' is; name one folder of each game"),
+        ({"num_steps": 7}, r"--report=.*other: is of 7 steps, '.*one' of 5; compare folders of the same --steps"),
+        ({"first_seed": 3}, r"--report=.*one: has no coverage of random play, .* seeds from 3 on; lower --first-seed"),
+    ],
+)
+def test_folders_that_cannot_be_in_one_table_are_refused(changed: dict[str, Any], line: str, tmp_path: Path) -> None:
+    first_seed = changed.pop("first_seed", 1)
+    for name in ("one", "other"):
+        keep(tmp_path / name, "random", 1, make_curve(1, 2))
+        settings = {"game": {"name": name}, "num_steps": 5} | (changed if name == "other" else {})
+        (tmp_path / name / "settings.json").write_text(json.dumps(settings))
+    with pytest.raises(UserError, match=line):
+        report_games([tmp_path / "one", tmp_path / "other"], first_seed)
+
+
+def test_a_folder_that_is_given_twice_counts_once(tmp_path: Path) -> None:
+    keep(tmp_path, "random", 1, make_curve(1, 2))
+    (tmp_path / "x").mkdir()
+    assert report_games([tmp_path, tmp_path / "x" / ".."], 1) == report_games([tmp_path], 1)
+
+
 def test_an_agents_environments_count_as_many_steps_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever the length of their episodes: sessions of short ones have higher numbers than others of that time."""
     experiment = Experiment(GAME, TRIAL, tmp_path, "scripted", agents=("counts",))
     run = tmp_path / "run"
-    monkeypatch.setattr(Experiment, "agent", lambda *_: SimpleNamespace(folder=run))
+    monkeypatch.setattr(Experiment, "agent", lambda *_: SimpleNamespace(folder=run, checkpoint=lambda name: run / name))
     for environment, num_steps in enumerate((50, 50, 50, 5)):
         sessions = [4 * number + environment for number in range(60 // num_steps + 1)]
         record_walk(run / "episodes", num_steps, [(environment % 2, session) for session in sessions])
@@ -99,8 +145,8 @@ def test_the_table_has_areas_beside_final_values(tmp_path: Path) -> None:
     ]
     assert head == ["agent", "cells", "action_entropy", "area: cells", "last quarter: cells"]
     assert [row[:4] for row in rows] == [
-        ["random", "2 [2, 2]", "1 [1, 1]", "1 [1, 1]"],
-        ["RND", "4 [4, 4]", "1 [1, 1]", "2 [2, 2]"],
+        ["random", "2", "1", "1"],
+        ["RND", "4", "1", "2"],
     ]
     assert json.loads((tmp_path / "coverage.json").read_text())["rnd"]["area"]["cells"]["center"] == 2
 
@@ -118,8 +164,8 @@ def test_games_are_compared_in_units_of_random_play(tmp_path: Path, capsys: pyte
     lines = capsys.readouterr().out.splitlines()
     assert [line.strip("| ") for line in lines if "---" not in line] == [
         "agent | runs | cells | area: cells",
-        "RND | 2 + 2 | 3 [3, 3] | 3 [3, 3]",
-        "random | 2 + 2 | 1 [1, 1] | 1 [1, 1]",
+        "RND | 2 + 2 | 3 (3 to 3) | 3 (3 to 3)",
+        "random | 2 + 2 | 1 (1 to 1) | 1 (1 to 1)",
     ]
     run(["--report", *folders, "--first-seed", "0"])
     assert "RND | 3 + 3 |" in capsys.readouterr().out

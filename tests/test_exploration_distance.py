@@ -92,8 +92,8 @@ def test_the_table_has_each_lead_over_random_data_within_a_seed() -> None:
         [cell.strip() for cell in row.strip("|").split("|")] for row in distance_table(CONTENT, "psnr").splitlines()
     ]
     assert head[-1] == "AutoExplore's data − random data" and "random data − random data" not in head
-    assert near[:3] == ["0", "5", "20.00"] and near[-1] == "-1.5 [-2, -1]"
-    assert far[:3] == ["100", "7", "19.00"] and far[-1] == "4.5 [4, 5]"
+    assert near[:3] == ["0", "5", "20.00"] and near[-1] == "-1.50 ± 6.35"
+    assert far[:3] == ["100", "7", "19.00"] and far[-1] == "4.50 ± 6.35"
 
 
 def test_the_plot_shows_leads_by_distance(tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ def test_the_table_has_the_columns_of_the_published_one() -> None:
     found = [[cell.strip() for cell in cells(row)] for row in rows]
     assert [row[0] for row in found] == ["not fine-tuned", "AutoExplore's data", "random data"]
     assert [row[1] for row in found] == ["–", "12 001 to 12 100", "12 030"]
-    assert {cell for row in found for cell in row[2:]} == {"1 [1, 1]"}
+    assert {cell for row in found for cell in row[2:]} == {"1", "1 (1 to 1)"}
 
 
 def test_intervals_are_over_the_seeds_and_what_was_not_measured_is_a_dash(tmp_path: Path) -> None:
@@ -40,10 +40,10 @@ def test_intervals_are_over_the_seeds_and_what_was_not_measured_is_a_dash(tmp_pa
             path.parent.mkdir(parents=True)
             path.write_text(json.dumps({"metrics": {"psnr": 20 + number, "ssim": 0.5, "delta_psnr": -0.5}}))
     rows = report_loop(experiment).splitlines()[2:]
-    assert [cells(row)[2].strip() for row in rows] == ["20 [20, 20]", "21 [21, 21]", "22 [22, 22]"]
+    assert [cells(row)[2].strip() for row in rows] == ["20", "21", "22"]
     assert {cells(row)[6].strip() for row in rows} == {"–"}
     folder = tmp_path / "loop_agent57"
     assert {path.name for path in folder.iterdir()} == {"table.md", "results.json", "plot.png"}
     content = json.loads((folder / "results.json").read_text())
-    assert content["random"]["one_go"]["psnr"] == {"center": 22, "low": 22, "high": 22, "seeds": [22]}
+    assert content["random"]["one_go"]["psnr"] == {"center": 22, "low": 22, "high": 22, "count": 1, "seeds": [22]}
     assert np.isclose(content["before"]["autoregressive"]["delta_psnr"]["center"], -0.5)

@@ -1,6 +1,6 @@
 """Does the agent explore, and does a world model learn more from its play? One command; run again, it resumes.
 
-    python -m benchmarks.exploration --smoke                      # everything, tiny, in some minutes: does it work?
+    python -m benchmarks.exploration --smoke                      # the loop, tiny, in some minutes: does it work?
     python -m benchmarks.exploration                              # the published loop, on Cinderfoot
     python -m benchmarks.exploration --agent57 <checkpoint>       # tested on the play of an agent that is trained
     python -m benchmarks.exploration --parts coverage --jobs 2    # what five agents cover
@@ -21,8 +21,9 @@ Distance: the loop, and for groups of test clips, from those where random play h
 better each fine-tuned model predicts them than the one of random data does.
 
 Coverage: agents play as many steps each. A row of <root>/coverage.md has what an agent covered in the end, and the area
-under its curve, which is the mean over the steps; interquartile means over the seeds with bootstrap intervals. Seeds
-begin with 1: settings were found on Cinderfoot with seed 0. Pitfall is the game on which nothing was tuned.
+under its curve, which is the mean over the steps; interquartile means over the seeds, with 95 % bootstrap intervals
+[a, b] from five seeds on, and with the range (a to b) of fewer. Seeds begin with 1: settings were found on Cinderfoot
+with seed 0. Pitfall is the game on which nothing was tuned.
 
 Prediction: how well the world model that rewards the agents predicts the play of each; a row of <root>/prediction.md
 has interquartile means over the loop's seeds. The worse, the more can be learnt from that agent's data.

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from auto_explore.src.agent import AgentInfo, read_agent
+from benchmarks.presets import check_agent
 from data_generation.data.errors import UserError
 from external.agent57.checkpoint import read_agent57
 
@@ -33,6 +34,12 @@ class AgentRun:
         with suppress(UserError):
             return self.folder is not None and self.read_epoch(self.checkpoint("last")) >= epochs
         return False
+
+    def has_learned(self, epochs: int, *overrides: str) -> bool:
+        """Whether AutoExplore with these overrides has done that epoch. UserError if the run is of other settings."""
+        if self.folder is not None:
+            check_agent(self.folder, *overrides)
+        return self.has_done(epochs)
 
     def keys(self, seed: int, epochs: int) -> tuple[str, ...]:
         """What the command that trains it is told of its run."""

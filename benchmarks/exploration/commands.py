@@ -325,7 +325,7 @@ class Experiment:
         return CommandStep(
             f"train {run.root.name}, seed {seed}",
             lambda: ("run.py", "auto_explore", "train", *run.keys(seed, epochs), *keys),
-            lambda: run.has_done(epochs),
+            lambda: run.has_learned(epochs, *keys),
         )
 
     def _train_agent57(self) -> CommandStep:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,7 @@ from data_generation.data.data import EpisodeReader, list_environments
 from data_generation.data.errors import UserError
 from data_generation.data.files import write_atomically
 from data_generation.generator.connector_coinrun import ACTIONS
+from models.tensor_file import digest
 from training.coverage import Coverage
 
 NUM_POINTS = 16  # of a curve
@@ -21,11 +22,15 @@ NUM_POINTS = 16  # of a curve
 
 @dataclass
 class Curve:
-    """Measures by name at equal numbers of steps (NUM_POINTS,), and `late`: those of the last quarter's steps alone."""
+    """Measures by name at equal numbers of steps (NUM_POINTS,), and `late`: those of the last quarter's steps alone.
+
+    `checkpoint`: the digest of the agent that had played; None of random play, and where it was not recorded.
+    """
 
     steps: list[int]
     values: dict[str, list[float]]
     late: dict[str, float]
+    checkpoint: int | None = None
 
     def final(self, name: str) -> float:
         """A measure at the end."""
@@ -46,11 +51,18 @@ def curve_of(experiment: Experiment, agent: str, seed: int) -> Curve:
 
     UserError if there are too few.
     """
-    path = experiment.curve(agent, seed)
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, json.dumps(asdict(_compute(experiment, agent, seed))) + "\n")
-    return read_curve(path)
+    path, checkpoint = experiment.curve(agent, seed), _checkpoint(experiment, agent, seed)
+    if path.exists() and (kept := read_curve(path)).checkpoint in (None, checkpoint):
+        return kept
+    path.parent.mkdir(parents=True, exist_ok=True)
+    curve = replace(_compute(experiment, agent, seed), checkpoint=checkpoint)
+    write_atomically(path, json.dumps(asdict(curve)) + "\n")
+    return curve
+
+
+def _checkpoint(experiment: Experiment, agent: str, seed: int) -> int | None:
+    run = None if agent in RANDOM_AGENTS else experiment.agent(agent, seed)
+    return None if run is None or run.folder is None else digest(run.checkpoint("last"))
 
 
 def _compute(experiment: Experiment, agent: str, seed: int) -> Curve:

@@ -18,7 +18,8 @@ from tqdm import tqdm
 from benchmarks.exploration.commands import Experiment
 from benchmarks.exploration.report import MEASURES, ROWS, markdown_table, save_figure
 from benchmarks.exploration.settings import EXPLORED
-from benchmarks.exploration.statistics import interval
+from benchmarks.exploration.statistics import interval_over_seeds
+from benchmarks.intervals import mean_and_interval
 from data.data import ClipDataset
 from data_generation.data.data import Environment, list_environments
 from data_generation.data.files import write_atomically
@@ -135,7 +136,10 @@ def distance_report(experiment: Experiment) -> Path:
 
 
 def distance_table(content: dict[str, Any], name: str) -> str:
-    """A row for each group of clips: the measure of all models, and each one's lead over random data."""
+    """A row for each group of clips: the measure of all models, and each one's lead over random data.
+
+    Models: interquartile means over the seeds; leads: means with 95 % t intervals of the seeds' differences.
+    """
     rows = [row for row in ROWS if row in content]
     led = [row for row in rows if row not in ("before", "random")]
     head = ["pixels from the random data", "clips", *(f"{ROWS[row]}: {MEASURES[name]}" for row in rows)]
@@ -143,8 +147,9 @@ def distance_table(content: dict[str, Any], name: str) -> str:
     body = []
     for group, (pixels, count) in enumerate(zip(content["pixels"], content["clips"], strict=True)):
         values = {row: np.array(content[row][name])[:, group] for row in rows}
-        cells = [f"{values[row][0]:.2f}" if row == "before" else str(interval(values[row])) for row in rows]
-        leads = [str(interval(values[row] - values["random"])) for row in led]
+        cells = [f"{values[row][0]:.2f}" if row == "before" else str(interval_over_seeds(values[row])) for row in rows]
+        # Of the same seed.
+        leads = [mean_and_interval(list(values[row] - values["random"])) for row in led]
         body.append([f"{pixels:.0f}", str(count), *cells, *leads])
     return markdown_table(head, body)
 

@@ -11,18 +11,19 @@ from matplotlib.figure import Figure
 
 from benchmarks.exploration.commands import Experiment
 from benchmarks.exploration.report import LABELS, MEASURES, markdown_table, read_metrics, save_figure
-from benchmarks.exploration.statistics import interval
+from benchmarks.exploration.settings import REWARDING
+from benchmarks.exploration.statistics import interval_over_seeds
 from benchmarks.exploration.steps import Stage
 from data_generation.data.files import write_atomically
 
-_RUN, _METHOD, _PRESET = "rewarding", "one_go", "exploration"
+_METHOD, _PRESET = "one_go", "exploration"
 _MEASURED = ("psnr", "pooled_psnr", "changed_pooled_psnr", "ssim", "delta_psnr")
 
 
 def prediction_stages(experiment: Experiment) -> list[Stage]:
     """Train the agents, record the play of each (`data_frames`), evaluate the world model of random play on it."""
     evaluations = [
-        [experiment.evaluate(_RUN, _METHOD, experiment.paying, play, f", {agent}, seed {seed}", _PRESET)]
+        [experiment.evaluate(REWARDING, _METHOD, experiment.paying, play, f", {agent}, seed {seed}", _PRESET)]
         for seed in experiment.data_seeds
         for agent in experiment.agents
         for play in [_play(experiment, agent, seed)]
@@ -33,11 +34,12 @@ def prediction_stages(experiment: Experiment) -> list[Stage]:
 def report_prediction(experiment: Experiment) -> str:
     """Write prediction.json, .png and .md; returns the table, hardest play first."""
     runs = {agent: [_metrics(experiment, agent, seed) for seed in experiment.data_seeds] for agent in experiment.agents}
-    measured = dict(sorted(runs.items(), key=lambda item: np.mean([run["psnr"] for run in item[1]])))
     rows = {
-        agent: {name: interval(np.array([run[name] for run in own])) for name in _MEASURED}
-        for agent, own in measured.items()
+        agent: {name: interval_over_seeds(np.array([run[name] for run in own])) for name in _MEASURED}
+        for agent, own in runs.items()
     }
+    rows = dict(sorted(rows.items(), key=lambda item: item[1]["psnr"].center))
+    measured = {agent: runs[agent] for agent in rows}
     content = {
         agent: {name: {**vars(found), "seeds": [run[name] for run in measured[agent]]} for name, found in row.items()}
         for agent, row in rows.items()
@@ -66,7 +68,7 @@ def prediction_figure(measured: dict[str, list[dict[str, float]]], game: str) ->
 
 
 def _metrics(experiment: Experiment, agent: str, seed: int) -> dict[str, float]:
-    return read_metrics(experiment, _RUN, _METHOD, _play(experiment, agent, seed))
+    return read_metrics(experiment, REWARDING, _METHOD, _play(experiment, agent, seed))
 
 
 def _play(experiment: Experiment, agent: str, seed: int) -> Path:

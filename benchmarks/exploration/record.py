@@ -7,7 +7,7 @@ from typing import Any
 from benchmarks.exploration.commands import Experiment
 from benchmarks.exploration.coverage import NUM_POINTS
 from benchmarks.exploration.second_round import ROUND_ONE
-from benchmarks.exploration.settings import HELD_OUT, NUM_ENVS, SCRIPTED_GAMES
+from benchmarks.exploration.settings import HELD_OUT, NUM_ENVS, REWARDING, SCRIPTED_GAMES
 from data_generation.data.errors import UNSET, FieldError, under
 from data_generation.data.files import write_atomically
 from external.agent57.checkpoint import read_agent57
@@ -107,7 +107,7 @@ def check_same_experiment(experiment: Experiment, has_test: bool) -> None:
     if has_test:
         own["tested_models"] = [digest(path) for path in experiment.tested_models or ()] or _MADE_HERE
         # Folders from before there was a choice.
-        if (experiment.root / "evaluations").exists():
+        if any(path.name != REWARDING for path in (experiment.root / "evaluations").glob("*")):
             stored.setdefault("tested_models", _MADE_HERE)
         else:
             stored.pop("tested_models", None)

@@ -11,7 +11,7 @@ from benchmarks.exploration.commands import METHODS, Experiment
 from benchmarks.exploration.coverage import Curve, curve_of
 from benchmarks.exploration.second_round import CONTROL, ROUND_TWO
 from benchmarks.exploration.settings import EXPLORED
-from benchmarks.exploration.statistics import Interval, interval
+from benchmarks.exploration.statistics import Interval, interval_over_seeds
 from data_generation.data.files import write_atomically
 
 LABELS = {
@@ -92,9 +92,11 @@ def _coverage_intervals(runs: list[Curve]) -> dict[str, dict[str, Interval]]:
     """Measures by name: at the end of the `whole`, their `area`, and those of the `late` steps alone."""
     names, late = runs[0].values, runs[0].late
     return {
-        "whole": {name: interval(np.array([run.final(name) for run in runs])) for name in names},
-        "area": {name: interval(np.array([run.area(name) for run in runs])) for name in AREAS if name in names},
-        "late": {name: interval(np.array([run.late[name] for run in runs])) for name in late},
+        "whole": {name: interval_over_seeds(np.array([run.final(name) for run in runs])) for name in names},
+        "area": {
+            name: interval_over_seeds(np.array([run.area(name) for run in runs])) for name in AREAS if name in names
+        },
+        "late": {name: interval_over_seeds(np.array([run.late[name] for run in runs])) for name in late},
     }
 
 
@@ -162,7 +164,7 @@ def read_metrics(experiment: Experiment, run: str, method: str, test: Path) -> d
 def _interval_of(runs: list[Measured], column: tuple[str, str]) -> Interval | None:
     """None where a run lacks the measure."""
     values = np.array([run[column] for run in runs])
-    return None if np.isnan(values).any() else interval(values)
+    return None if np.isnan(values).any() else interval_over_seeds(values)
 
 
 def _cell(found: Interval | None) -> str:
@@ -179,11 +181,13 @@ def _intervals_by_method(runs: list[Measured]) -> dict[str, dict[str, dict[str, 
 
 def _coverage_figure(curves: dict[str, list[Curve]], names: list[str], title: str) -> Figure:
     figure = Figure(figsize=(5 * len(names), 4), layout="constrained")
-    figure.suptitle(f"{title}: interquartile mean over seeds, 95 % confidence")
+    runs_of_one = next(iter(curves.values()))
+    kind = interval_over_seeds(np.zeros(len(runs_of_one))).kind
+    figure.suptitle(f"{title}: interquartile mean over seeds, {kind}")
     for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
         for agent, runs in curves.items():
             values = np.array([run.values[name] for run in runs])
-            intervals = [interval(column) for column in values.T]
+            intervals = [interval_over_seeds(column) for column in values.T]
             steps = runs[0].steps
             line = axes.plot(steps, [item.center for item in intervals], label=LABELS[agent])[0]
             low, high = [item.low for item in intervals], [item.high for item in intervals]

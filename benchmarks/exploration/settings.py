@@ -7,6 +7,7 @@ from pathlib import Path
 from benchmarks.presets import composed
 from data_generation.config import ConnectorConfig
 
+REWARDING = "rewarding"  # the models that reward the agents, by the name of their evaluations
 NUM_ENVS = 4  # in which an agent plays while it learns
 ROOT_DPATH = Path("outputs/experiments/exploration")
 # Agent -> collection.reward.type.
