@@ -23,6 +23,8 @@ from benchmarks.drills import tiny_runs
 from benchmarks.drills.children import GIB, Case, Ended, Limits, run_cases
 from launcher.main import launch
 
+# Of a run that ended before its moment came.
+NOT_INTERRUPTED = "not interrupted"
 _TIMES = re.compile(r"time|seconds|per_second|share_")
 # High enough for codes to be reset within a few steps: new places are random draws.
 _MOVING_CODES = {"tokenizer__dead_code_threshold": 0.9, "lam__dead_code_threshold": 0.9}

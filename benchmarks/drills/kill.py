@@ -4,9 +4,10 @@
     python -m benchmarks.drills.kill --runs tokenizer --kills 30
 
 Each run is killed once or twice with everything that it started, half of the times just before or after a file is
-renamed to its name, then run to its end. Compared are the episodes' bytes,
-the last checkpoint's tensors and the metrics without their times. Children share their parent's imports and start as a
-fresh process does. Outcomes: same | other (with the files that differ) | refused (exit code 2) | traceback | hang.
+renamed to its name, then run to its end. Compared are the episodes' bytes, the last checkpoint's tensors and the
+metrics without their times. Children share their parent's imports and start as a fresh process does. Outcomes: same |
+other (with the files that differ) | refused (exit code 2) | traceback | hang. A run that ended before it could be
+killed is "not interrupted", and no kill.
 """
 
 import argparse
@@ -19,7 +20,16 @@ from functools import partial
 from pathlib import Path
 
 from benchmarks.drills.children import GIB, Case, Ended, Limits, run_cases
-from benchmarks.drills.interrupted import SCENARIOS, Moment, Scenario, must_run, results_of, run_in, whole_run
+from benchmarks.drills.interrupted import (
+    NOT_INTERRUPTED,
+    SCENARIOS,
+    Moment,
+    Scenario,
+    must_run,
+    results_of,
+    run_in,
+    whole_run,
+)
 
 _PATIENCE = 60.0
 
@@ -40,15 +50,16 @@ def main() -> int:
         try:
             for number, outcome, note in _kills(scenario, root, arguments.kills, arguments.seed):
                 table[scenario.name][outcome] += 1
-                if outcome != "same":
+                if outcome not in ("same", NOT_INTERRUPTED):
                     notes.append(f"- {scenario.name}, kill {number}: {outcome}: {note}")
                 print(scenario.name, number, outcome, note, flush=True)
         finally:
             shutil.rmtree(root, ignore_errors=True)
-    kinds = ("same", "other", "refused", "traceback", "hang")
+    kinds = ("same", "other", "refused", "traceback", "hang", NOT_INTERRUPTED)
     lines = ["| run | kills | " + " | ".join(kinds) + " |", "| --- |" + " --: |" * (len(kinds) + 1)]
     for name, counts in table.items():
-        lines.append(f"| {name} | {counts.total()} | " + " | ".join(str(counts[kind]) for kind in kinds) + " |")
+        total = counts.total() - counts[NOT_INTERRUPTED]
+        lines.append(f"| {name} | {total} | " + " | ".join(str(counts[kind]) for kind in kinds) + " |")
     report = "\n".join([*lines, "", *notes]) + "\n"
     print(report)
     if arguments.report:
@@ -79,7 +90,12 @@ def _kills(scenario: Scenario, root: Path, count: int, seed: int) -> Iterator[tu
             (ended,) = run_cases([Case("killed", action, Limits(_PATIENCE, 8 * GIB))])
             line = _next_line(scenario, folder)
             if not ended.died.startswith("signal"):
+                moments.pop()
                 break
+        if not moments:
+            outcome, note = _outcome(ended, right, results_of(folder, scenario), moments)
+            yield number, NOT_INTERRUPTED if outcome == "same" else outcome, note
+            continue
         (ended,) = run_cases([Case("again", partial(run_in, folder, line), Limits(_PATIENCE, 8 * GIB))])
         yield number, *_outcome(ended, right, results_of(folder, scenario), moments)
 
@@ -90,7 +106,7 @@ def _next_line(scenario: Scenario, folder: Path) -> tuple[str, ...]:
 
 
 def _outcome(ended: Ended, right: dict[str, str], found: dict[str, str], moments: list[Moment]) -> tuple[str, str]:
-    at = " and ".join(f"file {moment.rename} {moment.delay:+.2f} s" for moment in moments)
+    at = " and ".join(f"file {moment.rename} {moment.delay:+.2f} s" for moment in moments) or "no moment"
     last = (ended.stderr.strip().splitlines() or [""])[-1][:300]
     if ended.died == "hang":
         return "hang", at

@@ -11,7 +11,7 @@ other processes or native code sync is not seen, and counts as lost. Older files
 
 The same command again must end well: `resumes` (the same end as never stopped), `other` (it ends, with other results),
 `refused` (exit code 2: a fault, unless nothing was left to resume from), `traceback`, `hang`. `lost` counts runs that
-fell back by more than the newest checkpoint.
+fell back by more than the newest checkpoint. A run that ended before its cut is `not interrupted`, and no cut.
 """
 
 import argparse
@@ -27,6 +27,7 @@ from pathlib import Path
 
 from benchmarks.drills.children import GIB, Case, Ended, Limits, run_cases
 from benchmarks.drills.interrupted import (
+    NOT_INTERRUPTED,
     SCENARIOS,
     Moment,
     Scenario,
@@ -59,15 +60,15 @@ def main() -> int:
         try:
             for number, outcomes, note in _cuts(scenario, root, arguments):
                 table[scenario.name].update(outcomes)
-                if outcomes != ["resumes"]:
+                if outcomes not in (["resumes"], [NOT_INTERRUPTED]):
                     notes.append(f"- {scenario.name}, cut {number}: {', '.join(outcomes)}: {note}")
                 print(scenario.name, number, outcomes, note, flush=True)
         finally:
             shutil.rmtree(root, ignore_errors=True)
-    kinds = ("resumes", "other", "refused", "traceback", "hang", "lost")
+    kinds = ("resumes", "other", "refused", "traceback", "hang", "lost", NOT_INTERRUPTED)
     lines = ["| run | cuts | " + " | ".join(kinds) + " |", "| --- |" + " --: |" * (len(kinds) + 1)]
     for name, counts in table.items():
-        total = counts.total() - counts["lost"]
+        total = counts.total() - counts["lost"] - counts[NOT_INTERRUPTED]
         lines.append(f"| {name} | {total} | " + " | ".join(str(counts[kind]) for kind in kinds) + " |")
     report = "\n".join([*lines, "", *notes]) + "\n"
     print(report)
@@ -95,22 +96,17 @@ def _cuts(scenario: Scenario, root: Path, arguments: argparse.Namespace) -> Iter
         old = {_identity(path) for path in folder.rglob("*") if path.is_file()}
         moment = Moment.draw(rng, num_renames)
         action = partial(run_in, folder, scenario.first, partial(_prepare, moment, log, scenario.files))
-        list(run_cases([Case("cut", action, Limits(_PATIENCE, 8 * GIB))]))
-        newest = newest_step(folder, scenario)
+        (ended,) = run_cases([Case("cut", action, Limits(_PATIENCE, 8 * GIB))])
+        newest, at = newest_step(folder, scenario), f"at file {moment.rename} {moment.delay:+.2f} s"
+        if not ended.died.startswith("signal"):
+            outcomes, note = _outcomes(ended, right, results_of(folder, scenario), 0, f"no cut {at}")
+            yield number, [NOT_INTERRUPTED] if outcomes == ["resumes"] else outcomes, note
+            continue
         lost = cut(folder, log, old, arguments.names)
         has_run = next(folder.glob("checkpoints/auto_explore/*/checkpoints/*"), None) is not None
         line = scenario.again if has_run or "auto_explore" not in scenario.name else scenario.first
         (ended,) = run_cases([Case("again", partial(run_in, folder, line), Limits(_PATIENCE, 8 * GIB))])
-        yield (
-            number,
-            *_outcomes(
-                ended,
-                right,
-                results_of(folder, scenario),
-                newest,
-                f"at file {moment.rename} {moment.delay:+.2f} s, {lost}",
-            ),
-        )
+        yield number, *_outcomes(ended, right, results_of(folder, scenario), newest, f"{at}, {lost}")
 
 
 def _outcomes(
