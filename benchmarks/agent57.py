@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from benchmarks.presets import composed
 from data_generation.data.cores import num_cores
 from data_generation.data.data import EpisodeMeta
 from data_generation.generator.levels import Transition
@@ -26,16 +27,10 @@ from external.agent57.networks import AgentNetworks
 from external.agent57.replay import PlayedEpisode, ReplaySequence, SequenceReplay, new_starts
 from external.agent57.setup import make_setup
 from external.agent57.view import VIEW_SHAPE
-from launcher.commands import COMMANDS
-from launcher.job import to_dataclasses
-from launcher.session import open_session
 
 
 def config_of(preset: str) -> Agent57Config:
-    command = next(command for command in COMMANDS if command.title == "agent57 train")
-    with open_session(command) as session:
-        config = to_dataclasses(session.compose([f"config={preset}", "common.device=cpu"])[0])
-    assert isinstance(config, Agent57Config)
+    config: Agent57Config = composed("agent57 train", f"config={preset}", "common.device=cpu")
     return config
 
 

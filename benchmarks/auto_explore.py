@@ -71,7 +71,7 @@ def dtype_of(precision: str) -> torch.dtype:
     return torch.bfloat16 if precision == "bf16" else torch.float32
 
 
-def matmul_rate(precision: str, width: int) -> float:
+def product_rate(precision: str, width: int) -> float:
     """Floating-point operations per second of a matrix product of the model's shape."""
     return float(np.median(matmul_rates(dtype_of(precision), width, time.perf_counter)))
 
@@ -124,7 +124,7 @@ def reward_case(size: str, precision: str, batches: list[int], repeats: int) -> 
     ]
     cases += [(f"batch {batch}", batch, partial(reward, learn=False)) for batch in batches]
     for name, batch, run in cases:
-        rate = matmul_rate(precision, width)
+        rate = product_rate(precision, width)
         seconds = seconds_of(partial(run, inputs_of(batch)), repeats) / batch
         say(
             f"reward {size} {precision} {name}",
@@ -154,7 +154,7 @@ def collect_case(size: str, precision: str, num_envs: int, num_steps: int) -> No
     spec, model = context.connector.spec, context.world_model
     network = AgentInfo(spec.action_names, spec.frame_shape, "conv", epoch=0).build().eval()
     assert model is not None
-    rate = matmul_rate(precision, model.dynamics.to_logits.in_features)
+    rate = product_rate(precision, model.dynamics.to_logits.in_features)
     with tempfile.TemporaryDirectory() as folder:
         collector = context.collector(num_envs, context.make_reward(NUM_PREDS), Path(folder), is_test=False)
         try:

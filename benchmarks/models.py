@@ -53,7 +53,7 @@ def operations(name: str, size: str) -> int:
         part.gradient_checkpointing = "none"
     # In bf16 attention is plain products, which the counter knows. Fake tensors have shapes but no values to look at.
     variant = Variant(False, torch.autocast("cpu", torch.bfloat16), torch.float32)
-    with shapes_only():
+    with without_computing():
         case = make_case(name, config, variant)
         with operation_counter() as counter:
             case()
@@ -72,7 +72,7 @@ def kept_bytes(name: str, size: str, precision: str, plain: bool = False) -> int
         kept[storage._cdata] = storage
         return tensor
 
-    with shapes_only(), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), variant.precision:
+    with without_computing(), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), variant.precision:
         model = variant.build(config).train()
         output = model(variant.video(batch, NUM_FRAMES), variant.ids(5, batch, NUM_FRAMES - 1))  # holds what is kept
         weights = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
@@ -87,7 +87,7 @@ def peak_bytes(name: str, size: str, precision: str, plain: bool = False) -> int
     A process needs more: what the libraries and single operations take, and what the allocator keeps.
     """
     variant = Variant(plain, torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"), DTYPES[precision])
-    with shapes_only(), AllocatedBytes() as allocated:
+    with without_computing(), AllocatedBytes() as allocated:
         step = make_case(name, sized(size), variant)
         allocated.peak = allocated.now
         step()
@@ -95,7 +95,7 @@ def peak_bytes(name: str, size: str, precision: str, plain: bool = False) -> int
 
 
 @contextmanager
-def shapes_only() -> Iterator[None]:
+def without_computing() -> Iterator[None]:
     """Models that are made and run in this block have shapes and values that nobody computes."""
     unmasked = patch("models.genie_redux.history_mask", lambda shape, *_: torch.zeros(shape, dtype=torch.bool))
     with FakeTensorMode(), unmasked:
