@@ -93,6 +93,14 @@ def measure(cfg: GenieReduxConfig, dataset_dpath: Path, repeats: int) -> str:
     return f"{step} {frames_read:10.2f} {ids_read:8.2f} {fill_seconds:14.3f} {size:10.0f}"
 
 
+def config_of(name: str, size: str, cache: Path) -> GenieReduxConfig:
+    """Of a model whose ids are kept in `cache`, even where clips do not share them, which a run does not by itself."""
+    sizes = sized(size)
+    config = GenieReduxConfig(name, sizes.tokenizer, sizes.lam, replace(sizes.dynamics, action_dim=2))
+    config.train.enable_cache, config.train.cache_dpath = True, str(cache)
+    return config
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", choices=SIZES, default="demo")
@@ -109,10 +117,8 @@ def main() -> None:
         write_sprites(Path(folder) / "data", args.episodes + 2, 64)  # one each for validation and test
         for name in args.models:
             for precision in args.precision:
-                cfg = sized(args.size)
-                cfg = GenieReduxConfig(name, cfg.tokenizer, cfg.lam, replace(cfg.dynamics, action_dim=2))
+                cfg = config_of(name, args.size, Path(folder) / f"{name} {precision}")
                 cfg.precision, cfg.train.batch_size = precision, args.batch_size
-                cfg.train.cache_dpath = str(Path(folder) / f"{name} {precision}")
                 line = measure(cfg, Path(folder) / "data", args.repeats)
                 print(f"{name:20} {precision:4} {line}", flush=True)
 

@@ -11,9 +11,11 @@ pass.
 
 import argparse
 import os
+import sys
 import tempfile
 import time
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
@@ -21,11 +23,13 @@ import torch
 import torch.multiprocessing
 from torch import distributed
 
+from benchmarks.command_line import make_parser, run_command
 from benchmarks.million import make_dataset
 from benchmarks.models import kept_bytes, operations
 from benchmarks.models_cases import NUM_FRAMES, TRAINED, sized
 from data.data import ClipDataset
 from data.loader import iterate_epochs, make_loader
+from data_generation.arguments import read_path
 from data_generation.data.cores import num_cores
 from data_generation.data.files import write_atomically
 from models.construct_model import build_model
@@ -36,6 +40,8 @@ from training.throughput import matmul_rate
 CLIPS = {"tokenizer_train": 7, "guided_train": 4, "genie_redux_train": 3, "lam_train": 3}
 # Bytes per trained parameter: weight, gradient and two moments in float32.
 _STATE_BYTES = 16
+# Of a data sheet's rate, the share that a transfer reaches.
+_REACHED = 0.7
 
 
 @dataclass(frozen=True)
@@ -61,9 +67,14 @@ class ClusterMachine:
 # An H100 SXM: 989 TFLOP/s in bf16 without sparsity, 80 GB, NVLink 450 GB/s each way (NVIDIA's data sheet); a 400 Gbit/s
 # network port for each GPU. Assumed: a step reaches 0.35 of the products' rate, transfers 0.7 of the wires'.
 H100 = ClusterMachine(
-    "8 × H100, by data sheet", 8, 989e12, 0.35, 0.7 * 450e9, 0.7 * 50e9, clip_rate=4000, cores=12, disk_rate=1e9,
-    memory=80e9,
+    "8 × H100, by data sheet", 8, 989e12, 0.35, _REACHED * 450e9, _REACHED * 50e9,
+    clip_rate=4000, cores=12, disk_rate=1e9, memory=80e9,
 )  # fmt: skip
+
+
+def by_data_sheet(share: float, network: float) -> ClusterMachine:
+    """H100s of which a step reaches this share, between machines with so many Gbit/s for each GPU."""
+    return replace(H100, share=share, outer_rate=_REACHED * network * 1e9 / 8)
 
 
 @dataclass(frozen=True)
@@ -192,8 +203,8 @@ def measured(arguments: argparse.Namespace) -> ClusterMachine:
     return ClusterMachine("this machine", gpus, product, arguments.share, inner, outer, clips, cores, disk, memory)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def run(argv: Sequence[str]) -> None:
+    parser = make_parser("cluster", __doc__)
     parser.add_argument("--paper", action="store_true", help="measure nothing")
     parser.add_argument("--size", default="default", help="of the models: default, quarter, exploration, demo")
     parser.add_argument("--only", nargs="+", choices=list(TRAINED), default=["tokenizer_train", "guided_train"])
@@ -203,10 +214,10 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=2, help="of the all-reduce, without GPUs")
     parser.add_argument("--megabytes", type=int, default=256, help="of the all-reduce and of the file")
     parser.add_argument("--seconds", type=float, default=5.0, help="of reading")
-    parser.add_argument("--dataset", type=Path, help="default: a synthetic one, in --root")
-    parser.add_argument("--root", type=Path, default=Path("outputs/benchmarks"))
-    arguments = parser.parse_args()
-    machine = H100 if arguments.paper else measured(arguments)
+    parser.add_argument("--dataset", type=read_path, help="default: a synthetic one, in --root")
+    parser.add_argument("--root", type=read_path, default=Path("outputs/benchmarks"))
+    arguments = parser.parse_args(argv)
+    machine = by_data_sheet(arguments.share, arguments.network) if arguments.paper else measured(arguments)
     print(f"\n{machine.name}; ms of a step (the longest is the bottleneck); clips/s of all GPUs; s to save")
     print(f"{'step':18} {'GPUs':>4} {'':6} {'compute':>9} {'communic.':>9} {'read':>9} {'longest':>12} {'clips/s':>9} "
           f"{'GB':>6} {'save':>6}")  # fmt: skip
@@ -219,4 +230,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_command(run))

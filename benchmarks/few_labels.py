@@ -8,10 +8,9 @@ its clip, where an action lasts for another step with probability `--persistence
 `lam.persistence`). `retro_act/demo` repeats actions with probability 0.8, `retro_act/cinderfoot` with 0.9.
 """
 
-import argparse
+import sys
 import time
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 from typing import cast
 
 import numpy as np
@@ -19,8 +18,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from benchmarks.command_line import distinct, make_parser, positive_number, read_seed, run_command
 from data.data import Batch, BatchDataset, ClipDataset
-from data_generation.data.errors import UserError
+from data_generation.arguments import read_path, whole_number
 from models.lam import likeliest_given_all
 from training.clips import frames_to_float
 from training.measures.frame_reader import train_reader
@@ -62,21 +62,18 @@ def named(network: InverseDynamics, clips: ClipDataset) -> Iterator[tuple[Tensor
         yield network(frames_to_float(batch.frames)).log_softmax(dim=-1), batch.actions
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--dataset", type=Path, required=True)
-    parser.add_argument("--share", type=float, default=0.02, help="of the transitions that are labelled")
+def run(argv: Sequence[str]) -> None:
+    parser = make_parser("few_labels", __doc__)
+    parser.add_argument("--dataset", type=read_path, required=True)
+    parser.add_argument("--share", type=positive_number, default=0.02, help="of the transitions that are labelled")
     parser.add_argument("--persistence", type=float, default=0.8)
-    parser.add_argument("--steps", type=int, default=300)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    args = parser.parse_args()
-    try:
-        # Two transitions: the one before shows the speed.
-        transitions = ClipDataset(args.dataset, "train", num_frames=3)
-        tested = ClipDataset(args.dataset, "validation", CLIP_FRAMES, CLIP_FRAMES)
-    except UserError as error:
-        parser.error(str(error))
-    for seed in args.seeds:
+    parser.add_argument("--steps", type=whole_number(1_000_000), default=300)
+    parser.add_argument("--seeds", type=read_seed, nargs="+", default=[0, 1, 2])
+    args = parser.parse_args(argv)
+    # Two transitions: the one before shows the speed.
+    transitions = ClipDataset(args.dataset, "train", num_frames=3)
+    tested = ClipDataset(args.dataset, "validation", CLIP_FRAMES, CLIP_FRAMES)
+    for seed in distinct(args.seeds):
         began = time.process_time()
         labelled = LabelledClips(transitions, args.share, seed)
         network = LastAction(len(tested.action_names), tested.frame_shape[0])
@@ -95,4 +92,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_command(run))

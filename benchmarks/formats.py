@@ -10,15 +10,19 @@ page cache warm. This project's rates include sampling, checksums and collation.
 
 import argparse
 import importlib.util
+import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 
+from benchmarks.command_line import make_parser, run_command
 from benchmarks.loader import CLIP, Baseline, clips_per_second, load_episodes, measure_many, read_project, write_sprites
 from data.data import ClipDataset
+from data_generation.arguments import read_path
 from data_generation.data.data import Environment, list_environments
 
 
@@ -151,12 +155,12 @@ LAYOUTS = {
 }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--dataset", type=Path, help="dataset or environment folder (default: generated sprites)")
+def run(argv: Sequence[str]) -> None:
+    parser = make_parser("formats", __doc__)
+    parser.add_argument("--dataset", type=read_path, help="dataset or environment folder (default: generated sprites)")
     parser.add_argument("--episodes", type=int, default=20, help="episodes to compare on (default: 20)")
     parser.add_argument("--seconds", type=float, default=3.0, help="per measurement (default: 3)")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     with tempfile.TemporaryDirectory(prefix="formats-benchmark-") as folder:
         dataset_dpath = arguments.dataset or Path(folder) / "dataset"
         if arguments.dataset is None:
@@ -190,4 +194,4 @@ def compare(dataset_dpath: Path, work: Path, arguments: argparse.Namespace) -> N
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_command(run))

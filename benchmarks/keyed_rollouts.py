@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 from data.data import ClipDataset
+from data_generation.arguments import whole_number
+from data_generation.data.errors import FieldError, UserError
 from data_generation.data.media import LabelledVideo, animation, scale_image, to_pixels, write_gif, write_png
 from data_generation.generator.levels import Level, LevelEnv
 from play.batching import Simulator
@@ -25,7 +27,10 @@ from training.runtime import make_runtime
 # Frames whose values are printed.
 SHOWN = (1, 10, 30, 60, 100, 150, 200)
 # Of the rollout video: 100 frames.
-KEYS = ["RIGHT:20", "ACTION_JUMP:5", "RIGHT:15", "LEFT:20", "ACTION_JUMP:5", "LEFT:5", "RIGHT:30"]
+KEYS = [
+    *(("RIGHT", 20), ("ACTION_JUMP", 5), ("RIGHT", 15), ("LEFT", 20), ("ACTION_JUMP", 5), ("LEFT", 5)),
+    ("RIGHT", 30),
+]
 LASTING = 30  # seconds
 # Cinderfoot's character in frames of 64×64 pixels, and what finds it there.
 POSITION, READER_STEPS, FOUND = ("(x-camera_x-8)*64/240", "y*64/240"), 300, 0.5
@@ -38,7 +43,11 @@ class KeyedRollouts:
         loaded = load_playable(Path(args.model))
         names = loaded.config.action_names
         self.game, self.levels = next(iter(loaded.config.levels)), args.levels
-        self.keys = [names.index(key) for key, count in map(_held, args.keys) for _ in range(count)]
+        if unknown := [key for key, _ in args.keys if key not in names]:
+            raise FieldError(
+                "--keys", " ".join(unknown), "is no action of the model", f"use some of {', '.join(names)}"
+            )
+        self.keys = [names.index(key) for key, count in args.keys for _ in range(count)]
         self.simulator, self.connector = Simulator(loaded.model), recorded_game(loaded.config, self.game)
 
     def run(self, actions: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
@@ -65,10 +74,12 @@ class KeyedRollouts:
         return np.stack(frames)
 
 
-def _held(word: str) -> tuple[str, int]:
-    """`<key>:<number of frames>`."""
-    key, count = word.split(":")
-    return key, int(count)
+def held_key(text: str) -> tuple[str, int]:
+    """The key and the number of frames of `<key>:<frames>`."""
+    key, _, count = text.rpartition(":")
+    if not key:
+        raise argparse.ArgumentTypeError(f"'{text}' does not say for how many frames it is held, as in RIGHT:20")
+    return key, whole_number(10_000)(count)
 
 
 def film(args: argparse.Namespace) -> None:
@@ -97,12 +108,12 @@ def lasting(args: argparse.Namespace) -> None:
 
 
 def character_position(args: argparse.Namespace) -> CharacterPosition:
-    """What finds the character: a network, trained on the dataset. SystemExit where it cannot be."""
+    """What finds the character: a network, trained on the dataset. UserError where it cannot be."""
     clips = ClipDataset(args.dataset, "train", PositionReader.clip_frames)
     settings, runtime = ReaderSettings(READER_STEPS, args.cache), make_runtime("cpu", "fp32")
     position, problem = prepare_position(POSITION, settings, clips, runtime)
     if position is None:
-        raise SystemExit(problem)
+        raise UserError(problem)
     return position
 
 

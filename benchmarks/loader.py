@@ -12,9 +12,10 @@ order of the bytes.
 import argparse
 import os
 import shutil
+import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import av
@@ -23,7 +24,9 @@ import numpy as np
 import torch
 import zstandard
 
+from benchmarks.command_line import make_parser, run_command
 from data.data import Batch, ClipDataset, make_loader
+from data_generation.arguments import read_path
 from data_generation.data.data import (
     DatasetInfo,
     Environment,
@@ -225,13 +228,13 @@ def load_episodes(dataset_dpath: Path, limit: int) -> tuple[list[np.ndarray], li
     return episodes, actions
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--dataset", type=Path, help="dataset or environment folder (default: generated sprites)")
+def run(argv: Sequence[str]) -> None:
+    parser = make_parser("loader", __doc__)
+    parser.add_argument("--dataset", type=read_path, help="dataset or environment folder (default: generated sprites)")
     parser.add_argument("--episodes", type=int, default=40, help="episodes of 501 frames to compare on (default: 40)")
     parser.add_argument("--seconds", type=float, default=5.0, help="per measurement (default: 5)")
     parser.add_argument("--open-episodes", type=int, default=10_000, help="default: 10000; 0 = skip")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     torch.set_num_threads(1)
     work = Path(tempfile.mkdtemp(prefix="loader-benchmark-"))
     try:
@@ -263,4 +266,4 @@ def compare(dataset_dpath: Path, work: Path, arguments: argparse.Namespace) -> N
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_command(run))

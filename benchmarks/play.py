@@ -23,6 +23,7 @@ import re
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +31,11 @@ import numpy as np
 import psutil
 import torch
 
+from benchmarks.command_line import make_parser, positive_number, run_command
 from benchmarks.full_history import HISTORY_RULES, quality
-from benchmarks.keyed_rollouts import KEYS, film, lasting
+from benchmarks.keyed_rollouts import KEYS, film, held_key, lasting
+from data_generation.arguments import read_path, whole_number
+from data_generation.data.errors import UserError
 
 ROOT_DPATH = Path(__file__).resolve().parent.parent
 
@@ -49,7 +53,7 @@ def start_server(model: str, datasets: str, visitors: int) -> tuple[subprocess.P
     for line in server.stdout:
         if found := re.search(r"http://([\w.:]+)/", line):
             return server, found[1]
-    raise SystemExit("the server did not start")
+    raise UserError("the server did not start: see its line above")
 
 
 async def visit(address: str, seconds: float, pace: float | None, rng: np.random.Generator) -> list[float]:
@@ -115,28 +119,32 @@ def speed(args: argparse.Namespace) -> None:
     print("load average of the machine:", *(f"{load:.1f}" for load in os.getloadavg()))
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def run(argv: Sequence[str]) -> None:
+    parser = make_parser("play", __doc__)
     parser.add_argument("what", choices=["speed", "quality", "film", "lasting"])
     parser.add_argument("--model", required=True)
     parser.add_argument("--datasets", default="data_generation/datasets")
-    parser.add_argument("--visitors", type=int, nargs="+", default=[1, 2, 4])
-    parser.add_argument("--seconds", type=float, default=15.0)
-    parser.add_argument("--pace", type=float, default=15.0)
+    parser.add_argument("--visitors", type=whole_number(1000), nargs="+", default=[1, 2, 4])
+    parser.add_argument("--seconds", type=positive_number, default=15.0)
+    parser.add_argument("--pace", type=positive_number, default=15.0)
     parser.add_argument("--dataset", default="data_generation/datasets/retro_act_v0.0.0_demo")
     parser.add_argument(
-        "--cache", type=Path, default=Path("outputs/position"), help="keeps the network that detects the character"
+        "--cache", type=read_path, default=Path("outputs/position"), help="keeps the network that detects the character"
     )
-    parser.add_argument("--rollouts", type=int, default=1, help="of each level")
-    parser.add_argument("--windows", type=int, nargs="+")
+    parser.add_argument("--rollouts", type=whole_number(1000), default=1, help="of each level")
+    parser.add_argument("--windows", type=whole_number(10_000), nargs="+")
     parser.add_argument("--film", help="a folder for images: the game's frames and the model's")
-    parser.add_argument("--levels", type=int, nargs="+", default=[5])
-    parser.add_argument("--keys", nargs="+", default=KEYS, help="actions, and for how many frames each is held")
+    parser.add_argument("--levels", type=whole_number(1_000_000, least=0), nargs="+", default=[5])
+    parser.add_argument(
+        "--keys", nargs="+", type=held_key, default=KEYS, help="actions, and for how many frames each is held"
+    )
     parser.add_argument("--history-rule", nargs="+", choices=list(HISTORY_RULES), default=list(HISTORY_RULES))
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
+    if args.what == "film" and not args.film:
+        raise UserError("film writes a GIF: give --film <folder>")
     torch.manual_seed(0)
     {"speed": speed, "quality": quality, "film": film, "lasting": lasting}[args.what](args)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_command(run))

@@ -7,17 +7,20 @@ Each tab plays as fast as it can (`?fast`), with the right arrow held; then at t
 Chromium. `--backend webgpu --software-webgpu` runs WebGPU on the CPU, which says that it works, not how fast it is.
 """
 
-import argparse
 import functools
 import http.server
 import os
 import shutil
+import sys
 import threading
 import time
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+
+from benchmarks.command_line import make_parser, run_command
+from data_generation.arguments import read_path
 
 # When each frame was shown, in milliseconds.
 WATCH = """() => {
@@ -64,18 +67,18 @@ def measure(browser: Any, address: str, count: int, seconds: float) -> str:
     return f"{min(rates):.1f} frames/s each, {median:.0f} ms from frame to frame (95 %: {late:.0f} ms); {backend}"
 
 
-def main() -> None:
+def run(argv: Sequence[str]) -> None:
     """Measure all combinations that are asked for."""
     from playwright.sync_api import sync_playwright
 
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path)
+    parser = make_parser("play_page", __doc__)
+    parser.add_argument("folder", type=read_path)
     parser.add_argument("--tabs", type=int, nargs="+", default=[1, 2, 4])
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--seconds", type=float, default=8.0)
     parser.add_argument("--backend", choices=["wasm", "webgpu"], default="wasm")
     parser.add_argument("--software-webgpu", action="store_true", help="Chromium's WebGPU on the CPU")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     handler = functools.partial(Quiet, directory=args.folder)
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -94,4 +97,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_command(run))

@@ -13,12 +13,16 @@ only.
 import argparse
 import json
 import shutil
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.command_line import make_parser, run_command
 from data.data import ClipDataset
+from data_generation.arguments import read_path
 from data_generation.data.data import Environment, list_environments
+from data_generation.data.errors import UserError
 from data_generation.data.files import atomic_path, write_atomically
 from external.agent57.checkpoint import Agent57Info, read_agent57, save_agent57
 from models.checkpoint import LoadedModel, export_model, load_model
@@ -141,27 +145,27 @@ def overview(weights: Path) -> Iterator[str]:
         yield f"| [{AGENT}]({AGENT}/{CARD_FNAME}) | {about} | {epochs} epochs | 0-3 of Cinderfoot-Nes | {size:.1f} |"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def run(argv: Sequence[str]) -> None:
+    parser = make_parser("ship", __doc__)
     parser.add_argument("name", choices=[*ABOUT, AGENT])
-    parser.add_argument("--model", type=Path, required=True, help="its checkpoint")
-    parser.add_argument("--dataset", type=Path, help="the dataset that a model was trained on")
-    parser.add_argument("--commands", type=Path, required=True, help="text file with the commands that made it")
-    parser.add_argument("--evaluations", type=Path, default=Path("outputs/evaluation"))
-    parser.add_argument("--weights", type=Path, default=WEIGHTS_DPATH)
+    parser.add_argument("--model", type=read_path, required=True, help="its checkpoint")
+    parser.add_argument("--dataset", type=read_path, help="the dataset that a model was trained on")
+    parser.add_argument("--commands", type=read_path, required=True, help="text file with the commands that made it")
+    parser.add_argument("--evaluations", type=read_path, default=Path("outputs/evaluation"))
+    parser.add_argument("--weights", type=read_path, default=WEIGHTS_DPATH)
     parser.add_argument("--history-tokens", help="of a checkpoint from before it had this setting of its dynamics")
-    parser.add_argument("--film", type=Path, help="of an agent: a GIF for its card")
+    parser.add_argument("--film", type=read_path, help="of an agent: a GIF for its card")
     parser.add_argument("--replace", action="store_true", help="overwrite weights of that name")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     if (target := args.weights / args.name).exists() and not args.replace:
-        parser.error(f"'{target}' is there already: give --replace to overwrite it")
+        raise UserError(f"'{target}' is there already: give --replace to overwrite it")
     if args.name == AGENT:
         ship_agent(args)
     elif args.dataset is None:
-        parser.error("a model's card names its dataset: give --dataset")
+        raise UserError("a model's card names its dataset: give --dataset")
     else:
         ship(args)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_command(run))

@@ -3,14 +3,16 @@
 python -m benchmarks.super_resolution <model-N.pt> <dataset of large frames> --to comparison.png
 """
 
-import argparse
-from pathlib import Path
+import sys
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
+from benchmarks.command_line import make_parser, run_command
 from data.data import ClipDataset
+from data_generation.arguments import read_path
 from data_generation.data.media import to_pixels, write_png
 from models.checkpoint import load_model
 from models.super_resolution import SuperResolution
@@ -29,16 +31,16 @@ def comparison(model: SuperResolution, dataset: ClipDataset, count: int) -> np.n
     return to_pixels(torch.cat(list(columns), dim=-2)[None].numpy())[0]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", type=Path)
-    parser.add_argument("dataset", type=Path)
-    parser.add_argument("--to", type=Path, required=True)
+def run(argv: Sequence[str]) -> None:
+    parser = make_parser("super_resolution", __doc__)
+    parser.add_argument("model", type=read_path)
+    parser.add_argument("dataset", type=read_path)
+    parser.add_argument("--to", type=read_path, required=True)
     parser.add_argument("--frames", type=int, default=3)
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     model = load_model(arguments.model).model
     write_png(arguments.to, comparison(model, ClipDataset(arguments.dataset, "test", 1), arguments.frames))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_command(run))

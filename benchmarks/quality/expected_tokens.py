@@ -15,16 +15,18 @@ PSNR in dB at some frames and over all, and the mean change of a pixel from fram
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from unittest.mock import patch
 
 import torch
 from torch import Tensor
 
-from benchmarks.command_line import run_command
-from benchmarks.quality.clips import chosen_clips, clips_parser
-from data_generation.arguments import whole_number
+from benchmarks.command_line import make_parser, run_command
+from benchmarks.quality.clips import SPLITS, chosen_clips
+from data_generation.arguments import read_path, whole_number
 from models.checkpoint import load_world_model
 from models.genie_redux import GenieRedux
+from training.config import EvalConfig
 
 NUM_GIVEN = 2
 SHOWN = (1, 3, 6, 10, 20, 30, 40, 60)
@@ -58,7 +60,12 @@ def row(name: str, frames: Tensor, target: Tensor) -> str:
 @torch.no_grad()
 def run(argv: Sequence[str]) -> None:
     """Print a table for each checkpoint."""
-    parser = clips_parser("quality.expected_tokens", __doc__, num_clips=32)
+    parser = make_parser("quality.expected_tokens", __doc__)
+    parser.add_argument("checkpoints", nargs="+", type=read_path, help="world models that take the recorded actions")
+    parser.add_argument("--datasets", type=read_path, default=Path(EvalConfig().dataset_root_dpath))
+    parser.add_argument("--dataset", required=True)
+    parser.add_argument("--split", default="validation", choices=SPLITS)
+    parser.add_argument("--clips", type=whole_number(100_000), default=32)
     parser.add_argument("--frames", type=whole_number(100_000), default=60)
     parser.add_argument("--exponents", nargs="+", type=float, default=[0, 1, 2, 4])
     args = parser.parse_args(argv)

@@ -11,13 +11,14 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from benchmarks.command_line import positive_number, run_command
-from benchmarks.quality.clips import chosen_clips, clips_parser
-from data_generation.arguments import whole_number
+from benchmarks.command_line import make_parser, positive_number, run_command
+from benchmarks.quality.clips import SPLITS, chosen_clips
+from data_generation.arguments import read_path, whole_number
 from models.base import Rollout
 from models.checkpoint import load_world_model
 from models.components.maskgit import UNMASK_ORDERS
@@ -80,7 +81,12 @@ def measure(model: GenieRedux, clips: list[Clips], rollout: Rollout, horizon: in
 
 def run(argv: Sequence[str]) -> None:
     """Print a row for each checkpoint and way of sampling, as soon as it is measured."""
-    parser = clips_parser("quality.rounds", __doc__, num_clips=64)
+    parser = make_parser("quality.rounds", __doc__)
+    parser.add_argument("checkpoints", nargs="+", type=read_path, help="world models that take the recorded actions")
+    parser.add_argument("--datasets", type=read_path, default=Path(EvalConfig().dataset_root_dpath))
+    parser.add_argument("--dataset", required=True)
+    parser.add_argument("--split", default="validation", choices=SPLITS)
+    parser.add_argument("--clips", type=whole_number(100_000), default=64)
     parser.add_argument("--rounds", nargs="+", type=whole_number(10_000), default=[1, 2, 4, 8, 25])
     parser.add_argument("--orders", nargs="+", default=list(UNMASK_ORDERS), choices=UNMASK_ORDERS)
     parser.add_argument("--temperature", type=positive_number, help="of the first round; the model's by default")

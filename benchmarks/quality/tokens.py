@@ -16,6 +16,7 @@ Nothing is trained. Prints a Markdown table with a column for each checkpoint.
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -23,11 +24,13 @@ from einops import rearrange
 from torch import Tensor
 from torchmetrics.functional.classification import binary_auroc
 
-from benchmarks.command_line import run_command
-from benchmarks.quality.clips import chosen_clips, clips_parser
+from benchmarks.command_line import make_parser, run_command
+from benchmarks.quality.clips import SPLITS, chosen_clips
+from data_generation.arguments import read_path, whole_number
 from models.checkpoint import load_world_model
 from models.genie_redux import GenieRedux
 from models.tokenizer import Tokenizer
+from training.config import EvalConfig
 
 SEED = 0
 NUM_FRAMES = 8  # of a clip
@@ -102,7 +105,12 @@ def measure(model: GenieRedux, video: Tensor, actions: Tensor) -> dict[str, floa
 
 def run(argv: Sequence[str]) -> None:
     """Print the table."""
-    parser = clips_parser("quality.tokens", __doc__, num_clips=128)
+    parser = make_parser("quality.tokens", __doc__)
+    parser.add_argument("checkpoints", nargs="+", type=read_path, help="world models that take the recorded actions")
+    parser.add_argument("--datasets", type=read_path, default=Path(EvalConfig().dataset_root_dpath))
+    parser.add_argument("--dataset", required=True)
+    parser.add_argument("--split", default="validation", choices=SPLITS)
+    parser.add_argument("--clips", type=whole_number(100_000), default=128)
     args = parser.parse_args(argv)
     (clips,) = chosen_clips(args, NUM_FRAMES, args.clips)
     columns = [measure(load_world_model(path).model.eval(), clips.video, clips.actions) for path in args.checkpoints]
