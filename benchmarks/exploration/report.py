@@ -181,19 +181,19 @@ def _intervals_by_method(runs: list[Measured]) -> dict[str, dict[str, dict[str, 
 
 def _coverage_figure(curves: dict[str, list[Curve]], names: list[str], title: str) -> Figure:
     figure = Figure(figsize=(5 * len(names), 4), layout="constrained")
-    runs_of_one = next(iter(curves.values()))
-    kind = interval_over_seeds(np.zeros(len(runs_of_one))).kind
-    figure.suptitle(f"{title}: interquartile mean over seeds, {kind}")
+    kinds: dict[str, None] = {}
     for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
         for agent, runs in curves.items():
             values = np.array([run.values[name] for run in runs])
             intervals = [interval_over_seeds(column) for column in values.T]
+            kinds[intervals[0].kind] = None
             steps = runs[0].steps
             line = axes.plot(steps, [item.center for item in intervals], label=LABELS[agent])[0]
             low, high = [item.low for item in intervals], [item.high for item in intervals]
             axes.fill_between(steps, low, high, color=line.get_color(), alpha=0.2, linewidth=0)
         axes.set(xlabel="environment steps", title=_PANELS[name])
         axes.grid(alpha=0.3)
+    figure.suptitle(f"{title}: interquartile mean over seeds, {' or '.join(kinds)}")
     axes.legend()
     return figure
 
