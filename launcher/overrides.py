@@ -1,7 +1,7 @@
 """Checks overrides before Hydra composes the configuration, and explains in one line what Hydra refuses."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import Any
 
@@ -28,10 +28,13 @@ class OverrideChecker:
     keys: Mapping[str, Key]
     # Overrides that say where else Hydra looks for config groups.
     search_path: tuple[str, ...] = ()
+    _choices: dict[str, list[str]] = field(default_factory=dict, init=False, repr=False)
 
     def choices(self, group: str) -> list[str]:
         """All choices of a config group, those in its folders included (`retro_act/pretrain`); empty: no such group."""
-        return sorted(self._walk_group(group, ""))
+        if group not in self._choices:
+            self._choices[group] = sorted(self._walk_group(group, ""))
+        return self._choices[group]
 
     def _walk_group(self, group: str, prefix: str) -> Iterator[str]:
         loader, search_path = GlobalHydra.instance().config_loader(), list(self.search_path)
@@ -52,7 +55,8 @@ class OverrideChecker:
             raise UserError(
                 f"{text}: several values need -m; a list is written {key}=[…], text with a comma '{key}=\"…\"'"
             )
-        if choices := self.choices(key):
+        # A key has dots, a group slashes.
+        if "." not in key and (choices := self.choices(key)):
             return self._with_full_choices(text, override, choices)
         known = key_of(key, self.keys)
         if known is None:

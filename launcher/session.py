@@ -133,7 +133,8 @@ def open_session(
 ) -> Iterator[Session]:
     """A session on the command's configuration root; `extra_dpath`: a folder with further presets."""
     store = ConfigStore.instance()
-    store.store(name=command.schema_name, node=pkgutil.resolve_name(command.schema))
+    if f"{command.schema_name}.yaml" not in store.repo:
+        store.store(name=command.schema_name, node=pkgutil.resolve_name(command.schema))
     for name, node in _job_logging().items():
         store.store(group="hydra/job_logging", name=name, node=node)
     config_dpaths = [Path(config_dpath or command.config_dpath).resolve(), _LAUNCHERS_DPATH]

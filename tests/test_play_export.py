@@ -96,7 +96,7 @@ def sliding_page(tmp_path_factory) -> tuple[Path, ExportConfig]:
 
 
 @needs_onnx
-@pytest.mark.parametrize("name", ["page", "sliding_page"])
+@pytest.mark.parametrize("name", ["page", pytest.param("sliding_page", marks=pytest.mark.slow)])
 def test_the_onnx_step_draws_the_same_ids_as_the_streaming_step(request, name):
     folder, cfg = request.getfixturevalue(name)
     model = load_world_model(Path(cfg.model_fpath)).model

@@ -1,5 +1,7 @@
 """A key whose type is text takes what was typed."""
 
+from operator import attrgetter
+
 import pytest
 
 import run
@@ -12,15 +14,24 @@ LOOK_LIKE_SOMETHING_ELSE = (
 GENERATE = ["generate"]
 
 
-@pytest.mark.parametrize("text", LOOK_LIKE_SOMETHING_ELSE)
-def test_text_that_looks_like_a_number_stays_text(entries, text):
-    assert run.main([*TRAIN, f"train.wandb_project={text}", f"--train.dataset_name={text}"]) == 0
-    assert run.main([*GENERATE, f"config.connector.agent.policy={text}", f"++config.connector.variant={text}"]) == 0
-    assert run.main([*EVAL, f"eval.model_fpath={text}"]) == 0
-    training, generation, evaluation = entries.configs
-    assert (training.train.wandb_project, training.train.dataset_name) == (text, text)
-    assert (generation.config.connector.agent.policy, generation.config.connector.variant) == (text, text)
-    assert evaluation.eval.model_fpath == text
+TEXT_KEYS = {
+    "train": ["train.wandb_project", "--train.dataset_name", "tokenizer_fpath", "eval.dataset_name"],
+    "eval": ["eval.model_fpath", "tokenizer_fpath", "lam_fpath", "--eval.dataset_name"],
+    "generate": [
+        "config.connector.agent.policy", "++config.connector.variant", "config.connector.rom_dpath",
+        "--config.connector.annotation_control_fpath",
+    ],
+}  # fmt: skip
+COMMANDS = {"train": TRAIN, "eval": EVAL, "generate": GENERATE}
+
+
+@pytest.mark.parametrize("first", range(0, len(LOOK_LIKE_SOMETHING_ELSE), 4))
+@pytest.mark.parametrize("command", COMMANDS)
+def test_text_that_looks_like_a_number_stays_text(entries, command, first):
+    texts = dict(zip(TEXT_KEYS[command], LOOK_LIKE_SOMETHING_ELSE[first : first + 4], strict=False))
+    assert run.main([*COMMANDS[command], *(f"{key}={text}" for key, text in texts.items())]) == 0
+    for key, text in texts.items():
+        assert attrgetter(key.lstrip("-+"))(entries.configs[0]) == text, key
 
 
 def test_null_is_nothing_where_there_may_be_nothing_and_else_a_text(entries):
@@ -45,10 +56,7 @@ def test_null_is_nothing_where_there_may_be_nothing_and_else_a_text(entries):
 )
 def test_games_and_lists_of_text_stay_text(entries, argument, expected):
     assert run.main([*GENERATE, argument]) == 0
-    value = entries.configs[0]
-    for name in argument.partition("=")[0].split("."):
-        value = getattr(value, name)
-    assert value == expected
+    assert attrgetter(argument.partition("=")[0])(entries.configs[0]) == expected
 
 
 def test_values_of_a_mapping_of_text_stay_text(entries):
