@@ -11,12 +11,15 @@ import pytest
 from benchmarks.presets import composed
 from benchmarks.quality import comparison
 from benchmarks.quality.__main__ import run, write_report
+from benchmarks.quality.arms import ARMS
 from benchmarks.quality.comparison import Comparison
 from benchmarks.quality.data import ALL_DATA
 from benchmarks.quality.report import differences, table
 from data_generation.data.errors import FieldError, UserError
+from data_generation.data.fields import check_fields
 from launcher.errors import USER_ERROR, exit_code_of
 from tests.test_equal_compute import keep_run
+from training.config import TrainConfig
 from training.run_record import flattened
 
 FOLDERS = {"tokenizer": ("tokenizer", "recipe=tuned+0.4-seed0"), "dynamics": ("genie_redux_guided", "tuned-seed0")}
@@ -148,3 +151,19 @@ def test_mistakes_are_one_line(
     (found,) = capsys.readouterr().err.splitlines()
     assert re.search(line, found), found
     assert not (tmp_path / "new").exists()
+
+
+def test_every_arm_has_folders_with_names_that_training_takes(tmp_path, monkeypatch):
+    """And arms share a tokenizer's folder only if they share its recipe."""
+    recipes: dict[str, set[Any]] = {}
+
+    def train(command, *_):
+        check_fields(TrainConfig(wandb_name=command.name))
+        if command.part == "tokenizer":
+            recipes.setdefault(command.name, set()).add((command.overrides, command.operations))
+        return tmp_path / "model.pt", {}
+
+    monkeypatch.setattr(comparison, "train", train)
+    for arm in ARMS:
+        Comparison(tmp_path, ALL_DATA["one_level"], arm, minutes=10, seed=1).train()
+    assert len(recipes) > 5 and all(len(different) == 1 for different in recipes.values())

@@ -2,6 +2,8 @@
 
 import json
 import re
+import zlib
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -114,8 +116,7 @@ class Comparison:
         arm, name = self.arm, f"{self.arm_name}-seed{self.seed}"
         overrides = {"tokenizer": arm.tokenizer, "lam": arm.lam}
         if part == "tokenizer":
-            recipe = re.sub(r"[^\w.=-]+", "_", "+".join(arm.tokenizer))
-            name = f"{recipe}+{arm.tokenizer_share:g}-seed{self.seed}"
+            name = f"{_folder_name(arm.tokenizer)}+{arm.tokenizer_share:g}-seed{self.seed}"
         # Sizes of the tokenizer are facts of its checkpoint: the world model's training takes them from there.
         overrides["dynamics"] = (*_structure(arm.tokenizer), *arm.dynamics)
         return TrainingCommand(
@@ -142,6 +143,12 @@ class Comparison:
 
     def _evaluation_overrides(self, method: str) -> tuple[str, ...]:
         return self.arm.recipe, *self.data.evaluation, *EVALUATIONS[method]
+
+
+def _folder_name(overrides: Sequence[str]) -> str:
+    """Overrides as a folder's name; of many, the first ones and what tells them from others."""
+    name = re.sub(r"[^\w.=-]+", "_", "+".join(overrides))
+    return name if len(name) <= 80 else f"{name[:70]}-{zlib.crc32(name.encode()):08x}"
 
 
 def _structure(overrides: tuple[str, ...]) -> tuple[str, ...]:
