@@ -1,4 +1,4 @@
-"""The parts of Hydra that have no public interface: running jobs, `--info` and `--hydra-help`.
+"""The parts of Hydra that have no public interface: running jobs, config groups, `--info` and `--hydra-help`.
 
 `hydra.compose` makes a configuration but runs nothing. `@hydra.main` runs jobs (record, logging, callbacks, sweepers,
 launchers), but reads `sys.argv`, ends the process on errors and reports them in its own way. Both use the application
@@ -6,6 +6,10 @@ object that `hydra.initialize_config_dir` sets up, and so does this module, whic
 methods. They are private, so pyproject.toml bounds hydra-core.
 """
 
+from collections.abc import Sequence
+
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.config_repository import IConfigRepository
 from hydra._internal.hydra import Hydra
 from hydra._internal.utils import get_args_parser
 from hydra.core.global_hydra import GlobalHydra
@@ -22,6 +26,16 @@ def run_jobs(task: TaskFunction, config_name: str, overrides: list[str], multiru
     return [job for batch in batches for job in batch]
 
 
+def config_groups(search_path: Sequence[str]) -> IConfigRepository:
+    """What to ask for the choices of config groups; `search_path`: overrides that say where else Hydra looks for them.
+
+    The public interface copies all that Hydra knows for each question.
+    """
+    loader = _app().config_loader
+    assert isinstance(loader, ConfigLoaderImpl)
+    return loader._parse_overrides_and_create_caching_repo(None, list(search_path))[1]
+
+
 def show_info(what: str, config_name: str, overrides: list[str]) -> None:
     """Print Hydra's own information: its search path, defaults list, plugins."""
     _app().show_info(what, config_name=config_name, overrides=overrides)
@@ -29,8 +43,10 @@ def show_info(what: str, config_name: str, overrides: list[str]) -> None:
 
 def show_help() -> None:
     """Print Hydra's own help: its options and its config groups."""
-    parser = get_args_parser()
-    _app().hydra_help(config_name=None, args_parser=parser, args=parser.parse_args([]))
+    parser, app = get_args_parser(), _app()
+    # It asks a hundred times. The session ends with this.
+    vars(app.config_loader)["get_group_options"] = config_groups(()).get_group_options
+    app.hydra_help(config_name=None, args_parser=parser, args=parser.parse_args([]))
 
 
 def _app() -> Hydra:

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime
-from functools import partial
+from functools import cache, partial
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -132,11 +132,7 @@ def open_session(
     command: Command, config_dpath: str | None = None, config_name: str | None = None, extra_dpath: str | None = None
 ) -> Iterator[Session]:
     """A session on the command's configuration root; `extra_dpath`: a folder with further presets."""
-    store = ConfigStore.instance()
-    if f"{command.schema_name}.yaml" not in store.repo:
-        store.store(name=command.schema_name, node=pkgutil.resolve_name(command.schema))
-    for name, node in _job_logging().items():
-        store.store(group="hydra/job_logging", name=name, node=node)
+    _register(command)
     config_dpaths = [Path(config_dpath or command.config_dpath).resolve(), _LAUNCHERS_DPATH]
     if extra_dpath is not None:
         if not Path(extra_dpath).is_dir():
@@ -146,6 +142,15 @@ def open_session(
     job_name = command.title.replace(" ", "_")
     with _logging_restored(), initialize_config_dir(str(config_dpaths[0]), job_name, version_base="1.3"):
         yield Session(command, config_name or command.root, config_dpaths)
+
+
+@cache
+def _register(command: Command) -> None:
+    """Tell Hydra of the command's dataclass, and of how jobs log."""
+    store = ConfigStore.instance()
+    store.store(name=command.schema_name, node=pkgutil.resolve_name(command.schema))
+    for name, node in _job_logging().items():
+        store.store(group="hydra/job_logging", name=name, node=node)
 
 
 @contextmanager
