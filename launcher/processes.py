@@ -272,17 +272,16 @@ def _exit_code(entry: str, config: object) -> int:
 
 
 def _num_threads() -> int:
-    """Those of OMP_NUM_THREADS; without, this process's share of the cores, which is written there.
+    """Those of OMP_NUM_THREADS; without, this process's share of the cores. Written there, as one number.
 
-    Else each process would use all cores (Accelerate: one core, with a warning).
+    Else each process would use all cores (Accelerate: one core, with a warning; of `4,2` it makes an error).
     """
     # `4,2`: the second number is that of threads within threads.
     given = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
-    if given.isdecimal() and int(given):
-        return int(given)
     share = max(1, num_cores() // int(os.environ["LOCAL_WORLD_SIZE"]))
-    os.environ["OMP_NUM_THREADS"] = str(share)
-    return share
+    number = int(given) if given.isdecimal() and int(given) else share
+    os.environ["OMP_NUM_THREADS"] = str(number)
+    return number
 
 
 def _leave_the_report_to_another() -> None:

@@ -152,11 +152,13 @@ class Job:
 
 
 def count_processes(job: Job) -> None:
-    """Entry point: every process adds its rank + 1, and writes the sum."""
+    """Entry point: every process writes how many threads it uses, adds its rank + 1, and writes the sum."""
     import torch
     from accelerate import Accelerator
 
+    (job.out_dpath / f"{os.environ['RANK']}.threads").write_text(str(torch.get_num_threads()))
     accelerator = Accelerator()
+    accelerator.wait_for_everyone()
     if job.fails and accelerator.process_index == 1:
         with under("train"):
             raise MissingPathError("dataset_name", "x", "no such\nfolder", "see {dataset_root_dpath}")
@@ -164,25 +166,30 @@ def count_processes(job: Job) -> None:
     (job.out_dpath / f"{os.environ['RANK']}.txt").write_text(f"{accelerator.num_processes} {total.item()}")
 
 
-def count_threads(job: Job) -> None:
-    import torch
-
-    (job.out_dpath / f"{os.environ['RANK']}.txt").write_text(str(torch.get_num_threads()))
-
-
 def write_pid(job: Job) -> None:
     (job.out_dpath / "pid").write_text(str(os.getpid()))
 
 
-def test_processes_work_together(tmp_path):
-    start("test_launcher_run:count_processes", Job(tmp_path), num_processes=2)
-    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"0.txt": "2 3.0", "1.txt": "2 3.0"}
+def threads_of_both(job: Job) -> list[str]:
+    return [(job.out_dpath / f"{rank}.threads").read_text() for rank in (0, 1)]
 
 
-def test_a_mistake_found_by_one_process_stops_all_with_one_line(tmp_path, capfd):
+def test_processes_work_together_with_the_threads_of_the_environment(tmp_path, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "3,2")
+    job = Job(tmp_path)
+    start("test_launcher_run:count_processes", job, num_processes=2)
+    assert {path.name: path.read_text() for path in tmp_path.glob("*.txt")} == {"0.txt": "2 3.0", "1.txt": "2 3.0"}
+    assert threads_of_both(job) == ["3", "3"]
+
+
+def test_a_mistake_found_by_one_process_stops_all_with_one_line(tmp_path, monkeypatch, capfd):
+    monkeypatch.setenv("OMP_NUM_THREADS", "no")
+    job = Job(tmp_path, fails=True)
     with pytest.raises(UserError, match=r"^train.dataset_name=x: no such folder; see train.dataset_root_dpath$"):
-        start("test_launcher_run:count_processes", Job(tmp_path, fails=True), num_processes=2)
+        start("test_launcher_run:count_processes", job, num_processes=2)
     assert "Traceback" not in capfd.readouterr().err
+    # What is no number says nothing: each has its share of the cores.
+    assert threads_of_both(job) == [str(max(1, num_cores() // 2))] * 2
 
 
 def test_processes_started_from_outside_are_not_started_again(tmp_path, monkeypatch):
@@ -191,22 +198,13 @@ def test_processes_started_from_outside_are_not_started_again(tmp_path, monkeypa
     assert (tmp_path / "pid").read_text() == str(os.getpid())
 
 
-@pytest.mark.parametrize("name", ["WORLD_SIZE", "RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "OMP_NUM_THREADS"])
-def test_a_variable_that_is_set_but_empty_says_nothing(entries, monkeypatch, name):
+def test_variables_that_are_set_but_empty_say_nothing(entries, monkeypatch):
     """As `WORLD_SIZE= python run.py …` does."""
-    monkeypatch.setenv(name, "")
+    for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "OMP_NUM_THREADS"):
+        monkeypatch.setenv(name, "")
     assert run.main(TRAIN) == 0
     assert len(entries.configs) == 1
     assert Path("outputs/hydra").is_dir()
-
-
-@pytest.mark.parametrize(("value", "threads"), [("3,2", "3"), ("no", str(max(1, num_cores() // 2)))])
-def test_threads_of_a_process_are_those_of_the_environment_or_its_share_of_the_cores(
-    tmp_path, monkeypatch, value, threads
-):
-    monkeypatch.setenv("OMP_NUM_THREADS", value)
-    start("test_launcher_run:count_threads", Job(tmp_path), num_processes=2)
-    assert [(tmp_path / f"{rank}.txt").read_text() for rank in (0, 1)] == [threads, threads]
 
 
 def test_only_the_first_of_several_processes_keeps_a_record(entries, monkeypatch):
