@@ -4,13 +4,16 @@ import errno
 import os
 import subprocess
 import sys
+from datetime import datetime
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 import run
-from launcher.errors import as_user_error
+from launcher.errors import as_user_error, exit_code_of, explained
 from tests.launcher_helpers import TRAIN, error_line
+from training.config import GenieReduxConfig
 
 ROOT_DPATH = Path(__file__).parent.parent
 OF_THE_DISK = (
@@ -19,11 +22,22 @@ OF_THE_DISK = (
 )  # fmt: skip
 
 
+def code_of_job(error: BaseException) -> int:
+    """The exit code of a command whose entry point raises the error, from where Hydra has called it."""
+    config = GenieReduxConfig()
+    config.train.save_root_dpath = "runs"
+
+    def job() -> int:
+        with explained(config):
+            raise error
+
+    return exit_code_of(job)
+
+
 @pytest.mark.parametrize("name", OF_THE_DISK)
-def test_a_disk_error_in_a_job_is_one_line_with_the_key(entries, capsys, name):
+def test_a_disk_error_in_a_job_is_one_line_with_the_key(capsys, name):
     number = getattr(errno, name)
-    entries.error = OSError(number, os.strerror(number), "runs/tokenizer/x/model-1.pt")
-    assert run.main([*TRAIN, "train.save_root_dpath=runs"]) == 2
+    assert code_of_job(OSError(number, os.strerror(number), "runs/tokenizer/x/model-1.pt")) == 2
     line = error_line(capsys)
     assert line.startswith(f"error: train.save_root_dpath=runs: 'runs/tokenizer/x/model-1.pt': {os.strerror(number)}; ")
     assert line.rpartition("; ")[2]
@@ -45,9 +59,8 @@ def test_a_path_of_no_key_is_named_without_one(entries, capsys):
     "error",
     [MemoryError(), RuntimeError("[enforce fail] DefaultCPUAllocator: no memory")],
 )
-def test_no_memory_is_one_line(entries, capsys, error):
-    entries.error = error
-    assert run.main(TRAIN) == 2
+def test_no_memory_is_one_line(capsys, error):
+    assert code_of_job(error) == 2
     assert "out of memory" in error_line(capsys)
 
 
@@ -62,9 +75,14 @@ def test_no_memory_is_one_line(entries, capsys, error):
         KeyError("x"),
     ],
 )
-def test_a_fault_of_the_code_shows_its_traceback(entries, capsys, error):
+def test_a_fault_of_the_code_shows_its_traceback(capsys, error):
     assert as_user_error(error) is None
-    entries.error = error
+    assert code_of_job(error) == 1
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_a_command_that_fails_by_a_fault_of_the_code_shows_its_traceback(entries, capsys):
+    entries.error = KeyError("x")
     assert run.main(TRAIN) == 1
     assert "Traceback" in capsys.readouterr().err
 
@@ -93,12 +111,14 @@ def test_a_record_that_cannot_be_written_names_its_key(entries, capsys, flags):
     assert not entries.configs
 
 
-def test_records_of_commands_started_in_the_same_second_are_all_kept(entries):
-    for _ in range(4):
+def test_records_of_commands_started_in_the_same_second_are_all_kept(entries, monkeypatch):
+    moment = datetime.now()
+    monkeypatch.setattr("launcher.session.datetime", SimpleNamespace(now=lambda: moment))
+    for _ in range(2):
         assert run.main(TRAIN) == 0
         assert run.main([*TRAIN, "-m", "seed=1,2"]) == 0
     records = list(Path("outputs/hydra").glob("*/*"))
-    assert len(records) == 8
+    assert len(records) == 4
     assert all(list(record.rglob("overrides.yaml")) for record in records)
 
 
