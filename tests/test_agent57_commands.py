@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from models.tensor_file import write_file
 from tests.agent57_helpers import quick_config
 from tests.odd_environments import NUM_STEPS, odd
 from tests.test_auto_explore_training import THROUGHPUT, assert_equal
+from tests.thread_children import children_in_processes, children_in_threads
 from tests.toy_game import SIZE, WALK
 
 TIMES = ("time", "steps_per_second", "operations_per_second", "epoch_seconds", "updates_per_second")
@@ -34,6 +36,12 @@ TIMES = ("time", "steps_per_second", "operations_per_second", "epoch_seconds", "
 def metrics_of(folder: Path) -> list[dict[str, Any]]:
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return [{k: v for k, v in row.items() if k not in TIMES and not k.startswith("share_")} for row in rows]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _threads() -> Iterator[None]:
+    with children_in_threads():
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +102,8 @@ def test_resuming_equals_a_run_without_a_break(trained: Path, tmp_path: Path, mo
         patch.setattr(Agent57Trainer, "save", stop_after_two)
         with pytest.raises(KeyboardInterrupt):
             train(quick_config(tmp_path))
-    broken = train(quick_config(tmp_path, resume=True))
+    with children_in_processes():
+        broken = train(quick_config(tmp_path, resume=True))
     for name in ("last", "model_best_reward"):
         paths = [folder / "checkpoints" / f"{name}.pt" for folder in (trained, broken)]
         whole, again = (torch.load(path, weights_only=True) for path in paths)
@@ -211,12 +220,12 @@ def test_evaluation_plays_the_same_episodes_and_writes_its_measures(trained: Pat
 
 
 def test_a_run_whose_environment_raises_now_and_then_plays_and_resumes(tmp_path: Path) -> None:
-    for epochs, resume in ((4, False), (6, True)):
+    for epochs, resume in ((2, False), (4, True)):
         cfg = quick_config(tmp_path, epochs=epochs, resume=resume)
         cfg.collection.games, cfg.collection.train.num_steps = [odd("Raising")], 60
         folder = train(cfg)
     rows = metrics_of(folder)
-    assert [row["step"] for row in rows if row["split"] == "play"] == [1, 2, 3, 4, 5, 6]
+    assert [row["step"] for row in rows if row["split"] == "play"] == [1, 2, 3, 4]
     assert sum(row.get("dropped_episodes", 0) for row in rows) > 0
     # What was played before it failed is kept, too.
     lengths = {EpisodeReader(path).num_actions for path in folder.rglob("*.episode")}
@@ -253,10 +262,11 @@ def test_what_is_no_agent_is_named_by_its_key(tmp_path: Path) -> None:
 
 
 def test_generate_plays_the_agent_alike_for_any_number_of_workers(trained: Path, tmp_path: Path) -> None:
-    made = []
+    made, checkpoint = [], trained / "checkpoints" / "last.pt"
+    with children_in_processes():
+        generate(generate_config(tmp_path / "1", checkpoint))
+    generate(generate_config(tmp_path / "2", checkpoint, n_workers=2))
     for n_workers in (1, 2):
-        checkpoint = trained / "checkpoints" / "last.pt"
-        generate(generate_config(tmp_path / str(n_workers), checkpoint, n_workers))
         paths = sorted((tmp_path / str(n_workers)).rglob("*.episode"))
         made.append([path.read_bytes() for path in paths])
     assert made[0] == made[1] and len(made[0]) == 3

@@ -1,5 +1,6 @@
 """AutoExplore by command: the agent as a policy of the generator, and what is said of mistakes."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,14 @@ from data_generation.generate import generate
 from models.checkpoint import load_model, save_model
 from models.genie_redux import GenieRedux
 from tests.auto_explore_helpers import config_file, copy_of, quick_config, run_at, save_world_model
+from tests.thread_children import children_in_processes, children_in_threads
 from tests.toy_game import SIZE, WALK
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _threads() -> Iterator[None]:
+    with children_in_threads():
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -36,10 +44,11 @@ def generate_config(dpath: Path, checkpoint: Path | str, n_workers: int = 1, **c
 
 
 def test_generate_plays_the_agent_alike_for_any_number_of_workers(trained: Path, tmp_path: Path) -> None:
-    made = []
+    made, checkpoint = [], trained / "checkpoints" / "last.pt"
+    with children_in_processes():
+        generate(generate_config(tmp_path / "1", checkpoint))
+    generate(generate_config(tmp_path / "2", checkpoint, n_workers=2))
     for n_workers in (1, 2):
-        checkpoint = trained / "checkpoints" / "last.pt"
-        generate(generate_config(tmp_path / str(n_workers), checkpoint, n_workers))
         paths = sorted((tmp_path / str(n_workers)).rglob("*.episode"))
         made.append([path.read_bytes() for path in paths])
     assert made[0] == made[1] and len(made[0]) == 3

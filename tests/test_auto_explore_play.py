@@ -3,6 +3,7 @@
 import os
 import signal
 from collections import Counter
+from collections.abc import Iterator
 from contextlib import nullcontext
 from multiprocessing import active_children
 from types import SimpleNamespace
@@ -34,6 +35,7 @@ from tests.auto_explore_play_helpers import (
     schedules_of,
 )
 from tests.odd_environments import NUM_STEPS, cannot_be_made, odd
+from tests.thread_children import children_in_threads
 from tests.toy_game import SHORT_WALK, WALK
 
 # Rewards in their thread
@@ -119,6 +121,13 @@ def test_games_and_instances_take_turns() -> None:
 # Environments
 
 
+@pytest.fixture
+def threads() -> Iterator[None]:
+    with children_in_threads():
+        yield
+
+
+@pytest.mark.usefixtures("threads")
 def test_resuming_plays_an_episode_to_the_same_frames_and_continues_alike() -> None:
     schedules = schedules_of(2)
     with envs_of(schedules) as env, envs_of(schedules) as other:
@@ -144,6 +153,7 @@ def test_signals_of_the_process_group_do_not_reach_environments() -> None:
         assert len(groups) == 2 and os.getpgid(0) not in groups
 
 
+@pytest.mark.usefixtures("threads")
 def test_an_episode_is_cut_after_its_most_steps() -> None:
     with envs_of(schedules_of(1), n_steps_max=4) as env:
         env.resume([EpisodeProgress(0, [])])
@@ -250,6 +260,7 @@ def test_every_step_has_its_reward_and_the_first_four_have_none(played) -> None:
     assert len(seen) == sum(value > 0 for value in everything)
 
 
+@pytest.mark.usefixtures("threads")
 def test_play_in_which_nothing_has_a_reward_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
     with collector_of(1, CountingReward(), n_steps_max=4) as collector:
         collector.start(network_of())
@@ -279,6 +290,7 @@ def test_recorded_probabilities_are_those_of_playing_the_episode_again(played) -
             assert episode.log_probabilities[t] == pytest.approx(float(expected), abs=1e-5)
 
 
+@pytest.mark.usefixtures("threads")
 def test_resuming_from_a_saved_state_equals_playing_without_a_break() -> None:
     network, models = network_of(), world_model()
 
@@ -302,6 +314,7 @@ def test_resuming_from_a_saved_state_equals_playing_without_a_break() -> None:
         assert_same(a, b)
 
 
+@pytest.mark.usefixtures("threads")
 def test_resuming_drops_the_episodes_that_are_not_the_same_again(caplog: pytest.LogCaptureFixture) -> None:
     """Others, by level or seed, are refused: nothing of that run can be continued there."""
     network = network_of()
