@@ -9,11 +9,12 @@ import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import torch
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor, nn
 
@@ -242,11 +243,18 @@ def parse_config(plain: dict[str, Any], path: Path) -> ModelConfig:
     with _explained(path):
         if (found := _interpolation(renamed)) is not None:
             raise UserError(f"'{found:.60}' in the configuration in '{path}' is not a value: restore the file")
-        config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(ModelConfig), renamed))
+        config = OmegaConf.to_object(OmegaConf.merge(_schema(), renamed))
         assert isinstance(config, ModelConfig)
         check_fields(config)
         kind_of(config)
     return config
+
+
+@cache
+def _schema() -> DictConfig:
+    """`ModelConfig` as OmegaConf merges values into it, which leaves it as it is."""
+    schema: DictConfig = OmegaConf.structured(ModelConfig)
+    return schema
 
 
 def _interpolation(value: Any) -> str | None:
