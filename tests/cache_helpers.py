@@ -5,20 +5,29 @@ from pathlib import Path
 
 import torch
 
-from models.checkpoint import load_model
-from tests.training_helpers import save_fresh, tiny_config
+from tests.training_helpers import save_fresh, tiny_config, weights, write_dataset
 from training.config import GenieReduxConfig
 from training.main import run_dpath, train
 from training.tracker import read_metrics
 
+NUM_SESSIONS = 6
+
+
+def write_clips(root: Path) -> Path:
+    """A dataset of which 28 clips are trained on: 7 of each of 4 episodes."""
+    return write_dataset(root, sessions=NUM_SESSIONS)
+
 
 def world_config(root: Path, model: str = "genie_redux_guided", temporal: str = "both", **changes) -> GenieReduxConfig:
-    """A world model on 56 clips (14 steps an epoch) with a cache, and a tokenizer with random weights."""
+    """A world model on 28 clips (7 steps an epoch) with a cache, and a tokenizer with random weights.
+
+    `root`: of `write_clips`.
+    """
     cfg, tokenizer = tiny_config(root, model), tiny_config(root)
     tokenizer.tokenizer.temporal = temporal
     cfg.data.seq_step = 3
     cfg.tokenizer_fpath = str(save_fresh(root / "tokenizer" / "model-7.pt", tokenizer))
-    cfg.train = replace(cfg.train, **{"enable_cache": True, "num_train_steps": 20, **changes})
+    cfg.train = replace(cfg.train, **{"enable_cache": True, "num_train_steps": 10, **changes})
     return cfg
 
 
@@ -36,7 +45,7 @@ def latent_config(root: Path, temporal: str = "none", **changes) -> GenieReduxCo
 def run(cfg: GenieReduxConfig, name: str, **changes) -> tuple[dict[str, torch.Tensor], list[dict]]:
     """Weights and metrics (without times) of a training run."""
     cfg = replace(cfg, train=replace(cfg.train, wandb_name=name, **changes))
-    state = load_model(train(cfg)).model.state_dict()
+    state = weights(train(cfg))
     timing = {"time", "steps_per_second", "clips_per_second"}
     rows = read_metrics(run_dpath(cfg) / "metrics.jsonl")
     return state, [{k: v for k, v in row.items() if k not in timing} for row in rows]

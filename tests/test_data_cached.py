@@ -15,14 +15,19 @@ from data_generation.data.data import Environment
 from data_generation.data.errors import UserError
 from models.checkpoint import load_model, load_tokenizer
 from models.tokenizer import Tokenizer
-from tests.cache_helpers import assert_same, latent_config, run, world_config
+from tests.cache_helpers import NUM_SESSIONS, assert_same, latent_config, run, world_config, write_clips
 from tests.training_helpers import DATASET, save_fresh, tiny_config, write_dataset
 from training import clip_cache
 from training.config import GenieReduxConfig
 from training.main import evaluate, train
 
-# Records of the 56 clips: 7 clips of each of 8 episodes, or the 23 frames that are in these.
-NUM_RECORDS = {"both": 56, "decoder": 184, "none": 184}
+# Records of the 28 clips: 7 clips of each of 4 episodes, or the 23 frames that are in these.
+NUM_RECORDS = {"both": 28, "decoder": 92, "none": 92}
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return write_clips(tmp_path)
 
 
 @pytest.fixture
@@ -46,18 +51,17 @@ def encoded(monkeypatch) -> list[int]:
     ],
 )
 def test_training_with_cached_ids_equals_training_without(root, model, temporal, use_decoder_loss):
-    cfg = world_config(root, model, temporal, use_decoder_loss=use_decoder_loss, validate_every=10)
+    cfg = world_config(root, model, temporal, use_decoder_loss=use_decoder_loss, validate_every=5, num_train_steps=12)
     without = run(cfg, "without", enable_cache=False)
-    run(cfg, "cold", num_train_steps=10)
+    run(cfg, "cold", num_train_steps=5)
     assert_same(run(cfg, "cold", resume_ckpt="latest"), without)  # the second epoch has every id
-    assert_same(run(cfg, "warm"), without)
 
 
 @pytest.mark.parametrize(("temporal", "n_data_workers"), [("both", 0), ("both", 2), ("none", 0), ("decoder", 2)])
 def test_a_warm_cache_reads_no_frames_and_encodes_nothing(root, monkeypatch, encoded, temporal, n_data_workers):
     cfg = world_config(root, temporal=temporal, n_data_workers=n_data_workers)
     cold = run(cfg, "cold")
-    # Each record once in 20 steps of 4 clips, but for what worker processes had read ahead, and, of single frames,
+    # Each record once in 10 steps of 4 clips, but for what worker processes had read ahead, and, of single frames,
     # for those that two clips of a batch share.
     records_per_clip = 1 if temporal == "both" else 5
     most = 12 * n_data_workers * records_per_clip + (0 if temporal == "both" else 20)
@@ -81,22 +85,22 @@ def test_old_ids_are_never_served(root, encoded, change):
     elif change == "a tokenizer overwritten in place":
         save_fresh(Path(cfg.tokenizer_fpath), tiny_config(root), seed=3)
     elif change == "other frames":
-        write_dataset(root, seed=1)  # the same names and lengths
+        write_dataset(root, sessions=NUM_SESSIONS, seed=1)  # the same names and lengths
     else:
         cfg.precision = "bf16"
     encoded.clear()
     second = run(cfg, "second")
-    assert sum(encoded) == 56
+    assert sum(encoded) == 28
     assert_same(second, run(cfg, "without", enable_cache=False))
 
 
 def test_a_grown_dataset_keeps_the_ids_that_it_has(root, encoded):
     cfg = world_config(root)
     run(cfg, "first")
-    write_dataset(root, sessions=20)
+    write_dataset(root, sessions=10)
     encoded.clear()
-    run(cfg, "second", num_train_steps=200 // 4)
-    assert 0 < sum(encoded) <= 126 - 56  # 18 sessions of 7 clips, of which 56 were known
+    run(cfg, "second", num_train_steps=14)
+    assert 0 < sum(encoded) <= 56 - 28  # 8 sessions of 7 clips, of which 28 were known
 
 
 def test_clips_of_other_lengths_and_starts_share_the_ids_of_single_frames(root, encoded):
@@ -104,9 +108,9 @@ def test_clips_of_other_lengths_and_starts_share_the_ids_of_single_frames(root, 
     run(cfg, "first")
     encoded.clear()
     cfg.data.seq_step = 2  # 10 clips of an episode, the last of which has its 24th frame
-    longer = run(cfg, "second", num_frames=6, num_train_steps=40)
-    assert 8 <= sum(encoded) <= 16
-    assert_same(longer, run(cfg, "without", num_frames=6, num_train_steps=40, enable_cache=False))
+    longer = run(cfg, "second", num_frames=6, num_train_steps=20)
+    assert 4 <= sum(encoded) <= 8
+    assert_same(longer, run(cfg, "without", num_frames=6, num_train_steps=20, enable_cache=False))
 
 
 def test_every_part_of_the_encoder_counts_and_the_decoder_does_not(root):
@@ -178,7 +182,7 @@ def test_a_limit_or_a_full_disk_is_one_warning_and_training_continues(root, monk
             raise OSError(28, reason)
         return write(fd, data, offset)
 
-    cfg = world_config(root, cache_max_gb=4000 / 1e9, cache_dpath=str(tmp_path / "ids"))
+    cfg = world_config(root, cache_max_gb=2000 / 1e9, cache_dpath=str(tmp_path / "ids"))
     without = run(cfg, "without", enable_cache=False)
     if reason != "cache_max_gb":
         monkeypatch.setattr(os, "pwrite", full)
@@ -186,7 +190,7 @@ def test_a_limit_or_a_full_disk_is_one_warning_and_training_continues(root, monk
         assert_same(run(cfg, "cold"), without)
     assert caplog.text.count(reason) == 1
     size = sum(path.stat().st_blocks > 0 for path in (tmp_path / "ids").rglob("*.ids"))
-    assert (0 < size <= 4000 // 168) if reason == "cache_max_gb" else size == 0
+    assert (0 < size <= 2000 // 168) if reason == "cache_max_gb" else size == 0
     assert_same(run(cfg, "warm"), without)
 
 

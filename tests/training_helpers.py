@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from data_generation.data.data import DatasetInfo, EpisodeMeta, EpisodeWriter, episode_path
-from models.checkpoint import load_model, save_model
+from models.checkpoint import read_checkpoint, save_model
 from models.config import DynamicsConfig, LamConfig, ModelConfig, SuperResolutionConfig, TokenizerConfig
 from models.construct_model import build_model
 from training.config import EvalConfig, GenieReduxConfig, OptimizerConfig, TrainConfig
@@ -117,7 +117,12 @@ def save_fresh(path: Path, cfg: GenieReduxConfig, seed: int = 1) -> Path:
 
 
 def weights(path: Path) -> dict[str, torch.Tensor]:
-    return load_model(path).model.state_dict()
+    """Those of a model, with its tokenizer's; the model is not built."""
+    found = dict(read_checkpoint(path)["model"])
+    tokenizer = path.with_name("tokenizer.pt")
+    if path != tokenizer and tokenizer.exists():
+        found |= {f"tokenizer.{name}": value for name, value in read_checkpoint(tokenizer)["model"].items()}
+    return found
 
 
 def assert_equal(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> None:
