@@ -6,6 +6,7 @@ import os
 import re
 import resource
 import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -84,16 +85,24 @@ def _damage(path: Path, how: str) -> None:
     path.write_bytes(spoilt[how])
 
 
-@pytest.mark.parametrize("file", ["model", "state"])
-@pytest.mark.parametrize("how", ["empty", "cut", "zeros"])
-def test_a_damaged_newest_pair_falls_back_to_the_one_before_and_says_so(root, caplog, file, how):
+@pytest.fixture(scope="module")
+def saved_twice(tmp_path_factory) -> Path:
+    """A dataset, and a run with the pairs of two steps: the older state still there, as a power cut may leave it."""
+    root = write_dataset(tmp_path_factory.mktemp("saved_twice"))
     cfg = renamed(tiny_config(root), "run", num_train_steps=4, save_model_every=2)
     train(renamed(cfg, "run", num_train_steps=2))
     older = (run_dpath(cfg) / "state-2.pt").read_bytes()
-    last = train(renamed(cfg, "run", resume_ckpt="latest"))
-    whole = weights(last)
-    # As a power cut leaves it: the newer files without their content, the older ones still there.
+    train(renamed(cfg, "run", resume_ckpt="latest"))
     (run_dpath(cfg) / "state-2.pt").write_bytes(older)
+    return root
+
+
+@pytest.mark.parametrize("file", ["model", "state"])
+@pytest.mark.parametrize("how", ["empty", "cut", "zeros"])
+def test_a_damaged_newest_pair_falls_back_to_the_one_before_and_says_so(saved_twice, tmp_path, caplog, file, how):
+    root = shutil.copytree(saved_twice, tmp_path / "copy")
+    cfg = renamed(tiny_config(root), "run", num_train_steps=4, save_model_every=2)
+    whole = weights(run_dpath(cfg) / "model-4.pt")
     _damage(run_dpath(cfg) / f"{file}-4.pt", how)
     with caplog.at_level(logging.WARNING):
         assert_equal(weights(train(renamed(cfg, "run", resume_ckpt="latest"))), whole)
@@ -254,6 +263,14 @@ def test_a_second_run_in_one_folder_is_refused_until_the_first_has_ended_however
     assert not (run_dpath(cfg) / ".lock").exists()
 
 
+@pytest.fixture(scope="module")
+def two_steps(tmp_path_factory) -> Path:
+    """A dataset, and a run of two steps on it, which no test changes."""
+    root = write_dataset(tmp_path_factory.mktemp("two_steps"))
+    train(renamed(tiny_config(root), "run", num_train_steps=2))
+    return root
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -264,16 +281,15 @@ def test_a_second_run_in_one_folder_is_refused_until_the_first_has_ended_however
     ],
 )
 @pytest.mark.parametrize("steps", [2, 4])
-def test_resuming_with_what_a_run_cannot_change_is_refused_with_both_values(root, change, message, steps):
-    train(renamed(tiny_config(root), "run", num_train_steps=2))
-    cfg = renamed(tiny_config(root), "run", num_train_steps=steps, resume_ckpt="latest")
+def test_resuming_with_what_a_run_cannot_change_is_refused_with_both_values(two_steps, change, message, steps):
+    cfg = renamed(tiny_config(two_steps), "run", num_train_steps=steps, resume_ckpt="latest")
     change(cfg)
     with pytest.raises(UserError, match=message):
         train(cfg)
 
 
-def test_a_refused_resume_names_the_overrides_with_which_it_works(root):
-    train(renamed(tiny_config(root), "run", num_train_steps=2))
+def test_a_refused_resume_names_the_overrides_with_which_it_works(two_steps, tmp_path):
+    root = shutil.copytree(two_steps, tmp_path / "copy")
     cfg = renamed(tiny_config(root), "run", resume_ckpt="latest")
     cfg.seed, cfg.tokenizer.dim, cfg.optimizer.learning_rate = 5, 32, 1e-3
     line = r"^tokenizer\.dim=32: .* has 16; repeat what 'run' was trained with \((.*)\), or start another run \(train\."
@@ -286,8 +302,8 @@ def test_a_refused_resume_names_the_overrides_with_which_it_works(root):
     assert train(cfg).name == "model-4.pt"
 
 
-def test_resuming_on_another_dataset_is_refused(root):
-    train(renamed(tiny_config(root), "run", num_train_steps=2))
+def test_resuming_on_another_dataset_is_refused(two_steps, tmp_path):
+    root = shutil.copytree(two_steps, tmp_path / "copy")
     cfg = renamed(tiny_config(root), "run", resume_ckpt="latest")
     other = write_dataset(root / "elsewhere", seed=1)
     cfg.train.dataset_root_dpath = str(other)
@@ -303,8 +319,8 @@ def test_resuming_on_another_dataset_is_refused(root):
     assert train(cfg).name == "model-4.pt"
 
 
-def test_what_a_resumed_run_may_change_is_said_in_one_line(root, caplog):
-    train(renamed(tiny_config(root), "run", num_train_steps=2))
+def test_what_a_resumed_run_may_change_is_said_in_one_line(two_steps, tmp_path, caplog):
+    root = shutil.copytree(two_steps, tmp_path / "copy")
     cfg = renamed(tiny_config(root), "run", resume_ckpt="latest", batch_size=2)
     cfg.optimizer.learning_rate = 1e-3
     with caplog.at_level(logging.INFO):
@@ -314,10 +330,9 @@ def test_what_a_resumed_run_may_change_is_said_in_one_line(root, caplog):
         assert part in line
 
 
-def test_a_run_without_a_record_resumes_as_before(root):
-    cfg = renamed(tiny_config(root), "run", num_train_steps=2)
-    train(cfg)
-    path = run_dpath(cfg) / "state-2.pt"
+def test_a_run_without_a_record_resumes_as_before(two_steps, tmp_path):
+    root = shutil.copytree(two_steps, tmp_path / "copy")
+    path = run_dpath(renamed(tiny_config(root), "run")) / "state-2.pt"
     state = torch.load(path, weights_only=True)
     del state["run"]
     torch.save(state, path)
