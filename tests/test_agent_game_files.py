@@ -33,6 +33,7 @@ def config(kind: str, root: Path, **common: Any) -> Any:
     else:
         cfg = agent57_helpers.quick_config(root, **common)
     cfg.collection.games, connector = ["Mine-Nes"], cfg.collection.connector
+    cfg.collection.train.num_envs, cfg.evaluation.every = 1, 10
     connector.name, connector.valid_action_combos = "retro_act", ["RIGHT", "ACTION_JUMP", "LEFT"]
     connector.rom_dpath = str(root / "roms")
     return cfg

@@ -202,6 +202,7 @@ def test_the_demo_preset_trains_resumes_and_evaluates_it(tmp_path: Path) -> None
     path = save_fresh(tmp_path / "tokenizer" / "model-7.pt", tokenizer)
     sizes = ("train.n_total_samples=1", "train.max_valid_size=1", "train.num_frames=4", "eval.n_total_samples=1")
     sizes += ("eval.num_frames=3", "eval.sample_num_frames=1", "eval.delta_psnr_horizon=1", "eval.eval_lite0=false")
+    sizes += ("train.batch_size=1", "eval.batch_size=1")
     more = ("eval.fid_weights=none", "eval.action_following_steps=0", f"tokenizer_fpath={path}", *sizes)
     settings = ("config=demo", f"model={MODEL}", "device=cpu", "train.wandb_mode=disabled", *places, *more)
     for steps in (1, 2):

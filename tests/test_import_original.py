@@ -135,6 +135,7 @@ def toy_arguments(root: Path, model: str) -> list[str]:
         "n_data_workers=0",
     ]
     evaluation = ["num_frames=5", "sample_num_frames=3", "n_total_samples=2", "inference_steps=2", "fid_weights=none"]
+    evaluation += ["eval_lite0=false", "action_following_steps=0"]
     return [
         *("config=genie_redux", f"model={model}", "device=cpu", "precision=fp32", "eval.delta_psnr_horizon=2", *data),
         *(f"train.{key}" for key in (*train, f"save_root_dpath={root / 'checkpoints'}")),
