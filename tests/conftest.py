@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -54,3 +55,12 @@ def counting(monkeypatch: pytest.MonkeyPatch) -> None:
     from data_generation.generator import connector_base
 
     monkeypatch.setitem(connector_base.CONNECTORS, "counting", "tests.generator_helpers:CountingConnector")
+
+
+@pytest.fixture(scope="module")
+def environments_in_threads() -> Iterator[None]:
+    """For modules of which the environments' processes are not the subject: each takes a second to start."""
+    from tests.thread_children import children_in_threads
+
+    with children_in_threads():
+        yield

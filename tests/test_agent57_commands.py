@@ -6,7 +6,6 @@ import os
 import re
 import shutil
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +26,10 @@ from models.tensor_file import write_file
 from tests.agent57_helpers import quick_config
 from tests.odd_environments import NUM_STEPS, odd
 from tests.test_auto_explore_training import THROUGHPUT, assert_equal
-from tests.thread_children import children_in_processes, children_in_threads
+from tests.thread_children import children_in_processes
 from tests.toy_game import SIZE, WALK
+
+pytestmark = pytest.mark.usefixtures("environments_in_threads")
 
 TIMES = ("time", "steps_per_second", "operations_per_second", "epoch_seconds", "updates_per_second")
 
@@ -36,12 +37,6 @@ TIMES = ("time", "steps_per_second", "operations_per_second", "epoch_seconds", "
 def metrics_of(folder: Path) -> list[dict[str, Any]]:
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return [{k: v for k, v in row.items() if k not in TIMES and not k.startswith("share_")} for row in rows]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _threads() -> Iterator[None]:
-    with children_in_threads():
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,5 @@
 """AutoExplore by command: the agent as a policy of the generator, and what is said of mistakes."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +13,10 @@ from data_generation.generate import generate
 from models.checkpoint import load_model, save_model
 from models.genie_redux import GenieRedux
 from tests.auto_explore_helpers import config_file, copy_of, quick_config, run_at, save_world_model
-from tests.thread_children import children_in_processes, children_in_threads
+from tests.thread_children import children_in_processes
 from tests.toy_game import SIZE, WALK
 
-
-@pytest.fixture(scope="module", autouse=True)
-def _threads() -> Iterator[None]:
-    with children_in_threads():
-        yield
+pytestmark = pytest.mark.usefixtures("environments_in_threads")
 
 
 @pytest.fixture(scope="module")

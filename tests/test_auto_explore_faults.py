@@ -6,7 +6,7 @@ import math
 import os
 import shlex
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,13 +27,8 @@ from data_generation.data.invocation import Invocation, note_invocation
 from data_generation.data.lock import locked
 from tests.auto_explore_helpers import config_file, copy_of, quick_config, run_at, save_world_model
 from tests.test_auto_explore_training import assert_equal, metrics_of
-from tests.thread_children import children_in_threads
 
-
-@pytest.fixture(scope="module", autouse=True)
-def _threads() -> Iterator[None]:
-    with children_in_threads():
-        yield
+pytestmark = pytest.mark.usefixtures("environments_in_threads")
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,7 @@
 """AutoExplore asked to stop by a signal, and resumed by itself."""
 
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +11,8 @@ from auto_explore.src.agent import read_agent
 from auto_explore.src.trainer import AgentTrainer
 from tests.auto_explore_helpers import copy_of, run_at
 from tests.test_auto_explore_training import assert_same_run, metrics_of
-from tests.thread_children import children_in_threads
 
-
-@pytest.fixture(scope="module", autouse=True)
-def _threads() -> Iterator[None]:
-    with children_in_threads():
-        yield
+pytestmark = pytest.mark.usefixtures("environments_in_threads")
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -27,10 +27,12 @@ from data_generation.data.data import Environment, EpisodeReader, list_environme
 from tests.auto_explore_helpers import ACTIONS, config_file, copy_of, quick_config, run_at, save_world_model
 from tests.odd_environments import NUM_STEPS, odd
 from tests.process_helpers import LIMIT, children_of, is_alive, wait_until
-from tests.thread_children import children_in_processes, children_in_threads
+from tests.thread_children import children_in_processes
 from tests.toy_game import SHORT_WALK, SIZE, WALK
 from training.agent_folder import make_folder
 from training.coverage import Coverage
+
+pytestmark = pytest.mark.usefixtures("environments_in_threads")
 
 ROOT = Path(run.__file__).parent
 TIMES = ("time", "steps_per_second", "operations_per_second", "epoch_seconds", "seconds_per_update")
@@ -67,12 +69,6 @@ def assert_same_run(a: Path, b: Path, checkpoints: tuple[str, ...] = ("last", "m
     assert episodes[0] == episodes[1] and episodes[0]
     assert all((a / name).read_bytes() == (b / name).read_bytes() for name in episodes[0])
     assert metrics_of(a) == metrics_of(b)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _threads() -> Iterator[None]:
-    with children_in_threads():
-        yield
 
 
 @pytest.fixture(scope="module")

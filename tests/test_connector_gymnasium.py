@@ -17,6 +17,9 @@ from data_generation.generate import generate
 from data_generation.generator import look
 from data_generation.generator.connector_base import CONNECTORS, make_connector
 from data_generation.generator.faults import EnvironmentFault
+from tests.thread_children import children_in_processes
+
+pytestmark = pytest.mark.usefixtures("environments_in_threads")
 
 # "module:id", so that worker processes find the environments, too.
 RGB, DRAWN, OFFSET, BLIND, CONTINUOUS, TWO = (
@@ -116,7 +119,8 @@ def test_rgb_observations_are_the_frames(tmp_path: Path) -> None:
 def test_same_bytes_for_any_number_of_workers(tmp_path: Path) -> None:
     made = []
     for n_workers in (1, 2):
-        make(tmp_path / str(n_workers), [RGB, OFFSET], n_workers=n_workers)
+        with children_in_processes():
+            make(tmp_path / str(n_workers), [RGB, OFFSET], n_workers=n_workers)
         paths = [path for path in (tmp_path / str(n_workers)).rglob("*") if path.name != "index.bin"]
         made.append({str(p.relative_to(tmp_path))[1:]: p.read_bytes() for p in paths if p.is_file()})
     assert made[0] == made[1]

@@ -10,6 +10,9 @@ from data_generation.generate import Generated, generate
 from data_generation.generator.connector_base import CONNECTORS
 from data_generation.generator.generator import MAX_FAILURES, GenerationFailed
 from tests.generator_helpers import ACTIONS, CountingConnector, CountingEnv, counting_config, episodes, retro_config
+from tests.thread_children import children_in_processes
+
+pytestmark = pytest.mark.usefixtures("environments_in_threads")
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +44,8 @@ def test_dataset_holds_what_was_asked_for(airstriker: tuple[Path, Generated]) ->
 
 
 def test_same_bytes_for_any_number_of_workers(airstriker: tuple[Path, Generated], tmp_path: Path) -> None:
-    generate(retro_config(tmp_path, n_sessions=4, n_workers=2))
+    with children_in_processes():
+        generate(retro_config(tmp_path, n_sessions=4, n_workers=2))
     assert episodes(tmp_path) == episodes(airstriker[0])
     assert not active_children()
 

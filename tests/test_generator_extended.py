@@ -13,6 +13,8 @@ from data_generation.data.subsets import merge
 from data_generation.generate import Generated, generate
 from tests.generator_helpers import change_info, counting_config, episodes, make_own_game, retro_config
 
+pytestmark = pytest.mark.usefixtures("environments_in_threads")
+
 
 def agent_config(dpath: Path, checkpoint: str | Path, n_sessions: int = 1) -> GenerateConfig:
     cfg = counting_config(dpath, ["one"], n_sessions)

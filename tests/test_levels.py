@@ -26,6 +26,8 @@ from data_generation.generator.schedule import EndlessSchedule
 from data_generation.generator.vector import EpisodeProgress, LevelVectorEnv
 from tests.generator_helpers import ROOT, CountingConnector, CountingEnv, counting_config
 
+pytestmark = pytest.mark.usefixtures("environments_in_threads")
+
 FRAME_SIZE = 8
 
 

@@ -25,6 +25,8 @@ from play.step_queue import StepQueue
 from tests.generator_helpers import ACTIONS, CountingConnector
 from tests.play_helpers import SOCKET, WebPlayer, play_config, serving
 
+pytestmark = pytest.mark.usefixtures("environments_in_threads")
+
 LEVEL = Level("A", 0)
 
 

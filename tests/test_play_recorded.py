@@ -19,6 +19,8 @@ from tests.auto_explore_helpers import save_world_model
 from tests.play_helpers import SOCKET, WebPlayer, serving
 from tests.toy_game import SIZE, WALK
 
+pytestmark = pytest.mark.usefixtures("environments_in_threads")
+
 
 def walk_config(n_skip_frames: int) -> ConnectorConfig:
     generator = GeneratorConfig(n_sessions=1, n_workers=1, n_steps_max=6)

@@ -13,6 +13,8 @@ from data_generation.generator.connector_base import make_connector
 from data_generation.generator.plan import make_plan
 from tests.generator_helpers import ROOT, counting_config, episodes, retro_config
 
+pytestmark = pytest.mark.usefixtures("environments_in_threads")
+
 GAMES = ["one", "three", "two"]
 
 

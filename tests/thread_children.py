@@ -12,9 +12,12 @@ from typing import Any
 
 import pytest
 
-from data_generation.generator import child, generator, vector
+from data_generation.generator import child, generator, look, vector
 from data_generation.generator.child import Child, ChildEnd
 from data_generation.generator.faults import EnvironmentFault
+from play import game
+
+_MODULES = (child, generator, look, vector, game)
 
 
 class ThreadChild:
@@ -54,7 +57,7 @@ def _run(main: Callable[..., None], end: ChildEnd, *args: Any) -> None:
 @contextmanager
 def children_in_threads() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        for module in (child, generator, vector):
+        for module in _MODULES:
             patch.setattr(module, "Child", ThreadChild)
         # Of an environment's process.
         patch.setattr(os, "setpgrp", lambda: None)
@@ -65,6 +68,6 @@ def children_in_threads() -> Iterator[None]:
 def children_in_processes() -> Iterator[None]:
     """Within `children_in_threads`: as without it."""
     with pytest.MonkeyPatch.context() as patch:
-        for module in (child, generator, vector):
+        for module in _MODULES:
             patch.setattr(module, "Child", Child)
         yield
