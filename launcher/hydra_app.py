@@ -6,13 +6,13 @@ object that `hydra.initialize_config_dir` sets up, and so does this module, whic
 methods. They are private, so pyproject.toml bounds hydra-core.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
-from hydra._internal.config_repository import IConfigRepository
 from hydra._internal.hydra import Hydra
 from hydra._internal.utils import get_args_parser
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.object_type import ObjectType
 from hydra.core.utils import JobReturn
 from hydra.types import TaskFunction
 
@@ -26,14 +26,14 @@ def run_jobs(task: TaskFunction, config_name: str, overrides: list[str], multiru
     return [job for batch in batches for job in batch]
 
 
-def config_groups(search_path: Sequence[str]) -> IConfigRepository:
-    """What to ask for the choices of config groups; `search_path`: overrides that say where else Hydra looks for them.
+def group_options(search_path: Sequence[str]) -> Callable[[str, ObjectType], list[str]]:
+    """The options in a config group, of a type; `search_path`: overrides that say where else Hydra looks for them.
 
     The public interface copies all that Hydra knows for each question.
     """
     loader = _app().config_loader
     assert isinstance(loader, ConfigLoaderImpl)
-    return loader._parse_overrides_and_create_caching_repo(None, list(search_path))[1]
+    return loader._parse_overrides_and_create_caching_repo(None, list(search_path))[1].get_group_options
 
 
 def show_info(what: str, config_name: str, overrides: list[str]) -> None:
@@ -45,7 +45,7 @@ def show_help() -> None:
     """Print Hydra's own help: its options and its config groups."""
     parser, app = get_args_parser(), _app()
     # It asks a hundred times. The session ends with this.
-    vars(app.config_loader)["get_group_options"] = config_groups(()).get_group_options
+    vars(app.config_loader)["get_group_options"] = group_options(())
     app.hydra_help(config_name=None, args_parser=parser, args=parser.parse_args([]))
 
 

@@ -1,12 +1,11 @@
 """Checks overrides before Hydra composes the configuration, and explains in one line what Hydra refuses."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import PurePath
 from typing import Any
 
-from hydra._internal.config_repository import IConfigRepository
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -18,7 +17,7 @@ from data_generation.data.errors import UserError
 from data_generation.data.fields import expand_home, split_hint
 from launcher.commands import Command
 from launcher.errors import one_line
-from launcher.hydra_app import config_groups
+from launcher.hydra_app import group_options
 from launcher.keys import Key, did_you_mean, key_of, type_words
 from launcher.typed_text import with_typed_text
 
@@ -33,17 +32,17 @@ class OverrideChecker:
     search_path: tuple[str, ...] = ()
 
     @cached_property
-    def _groups(self) -> IConfigRepository:
-        return config_groups(self.search_path)
+    def _options(self) -> Callable[[str, ObjectType], list[str]]:
+        return group_options(self.search_path)
 
     def choices(self, group: str) -> list[str]:
         """All choices of a config group, those in its folders included (`retro_act/pretrain`); empty: no such group."""
         return sorted(self._walk_group(group, ""))
 
     def _walk_group(self, group: str, prefix: str) -> Iterator[str]:
-        for name in self._groups.get_group_options(group, ObjectType.CONFIG):
+        for name in self._options(group, ObjectType.CONFIG):
             yield prefix + name
-        for name in self._groups.get_group_options(group, ObjectType.GROUP):
+        for name in self._options(group, ObjectType.GROUP):
             yield from self._walk_group(f"{group}/{name}", f"{prefix}{name}/")
 
     def check(self, text: str, is_multirun: bool) -> str:
