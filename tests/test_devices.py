@@ -5,14 +5,20 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate import Accelerator
+from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from models.components.attention import attend, fused_attention
 from models.components.transfer import on_cpu, to_device
+from models.construct_model import build_model
+from tests.model_helpers import tiny_config as tiny_model_config
 from tests.test_imports import ROOT_DPATH, source_paths
 from tests.training_helpers import tiny_config, world_config
 from training.main import evaluate, train
+from training.parallel import ParallelModel
+from training.runtime import make_runtime
 
 
 class NoFloat64(TorchDispatchMode):
@@ -107,3 +113,20 @@ def test_nested_states_come_to_the_cpu_whole() -> None:
     first, rest = found["a"]
     assert {type(value) for value in (first, rest["b"][0], found["plain"])} == {torch.Tensor}
     assert first.tolist() == rest["b"][0].tolist() == [0, 1, 2] and rest["b"][1:] == (1, "text", None)
+
+
+def test_a_process_trains_on_the_only_gpu_that_it_sees(monkeypatch):
+    """As a cluster may show each process of a machine one GPU, which is number 0 for all of them."""
+    made: list[dict[str, Any]] = []
+
+    def copied(module: nn.Module, **options: Any) -> nn.Module:
+        made.append(options)
+        return module
+
+    monkeypatch.setattr(nn.parallel, "DistributedDataParallel", copied)
+    runtime = make_runtime("cpu", "fp32")
+    for name, value in {"num_processes": 8, "local_process_index": 5, "multi_device": True}.items():
+        monkeypatch.setattr(Accelerator, name, value)
+    ParallelModel(build_model(tiny_model_config("tokenizer")), runtime, 4)
+    (options,) = made
+    assert options.get("device_ids") in (None, [0])

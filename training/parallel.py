@@ -4,7 +4,6 @@ from copy import deepcopy
 from typing import Any
 
 import torch
-from accelerate.utils import DistributedDataParallelKwargs
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
@@ -31,9 +30,7 @@ class ParallelModel:
             self._copy = deepcopy(model).cpu()
             self.module: nn.Module = _sharded(model, runtime)
         else:
-            unused = model.has_unused_parameters(num_frames)
-            runtime.accelerator.ddp_handler = DistributedDataParallelKwargs(find_unused_parameters=unused)
-            self.module = runtime.accelerator.prepare(model)
+            self.module = model if runtime.num_processes == 1 else _copied(model, num_frames)
         self._model = model
 
     @torch.no_grad()
@@ -89,6 +86,16 @@ def _check_can_be_sharded(model: Model) -> None:
         problem = f"{threshold} resets dead codes, which is not supported with sharded parameters"
         remedy = "leave one of the two out (trained weights bring their threshold: train those without shards)"
         raise FieldError("train.sharded", "true", problem, remedy)
+
+
+def _copied(model: Model, num_frames: int) -> nn.Module:
+    """A copy of the model on each process, which averages gradients.
+
+    Without `device_ids`: Accelerate names the GPU of the process's number on its machine, and where a cluster shows
+    each process one GPU alone, there is none of that number. Inputs are on the model's device already.
+    """
+    unused = model.has_unused_parameters(num_frames)
+    return nn.parallel.DistributedDataParallel(model, find_unused_parameters=unused)
 
 
 def _sharded(model: Model, runtime: Runtime) -> Model:
