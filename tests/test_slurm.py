@@ -1,15 +1,20 @@
 """Tasks of a cluster: what torch is told of them; tasks of submitit's local engine train together."""
 
+import os
 import subprocess
 import sys
 import types
 
 import pytest
+import torch
 from hydra.errors import MissingConfigException
 
 import run
+from auto_explore.config import CommonConfig
+from auto_explore.src import run_context
 from launcher import hydra_app
 from launcher.slurm import first_host, task_variables
+from tests.distributed_helpers import run_together
 from tests.generator_helpers import ROOT
 from tests.training_helpers import DATASET
 
@@ -93,3 +98,33 @@ def test_tasks_of_submitit_train_together(root, tmp_path):
     assert list((tmp_path / "runs").rglob("model-2.pt"))
     (log,) = (tmp_path / "record").glob(".submitit/*/*_0_log.out")
     assert "2 × 2 × 1 clips a step" in log.read_text()
+
+
+def join_as_slurm_tasks(config: CommonConfig) -> None:
+    """Entry point: in a job of two tasks, without `--ntasks-per-node`, all of the tasks or a script alone."""
+    del os.environ["LOCAL_WORLD_SIZE"]
+    count = os.environ["WORLD_SIZE"]
+    os.environ.update({"SLURM_NTASKS": "2", "SLURM_PROCID": os.environ["RANK"], "SLURM_NNODES": "1"})
+    fabric, _ = run_context.make_fabric(config)
+    assert (fabric.world_size, fabric.global_rank) == (int(count), int(os.environ["RANK"]))
+    assert fabric.all_reduce(torch.ones(()), reduce_op="sum") == int(count)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_tasks_of_slurm_explore_together(count):
+    config = CommonConfig(device="cpu", precision="fp32")
+    assert run_together(count, "tests.test_slurm:join_as_slurm_tasks", config) == [0] * count
+
+
+@pytest.mark.parametrize(("num_gpus", "gpu"), [(8, 3), (1, 0)])
+def test_a_task_of_slurm_explores_on_its_gpu(monkeypatch, num_gpus, gpu):
+    """It sees those of all tasks of its machine, or its own alone."""
+    given: list[dict] = []
+    stand_in = types.SimpleNamespace(launch=lambda: None)
+    monkeypatch.setattr(run_context, "Fabric", lambda **options: given.append(options) or stand_in)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: num_gpus)
+    for name, value in {"WORLD_SIZE": "16", "RANK": "11", "LOCAL_RANK": "3"}.items():
+        monkeypatch.setenv(name, value)
+    run_context.make_fabric(CommonConfig(device="cuda", precision="fp32"))
+    assert (given[0]["devices"], given[0]["num_nodes"]) == ([gpu], 16)

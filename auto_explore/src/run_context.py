@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from lightning.fabric import Fabric
+from lightning.fabric.plugins.environments import TorchElasticEnvironment
 from lightning.fabric.strategies import DDPStrategy
 
 from auto_explore.config import CollectionConfig, CommonConfig, WorldModelConfig
@@ -159,6 +160,17 @@ def open_connector(config: CollectionConfig, world_model: ModelConfig | None) ->
     return connector
 
 
+class _OneDevice(TorchElasticEnvironment):
+    """To Fabric, each process is a machine of one device.
+
+    Its own view of Slurm refuses jobs without `--ntasks-per-node`, and it takes the GPU of a process's number on its
+    machine, where a task of Slurm may see its own alone.
+    """
+
+    def local_rank(self) -> int:
+        return 0
+
+
 def make_fabric(common: CommonConfig) -> tuple[Fabric, torch.dtype | None]:
     """Lightning Fabric on `device`, joined with the processes that the launcher started, and the precision."""
     try:
@@ -169,14 +181,16 @@ def make_fabric(common: CommonConfig) -> tuple[Fabric, torch.dtype | None]:
     if device.type == "cpu":
         keep_freed_memory()
     num_processes = int(os.environ.get("WORLD_SIZE", "1"))
-    local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    if num_processes > 1 and device.type == "cuda":
+        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
     # It announces every choice, twice; through the logger of its sibling `pytorch` where that is loaded, too.
     for name in ("lightning.fabric", "lightning.pytorch"):
         logging.getLogger(name).setLevel(logging.WARNING)
     fabric = Fabric(
         accelerator=device.type,
-        devices=local if device.index is None else [device.index],
-        num_nodes=num_processes // local,
+        devices=1 if device.index is None else [device.index],
+        num_nodes=num_processes,
+        plugins=[_OneDevice()],
         strategy=DDPStrategy(timeout=timedelta(minutes=common.process_timeout)) if num_processes > 1 else "auto",
         precision="32-true" if precision is None else "bf16-mixed",
     )
