@@ -1,6 +1,7 @@
 """Several processes train as one does: DDP and FSDP2, any number of them, and after one was lost."""
 
 import os
+import re
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -8,11 +9,12 @@ from pathlib import Path
 import pytest
 from torch import distributed
 
+from models.construct_model import build_model
 from tests.distributed_helpers import run_together
 from tests.training_helpers import SIZE, assert_equal, renamed, rows, save_fresh, tiny_config, weights, world_config
 from training import stop, trainer
 from training.config import GenieReduxConfig
-from training.main import run_dpath, train
+from training.main import model_config, run_dpath, train
 from training.run_folder import RunFolder
 
 TRAIN = "tests.test_distributed:train_naming_no_gpu"
@@ -155,3 +157,22 @@ def test_moving_codes_are_not_sharded(root):
     cfg = config_of(root, "tokenizer", 2, sharded=True)
     cfg.tokenizer.dead_code_threshold = 0.5
     assert run_together(2, TRAIN, cfg) == [2, 2]
+
+
+def train_in_a_folder_of_its_own(config: GenieReduxConfig) -> None:
+    """Entry point: as on a machine that does not share the folder of runs."""
+    config.train.save_root_dpath += os.environ["RANK"]
+    train(config)
+
+
+def test_processes_that_would_resume_different_steps_are_one_line(root, capfd):
+    cfg = config_of(root, "tokenizer", 2, resume_ckpt="latest")
+    folder = RunFolder(run_dpath(replace(cfg, train=replace(cfg.train, save_root_dpath=f"{root}/checkpoints1"))))
+    folder.save(build_model(model_config(cfg)), model_config(cfg), 2, {}, keep=1)
+    assert run_together(2, "tests.test_distributed:train_in_a_folder_of_its_own", cfg) == [2, 2]
+    lines = [line for line in capfd.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 2
+    for line in lines:
+        assert re.search(
+            "train.resume_ckpt=latest: in .*, process 0 finds nothing to resume, and process 1 finds step 2", line
+        )
