@@ -11,11 +11,13 @@ from torch import distributed
 
 from models.construct_model import build_model
 from tests.distributed_helpers import run_together
+from tests.test_metrics import ChannelMeans
 from tests.training_helpers import SIZE, assert_equal, renamed, rows, save_fresh, tiny_config, weights, world_config
-from training import stop, trainer
+from training import fid, stop, trainer
 from training.config import GenieReduxConfig
 from training.main import model_config, run_dpath, train
 from training.run_folder import RunFolder
+from training.runtime import make_runtime
 
 TRAIN = "tests.test_distributed:train_naming_no_gpu"
 
@@ -176,3 +178,20 @@ def test_processes_that_would_resume_different_steps_are_one_line(root, capfd):
         assert re.search(
             "train.resume_ckpt=latest: in .*, process 0 finds nothing to resume, and process 1 finds step 2", line
         )
+
+
+def make_fid_on_a_machine_of_its_own(online: tuple[Path, set[str], bool]) -> None:
+    """Entry point: processes of machines with hub caches of their own, some of which reach the internet."""
+    dpath, ranks, is_there = online
+    os.environ |= {"TORCH_HOME": str(dpath / os.environ["RANK"]), "LOCAL_RANK": "0"}
+    fid._download = lambda: Path("weights.pth") if os.environ["RANK"] in ranks else None
+    fid.load_inception = lambda _: ChannelMeans()
+    found, reason = fid.make_fid(None, 3, make_runtime("cpu", "fp32"))
+    assert (found is not None, reason == "") == (is_there, is_there)
+
+
+@pytest.mark.parametrize(("ranks", "is_there"), [({"0", "1"}, True), ({"0"}, False), ({"1"}, False)])
+def test_all_processes_have_fid_or_none(tmp_path, ranks, is_there):
+    """Where one alone had it, it waited for the others for ever."""
+    entry = "tests.test_distributed:make_fid_on_a_machine_of_its_own"
+    assert run_together(2, entry, (tmp_path, ranks, is_there)) == [0, 0]

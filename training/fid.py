@@ -9,6 +9,7 @@ from http.client import HTTPException
 from pathlib import Path
 
 import torch
+from accelerate.utils import gather_object
 from torch import Tensor, nn
 from torchmetrics.image.fid import FrechetInceptionDistance
 
@@ -50,7 +51,7 @@ class Fid:
 
 
 def make_fid(configured: str | None, num_channels: int, runtime: Runtime) -> tuple[Fid | None, str]:
-    """The metric, or None and one line that says why there is none and how to get it.
+    """The metric, or None and one line that says why there is none and how to get it; alike on all processes.
 
     `configured` (the field `fid_weights`): None takes the file in torch's hub cache or downloads it there; "none" means
     no FID; else a file, whose absence is a MissingPathError. Frames of other than 3 `num_channels` have no FID.
@@ -60,22 +61,28 @@ def make_fid(configured: str | None, num_channels: int, runtime: Runtime) -> tup
     if num_channels != 3:
         return None, f"no FID: it is for frames of 3 channels, these have {num_channels}"
     path = Path(configured) if configured else _cached_weights()
-    if path is None and runtime.is_main:
+    if path is None and runtime.accelerator.is_local_main_process:
         path = _download()
     runtime.wait_for_everyone()
     path = path or _cached_weights()
-    if path is None:
-        return None, (
+    fid, reason = (
+        None,
+        (
             f"no FID: the Inception-v3 weights are not here and could not be downloaded; fetch {WEIGHTS_URL} "
-            f"into {_cache_folder()} or name the file by eval.fid_weights"
-        )
-    try:
-        return Fid(load_inception(path), runtime.device), ""
-    except UserError as error:
-        if configured:
-            raise
-        # Nobody has asked for this file.
-        return None, f"no FID: {error}"
+            f"into {_cache_folder()} (of every machine) or name the file by eval.fid_weights"
+        ),
+    )
+    if path is not None:
+        try:
+            fid, reason = Fid(load_inception(path), runtime.device), ""
+        except UserError as error:
+            if configured:
+                raise
+            # Nobody has asked for this file.
+            reason = f"no FID: {error}"
+    # All compute it together, or none.
+    reason = next(filter(None, gather_object([reason])), "")
+    return None if reason else fid, reason
 
 
 def score(fid: Fid | None) -> tuple[dict[str, float], str]:
