@@ -19,6 +19,7 @@ from models.components.transfer import to_device
 from models.config import DynamicsConfig, SampleSettings
 from models.dynamics import SLIDING_FRAMES, Dynamics
 from models.lam import LatentActionModel
+from models.precision import forget_casts
 from models.tokenizer import Tokenizer
 from models.world_model import WorldModel
 
@@ -127,6 +128,7 @@ class GenieRedux(WorldModel):
         surplus: Tensor | None = None
         if config.history.continued > 0:
             inputs, surplus = self._continued(inputs, actions, generator, share)
+            forget_casts()
             surplus = None if surplus is None else surplus.masked_fill(mask.unsqueeze(-1), 0)
         logits = self.dynamics(inputs, mask, actions, self.token_input(inputs), surplus)
         shares = target_shares(mask, config.history, share)

@@ -15,6 +15,7 @@ from models.components.processes import BatchShare
 from models.components.st_transformer import STTransformer
 from models.components.vector_quantize import CodeShares, Quantized, VectorQuantizer, perplexity, used_share
 from models.config import LamConfig, TokenizerConfig
+from models.precision import forget_casts
 
 # Of errors as shares of the change between frames, where they are likelihoods; and rounds of `balanced_choice`.
 _TEMPERATURE, _ROUNDS = 0.15, 3
@@ -80,6 +81,7 @@ class LatentActionModel(Model):
         if self.config.assignment == "best":
             context = self._transitions(video)
             errors = self._errors(video, context)
+            forget_casts()
             ids = self.choose(errors)
             return LatentActions(Quantized(self.quantizer.decode(ids), ids, errors.new_zeros(())), context, errors)
         bias = self.position_bias(self.grid, self.grid)

@@ -1,4 +1,4 @@
-"""Weights in the precision of the computation, for inference."""
+"""Weights in the precision of the computation."""
 
 from typing import TypeVar
 
@@ -20,3 +20,12 @@ def cast_matmul_weights(model: Model, dtype: torch.dtype) -> Model:
         if isinstance(module, (nn.Linear, nn.Conv2d, PEG)):
             module.to(dtype)
     return model.requires_grad_(False)
+
+
+def forget_casts() -> None:
+    """Call after a pass without gradients, before one with gradients of the same weights, both under one autocast.
+
+    Autocast keeps the weights that it has cast. Before PyTorch's pull request 165068 (2.9 has it not) those of a pass
+    without gradients are used in the next one, too, so that the weights get none.
+    """
+    torch.clear_autocast_cache()

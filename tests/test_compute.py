@@ -95,6 +95,31 @@ def test_gradient_checkpointing_after_a_pass_without_gradients(mode, kind):
         assert torch.equal(ours, theirs)
 
 
+@pytest.mark.parametrize("kind", ["lam", "genie_redux_guided"])
+def test_casts_of_a_pass_without_gradients_are_forgotten_before_one_with_them(monkeypatch, kind):
+    """Older versions of PyTorch take them for the second pass, too, and the weights get no gradients."""
+    config = tiny_config(kind)
+    config.lam.assignment, config.dynamics.history.continued = "best", 1.0
+    model = build_model(config).train()
+    cast_without: set[torch.nn.Module] = set()
+    used_again = []
+
+    def note(module: torch.nn.Module, _inputs) -> None:
+        if not torch.is_grad_enabled():
+            cast_without.add(module)
+        elif module in cast_without:
+            used_again.append(module)
+
+    for module in model.modules():
+        if isinstance(module, torch.nn.Linear) and module.weight.requires_grad:
+            module.register_forward_pre_hook(note)
+    with torch.autocast("cpu"):
+        monkeypatch.setattr(torch, "clear_autocast_cache", cast_without.clear)
+        model(random_video(4), random_actions(3), torch.Generator().manual_seed(0))
+        assert not used_again
+        monkeypatch.undo()
+
+
 @pytest.mark.parametrize(
     ("old", "new"), [(True, "full"), (False, "none"), ("true", "full"), ("selective", "selective")]
 )
