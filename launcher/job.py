@@ -21,19 +21,20 @@ from launcher.errors import SUCCESS, exit_code_of, explained
 from launcher.keys import type_words
 from launcher.overrides import omegaconf_line
 from launcher.processes import start
-from launcher.slurm import join_tasks
+from launcher.slurm import join_tasks, show_gpus
 
 # With more of them, starting alone takes all memory.
 _PROCESSES_PER_CORE = 4
 
 
-def run_job(command: Command, swept: tuple[str, ...], cfg: DictConfig) -> int:
+def run_job(command: Command, swept: tuple[str, ...], gpus: str | None, cfg: DictConfig) -> int:
     """Hydra's task function: call the command's entry point, return the exit code.
 
-    `swept`: the keys of which each job of a multirun has another value.
+    `swept`: the keys of which each job of a multirun has another value; `gpus`: CUDA_VISIBLE_DEVICES of the command.
     """
 
     def run() -> int:
+        show_gpus(gpus)
         if command.num_processes_key is not None:
             join_tasks()
         config = to_dataclasses(cfg)

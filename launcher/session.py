@@ -29,6 +29,7 @@ from launcher.job import run_job
 from launcher.keys import keys_of
 from launcher.overrides import OverrideChecker, quoted
 from launcher.preset_files import check_presets, unreadable
+from launcher.slurm import VISIBLE_GPUS
 
 _RECORDS_DPATH = Path("outputs/hydra")
 # Presets of all commands: where the jobs of a multirun run.
@@ -97,7 +98,7 @@ class Session:
         multirun = multirun or "hydra.mode=MULTIRUN" in overrides
         mode = "MULTIRUN" if multirun else "RUN"
         checked = self._checked(overrides, multirun)
-        task = partial(run_job, self.command, self._checker.swept(overrides))
+        task = partial(run_job, self.command, self._checker.swept(overrides), os.environ.get(VISIBLE_GPUS))
         with _record("hydra.sweep.dir" if multirun else "hydra.run.dir", checked) as own, self._explaining():
             arguments = [*own, *checked, f"hydra.mode={mode}"]
             results = hydra_app.run_jobs(task, self.config_name, arguments, multirun)

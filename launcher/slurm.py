@@ -22,6 +22,18 @@ _LOCAL = {
 # Ports that no service has. The numbers of job and step choose one: several of both may run on one machine at once.
 _FIRST_PORT, _NUM_PORTS, _PORTS_PER_JOB = 20_000, 10_000, 37
 
+VISIBLE_GPUS = "CUDA_VISIBLE_DEVICES"
+
+
+def show_gpus(given: str | None) -> None:
+    """Let a job of submitit's local engine see what its command does: the GPUs `given` in VISIBLE_GPUS; None: all.
+
+    Without `gpus_per_node`, that engine hides all of them.
+    """
+    if os.environ.get("SUBMITIT_EXECUTOR") == "local" and os.environ.get(VISIBLE_GPUS) == "":
+        del os.environ[VISIBLE_GPUS]
+        os.environ.update({} if given is None else {VISIBLE_GPUS: given})
+
 
 def join_tasks() -> None:
     """Set torch's environment variables where this process is one of several tasks; else do nothing."""

@@ -13,7 +13,7 @@ import run
 from auto_explore.config import CommonConfig
 from auto_explore.src import run_context
 from launcher import hydra_app
-from launcher.slurm import first_host, task_variables
+from launcher.slurm import first_host, show_gpus, task_variables
 from tests.distributed_helpers import run_together
 from tests.generator_helpers import ROOT
 from tests.training_helpers import DATASET
@@ -81,6 +81,31 @@ def test_failed_jobs_of_a_launcher_are_named_with_their_output(capsys, monkeypat
     folder = f"hydra.sweep.dir={tmp_path / 'record'}"
     assert run.main(["generate", "-m", "config.shard=range(4)", "hydra/launcher=basic", folder]) == 2
     assert capsys.readouterr().err == f"note: jobs 1, 3 failed: what they print is below '{tmp_path / 'record'}'\n"
+
+
+@pytest.mark.parametrize("given", [None, "2,3", ""])
+def test_a_local_job_sees_the_gpus_of_its_command(entries, monkeypatch, given):
+    """Unless it asks for some, submitit hides them all."""
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if given is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", given)
+    run_jobs = hydra_app.run_jobs
+
+    def run_hidden(*arguments):
+        monkeypatch.setenv("SUBMITIT_EXECUTOR", "local")
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+        return run_jobs(*arguments)
+
+    monkeypatch.setattr(hydra_app, "run_jobs", run_hidden)
+    assert run.main(["generate"]) == 0
+    assert len(entries.configs) == 1 and os.environ.get("CUDA_VISIBLE_DEVICES") == given
+
+
+def test_a_local_job_keeps_the_gpus_that_it_asked_for(monkeypatch):
+    monkeypatch.setenv("SUBMITIT_EXECUTOR", "local")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    show_gpus("2,3")
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "0,1"
 
 
 @pytest.mark.slow
