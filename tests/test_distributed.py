@@ -6,7 +6,9 @@ import signal
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from torch import distributed
 
 from models.construct_model import build_model
@@ -16,6 +18,7 @@ from tests.training_helpers import SIZE, assert_equal, renamed, rows, save_fresh
 from training import fid, stop, trainer
 from training.config import GenieReduxConfig
 from training.main import model_config, run_dpath, train
+from training.metrics import SampleTable, own_indices
 from training.run_folder import RunFolder
 from training.runtime import make_runtime
 
@@ -195,3 +198,21 @@ def test_all_processes_have_fid_or_none(tmp_path, ranks, is_there):
     """Where one alone had it, it waited for the others for ever."""
     entry = "tests.test_distributed:make_fid_on_a_machine_of_its_own"
     assert run_together(2, entry, (tmp_path, ranks, is_there)) == [0, 0]
+
+
+def gather_rows(config: None) -> None:
+    """Entry point: the first process has more samples, and values by a name that the other has not."""
+    accelerator = make_runtime("cpu", "fp32").accelerator
+    table, is_main = SampleTable(), accelerator.is_main_process
+    own = own_indices(np.arange(3), accelerator)
+    table.add("both", own, torch.tensor(own))
+    if is_main:
+        table.add("one", own, torch.tensor(own))
+    everywhere, on_main = table.gather(), table.gather_on_main()
+    assert {name: rows.tolist() for name, rows in everywhere.items()} == {"both": [0, 1, 2], "one": [0, 2]}
+    assert list(on_main) == (["both", "one"] if is_main else [])
+    assert all((on_main[name] == everywhere[name]).all() for name in on_main)
+
+
+def test_rows_for_the_report_come_to_the_main_process_alone():
+    assert run_together(2, "tests.test_distributed:gather_rows", None) == [0, 0]

@@ -104,26 +104,26 @@ class Evaluation(ABC):
         lite0, no_lite0 = self._load_lite0()
         omitted = self.prepare()
         rows = self._measure_all(fid, lite0)
-        scores, no_scores = compute_action_scores(rows, self.loaded.model.action_codes)
         others, other_notes = self.measure_other_clips()
-        scores |= compute_distances(rows) | compute_calibration(rows) | others
         distance, no_distance = score(fid)
-        report = EvaluationReport(
-            mode=self.mode,
-            label=self.label,
-            checkpoint=str(self.setup.weights.model),
-            step=self.loaded.step,
-            num_given=self.num_marked,
-            rows=rows,
-            films=self.films,
-            frame_rate=self.dataset.frame_rate,
-            extra=scores | distance,
-            notes=[note for note in (no_scores, no_fid, no_distance, no_lite0, *omitted, *other_notes) if note],
-            seconds=time.monotonic() - started,
-            measuring_seconds=self._measuring_seconds,
-            operations=self._meter.take(),
-        )
         if self.runtime.is_main:
+            scores, no_scores = compute_action_scores(rows, self.loaded.model.action_codes)
+            scores |= compute_distances(rows) | compute_calibration(rows) | others | distance
+            report = EvaluationReport(
+                mode=self.mode,
+                label=self.label,
+                checkpoint=str(self.setup.weights.model),
+                step=self.loaded.step,
+                num_given=self.num_marked,
+                rows=rows,
+                films=self.films,
+                frame_rate=self.dataset.frame_rate,
+                extra=scores,
+                notes=[note for note in (no_scores, no_fid, no_distance, no_lite0, *omitted, *other_notes) if note],
+                seconds=time.monotonic() - started,
+                measuring_seconds=self._measuring_seconds,
+                operations=self._meter.take(),
+            )
             with under("eval"):
                 write_report(folder, report, self.setup, self.loaded.config)
         self.runtime.wait_for_everyone()
@@ -131,7 +131,7 @@ class Evaluation(ABC):
 
     @torch.no_grad()
     def _measure_all(self, fid: Fid | None, lite0: Lite0 | None) -> dict[str, np.ndarray]:
-        """Values per clip, (N, ...) by name, of all processes' clips."""
+        """Values per clip, (N, ...) by name, of all processes' clips; {} but on the main process."""
         table, config = SampleTable(), self.config
         own = own_indices(self.clips, self.runtime.accelerator)
         batches = read_clips(self.dataset, own, config, self.runtime.device)
@@ -151,7 +151,7 @@ class Evaluation(ABC):
                     update_distances(table, clips.indices, lite0, made.frames, made.target)
                 keep_frames(table, self._shown, clips.indices, *shown, made.num_given)
                 bar.update(len(clips.indices))
-        return table.gather()
+        return table.gather_on_main()
 
     def _measure_prediction(self, clips: Clips, table: SampleTable) -> Prediction:
         """How close the model comes to the recorded frames, and what it takes the actions to be."""

@@ -1,13 +1,14 @@
 """Image metrics per frame, and their exact average over samples, batches and processes."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 from einops import rearrange
-from torch import Tensor
+from torch import Tensor, distributed
 from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
 PSNR_CAP = 100.0  # dB; what equal frames count as
@@ -91,11 +92,33 @@ class SampleTable:
 
     def gather(self) -> dict[str, np.ndarray]:
         """Rows of all processes, (N, ...) per name, in the order of the samples' indices. Call on every process."""
-        joined: dict[str, dict[int, np.ndarray]] = {}
-        for rows in gather_object([self._rows]):
-            for name, values in rows.items():
-                joined.setdefault(name, {}).update(values)
-        return {name: np.stack([rows[i] for i in sorted(rows)]) for name, rows in joined.items()}
+        tables = gather_object([self._rows])
+        names = dict.fromkeys(name for table in tables for name in table)
+        return {name: _joined([table.get(name, {}) for table in tables]) for name in names}
+
+    def gather_on_main(self) -> dict[str, np.ndarray]:
+        """As `gather`, on the main process alone; {} on the others, which take no memory for it."""
+        names = dict.fromkeys(name for own in gather_object([list(self._rows)]) for name in own)
+        found = {}
+        # One after the other: they pass through the GPU.
+        for name in names:
+            if parts := _sent_to_main(self._rows.get(name, {})):
+                found[name] = _joined(parts)
+        return found
+
+
+def _sent_to_main(rows: dict[int, np.ndarray]) -> list[dict[int, np.ndarray]]:
+    """Those of all processes on the main one, [] on the others."""
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return [rows]
+    found: list[Any] | None = [None] * distributed.get_world_size() if distributed.get_rank() == 0 else None
+    distributed.gather_object(rows, found)
+    return found or []
+
+
+def _joined(parts: list[dict[int, np.ndarray]]) -> np.ndarray:
+    rows = {index: row for part in parts for index, row in part.items()}
+    return np.stack([rows[i] for i in sorted(rows)])
 
 
 def add_frame_metrics(table: SampleTable, prefix: str, indices: list[int], frames: Tensor, target: Tensor) -> None:
