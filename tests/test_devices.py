@@ -99,6 +99,12 @@ def test_copies_that_do_not_wait_are_made_in_one_place():
     assert found == {ROOT_DPATH / "models" / "components" / "transfer.py"}
 
 
+def test_random_numbers_are_set_aside_on_the_processor_alone():
+    """By default PyTorch sets aside those of every GPU, which takes memory on each, and warns."""
+    uses = [use for path in source_paths() for use in re.findall(r"fork_rng\([^)]*", path.read_text())]
+    assert uses and all("devices=[]" in use for use in uses)
+
+
 class Elsewhere(torch.Tensor):
     """A tensor that is plain only once it was asked to come to the CPU."""
 

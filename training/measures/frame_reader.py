@@ -104,7 +104,7 @@ def prepare_reader(
 
 def train_reader(network: Reader, clips: ClipDataset, num_steps: int, device: torch.device) -> Reader:
     """Train fresh weights on clips, always in the same way."""
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         for module in network.modules():
             if isinstance(module, nn.Conv2d | nn.Linear | nn.GroupNorm):
