@@ -12,6 +12,7 @@ from launcher.commands import COMMANDS, PLAIN_COMMANDS, Command
 from launcher.errors import INTERRUPTED, SUCCESS, USER_ERROR, code_of_exit, exit_code_of, flush_stdout
 from launcher.help import command_help, overview
 from launcher.keys import did_you_mean
+from launcher.processes import leave_group
 from launcher.slurm import join_tasks
 from launcher.spelling import respell
 from launcher.streams import make_streams_usable
@@ -30,7 +31,7 @@ def launch(argv: Sequence[str]) -> int:
         if os.environ.get(name) == "":
             del os.environ[name]
     try:
-        return exit_code_of(lambda: _flushed(_dispatch(list(argv))))
+        return exit_code_of(lambda: _finished(_dispatch(list(argv))))
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
@@ -38,8 +39,10 @@ def launch(argv: Sequence[str]) -> int:
         return code_of_exit(error)
 
 
-def _flushed(code: int) -> int:
+def _finished(code: int) -> int:
     flush_stdout()
+    if code == SUCCESS:
+        leave_group()
     return code
 
 

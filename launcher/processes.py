@@ -80,6 +80,15 @@ def start(entry: str, config: object, num_processes: int = 1, timeout: float = m
         raise
 
 
+def leave_group() -> None:
+    """Leave the group that this process has joined, at its end. Not after an error: others may never leave theirs."""
+    if "torch.distributed" in sys.modules:
+        from torch import distributed
+
+        if distributed.is_available() and distributed.is_initialized():
+            distributed.destroy_process_group()
+
+
 def _start_elastic(entry: str, config: object, num_processes: int, timeout: float) -> None:
     # Imported here: torch is slow to import, and only this path needs it.
     from torch.distributed.elastic.multiprocessing.api import DefaultLogsSpecs, SignalException
@@ -259,6 +268,7 @@ def _exit_code(entry: str, config: object) -> int:
     try:
         with explained(config):
             pkgutil.resolve_name(entry)(config)
+        leave_group()
     except UserError as error:
         # Torch reports type and message as text.
         raise UserError(one_line(error)) from error

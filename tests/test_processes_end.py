@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import run
 from data_generation.data.errors import UserError
 from data_generation.data.fields import PathText
 from launcher.processes import start
@@ -132,3 +133,21 @@ def test_a_killed_launcher_takes_its_processes_with_it(tmp_path):
         launcher.wait()
     pids = [int(path.read_text()) for path in tmp_path.glob("*.pid")]
     wait_until(lambda: not any(map(is_alive, pids)))
+
+
+@pytest.mark.parametrize("error", [None, UserError("a mistake")])
+def test_a_process_leaves_its_group_unless_it_has_failed(entries, monkeypatch, error):
+    """Where one ends without, NCCL warns of what it leaves; where one has failed, others may wait in the group."""
+
+    def train(_config: object) -> None:
+        torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+        if error is not None:
+            raise error
+
+    monkeypatch.setattr(entries, "generate", train)
+    try:
+        assert run.main(["generate"]) == (2 if error else 0)
+        assert torch.distributed.is_initialized() == (error is not None)
+    finally:
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
