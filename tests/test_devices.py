@@ -136,3 +136,9 @@ def test_a_process_trains_on_the_only_gpu_that_it_sees(monkeypatch):
     ParallelModel(build_model(tiny_model_config("tokenizer")), runtime, 4)
     (options,) = made
     assert options.get("device_ids") in (None, [0])
+
+
+def test_convolutions_in_float32_are_not_rounded(monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    make_runtime("cpu", "fp32")
+    assert not torch.backends.cudnn.allow_tf32

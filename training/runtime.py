@@ -66,6 +66,8 @@ def make_runtime(
         torch.cuda.set_device(kind)
     if kind.type == "cpu":
         keep_freed_memory()
+    # float32 is float32: by default, cuDNN's convolutions round their inputs to 10 bits (TF32), matrix products do not.
+    torch.backends.cudnn.allow_tf32 = False
     # Mixed precision is `Runtime.autocast`: Accelerate's own would patch the model's forward and its checkpoints.
     handlers = [] if timeout is None else [InitProcessGroupKwargs(timeout=timedelta(minutes=timeout))]
     accelerator = Accelerator(
