@@ -17,7 +17,7 @@ import json
 import logging
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -77,6 +77,15 @@ class RecordKey(NamedTuple):
         return RecordKey(self.file, self.number + count)
 
 
+def consecutive(keys: Sequence[RecordKey | None]) -> Iterator[tuple[RecordKey, slice]]:
+    """Where in `keys` each one is the record after the one before: the first of these, and their places."""
+    before = [None, *(key and key.after(1) for key in keys)]
+    starts = [i for i, key in enumerate(keys) if key is None or key != before[i]]
+    for start, stop in zip(starts, [*starts[1:], len(keys)], strict=True):
+        if (first := keys[start]) is not None:
+            yield first, slice(start, stop)
+
+
 class RecordStore:
     """Records of several kinds in a folder that any number of processes may share. No file is kept open."""
 
@@ -119,24 +128,32 @@ class RecordStore:
                 missing.append(i)
         return missing
 
-    def write(self, kind: RecordKind, key: RecordKey, record: np.ndarray) -> None:
-        """Store a record. At the limit or where writing fails: one warning, and nothing more is stored."""
-        payload = record.astype(kind.stored_dtype).tobytes()
-        size = _CHECKSUM_SIZE + len(payload)
-        if self._bytes_left < size:
-            self._stop("cache_max_gb is reached")
-            return
-        path = self._path(kind, key)
+    def write(self, kind: RecordKind, first: RecordKey, records: np.ndarray) -> None:
+        """Store `records` (N, values of a record, ...) from `first` on.
+
+        As many as the limit allows. There, or where writing fails: one warning, and nothing more is stored.
+        """
+        payloads = [record.tobytes() for record in records.astype(kind.stored_dtype)]
+        size = _CHECKSUM_SIZE + len(payloads[0])
+        fitting = [payload for i, payload in enumerate(payloads) if (i + 1) * size <= self._bytes_left]
         try:
-            os.makedirs(os.path.dirname(path), exist_ok=True)
-            # Opening a FIFO would wait for a reader of it.
-            flags = os.O_WRONLY | os.O_CREAT | os.O_NONBLOCK
-            with open(os.open(path, flags, 0o666), "wb", buffering=0) as file:
-                os.pwrite(file.fileno(), _checksum(key, payload) + payload, key.number * size)
+            if fitting:
+                self._write(self._path(kind, first), first, fitting)
         except OSError as error:
             self._stop(f"writing failed ({error.strerror})")
-        else:
-            self._bytes_left -= size
+            return
+        self._bytes_left -= size * len(fitting)
+        if len(fitting) < len(payloads):
+            self._stop("cache_max_gb is reached")
+
+    def _write(self, path: str, first: RecordKey, payloads: list[bytes]) -> None:
+        """All at once: on a network disk each operation takes its time."""
+        content = b"".join(_checksum(first.after(i), payload) + payload for i, payload in enumerate(payloads))
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        # Opening a FIFO would wait for a reader of it.
+        flags = os.O_WRONLY | os.O_CREAT | os.O_NONBLOCK
+        with open(os.open(path, flags, 0o666), "wb", buffering=0) as file:
+            os.pwrite(file.fileno(), content, first.number * (len(content) // len(payloads)))
 
     def _stop(self, reason: str) -> None:
         if self._bytes_left >= 0:

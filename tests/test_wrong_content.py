@@ -321,7 +321,7 @@ def test_what_is_no_file_of_token_ids_holds_none(tmp_path, place):
     folder.mkdir()
     place(folder / "ab-4-1.ids")
     assert store.read(kind, key, ids) == [0]
-    store.write(kind, key, ids[0])
+    store.write(kind, key, ids)
 
 
 # ---- tables ---------------------------------------------------------------------------------------------------------

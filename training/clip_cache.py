@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from accelerate.utils import gather_object
 from torch import Tensor, nn
 
 from data.data import ClipDataset
-from data.data_cached import CachedBatch, CachedClipDataset, RecordKind, RecordStore, used_bytes
+from data.data_cached import CachedBatch, CachedClipDataset, RecordKind, RecordStore, consecutive, used_bytes
 from data_generation.data.errors import FieldError, MissingPathError
 from models.base import Model
 from models.lam import LatentActionModel
@@ -79,7 +80,8 @@ class ClipCache:
         dpath = cache_dpath(config)
         # The limit is on all that is stored there; processes share what is left of it.
         limit = config.cache_max_gb * 1e9 or float("inf")
-        self._store = RecordStore(dpath, max(0.0, limit - used_bytes(dpath)) / runtime.num_processes)
+        used = max(gather_object([used_bytes(dpath) if runtime.is_main else 0]))
+        self._store = RecordStore(dpath, max(0.0, limit - used) / runtime.num_processes)
         # Decides which of two codes wins that are equally near.
         arithmetic = f"{runtime.device.type} {'bfloat16' if runtime.amp_dtype else 'float32'}"
         try:
@@ -134,9 +136,9 @@ class CachedSource:
         with self._runtime.autocast():
             computed = output.compute(frames_to_float(batch.missing_frames(output.kind.name)))
         records.fill(computed)
-        for missing, record in zip(records.missing, computed.cpu().numpy(), strict=True):
-            if missing.key is not None:
-                self._store.write(output.kind, missing.key, record)
+        values = computed.cpu().numpy()
+        for first, places in consecutive([record.key for record in records.missing]):
+            self._store.write(output.kind, first, values[places])
 
 
 def cache_dpath(config: TrainConfig) -> Path:
