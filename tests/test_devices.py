@@ -1,6 +1,7 @@
 """What GPUs and Metal ask of the code, as far as a processor can show it."""
 
 import re
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from models.construct_model import build_model
 from tests.model_helpers import tiny_config as tiny_model_config
 from tests.test_imports import ROOT_DPATH, source_paths
 from tests.training_helpers import tiny_config, world_config
+from training import parallel, trainer
 from training.main import evaluate, train
 from training.parallel import ParallelModel
 from training.runtime import make_runtime
@@ -142,3 +144,19 @@ def test_convolutions_in_float32_are_not_rounded(monkeypatch):
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
     make_runtime("cpu", "fp32")
     assert not torch.backends.cudnn.allow_tf32
+
+
+def test_a_model_is_sharded_before_it_is_on_a_gpu(monkeypatch, tmp_path):
+    """So that no GPU need hold it whole; "meta" stands in for one."""
+    found: set[str] = set()
+    note = lambda layer, **_: found.update(parameter.device.type for parameter in layer.parameters())  # noqa: E731
+    monkeypatch.setattr(parallel, "fully_shard", note)
+    monkeypatch.setattr(parallel, "init_device_mesh", lambda *_: None)
+    monkeypatch.setattr(trainer, "make_optimizer", lambda *_: None)
+    cfg, model = tiny_config(tmp_path), build_model(tiny_model_config("tokenizer"))
+    runtime: Any = SimpleNamespace(device=torch.device("meta"), num_processes=2, is_sharded=True)
+    prepared: Any = SimpleNamespace(model=model, config=None)
+    rest: Any = None
+    trainer.Trainer(trainer.TrainerConfig(cfg.train, cfg.optimizer, 0, False), runtime, prepared, rest, rest)
+    assert found == {"cpu"}
+    assert {parameter.device.type for parameter in model.parameters()} == {"meta"}

@@ -50,7 +50,8 @@ class TrainConfig:
     dataset_name: DatasetName = ""
     num_processes: NumProcesses = 1
     process_timeout: Minutes = 30.0  # minutes a process may wait for another, or make no progress, before the run ends
-    # Shard parameters and optimiser state over the processes (FSDP2); false = replicate them (DDP).
+    # Shard parameters and optimiser state over the processes (FSDP2); false = replicate them (DDP). For AdamW: each
+    # product of Muon's is then an exchange between the processes.
     sharded: bool = False
     batch_size: Count = 4  # clips per process and micro-step
     grad_accum: Count = 1

@@ -17,6 +17,7 @@ from training.runtime import Runtime
 class ParallelModel:
     """A model that the processes of a run train together. All of them must make it, and call its methods, alike.
 
+    It is made of a model on the CPU, which it moves to the device of the run.
     `module` computes the loss; its parameters are those to optimise. What is stored is whole and does not depend on how
     it was trained, so that a checkpoint of any number of processes, sharded or not, is resumed by any other.
     """
@@ -27,9 +28,10 @@ class ParallelModel:
         self._copy: Model | None = None
         if runtime.is_sharded:
             _check_can_be_sharded(model)
-            self._copy = deepcopy(model).cpu()
+            self._copy = deepcopy(model)
             self.module: nn.Module = _sharded(model, runtime)
         else:
+            model.to(runtime.device)
             self.module = model if runtime.num_processes == 1 else _copied(model, num_frames)
         self._model = model
 
@@ -99,11 +101,14 @@ def _copied(model: Model, num_frames: int) -> nn.Module:
 
 
 def _sharded(model: Model, runtime: Runtime) -> Model:
-    """The model with its parameters cut in place: each layer's are gathered when it computes, then dropped."""
+    """The model with its parameters cut in place: each layer's are gathered when it computes, then dropped.
+
+    Layer by layer they go from the CPU to the device, which never holds all of them.
+    """
     mesh = init_device_mesh(runtime.device.type, (runtime.num_processes,))
     # Frozen parts are called in other ways than by their forward pass; they stay whole.
     frozen = {parameter for parameter in model.parameters() if not parameter.requires_grad}
     for layer in model.trained_layers():
         fully_shard(layer, mesh=mesh)
     fully_shard(model, mesh=mesh, ignored_params=frozen)
-    return model
+    return model.to(runtime.device)

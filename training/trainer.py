@@ -85,7 +85,7 @@ class Trainer:
     ):
         self.cfg, self.runtime, self.folder = cfg, runtime, folder
         self.config, self.batches = prepared.config, batches
-        self.model = prepared.model.to(runtime.device).train()
+        self.model = prepared.model.train()
         if cfg.compile:
             # Layers, not the whole: one graph for all of a kind, and no grad mode changes inside of it.
             self.model.compile_layers()
