@@ -8,7 +8,6 @@ Written into <root>: table.md (return, and how far the character got, in pixels;
 plot.png (returns while they learn, by environment steps).
 """
 
-import io
 import json
 import sys
 from collections.abc import Sequence
@@ -27,8 +26,10 @@ from data_generation.arguments import read_path, whole_number
 from data_generation.data.data import EpisodeReader, list_environments
 from data_generation.data.errors import FieldError, under
 from data_generation.data.files import write_atomically
+from data_generation.data.markdown import markdown_table
 from models.tensor_file import digest
 from training.coverage import Coverage
+from training.images import save_figure
 
 NUM_LEVELS, NUM_SESSIONS, NUM_STEPS = 4, 6, 500
 LABELS = {"random": "random", "sticky_random": "sticky random", "auto_explore": "AutoExplore", "agent57": "Agent57"}
@@ -133,12 +134,12 @@ def play_of(dataset: Path) -> dict[str, float]:
 
 def table_of(learning: Learning, play: dict[str, list[dict[str, float]]]) -> str:
     """A row for each agent as Markdown."""
-    lines = [f"| agent | seeds | {' | '.join(MEASURES.values())} |", "| --- | --: |" + " --: |" * len(MEASURES)]
+    body = []
     for agent, runs in play.items():
         cells = [_range_of([run[name] for run in runs]) for name in MEASURES]
         seeds = f"{len(runs)} checkpoints" if agent == "auto_explore" else " ".join(map(str, learning.seeds))
-        lines.append(f"| {LABELS[agent]} | {seeds} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+        body.append([LABELS[agent], seeds, *cells])
+    return markdown_table(["agent", "seeds", *MEASURES.values()], body)
 
 
 def _range_of(values: list[float]) -> str:
@@ -185,9 +186,7 @@ def report(learning: Learning) -> str:
         if learning.runs(agent)
     }
     folders = {seed: folder for seed in learning.seeds if (folder := learning.run_of(seed).folder)}
-    buffer = io.BytesIO()
-    figure_of(folders, play).savefig(buffer, format="png", dpi=110)
-    write_atomically(learning.root / "plot.png", buffer.getvalue())
+    save_figure(figure_of(folders, play), learning.root / "plot.png")
     table = table_of(learning, play)
     write_atomically(learning.root / "table.md", table + "\n")
     return table

@@ -42,5 +42,10 @@ def save_curves(panels: dict[str, dict[str, list[float]]], title: str, path: Pat
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)
         axes.legend()
+    save_figure(figure, path)
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a PNG, and the folders that it needs."""
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png", dpi=120)

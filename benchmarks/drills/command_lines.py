@@ -29,6 +29,7 @@ from pathlib import Path
 
 from benchmarks.drills.children import GIB, Case, Ended, Limits, run_cases
 from benchmarks.drills.command_line_sources import Line, lines_of, make_folder, run_line, sources
+from benchmarks.drills.outcomes import outcome_table
 
 OUTCOMES = ("one line", "no key", "several lines", "accepted", "doubtful", "silent", "traceback", "hang", "blow-up")
 FAULTS = ("silent", "traceback", "hang", "blow-up")
@@ -136,10 +137,7 @@ def _report(results: list[tuple[Line, str, str]]) -> str:
     for line, outcome, _ in results:
         table[line.command][outcome] += 1
         table["all"][outcome] += 1
-    out = ["| command | lines | " + " | ".join(OUTCOMES) + " |", "| --- |" + " --: |" * (len(OUTCOMES) + 1)]
-    for command, counts in table.items():
-        cells = " | ".join(str(counts[outcome]) for outcome in OUTCOMES)
-        out.append(f"| {command} | {counts.total()} | {cells} |")
+    out = [outcome_table("command", "lines", table, OUTCOMES)]
     for outcome in (*FAULTS, "doubtful", "no key", "several lines"):
         found = [(line.name, what) for line, other, what in results if other == outcome]
         out += ["", f"{outcome}: {len(found)}", ""]

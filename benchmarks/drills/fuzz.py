@@ -35,6 +35,7 @@ from benchmarks.drills.fuzz_kinds import KINDS, FileKind
 from benchmarks.drills.fuzz_materials import make_materials
 from benchmarks.drills.fuzz_mutations import PATH_MUTATIONS, spoil_bytes, spoilt_values
 from benchmarks.drills.fuzz_readers import outcome_of
+from benchmarks.drills.outcomes import outcome_table
 
 OUTCOMES = ("right", "one line", "unnamed line", "other value", "wrong value", "traceback", "hang", "blow-up")
 FAULTS = OUTCOMES[4:]
@@ -206,12 +207,13 @@ def _report(results: list[Result]) -> str:
     for name, outcome, *_ in results:
         table[name.rsplit(" ", 2)[0]][outcome] += 1
         table["all"][outcome] += 1
-    lines = ["| kind | files | " + " | ".join(OUTCOMES) + " |", "| --- |" + " --: |" * (len(OUTCOMES) + 1)]
-    for kind, counts in table.items():
-        cells = " | ".join(str(counts[outcome]) for outcome in OUTCOMES)
-        lines.append(f"| {kind} | {counts.total()} | {cells} |")
     faults = [result for result in results if result[1] in FAULTS]
-    lines += ["", f"{len(faults)} faults; each again by `--only '<case>' --show`:", ""]
+    lines = [
+        outcome_table("kind", "files", table, OUTCOMES),
+        "",
+        f"{len(faults)} faults; each again by `--only '<case>' --show`:",
+        "",
+    ]
     lines += [f"- `{name}` {outcome}: {what}" for name, outcome, what, _ in sorted(faults)]
     return "\n".join(lines) + "\n"
 

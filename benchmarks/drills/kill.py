@@ -30,6 +30,7 @@ from benchmarks.drills.interrupted import (
     run_in,
     whole_run,
 )
+from benchmarks.drills.outcomes import outcome_table
 
 _PATIENCE = 60.0
 
@@ -56,11 +57,7 @@ def main() -> int:
         finally:
             shutil.rmtree(root, ignore_errors=True)
     kinds = ("same", "other", "refused", "traceback", "hang", NOT_INTERRUPTED)
-    lines = ["| run | kills | " + " | ".join(kinds) + " |", "| --- |" + " --: |" * (len(kinds) + 1)]
-    for name, counts in table.items():
-        total = counts.total() - counts[NOT_INTERRUPTED]
-        lines.append(f"| {name} | {total} | " + " | ".join(str(counts[kind]) for kind in kinds) + " |")
-    report = "\n".join([*lines, "", *notes]) + "\n"
+    report = "\n".join([outcome_table("run", "kills", table, kinds, not_counted=(NOT_INTERRUPTED,)), "", *notes]) + "\n"
     print(report)
     if arguments.report:
         Path(arguments.report).write_text(report, encoding="utf-8")

@@ -38,6 +38,7 @@ from benchmarks.drills.interrupted import (
     started_from,
     whole_run,
 )
+from benchmarks.drills.outcomes import outcome_table
 
 _PATIENCE = 60.0
 _SAVED_EVERY = 2  # steps between two checkpoints of the drills' trainings
@@ -66,11 +67,8 @@ def main() -> int:
         finally:
             shutil.rmtree(root, ignore_errors=True)
     kinds = ("resumes", "other", "refused", "traceback", "hang", "lost", NOT_INTERRUPTED)
-    lines = ["| run | cuts | " + " | ".join(kinds) + " |", "| --- |" + " --: |" * (len(kinds) + 1)]
-    for name, counts in table.items():
-        total = counts.total() - counts["lost"] - counts[NOT_INTERRUPTED]
-        lines.append(f"| {name} | {total} | " + " | ".join(str(counts[kind]) for kind in kinds) + " |")
-    report = "\n".join([*lines, "", *notes]) + "\n"
+    lines = [outcome_table("run", "cuts", table, kinds, not_counted=("lost", NOT_INTERRUPTED)), "", *notes]
+    report = "\n".join(lines) + "\n"
     print(report)
     if arguments.report:
         Path(arguments.report).write_text(report, encoding="utf-8")

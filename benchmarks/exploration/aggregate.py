@@ -9,9 +9,10 @@ import numpy as np
 
 from benchmarks.exploration.commands import CURVES_DNAME
 from benchmarks.exploration.coverage import Curve, read_curve
-from benchmarks.exploration.report import AREAS, LABELS, markdown_table
+from benchmarks.exploration.report import AREAS, LABELS
 from benchmarks.exploration.statistics import interval_over_seeds
 from data_generation.data.errors import FieldError
+from data_generation.data.markdown import markdown_table
 
 _BASELINE = "random"
 # Of one game: each agent's curves, one for each seed.

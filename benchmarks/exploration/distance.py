@@ -16,17 +16,19 @@ from torch import Tensor
 from tqdm import tqdm
 
 from benchmarks.exploration.commands import Experiment
-from benchmarks.exploration.report import MEASURES, ROWS, markdown_table, save_figure
+from benchmarks.exploration.report import MEASURES, ROWS
 from benchmarks.exploration.settings import EXPLORED
 from benchmarks.exploration.statistics import interval_over_seeds
 from benchmarks.intervals import mean_and_interval
 from data.data import ClipDataset
 from data_generation.data.data import Environment, list_environments
 from data_generation.data.files import write_atomically
+from data_generation.data.markdown import markdown_table
 from models.base import Rollout
 from models.checkpoint import load_world_model
 from models.config import SampleSettings
 from training.clips import frames_to_float
+from training.images import save_figure
 from training.measures.position import read_frames_and_positions
 from training.metrics import psnr_per_frame
 from training.rollout import clip_generators, random_actions

@@ -10,11 +10,13 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from benchmarks.exploration.commands import Experiment
-from benchmarks.exploration.report import LABELS, MEASURES, markdown_table, read_metrics, save_figure
+from benchmarks.exploration.report import LABELS, MEASURES, read_metrics
 from benchmarks.exploration.settings import REWARDING
 from benchmarks.exploration.statistics import interval_over_seeds
 from benchmarks.exploration.steps import Stage
 from data_generation.data.files import write_atomically
+from data_generation.data.markdown import markdown_table
+from training.images import save_figure
 
 _METHOD, _PRESET = "one_go", "exploration"
 _MEASURED = ("psnr", "pooled_psnr", "changed_pooled_psnr", "ssim", "delta_psnr")

@@ -1,6 +1,5 @@
 """Tables and plots of the experiment."""
 
-import io
 import json
 from pathlib import Path
 
@@ -13,6 +12,8 @@ from benchmarks.exploration.second_round import CONTROL, ROUND_TWO
 from benchmarks.exploration.settings import EXPLORED
 from benchmarks.exploration.statistics import Interval, interval_over_seeds
 from data_generation.data.files import write_atomically
+from data_generation.data.markdown import markdown_table
+from training.images import save_figure
 
 LABELS = {
     "auto_explore": "AutoExplore (entropy)",
@@ -215,15 +216,3 @@ def _loop_figure(results: dict[str, list[Measured]], title: str) -> Figure:
             axes.margins(x=0.3, y=0.2)
             axes.grid(alpha=0.3)
     return figure
-
-
-def save_figure(figure: Figure, path: Path) -> None:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, buffer.getvalue())
-
-
-def markdown_table(head: list[str], body: list[list[str]]) -> str:
-    lines = ["| " + " | ".join(head) + " |", "| --- |" + " --: |" * (len(head) - 1)]
-    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in body)])

@@ -4,14 +4,14 @@ import math
 from collections.abc import Iterable
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from benchmarks.intervals import mean_and_interval
 from benchmarks.many_games.models import ALONE, ALONE_FULL, FINE_TUNINGS, NOTHING, TOGETHER, Result
+from data_generation.data.markdown import markdown_table
+from training.images import save_figure
 
 COLUMNS = {
     "pooled_psnr": "pooled PSNR",
@@ -33,27 +33,27 @@ def games_table(results: list[Result]) -> str:
     """Markdown: a row per trained game and model, then the means over the games, and their differences."""
     models = [model for model in (TOGETHER, ALONE, ALONE_FULL) if any(result.model == model for result in results)]
     trained = [result for result in results if result.model in models and result.amount]
-    lines = _head("game", "model", "seeds", "TFLOP")
+    body = []
     for game in _distinct(result.game for result in trained):
         for model in models:
-            lines += _row([r for r in trained if (r.game, r.model) == (game, model)], game, model)
-    lines += [_mean_row(trained, model, {model: 1}) for model in models]
+            body += _row([r for r in trained if (r.game, r.model) == (game, model)], game, model)
+    body += [_mean_row(trained, model, {model: 1}) for model in models]
     for model in models[1:]:
-        lines.append(_mean_row(trained, f"{models[0]} − {model}", {models[0]: 1, model: -1}))
-    return "\n".join(lines)
+        body.append(_mean_row(trained, f"{models[0]} − {model}", {models[0]: 1, model: -1}))
+    return markdown_table(["game", "model", "seeds", "TFLOP", *COLUMNS.values()], body)
 
 
 def fine_tuning_table(results: list[Result]) -> str:
     """Markdown: a row per held-out game, frames of it, and what the model started from."""
-    lines = _head("held-out game", "from", "frames", "seeds", "TFLOP")
+    body = []
     for game in _held_out(results):
         for amount in sorted({result.amount for result in results if result.game == game}):
             for arm in (TOGETHER, *ARMS):
                 chosen = [r for r in results if (r.game, r.model, r.amount) == (game, arm, amount)]
                 if chosen:
                     label = "not fine-tuned" if arm == TOGETHER else arm
-                    lines += _row(chosen, game, label, f"{_mean([r.num_frames for r in chosen]):.0f}")
-    return "\n".join(lines)
+                    body += _row(chosen, game, label, f"{_mean([r.num_frames for r in chosen]):.0f}")
+    return markdown_table(["held-out game", "from", "frames", "seeds", "TFLOP", *COLUMNS.values()], body)
 
 
 def savings(results: list[Result]) -> list[str]:
@@ -103,18 +103,17 @@ def _saving(frames: float | None, points: Curve) -> str:
 def plot(results: list[Result], path: Path) -> None:
     """Each trained game together and alone, and quality over frames of each held-out game, as PNG."""
     held_out = _held_out(results)
-    figure, axes = plt.subplots(1 + len(held_out), 2, figsize=(11, 3.6 * (1 + len(held_out))), squeeze=False)
+    figure = Figure(figsize=(11, 3.6 * (1 + len(held_out))), layout="constrained")
+    axes = figure.subplots(1 + len(held_out), 2, squeeze=False)
     for axis, column in zip(axes[0], COMPARED, strict=True):
         _plot_games(axis, [result for result in results if result.amount], column)
     for row, game in zip(axes[1:], held_out, strict=True):
         for axis, column in zip(row, COMPARED, strict=True):
             _plot_curves(axis, results, game, column)
-    figure.tight_layout()
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+    save_figure(figure, path)
 
 
-def _plot_games(axis: plt.Axes, results: list[Result], column: str) -> None:
+def _plot_games(axis: Axes, results: list[Result], column: str) -> None:
     games = _distinct(r.game for r in results if r.model in (TOGETHER, ALONE, ALONE_FULL))
     for number, model in enumerate((TOGETHER, ALONE, ALONE_FULL)):
         points = [(games.index(r.game), r.metrics[column]) for r in results if r.model == model]
@@ -129,7 +128,7 @@ def _plot_games(axis: plt.Axes, results: list[Result], column: str) -> None:
     axis.legend(fontsize=7)
 
 
-def _plot_curves(axis: plt.Axes, results: list[Result], game: str, column: str) -> None:
+def _plot_curves(axis: Axes, results: list[Result], game: str, column: str) -> None:
     for number, arm in enumerate(ARMS):
         own = [r for r in results if (r.game, r.model) == (game, arm)]
         if own:
@@ -147,19 +146,15 @@ def _plot_curves(axis: plt.Axes, results: list[Result], game: str, column: str) 
     axis.legend(fontsize=7)
 
 
-def _head(*first: str) -> list[str]:
-    return ["| " + " | ".join((*first, *COLUMNS.values())) + " |", "|" + " --- |" * (len(first) + len(COLUMNS))]
-
-
-def _row(results: list[Result], *first: str) -> list[str]:
+def _row(results: list[Result], *first: str) -> list[list[str]]:
     if not results:
         return []
     cells = [mean_and_interval([r.metrics[name] for r in results if name in r.metrics]) for name in COLUMNS]
     seeds = _shown(_distinct(r.seed for r in results))
-    return ["| " + " | ".join((*first, seeds, f"{_tflop(results):.1f}", *cells)) + " |"]
+    return [[*first, seeds, f"{_tflop(results):.1f}", *cells]]
 
 
-def _mean_row(results: list[Result], label: str, signs: dict[str, int]) -> str:
+def _mean_row(results: list[Result], label: str, signs: dict[str, int]) -> list[str]:
     """A row of means over the games, of the seeds in which there are results of all games and of these models.
 
     `signs` says which models are added or taken off.
@@ -173,7 +168,7 @@ def _mean_row(results: list[Result], label: str, signs: dict[str, int]) -> str:
         return sum(terms) / len(games)
 
     cells = [mean_and_interval([mean(name, seed) for seed in complete]) for name in COLUMNS]
-    return "| " + " | ".join(("mean over games", label, _shown(complete), "", *cells)) + " |"
+    return ["mean over games", label, _shown(complete), "", *cells]
 
 
 def _shown(seeds: list[int]) -> str:

@@ -24,6 +24,7 @@ from torch import Tensor
 from benchmarks.command_line import make_parser, run_command
 from benchmarks.quality.clips import SPLITS, chosen_clips
 from data_generation.arguments import read_path, whole_number
+from data_generation.data.markdown import markdown_table
 from models.checkpoint import load_world_model
 from models.genie_redux import GenieRedux
 from training.config import EvalConfig
@@ -48,13 +49,13 @@ def stream(model: GenieRedux, video: Tensor, actions: Tensor, exponent: float) -
     return torch.stack(frames, dim=1).clamp(0, 1)
 
 
-def row(name: str, frames: Tensor, target: Tensor) -> str:
-    """A line of the table."""
+def row(name: str, frames: Tensor, target: Tensor) -> list[str]:
+    """Of the table."""
     errors = (frames - target).square().flatten(2).mean(dim=2)
     shown = [errors[:, t - 1].mean() for t in SHOWN if t <= errors.shape[1]]
     values = [f"{float(-10 * torch.log10(error)):.1f}" for error in (*shown, errors.mean())]
     change = float((frames[:, 1:] - frames[:, :-1]).abs().mean() * 255)
-    return f"| {name} | " + " | ".join([*values, f"{change:.2f}"]) + " |"
+    return [name, *values, f"{change:.2f}"]
 
 
 @torch.no_grad()
@@ -72,19 +73,13 @@ def run(argv: Sequence[str]) -> None:
     length = NUM_GIVEN + args.frames
     (clips,) = chosen_clips(args, length, args.clips)
     target = clips.video[:, NUM_GIVEN:]
-    shown = [str(t) for t in SHOWN if t <= args.frames]
-    head = (
-        f"| exponent | {' | '.join(f'frame {t}' for t in shown)} | all | change |\n| --- |{' --: |' * (len(shown) + 2)}"
-    )
+    head = ["exponent", *(f"frame {t}" for t in SHOWN if t <= args.frames), "all", "change"]
     for path in args.checkpoints:
-        print(f"\n{path}, {len(clips.indices)} clips of {args.dataset}\n\n{head}")
         model = load_world_model(path).model.eval()
-        for exponent in args.exponents:
-            frames = stream(model, clips.video, clips.actions, exponent)
-            print(row(f"{exponent:g}", frames, target), flush=True)
-        still = clips.video[:, NUM_GIVEN - 1 : NUM_GIVEN].expand_as(target)
-        print(row("(copy-last baseline)", still, target))
-        print(row("(the game)", target, target).replace("inf", "–"))
+        body = [row(f"{e:g}", stream(model, clips.video, clips.actions, e), target) for e in args.exponents]
+        body.append(row("(copy-last baseline)", clips.video[:, NUM_GIVEN - 1 : NUM_GIVEN].expand_as(target), target))
+        body.append([cell.replace("inf", "–") for cell in row("(the game)", target, target)])
+        print(f"\n{path}, {len(clips.indices)} clips of {args.dataset}\n\n{markdown_table(head, body)}", flush=True)
 
 
 if __name__ == "__main__":

@@ -5,13 +5,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.figure import Figure
 
 from benchmarks.intervals import mean_and_interval
+from data_generation.data.markdown import markdown_table
+from training.images import save_figure
 
 PARTS = ("tokenizer", "lam", "dynamics")
 COLUMNS = {
@@ -52,35 +51,35 @@ def seeds_of(results: list[dict[str, Any]]) -> str:
 
 def table(results: Results) -> str:
     """The results as Markdown."""
-    lines = _head((*_HEAD, *COLUMNS.values()))
+    body = []
     for (data, arm, steps), seeds in results.items():
         parts = [part for part in PARTS if part in seeds[0]]
         operations = np.mean([sum(seed[part]["operations"] for part in parts) for seed in seeds]) / 1e12
         seconds = np.mean([sum(seed[part]["cpu_seconds"] for part in parts) for seed in seeds])
-        head = f"| {data} | {arm} | {seeds_of(seeds)} | {steps} | {operations:.0f} | {shown_seconds(seconds)}"
+        head = [data, arm, seeds_of(seeds), steps, f"{operations:.0f}", shown_seconds(seconds)]
         for part in ("seen", "unseen"):
             for method in seeds[0][part]:
                 measured = [seed[part][method] for seed in seeds]
                 cells = [mean_and_interval([m[name] for m in measured if name in m]) for name in COLUMNS]
-                lines.append(f"{head} | {part} | {method} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+                body.append([*head, part, method, *cells])
+    return markdown_table([*_HEAD, *COLUMNS.values()], body)
 
 
 def differences(results: Results, reference: str) -> str:
     """Each arm's results minus those of the arm `reference` with the same seed, as Markdown; "" without a pair."""
-    rows = []
+    body = []
     for (data, arm, steps), seeds in results.items():
         for (other_data, other, other_steps), references in results.items():
             pairs = [(own, ref) for own in seeds for ref in references if own["seed"] == ref["seed"]]
             if arm == reference or (other_data, other) != (data, reference) or not pairs:
                 continue
-            head = f"| {data} | {arm} − {reference} | {seeds_of([own for own, _ in pairs])} | {steps}; {other_steps}"
-            rows += [f"{head} | {row}" for row in _difference_rows(pairs)]
+            head = [data, f"{arm} − {reference}", seeds_of([own for own, _ in pairs]), f"{steps}; {other_steps}"]
+            body += [[*head, *row] for row in _difference_rows(pairs)]
     names = ("data", "arms", "seeds", "steps", "levels", "method", *(COLUMNS[name] for name in _COMPARED))
-    return "\n".join([*_head(names), *rows]) if rows else ""
+    return markdown_table(names, body) if body else ""
 
 
-def _difference_rows(pairs: list[tuple[dict[str, Any], dict[str, Any]]]) -> Iterator[str]:
+def _difference_rows(pairs: list[tuple[dict[str, Any], dict[str, Any]]]) -> Iterator[list[str]]:
     """Of each part and method that both have."""
     for part in ("seen", "unseen"):
         for method in (name for name in pairs[0][0][part] if name in pairs[0][1][part]):
@@ -89,17 +88,14 @@ def _difference_rows(pairs: list[tuple[dict[str, Any], dict[str, Any]]]) -> Iter
                 mean_and_interval([own[name] - ref[name] for own, ref in both if name in own and name in ref])
                 for name in _COMPARED
             ]
-            yield f"{part} | {method} | " + " | ".join(cells) + " |"
-
-
-def _head(names: tuple[str, ...]) -> list[str]:
-    return ["| " + " | ".join(names) + " |", "|" + " --- |" * len(names)]
+            yield [part, method, *cells]
 
 
 def plot(results: Results, path: Path) -> None:
     """Pooled PSNR and ΔPSNR of the arms on each dataset (autoregressive, seen levels), a point per seed, as PNG."""
     datasets = list(dict.fromkeys(data for data, _, _ in results))
-    figure, axes = plt.subplots(len(datasets), 2, figsize=(11, 0.6 + 2.6 * len(datasets)), squeeze=False)
+    figure = Figure(figsize=(11, 0.6 + 2.6 * len(datasets)), layout="constrained")
+    axes = figure.subplots(len(datasets), 2, squeeze=False)
     for row, data in enumerate(datasets):
         arms = {f"{arm}, {steps} steps": seeds for (name, arm, steps), seeds in results.items() if name == data}
         for axis, column in zip(axes[row], ("pooled_psnr", "delta_psnr"), strict=True):
@@ -113,6 +109,4 @@ def plot(results: Results, path: Path) -> None:
             axis.grid(alpha=0.3)
         measured = next(iter(arms.values()))[0]["seen"]["autoregressive"]
         axes[row][0].axvline(measured["copy_last_pooled_psnr"], color="grey", linestyle=":")
-    figure.tight_layout()
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+    save_figure(figure, path)

@@ -27,6 +27,7 @@ from torchmetrics.functional.classification import binary_auroc
 from benchmarks.command_line import make_parser, run_command
 from benchmarks.quality.clips import SPLITS, chosen_clips
 from data_generation.arguments import read_path, whole_number
+from data_generation.data.markdown import markdown_table
 from models.checkpoint import load_world_model
 from models.genie_redux import GenieRedux
 from models.tokenizer import Tokenizer
@@ -114,9 +115,8 @@ def run(argv: Sequence[str]) -> None:
     args = parser.parse_args(argv)
     (clips,) = chosen_clips(args, NUM_FRAMES, args.clips)
     columns = [measure(load_world_model(path).model.eval(), clips.video, clips.actions) for path in args.checkpoints]
-    print("| | " + " | ".join(path.parent.name for path in args.checkpoints) + " |\n| --- |" + " --: |" * len(columns))
-    for name in columns[0]:
-        print(f"| {name} | " + " | ".join(f"{column[name]:.3f}" for column in columns) + " |")
+    body = [[name, *(f"{column[name]:.3f}" for column in columns)] for name in columns[0]]
+    print(markdown_table(["", *(path.parent.name for path in args.checkpoints)], body))
 
 
 if __name__ == "__main__":

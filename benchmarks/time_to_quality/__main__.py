@@ -17,10 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
 
 from benchmarks.command_line import distinct, make_parser, positive_number, read_seed, run_command
 from benchmarks.equal_compute import launch
@@ -31,6 +28,8 @@ from benchmarks.quality.report import shown_seconds
 from benchmarks.time_to_quality.original import OriginalRun, check_checkout, write_clips
 from data_generation.arguments import read_path
 from data_generation.data.files import write_atomically
+from data_generation.data.markdown import markdown_table
+from training.images import save_figure
 
 DATA = ALL_DATA["one_level"]
 DATASET = DATA.dataset_name("seen")
@@ -104,15 +103,15 @@ def evaluate(root: Path, model: Path, target: Path, method: tuple[str, ...]) -> 
 def table(results: list[Result]) -> str:
     """The results as Markdown."""
     head = ("code", "steps", "TFLOP", "CPU s", "method", *MEASURES.values(), "tokenizer alone", "copy-last")
-    lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
+    body = []
     for result in results:
         steps = " + ".join(str(cost["steps"]) for cost in result["costs"].values())
-        cost = f"{result['operations'] / 1e12:.1f} | {shown_seconds(result['cpu_seconds'])}"
+        cost = (f"{result['operations'] / 1e12:.1f}", shown_seconds(result["cpu_seconds"]))
         for method in SAMPLINGS:
             names = (*MEASURES, "tokenizer_pooled_psnr", "copy_last_pooled_psnr")
             cells = [f"{result[method][name]:.2f}" for name in names]
-            lines.append(f"| {result['code']} | {steps} | {cost} | {method} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+            body.append([result["code"], steps, *cost, method, *cells])
+    return markdown_table(head, body)
 
 
 def saving(results: list[Result], cost: str, method: str) -> str:
@@ -134,7 +133,8 @@ def saving(results: list[Result], cost: str, method: str) -> str:
 
 def plot(results: list[Result], path: Path) -> None:
     """Quality over CPU-seconds, autoregressive sampling, as PNG."""
-    figure, axes = plt.subplots(1, 2, figsize=(9, 3.2))
+    figure = Figure(figsize=(9, 3.2), layout="constrained")
+    axes = figure.subplots(1, 2)
     for axis, name in zip(axes, ("pooled_psnr", "delta_psnr"), strict=True):
         for code in dict.fromkeys(result["code"] for result in results):
             points = sorted((r["cpu_seconds"], r["autoregressive"][name]) for r in results if r["code"] == code)
@@ -146,9 +146,7 @@ def plot(results: list[Result], path: Path) -> None:
     still = results[0]["autoregressive"]["copy_last_pooled_psnr"]
     axes[0].axhline(still, color="grey", linestyle=":", label="copy-last baseline")
     axes[0].legend()
-    figure.tight_layout()
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+    save_figure(figure, path)
 
 
 def run(argv: Sequence[str]) -> None:

@@ -27,6 +27,7 @@ from data_generation.annotations.tables import (
 )
 from data_generation.config import PLATFORMER_CONTROLS
 from data_generation.data.errors import UserError
+from data_generation.data.markdown import markdown_table
 
 TAGS = {
     "view": ("side", "top", "3p", "1p", "multi"),
@@ -239,17 +240,17 @@ def report(tables: Tables) -> str:
     """Labels per platform, confidence, and agreement of the readings, as Markdown tables."""
     rows = read_behavior(tables.behavior)
     platforms = [name for name, _ in Counter(row.platform for row in rows).most_common()]
-    blocks = []
+    counted: list[list[list[object]]] = []
     for column, values in TAGS.items():
         counts = Counter((getattr(row, column), row.platform) for row in rows)
         lines = [
             [value, *(counts[value, name] for name in platforms), sum(counts[value, name] for name in platforms)]
             for value in values
         ]
-        blocks.append(_markdown([column, *platforms, "all"], lines))
-    totals = [sum(row.platform == name for row in rows) for name in platforms]
-    blocks[-1] += "\n" + _markdown_row(["all", *totals, len(rows)])
+        counted.append([[column, *platforms, "all"], *lines])
+    counted[-1].append(["all", *(sum(row.platform == name for row in rows) for name in platforms), len(rows)])
     platformers = [row.game for row in rows if row.genre == PLATFORMER]
+    blocks = [markdown_table(head, body) for head, *body in counted]
     return "\n\n".join([*blocks, _confidence_table(tables), _agreement_table(platformers)])
 
 
@@ -350,7 +351,7 @@ def _confidence_table(tables: Tables) -> str:
     ]
     levels = EXTRA["confidence"]
     lines = [[name, *(found.count(level) for level in levels), len(found)] for name, found in confidences]
-    return _markdown(["confidence", *levels, "all"], lines)
+    return markdown_table(["confidence", *levels, "all"], lines)
 
 
 def _agreement_table(platformers: Iterable[str]) -> str:
@@ -364,17 +365,8 @@ def _agreement_table(platformers: Iterable[str]) -> str:
         for figure in reading_agreement()
     ]
     num_tags, num_controls = third_looks(platformers)
-    table = _markdown(["agreement of the readings", "games", "equal", "kappa"], lines)
+    table = markdown_table(["agreement of the readings", "games", "equal", "kappa"], lines)
     return f"{table}\n\nThird looks: tags of {num_tags} games, controls of {num_controls} platformers."
-
-
-def _markdown(head: Sequence[object], lines: Iterable[Sequence[object]]) -> str:
-    rule = ["---", *["--:"] * (len(head) - 1)]
-    return "\n".join(_markdown_row(line) for line in (head, rule, *lines))
-
-
-def _markdown_row(cells: Iterable[object]) -> str:
-    return f"| {' | '.join(str(cell) for cell in cells)} |"
 
 
 if __name__ == "__main__":
