@@ -7,15 +7,16 @@ Networks have fresh weights, whose speed is that of trained ones. Seconds of the
 machine now, CPU-seconds (of this process; emulators are in others) what it costs on an idle one.
 """
 
-import argparse
+import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from benchmarks.command_line import make_parser, read_count, run_command
 from benchmarks.presets import composed
 from data_generation.data.cores import num_cores
 from data_generation.data.data import EpisodeMeta
@@ -101,13 +102,13 @@ def _seconds(run: Callable[[], None], clock: Callable[[], float], repeats: int) 
     return float(np.median(times))
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def run(argv: Sequence[str]) -> None:
+    parser = make_parser("agent57", __doc__)
     parser.add_argument("--preset", default="cinderfoot")
-    parser.add_argument("--actors", type=int, nargs="*", default=[1, 2, 4, 8])
-    parser.add_argument("--steps", type=int, default=2000)
-    parser.add_argument("--repeats", type=int, default=5)
-    arguments = parser.parse_args()
+    parser.add_argument("--actors", type=read_count, nargs="*", default=[1, 2, 4, 8])
+    parser.add_argument("--steps", type=read_count, default=2000)
+    parser.add_argument("--repeats", type=read_count, default=5)
+    arguments = parser.parse_args(argv)
     print(f"{num_cores()} cores, {torch.get_num_threads()} threads of torch")
     for amp_dtype in (None, torch.bfloat16):
         learner_case(config_of(arguments.preset).training, amp_dtype, arguments.repeats)
@@ -116,4 +117,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_command(run))

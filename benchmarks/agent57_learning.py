@@ -18,7 +18,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from auto_explore.src.agent import read_agent
-from benchmarks.command_line import distinct, make_parser, read_seed, run_command
+from benchmarks.command_line import distinct, make_parser, read_count, read_seed, run_command
 from benchmarks.exploration.agent_runs import AgentRun, epoch_of_agent57
 from benchmarks.exploration.mixing import has_episodes
 from benchmarks.exploration.steps import CommandStep, Stage, StepRunner
@@ -197,7 +197,7 @@ def run(argv: Sequence[str]) -> None:
     parser = make_parser("agent57_learning", __doc__)
     parser.add_argument("--root", type=read_path, default=Path("outputs/agent57_learning"), help="of everything")
     parser.add_argument("--seeds", type=read_seed, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--epochs", type=whole_number(1_000_000), default=400)
+    parser.add_argument("--epochs", type=read_count, default=400)
     parser.add_argument("--auto-explore", type=read_path, nargs="*", default=[], help="checkpoints to compare with")
     parser.add_argument("--jobs", type=whole_number(1000), default=1, help="commands that run at once")
     given = parser.parse_args(argv)

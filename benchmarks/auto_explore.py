@@ -13,10 +13,10 @@ import os
 
 os.environ.setdefault("GOMP_SPINCOUNT", "2000")  # as run.py does, before torch loads its threads
 
-import argparse
+import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
@@ -35,6 +35,7 @@ from auto_explore.src.dataset import ClipBatch
 from auto_explore.src.learner import Learner
 from auto_explore.src.reward import RewardContext, RewardInputs, top_entropy
 from auto_explore.src.run_context import RunContext, make_fabric, open_connector
+from benchmarks.command_line import make_parser, read_count, run_command
 from benchmarks.models import matmul_rates
 from benchmarks.models_cases import SIZES, sized
 from data_generation.generator.connector_base import EnvironmentSpec
@@ -211,16 +212,16 @@ def update_case(precision: str, repeats: int, batch: int = 128) -> None:
     say(f"update {precision} {batch} × {clips.frames.shape[1]} frames", f"{seconds:8.2f} s")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def run(argv: Sequence[str]) -> None:
+    parser = make_parser("auto_explore", __doc__)
     parser.add_argument("--size", choices=SIZES, nargs="+", default=["exploration", "demo", "default"])
     parser.add_argument("--precision", choices=("fp32", "bf16"), nargs="+", default=["fp32", "bf16"])
     parser.add_argument("--only", choices=("reward", "collect", "update"), nargs="+")
-    parser.add_argument("--batches", type=int, nargs="+", default=[1, 4, 16])
-    parser.add_argument("--envs", type=int, nargs="+", default=[1, 2, 8])
-    parser.add_argument("--steps", type=int, help="of each collecting case; 32 at default size, 400 otherwise")
-    parser.add_argument("--repeats", type=int, default=3)
-    args = parser.parse_args()
+    parser.add_argument("--batches", type=read_count, nargs="+", default=[1, 4, 16])
+    parser.add_argument("--envs", type=read_count, nargs="+", default=[1, 2, 8])
+    parser.add_argument("--steps", type=read_count, help="of each collecting case; 32 at default size, 400 otherwise")
+    parser.add_argument("--repeats", type=read_count, default=3)
+    args = parser.parse_args(argv)
     keep_freed_memory()
     wanted = args.only or ("update", "reward", "collect")
     print(f"{torch.get_num_threads()} threads, torch {torch.__version__}", flush=True)
@@ -236,4 +237,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_command(run))

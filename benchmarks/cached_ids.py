@@ -10,17 +10,18 @@ process, so that other work on the machine slows both alike; the ratio is that o
 that reading a batch takes of it, and the size of the cache.
 """
 
-import argparse
 import statistics
+import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import nn
 
+from benchmarks.command_line import make_parser, read_count, run_command
 from benchmarks.loader import write_sprites
 from benchmarks.models_cases import SIZES, sized
 from data.data import ClipDataset
@@ -101,15 +102,15 @@ def config_of(name: str, size: str, cache: Path) -> GenieReduxConfig:
     return config
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def run(argv: Sequence[str]) -> None:
+    parser = make_parser("cached_ids", __doc__)
     parser.add_argument("--size", choices=SIZES, default="demo")
     parser.add_argument("--models", choices=MODELS, nargs="+", default=list(MODELS))
     parser.add_argument("--precision", choices=("fp32", "bf16"), nargs="+", default=["fp32", "bf16"])
-    parser.add_argument("--batch-size", type=int, default=4)
-    parser.add_argument("--repeats", type=int, default=15)
-    parser.add_argument("--episodes", type=int, default=4)
-    args = parser.parse_args()
+    parser.add_argument("--batch-size", type=read_count, default=4)
+    parser.add_argument("--repeats", type=read_count, default=15)
+    parser.add_argument("--episodes", type=read_count, default=4)
+    args = parser.parse_args(argv)
     print(f"{'':25} {'seconds a step':^25} {'ms to read a batch':^19} {'s to fill':>14} {'bytes':>10}")
     print(f"{'model':20} type {'encoding':>9} {'cached':>8} {'ratio':>6}", end=" ")
     print(f"{'frames':>10} {'ids':>8} {'a clip':>14} {'a clip':>10}")
@@ -124,4 +125,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_command(run))

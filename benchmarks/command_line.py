@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from data_generation.arguments import OneLineParser, whole_number
 from launcher.errors import INTERRUPTED, SUCCESS, exit_code_of
 
+read_count = whole_number(1_000_000)
 read_seed = whole_number(1_000_000, least=0)
 
 
@@ -33,15 +34,11 @@ def distinct(values: Sequence) -> list:
     return list(dict.fromkeys(values))
 
 
-def run_command(run: Callable[[Sequence[str]], None], words: Sequence[str] | None = None) -> int:
-    """Run a benchmark with the words of its command line; the exit code."""
-
-    def action() -> int:
-        run(sys.argv[1:] if words is None else words)
-        return SUCCESS
+def run_command(run: Callable[[Sequence[str]], int | None], words: Sequence[str] | None = None) -> int:
+    """Run a benchmark with the words of its command line; the exit code, which it may return itself."""
 
     try:
-        return exit_code_of(action)
+        return exit_code_of(lambda: run(sys.argv[1:] if words is None else words) or SUCCESS)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED

@@ -17,11 +17,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
 
+from benchmarks.command_line import make_parser, read_count, run_command
 from benchmarks.models import DTYPES
 from benchmarks.models_cases import NUM_FRAMES, SIZES, TRAINED, Variant, make_case, sized
 from training.allocator import keep_freed_memory
@@ -68,18 +69,18 @@ def measured(name: str, kinds: list[str], repeats: int, folder: str, args: argpa
     return json.loads(result.stdout.splitlines()[-1])
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def run(argv: Sequence[str]) -> None:
+    parser = make_parser("compile", __doc__)
     parser.add_argument("--size", choices=SIZES, default="default")
     parser.add_argument("--precision", choices=DTYPES, default="bf16")
     parser.add_argument("--only", choices=list(TRAINED), nargs="+", default=list(TRAINED))
-    parser.add_argument("--batch", type=int, help="clips a step, in place of the case's own")
-    parser.add_argument("--frames", type=int, default=NUM_FRAMES)
-    parser.add_argument("--repeats", type=int, default=3, help="steps of each kind, after the first one")
+    parser.add_argument("--batch", type=read_count, help="clips a step, in place of the case's own")
+    parser.add_argument("--frames", type=read_count, default=NUM_FRAMES)
+    parser.add_argument("--repeats", type=read_count, default=3, help="steps of each kind, after the first one")
     parser.add_argument("--cpu-time", action="store_true", help="count CPU-seconds, of compilers as well")
     parser.add_argument("--kinds", nargs="+", default=["eager", "compiled"], help=argparse.SUPPRESS)
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     if args.child:
         print(json.dumps(measure(args)))
         return
@@ -96,4 +97,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_command(run))

@@ -18,9 +18,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.command_line import distinct, make_parser, positive_number, read_seed, run_command
+from benchmarks.command_line import distinct, make_parser, positive_number, read_count, read_seed, run_command
 from data.data import Batch, BatchDataset, ClipDataset
-from data_generation.arguments import read_path, whole_number
+from data_generation.arguments import read_path
 from models.lam import likeliest_given_all
 from training.clips import frames_to_float
 from training.measures.frame_reader import train_reader
@@ -67,7 +67,7 @@ def run(argv: Sequence[str]) -> None:
     parser.add_argument("--dataset", type=read_path, required=True)
     parser.add_argument("--share", type=positive_number, default=0.02, help="of the transitions that are labelled")
     parser.add_argument("--persistence", type=float, default=0.8)
-    parser.add_argument("--steps", type=whole_number(1_000_000), default=300)
+    parser.add_argument("--steps", type=read_count, default=300)
     parser.add_argument("--seeds", type=read_seed, nargs="+", default=[0, 1, 2])
     args = parser.parse_args(argv)
     # Two transitions: the one before shows the speed.

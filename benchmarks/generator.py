@@ -7,11 +7,12 @@ then the generator with one worker and with two. Ratios are taken within a round
 machine whose speed drifts (or that others use, too) distorts them less. Start-up of worker processes is included.
 """
 
-import argparse
 import os
 import statistics
+import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
@@ -19,10 +20,11 @@ from pathlib import Path
 import numpy as np
 import stable_retro
 
+from benchmarks.command_line import make_parser, read_count, run_command
 from data_generation.config import ConnectorConfig, DatasetConfig, GeneratorConfig
 from data_generation.data.cores import num_cores
 from data_generation.generator.connector_base import make_connector
-from data_generation.generator.generator import run
+from data_generation.generator.generator import run as run_generator
 from data_generation.generator.plan import make_plan
 from data_generation.generator.retro_games import integrations
 from data_generation.generator.worker import GenerationJob
@@ -84,16 +86,16 @@ def generator(game: str, n_workers: int, n_sessions: int) -> float:
         dataset = DatasetConfig(config, data_dpath=str(Path(folder)))
         connector = make_connector(config)
         plan = make_plan(dataset, connector)
-        outcome = run(GenerationJob(dataset, connector, "config", plan.infos), plan.missing)
+        outcome = run_generator(GenerationJob(dataset, connector, "config", plan.infos), plan.missing)
     return outcome.num_frames / outcome.seconds
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def run(argv: Sequence[str]) -> None:
+    parser = make_parser("generator", __doc__)
     parser.add_argument("--game", choices=sorted(GAMES), default="Airstriker-Genesis")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--sessions", type=int, default=12, help="episodes per run of the generator")
-    arguments = parser.parse_args()
+    parser.add_argument("--rounds", type=read_count, default=3)
+    parser.add_argument("--sessions", type=read_count, default=12, help="episodes per run of the generator")
+    arguments = parser.parse_args(argv)
     game, rounds = arguments.game, []
     skip = GAMES[game].n_skip_frames
     num_frames = 4000 if skip > 1 else 20_000
@@ -120,4 +122,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_command(run))

@@ -5,11 +5,11 @@ minutes to make and some hundred megabytes; how it is opened and read does not d
 `--root`, and stays there.
 """
 
-import argparse
 import os
 import shutil
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -18,8 +18,10 @@ from typing import Any
 import numpy as np
 import psutil
 
+from benchmarks.command_line import make_parser, positive_number, read_count, run_command
 from data.data import ClipDataset
 from data.loader import iterate_epochs, make_loader
+from data_generation.arguments import read_path
 from data_generation.data.data import DatasetInfo, EpisodeMeta, EpisodeWriter, episode_path
 from data_generation.data.index import Index, instance_folders, read_entry, save_index, scan
 
@@ -93,14 +95,14 @@ def rate(clips: ClipDataset, seconds: float) -> tuple[float, float]:
     return count / (time.perf_counter() - clock), count / (time.process_time() - processor)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--root", type=Path, default=Path("outputs/benchmarks"))
-    parser.add_argument("--environments", type=int, default=1000)
-    parser.add_argument("--episodes", type=int, default=1000, help="of each environment")
-    parser.add_argument("--steps", type=int, default=120, help="of each episode")
-    parser.add_argument("--seconds", type=float, default=10.0, help="of reading")
-    arguments = parser.parse_args()
+def run(argv: Sequence[str]) -> None:
+    parser = make_parser("million", __doc__)
+    parser.add_argument("--root", type=read_path, default=Path("outputs/benchmarks"))
+    parser.add_argument("--environments", type=read_count, default=1000)
+    parser.add_argument("--episodes", type=read_count, default=1000, help="of each environment")
+    parser.add_argument("--steps", type=read_count, default=120, help="of each episode")
+    parser.add_argument("--seconds", type=positive_number, default=10.0, help="of reading")
+    arguments = parser.parse_args(argv)
     sizes = (arguments.environments, arguments.episodes, arguments.steps)
     large = measured("make the dataset, if it is not there", lambda: make_dataset(arguments.root, *sizes))
     small = make_dataset(arguments.root, 10, min(1000, arguments.episodes), arguments.steps)
@@ -120,4 +122,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_command(run))

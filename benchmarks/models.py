@@ -18,16 +18,18 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from unittest.mock import patch
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from benchmarks.command_line import make_parser, run_command
 from benchmarks.memory import AllocatedBytes
 from benchmarks.models_cases import CASES, NUM_FRAMES, SIZES, STREAMED, TRAINED, Variant, make_case, sized
 from benchmarks.operations import operation_counter
+from data_generation.arguments import whole_number
 from models.components.recompute import CHECKPOINTING
 from training.allocator import keep_freed_memory
 
@@ -164,13 +166,13 @@ def row(name: str, precision: str, flops: int, results: dict[str, dict[str, floa
     return " ".join(cells)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def run(argv: Sequence[str]) -> None:
+    parser = make_parser("models", __doc__)
     parser.add_argument("--size", choices=SIZES, default="default")
     parser.add_argument("--precision", choices=DTYPES, nargs="+", default=["fp32", "bf16"])
     parser.add_argument("--only", choices=CASES, nargs="+", default=list(CASES))
     parser.add_argument("--variants", choices=("plain", "ours"), nargs="+", default=["plain", "ours"])
-    parser.add_argument("--repeats", type=int, default=1, help="after one that warms up")
+    parser.add_argument("--repeats", type=whole_number(1_000_000, least=0), default=1, help="after one that warms up")
     parser.add_argument("--quick", action="store_true", help="training steps without one that warms up")
     parser.add_argument(
         "--cpu-time",
@@ -179,7 +181,7 @@ def main() -> None:
     )
     parser.add_argument("--checkpointing", choices=CHECKPOINTING, help="in place of the default")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     if args.child:
         print(json.dumps(measure(args)))
         return
@@ -203,4 +205,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_command(run))

@@ -8,7 +8,10 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from multiprocessing import get_context
+
+from benchmarks.command_line import make_parser, positive_number, run_command
 
 SETTINGS = {
     "default": {},
@@ -54,11 +57,11 @@ def spin() -> None:
         pass
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=15)
+def run(argv: Sequence[str]) -> None:
+    parser = make_parser("threads", __doc__)
+    parser.add_argument("--seconds", type=positive_number, default=15)
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     if args.child:
         print(steps_per_second(args.seconds))
         return
@@ -75,4 +78,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_command(run))

@@ -7,11 +7,13 @@ Each level is played once, with uniformly random actions on even levels and with
 tracker says so (the episode would end there), and as missed where it is more than half its height away.
 """
 
-import argparse
+import sys
 import time
+from collections.abc import Sequence
 
 import numpy as np
 
+from benchmarks.command_line import make_parser, read_count, run_command
 from data_generation.config import ConnectorConfig
 from data_generation.generator.connector_retro_act import RetroActConnector
 from data_generation.generator.policy import RandomPolicy, StickyRandomPolicy
@@ -40,11 +42,11 @@ def follow(connector: RetroActConnector, level: int, num_steps: int) -> tuple[li
     return errors, lost, seconds
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--levels", type=int, default=12)
-    parser.add_argument("--steps", type=int, default=500)
-    arguments = parser.parse_args()
+def run(argv: Sequence[str]) -> None:
+    parser = make_parser("tracking", __doc__)
+    parser.add_argument("--levels", type=read_count, default=12)
+    parser.add_argument("--steps", type=read_count, default=500)
+    arguments = parser.parse_args(argv)
     tracked = RetroActConnector(ConnectorConfig(game=GAME, roi_annotation_fpath="RetroAct_roi.csv"))
     runs = [follow(tracked, level, arguments.steps) for level in range(arguments.levels)]
     errors = np.array([error for run in runs for error in run[0]])
@@ -55,4 +57,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_command(run))

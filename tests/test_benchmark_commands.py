@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import cached_ids, cluster, few_labels, play, super_resolution
+from benchmarks import cached_ids, cluster, few_labels, play, super_resolution, threads
 from benchmarks.command_line import run_command
 from benchmarks.keyed_rollouts import held_key
 from benchmarks.models_cases import SIZES
@@ -32,6 +32,7 @@ FILM = "film --model weights/cinderfoot"
         (play.run, f"{FILM} --film x --keys RIGHT:x", r"--keys: 'x' is not a whole number"),
         (play.run, f"{FILM} --film x --keys RIHGT:2", r"--keys=RIHGT: is no action of the model; use some of .*RIGHT"),
         (play.run, "film --model nowhere.pt --film x", r"nowhere\.pt.* not found"),
+        (threads.run, "--seconds 0", r"--seconds: 0 is not positive"),
         (few_labels.run, "--dataset nowhere", r"'nowhere' not found"),
         (super_resolution.run, "nowhere.pt nowhere --to x", r"nowhere.* not found"),
     ],

@@ -21,12 +21,14 @@ import argparse
 import random
 import re
 import shutil
+import sys
 import tempfile
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
+from benchmarks.command_line import make_parser, read_count, read_seed, run_command
 from benchmarks.drills.children import GIB, Case, Ended, Limits, run_cases
 from benchmarks.drills.command_line_sources import Line, lines_of, make_folder, run_line, sources
 from benchmarks.drills.outcomes import outcome_table
@@ -38,8 +40,8 @@ _SLOW_LIMITS = Limits(60.0, 2 * GIB)  # AutoExplore starts processes, each of wh
 _MEMORY = re.compile(r"MemoryError|Cannot allocate memory|can't allocate memory|DefaultCPUAllocator|bad_alloc")
 
 
-def main() -> int:
-    arguments = _arguments()
+def run(argv: Sequence[str]) -> int:
+    arguments = _arguments(argv)
     chosen = list(_chosen(arguments))
     root = Path(tempfile.mkdtemp(prefix="lines-"))
     try:
@@ -67,17 +69,17 @@ def main() -> int:
     return 1 if any(outcome in FAULTS for _, outcome, _ in results) else 0
 
 
-def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def _arguments(argv: Sequence[str]) -> argparse.Namespace:
+    parser = make_parser("drills.command_lines", __doc__)
     parser.add_argument("--commands", nargs="*", choices=[source.title for source in sources()], metavar="COMMAND")
-    parser.add_argument("--count", type=int, default=900, help="lines (default: 900)")
+    parser.add_argument("--count", type=read_count, default=900, help="lines (default: 900)")
     parser.add_argument("--all", action="store_true", help="all lines: some thousands")
     parser.add_argument("--line", help="only the lines with this text")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--jobs", type=int, default=3)
+    parser.add_argument("--seed", type=read_seed, default=0)
+    parser.add_argument("--jobs", type=read_count, default=3)
     parser.add_argument("--report", help="Markdown file to write")
     parser.add_argument("--show", action="store_true", help="print what each line printed")
-    return parser.parse_args()
+    return parser.parse_args(argv)
 
 
 def _chosen(arguments: argparse.Namespace) -> Iterator[Line]:
@@ -146,4 +148,4 @@ def _report(results: list[tuple[Line, str, str]]) -> str:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    sys.exit(run_command(run))

@@ -25,11 +25,12 @@ import sys
 import tempfile
 import zlib
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from benchmarks.command_line import make_parser, positive_number, read_count, read_seed, run_command
 from benchmarks.drills.children import Case, Ended, Limits, run_cases
 from benchmarks.drills.fuzz_kinds import KINDS, FileKind
 from benchmarks.drills.fuzz_materials import make_materials
@@ -42,8 +43,8 @@ FAULTS = OUTCOMES[4:]
 _MEMORY = re.compile(r"MemoryError|Cannot allocate memory|can't allocate memory|DefaultCPUAllocator|bad_alloc")
 
 
-def main() -> int:
-    arguments = _arguments()
+def run(argv: Sequence[str]) -> int:
+    arguments = _arguments(argv)
     kinds = [kind for kind in KINDS if not arguments.kinds or kind.name in arguments.kinds]
     root = Path(tempfile.mkdtemp(prefix="fuzz-"))
     try:
@@ -56,18 +57,18 @@ def main() -> int:
     return 1 if any(outcome in FAULTS for _, outcome, *_ in results) else 0
 
 
-def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def _arguments(argv: Sequence[str]) -> argparse.Namespace:
+    parser = make_parser("drills.fuzz", __doc__)
     parser.add_argument("--kinds", nargs="*", choices=[kind.name for kind in KINDS], metavar="KIND")
     parser.add_argument("--only", help="a case's name, as the report gives it")
-    parser.add_argument("--scale", type=float, default=1.0, help="times as many cases (default: 1)")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--scale", type=positive_number, default=1.0, help="times as many cases (default: 1)")
+    parser.add_argument("--seed", type=read_seed, default=0)
     parser.add_argument(
-        "--jobs", type=int, default=4, help="children at a time (default: 4; hanging ones cost nothing)"
+        "--jobs", type=read_count, default=4, help="children at a time (default: 4; hanging ones cost nothing)"
     )
     parser.add_argument("--report", help="Markdown file to write; the cases go to a JSON file next to it")
     parser.add_argument("--show", action="store_true", help="print what each case printed")
-    return parser.parse_args()
+    return parser.parse_args(argv)
 
 
 Result = tuple[str, str, str, float]  # name, outcome, what was done or said, seconds
@@ -219,4 +220,4 @@ def _report(results: list[Result]) -> str:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    sys.exit(run_command(run))

@@ -10,15 +10,16 @@ other (with the files that differ) | refused (exit code 2) | traceback | hang. A
 killed is "not interrupted", and no kill.
 """
 
-import argparse
 import random
 import shutil
+import sys
 import tempfile
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
+from benchmarks.command_line import make_parser, read_count, read_seed, run_command
 from benchmarks.drills.children import GIB, Case, Ended, Limits, run_cases
 from benchmarks.drills.interrupted import (
     NOT_INTERRUPTED,
@@ -35,13 +36,13 @@ from benchmarks.drills.outcomes import outcome_table
 _PATIENCE = 60.0
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def run(argv: Sequence[str]) -> int:
+    parser = make_parser("drills.kill", __doc__)
     parser.add_argument("--runs", nargs="*", choices=[scenario.name for scenario in SCENARIOS], metavar="RUN")
-    parser.add_argument("--kills", type=int, default=10)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--kills", type=read_count, default=10)
+    parser.add_argument("--seed", type=read_seed, default=0)
     parser.add_argument("--report", help="Markdown file to write")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     table: dict[str, Counter[str]] = defaultdict(Counter)
     notes = []
     for scenario in SCENARIOS:
@@ -118,4 +119,4 @@ def _outcome(ended: Ended, right: dict[str, str], found: dict[str, str], moments
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    sys.exit(run_command(run))

@@ -19,12 +19,14 @@ import json
 import os
 import random
 import shutil
+import sys
 import tempfile
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
+from benchmarks.command_line import make_parser, read_count, read_seed, run_command
 from benchmarks.drills.children import GIB, Case, Ended, Limits, run_cases
 from benchmarks.drills.interrupted import (
     NOT_INTERRUPTED,
@@ -44,14 +46,14 @@ _PATIENCE = 60.0
 _SAVED_EVERY = 2  # steps between two checkpoints of the drills' trainings
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def run(argv: Sequence[str]) -> int:
+    parser = make_parser("drills.power_cut", __doc__)
     parser.add_argument("--runs", nargs="*", choices=[scenario.name for scenario in SCENARIOS], metavar="RUN")
-    parser.add_argument("--cuts", type=int, default=10)
+    parser.add_argument("--cuts", type=read_count, default=10)
     parser.add_argument("--names", action="store_true", help="names in folders that were not fsynced are lost too")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=read_seed, default=0)
     parser.add_argument("--report", help="Markdown file to write")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     table: dict[str, Counter[str]] = defaultdict(Counter)
     notes = []
     for scenario in SCENARIOS:
@@ -178,4 +180,4 @@ def cut(folder: Path, log: Path, old: set[tuple[int, int, int]], with_names: boo
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    sys.exit(run_command(run))

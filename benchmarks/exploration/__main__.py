@@ -35,6 +35,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from benchmarks.command_line import make_parser, read_count, read_seed, run_command
 from benchmarks.exploration.aggregate import report_games
 from benchmarks.exploration.commands import Experiment
 from benchmarks.exploration.distance import distance_report, report_distance
@@ -65,22 +66,16 @@ from benchmarks.exploration.settings import (
     for_trial,
 )
 from benchmarks.exploration.steps import Stage, StepRunner
-from data_generation.arguments import OneLineParser, read_path, whole_number
+from data_generation.arguments import read_path, whole_number
 from data_generation.data.errors import FieldError
-from launcher.errors import INTERRUPTED, SUCCESS, exit_code_of
+from launcher.errors import SUCCESS
 
 PARTS = ("coverage", "loop", "twice", "prediction", "distance")
-_MOST = 1_000_000
 
 
 def read_arguments(argv: Sequence[str]) -> argparse.Namespace:
     """UserError for a command line that cannot be read."""
-    parser = OneLineParser(
-        prog="python -m benchmarks.exploration",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    number = whole_number(_MOST)
+    parser = make_parser("exploration", __doc__)
     parser.add_argument("--game", choices=sorted(GAMES), default="cinderfoot")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=["loop"])
     parser.add_argument("--smoke", action="store_true", help="a trial of some minutes, in a folder of its own")
@@ -96,16 +91,16 @@ def read_arguments(argv: Sequence[str]) -> argparse.Namespace:
     tested = ("TOKENIZER", "MODEL")
     parser.add_argument("--tested", nargs=2, type=read_path, metavar=tested, help="fine-tune and test these models")
     parser.add_argument("--agent57", type=read_path, help="its checkpoint; without one it is trained")
-    parser.add_argument("--agent57-epochs", type=number, help=f"of that training; default {Scale.agent57_epochs}")
-    parser.add_argument("--steps", type=number, help=f"environment steps of every agent; default {Scale.num_steps}")
+    parser.add_argument("--agent57-epochs", type=read_count, help=f"of that training; default {Scale.agent57_epochs}")
+    parser.add_argument("--steps", type=read_count, help=f"environment steps of every agent; default {Scale.num_steps}")
     parser.add_argument(
-        "--data-seeds", type=number, help=f"seeds of the loop and of prediction; default {Scale.data_seeds}"
+        "--data-seeds", type=read_count, help=f"seeds of the loop and of prediction; default {Scale.data_seeds}"
     )
     compared = " ".join(COMPARED_AGENTS)
     parser.add_argument("--agents", nargs="+", choices=AGENTS, help=f"those that are compared; default {compared}")
-    parser.add_argument("--seeds", type=number, help=f"seeds of the coverage; default {Scale.seeds}")
+    parser.add_argument("--seeds", type=read_count, help=f"seeds of the coverage; default {Scale.seeds}")
     parser.add_argument(
-        "--first-seed", type=whole_number(_MOST, 0), help=f"seeds are this one and the next; default {Scale.first_seed}"
+        "--first-seed", type=read_seed, help=f"seeds are this one and the next; default {Scale.first_seed}"
     )
     parser.add_argument("--report", nargs="+", type=read_path, metavar="ROOT", help="only the table of several games")
     parser.add_argument("--jobs", type=whole_number(1000), default=1, help="commands that run at once")
@@ -200,12 +195,7 @@ def _stages(part: str, experiment: Experiment) -> list[Stage]:
 
 
 def main(argv: Sequence[str]) -> int:
-    """As `launcher.main.launch`: mistakes of the user are one line and exit code 2."""
-    try:
-        return exit_code_of(lambda: run(argv))
-    except KeyboardInterrupt:
-        print("interrupted; the same command resumes", file=sys.stderr)
-        return INTERRUPTED
+    return run_command(run, argv)
 
 
 if __name__ == "__main__":

@@ -21,9 +21,9 @@ from unittest.mock import patch
 import torch
 from torch import Tensor
 
-from benchmarks.command_line import make_parser, run_command
+from benchmarks.command_line import make_parser, read_count, run_command
 from benchmarks.quality.clips import SPLITS, chosen_clips
-from data_generation.arguments import read_path, whole_number
+from data_generation.arguments import read_path
 from data_generation.data.markdown import markdown_table
 from models.checkpoint import load_world_model
 from models.genie_redux import GenieRedux
@@ -66,8 +66,8 @@ def run(argv: Sequence[str]) -> None:
     parser.add_argument("--datasets", type=read_path, default=Path(EvalConfig().dataset_root_dpath))
     parser.add_argument("--dataset", required=True)
     parser.add_argument("--split", default="validation", choices=SPLITS)
-    parser.add_argument("--clips", type=whole_number(100_000), default=32)
-    parser.add_argument("--frames", type=whole_number(100_000), default=60)
+    parser.add_argument("--clips", type=read_count, default=32)
+    parser.add_argument("--frames", type=read_count, default=60)
     parser.add_argument("--exponents", nargs="+", type=float, default=[0, 1, 2, 4])
     args = parser.parse_args(argv)
     length = NUM_GIVEN + args.frames

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from benchmarks.command_line import make_parser, positive_number, run_command
+from benchmarks.command_line import make_parser, positive_number, read_count, run_command
 from benchmarks.quality.clips import SPLITS, chosen_clips
 from data_generation.arguments import read_path, whole_number
 from models.base import Rollout
@@ -86,7 +86,7 @@ def run(argv: Sequence[str]) -> None:
     parser.add_argument("--datasets", type=read_path, default=Path(EvalConfig().dataset_root_dpath))
     parser.add_argument("--dataset", required=True)
     parser.add_argument("--split", default="validation", choices=SPLITS)
-    parser.add_argument("--clips", type=whole_number(100_000), default=64)
+    parser.add_argument("--clips", type=read_count, default=64)
     parser.add_argument("--rounds", nargs="+", type=whole_number(10_000), default=[1, 2, 4, 8, 25])
     parser.add_argument("--orders", nargs="+", default=list(UNMASK_ORDERS), choices=UNMASK_ORDERS)
     parser.add_argument("--temperature", type=positive_number, help="of the first round; the model's by default")

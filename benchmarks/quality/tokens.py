@@ -24,9 +24,9 @@ from einops import rearrange
 from torch import Tensor
 from torchmetrics.functional.classification import binary_auroc
 
-from benchmarks.command_line import make_parser, run_command
+from benchmarks.command_line import make_parser, read_count, run_command
 from benchmarks.quality.clips import SPLITS, chosen_clips
-from data_generation.arguments import read_path, whole_number
+from data_generation.arguments import read_path
 from data_generation.data.markdown import markdown_table
 from models.checkpoint import load_world_model
 from models.genie_redux import GenieRedux
@@ -111,7 +111,7 @@ def run(argv: Sequence[str]) -> None:
     parser.add_argument("--datasets", type=read_path, default=Path(EvalConfig().dataset_root_dpath))
     parser.add_argument("--dataset", required=True)
     parser.add_argument("--split", default="validation", choices=SPLITS)
-    parser.add_argument("--clips", type=whole_number(100_000), default=128)
+    parser.add_argument("--clips", type=read_count, default=128)
     args = parser.parse_args(argv)
     (clips,) = chosen_clips(args, NUM_FRAMES, args.clips)
     columns = [measure(load_world_model(path).model.eval(), clips.video, clips.actions) for path in args.checkpoints]

@@ -13,13 +13,16 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 
+from benchmarks.command_line import make_parser, read_count, run_command
 from benchmarks.models_cases import NUM_FRAMES, SIZES, TRAINED, sized
 from benchmarks.time_to_quality.original import original_config, run_original
+from data_generation.arguments import read_path
 from training.config import OptimizerConfig
 
 NUM_ACTIONS = 5
@@ -60,16 +63,16 @@ def ours(name: str, args: argparse.Namespace) -> Measured:
     return [found["eager"]], found["peak"]
 
 
-def main() -> None:
+def run(argv: Sequence[str]) -> None:
     """Print a line for each case."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--original", type=Path, required=True, help="checkout of the original's code")
+    parser = make_parser("time_to_quality.steps", __doc__)
+    parser.add_argument("--original", type=read_path, required=True, help="checkout of the original's code")
     parser.add_argument("--size", choices=SIZES, default="default")
     parser.add_argument("--only", choices=CASES, nargs="+", default=list(CASES))
-    parser.add_argument("--batch", type=int, help="clips a step, in place of the published number")
-    parser.add_argument("--frames", type=int, default=NUM_FRAMES)
-    parser.add_argument("--repeats", type=int, default=2, help="steps of each process, after the first one")
-    args = parser.parse_args()
+    parser.add_argument("--batch", type=read_count, help="clips a step, in place of the published number")
+    parser.add_argument("--frames", type=read_count, default=NUM_FRAMES)
+    parser.add_argument("--repeats", type=read_count, default=2, help="steps of each process, after the first one")
+    args = parser.parse_args(argv)
     for name in args.only:
         found: dict[str, list[Measured]] = {"original": [], "ours": []}
         for code in ("original", "ours", "ours", "original"):
@@ -83,4 +86,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_command(run))
