@@ -19,8 +19,9 @@ from queue import Empty, SimpleQueue
 
 from data_generation.arguments import OneLineParser
 from data_generation.data.cores import num_cores
+from data_generation.data.errors import one_line
 from launcher.commands import ROOT_DPATH
-from launcher.errors import SUCCESS, USER_ERROR, one_line
+from launcher.errors import SUCCESS, USER_ERROR
 from training.tracker import wandb_login_present
 
 _ABOUT = """\

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from data_generation.data.errors import UserError
+from data_generation.data.errors import UserError, one_line
 from data_generation.data.fields import path_fields
 
 SUCCESS, FAILURE, USER_ERROR, INTERRUPTED = 0, 1, 2, 130
@@ -52,11 +52,6 @@ _REMEDIES = {
     errno.ENOMEM: "free some memory, or use fewer processes and smaller batches",
     errno.EAGAIN: "raise the limit of processes (ulimit -u), or use fewer processes and workers",
 }
-
-
-def one_line(error: BaseException) -> str:
-    """The error's message on a single line; its class name if it has none."""
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 def as_user_error(error: BaseException, paths: Mapping[str, str] | None = None) -> UserError | None:

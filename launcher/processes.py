@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from data_generation.data.cores import num_cores
-from data_generation.data.errors import UserError
+from data_generation.data.errors import UserError, one_line
 from launcher.errors import (
     INTERRUPTED,
     QUIET_LOGGERS,
@@ -26,7 +26,6 @@ from launcher.errors import (
     ConsoleHandler,
     code_of_exit,
     explained,
-    one_line,
 )
 from launcher.stopped import StoppedProcesses
 from launcher.streams import make_streams_usable
@@ -156,7 +155,7 @@ def _no_answer(rank: Any, num_processes: Any, message: str) -> UserError | None:
     if not any(words in message for words in _NO_ANSWER):
         return None
     problem = "timed out waiting for another one, which hangs or was cut off"
-    return UserError(f"process {rank} of {num_processes} {problem} ({one_line(Exception(message))[:200]})")
+    return UserError(f"process {rank} of {num_processes} {problem} ({one_line(Exception(message), 200)})")
 
 
 def _reason(message: Any) -> tuple[str, str]:

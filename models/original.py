@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 from torch import Tensor
 
-from data_generation.data.errors import UserError
+from data_generation.data.errors import UserError, one_line
 from data_generation.data.reading import read_file
 from models.config import DynamicsConfig, LamConfig, TokenizerConfig
 
@@ -155,8 +155,8 @@ def _read_published(path: Path) -> dict[str, Any]:
     except UserError:
         raise
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError, AttributeError, TypeError, ValueError) as error:
-        reason = " ".join(str(error).split())[:120]
-        raise UserError(f"'{path}' is not the configuration of a model ({reason}): restore or remove it") from error
+        line = f"'{path}' is not the configuration of a model ({one_line(error, 120)}): restore or remove it"
+        raise UserError(line) from error
 
 
 def _facts_of(part: dict[str, Any]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from data_generation.data.errors import FieldError, MissingPathError, UserError
+from data_generation.data.errors import FieldError, MissingPathError, UserError, one_line
 from data_generation.data.files import atomic_path
 from data_generation.data.reading import UnreadableFileError, open_file
 from models.provenance import code_commit
@@ -57,7 +57,7 @@ def written(path: Path) -> Iterator[None]:
         yield
     # torch's writer raises RuntimeError for a full disk.
     except (OSError, RuntimeError, UnreadableFileError) as error:
-        reason = (isinstance(error, OSError) and error.strerror) or " ".join(str(error).split())[:150]
+        reason = (isinstance(error, OSError) and error.strerror) or one_line(error, 150)
         raise UnwritableFileError(f"'{path}' cannot be written ({reason}): free space or check permissions") from error
 
 

@@ -13,7 +13,7 @@ from accelerate.utils import gather_object
 from torch import Tensor, nn
 from torchmetrics.image.fid import FrechetInceptionDistance
 
-from data_generation.data.errors import UserError
+from data_generation.data.errors import UserError, one_line
 from data_generation.data.files import atomic_path
 from training.inception import load_inception
 from training.runtime import Runtime
@@ -92,7 +92,7 @@ def score(fid: Fid | None) -> tuple[dict[str, float], str]:
     try:
         return {"fid": fid.compute()}, ""
     except (RuntimeError, ValueError, ArithmeticError) as error:
-        return {}, f"no FID: {' '.join(str(error).split())}"
+        return {}, f"no FID: {one_line(error)}"
 
 
 def _cache_folder() -> Path:

@@ -19,7 +19,7 @@ from queue import SimpleQueue
 from typing import Any
 from urllib.parse import urlparse
 
-from data_generation.data.errors import FieldError
+from data_generation.data.errors import FieldError, one_line
 from data_generation.data.files import write_atomically
 from data_generation.data.reading import opened, parse_json, read_file
 
@@ -181,7 +181,8 @@ class _Tracker(ABC):
             try:
                 call()
             except Exception as error:  # foreign code: whatever it is, training continues
-                logger.warning("%s is off from now on (%s): metrics go to metrics.jsonl", self.name, _one_line(error))
+                problem = one_line(error, 200)
+                logger.warning("%s is off from now on (%s): metrics go to metrics.jsonl", self.name, problem)
                 with suppress(Exception):
                     self._after_error()
                 return
@@ -248,7 +249,7 @@ def _start_tensorboard(folder: Path, trackers: Sequence[str], resume_step: int) 
         return _TensorBoardFiles(module.SummaryWriter(str(folder / "tensorboard"), purge_step=purge_step))
     except Exception as error:  # foreign code: not installed, another version, a folder that cannot be written …
         is_missing = isinstance(error, ImportError)
-        problem = "tensorboard is not installed" if is_missing else f"tensorboard failed ({_one_line(error)})"
+        problem = "tensorboard is not installed" if is_missing else f"tensorboard failed ({one_line(error, 200)})"
         remedy = "run `bash install.sh --with tensorboard`, or omit it" if is_missing else "fix that, or omit it"
         raise FieldError("trackers", list(trackers), problem, remedy) from error
 
@@ -266,7 +267,7 @@ def wandb_login_present() -> bool:
     except FileNotFoundError:
         return False
     except (OSError, ValueError, netrc.NetrcParseError) as error:
-        logger.info("'%s' cannot be read for a wandb login (%s)", path, _one_line(error))
+        logger.info("'%s' cannot be read for a wandb login (%s)", path, one_line(error, 200))
         return False
 
 
@@ -296,9 +297,10 @@ def _start_wandb(folder: Path, config: WandbSettings, run_config: dict[str, Any]
         )
     except Exception as error:  # foreign code: no login, no network, no writable home, another version …
         if mode != "auto":
-            problem = "needs the package wandb" if isinstance(error, ImportError) else f"failed ({_one_line(error)})"
+            is_missing = isinstance(error, ImportError)
+            problem = "needs the package wandb" if is_missing else f"failed ({one_line(error, 200)})"
             raise FieldError("mode", mode, problem, "fix that or set {mode}=disabled") from error
-        logger.warning("wandb is off (%s): metrics go to %s", _one_line(error), folder / "metrics.jsonl")
+        logger.warning("wandb is off (%s): metrics go to %s", one_line(error, 200), folder / "metrics.jsonl")
         return None
     # It would add a line for each row that a dead process does not take.
     logging.getLogger("asyncio").setLevel(logging.ERROR)
@@ -311,10 +313,6 @@ def _wandb_id(folder: Path) -> str:
     if not path.is_file() or not path.read_text(encoding="utf-8").strip():
         write_atomically(path, uuid.uuid4().hex[:12], durable=True)
     return path.read_text(encoding="utf-8").strip()
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def _own_processes() -> set[int]:

@@ -62,6 +62,11 @@ class FieldError(UserError):
         return type(self), (self.field, self.value, self.problem, self.remedy), {"_outer": self._outer}
 
 
+def one_line(error: BaseException, most: int | None = None) -> str:
+    """The message of an error on a single line, of at most so many characters; the name of its class without one."""
+    return " ".join(str(error).split())[:most] or type(error).__name__
+
+
 class MissingPathError(FieldError, FileNotFoundError):
     """A field that names a file or folder which does not exist."""
 

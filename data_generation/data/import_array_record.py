@@ -17,7 +17,7 @@ import numpy as np
 
 from data_generation.data.errors import UserError
 from data_generation.data.import_arrays import ArrayDataset, ArraySession, ImportOptions, optional_module
-from data_generation.data.reading import read_json, shortened
+from data_generation.data.reading import read_json, readable, shortened
 
 ARRAY_RECORD_SUFFIXES = (".array_record", ".arrayrecord")
 _MODULE = "array_record.python.array_record_module"
@@ -97,16 +97,12 @@ class ArrayRecordSession(ArraySession):
 @contextmanager
 def _reader(path: Path) -> Iterator[Any]:
     module = optional_module(_MODULE, path)
-    try:
+    # It raises RuntimeError, ValueError and others.
+    with readable(path, Exception):
         reader = module.ArrayRecordReader(str(path))
         reader.num_records()
         yield reader
         reader.close()
-    except UserError:
-        raise
-    except Exception as error:  # the reader raises RuntimeError, ValueError and others
-        reason = " ".join(str(error).split())[:150]
-        raise UserError(f"'{path}' cannot be read ({reason}): restore or remove it") from None
 
 
 def array_record_dataset(name: str, files: Sequence[Path], options: ImportOptions) -> ArrayDataset:

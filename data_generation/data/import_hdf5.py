@@ -24,7 +24,7 @@ from data_generation.data.import_arrays import (
     as_rgb,
     optional_module,
 )
-from data_generation.data.reading import read_json
+from data_generation.data.reading import read_json, readable
 from data_generation.data.recordings import natural_order
 
 HDF5_SUFFIXES = (".hdf5", ".h5", ".hdf")
@@ -167,10 +167,6 @@ def _minari_actions(file: Path) -> int:
 @contextmanager
 def _file(path: Path) -> Iterator[Any]:
     h5py = optional_module("h5py", path)
-    try:
-        with h5py.File(path, "r") as file:
-            yield file
     # What h5py raises for files that are damaged, or no HDF5.
-    except (OSError, RuntimeError, KeyError, TypeError) as error:
-        reason = " ".join(str(error).split())[:150]
-        raise UserError(f"'{path}' cannot be read ({reason}): restore or remove it") from None
+    with readable(path, OSError, RuntimeError, KeyError, TypeError), h5py.File(path, "r") as file:
+        yield file

@@ -22,9 +22,12 @@ from data_generation.data.import_arrays import (
     ImportOptions,
     optional_module,
 )
+from data_generation.data.reading import readable
 from data_generation.data.recordings import decode_image
 
 PARQUET_SUFFIXES = (".parquet", ".pq")
+# What PyArrow raises for damaged files.
+_DAMAGED = (OSError, ValueError, KeyError, TypeError)
 _EPISODE_NAMES = ("episode_index", "episode_id", "episode", "trajectory_id", "traj_id")
 _ROWS_AT_ONCE = 64
 _BYTES_AT_ONCE = 1 << 20
@@ -43,14 +46,14 @@ class ParquetReader:
 
     def schema(self, path: Path) -> Any:
         """The Arrow schema of a file."""
-        with _one_line_errors(path):
+        with readable(path, *_DAMAGED):
             return self._opened(path).schema_arrow
 
     def values(self, path: Path, name: str, start: int, stop: int, rows_at_once: int) -> Iterator[Any]:
         """The values of a column in rows `start` to `stop`, as far as there are such rows."""
         row = max(start, 0)
         while row < stop:
-            with _one_line_errors(path):
+            with readable(path, *_DAMAGED):
                 file = self._opened(path)
                 if name not in self._columns:
                     self._columns[name] = _Column(file, name, rows_at_once)
@@ -227,22 +230,10 @@ def _holds_images(kind: Any) -> bool:
 @contextmanager
 def parquet_file(path: Path) -> Iterator[Any]:
     """An open Parquet file; UserError where it is damaged, or where PyArrow is not installed."""
-    with _one_line_errors(path), _open(path) as file:
+    with readable(path, *_DAMAGED), _open(path) as file:
         yield file
 
 
 def _open(path: Path) -> Any:
     # Read in pieces: otherwise a whole column of a row group, often of the file, is in memory.
     return optional_module("pyarrow.parquet", path).ParquetFile(str(path), buffer_size=_BYTES_AT_ONCE, pre_buffer=False)
-
-
-@contextmanager
-def _one_line_errors(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except UserError:
-        raise
-    # PyArrow's errors are ValueErrors, KeyErrors and OSErrors.
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        reason = " ".join(str(error).split())[:150]
-        raise UserError(f"'{path}' cannot be read ({reason}): restore or remove it") from None

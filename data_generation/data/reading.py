@@ -16,7 +16,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
-from data_generation.data.errors import UserError
+from data_generation.data.errors import UserError, one_line
 
 T = TypeVar("T")
 
@@ -69,6 +69,17 @@ def read_file(path: Path | str, max_bytes: int = MAX_TEXT_BYTES) -> bytes:
         if (size := os.fstat(fd).st_size) > max_bytes:
             raise UnreadableFileError(f"'{path}' has {size} bytes, too many for such a file: restore or remove it")
         return b"".join(iter(lambda: os.read(fd, size + 1), b""))
+
+
+@contextmanager
+def readable(path: Path, *kinds: type[Exception]) -> Iterator[None]:
+    """UserError for errors of these `kinds`, which a library raises in the block where a file is damaged."""
+    try:
+        yield
+    except UserError:
+        raise
+    except kinds as error:
+        raise UserError(f"'{path}' cannot be read ({one_line(error, 150)}): restore or remove it") from None
 
 
 def parse_json(data: bytes | str) -> Any:

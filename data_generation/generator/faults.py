@@ -3,7 +3,7 @@
 from multiprocessing import parent_process
 from types import TracebackType
 
-from data_generation.data.errors import FieldError, UserError
+from data_generation.data.errors import FieldError, UserError, one_line
 from data_generation.generator.process import Terminated
 
 _MAX_LENGTH = 300
@@ -51,12 +51,13 @@ class foreign:
 
 def described(error: BaseException) -> str:
     """An exception of foreign code as one line of limited length."""
+    name = type(error).__name__
     try:
-        line = " ".join(str(error).split())
+        line = one_line(error)
     # Foreign code again.
     except Exception:
-        line = ""
-    return shortened(f"{type(error).__name__}: {line}" if line else type(error).__name__)
+        line = name
+    return shortened(name if line == name else f"{name}: {line}")
 
 
 def shortened(text: str, length: int = _MAX_LENGTH) -> str:

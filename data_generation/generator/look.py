@@ -17,7 +17,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from data_generation.data.errors import FieldError
+from data_generation.data.errors import FieldError, one_line
 from data_generation.generator.child import Child, begin_call, end_call
 from data_generation.generator.faults import EnvironmentFault, foreign
 from data_generation.generator.image_env import reset_env, step_env
@@ -148,7 +148,7 @@ def _look_in_child(beat: Callable[[str], None], game: str, kwargs: str, seed: in
     except EnvironmentFault as fault:
         cause = fault.__cause__
         if isinstance(cause, gym.error.Error | ImportError):
-            raise FieldError("game", game, " ".join(str(cause).split()), _package_remedy(game, cause)) from cause
+            raise FieldError("game", game, one_line(cause), _package_remedy(game, cause)) from cause
         if fault.call == "make" and isinstance(cause, TypeError):
             problem, remedy = f"making it {fault.what}", "give arguments that it needs by {env_kwargs}={name:value}"
             raise FieldError("game", game, problem, remedy) from cause

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from data_generation.config import DatasetConfig
 from data_generation.data.data import DatasetInfo, EpisodeWriter
-from data_generation.data.errors import UserError, under
+from data_generation.data.errors import UserError, one_line, under
 from data_generation.generator.child import ChildEnd
 from data_generation.generator.connector_base import Connector
 from data_generation.generator.episode import episode_meta, play_episode
@@ -99,7 +99,7 @@ class Player:
             self.close()
             is_ours = isinstance(error, UserError | EnvironmentFault)
             return EpisodeOutcome(
-                error=" ".join(str(error).split()) if is_ours else described(error),
+                error=one_line(error) if is_ours else described(error),
                 is_fatal=isinstance(error, UserError) and not (isinstance(error, GameError) and self._has_other_games),
                 disk_error=_with_path(error, task) if isinstance(error, OSError) else None,
                 is_unopened=isinstance(error, EnvironmentFault) and error.call == "make",

@@ -15,6 +15,7 @@ from torch import Tensor
 from data.data import ClipDataset
 from data_generation.config import ConnectorConfig
 from data_generation.data.data import BadEpisodeError, DatasetInfo, EpisodeError
+from data_generation.data.errors import one_line
 from data_generation.generator.connector_base import Connector, make_connector
 from data_generation.generator.levels import LevelEnv
 from data_generation.generator.recorded import RecordedState
@@ -178,7 +179,7 @@ def play_counterfactuals(dataset: ClipDataset, indices: Sequence[int], rollout: 
             unusable[name] = str(error)
         # A broken ROM may raise anything.
         except Exception as error:
-            unusable[name] = f"'{info.game}' cannot be played here ({_one_line(error)})"
+            unusable[name] = f"'{info.game}' cannot be played here ({one_line(error)})"
         if name in unusable:
             yield Omitted(index, name, unusable[name], of_all=True)
         elif found is None:
@@ -222,7 +223,3 @@ def recorded_connector(info: DatasetInfo) -> Connector:
     known = {field.name for field in fields(ConnectorConfig)}
     settings = {name: value for name, value in info.connector.items() if name in known}
     return make_connector(ConnectorConfig(**{**settings, "game": info.game}))
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
