@@ -55,8 +55,6 @@ def ship(args: argparse.Namespace) -> None:
     dataset = ClipDataset(args.dataset, "train", 2)
     loaded.config.levels = loaded.config.levels or dataset.levels
     loaded.config.n_skip_frames = loaded.config.n_skip_frames or dataset.n_skip_frames
-    if args.history_tokens:
-        loaded.config.dynamics.history_tokens = args.history_tokens
     target = args.weights / args.name
     target.parent.mkdir(exist_ok=True)
     with atomic_path(target) as folder:
@@ -153,7 +151,6 @@ def run(argv: Sequence[str]) -> None:
     parser.add_argument("--commands", type=read_path, required=True, help="text file with the commands that made it")
     parser.add_argument("--evaluations", type=read_path, default=Path("outputs/evaluation"))
     parser.add_argument("--weights", type=read_path, default=WEIGHTS_DPATH)
-    parser.add_argument("--history-tokens", help="of a checkpoint from before it had this setting of its dynamics")
     parser.add_argument("--film", type=read_path, help="of an agent: a GIF for its card")
     parser.add_argument("--replace", action="store_true", help="overwrite weights of that name")
     args = parser.parse_args(argv)

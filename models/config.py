@@ -41,11 +41,6 @@ class TransformerConfig:
         attention = 4 * self.dim * self.heads * self.dim_head
         return 2 * self.num_blocks * (attention + int(2 * self.ff_mult * self.dim**2))
 
-    def __post_init__(self) -> None:
-        old = {"true": "full", "false": "none"}  # older checkpoints and commands have a truth value
-        mode = str(self.gradient_checkpointing)
-        self.gradient_checkpointing = old.get(mode.lower(), mode)
-
 
 @dataclass
 class TokenizerConfig(TransformerConfig):
@@ -76,7 +71,6 @@ class TokenizerConfig(TransformerConfig):
     changed_pixel_weight: Positive = 1.0  # weight of pixels that differ visibly from the frame before
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         if self.quantizer == "fsq":
             self.codebook_size, self.codebook_dim = math.prod(self.fsq_levels), len(self.fsq_levels)
 

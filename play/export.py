@@ -105,8 +105,7 @@ def _page_files() -> list[str]:
     """Patterns of all files that a page may have."""
     static = [path.relative_to(STATIC_DPATH).as_posix() for path in STATIC_DPATH.rglob("*") if path.is_file()]
     runtime = [f"runtime/{name}" for names in RUNTIME_FILES.values() for name in names]
-    # Earlier versions kept the starts' pictures in files.
-    return ["model.onnx", "world.json", "starts/*.png", *static, *runtime]
+    return ["model.onnx", "world.json", *static, *runtime]
 
 
 def _backends(cfg: ExportConfig) -> list[str]:

@@ -10,7 +10,6 @@ from benchmarks.memory import AllocatedBytes
 from benchmarks.models import kept_bytes, operations
 from benchmarks.models_cases import NUM_FRAMES, sized
 from benchmarks.models_plain import make_plain, plain_sample
-from models.checkpoint import parse_config
 from models.components.attention import _UnitVectors, attend
 from models.components.st_transformer import STTransformer
 from models.config import DynamicsConfig, LamConfig, ModelConfig, TokenizerConfig, TransformerConfig
@@ -118,14 +117,6 @@ def test_casts_of_a_pass_without_gradients_are_forgotten_before_one_with_them(mo
         model(random_video(4), random_actions(3), torch.Generator().manual_seed(0))
         assert not used_again
         monkeypatch.undo()
-
-
-@pytest.mark.parametrize(
-    ("old", "new"), [(True, "full"), (False, "none"), ("true", "full"), ("selective", "selective")]
-)
-def test_a_truth_value_of_older_checkpoints_is_understood(old, new, tmp_path):
-    config = parse_config({"dynamics": {"gradient_checkpointing": old}}, tmp_path)
-    assert config.dynamics.gradient_checkpointing == new
 
 
 def test_an_unknown_mode_is_named():

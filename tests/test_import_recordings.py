@@ -304,34 +304,28 @@ def test_videos_of_several_rates_are_named_and_change_no_info(tmp_path, capsys, 
     assert (environment.env_dpath / "info.json").read_bytes() == info
 
 
-def test_imports_of_earlier_versions_which_noted_no_sizes_are_continued(tmp_path):
-    source, options = make_recordings(tmp_path / "films", "mp4"), ("--image-size", "16")
-    environment = imported(source, *options)
-    forget_recordings(environment, keep=("recording",))
-    write_recording(source, "mp4", "3", make_frames(5))
-    assert imported(source, *options).num_frames.tolist() == [9, 10, 5]
-
-
-def forget_recordings(environment: Environment, keep: tuple[str, ...] = ()) -> None:
-    """Rewrite the episodes as earlier versions made them: without the notes on their recordings, but for these."""
+def forget_recordings(environment: Environment) -> None:
+    """Rewrite the episodes as version 0.1 made them: without the notes on their recordings."""
     for i in range(environment.num_episodes):
         with environment.open(i) as episode:
-            notes = {name: value for name, value in episode.meta.policy_parameters.items() if name in keep}
-            meta, frames = replace(episode.meta, policy_parameters=notes), episode.frames()
+            meta, frames = replace(episode.meta, policy_parameters={}), episode.frames()
+            actions, rewards = episode.actions, episode.rewards
         with EpisodeWriter(environment.episode_path(i), meta, environment.info.frame_shape) as writer:
             writer.start(frames[0])
-            for frame in frames[1:]:
-                writer.step(0, 0, False, False, {}, frame)
+            for frame, action, reward in zip(frames[1:], actions, rewards, strict=True):
+                writer.step(action, reward, False, False, {}, frame)
             writer.commit()
 
 
-def test_an_import_of_an_earlier_version_is_kept_but_not_added_to(tmp_path, capsys):
-    source = tmp_path / "films"
-    for name in "bc":
-        write_recording(source, "images", name, make_frames(5))
+def test_imports_of_originals_by_version_0_1_which_noted_no_sizes_are_continued(original):
+    forget_recordings(imported(original))
+    shutil.copytree(original / "0/1", original / "0/2")
+    assert imported(original).sessions.tolist() == [0, 1, 2]
+
+
+def test_recordings_are_not_added_to_episodes_that_are_of_none(tmp_path, capsys):
+    source = make_recordings(tmp_path / "films", "images")
     forget_recordings(imported(source, "--image-size", "16"))
-    assert imported(source, "--image-size", "16").num_episodes == 2
-    write_recording(source, "images", "a", make_frames(6))
     assert "import into another folder" in error_of(capsys, source, "--image-size", "16")
 
 

@@ -184,11 +184,7 @@ def _known_and_missing(source: _DatasetSource, env_dpath: Path) -> tuple[_Number
         return known, missing
     there = _recordings(env_dpath)
     if "" in there.values():
-        problem = f"'{env_dpath}' was imported by an earlier version, which noted no names of recordings"
-        if sorted(there) != [session.session for session in source.sessions]:
-            raise UserError(f"{problem}, so which of them are new cannot be known: import into another folder")
-        logger.warning("%s: its %d episodes are taken for the same %d", problem, len(there), len(there))
-        return list(zip(source.sessions, sorted(there), strict=True)), []
+        raise UserError(f"'{env_dpath}' has episodes that are of no recordings: import into another folder")
     numbers = {recording: number for number, recording in there.items()}
     names = [(session, source.recording(session)) for session in source.sessions]
     new = [session for session, name in names if name not in numbers]
