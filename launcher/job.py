@@ -12,8 +12,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from data_generation.data.cores import num_cores
-from data_generation.data.errors import FieldError, UserError, under
-from data_generation.data.fields import check_fields, expand_paths
+from data_generation.data.errors import FieldError, UserError
+from data_generation.data.fields import check_fields, expand_paths, leaves
 from data_generation.data.hub import fetch_shared
 from data_generation.data.invocation import Invocation, note_invocation
 from launcher.commands import Command
@@ -75,16 +75,11 @@ def _invocation(command: Command, swept: tuple[str, ...]) -> Invocation:
 
 def _restore_tuples(config: Any) -> None:
     """OmegaConf knows lists only: turn the values of tuple fields back into tuples, and check their length."""
-    hints = typing.get_type_hints(type(config))
-    for field in dataclasses.fields(config):
-        value, hint = getattr(config, field.name), hints[field.name]
-        if dataclasses.is_dataclass(value):
-            with under(field.name):
-                _restore_tuples(value)
-        elif typing.get_origin(hint) is tuple:
-            if len(value) != len(typing.get_args(hint)):
-                raise FieldError(field.name, list(value), f"expected {type_words(hint)}")
-            setattr(config, field.name, tuple(value))
+    for leaf in leaves(config):
+        if typing.get_origin(leaf.hint) is tuple:
+            if len(leaf.value) != len(typing.get_args(leaf.hint)):
+                raise FieldError(leaf.key, list(leaf.value), f"expected {type_words(leaf.hint)}")
+            leaf.replace(tuple(leaf.value))
 
 
 def _processes(config: Any, key: str | None) -> tuple[int, float]:

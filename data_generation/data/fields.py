@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Protocol
 
-from data_generation.data.errors import FieldError, MissingPathError, under
+from data_generation.data.errors import FieldError, MissingPathError
 
 _MAX_NAME_BYTES = 100
 # What a place on the Hugging Face hub begins with.
@@ -182,12 +182,9 @@ Arguments = Annotated[Any, _Arguments()]
 
 def check_fields(config: Any) -> None:
     """FieldError for the first value of a configuration, a dataclass with further ones in it, that a type refuses."""
-    for name, value, hint in annotated_fields(config):
-        if dataclasses.is_dataclass(value):
-            with under(name):
-                check_fields(value)
-        elif problem := problem_of(value, hint):
-            raise FieldError(name, value, problem)
+    for leaf in leaves(config):
+        if problem := problem_of(leaf.value, leaf.hint):
+            raise FieldError(leaf.key, leaf.value, problem)
 
 
 def problem_of(value: Any, hint: Any) -> str | None:
@@ -227,23 +224,16 @@ def takes_text(hint: Any) -> bool:
     return plain is str or any(isinstance(rule, _Text) for rule in rules)
 
 
-def path_fields(config: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
+def path_fields(config: Any) -> Iterator[tuple[str, str]]:
     """(dotted name, value) of each path in a configuration that is set."""
-    for name, value, hint in annotated_fields(config):
-        if dataclasses.is_dataclass(value):
-            yield from path_fields(value, f"{prefix}{name}.")
-        elif value and _is_path(hint):
-            yield prefix + name, value
+    yield from ((leaf.key, leaf.value) for leaf in leaves(config) if leaf.value and _is_path(leaf.hint))
 
 
 def expand_paths(config: Any) -> None:
     """Replace `~` and `~user` at the start of each path in a configuration by the home folder."""
-    for name, value, hint in annotated_fields(config):
-        if dataclasses.is_dataclass(value):
-            with under(name):
-                expand_paths(value)
-        elif value and _is_path(hint):
-            setattr(config, name, expand_home(name, value))
+    for leaf in leaves(config):
+        if leaf.value and _is_path(leaf.hint):
+            leaf.replace(expand_home(leaf.key, leaf.value))
 
 
 def expand_home(field: str, text: str) -> str:
@@ -260,11 +250,29 @@ def _is_path(hint: Any) -> bool:
     return any(isinstance(rule, PathRule) for rule in split_hint(hint)[1])
 
 
-def annotated_fields(config: Any) -> Iterator[tuple[str, Any, Any]]:
-    """Name, value and annotated type of each field."""
+@dataclass(frozen=True)
+class Leaf:
+    """A value of a configuration, its dotted name, its annotated type, and the dataclass that holds it."""
+
+    key: str
+    value: Any
+    hint: Any
+    holder: Any
+
+    def replace(self, value: Any) -> None:
+        """Put another value in its place."""
+        setattr(self.holder, self.key.rpartition(".")[2], value)
+
+
+def leaves(config: Any, prefix: str = "") -> Iterator[Leaf]:
+    """The values of a configuration, a dataclass with further ones in it."""
     hints = typing.get_type_hints(type(config), include_extras=True)
     for field in dataclasses.fields(config):
-        yield field.name, getattr(config, field.name), hints[field.name]
+        key, value = prefix + field.name, getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            yield from leaves(value, f"{key}.")
+        else:
+            yield Leaf(key, value, hints[field.name], config)
 
 
 def _items(value: Any, hint: Any) -> Iterator[tuple[Any, Any]]:

@@ -4,7 +4,6 @@ The hub's client keeps what it has fetched, so that a second run needs no networ
 Its environment variables name another server (HF_ENDPOINT), a token (HF_TOKEN) and the folder (HF_HOME).
 """
 
-import dataclasses
 import hashlib
 import logging
 import os
@@ -15,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data_generation.data.errors import FieldError, under
-from data_generation.data.fields import HUB, OnHub, annotated_fields, split_hint
+from data_generation.data.errors import FieldError
+from data_generation.data.fields import HUB, OnHub, leaves, split_hint
 from data_generation.data.files import SYSTEM_FILES, is_temporary
 from data_generation.data.index import INDEX_FNAME
 from data_generation.data.info import INFO_FNAME
@@ -82,18 +81,16 @@ def local_path(field: str, text: str | os.PathLike[str], kind: str) -> Path:
 
 def fetch_shared(config: Any) -> None:
     """Put local paths in place of the hub's in a configuration, a dataclass with further ones in it."""
-    for name, value, hint in annotated_fields(config):
-        if dataclasses.is_dataclass(value):
-            with under(name):
-                fetch_shared(value)
-        elif isinstance(value, str) and value.startswith(HUB):
-            for rule in split_hint(hint)[1]:
-                if isinstance(rule, OnHub) and rule.below:
-                    place = HubPlace.parse(name, value, rule.kind)
-                    folder = Path(getattr(config, rule.below)) / place.folder_name
-                    setattr(config, name, _checked_dataset(place, fetch(place, folder)).name)
-                elif isinstance(rule, OnHub):
-                    setattr(config, name, str(local_path(name, value, rule.kind)))
+    for leaf in leaves(config):
+        if not isinstance(leaf.value, str) or not leaf.value.startswith(HUB):
+            continue
+        for rule in split_hint(leaf.hint)[1]:
+            if isinstance(rule, OnHub) and rule.below:
+                place = HubPlace.parse(leaf.key, leaf.value, rule.kind)
+                folder = Path(getattr(leaf.holder, rule.below)) / place.folder_name
+                leaf.replace(_checked_dataset(place, fetch(place, folder)).name)
+            elif isinstance(rule, OnHub):
+                leaf.replace(str(local_path(leaf.key, leaf.value, rule.kind)))
 
 
 def fetch(place: HubPlace, target: Path | None = None, files: Sequence[str] | None = None) -> Path:
