@@ -7,6 +7,7 @@ started is killed with it.
 import contextlib
 import os
 import pickle
+import re
 import resource
 import shutil
 import signal
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 GIB = 1 << 30
+_MEMORY = re.compile(r"MemoryError|Cannot allocate memory|can't allocate memory|DefaultCPUAllocator|bad_alloc")
 # Address space is more than memory: threads' stacks and allocators reserve some that is never touched.
 _RESERVED = GIB // 2
 
@@ -54,6 +56,16 @@ class Ended:
     stderr: str = ""
     seconds: float = 0.0  # by the clock
     memory: int = 0  # bytes beyond the parent's at most; of the child alone, not of what it started
+
+    @property
+    def is_out_of_memory(self) -> bool:
+        """Whether it took too much, or was refused it."""
+        return self.died == "out of memory" or _MEMORY.search(self.stderr) is not None
+
+    @property
+    def last_line(self) -> str:
+        """Of what it printed as errors; at most 300 characters."""
+        return (self.stderr.strip().splitlines() or [""])[-1][:300]
 
 
 @dataclass

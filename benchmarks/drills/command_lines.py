@@ -37,7 +37,6 @@ OUTCOMES = ("one line", "no key", "several lines", "accepted", "doubtful", "sile
 FAULTS = ("silent", "traceback", "hang", "blow-up")
 _LIMITS = Limits(20.0, 2 * GIB)
 _SLOW_LIMITS = Limits(60.0, 2 * GIB)  # AutoExplore starts processes, each of which imports everything again
-_MEMORY = re.compile(r"MemoryError|Cannot allocate memory|can't allocate memory|DefaultCPUAllocator|bad_alloc")
 
 
 def run(argv: Sequence[str]) -> int:
@@ -115,7 +114,7 @@ def _judge(line: Line, ended: Ended) -> tuple[str, str]:
     errors = [text for text in said if re.match(r"(.*: )?error:", text)]
     if ended.died == "hang":
         return "hang", f"{ended.seconds:.0f} s {last}"
-    if ended.died == "out of memory" or _MEMORY.search(ended.stderr):
+    if ended.is_out_of_memory:
         return "blow-up", f"{ended.memory >> 20} MiB {last}"
     if ended.died or "Traceback (most recent call last)" in ended.stderr or ended.value not in (0, 2):
         return "traceback", f"{ended.died} code {ended.value} {last} {_frame(ended.stderr)}"

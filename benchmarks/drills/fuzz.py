@@ -40,7 +40,6 @@ from benchmarks.drills.outcomes import outcome_table
 
 OUTCOMES = ("right", "one line", "unnamed line", "other value", "wrong value", "traceback", "hang", "blow-up")
 FAULTS = OUTCOMES[4:]
-_MEMORY = re.compile(r"MemoryError|Cannot allocate memory|can't allocate memory|DefaultCPUAllocator|bad_alloc")
 
 
 def run(argv: Sequence[str]) -> int:
@@ -166,17 +165,17 @@ def _judge(kind: FileKind, ended: Ended, right: str) -> Result:
     what = next((line[6:] for line in ended.stdout.splitlines() if line.startswith("case: ")), "")
     if ended.died == "hang":
         return name, "hang", what, ended.seconds
-    if ended.died == "out of memory" or _MEMORY.search(ended.stderr):
-        return name, "blow-up", f"{what}: {ended.memory >> 20} MiB {_last(ended.stderr)}", ended.seconds
+    if ended.is_out_of_memory:
+        return name, "blow-up", f"{what}: {ended.memory >> 20} MiB {ended.last_line}", ended.seconds
     if ended.died:
-        return name, "traceback", f"{what}: {ended.died} {_where(ended.stderr)}", ended.seconds
+        return name, "traceback", f"{what}: {ended.died} {_where(ended)}", ended.seconds
     code, digest, what, must_refuse = ended.value
     errors = [line for line in ended.stderr.splitlines() if line.startswith("error:")]
     if code == 1 or "Traceback (most recent call last)" in ended.stderr:
-        return name, "traceback", f"{what}: {_where(ended.stderr)}", ended.seconds
+        return name, "traceback", f"{what}: {_where(ended)}", ended.seconds
     if code == 2:
         outcome = "traceback" if len(errors) != 1 else "one line" if _names(kind, errors[0]) else "unnamed line"
-        return name, outcome, f"{what}: {_last(ended.stderr)}", ended.seconds
+        return name, outcome, f"{what}: {ended.last_line}", ended.seconds
     if digest in (right, "cannot be written") or digest in kind.also_right:
         return name, "right", what, ended.seconds
     return name, "wrong value" if must_refuse else "other value", what, ended.seconds
@@ -187,20 +186,16 @@ def _names(kind: FileKind, line: str) -> bool:
     return any(part.strip("*") in line for part in parts)
 
 
-def _last(text: str) -> str:
-    return (text.strip().splitlines() or [""])[-1][:300]
-
-
-def _where(text: str) -> str:
+def _where(ended: Ended) -> str:
     """The last line of a traceback and the innermost frame of this project."""
-    frames = re.findall(r'File "[^"]*?/((?!site-packages)[\w./-]+)", line (\d+), in (\w+)', text)
+    frames = re.findall(r'File "[^"]*?/((?!site-packages)[\w./-]+)", line (\d+), in (\w+)', ended.stderr)
     own = [
         f
         for f in frames
         if "site-packages" not in f[0] and "benchmarks/drills" not in f[0] and "lib/python" not in f[0]
     ]
     place = f"{'/'.join(own[-1][0].split('/')[-3:])}:{own[-1][1]} {own[-1][2]}" if own else ""
-    return f"{_last(text)} [{place}]"
+    return f"{ended.last_line} [{place}]"
 
 
 def _report(results: list[Result]) -> str:

@@ -1,18 +1,16 @@
 """What the project's readers make of a file: the values that the fuzz drill compares."""
 
-import dataclasses
-import hashlib
 import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from auto_explore.src.agent import agent_of, read_agent
 from benchmarks.drills import tiny_runs
+from benchmarks.drills.digests import digest_of
 from data.data import ClipDataset
 from data_generation.data.data import Environment, list_environments
 from external.agent57.checkpoint import read_agent57
@@ -29,7 +27,7 @@ def outcome_of(read: Callable[[], Any]) -> tuple[int, str]:
     values: list[str] = []
 
     def action() -> int:
-        values.append(_digest(read()))
+        values.append(digest_of(read()))
         return 0
 
     try:
@@ -43,31 +41,6 @@ def command(arguments: list[str]) -> None:
     """Run a command line; one that fails has said so and ends the case with its code."""
     if code := launch(arguments):
         raise SystemExit(code)
-
-
-def _digest(value: Any) -> str:
-    digest = hashlib.blake2b(digest_size=12)
-    _add(digest, value)
-    return digest.hexdigest()
-
-
-def _add(digest: Any, value: Any) -> None:
-    if isinstance(value, torch.Tensor):
-        value = value.detach().contiguous().numpy()
-    if isinstance(value, np.ndarray):
-        digest.update(f"{value.dtype}{value.shape}".encode())
-        digest.update(np.ascontiguousarray(value).tobytes())
-    elif isinstance(value, dict):
-        for key in value:
-            digest.update(repr(key).encode())
-            _add(digest, value[key])
-    elif isinstance(value, list | tuple):
-        for item in value:
-            _add(digest, item)
-    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
-        _add(digest, vars(value))
-    else:
-        digest.update(repr(value).encode())
 
 
 def read_dataset(dataset: Path) -> Any:

@@ -1,7 +1,6 @@
 """Runs that the kill and power-cut drills interrupt, and what is compared afterwards: their only contact with the
 project's code."""
 
-import hashlib
 import json
 import os
 import random
@@ -21,10 +20,9 @@ import data_generation.generate  # noqa: F401
 import training.main  # noqa: F401
 from benchmarks.drills import tiny_runs
 from benchmarks.drills.children import GIB, Case, Ended, Limits, run_cases
+from benchmarks.drills.digests import digest_of
 from launcher.main import launch
 
-# Of a run that ended before its moment came.
-NOT_INTERRUPTED = "not interrupted"
 _TIMES = re.compile(r"time|seconds|per_second|share_")
 # High enough for codes to be reset within a few steps: new places are random draws.
 _MOVING_CODES = {"tokenizer__dead_code_threshold": 0.9, "lam__dead_code_threshold": 0.9}
@@ -104,6 +102,9 @@ class Moment:
 
     rename: int
     delay: float  # seconds after it; negative: just before it
+
+    def __str__(self) -> str:
+        return f"file {self.rename} {self.delay:+.2f} s"
 
     @classmethod
     def draw(cls, rng: random.Random, num_renames: int) -> "Moment":
@@ -195,28 +196,9 @@ def _digest_or_error(path: Path) -> str:
 
 
 def _digest(path: Path) -> str:
-    digest = hashlib.blake2b(digest_size=12)
     if path.suffix == ".pt":
-        _add(digest, torch.load(path, map_location="cpu", weights_only=True))
-    elif path.suffix == ".jsonl":
-        for line in path.read_text(encoding="utf-8").splitlines():
-            row = json.loads(line)
-            digest.update(repr({key: value for key, value in row.items() if not _TIMES.search(key)}).encode())
-    else:
-        digest.update(path.read_bytes())
-    return digest.hexdigest()
-
-
-def _add(digest: Any, value: Any) -> None:
-    if isinstance(value, torch.Tensor):
-        digest.update(f"{value.dtype}{tuple(value.shape)}".encode())
-        digest.update(value.contiguous().view(-1).view(torch.uint8).numpy().tobytes() if value.numel() else b"")
-    elif isinstance(value, dict):
-        for key, item in value.items():
-            digest.update(repr(key).encode())
-            _add(digest, item)
-    elif isinstance(value, list | tuple):
-        for item in value:
-            _add(digest, item)
-    else:
-        digest.update(repr(value).encode())
+        return digest_of(torch.load(path, map_location="cpu", weights_only=True))
+    if path.suffix == ".jsonl":
+        rows = map(json.loads, path.read_text(encoding="utf-8").splitlines())
+        return digest_of([{key: value for key, value in row.items() if not _TIMES.search(key)} for row in rows])
+    return digest_of(path.read_bytes())
