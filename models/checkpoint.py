@@ -149,10 +149,10 @@ def read_model(path: Path, tokenizer_path: Path | None = None, facts: OriginalFa
     return stored
 
 
-def read_lam(path: Path, facts: OriginalFacts = NO_FACTS) -> StoredModel:
+def read_lam(path: Path) -> StoredModel:
     """Read a latent action model from its own checkpoint, or the one within a world model's."""
     path = Path(path)
-    content = read_checkpoint(path, facts)
+    content = read_checkpoint(path, NO_FACTS)
     config = parse_config(content["config"], path)
     prefix = kind_of(config).lam_prefix
     if prefix is None:
@@ -163,11 +163,7 @@ def read_lam(path: Path, facts: OriginalFacts = NO_FACTS) -> StoredModel:
 
 
 def load_model(
-    path: Path,
-    device: str = "cpu",
-    tokenizer_path: Path | None = None,
-    facts: OriginalFacts = NO_FACTS,
-    seed: int = 0,
+    path: Path, tokenizer_path: Path | None = None, facts: OriginalFacts = NO_FACTS, seed: int = 0
 ) -> LoadedModel[Any]:
     """Load a model of any kind with everything that it needs.
 
@@ -181,7 +177,7 @@ def load_model(
         if stored.fresh:
             torch.manual_seed(seed)
         model = stored.build()
-    return LoadedModel(model.to(device).eval(), stored.config, stored.step)
+    return LoadedModel(model.eval(), stored.config, stored.step)
 
 
 def load_world_model(path: Path, tokenizer_path: Path | None = None) -> LoadedModel[GenieRedux]:

@@ -72,12 +72,12 @@ def game_start(env: LevelEnv, state: PlayedState, num_prime: int) -> Start:
     return Start(frames, actions, game=reached, label=label, is_over=env.is_over)
 
 
-def picture_start(image: np.ndarray, frame_shape: tuple[int, int, int], label: str = "an image") -> Start:
+def picture_start(image: np.ndarray, frame_shape: tuple[int, int, int]) -> Start:
     """An image (h, w, 3) uint8 of any size, fitted to frames (C, H, W) of the model."""
     frame = FrameFitter(*frame_shape[1:])(image)
     if frame_shape[0] == 1:
         frame = frame.mean(axis=0, keepdims=True).round().astype(np.uint8)
-    return Start(frame[None], label=label)
+    return Start(frame[None], label="an image")
 
 
 def frame_shape_of(model: GenieRedux) -> tuple[int, int, int]:

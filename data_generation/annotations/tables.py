@@ -84,6 +84,11 @@ class Filters:
         return ", ".join(f"{name}={values}" for name, values in vars(self).items() if values)
 
 
+def without_version(game: str) -> str:
+    """A game's id without the suffix that newer versions of Stable-Retro add."""
+    return re.sub(r"-v\d+$", "", game)
+
+
 def platform_of(game: str) -> str:
     """Platform of a game id without version suffix: the part after the last dash."""
     return game.rsplit("-", 1)[-1]

@@ -8,7 +8,6 @@ error instead, with file, line and game, and exits with 1.
 """
 
 import argparse
-import re
 import sys
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -24,6 +23,7 @@ from data_generation.annotations.tables import (
     read_controls,
     read_table,
     table_path,
+    without_version,
 )
 from data_generation.config import PLATFORMER_CONTROLS
 from data_generation.data.errors import UserError
@@ -103,12 +103,12 @@ def shipped_tables() -> Tables:
 
 def stable_games() -> set[str]:
     """Stable-Retro's stable set, without version suffixes."""
-    return {_without_version(game) for game in retro_data.list_games(retro_data.Integrations.STABLE)}
+    return {without_version(game) for game in retro_data.list_games(retro_data.Integrations.STABLE)}
 
 
 def own_games() -> set[str]:
     """Games that are part of this project: external/<game>/integration/<id>."""
-    return {_without_version(dpath.name) for dpath in OWN_GAMES_DPATH.glob("*/integration/*") if dpath.is_dir()}
+    return {without_version(dpath.name) for dpath in OWN_GAMES_DPATH.glob("*/integration/*") if dpath.is_dir()}
 
 
 def check(tables: Tables) -> list[str]:
@@ -268,10 +268,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         errors = [str(error)]
     print("\n".join(errors) if errors else report(tables))
     return 1 if errors else 0
-
-
-def _without_version(game: str) -> str:
-    return re.sub(r"-v\d+$", "", game)
 
 
 def _rows(path: Path) -> list[CheckedRow]:

@@ -216,7 +216,7 @@ def _timed(image: Image.Image, position: int, fps: float) -> Image.Image:
     return image
 
 
-def write_mp4(path: Path, video: Iterable[np.ndarray], fps: float, pix_fmt: str = "yuv420p", crf: int = 17) -> None:
+def write_mp4(path: Path, video: Iterable[np.ndarray], fps: float, pix_fmt: str = "yuv420p") -> None:
     """Write images (H, W, 3) uint8 as an H.264 video.
 
     yuv420p plays everywhere, and loses no colour detail of frames scaled up by two.
@@ -225,9 +225,8 @@ def write_mp4(path: Path, video: Iterable[np.ndarray], fps: float, pix_fmt: str 
 
     # Without "file:", a name up to a colon is a protocol.
     with atomic_path(path) as temporary, av.open(f"file:{temporary}", "w", format="mp4") as container:
-        stream = container.add_stream(
-            "libx264", rate=Fraction(fps).limit_denominator(1001), options={"crf": str(crf), "preset": "medium"}
-        )
+        rate = Fraction(fps).limit_denominator(1001)
+        stream = container.add_stream("libx264", rate=rate, options={"crf": "17", "preset": "medium"})
         stream.pix_fmt = pix_fmt
         for position, image in enumerate(video):
             # H.264 with halved chroma takes even sizes only.

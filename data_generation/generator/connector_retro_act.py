@@ -12,6 +12,7 @@ from data_generation.annotations.tables import (
     read_behavior,
     select_by_controls,
     table_path,
+    without_version,
 )
 from data_generation.config import ConnectorConfig
 from data_generation.data.errors import UNSET, FieldError, MissingPathError
@@ -25,13 +26,7 @@ from data_generation.generator.connector_base import (
     warn_of_equal_actions,
 )
 from data_generation.generator.retro_env import FPS, RetroActEnv, RetroSettings, action_buttons
-from data_generation.generator.retro_games import (
-    IMPORT_COMMAND,
-    NO_ROM,
-    RetroGames,
-    remedy_for,
-    without_version,
-)
+from data_generation.generator.retro_games import IMPORT_COMMAND, NO_ROM, RetroGames, remedy_for
 from data_generation.generator.tracking import Box, TrackedEnv, read_boxes
 
 logger = logging.getLogger(__name__)

@@ -2,7 +2,6 @@
 
 import difflib
 import json
-import re
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import stable_retro
 from stable_retro import data as retro_data
 
-from data_generation.annotations.tables import platform_of
+from data_generation.annotations.tables import platform_of, without_version
 from data_generation.data.errors import FieldError, MissingPathError
 from data_generation.data.reading import content_digest, short_digest
 
@@ -35,11 +34,6 @@ def integrations(rom_dpath: Path | None = None) -> retro_data.Integrations:
     mine = [] if rom_dpath is None else [rom_dpath.resolve()]
     retro_data.Integrations.CUSTOM_PATHS[:] = map(str, [*mine, *sorted(OWN_GAMES_DPATH.glob("*/integration"))])
     return retro_data.Integrations.CUSTOM
-
-
-def without_version(game: str) -> str:
-    """A game's id without the suffix that newer versions of Stable-Retro add."""
-    return re.sub(r"-v\d+$", "", game)
 
 
 class RetroGames:

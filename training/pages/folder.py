@@ -206,7 +206,7 @@ def read_agent_evaluation(path: Path, content: dict[str, Any]) -> RunView:
     return view
 
 
-def as_text(value: Any, length: int = 300) -> str:
-    """A value from JSON as text for a table, shortened."""
+def as_text(value: Any) -> str:
+    """A value from JSON as text for a table, of at most 300 characters."""
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= length else f"{text[:length]}…"
+    return text if len(text) <= 300 else f"{text[:300]}…"
