@@ -1,6 +1,5 @@
 """What a person has played, kept as an episode: the real game under the same actions, in the format of all datasets."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
@@ -10,7 +9,7 @@ import numpy as np
 from data_generation.config import DatasetConfig
 from data_generation.data.data import DatasetInfo, EpisodeWriter, episode_path
 from data_generation.data.errors import UserError
-from data_generation.data.info import GAME_FILES, INFO_FNAME, changed_files, comparable
+from data_generation.data.info import GAME_FILES, INFO_FNAME, changed_files, differences
 from data_generation.data.lock import locked, step_lock
 from data_generation.generator.child import call_in_child
 from data_generation.generator.connector_base import Connector
@@ -90,11 +89,6 @@ def _prepare(env_dpath: Path, info: DatasetInfo) -> None:
     stored = DatasetInfo.load(env_dpath)
     if (stored.action_names, stored.frame_shape) != (info.action_names, info.frame_shape):
         raise UserError(f"'{env_dpath}' has other actions or frames: set another play.record_dpath")
-    # As it looks after passing through a file.
-    old, new = comparable(stored.connector, json.loads(json.dumps(info.connector)))
-    for key in {**old, **new}:
-        if old.get(key) != new.get(key):
-            problem = f"was recorded with {key}={old.get(key)}, not {new.get(key)}"
-            if key == GAME_FILES:
-                problem = f"was recorded with other files of the game: {changed_files(old[key], new[key])}"
-            raise UserError(f"'{env_dpath}' {problem}: set another play.record_dpath")
+    for key, (old, new) in differences(stored.connector, info.connector).items():
+        made = f"other files of the game: {changed_files(old, new)}" if key == GAME_FILES else f"{key}={old}, not {new}"
+        raise UserError(f"'{env_dpath}' was recorded with {made}: set another play.record_dpath")

@@ -35,7 +35,7 @@ from data_generation.data.import_session import (
     write_session,
 )
 from data_generation.data.index import scan
-from data_generation.data.info import INFO_FNAME, DatasetInfo, MissingDatasetError, comparable, disagreement
+from data_generation.data.info import INFO_FNAME, DatasetInfo, MissingDatasetError, differences, disagreement
 from data_generation.data.layout import BadEpisodeError
 from data_generation.data.lock import locked
 from data_generation.data.reading import shortened
@@ -254,8 +254,7 @@ def _info_of_target(env_dpath: Path, info: DatasetInfo, source: _DatasetSource) 
 
 def _difference(found: DatasetInfo, info: DatasetInfo, source: _DatasetSource) -> str:
     """What else an environment's recordings have in common, as `disagreement` says it."""
-    old, new = comparable(found.connector, info.connector)
-    pairs = {f"connector.{name}": (old.get(name), new.get(name)) for name in {**old, **new}}
+    pairs = {f"connector.{name}": pair for name, pair in differences(found.connector, info.connector).items()}
     pairs["game"] = found.game, info.game
     # Datasets of earlier versions may have no rate; videos are compared one by one.
     if source.rate is None and found.fps and info.fps:

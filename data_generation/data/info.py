@@ -124,13 +124,14 @@ def larger_sizes(one: dict[str, Any], other: dict[str, Any]) -> dict[str, int]:
     return {key: max(one[key], other.get(key, 0)) for key in SIZES if key in one}
 
 
-def comparable(one: dict[str, Any], other: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Two `connector` or `generator` of infos as they are compared: equal if the episodes look the same.
+def differences(one: dict[str, Any], other: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Name → both values, where two `connector` or `generator` of infos differ, so that their episodes look otherwise.
 
     Files are compared by their content where both name it, else by name; a checkpoint may lie anywhere. What only one
     names, although both may have it, is not compared.
     """
-    one, other = dict(one), dict(other)
+    # As they look after passing through a file.
+    one, other = json.loads(json.dumps((one, other)))
     for name, digest_name in DIGESTS.items():
         digests = one.pop(digest_name, None), other.pop(digest_name, None)
         if name not in one or name not in other:
@@ -147,7 +148,7 @@ def comparable(one: dict[str, Any], other: dict[str, Any]) -> tuple[dict[str, An
     if not (REPEAT_PROBABILITY in one and REPEAT_PROBABILITY in other):
         one.pop(REPEAT_PROBABILITY, None)
         other.pop(REPEAT_PROBABILITY, None)
-    return one, other
+    return {name: (one.get(name), other.get(name)) for name in {**one, **other} if one.get(name) != other.get(name)}
 
 
 def changed_files(one: dict[str, str], other: dict[str, str]) -> str:

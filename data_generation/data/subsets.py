@@ -23,7 +23,7 @@ from data_generation.data.environment import (
 from data_generation.data.episode import episode_path
 from data_generation.data.errors import FieldError, UserError
 from data_generation.data.files import atomic_path
-from data_generation.data.info import INFO_FNAME, DatasetInfo, comparable, disagreement, larger_sizes
+from data_generation.data.info import INFO_FNAME, DatasetInfo, differences, disagreement, larger_sizes
 from data_generation.data.layout import EPISODE_SUFFIX, HEADER_SIZE
 from data_generation.data.lock import locked
 from data_generation.data.reading import opened
@@ -262,13 +262,12 @@ def _joint_info(environment: Environment, env_dpath: Path, found: DatasetInfo | 
     if found is None:
         return info
     sizes = larger_sizes(info.generator, found.generator)
-    connectors = comparable(found.connector, info.connector)
-    generators = comparable({**found.generator, **sizes}, {**info.generator, **sizes})
-    old, new = (
-        replace(one, connector=connector, generator=generator, versions={})
-        for one, connector, generator in zip((found, info), connectors, generators, strict=True)
-    )
-    if old != new:
+    old, new = (replace(one, connector={}, generator={}, versions={}) for one in (found, info))
+    if (
+        old != new
+        or differences(found.connector, info.connector)
+        or differences({**found.generator, **sizes}, {**info.generator, **sizes})
+    ):
         problem = "was made with other settings than"
         raise UserError(f"'{environment.env_dpath}' {problem} '{env_dpath}' (see their info.json): keep them apart")
     generator = {**info.generator, **found.generator, **sizes}

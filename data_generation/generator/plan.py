@@ -1,6 +1,5 @@
 """Which episodes a run has to make: the dataset's folders, what is complete in them, and the order of the rest."""
 
-import json
 import logging
 import shutil
 from collections import Counter, deque
@@ -15,7 +14,7 @@ from data_generation.config import DatasetConfig
 from data_generation.data.data import EPISODE_SUFFIX, DatasetInfo, episode_path, is_whole
 from data_generation.data.errors import FieldError, UserError, under
 from data_generation.data.files import make_durable_folder
-from data_generation.data.info import GAME_FILES, INFO_FNAME, SIZES, changed_files, comparable, larger_sizes
+from data_generation.data.info import GAME_FILES, INFO_FNAME, SIZES, changed_files, differences, larger_sizes
 from data_generation.data.lock import step_lock
 from data_generation.generator.connector_base import Connector
 from data_generation.generator.episode import dataset_info, environment_dnames, with_suffix
@@ -248,21 +247,15 @@ def _grown(info: DatasetInfo, found: DatasetInfo | None) -> DatasetInfo:
     return replace(info, generator={**info.generator, **larger_sizes(info.generator, found.generator)})
 
 
-_GAME_FILES = f"connector.{GAME_FILES}"
 # In `DatasetInfo.generator`: fields of the dataset's config, and of its generator_config.
 _OWN_FIELDS, _GENERATOR_FIELDS = ("seed",), ("n_steps_max", "output_mode")
 
 
-def _recipe_of(connector: dict[str, Any], generator: dict[str, Any]) -> dict[str, Any]:
-    """Field of the dataset's config -> value, of everything that decides what episodes look like."""
-    recipe = {f"connector.{key}": value for key, value in connector.items()}
-    for key, value in generator.items():
-        if key in _OWN_FIELDS:
-            recipe[key] = value
-        elif key not in SIZES:
-            group = "connector.generator_config" if key in _GENERATOR_FIELDS else "connector"
-            recipe[f"{group}.{key}"] = value
-    return recipe
+def _field_of(name: str) -> str:
+    """The field of the dataset's config that is called so in `DatasetInfo.generator`."""
+    if name in _OWN_FIELDS:
+        return name
+    return f"connector.generator_config.{name}" if name in _GENERATOR_FIELDS else f"connector.{name}"
 
 
 def _same_recipe(config: DatasetConfig, env_dpath: Path, info: DatasetInfo) -> DatasetInfo | None:
@@ -303,14 +296,13 @@ def _changes(found: DatasetInfo, info: DatasetInfo, own: str = "now") -> str:
 
     `own`: what its values are called.
     """
-    # As it looks after passing through a file.
-    connector, generator = json.loads(json.dumps((info.connector, info.generator)))
-    pairs = comparable(found.connector, connector), comparable(found.generator, generator)
-    old, new = (_recipe_of(*halves) for halves in zip(*pairs, strict=True))
-    different = [key for key in {**old, **new} if old.get(key) != new.get(key)]
-    changes = [f"{{{key}}}={old.get(key)} ({own} {new.get(key)})" for key in different if key != _GAME_FILES]
-    if _GAME_FILES in different:
+    different = {f"connector.{name}": pair for name, pair in differences(found.connector, info.connector).items()}
+    for name, pair in differences(found.generator, info.generator).items():
+        if name not in SIZES:
+            different[_field_of(name)] = pair
+    files = different.pop(f"connector.{GAME_FILES}", None)
+    changes = [f"{{{key}}}={old} ({own} {new})" for key, (old, new) in different.items()]
+    if files:
         # Where the user's own files of games are, if not in the package.
-        names = changed_files(old[_GAME_FILES], new[_GAME_FILES])
-        changes.append(f"other files of the game: {names} ({{connector.rom_dpath}})")
+        changes.append(f"other files of the game: {changed_files(*files)} ({{connector.rom_dpath}})")
     return ", ".join(changes)
