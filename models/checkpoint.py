@@ -40,7 +40,7 @@ NO_FACTS = OriginalFacts()
 # Settings that decide which token ids a frame gets.
 _CODE_SETTINGS = ("quantizer", "codebook_size", "fsq_levels", "image_size", "channels", "patch_size", "temporal")
 # What the names of its tensors begin with that do not.
-_DECODER = ("decoder.", "to_pixels.")
+DECODER_NAMES = ("decoder.", "to_pixels.")
 # Configuration keys under the names that older checkpoints have.
 _OLD_NAMES = {"recorded_around": "roi_table"}
 
@@ -327,7 +327,7 @@ def _frozen_tokenizer(stored: StoredModel, trained_with: dict[str, Any], tokeniz
 def _encodes_as(tokenizer: Tokenizer, state: dict[str, Tensor]) -> bool:
     """Whether a tokenizer gives the same token ids as the one with the tensors `state`, as far as they are known."""
     own = tokenizer.state_dict()
-    encoder = {name: tensor for name, tensor in state.items() if not name.startswith(_DECODER)}
+    encoder = {name: tensor for name, tensor in state.items() if not name.startswith(DECODER_NAMES)}
     return all(name in own and torch.equal(own[name], tensor.to(own[name].dtype)) for name, tensor in encoder.items())
 
 

@@ -20,6 +20,7 @@ from data.data import ClipDataset
 from data.data_cached import CachedBatch, CachedClipDataset, RecordKind, RecordStore, consecutive, used_bytes
 from data_generation.data.errors import FieldError, MissingPathError
 from models.base import Model
+from models.checkpoint import DECODER_NAMES
 from models.lam import LatentActionModel
 from models.tokenizer import Tokenizer
 from models.world_model import WorldModel
@@ -158,7 +159,7 @@ def tokenizer_fingerprint(tokenizer: Tokenizer) -> str:
     """
     sizes = asdict(tokenizer.config)
     del sizes["gradient_checkpointing"]  # changes no result
-    return _fingerprint([ENCODER_VERSION, sizes], tokenizer, ("decoder.", "to_pixels."))
+    return _fingerprint([ENCODER_VERSION, sizes], tokenizer, DECODER_NAMES)
 
 
 def lam_fingerprint(lam: LatentActionModel) -> str:
