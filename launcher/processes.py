@@ -1,6 +1,5 @@
 """Runs an entry point in this process, or in several through torch's elastic launcher."""
 
-import ctypes
 import logging
 import math
 import os
@@ -13,12 +12,13 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from multiprocessing import parent_process, resource_tracker
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
 
 from data_generation.data.cores import num_cores
 from data_generation.data.errors import UserError, one_line
+from data_generation.data.parent import be_signalled_with_parent, end_with_parent
 from launcher.errors import (
     INTERRUPTED,
     QUIET_LOGGERS,
@@ -30,8 +30,6 @@ from launcher.errors import (
 from launcher.stopped import StoppedProcesses
 from launcher.streams import make_streams_usable
 
-# prctl's option "send me this signal when my parent ends" (linux/prctl.h).
-_PR_SET_PDEATHSIG = 1
 # Signals that the launcher passes on to its processes, unless it was started to ignore them (`nohup`).
 _PASSED_ON = (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
 # A file that says that a signal has ended the launcher, which now waits for its processes.
@@ -257,7 +255,9 @@ def _exit_code(entry: str, config: object) -> int:
     import torch
 
     make_streams_usable()
-    _end_with_launcher()
+    # Ends a stopped process, too.
+    be_signalled_with_parent(signal.SIGKILL)
+    end_with_parent()
     level = logging.INFO if os.environ["RANK"] == "0" else logging.WARNING
     logging.basicConfig(level=level, format="%(message)s", handlers=[ConsoleHandler(sys.stdout)])
     for name in QUIET_LOGGERS:
@@ -297,21 +297,6 @@ def _leave_the_report_to_another() -> None:
     """Wait to be ended: torch ends all when it finds the first that failed, and reports that one alone."""
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     time.sleep(_SECONDS_TO_END)
-
-
-def _end_with_launcher() -> None:
-    """A killed launcher cannot end its processes: the system does (on Linux), or a thread."""
-    launcher = parent_process()
-    assert launcher is not None
-    if sys.platform == "linux":
-        # Ends a stopped process, too.
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-
-    def watch() -> None:
-        launcher.join()
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 def _let_accelerate_use_cpus() -> None:

@@ -1,6 +1,5 @@
 """Steps that are commands of their own: each runs until its result is there, and a second start resumes."""
 
-import ctypes
 import os
 import re
 import shlex
@@ -13,13 +12,13 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from data_generation.data.errors import UserError
+from data_generation.data.parent import be_signalled_with_parent
 
-# prctl's option "send me this signal when my parent ends" (linux/prctl.h).
-_PR_SET_PDEATHSIG = 1
-_C_LIBRARY = ctypes.CDLL(None)
+_END_WITH_PARENT = partial(be_signalled_with_parent, signal.SIGTERM)
 # After Ctrl-C.
 _SECONDS_TO_SAVE = 30
 
@@ -106,7 +105,7 @@ class StepRunner:
         print(f"$ python {shlex.join(arguments)}", flush=True)
         command = [sys.executable, *arguments]
         if num_threads is None:
-            code, where = _wait(subprocess.Popen(command, preexec_fn=_end_with_parent)), "see above"
+            code, where = _wait(subprocess.Popen(command, preexec_fn=_END_WITH_PARENT)), "see above"
         else:
             log = self.logs_dpath / (re.sub(r"\W+", "_", step.title) + ".log")
             log.parent.mkdir(parents=True, exist_ok=True)
@@ -114,7 +113,7 @@ class StepRunner:
             environment = {**os.environ, "OMP_NUM_THREADS": str(num_threads)}
             with log.open("ab") as output:
                 process = subprocess.Popen(
-                    command, env=environment, stdout=output, stderr=output, preexec_fn=_end_with_parent
+                    command, env=environment, stdout=output, stderr=output, preexec_fn=_END_WITH_PARENT
                 )
                 code = _wait(process)
             where = f"see {log}"
@@ -132,12 +131,6 @@ def _wait(process: subprocess.Popen[bytes]) -> int:
             process.wait(_SECONDS_TO_SAVE)
         process.terminate()
         raise
-
-
-def _end_with_parent() -> None:
-    """In the new process: whoever is killed cannot end its commands, so the system does (on Linux)."""
-    if sys.platform == "linux":
-        _C_LIBRARY.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _duration(seconds: float) -> str:

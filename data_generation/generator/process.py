@@ -3,12 +3,11 @@
 import contextlib
 import os
 import signal
-import threading
 from collections.abc import Iterator
-from multiprocessing import parent_process
 
 import cv2
 
+from data_generation.data.parent import end_with_parent
 from data_generation.generator.resolve import find_modules_here
 
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
@@ -23,25 +22,14 @@ def set_up_worker_process() -> None:
     # Ctrl-C reaches the whole process group; the parent ends its workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _terminate)
-    _end_with_parent()
+    # After a killed parent, a new run may already be writing the same episodes.
+    end_with_parent()
     cv2.setNumThreads(1)
     find_modules_here()
 
 
 def _terminate(*_: object) -> None:
     raise Terminated(1)
-
-
-def _end_with_parent() -> None:
-    """A killed parent cannot end its workers, and a new run may already be writing the same episodes."""
-    parent = parent_process()
-    assert parent is not None
-
-    def watch() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 @contextlib.contextmanager
