@@ -171,15 +171,15 @@ def collect_case(size: str, precision: str, num_envs: int, num_steps: int) -> No
             played = play(num_steps)
         finally:
             collector.close()
-    clock = played.clock
-    per_second = played.num_steps / clock.total
+    seconds = played.seconds
+    per_second = played.num_steps / seconds["total"]
     say(
         f"collect {size} {precision} {num_envs} environments",
         f"{per_second:8.2f} env-steps/s",
         f"product {rate / 1e12:.3f} TFLOP/s, {per_second / rate * 1e12:.2f} steps/TFLOP",
-        f"reward {clock.reward / clock.total:.0%} (in its thread)",
-        f"emulators {clock.emulators / clock.total:.0%}",
-        f"policy {clock.policy / clock.total:.0%}",
+        f"reward {seconds['reward'] / seconds['total']:.0%} (in its thread)",
+        f"emulators {seconds['emulators'] / seconds['total']:.0%}",
+        f"policy {seconds['policy'] / seconds['total']:.0%}",
     )
 
 

@@ -20,7 +20,7 @@ from data_generation.generate import generate
 from external.agent57.checkpoint import read_agent57
 from external.agent57.main import evaluate, train
 from external.agent57.replay import PlayedEpisode
-from external.agent57.testing import Agent57Test, play_test
+from external.agent57.testing import play_test
 from external.agent57.trainer import Agent57Trainer
 from models.tensor_file import write_file
 from tests.agent57_helpers import quick_config
@@ -28,6 +28,7 @@ from tests.odd_environments import NUM_STEPS, odd
 from tests.test_auto_explore_training import THROUGHPUT, assert_equal
 from tests.thread_children import children_in_processes
 from tests.toy_game import SIZE, WALK
+from training.agent.testing import Tested
 
 pytestmark = pytest.mark.usefixtures("environments_in_threads")
 
@@ -179,7 +180,7 @@ def test_epochs_of_an_evaluation_go_on_in_the_schedule_with_any_number_of_enviro
     shutil.copytree(trained.parent, tmp_path / "agents")
     sessions: list[int] = []
 
-    def noted(*arguments: Any) -> Agent57Test:
+    def noted(*arguments: Any) -> Tested:
         tested = play_test(*arguments)
         sessions.extend(episode.meta.session for episode in tested.episodes)
         return tested

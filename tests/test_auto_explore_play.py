@@ -14,7 +14,7 @@ import torch
 
 from auto_explore.config import RewardConfig
 from auto_explore.src.agent import mixture
-from auto_explore.src.collector import Collected, Collector, OtherEpisodes, RewardThread
+from auto_explore.src.collector import Collected, Collector, RewardThread
 from auto_explore.src.construct_reward import make_reward
 from auto_explore.src.dataset import AgentEpisode, Replay
 from auto_explore.src.reward import Reward, RewardContext, RewardInputs
@@ -37,6 +37,7 @@ from tests.auto_explore_play_helpers import (
 from tests.odd_environments import NUM_STEPS, cannot_be_made, odd
 from tests.thread_children import children_in_threads
 from tests.toy_game import SHORT_WALK, WALK
+from training.agent.player import OtherEpisodes
 
 # Rewards in their thread
 

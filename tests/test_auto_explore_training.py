@@ -344,7 +344,7 @@ def test_a_run_in_a_game_that_does_not_replay_exactly_resumes(tmp_path: Path, ca
 def test_a_test_shows_its_steps_and_no_cells_are_shown_before_an_episode_is_complete(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("auto_explore.src.evaluation.tqdm", functools.partial(tqdm, mininterval=0))
+    monkeypatch.setattr("training.agent.testing.tqdm", functools.partial(tqdm, mininterval=0))
 
     def change(cfg: AutoExploreConfig) -> None:
         cfg.collection.reward.type, cfg.collection.train.config.num_steps = "none", 4

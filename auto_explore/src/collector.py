@@ -4,9 +4,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,24 +14,16 @@ from auto_explore.src.agent import draw_actions
 from auto_explore.src.dataset import AgentEpisode, Replay
 from auto_explore.src.models.actor_critic import ActorCritic, State
 from auto_explore.src.reward import Reward, RewardInputs
-from data_generation.data.data import EpisodeMeta
-from data_generation.data.errors import UserError, under
+from data_generation.data.errors import under
 from data_generation.generator.levels import Transition
-from data_generation.generator.vector import EpisodeProgress, LevelVectorEnv
+from data_generation.generator.vector import LevelVectorEnv
 from models.components.transfer import to_device
+from training.agent.player import PlayedSteps, RecordedAs, VectorPlayer, under_connector
+from training.agent.testing import mean_sum
 from training.coverage import position_of
 from training.throughput import OperationMeter
 
 logger = logging.getLogger(__name__)
-
-
-class OtherEpisodes(UserError):
-    """The environments do not play the episodes that a run was saved in."""
-
-
-def under_connector() -> AbstractContextManager[None]:
-    """Errors of the block name fields of the collection's connector, whose games are the collection's own field."""
-    return under("connector", game="games")
 
 
 @dataclass(frozen=True)
@@ -46,52 +36,23 @@ class ActionSampling:
 
 
 @dataclass
-class Clock:
-    """Seconds spent: on the policy, waiting for emulators, and on rewards (in a thread of their own, concurrently)."""
+class Collected(PlayedSteps[AgentEpisode]):
+    """What was played. Seconds of "reward" are those of its thread, next to the others."""
 
-    total: float = 0.0
-    policy: float = 0.0
-    emulators: float = 0.0
-    reward: float = 0.0
-
-
-@dataclass
-class Collected:
-    """What was played: number of steps, episodes that ended, how often each action was taken.
-
-    `num_dropped`: episodes in which an environment failed, which are in no replay.
-    """
-
-    action_counts: np.ndarray
-    num_steps: int = 0
-    finished: list[AgentEpisode] = field(default_factory=list)
-    num_dropped: int = 0
+    # How often each was taken.
+    action_counts: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
     reward_mean: float = 0.0
-    # Floating-point operations of policy and reward.
-    operations: float = 0.0
-    clock: Clock = field(default_factory=Clock)
 
     def summary(self) -> dict[str, float]:
-        """The measures by name; those that nothing is known of are omitted."""
-        values = {
-            "reward": self.reward_mean,
-            "steps_per_second": self.num_steps / self.clock.total,
-            "share_emulators": self.clock.emulators / self.clock.total,
-            "share_policy": self.clock.policy / self.clock.total,
-            "share_reward": self.clock.reward / self.clock.total,
-        }
-        if self.num_dropped:
-            values["dropped_episodes"] = self.num_dropped
+        values = {"reward": self.reward_mean, **super().summary()}
         share = self.action_counts[self.action_counts > 0] / self.action_counts.sum()
         values["epoch_action_entropy"] = float(-(share * np.log(share)).sum())
         if self.finished:
-            values["mean_return"] = float(np.mean([np.sum(episode.rewards) for episode in self.finished]))
-            values["mean_length"] = float(np.mean([episode.num_steps for episode in self.finished]))
+            values["mean_return"] = mean_sum(self.finished, "rewards")
+            values["mean_environment_return"] = mean_sum(self.finished, "env_rewards")
             places = [[info["x"] for info in episode.infos if "x" in info] for episode in self.finished]
             if reached := [max(xs) for xs in places if xs]:
                 values["epoch_mean_max_x"] = float(np.mean(reached))
-            env_returns = [np.sum(episode.env_rewards) for episode in self.finished]
-            values["mean_environment_return"] = float(np.mean(env_returns))
         return values
 
 
@@ -175,26 +136,20 @@ class RewardThread:
         self._thread.shutdown(cancel_futures=True)
 
 
-class Collector:
-    """Plays a vector of environments with one policy; episodes continue from one call to the next."""
+class Collector(VectorPlayer[AgentEpisode]):
+    """Plays a vector of environments with one policy."""
+
+    # Levels were once called worlds.
+    LEVELS_KEY = "worlds"
 
     def __init__(
-        self,
-        envs: LevelVectorEnv,
-        recorded_as: Callable[[int, int], tuple[Path, EpisodeMeta]],
-        reward: Reward,
-        reward_batch: int,
-        learn_reward: bool,
+        self, envs: LevelVectorEnv, recorded_as: RecordedAs, reward: Reward, reward_batch: int, learn_reward: bool
     ):
-        """`recorded_as(environment, k)`: environment folder and meta data of an environment's k-th episode."""
-        self.envs, self._recorded_as = envs, recorded_as
+        super().__init__(envs, recorded_as)
         self._device, self._autocast = reward.context.device, reward.context.autocast
         self._rewards = RewardThread(reward, self._device, learn_reward)
         self._reward_batch = reward_batch
         self._meter = OperationMeter()
-        # In progress, one of each environment.
-        self.episodes: list[AgentEpisode] = []
-        self._frames: np.ndarray = np.zeros(0, np.uint8)
         self._state: State | None = None
         self._is_warned = False
 
@@ -202,53 +157,19 @@ class Collector:
 
     def start(self, network: ActorCritic, session: int = 0) -> list[AgentEpisode]:
         """Begin the episodes of the schedule from `session` on, one in every environment; returns them."""
-        with under_connector():
-            frames = self.envs.start(session)
-        self._frames = np.stack([video[-1] for video in frames])
+        self._begin(session, self._new_episode)
         self._state = network.initial_state(self.envs.num_envs)
-        self.episodes = [self._new_episode(i) for i in range(self.envs.num_envs)]
         return self.episodes
 
     def state_dict(self) -> dict[str, Any]:
-        """The episodes in progress, as plain values and tensors.
-
-        Their frames are omitted, since they can be played again, except the last ones, which show whether they were.
-        """
         assert self._state is not None
-        return {
-            "numbers": list(self.envs.episode_numbers),
-            "episodes": [episode.columns() for episode in self.episodes],
-            # The stored name; levels were once called worlds.
-            "worlds": [_level_and_seed(episode.meta) for episode in self.episodes],
-            "frames": torch.from_numpy(self._frames),
-            "state": list(self._state),
-        }
+        return {**super().state_dict(), "state": list(self._state)}
 
     def load_state_dict(self, state: dict[str, Any]) -> list[AgentEpisode]:
-        """Resume: play the episodes in progress again, whose frames are the same. Returns these episodes.
-
-        Where an environment fails at that, or shows other frames, its next episode begins instead.
-        OtherEpisodes if they have another level or seed.
-        """
-        recorded = [self._recorded_as(i, number) for i, number in enumerate(state["numbers"])]
-        if state["worlds"] != [_level_and_seed(meta) for _, meta in recorded]:
-            raise OtherEpisodes("other levels or seeds")
-        progress = [
-            EpisodeProgress(number, columns["actions"])
-            for number, columns in zip(state["numbers"], state["episodes"], strict=True)
-        ]
-        with under_connector():
-            frames = self.envs.resume(progress, state["frames"].numpy())
-        is_same = np.array(self.envs.episode_numbers) == np.array(state["numbers"])
-        self._frames = np.stack([video[-1] for video in frames])
+        """Resume; returns the episodes in progress."""
+        is_same = self._resume(state, AgentEpisode, self._new_episode)
         self._state = State(*(part.to(self._device) for part in state["state"]))
         self._restart_state(~is_same)
-        self.episodes = [
-            AgentEpisode.from_columns(*place, columns, video) if same else self._new_episode(i)
-            for i, (same, place, columns, video) in enumerate(
-                zip(is_same, recorded, state["episodes"], frames, strict=True)
-            )
-        ]
         return self.episodes
 
     # ---- playing ----------------------------------------------------------------------------------------------------
@@ -269,18 +190,18 @@ class Collector:
         """
         assert self._state is not None, "start() or load_state_dict() comes first"
         began, seconds_before = time.perf_counter(), self._rewards.seconds
-        collected = Collected(np.zeros(network.num_actions, np.int64))
+        collected = Collected(action_counts=np.zeros(network.num_actions, np.int64))
         num_dropped_before = len(self.envs.dropped_sessions)
         played: list[tuple[AgentEpisode, int]] = []
         while not is_enough(collected):
             start = time.perf_counter()
             with self._meter.counting("policy"):
                 actions, log_probabilities = self._act(network, sampling, uniform)
-            collected.clock.policy += time.perf_counter() - start
+            collected.add_seconds("policy", time.perf_counter() - start)
             start = time.perf_counter()
             with under_connector():
                 self._frames, steps = self.envs.step(actions)
-            collected.clock.emulators += time.perf_counter() - start
+            collected.add_seconds("emulators", time.perf_counter() - start)
             played += [(episode, episode.num_steps) for episode, step in zip(self.episodes, steps, strict=True) if step]
             self._record(steps, log_probabilities, replay, collected)
             collected.num_steps += len(actions)
@@ -288,8 +209,8 @@ class Collector:
             progress(len(actions))
         self._rewards.flush()
         collected.num_dropped = len(self.envs.dropped_sessions) - num_dropped_before
-        collected.clock.total = time.perf_counter() - began
-        collected.clock.reward = self._rewards.seconds - seconds_before
+        collected.add_seconds("total", time.perf_counter() - began)
+        collected.add_seconds("reward", self._rewards.seconds - seconds_before)
         collected.operations = self._meter.take() + self._rewards.meter.take()
         self._warn_if_unrewarded(collected)
         if played:
@@ -344,7 +265,7 @@ class Collector:
 
     def _new_episode(self, i: int) -> AgentEpisode:
         """The episode that an environment has just begun."""
-        return AgentEpisode(*self._recorded_as(i, self.envs.episode_numbers[i]), self._frames[i])
+        return AgentEpisode(*self._place(i))
 
     def _restart_state(self, begins: np.ndarray) -> None:
         """The recurrent state where new episodes begin (E,)."""
@@ -355,9 +276,4 @@ class Collector:
     def close(self) -> None:
         """End the environments' processes and the thread."""
         self._rewards.close()
-        self.envs.close()
-
-
-def _level_and_seed(meta: EpisodeMeta) -> list[Any]:
-    """What tells the first frames of episodes apart."""
-    return [meta.game, meta.instance, meta.seed]
+        super().close()

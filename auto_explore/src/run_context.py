@@ -17,7 +17,7 @@ from lightning.fabric.strategies import DDPStrategy
 
 from auto_explore.config import CollectionConfig, CommonConfig, WorldModelConfig
 from auto_explore.src.agent import AgentInfo
-from auto_explore.src.collector import Collector, under_connector
+from auto_explore.src.collector import Collector
 from auto_explore.src.construct_reward import make_reward
 from auto_explore.src.reward import WORLD_MODEL_REWARDS, Reward, RewardContext
 from auto_explore.src.world_model import check_environment, load_world_model
@@ -32,6 +32,7 @@ from data_generation.generator.vector import LevelVectorEnv
 from models.config import ModelConfig
 from models.genie_redux import GenieRedux
 from models.precision import cast_matmul_weights
+from training.agent.player import under_connector
 from training.allocator import keep_freed_memory
 from training.runtime import choose_device, choose_precision
 

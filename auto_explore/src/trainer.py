@@ -16,7 +16,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from auto_explore.config import EvaluationConfig, TrainingConfig
 from auto_explore.src.agent import AgentInfo, agent_of, save_agent
-from auto_explore.src.collector import ActionSampling, Collected, Collector, OtherEpisodes
+from auto_explore.src.collector import ActionSampling, Collected, Collector
 from auto_explore.src.dataset import AgentEpisode, Replay, read_replay
 from auto_explore.src.evaluation import test_episodes
 from auto_explore.src.learner import Learner
@@ -26,6 +26,8 @@ from data_generation.data.errors import UNSET, FieldError, UserError, under
 from data_generation.data.files import sync
 from models.components.transfer import on_cpu
 from models.tensor_file import check_keys
+from training.agent.episodes import episode_names
+from training.agent.player import OtherEpisodes
 from training.agent_folder import AgentFolder, check_epochs_left
 from training.coverage import Coverage, add_episode
 from training.episode_gif import save_gifs
@@ -311,13 +313,9 @@ class AgentTrainer:
 
     def _rank_state(self) -> dict[str, Any]:
         """The state of this process. Complete episodes are named, not copied: they have files."""
-        growing = {id(episode): number for number, episode in enumerate(self.collector.episodes)}
-        replay = [
-            growing[id(episode)] if id(episode) in growing else str(episode.path.relative_to(self.folder.path))
-            for episode in self.replay.episodes
-        ]
+        name_of = episode_names(self.collector.episodes, self.folder.path)
         return {
-            "replay": replay,
+            "replay": [name_of(episode) for episode in self.replay.episodes],
             "collector": self.collector.state_dict(),
             "reward": self.reward.state_dict(),
             "coverage": self.coverage.state_dict(),

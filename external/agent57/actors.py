@@ -2,18 +2,14 @@
 
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from data_generation.data.data import EpisodeMeta
-from data_generation.data.errors import UserError, under
 from data_generation.generator.levels import Transition
-from data_generation.generator.vector import EpisodeProgress, LevelVectorEnv
+from data_generation.generator.vector import LevelVectorEnv
 from external.agent57.bandit import SlidingWindowUcb
 from external.agent57.config import Agent57TrainingConfig
 from external.agent57.family import betas
@@ -21,16 +17,9 @@ from external.agent57.intrinsic import Curiosity
 from external.agent57.networks import AgentInputs, AgentNetworks, QValues
 from external.agent57.replay import PlayedEpisode, ReplaySequence, new_starts
 from external.agent57.targets import combine
+from training.agent.player import PlayedSteps, RecordedAs, VectorPlayer, under_connector
+from training.agent.testing import mean_sum
 from training.throughput import OperationMeter
-
-
-class ForeignEpisodes(UserError):
-    """The environments do not play the episodes that a run was saved in."""
-
-
-def under_environments() -> AbstractContextManager[None]:
-    """Errors of the block name fields of the collection's connector, whose games are the collection's own field."""
-    return under("connector", game="games")
 
 
 def actor_epsilons(num_actors: int, epsilon: float, power: float) -> np.ndarray:
@@ -40,17 +29,18 @@ def actor_epsilons(num_actors: int, epsilon: float, power: float) -> np.ndarray:
 
 
 @dataclass
-class PlayedSteps:
-    """What was played: steps, episodes that ended, sequences that became complete, and seconds by what took them."""
+class ActorSteps(PlayedSteps[PlayedEpisode]):
+    """What was played, and the sequences that became complete."""
 
-    num_steps: int = 0
-    finished: list[PlayedEpisode] = field(default_factory=list)
     sequences: list[ReplaySequence] = field(default_factory=list)
-    num_dropped: int = 0
     int_reward_sum: float = 0.0
-    # Floating-point operations of the networks.
-    operations: float = 0.0
-    seconds: dict[str, float] = field(default_factory=lambda: {"policy": 0.0, "curiosity": 0.0, "emulators": 0.0})
+
+    def summary(self) -> dict[str, float]:
+        values = {**super().summary(), "intrinsic_reward": self.int_reward_sum / self.num_steps}
+        if self.finished:
+            values["mean_return"] = mean_sum(self.finished, "env_rewards")
+            values["mean_policy"] = float(np.mean([episode.policy for episode in self.finished]))
+        return values
 
 
 @dataclass(frozen=True)
@@ -61,28 +51,24 @@ class ActorSetting:
     policy: int | None = None
 
 
-class ActorGroup:
-    """Plays a vector of environments; episodes continue from one call to the next."""
+class ActorGroup(VectorPlayer[PlayedEpisode]):
+    """Plays a vector of environments with the policies of a family."""
 
     def __init__(
         self,
         envs: LevelVectorEnv,
-        recorded_as: Callable[[int, int], tuple[Path, EpisodeMeta]],
+        recorded_as: RecordedAs,
         networks: AgentNetworks,
         config: Agent57TrainingConfig,
         setting: ActorSetting,
     ):
-        """`recorded_as(environment, k)`: environment folder and meta data of an environment's k-th episode."""
-        self.envs, self.networks, self.config, self._recorded_as = envs, networks, config, recorded_as
-        self._setting = setting
+        super().__init__(envs, recorded_as)
+        self.networks, self.config, self._setting = networks, config, setting
         self._device = networks.network.device
         self._betas = torch.from_numpy(betas(config.family)).to(self._device)
         count = envs.num_envs
         self.bandits = [SlidingWindowUcb(config.family.num_policies, config.bandit) for _ in range(count)]
         self.curiosity = Curiosity(config.intrinsic, config.network.embedding, count)
-        # In progress, one of each environment.
-        self.episodes: list[PlayedEpisode] = []
-        self._frames: np.ndarray = np.zeros(0, np.uint8)
         self._states = networks.network.initial_state(count)
         # Action and rewards of the step before.
         self._last = np.zeros((3, count), np.float32)
@@ -92,19 +78,13 @@ class ActorGroup:
 
     def start(self, rng: np.random.Generator, session: int = 0) -> None:
         """Begin the episodes of the schedule from `session` on, one in every environment."""
-        with under_environments():
-            frames = self.envs.start(session)
-        self._frames = np.stack([video[-1] for video in frames])
-        self.episodes = [self._new_episode(i, self._choose(i, rng)) for i in range(self.envs.num_envs)]
+        self._begin(session, lambda i: self._new_episode(i, self._choose(i, rng)))
         self._forget(np.ones(self.envs.num_envs, bool))
 
     def state_dict(self) -> dict[str, Any]:
         """The episodes in progress and all that the actors remember, as plain values and tensors."""
         return {
-            "numbers": list(self.envs.episode_numbers),
-            "episodes": [episode.columns() for episode in self.episodes],
-            "levels": [_level_and_seed(episode.meta) for episode in self.episodes],
-            "frames": torch.from_numpy(self._frames),
+            **super().state_dict(),
             "states": self._states.cpu(),
             "last": torch.from_numpy(self._last.copy()),
             "bandits": [bandit.state_dict() for bandit in self.bandits],
@@ -112,45 +92,30 @@ class ActorGroup:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> set[int]:
-        """Resume: play the episodes in progress again. ForeignEpisodes if they have another level or seed.
-
-        Where an environment fails at that, or shows other frames, its next episode begins instead; the numbers of these
-        environments.
-        """
-        recorded = [self._recorded_as(i, number) for i, number in enumerate(state["numbers"])]
-        if state["levels"] != [_level_and_seed(meta) for _, meta in recorded]:
-            raise ForeignEpisodes("other levels or seeds")
+        """Resume; returns the numbers of the environments whose episodes in progress are lost."""
         columns = state["episodes"]
-        progress = [EpisodeProgress(n, own["actions"]) for n, own in zip(state["numbers"], columns, strict=True)]
-        with under_environments():
-            frames = self.envs.resume(progress, state["frames"].numpy())
-        self._frames = np.stack([video[-1] for video in frames])
-        is_same = np.array(self.envs.episode_numbers) == np.array(state["numbers"])
+        is_same = self._resume(state, PlayedEpisode, lambda i: self._new_episode(i, columns[i]["policy"]))
         self._states = state["states"].to(self._device)
         self._last = state["last"].numpy().copy()
         self.curiosity.load_state_dict(state["curiosity"])
         for bandit, stored in zip(self.bandits, state["bandits"], strict=True):
             bandit.load_state_dict(stored)
-        self.episodes = [self._new_episode(i, own["policy"]) for i, own in enumerate(columns)]
-        for i in np.flatnonzero(is_same):
-            self.episodes[i] = PlayedEpisode(*recorded[i], frames[i][0], columns[i]["policy"])
-            self.episodes[i].restore(columns[i], frames[i])
         self._forget(~is_same)
         return {int(i) for i in np.flatnonzero(~is_same)}
 
     # ---- playing ----------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def play(self, rng: np.random.Generator, is_enough: Callable[[PlayedSteps], bool]) -> PlayedSteps:
+    def play(self, rng: np.random.Generator, is_enough: Callable[[ActorSteps], bool]) -> ActorSteps:
         """Play until `is_enough(what was played)`; all randomness from `rng`."""
-        played, num_dropped = PlayedSteps(), len(self.envs.dropped_sessions)
+        played, num_dropped = ActorSteps(), len(self.envs.dropped_sessions)
         started = time.perf_counter()
         while not is_enough(played):
             began = time.perf_counter()
             with self._meter.counting("policy"):
                 actions, probabilities = self._act(rng)
             began = _clock(played, "policy", began)
-            with under_environments():
+            with under_connector():
                 self._frames, steps = self.envs.step(actions)
             began = _clock(played, "emulators", began)
             # A failed environment's frame is the next episode's first one: its reward is not used.
@@ -161,7 +126,7 @@ class ActorGroup:
             _clock(played, "curiosity", began)
             self._record(steps, int_rewards, probabilities, played, rng)
         played.num_dropped = len(self.envs.dropped_sessions) - num_dropped
-        played.seconds["total"] = time.perf_counter() - started
+        played.add_seconds("total", time.perf_counter() - started)
         played.operations = self._meter.take()
         return played
 
@@ -183,7 +148,7 @@ class ActorGroup:
         steps: Sequence[Transition | None],
         int_rewards: np.ndarray,
         probabilities: np.ndarray,
-        played: PlayedSteps,
+        played: ActorSteps,
         rng: np.random.Generator,
     ) -> None:
         """Append a step to each episode, and begin new ones where one is over."""
@@ -211,7 +176,7 @@ class ActorGroup:
 
     def _new_episode(self, i: int, policy: int) -> PlayedEpisode:
         """The episode that an environment has just begun."""
-        return PlayedEpisode(*self._recorded_as(i, self.envs.episode_numbers[i]), self._frames[i], policy)
+        return PlayedEpisode(*self._place(i), policy)
 
     def _forget(self, begins: np.ndarray) -> None:
         """What must not reach the episodes that begin (E,)."""
@@ -220,10 +185,6 @@ class ActorGroup:
             self._states = self._states * torch.from_numpy(~begins).to(self._device)[:, None, None]
             for i in np.flatnonzero(begins):
                 self.curiosity.restart(int(i))
-
-    def close(self) -> None:
-        """End the environments' processes."""
-        self.envs.close()
 
 
 def best_actions(values: QValues, weights: torch.Tensor) -> torch.Tensor:
@@ -240,12 +201,7 @@ def epsilon_greedy(
     return actions, np.where(actions == best, 1 - epsilons + epsilons / num_actions, epsilons / num_actions)
 
 
-def _clock(played: PlayedSteps, what: str, began: float) -> float:
+def _clock(played: ActorSteps, part: str, began: float) -> float:
     now = time.perf_counter()
-    played.seconds[what] += now - began
+    played.add_seconds(part, now - began)
     return now
-
-
-def _level_and_seed(meta: EpisodeMeta) -> list[Any]:
-    """What tells the first frames of episodes apart."""
-    return [meta.game, meta.instance, meta.seed]

@@ -2,77 +2,61 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from data_generation.data.data import EpisodeMeta, EpisodeReader
-from data_generation.data.errors import UserError
-from data_generation.generator.episode import Episode
+from data_generation.data.data import EpisodeMeta
 from data_generation.generator.levels import Transition
 from external.agent57.config import ReplayConfig
 from external.agent57.networks import AgentInputs
 from external.agent57.sum_tree import SumTree
 from models.components.transfer import to_device
+from training.agent.episodes import LearnedEpisode, StepColumn, placed
 
-# Names of the agent's own numbers in a file, among those of the environment, and of the policy that played.
-INTRINSIC_REWARD, PROBABILITY, POLICY = "intrinsic_reward", "probability", "policy"
+# The policy that played, among a file's `policy_parameters`.
+POLICY = "policy"
 
 
-class PlayedEpisode(Episode):
+class PlayedEpisode(LearnedEpisode):
     """An episode that an agent learns from.
 
     `int_rewards`: intrinsic ones; `probabilities` with which the actions were drawn; `states` (4, H) by the step
     before which they were the recurrent state: that of step 0, and those in which sequences begin to warm up.
+    A file holds the environment's rewards as its rewards, and no states.
     """
 
-    def __init__(self, env_dpath: Path, meta: EpisodeMeta, first_frame: np.ndarray, policy: int):
+    COLUMNS = (
+        StepColumn("env_rewards", in_file="", in_checkpoint="env_rewards"),
+        StepColumn("int_rewards", in_file="intrinsic_reward", in_checkpoint="int_rewards"),
+        StepColumn("probabilities", in_file="probability", in_checkpoint="probabilities"),
+    )
+    int_rewards: list[float]
+    probabilities: list[float]
+
+    def __init__(self, env_dpath: Path, meta: EpisodeMeta, first_frame: np.ndarray, policy: int | None = None):
+        """`policy`: the one that plays; None = that of `meta`."""
         super().__init__(env_dpath, meta, first_frame)
-        self.policy = policy
-        meta.policy_parameters[POLICY] = policy
-        self.int_rewards: list[float] = []
-        self.probabilities: list[float] = []
+        if policy is not None:
+            meta.policy_parameters[POLICY] = policy
+        self.policy: int = meta.policy_parameters[POLICY]
         self.states: dict[int, np.ndarray] = {}
 
     def add(self, step: Transition, int_reward: float, probability: float) -> None:
         """Append a step."""
-        self.append(step)
-        self.int_rewards.append(int_reward)
-        self.probabilities.append(probability)
-
-    def recorded(self, t: int) -> tuple[float, dict[str, float]]:
-        own = {INTRINSIC_REWARD: self.int_rewards[t], PROBABILITY: self.probabilities[t]}
-        return self.env_rewards[t], {**self.infos[t], **own}
-
-    @classmethod
-    def load(cls, path: Path) -> "PlayedEpisode":
-        """Read an episode that `save` wrote, without its states. UserError for a damaged or another file."""
-        with EpisodeReader(path) as reader:
-            if PROBABILITY not in reader.infos or POLICY not in reader.meta.policy_parameters:
-                raise UserError(f"'{path}' is not an episode of this agent's replay")
-            frames = reader.frames()
-            episode = cls(path.parent.parent, reader.meta, frames[0], reader.meta.policy_parameters[POLICY])
-            for t, action in enumerate(reader.actions.tolist()):
-                numbers = {name: float(column[t]) for name, column in reader.infos.items()}
-                int_reward, probability = numbers.pop(INTRINSIC_REWARD), numbers.pop(PROBABILITY)
-                ends = bool(reader.terminated[t]), bool(reader.truncated[t])
-                step = Transition(action, frames[t + 1], float(reader.rewards[t]), *ends, numbers)
-                episode.add(step, int_reward, probability)
-        return episode
+        self.extend(step, {"int_rewards": int_reward, "probabilities": probability})
 
     def columns(self) -> dict[str, Any]:
-        """All but the frames, as plain values and tensors."""
-        return {
-            "actions": list(self.actions),
-            "env_rewards": list(self.env_rewards),
-            "infos": list(self.infos),
-            "int_rewards": list(self.int_rewards),
-            "probabilities": list(self.probabilities),
-            "policy": self.policy,
-            "states": self.stored_states(),
-        }
+        return {**super().columns(), "policy": self.policy, "states": self.stored_states()}
+
+    @classmethod
+    def from_columns(cls, env_dpath: Path, meta: EpisodeMeta, columns: dict[str, Any], frames: np.ndarray) -> Self:
+        meta.policy_parameters[POLICY] = columns["policy"]
+        episode = super().from_columns(env_dpath, meta, columns, frames)
+        episode.restore_states(columns["states"])
+        return episode
 
     def keep_state(self, state: np.ndarray, config: ReplayConfig) -> None:
         """Keep the recurrent state (4, H) before the next step, if a sequence will begin to warm up there."""
@@ -87,13 +71,6 @@ class PlayedEpisode(Episode):
     def restore_states(self, stored: dict[int, Tensor]) -> None:
         """Take over what `stored_states` returned."""
         self.states = {t: state.numpy() for t, state in stored.items()}
-
-    def restore(self, columns: dict[str, Any], frames: np.ndarray) -> None:
-        """Append the steps of an episode in progress from `columns()` and its frames (T + 1, C, H, W)."""
-        for t, action in enumerate(columns["actions"]):
-            step = Transition(action, frames[t + 1], columns["env_rewards"][t], False, False, columns["infos"][t])
-            self.add(step, columns["int_rewards"][t], columns["probabilities"][t])
-        self.restore_states(columns["states"])
 
 
 @dataclass(frozen=True)
@@ -224,28 +201,20 @@ def cut(sequence: ReplaySequence, config: ReplayConfig) -> dict[str, Any]:
     before = slice(max(first - 1, 0), stop)
     shift = offset + (first == 0)
     return {
-        "frames": _placed(episode.frames[first : stop + 1], size, offset, np.uint8),
-        "last_actions": _placed(episode.actions[before], size, shift, np.int64),
-        "last_ext_rewards": _placed(episode.env_rewards[before], size, shift, np.float32),
-        "last_int_rewards": _placed(episode.int_rewards[before], size, shift, np.float32),
+        "frames": placed(episode.frames[first : stop + 1], size, offset, np.uint8),
+        "last_actions": placed(episode.actions[before], size, shift, np.int64),
+        "last_ext_rewards": placed(episode.env_rewards[before], size, shift, np.float32),
+        "last_int_rewards": placed(episode.int_rewards[before], size, shift, np.float32),
         "policies": np.int64(episode.policy),
         "states": episode.states[first if is_warm else 0],
         "is_warm": np.bool_(is_warm),
-        "actions": _placed(episode.actions[start:stop], length, 0, np.int64),
-        "ext_rewards": _placed(episode.env_rewards[start:stop], length, 0, np.float32),
-        "int_rewards": _placed(episode.int_rewards[start:stop], length, 0, np.float32),
-        "probabilities": _placed(episode.probabilities[start:stop], length, 0, np.float32, fill=1),
+        "actions": placed(episode.actions[start:stop], length, 0, np.int64),
+        "ext_rewards": placed(episode.env_rewards[start:stop], length, 0, np.float32),
+        "int_rewards": placed(episode.int_rewards[start:stop], length, 0, np.float32),
+        "probabilities": placed(episode.probabilities[start:stop], length, 0, np.float32, fill=1),
         "ended": ended,
         "valid": np.arange(length) < stop - start,
     }
-
-
-def _placed(values: Any, size: int, offset: int, dtype: Any, fill: int = 0) -> np.ndarray:
-    """Values from `offset` on in an array of `size`, the rest `fill`."""
-    values = np.asarray(values, dtype)
-    out = np.full((size, *values.shape[1:]), fill, dtype)
-    out[offset : offset + len(values)] = values
-    return out
 
 
 def _stacked(rows: list[dict[str, Any]], weights: np.ndarray, slots: np.ndarray) -> SequenceBatch:

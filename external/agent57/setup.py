@@ -16,12 +16,13 @@ from data_generation.generator.episode import dataset_info, environment_dname, e
 from data_generation.generator.levels import Level, list_levels
 from data_generation.generator.schedule import EndlessSchedule, take_turns
 from data_generation.generator.vector import LevelVectorEnv
-from external.agent57.actors import ActorGroup, ActorSetting, actor_epsilons, under_environments
+from external.agent57.actors import ActorGroup, ActorSetting, actor_epsilons
 from external.agent57.checkpoint import Agent57Info
 from external.agent57.config import Agent57CollectionConfig, Agent57TrainingConfig, RunConfig
 from external.agent57.networks import AgentNetworks
 from external.agent57.policy import check_actions57
 from external.agent57.view import GreyConnector
+from training.agent.player import under_connector
 from training.allocator import keep_freed_memory
 from training.episodic_memory import check_neighbours
 from training.runtime import choose_device
@@ -82,7 +83,7 @@ class AgentSetup:
 
     def check_agent(self, info: Agent57Info, checkpoint: Path) -> None:
         """FieldError (of `collection`) if the agent of a checkpoint cannot play here."""
-        with under("collection"), under_environments():
+        with under("collection"), under_connector():
             check_actions57(info, self.connector.spec, checkpoint)
 
 
@@ -102,7 +103,7 @@ def _open_connector(config: Agent57CollectionConfig) -> GreyConnector:
     """FieldError (of the collection) for a game that cannot be played here."""
     own = ConnectorConfig(**{name: getattr(config.connector, name) for name in _CONNECTOR_FIELDS})
     own.game = list(config.games) if own.name != "coinrun" else "all"
-    with under_environments():
+    with under_connector():
         connector = GreyConnector(make_connector(own))
         selection = connector.select()
         environment_dnames(connector, selection.games)

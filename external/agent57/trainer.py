@@ -21,7 +21,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from data_generation.data.errors import UNSET, FieldError, UserError, under
 from data_generation.data.files import sync
-from external.agent57.actors import ActorGroup, ForeignEpisodes, PlayedSteps
+from external.agent57.actors import ActorGroup, ActorSteps
 from external.agent57.checkpoint import Agent57Info, StoredAgent, save_agent57
 from external.agent57.config import Agent57TrainingConfig, TestingConfig
 from external.agent57.learner import Agent57Learner
@@ -29,6 +29,8 @@ from external.agent57.replay import PlayedEpisode, SequenceReplay
 from external.agent57.setup import AgentSetup
 from external.agent57.testing import play_test
 from models.tensor_file import check_keys
+from training.agent.episodes import episode_names
+from training.agent.player import OtherEpisodes
 from training.agent_folder import AgentFolder, check_epochs_left
 from training.coverage import Coverage, add_episode
 from training.episode_gif import save_gifs
@@ -144,7 +146,7 @@ class Agent57Trainer:
     def _rng(self, purpose: int, epoch: int | None = None) -> np.random.Generator:
         return np.random.default_rng(seed_of(self.common.seed, purpose, 1 + (self.epoch if epoch is None else epoch)))
 
-    def _play(self) -> PlayedSteps:
+    def _play(self) -> ActorSteps:
         num_steps = self.setup.collection.train.num_steps
         return self.actors.play(self._rng(_PLAY), lambda so_far: so_far.num_steps >= num_steps)
 
@@ -162,7 +164,7 @@ class Agent57Trainer:
         means = {name: float(value) / count for name, value in sums.items()}
         return {**means, "updates_per_second": count / (time.perf_counter() - began)}
 
-    def _take(self, played: PlayedSteps) -> None:
+    def _take(self, played: ActorSteps) -> None:
         """What was played goes into the replay, complete episodes to the disk."""
         for episode in played.finished:
             self._unsynced.append(episode.save())
@@ -171,23 +173,14 @@ class Agent57Trainer:
             self.replay.add(sequence)
         self.num_steps += played.num_steps
 
-    def _describe(self, played: PlayedSteps, seconds: float) -> dict[str, float]:
+    def _describe(self, played: ActorSteps, seconds: float) -> dict[str, float]:
         """What to log of an epoch's play."""
-        values: dict[str, float] = {
+        values = {
+            **played.summary(),
             "total_steps": self.num_steps,
-            "steps_per_second": played.num_steps / played.seconds["total"],
             "epoch_seconds": seconds,
             "operations_per_second": (played.operations + self.learner.meter.take()) / seconds,
-            "intrinsic_reward": played.int_reward_sum / played.num_steps,
         }
-        for name in ("policy", "curiosity", "emulators"):
-            values[f"share_{name}"] = played.seconds[name] / played.seconds["total"]
-        if played.num_dropped:
-            values["dropped_episodes"] = played.num_dropped
-        if finished := played.finished:
-            values["mean_return"] = float(np.mean([np.sum(episode.env_rewards) for episode in finished]))
-            values["mean_length"] = float(np.mean([episode.num_steps for episode in finished]))
-            values["mean_policy"] = float(np.mean([episode.policy for episode in finished]))
         return values | {name: value for name, value in self.coverage.summary().items() if name != "steps"}
 
     def _check_finite(self, values: dict[str, float]) -> None:
@@ -255,12 +248,9 @@ class Agent57Trainer:
 
     def _replay_state(self) -> dict[str, Any]:
         """Complete episodes are named, not copied: they have files. Those in progress are numbers."""
-        growing = {id(episode): number for number, episode in enumerate(self.actors.episodes)}
-
-        def name_of(episode: PlayedEpisode) -> int | str:
-            return growing.get(id(episode), str(episode.path.relative_to(self.folder.path)))
-
-        complete = [episode for episode in self.replay.episodes if id(episode) not in growing]
+        growing = self.actors.episodes
+        name_of = episode_names(growing, self.folder.path)
+        complete = [episode for episode in self.replay.episodes if episode not in growing]
         states = {name_of(episode): episode.stored_states() for episode in complete}
         return {"replay": self.replay.state_dict(name_of), "episode_states": states}
 
@@ -301,7 +291,7 @@ class Agent57Trainer:
         try:
             with under("collection"):
                 lost = self.actors.load_state_dict(state["actors"])
-        except ForeignEpisodes as error:
+        except OtherEpisodes as error:
             problem = f"the environments do not replay the run's episodes ({error})"
             remedy = "resume with its {collection.games}, {common.seed} and {collection.connector}"
             raise FieldError("collection", UNSET, problem, remedy) from error
