@@ -26,7 +26,7 @@ from external.agent57.config import Agent57Config, Agent57TrainingConfig
 from external.agent57.learner import Agent57Learner
 from external.agent57.networks import AgentNetworks
 from external.agent57.replay import PlayedEpisode, ReplaySequence, SequenceReplay, new_starts
-from external.agent57.setup import make_setup
+from external.agent57.setup import make_actors, make_context
 from external.agent57.view import VIEW_SHAPE
 
 
@@ -43,10 +43,10 @@ def networks_of(config: Agent57TrainingConfig, num_actions: int) -> AgentNetwork
 def actors_case(config: Agent57Config, num_envs: int, num_steps: int) -> None:
     """Steps per second, and the shares of the policy, the intrinsic reward and the wait for the emulators."""
     config.collection.train.num_envs = num_envs
-    setup = make_setup(config.common, config.collection)
-    networks = networks_of(config.training, len(setup.connector.action_names)).requires_grad_(False)
+    context = make_context(config.common, config.collection)
+    networks = networks_of(config.training, len(context.connector.action_names)).requires_grad_(False)
     with tempfile.TemporaryDirectory() as folder:
-        actors = setup.actors(networks, config.training, Path(folder), is_test=False)
+        actors = make_actors(context, networks, config.training, Path(folder), is_test=False)
         try:
             rng = np.random.default_rng(0)
             actors.start(rng)

@@ -28,7 +28,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from auto_explore.config import ActorCriticConfig, AutoExploreConfig, RewardConfig
-from auto_explore.src.agent import AgentInfo
+from auto_explore.src.agent import KIND, AgentInfo
 from auto_explore.src.collector import ActionSampling, Collected
 from auto_explore.src.construct_reward import make_reward
 from auto_explore.src.dataset import ClipBatch
@@ -39,7 +39,6 @@ from benchmarks.command_line import make_parser, read_count, run_command
 from benchmarks.models import matmul_rates
 from benchmarks.models_cases import SIZES, sized
 from data_generation.generator.connector_base import EnvironmentSpec
-from data_generation.generator.levels import list_levels
 from models.construct_model import build_model
 from models.genie_redux import GenieRedux
 from models.precision import cast_matmul_weights
@@ -144,10 +143,10 @@ def make_context(size: str, precision: str) -> RunContext:
     cfg.common.device, cfg.common.precision = "cpu", precision
     connector = open_connector(cfg.collection, sized(size))
     fabric, _ = make_fabric(cfg.common)
-    levels = tuple(list_levels(connector, connector.select().games, 1))
     model = world_model(size, precision)
     dtype = torch.bfloat16 if precision == "bf16" else None
-    return RunContext(cfg.common, cfg.collection, fabric, connector, levels, model, autocast_of(precision), dtype)
+    parts = (fabric.device, connector, fabric, model, autocast_of(precision))
+    return RunContext(KIND, cfg.common, cfg.collection, *parts, amp_dtype=dtype)
 
 
 def collect_case(size: str, precision: str, num_envs: int, num_steps: int) -> None:

@@ -12,7 +12,9 @@ from data_generation.generator.levels import Transition
 from external.agent57.config import (
     ActorsConfig,
     Agent57CollectionConfig,
+    Agent57CommonConfig,
     Agent57Config,
+    Agent57EvaluationConfig,
     Agent57TrainingConfig,
     Agent57WandbConfig,
     FamilyConfig,
@@ -20,9 +22,7 @@ from external.agent57.config import (
     LearnerConfig,
     NetworkConfig,
     ReplayConfig,
-    RunConfig,
     TestersConfig,
-    TestingConfig,
 )
 from external.agent57.networks import AgentInputs, AgentNetworks
 from external.agent57.replay import PlayedEpisode
@@ -63,7 +63,7 @@ def quick_config(root: Path, **common: Any) -> Agent57Config:
     )
     settings = {"epochs": 4, "device": "cpu", "precision": "fp32", "save_every": 1, "keep_every": 0}
     return Agent57Config(
-        common=RunConfig(**{**settings, "root_dpath": str(root / "agents"), **common}),
+        common=Agent57CommonConfig(**{**settings, "root_dpath": str(root / "agents"), **common}),
         collection=Agent57CollectionConfig(
             games=[WALK],
             connector=connector,
@@ -71,7 +71,7 @@ def quick_config(root: Path, **common: Any) -> Agent57Config:
             test=TestersConfig(num_envs=1, num_episodes=2),
         ),
         training=small_training(),
-        evaluation=TestingConfig(every=2, n_gifs=1),
+        evaluation=Agent57EvaluationConfig(every=2, n_gifs=1),
         wandb=Agent57WandbConfig(mode="disabled"),
     )
 

@@ -28,7 +28,6 @@ from tests.odd_environments import NUM_STEPS, odd
 from tests.test_auto_explore_training import THROUGHPUT, assert_equal
 from tests.thread_children import children_in_processes
 from tests.toy_game import SIZE, WALK
-from training.agent.testing import Tested
 
 pytestmark = pytest.mark.usefixtures("environments_in_threads")
 
@@ -180,7 +179,7 @@ def test_epochs_of_an_evaluation_go_on_in_the_schedule_with_any_number_of_enviro
     shutil.copytree(trained.parent, tmp_path / "agents")
     sessions: list[int] = []
 
-    def noted(*arguments: Any) -> Tested:
+    def noted(*arguments: Any) -> Any:
         tested = play_test(*arguments)
         sessions.extend(episode.meta.session for episode in tested.episodes)
         return tested

@@ -24,10 +24,14 @@ MAX_LOST = 0.25
 
 @dataclass(frozen=True)
 class AgentKind:
-    """A kind of agent that learns: the command that trains it, and what reads (and so checks) its checkpoints."""
+    """A kind of agent that learns: the command that trains it, and what reads (and so checks) its checkpoints.
+
+    `policy`: what its episodes call it.
+    """
 
     command: str
     read: Callable[[Path], Any]
+    policy: str = ""
 
 
 class ResumeConfig(Protocol):

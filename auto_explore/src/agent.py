@@ -15,6 +15,7 @@ from data_generation.generator.connector_base import EnvironmentSpec
 from data_generation.generator.policy import PolicyContext
 from models.checkpoint import check_fit
 from models.tensor_file import check_keys, check_tensors, read_file, shapes_only, write_file
+from training.agent_folder import AgentKind
 
 FORMAT = "genieredux-agent"
 FORMAT_VERSION = 1
@@ -109,6 +110,9 @@ def read_agent(path: Path) -> dict[str, Any]:
         problem = f"'{path}' is not a valid {what} ({error!s:.100})"
         raise UserError(f"{problem}: restore the file") from error
     return content
+
+
+KIND = AgentKind("auto_explore", read_agent, policy="AutoExplore")
 
 
 def agent_of(content: dict[str, Any]) -> tuple[ActorCritic, AgentInfo]:

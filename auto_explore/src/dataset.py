@@ -7,11 +7,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data_generation.data.errors import UserError
 from data_generation.generator.levels import Transition
 from models.components.transfer import to_device
 from training.agent.episodes import LearnedEpisode, StepColumn, placed
-from training.agent_folder import AgentFolder
 
 
 class AgentEpisode(LearnedEpisode):
@@ -106,22 +104,6 @@ class Replay:
             for k, position in zip(which, drawn, strict=True)
         ]
         return ClipBatch(**{name: torch.from_numpy(np.stack([row[name] for row in rows])) for name in rows[0]})
-
-
-def read_replay(stored: list[int | str], growing: list[AgentEpisode], folder: AgentFolder) -> deque[AgentEpisode]:
-    """A replay's episodes: `growing` ones by number, complete ones from their files, a few damaged ones left out.
-
-    FieldError (of `common`) where many are.
-    """
-    episodes: deque[AgentEpisode] = deque()
-    bad: list[UserError | OSError] = []
-    for item in stored:
-        try:
-            episodes.append(growing[item] if isinstance(item, int) else AgentEpisode.load(folder.path / item))
-        except (UserError, OSError) as error:
-            bad.append(error)
-    folder.check_replay(bad, sum(isinstance(item, str) for item in stored))
-    return episodes
 
 
 def _cut(episode: AgentEpisode, start: int, burn_in: int, num_steps: int) -> dict[str, np.ndarray]:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from lightning.fabric import Fabric
@@ -16,99 +15,45 @@ from lightning.fabric.plugins.environments import TorchElasticEnvironment
 from lightning.fabric.strategies import DDPStrategy
 
 from auto_explore.config import CollectionConfig, CommonConfig, WorldModelConfig
-from auto_explore.src.agent import AgentInfo
+from auto_explore.src.agent import KIND, AgentInfo
 from auto_explore.src.collector import Collector
 from auto_explore.src.construct_reward import make_reward
 from auto_explore.src.reward import WORLD_MODEL_REWARDS, Reward, RewardContext
 from auto_explore.src.world_model import check_environment, load_world_model
-from data_generation.config import ConnectorConfig
-from data_generation.data.data import DatasetInfo, EpisodeMeta
-from data_generation.data.errors import UNSET, FieldError, MissingPathError, under
-from data_generation.generator.connector_base import Connector, make_connector
-from data_generation.generator.episode import dataset_info, environment_dname, environment_dnames, episode_meta
-from data_generation.generator.levels import Level, list_levels
-from data_generation.generator.schedule import EndlessSchedule, take_turns
-from data_generation.generator.vector import LevelVectorEnv
+from data_generation.data.errors import under
+from data_generation.generator.connector_base import Connector
 from models.config import ModelConfig
 from models.genie_redux import GenieRedux
 from models.precision import cast_matmul_weights
+from training.agent.context import AgentContext, agent_device, connector_config, connector_of_all
 from training.agent.player import under_connector
-from training.allocator import keep_freed_memory
-from training.runtime import choose_device, choose_precision
-
-# What AutoExplore reads of the connector's config; the rest, which selects games and says who plays, is `generate`'s.
-_CONNECTOR_FIELDS = (
-    *("name", "version", "image_size", "n_skip_frames", "n_skip_start_frames", "valid_action_combos"),
-    *("env_kwargs", "max_last_frames"),
-    *("roi_annotation_fpath", "rom_dpath", "start_level", "distribution_mode", "paint_vel_info", "generator_config"),
-)
-# Added to the seed of test episodes, so that they are not those of training.
-_TEST_SEED = 1_000_003
+from training.runtime import choose_precision
 
 
 @dataclass
-class RunContext:
-    """Everything that stays as it is while an agent learns or plays."""
+class RunContext(AgentContext[CollectionConfig]):
+    """What AutoExplore needs besides: the world model, and what spreads the learning over processes."""
 
-    common: CommonConfig
-    collection: CollectionConfig
     fabric: Fabric
-    connector: Connector
-    # In the order in which they are played.
-    levels: tuple[Level, ...]
     # None where the reward needs none.
     world_model: GenieRedux | None
     autocast: Callable[[], AbstractContextManager]
-    # In which `autocast` computes; None = float32.
-    amp_dtype: torch.dtype | None
 
     def make_reward(self, n_preds: int) -> Reward:
         """A fresh reward of the configured kind."""
-        context = RewardContext(self.collection.reward, n_preds, self.fabric.device, self.autocast, self.world_model)
+        context = RewardContext(self.collection.reward, n_preds, self.device, self.autocast, self.world_model)
         return make_reward(context, self.connector.spec, self.common.seed)
 
     def collector(self, num_envs: int, reward: Reward, episodes_dpath: Path, is_test: bool) -> Collector:
         """Environments of this process with the reward of their steps; a test's are not learned from."""
-        config = self.collection
-        seed = self.common.seed + (_TEST_SEED if is_test else 0)
-        first = 0 if is_test else self.fabric.global_rank * num_envs
-        total = num_envs if is_test else self.fabric.world_size * num_envs
-        schedules = [EndlessSchedule(self.levels, seed, first + i, total) for i in range(num_envs)]
-        envs = LevelVectorEnv(self.connector, schedules, config.connector.generator_config.n_steps_max)
-        recorded_as = partial(self._recorded_as, schedules, episodes_dpath)
-        return Collector(envs, recorded_as, reward, config.reward.batch_size, learn_reward=not is_test)
-
-    def _recorded_as(
-        self, schedules: list[EndlessSchedule], episodes_dpath: Path, env: int, number: int
-    ) -> tuple[Path, EpisodeMeta]:
-        """Environment folder and meta data of an environment's episode."""
-        episode = schedules[env].episode(number)
-        meta = episode_meta(self.connector, episode, "AutoExplore", {"reward": self.collection.reward.type})
-        return episodes_dpath / environment_dname(self.connector, episode.level.game), meta
-
-    def infos(self) -> dict[str, DatasetInfo]:
-        """Name of each game's environment folder -> its `info.json`."""
-        settings = {"variant": "auto_explore", "seed": self.common.seed}
-        dnames = environment_dnames(self.connector, self.games)
-        return {dname: dataset_info(self.connector, game, settings) for game, dname in dnames.items()}
-
-    @property
-    def games(self) -> list[str]:
-        """Names of the games that are played, sorted."""
-        return sorted({level.game for level in self.levels})
+        config = self.collection.reward
+        envs, recorded_as = self.environments(num_envs, episodes_dpath, is_test, reward=config.type)
+        return Collector(envs, recorded_as, reward, config.batch_size, learn_reward=not is_test)
 
     def check_agent(self, info: AgentInfo, checkpoint: Path) -> None:
         """FieldError (of `collection`) if the agent of a checkpoint cannot play here."""
         with under("collection"), under_connector():
             self.connector.spec.check_agent(info.spec, checkpoint)
-
-    def gather(self, value: Any) -> list[Any]:
-        """One value of every process, on all of them."""
-        if self.fabric.world_size == 1:
-            return [value]
-        values: list[Any] = [None] * self.fabric.world_size
-        torch.distributed.all_gather_object(values, value)
-        return values
 
 
 def make_context(
@@ -134,9 +79,13 @@ def make_context(
         model.to(fabric.device)
         if precision is not None:
             cast_matmul_weights(model, precision)
-    levels = list_levels(connector, connector.select().games, collection.connector.generator_config.n_instances)
     autocast = partial(torch.autocast, fabric.device.type, dtype=precision, enabled=precision is not None)
-    return RunContext(common, collection, fabric, connector, take_turns(levels), model, autocast, precision)
+    return RunContext(
+        *(KIND, common, collection, fabric.device, connector, fabric, model, autocast),
+        amp_dtype=precision,
+        num_processes=fabric.world_size,
+        rank=fabric.global_rank,
+    )
 
 
 def open_connector(config: CollectionConfig, world_model: ModelConfig | None) -> Connector:
@@ -145,20 +94,11 @@ def open_connector(config: CollectionConfig, world_model: ModelConfig | None) ->
     They have its size, and are cropped around a character if its dataset was recorded so. FieldError (of `config`) for
     a game that cannot be played here.
     """
-    own = ConnectorConfig(**{name: getattr(config.connector, name) for name in _CONNECTOR_FIELDS})
-    own.game = list(config.games) if own.name != "coinrun" else "all"
+    own = connector_config(config, "image_size", "roi_annotation_fpath")
     if world_model is not None:
         own.image_size = world_model.tokenizer.image_size
         own.roi_annotation_fpath = own.roi_annotation_fpath or world_model.roi_table or None
-    with under_connector():
-        connector = make_connector(own)
-        selection = connector.select()
-        environment_dnames(connector, selection.games)
-        skipped = selection.skipped
-    if skipped:
-        reasons = ", ".join(f"{game} ({reason})" for game, reason in skipped.items())
-        raise MissingPathError("games", UNSET, reasons, "omit it, or import its ROM")
-    return connector
+    return connector_of_all(own)
 
 
 class _OneDevice(TorchElasticEnvironment):
@@ -174,13 +114,8 @@ class _OneDevice(TorchElasticEnvironment):
 
 def make_fabric(common: CommonConfig) -> tuple[Fabric, torch.dtype | None]:
     """Lightning Fabric on `device`, joined with the processes that the launcher started, and the precision."""
-    try:
-        device = choose_device({"gpu": "cuda"}.get(common.device, common.device))
-    except FieldError as error:
-        raise FieldError("device", common.device, error.problem, error.remedy) from error
+    device = agent_device(common)
     precision = choose_precision(common.precision, device)
-    if device.type == "cpu":
-        keep_freed_memory()
     num_processes = int(os.environ.get("WORLD_SIZE", "1"))
     if num_processes > 1 and device.type == "cuda":
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())

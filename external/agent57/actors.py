@@ -91,8 +91,8 @@ class ActorGroup(VectorPlayer[PlayedEpisode]):
             "curiosity": self.curiosity.state_dict(),
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> set[int]:
-        """Resume; returns the numbers of the environments whose episodes in progress are lost."""
+    def load_state_dict(self, state: dict[str, Any]) -> list[PlayedEpisode]:
+        """Resume; returns the episodes in progress."""
         columns = state["episodes"]
         is_same = self._resume(state, PlayedEpisode, lambda i: self._new_episode(i, columns[i]["policy"]))
         self._states = state["states"].to(self._device)
@@ -101,7 +101,7 @@ class ActorGroup(VectorPlayer[PlayedEpisode]):
         for bandit, stored in zip(self.bandits, state["bandits"], strict=True):
             bandit.load_state_dict(stored)
         self._forget(~is_same)
-        return {int(i) for i in np.flatnonzero(~is_same)}
+        return self.episodes
 
     # ---- playing ----------------------------------------------------------------------------------------------------
 

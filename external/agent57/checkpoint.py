@@ -13,6 +13,7 @@ from external.agent57.config import FamilyConfig, IntrinsicConfig, NetworkConfig
 from external.agent57.networks import AgentNetworks
 from models.checkpoint import check_fit
 from models.tensor_file import check_format, check_keys, check_tensors, read_content, shapes_only, write_file
+from training.agent_folder import AgentKind
 from training.episodic_memory import StreamMoments
 
 FORMAT = "genieredux-agent57"
@@ -108,6 +109,9 @@ def read_agent57(path: Path) -> StoredAgent:
     state = content.get("state") if is_own else None
     check_tensors(state, path, WHAT)
     return StoredAgent(info, tensors, state)
+
+
+KIND = AgentKind("agent57", read_agent57, policy="Agent57")
 
 
 def _published_info(content: dict[str, Any], path: Path) -> Agent57Info:

@@ -34,7 +34,7 @@ from training.config import EpisodicBonusConfig
 
 
 @dataclass
-class RunConfig:
+class Agent57CommonConfig:
     name: FolderName = "agent57"  # the run's folder is <root_dpath>/<NNN>_<name>
     epochs: Count = 5000  # of training; in an evaluation, how often num_episodes are played
     device: str = "auto"  # auto | cpu | gpu | cuda | cuda:<index> | mps
@@ -159,7 +159,7 @@ class Agent57TrainingConfig:
 
 
 @dataclass
-class TestingConfig:
+class Agent57EvaluationConfig:
     every: CountOrZero = 50  # epochs; 0 = only at the end
     n_gifs: CountOrZero = 2  # episodes of each test that become a GIF
 
@@ -176,8 +176,8 @@ class Agent57WandbConfig:
 class Agent57Config:
     """Root of the `agent57` command."""
 
-    common: RunConfig = field(default_factory=RunConfig)
+    common: Agent57CommonConfig = field(default_factory=Agent57CommonConfig)
     collection: Agent57CollectionConfig = field(default_factory=Agent57CollectionConfig)
     training: Agent57TrainingConfig = field(default_factory=Agent57TrainingConfig)
-    evaluation: TestingConfig = field(default_factory=TestingConfig)
+    evaluation: Agent57EvaluationConfig = field(default_factory=Agent57EvaluationConfig)
     wandb: Agent57WandbConfig = field(default_factory=Agent57WandbConfig)

@@ -1,45 +1,31 @@
-"""The loop: actors play with the networks of the epoch's start while the learner makes its updates; then both meet.
-
-What an epoch does depends on nothing but its start, so a resumed run equals one that was never stopped.
-"""
+"""What Agent57 does in an epoch: actors play with the networks of its start while the learner makes its updates."""
 
 import copy
 import logging
-import math
 import time
-from collections.abc import Callable
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from tqdm import tqdm
-from tqdm.contrib.logging import logging_redirect_tqdm
 
-from data_generation.data.errors import UNSET, FieldError, UserError, under
-from data_generation.data.files import sync
+from data_generation.data.errors import under
 from external.agent57.actors import ActorGroup, ActorSteps
 from external.agent57.checkpoint import Agent57Info, StoredAgent, save_agent57
-from external.agent57.config import Agent57TrainingConfig, TestingConfig
+from external.agent57.config import Agent57EvaluationConfig, Agent57TrainingConfig
 from external.agent57.learner import Agent57Learner
 from external.agent57.replay import PlayedEpisode, SequenceReplay
-from external.agent57.setup import AgentSetup
+from external.agent57.setup import Context57, check_agent, make_actors
 from external.agent57.testing import play_test
-from models.tensor_file import check_keys
-from training.agent.episodes import episode_names
-from training.agent.player import OtherEpisodes
-from training.agent_folder import AgentFolder, check_epochs_left
-from training.coverage import Coverage, add_episode
-from training.episode_gif import save_gifs
+from training.agent.episodes import episode_names, read_episodes
+from training.agent.loop import AgentLoop
+from training.agent.testing import Tested
+from training.agent_folder import AgentFolder
+from training.coverage import Coverage
 from training.rollout import seed_of
-from training.run_record import changes, resume_remedy
-from training.run_report import RunReport
-from training.runtime import choose_precision
-from training.stop import StopRequest
-from training.tracker import MetricsLogger
 
 logger = logging.getLogger(__name__)
 
@@ -53,102 +39,74 @@ FIXED = (
 _PLAY, _SAMPLE, _TEST = 200, 201, 202
 
 
-class Agent57Trainer:
-    """Trains one agent in one folder. FieldErrors name the configs by `common`, `collection` and `training`."""
+class Agent57Trainer(AgentLoop):
+    """Trains one agent in one folder: value networks, which learn from sequences that a family of policies plays."""
 
-    def __init__(self, setup: AgentSetup, config: Agent57TrainingConfig, testing: TestingConfig, folder: AgentFolder):
-        self.setup, self.config, self.testing, self.folder = setup, config, testing, folder
-        self.common = setup.common
-        with under("common"):
-            self.amp_dtype = choose_precision(self.common.precision, setup.device)
-        names, skip = list(setup.connector.action_names), setup.connector.spec.n_skip_frames
+    FIXED = FIXED
+    RATE_KEY = "training.learner.learning_rate"
+
+    def __init__(
+        self,
+        context: Context57,
+        config: Agent57TrainingConfig,
+        evaluation: Agent57EvaluationConfig,
+        folder: AgentFolder,
+        record: dict[str, Any],
+    ):
+        super().__init__(context, evaluation, folder, record)
+        self.config, self.collection = config, context.collection
+        names, skip = list(context.connector.action_names), context.connector.spec.n_skip_frames
         self.info = Agent57Info(names, len(names), config.network, config.family, config.intrinsic, n_skip_frames=skip)
         # Only fresh weights come from the global generator.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.common.seed)
-            self.networks = self.info.build().to(setup.device)
-        self.learner = Agent57Learner(self.networks, config, self.amp_dtype)
-        playing = copy.deepcopy(self.networks).requires_grad_(False)
-        self.actors = setup.actors(playing, config, folder.episodes, is_test=False)
+            self.network = self.info.build().to(context.device)
+        self.learner = Agent57Learner(self.network, config, context.amp_dtype)
+        self.player = self._actors(is_test=False)
         self.replay = SequenceReplay(config.replay)
-        self.coverage = Coverage()
-        self.epoch, self.num_steps, self.best_return = 0, 0, -math.inf
-        # What the run is, for those that resume it.
-        self.record: dict[str, Any] = {}
-        self.report: RunReport | None = None
-        self._testers: ActorGroup | None = None
-        self._resumed_from: Path | None = None
-        self._saved_epoch = 0
-        # Files of episodes that a power cut could still empty, and those that `last` and the one before it name.
-        self._unsynced: list[Path] = []
+        self._thread = ThreadPoolExecutor(1, "actors")
+        # Files of episodes that were written since `last`, and those that it and the one before it name.
+        self._written: list[Path] = []
         self._named: list[set[Path]] = [set(), set()]
 
-    # ---- the loop ---------------------------------------------------------------------------------------------------
+    def _actors(self, is_test: bool) -> ActorGroup:
+        """They play with a copy of the networks."""
+        playing = copy.deepcopy(self.network).requires_grad_(False)
+        return make_actors(self.context, playing, self.config, self.folder.episodes, is_test)
 
-    def run(self, tracker: MetricsLogger) -> None:
-        """Train up to `epochs`, logging, testing and saving regularly.
+    def log_start(self) -> None:
+        logger.info(
+            "training an agent of %d policies (%.1f M parameters) on %s: epoch %d to %d, %d actors, %s, into %s",
+            self.config.family.num_policies,
+            sum(p.numel() for p in self.network.parameters()) / 1e6,
+            ", ".join(self.context.games),
+            self.epoch,
+            self.common.epochs,
+            self.player.envs.num_envs,
+            self.context.device.type,
+            self.folder.path,
+        )
 
-        SIGINT, SIGTERM, SIGUSR1 and SIGUSR2 let the epoch end, save and raise SystemExit.
-        """
-        stop = StopRequest(step=self.epoch, unit="epoch")
-        bar = tqdm(total=self.common.epochs, initial=self.epoch, unit="epoch", desc=self.common.name)
-        with stop, closing(tracker), closing(self), logging_redirect_tqdm(), bar:
-            if not self.actors.episodes:
-                with under("collection"):
-                    self.actors.start(self._rng(_PLAY, -1))
-            if self.epoch and self._is_due(self.testing.every) and not tracker.has(self.epoch, "test"):
-                # The run was stopped between its last epoch and the test of that.
-                self._test(tracker)
-            with ThreadPoolExecutor(1, "actors") as thread:
-                while self.epoch < self.common.epochs:
-                    bar.set_postfix_str(self._run_epoch(tracker, thread, stop), refresh=False)
-                    bar.update()
-
-    def _run_epoch(self, tracker: MetricsLogger, thread: ThreadPoolExecutor, stop: StopRequest) -> str:
-        began = time.perf_counter()
-        self.actors.networks.load_state_dict(self.networks.state_dict())
-        playing = thread.submit(self._play)
-        learned = self._learn()
-        with under("collection"):
-            played = playing.result()
-        self._take(played)
-        self.epoch += 1
-        values = self._describe(played, time.perf_counter() - began)
-        tracker.log(self.epoch, "play", values)
-        if learned:
-            self._check_finite(learned)
-            tracker.log(self.epoch, "train", learned)
-        if self.common.keep_every > 0 and self.epoch % self.common.keep_every == 0:
-            save_agent57(self.folder.checkpoint(f"{self.epoch:06d}"), self.networks, self._info_now())
-        # Before the test, too, which may take longer than there is time.
-        self._stop_if_asked(stop)
-        if self._is_due(self.testing.every):
-            self._test(tracker)
-        if self._is_due(self.common.save_every):
-            self.save()
-        self._stop_if_asked(stop)
-        shown = f"{values['steps_per_second']:.0f} steps/s"
-        return shown + (f", return {values['mean_return']:.3g}" if "mean_return" in values else "")
-
-    def _stop_if_asked(self, stop: StopRequest) -> None:
-        """Save and end the run where a signal asks for it; after its last epoch it ends in any case."""
-        if self.epoch < self.common.epochs and (number := stop.agreed(self.epoch)):
-            if self._saved_epoch != self.epoch:
-                self.save()
-            logger.info("stopped and saved at epoch %d: resume by adding %s", self.epoch, self.folder.resume_keys)
-            # As a shell expects; not 0, so that `a && b` stops here.
-            raise SystemExit(128 + number)
-
-    def _is_due(self, every: int) -> bool:
-        """Every `every` epochs (0: never), and at the end."""
-        return self.epoch == self.common.epochs or (every > 0 and self.epoch % every == 0)
+    # ---- an epoch ---------------------------------------------------------------------------------------------------
 
     def _rng(self, purpose: int, epoch: int | None = None) -> np.random.Generator:
         return np.random.default_rng(seed_of(self.common.seed, purpose, 1 + (self.epoch if epoch is None else epoch)))
 
-    def _play(self) -> ActorSteps:
-        num_steps = self.setup.collection.train.num_steps
-        return self.actors.play(self._rng(_PLAY), lambda so_far: so_far.num_steps >= num_steps)
+    def _start(self) -> None:
+        self.player.start(self._rng(_PLAY, -1))
+
+    def _play_and_learn(self) -> tuple[ActorSteps, dict[str, float]]:
+        self.player.networks.load_state_dict(self.network.state_dict())
+        num_steps = self.collection.train.num_steps
+        playing = self._thread.submit(self.player.play, self._rng(_PLAY), lambda so_far: so_far.num_steps >= num_steps)
+        learned = self._learn()
+        with under("collection"):
+            played: ActorSteps = playing.result()
+        self._keep_played(played)
+        self._written += [episode.path for episode in played.finished]
+        for sequence in played.sequences:
+            self.replay.add(sequence)
+        return played, learned
 
     def _learn(self) -> dict[str, float]:
         """This epoch's updates; means of their logs, empty if there were none."""
@@ -164,183 +122,75 @@ class Agent57Trainer:
         means = {name: float(value) / count for name, value in sums.items()}
         return {**means, "updates_per_second": count / (time.perf_counter() - began)}
 
-    def _take(self, played: ActorSteps) -> None:
-        """What was played goes into the replay, complete episodes to the disk."""
-        for episode in played.finished:
-            self._unsynced.append(episode.save())
-            add_episode(self.coverage, episode)
-        for sequence in played.sequences:
-            self.replay.add(sequence)
-        self.num_steps += played.num_steps
+    def _shown(self, values: dict[str, float]) -> str:
+        shown = f"{values['steps_per_second']:.0f} steps/s"
+        return shown + (f", return {values['mean_return']:.3g}" if "mean_return" in values else "")
 
-    def _describe(self, played: ActorSteps, seconds: float) -> dict[str, float]:
-        """What to log of an epoch's play."""
-        values = {
-            **played.summary(),
-            "total_steps": self.num_steps,
-            "epoch_seconds": seconds,
-            "operations_per_second": (played.operations + self.learner.meter.take()) / seconds,
-        }
-        return values | {name: value for name, value in self.coverage.summary().items() if name != "steps"}
-
-    def _check_finite(self, values: dict[str, float]) -> None:
-        if not all(math.isfinite(value) for value in values.values()):
-            problem = f"loss or gradient is not finite in epoch {self.epoch}"
-            remedy = f"lower it, or set {{common.precision}}=fp32; '{self.folder.last}' is from before it"
-            raise FieldError("training.learner.learning_rate", self.config.learner.learning_rate, problem, remedy)
-
-    def _test(self, tracker: MetricsLogger) -> None:
-        """Test; keep the agent with the best mean return."""
-        if self._testers is None:
-            networks = copy.deepcopy(self.networks).requires_grad_(False)
-            self._testers = self.setup.actors(networks, self.config, self.folder.episodes, is_test=True)
-        self._testers.networks.load_state_dict(self.networks.state_dict())
-        seen = self.actors.curiosity
-        # The first actor's distances count for all.
-        self._testers.curiosity.set_moments(seen.errors.state_dict(), seen.distances[0].state_dict())
+    def _play_test(self) -> Tested[PlayedEpisode]:
+        if self._tester is None:
+            self._tester = self._actors(is_test=True)
+        self._tester.networks.load_state_dict(self.network.state_dict())
+        self._tester.curiosity.set_moments(*self._moments())
         seed = seed_of(self.common.seed, _TEST, self.epoch)
-        with under("collection"):
-            tested = play_test(self._testers, self.setup.collection.test.num_episodes, seed)
-        tracker.log(self.epoch, "test", tested.values)
-        save_gifs(self.folder.gifs, self.epoch, tested.episodes[: self.testing.n_gifs], self.setup.connector)
-        logger.info("epoch %d: test %s", self.epoch, _listing(tested.values))
-        if tested.values["mean_return"] > self.best_return:
-            self.best_return = tested.values["mean_return"]
-            save_agent57(self.folder.best, self.networks, self._info_now(self.best_return))
+        return play_test(self._tester, self.collection.test.num_episodes, seed)
 
-    def _info_now(self, mean_return: float | None = None) -> Agent57Info:
-        curiosity = self.actors.curiosity
-        return replace(
-            self.info,
-            epoch=self.epoch,
-            mean_return=mean_return,
-            errors=curiosity.errors.state_dict(),
-            distances=curiosity.distances[0].state_dict(),
-        )
+    def _moments(self) -> tuple[Any, Any]:
+        """Of errors and of distances, those of the first actor for all."""
+        seen = self.player.curiosity
+        return seen.errors.state_dict(), seen.distances[0].state_dict()
 
     # ---- checkpoints ------------------------------------------------------------------------------------------------
 
-    def save(self) -> None:
-        """Write `last` with all that resuming needs.
+    def _write(self, path: Path, mean_return: float | None = None, state: dict[str, Any] | None = None) -> None:
+        errors, distances = self._moments()
+        info = replace(self.info, epoch=self.epoch, mean_return=mean_return, errors=errors, distances=distances)
+        save_agent57(path, self.network, info, state)
 
-        All of it is on the disk afterwards. The `last` before stays, as `previous`; episodes that neither needs go.
-        """
-        for path in self._unsynced:
-            if path.exists():
-                sync(path)
-        state = {
-            "epoch": self.epoch,
-            "num_steps": self.num_steps,
-            "best_return": self.best_return,
-            "learner": self.learner.state_dict(),
-            "actors": self.actors.state_dict(),
-            "coverage": self.coverage.state_dict(),
-            "run": self.record,
-            **self._replay_state(),
-        }
-        self.folder.make_room(self._resumed_from)
-        self._resumed_from = None
-        save_agent57(self.folder.last, self.networks, self._info_now(), state)
-        self._forget_files()
-        self._saved_epoch = self.epoch
-        if self.report is not None:
-            self.report.write()
-
-    def _replay_state(self) -> dict[str, Any]:
-        """Complete episodes are named, not copied: they have files. Those in progress are numbers."""
-        growing = self.actors.episodes
+    def _state(self) -> dict[str, Any]:
+        growing = self.player.episodes
         name_of = episode_names(growing, self.folder.path)
         complete = [episode for episode in self.replay.episodes if episode not in growing]
-        states = {name_of(episode): episode.stored_states() for episode in complete}
-        return {"replay": self.replay.state_dict(name_of), "episode_states": states}
+        return {
+            "actors": self.player.state_dict(),
+            "coverage": self.coverage.state_dict(),
+            "replay": self.replay.state_dict(name_of),
+            "episode_states": {name_of(episode): episode.stored_states() for episode in complete},
+        }
+
+    def save(self) -> None:
+        super().save()
+        self._forget_files()
 
     def _forget_files(self) -> None:
         """Remove the files of episodes that no sequence is from any more."""
         named = {episode.path for episode in self.replay.episodes if episode.is_over}
-        candidates = {*self._unsynced, *self._named[0]}
+        candidates = {*self._written, *self._named[0]}
         self._named = [self._named[1], named]
         for path in candidates - self._named[0] - named:
             path.unlink(missing_ok=True)
-        self._unsynced = []
+        self._written = []
 
-    def load(self) -> None:
-        """Resume from `last`, or the checkpoint before it, exactly.
+    def _checked(self, stored: StoredAgent, path: Path) -> tuple[Mapping[str, torch.Tensor], dict[str, Any] | None]:
+        check_agent(self.context, stored.info, path)
+        return stored.tensors, stored.state
 
-        UserError if the configuration is not that of the run, or if both are damaged.
-        """
-        path, stored = self.folder.newest()
-        self._resumed_from = path
-        self._check_same_run(stored, path)
-        try:
-            self._load_state(stored, path)
-        except (AttributeError, LookupError, TypeError, RuntimeError) as error:
-            problem = f"'{path}' holds no valid training state ({type(error).__name__}: {error!s:.100})"
-            raise UserError(f"{problem}: restore the file, or start another run") from error
-
-    def _load_state(self, stored: StoredAgent, path: Path) -> None:
-        state = stored.state
-        assert state is not None
-        check_keys(state, path, "training state", epoch=int, num_steps=int, best_return=float, learner=dict)
-        self.networks.load_state_dict(stored.tensors)
-        self.learner.load_state_dict(state["learner"], path)
+    def _load_state(self, state: dict[str, Any], path: Path) -> None:
         self.coverage = Coverage.from_state(state["coverage"])
-        self.epoch, self.num_steps, self.best_return = state["epoch"], state["num_steps"], state["best_return"]
-        self._saved_epoch = self.epoch
+        growing, states = self._resume_episodes(state["actors"]), state["episode_states"]
         with under("common"):
-            check_epochs_left(self.common, self.epoch, self.folder)
-        try:
-            with under("collection"):
-                lost = self.actors.load_state_dict(state["actors"])
-        except OtherEpisodes as error:
-            problem = f"the environments do not replay the run's episodes ({error})"
-            remedy = "resume with its {collection.games}, {common.seed} and {collection.connector}"
-            raise FieldError("collection", UNSET, problem, remedy) from error
-        states, bad = state["episode_states"], dict[Path, Exception]()
-        self.replay.load_state_dict(state["replay"], self._reader_of(states, lost, bad))
-        with under("common"):
-            self.folder.check_replay(bad.values(), len(states))
+            episodes, bad = read_episodes(PlayedEpisode, states, growing, self.folder)
+        for name in states.keys() & episodes.keys():
+            episodes[name].restore_states(states[name])
+        before, now = state["actors"]["numbers"], self.player.envs.episode_numbers
+        # What was in progress and could not be played again is lost.
+        for number in range(len(growing)):
+            if before[number] != now[number]:
+                del episodes[number]
+        self.replay.load_state_dict(state["replay"], episodes.get)
         named = {episode.path for episode in self.replay.episodes if episode.is_over}
         # What could not be read may be whole, as where a file server was away for a moment.
         self._named = [set(self.folder.episodes.rglob("*.episode")) - named - bad.keys(), named]
 
-    def _reader_of(
-        self, states: dict[str, Any], lost: set[int], bad: dict[Path, Exception]
-    ) -> Callable[[int | str], PlayedEpisode | None]:
-        """What gives the replay's episodes by name: those in progress, or from their files.
-
-        None for those that cannot be read, which `bad` collects, and of the environments that have `lost` theirs.
-        """
-        known: dict[int | str, PlayedEpisode | None] = dict(enumerate(self.actors.episodes))
-        known.update(dict.fromkeys(lost))
-
-        def episode_of(name: int | str) -> PlayedEpisode | None:
-            if name not in known:
-                path = self.folder.path / str(name)
-                try:
-                    known[name] = episode = PlayedEpisode.load(path)
-                    episode.restore_states(states[str(name)])
-                except (UserError, OSError) as error:
-                    known[name], bad[path] = None, error
-            return known[name]
-
-        return episode_of
-
-    def _check_same_run(self, stored: StoredAgent, path: Path) -> None:
-        self.setup.check_agent(stored.info, path)
-        if stored.state is None:
-            raise UserError(f"'{path}' holds no training state to resume from")
-        run = stored.state.get("run")
-        if isinstance(run, dict):
-            fixed = {key for key in self.record if key.startswith(FIXED)}
-            if changed := changes(self.record, run, fixed, resume_remedy(self.folder.path.name)):
-                logger.info("resuming with other settings: %s", changed)
-
     def close(self) -> None:
-        """End all environments' processes."""
-        self.actors.close()
-        if self._testers is not None:
-            self._testers.close()
-
-
-def _listing(values: dict[str, float]) -> str:
-    return ", ".join(f"{name} {value:.4g}" for name, value in values.items())
+        self._thread.shutdown()
+        super().close()

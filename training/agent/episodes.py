@@ -1,9 +1,9 @@
 """Episodes that an agent learns from: in memory with numbers of the agent's own, in ordinary files, in checkpoints."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, TypeVar
 
 import numpy as np
 
@@ -11,6 +11,7 @@ from data_generation.data.data import EpisodeMeta, EpisodeReader
 from data_generation.data.errors import UserError
 from data_generation.generator.episode import Episode
 from data_generation.generator.levels import Transition
+from training.agent_folder import AgentFolder
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,9 @@ class LearnedEpisode(Episode):
         return episode
 
 
+EpisodeT = TypeVar("EpisodeT", bound=LearnedEpisode)
+
+
 def episode_names(growing: Sequence[Episode], root: Path) -> Callable[[Episode], int | str]:
     """What names a replay's episodes in a checkpoint: those in progress are numbers, complete ones have files."""
     numbers = {id(episode): number for number, episode in enumerate(growing)}
@@ -93,6 +97,25 @@ def episode_names(growing: Sequence[Episode], root: Path) -> Callable[[Episode],
         return numbers.get(id(episode), str(episode.path.relative_to(root)))
 
     return name_of
+
+
+def read_episodes(
+    kind: type[EpisodeT], names: Iterable[int | str], growing: Sequence[EpisodeT], folder: AgentFolder
+) -> tuple[dict[int | str, EpisodeT], dict[Path, Exception]]:
+    """The episodes of `episode_names` by name, and the errors of files that cannot be read.
+
+    FieldError (of `common`) where those are many.
+    """
+    episodes: dict[int | str, EpisodeT] = dict(enumerate(growing))
+    bad: dict[Path, Exception] = {}
+    complete = [name for name in names if isinstance(name, str)]
+    for name in complete:
+        try:
+            episodes[name] = kind.load(folder.path / name)
+        except (UserError, OSError) as error:
+            bad[folder.path / name] = error
+    folder.check_replay(bad.values(), len(complete))
+    return episodes, bad
 
 
 def placed(values: Any, size: int, offset: int, dtype: Any, fill: int = 0) -> np.ndarray:

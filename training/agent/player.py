@@ -4,7 +4,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic
 
 import numpy as np
 import torch
@@ -12,9 +12,8 @@ import torch
 from data_generation.data.data import EpisodeMeta
 from data_generation.data.errors import UserError, under
 from data_generation.generator.vector import EpisodeProgress, LevelVectorEnv
-from training.agent.episodes import LearnedEpisode
+from training.agent.episodes import EpisodeT
 
-EpisodeT = TypeVar("EpisodeT", bound=LearnedEpisode)
 # (environment, k) -> environment folder and meta data of its k-th episode.
 RecordedAs = Callable[[int, int], tuple[Path, EpisodeMeta]]
 

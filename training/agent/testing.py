@@ -9,8 +9,8 @@ import numpy as np
 from tqdm import tqdm
 
 from data_generation.generator.vector import LevelVectorEnv
-from training.agent.episodes import LearnedEpisode
-from training.agent.player import EpisodeT, PlayedSteps
+from training.agent.episodes import EpisodeT, LearnedEpisode
+from training.agent.player import PlayedSteps
 from training.coverage import Coverage, add_episode
 from training.throughput import Played
 
