@@ -189,8 +189,10 @@ class AgentLoop(ABC):
             "epoch_seconds": seconds,
             "operations_per_second": (played.operations + self.learner.meter.take()) / seconds,
         }
-        covered = Coverage.united(self.context.gather(self.coverage)).summary()
-        return values | {name: value for name, value in covered.items() if name != "steps"}
+        parts = self.context.gather(self.coverage)
+        # What one process has covered is not copied: it may be much.
+        covered = parts[0] if len(parts) == 1 else Coverage.united(parts)
+        return values | {name: value for name, value in covered.summary().items() if name != "steps"}
 
     def _check_finite(self, values: dict[str, float]) -> None:
         if not all(math.isfinite(value) for value in values.values()):
