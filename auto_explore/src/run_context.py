@@ -25,7 +25,7 @@ from data_generation.generator.connector_base import Connector
 from models.config import ModelConfig
 from models.genie_redux import GenieRedux
 from models.precision import cast_matmul_weights
-from training.agent.context import AgentContext, agent_device, connector_config, connector_of_all
+from training.agent.context import AgentContext, agent_device, connector_config, playable_connector
 from training.agent.player import under_connector
 from training.runtime import choose_precision
 
@@ -98,7 +98,7 @@ def open_connector(config: CollectionConfig, world_model: ModelConfig | None) ->
     if world_model is not None:
         own.image_size = world_model.tokenizer.image_size
         own.roi_annotation_fpath = own.roi_annotation_fpath or world_model.roi_table or None
-    return connector_of_all(own)
+    return playable_connector(own)
 
 
 class _OneDevice(TorchElasticEnvironment):

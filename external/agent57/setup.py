@@ -11,7 +11,7 @@ from external.agent57.config import Agent57CollectionConfig, Agent57CommonConfig
 from external.agent57.networks import AgentNetworks
 from external.agent57.policy import check_actions57
 from external.agent57.view import GreyConnector
-from training.agent.context import AgentContext, agent_device, connector_config, connector_of_all
+from training.agent.context import AgentContext, agent_device, connector_config, playable_connector
 from training.agent.player import under_connector
 from training.episodic_memory import check_neighbours
 
@@ -23,7 +23,7 @@ def make_context(common: Agent57CommonConfig, collection: Agent57CollectionConfi
     with under("common"):
         device = agent_device(common)
     with under("collection"):
-        connector = GreyConnector(connector_of_all(connector_config(collection)))
+        connector = GreyConnector(playable_connector(connector_config(collection)))
     return AgentContext(KIND, common, collection, device, connector)
 
 

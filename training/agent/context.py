@@ -137,7 +137,7 @@ def connector_config(collection: CollectionFields, *further: str) -> ConnectorCo
     return own
 
 
-def connector_of_all(config: ConnectorConfig) -> Connector:
+def playable_connector(config: ConnectorConfig) -> Connector:
     """The connector; FieldError (of the collection) for a game that cannot be played here."""
     with under_connector():
         connector = make_connector(config)
