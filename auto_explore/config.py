@@ -35,7 +35,8 @@ class CommonConfig:
     epochs: Count = 600  # of training; in an evaluation, how often num_episodes are played
     device: str = "auto"  # auto | cpu | gpu | cuda | cuda:<index> | mps
     precision: Precision = "auto"  # of the world model and of the updates
-    num_processes: NumProcesses = 1  # each with environments, replay and device of its own; gradients are averaged
+    # Each has environments, replay and device of its own; gradients are averaged, and what rewards learn, every epoch.
+    num_processes: NumProcesses = 1
     process_timeout: Minutes = 30.0  # minutes a process may wait for another, or make no progress, before the run ends
     root_dpath: PathText = "checkpoints/auto_explore"
     seed: Seed = 0

@@ -27,6 +27,7 @@ from data_generation.data.invocation import Invocation, note_invocation
 from data_generation.data.lock import locked
 from tests.auto_explore_helpers import config_file, copy_of, quick_config, run_at, save_world_model
 from tests.test_auto_explore_training import assert_equal, metrics_of
+from training.agent.context import AgentContext
 
 pytestmark = pytest.mark.usefixtures("environments_in_threads")
 
@@ -53,6 +54,23 @@ def test_a_run_whose_newest_checkpoint_a_power_cut_took_resumes_from_the_one_bef
     assert any("falling back" in record.message for record in caplog.records)
     assert_equal(read_agent(folder / "checkpoints" / "last.pt"), read_agent(trained / "checkpoints" / "last.pt"))
     assert metrics_of(folder) == metrics_of(trained)
+
+
+@pytest.mark.parametrize(
+    ("asked", "other", "named"),
+    [
+        ("001_auto_explore", "nothing", "process 0 finds 001_auto_explore to resume, and process 1 finds nothing"),
+        ("epoch 3", "epoch 1", "process 0 finds epoch 3 to resume, and process 1 finds epoch 1"),
+    ],
+)
+def test_processes_that_would_resume_otherwise_are_refused(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: str, other: str, named: str
+) -> None:
+    """As on machines that do not share a folder: the other process is pretended."""
+    root = copy_of(trained, tmp_path)
+    monkeypatch.setattr(AgentContext, "gather", lambda self, value: [value, other if value == asked else value])
+    with pytest.raises(FieldError, match=rf"^common\.resume=True: .*{named}; name a folder by common\.root_dpath"):
+        run_at(root, reward="rnd", epochs=4, resume=True)
 
 
 def test_damaged_episodes_of_the_replay_are_left_out_with_one_line(

@@ -2,7 +2,9 @@
 
 import copy
 import math
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -275,3 +277,59 @@ def test_frame_errors_are_zero_for_the_frame_that_was_expected() -> None:
     rewards = reward(inputs, learn=False)
     inputs.frames[:, -1] = (expected * 255).round().byte()
     assert (reward(inputs, learn=False) < 1e-3 * rewards).all()
+
+
+def united(*rewards: Reward) -> None:
+    """Unite rewards as those of as many processes, each in a thread of its own."""
+    passed: list[Any] = [None] * len(rewards)
+    barrier = threading.Barrier(len(rewards))
+
+    def unite(rank: int) -> None:
+        def gather(value: Any) -> list[Any]:
+            passed[rank] = copy.deepcopy(value)
+            barrier.wait()
+            values = list(passed)
+            barrier.wait()
+            return values
+
+        rewards[rank].unite(gather)
+
+    with ThreadPoolExecutor(len(rewards)) as pool:
+        list(pool.map(unite, range(len(rewards))))
+
+
+@pytest.mark.parametrize("kind", [*LEARNING, "counts"])
+@pytest.mark.parametrize("settings", [{}, {"normalize": True}], ids=["plain", "normalised"])
+def test_processes_learn_one_reward(kind: str, settings: dict[str, Any]) -> None:
+    """What one of them has seen is as well known to the others; a process that has seen nothing changes no scale."""
+    rewards = [reward_of(kind, **settings) for _ in range(3)]
+    alike = inputs_of(4, seed=9)
+    for _ in range(2):
+        for rank, reward in enumerate(rewards[:2]):
+            for seed in range(3):
+                reward(replace(inputs_of(4, seed=10 * rank + seed), positions=[rank, 5, 5, None]), learn=True)
+        before = [copy.deepcopy(reward)(alike, learn=False) for reward in rewards[:2]]
+        united(*rewards)
+        after = [copy.deepcopy(reward)(alike, learn=False) for reward in rewards]
+        assert torch.equal(after[0], after[1]) and torch.equal(after[1], after[2])
+        assert kind in ("e3b", "ngu") or not torch.equal(before[0], before[1])
+
+
+def test_visits_of_all_processes_are_counted_once() -> None:
+    rewards = [reward_of("counts"), reward_of("counts")]
+    for _ in range(3):
+        for reward in rewards:
+            reward(replace(inputs_of(2), positions=[7, 7]), learn=True)
+        united(*rewards)
+    assert rewards[0].state_dict()["visits"].tolist() == rewards[1].state_dict()["visits"].tolist() == [12]
+
+
+def test_fixed_networks_stay_exactly_as_they_are_when_processes_unite() -> None:
+    rewards = [reward_of("rnd") for _ in range(3)]
+    inputs = inputs_of(4)
+    for reward in rewards:
+        reward(inputs, learn=True)
+    before = {name: value.clone() for name, value in rewards[0].networks.state_dict().items()}
+    united(*rewards)
+    # All have learned the same, so nothing changes, not even by rounding.
+    assert all(torch.equal(value, before[name]) for name, value in rewards[1].networks.state_dict().items())

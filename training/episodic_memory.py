@@ -2,7 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -32,6 +32,13 @@ class StreamMoments:
     @property
     def std(self) -> float:
         return math.sqrt(max(0.0, self.square - self.mean**2))
+
+    def unite(self, gather: Callable[[Any], list[Any]]) -> None:
+        """Take the weighted means of all processes' streams, of which `gather` gives what each one passes."""
+        counts, means, squares = (np.array(column) for column in zip(*gather(self.state_dict()), strict=True))
+        if counts.any():
+            self.mean, self.square = (float(np.average(column, weights=counts)) for column in (means, squares))
+            self.count = int(counts.max())
 
     def state_dict(self) -> tuple[float, float, float]:
         return self.count, self.mean, self.square

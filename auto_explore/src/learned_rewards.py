@@ -1,6 +1,7 @@
 """Rewards with networks: of the world model's errors, or of what networks that train while playing do not know yet."""
 
 from abc import abstractmethod
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -179,6 +180,10 @@ class EpisodicReward(StepReward):
         if learn:
             self.optimizer_step(self._model.loss(before, after, inputs.actions[:, -1]))
         return torch.tensor(bonuses, dtype=torch.float32, device=after.device)
+
+    def unite(self, gather: Callable[[Any], list[Any]]) -> None:
+        super().unite(gather)
+        self._distances.unite(gather)
 
     @torch.no_grad()
     def _embed(self, frames: Tensor) -> np.ndarray:

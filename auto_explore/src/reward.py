@@ -2,6 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
@@ -111,6 +112,22 @@ class Reward(ABC):
         if trained:
             self.optimizer = torch.optim.Adam(trained, lr=self.context.config.learning_rate, fused=True)
 
+    @torch.no_grad()
+    def unite(self, gather: Callable[[Any], list[Any]]) -> None:
+        """Average over the processes what each has learned apart; `gather` gives what all of them pass.
+
+        All processes call it, between epochs: what one of them has seen is not new to the others either.
+        """
+        if self.optimizer is None:
+            return
+        weights = [parameter for parameter in self.networks.parameters() if parameter.requires_grad]
+        averages = [value for state in self.optimizer.state.values() for value in state.values()]
+        own = [*weights, *self.networks.buffers(), *averages]
+        # The optimiser's averages come last: a process that has made no step yet has none.
+        for tensor, *values in zip(own, *gather([tensor.cpu() for tensor in own]), strict=False):
+            # In float64, so that what is equal stays as it is.
+            tensor.copy_(torch.stack(values).double().mean(dim=0))
+
     def optimizer_step(self, loss: Tensor) -> None:
         """A step of the networks that train."""
         assert self.optimizer is not None
@@ -170,6 +187,14 @@ class CountReward(StepReward):
     def __init__(self, context: RewardContext):
         super().__init__(context)
         self._visits: dict[int, int] = {}
+        # Of all processes, when they were last united.
+        self._united: dict[int, int] = {}
+
+    def unite(self, gather: Callable[[Any], list[Any]]) -> None:
+        """Add up the visits of all processes."""
+        before = Counter(self._united)
+        united = sum((Counter(visits) - before for visits in gather(self._visits)), before)
+        self._visits, self._united = dict(united), dict(united)
 
     def __call__(self, inputs: RewardInputs, learn: bool) -> Tensor:
         if not self._visits and all(position is None for position in inputs.positions):
@@ -193,6 +218,7 @@ class CountReward(StepReward):
     def load_state_dict(self, state: dict[str, Any], path: Path) -> None:
         super().load_state_dict(state, path)
         self._visits = dict(zip(state["positions"].tolist(), state["visits"].tolist(), strict=True))
+        self._united = dict(self._visits)
 
 
 class NormalizedReward(Reward):
@@ -211,6 +237,10 @@ class NormalizedReward(Reward):
         if learn:
             self._squares.add(rewards.square().tolist())
         return rewards / (math.sqrt(self._squares.mean) if self._squares.mean > 0 else 1.0)
+
+    def unite(self, gather: Callable[[Any], list[Any]]) -> None:
+        self.inner.unite(gather)
+        self._squares.unite(gather)
 
     def state_dict(self) -> dict[str, Any]:
         return {"inner": self.inner.state_dict(), "squares": self._squares.state_dict()}

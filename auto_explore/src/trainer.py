@@ -108,6 +108,8 @@ class AgentTrainer(AgentLoop):
 
     def _play_and_learn(self) -> tuple[Collected, dict[str, float]]:
         played = self._play()
+        if self.context.num_processes > 1:
+            self.reward.unite(self.context.gather)
         return played, self._learn()
 
     def _play(self) -> Collected:

@@ -12,7 +12,7 @@ import numpy as np
 from omegaconf import OmegaConf
 from tqdm import tqdm
 
-from data_generation.data.errors import under
+from data_generation.data.errors import FieldError, under
 from data_generation.data.files import write_atomically
 from data_generation.data.lock import locked
 from training.agent.context import AgentContext
@@ -50,6 +50,7 @@ def train_agent(
         context = make_context(cfg)
         if folder is not None:
             folder.check_environments(context.infos())
+    _check_all_resume(cfg, context, folder.path.name if folder else "nothing")
     if folder is None and context.is_main:
         folder = make_folder(kind, Path(cfg.common.root_dpath), cfg.common.name)
     folder = AgentFolder(context.gather(folder.path if folder else Path())[0], kind)
@@ -61,6 +62,7 @@ def train_agent(
                 if is_resumed:
                     with repeating(overrides, folder.path.name):
                         trainer.load()
+                    _check_all_resume(cfg, context, f"epoch {trainer.epoch}")
                 tracker = _prepare(cfg, trainer, is_resumed)
             except BaseException:
                 trainer.close()
@@ -73,6 +75,17 @@ def train_agent(
         # A run that cannot start leaves nothing.
         with suppress(OSError):
             folder.path.rmdir()
+
+
+def _check_all_resume(cfg: Any, context: AgentContext[Any], found: str) -> None:
+    """FieldError on all processes where they would not resume the same, as without a shared disk."""
+    first, *others = context.gather(found)
+    for rank, other in enumerate(others, start=1):
+        if other != first:
+            dpath = cfg.common.root_dpath
+            problem = f"in '{dpath}', process 0 finds {first} to resume, and process {rank} finds {other}"
+            remedy = "name a folder by {common.root_dpath} that all machines share; if they do, start again"
+            raise FieldError("common.resume", cfg.common.resume, problem, remedy)
 
 
 def _prepare(cfg: Any, trainer: AgentLoop, is_resumed: bool) -> MetricsLogger:
