@@ -1,6 +1,7 @@
 """What holds for all tests, however they are started: no network, no login, one thread, signals and time limits."""
 
 import os
+import random
 import signal
 import sys
 from collections.abc import Iterator
@@ -27,6 +28,17 @@ settings.register_profile(
     "any machine", deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.load_profile("any machine")
+
+
+def pytest_runtest_setup() -> None:
+    """Random numbers of a test, and of fixtures made for it, are the same whatever ran before."""
+    # Imported here: the variables above are set.
+    import numpy as np
+    import torch
+
+    random.seed(0)
+    np.random.seed(0)  # noqa: NPY002
+    torch.manual_seed(0)
 
 
 @pytest.fixture

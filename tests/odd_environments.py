@@ -134,6 +134,14 @@ class Deleting(Plain):
         return super().step(action)
 
 
+class Named(Plain):
+    """Its info has a text."""
+
+    def step(self, action: int) -> Any:
+        *rest, info = super().step(action)
+        return *rest, {**info, "name": "counter"}
+
+
 class Flicker(Plain):
     """A white sprite in every second emulator frame, in which no action ends."""
 

@@ -14,6 +14,7 @@ from data_generation.generate import Generated, generate
 from data_generation.generator.connector_base import make_connector
 from data_generation.generator.generator import GenerationFailed
 from tests.odd_environments import FAULTS, NUM_STEPS, SIZE, odd
+from tests.thread_children import children_in_threads
 
 
 def config_of(dpath: Path, game: Any, n_sessions: int = 2, step_seconds: float = 60, **changes: Any) -> GenerateConfig:
@@ -30,6 +31,12 @@ def environment_of(dpath: Path) -> Environment:
 
 def made(dpath: Path, *args: Any, **changes: Any) -> tuple[Generated, Environment]:
     return generate(config_of(dpath, *args, **changes)), environment_of(dpath)
+
+
+def made_in_threads(dpath: Path, *args: Any, **changes: Any) -> tuple[Generated, Environment]:
+    """For tests of which the environments' processes are not the subject."""
+    with children_in_threads():
+        return made(dpath, *args, **changes)
 
 
 def test_an_episode_that_raises_exits_hangs_or_is_stopped_is_named_and_the_others_are_made(
@@ -105,9 +112,9 @@ def test_one_that_hangs_while_it_is_made_is_named_and_tried_once(
 
 
 def test_arguments_of_an_environment_are_recorded_and_compared(tmp_path: Path) -> None:
-    _, environment = made(tmp_path, odd("Kwargs"), env_kwargs={"level": 3})
+    _, environment = made_in_threads(tmp_path, odd("Kwargs"), env_kwargs={"level": 3})
     assert environment.info.connector["env_kwargs"] == {"level": 3}
-    assert made(tmp_path, odd("Kwargs"), env_kwargs={"level": 3})[0].num_kept == 2
+    assert made_in_threads(tmp_path, odd("Kwargs"), env_kwargs={"level": 3})[0].num_kept == 2
     with pytest.raises(ValueError, match=r"connector.env_kwargs=\{'level': 3\} \(now \{'level': 4\}\)"):
         generate(config_of(tmp_path, odd("Kwargs"), env_kwargs={"level": 4}))
     with pytest.raises(ValueError, match=r"env_kwargs=.*has no effect with coinrun"):
@@ -116,14 +123,14 @@ def test_arguments_of_an_environment_are_recorded_and_compared(tmp_path: Path) -
 
 @pytest.mark.parametrize("name", ["Float", "BigEndian"])
 def test_float_images_are_not_recorded_black(tmp_path: Path, name: str) -> None:
-    _, environment = made(tmp_path, odd(name))
+    _, environment = made_in_threads(tmp_path, odd(name))
     with environment.open(0) as episode:
         assert (episode.frames() == 204).all()
 
 
 def test_a_sprite_of_every_second_frame_is_recorded_on_request_only(tmp_path: Path) -> None:
     for on in (False, True):
-        _, environment = made(tmp_path / str(on), odd("Flicker"), n_skip_frames=2, max_last_frames=on)
+        _, environment = made_in_threads(tmp_path / str(on), odd("Flicker"), n_skip_frames=2, max_last_frames=on)
         with environment.open(0) as episode:
             frames = episode.frames()
         assert (frames[1:, :, 0, 0] == 255 * on).all()
@@ -132,7 +139,7 @@ def test_a_sprite_of_every_second_frame_is_recorded_on_request_only(tmp_path: Pa
 
 
 def test_the_rate_of_frames_is_the_environments_divided_by_the_held_frames(tmp_path: Path) -> None:
-    _, environment = made(tmp_path, odd("Plain"), n_skip_frames=4)
+    _, environment = made_in_threads(tmp_path, odd("Plain"), n_skip_frames=4)
     assert environment.info.fps == 7.5
 
 
@@ -152,15 +159,15 @@ def test_a_module_of_the_folder_where_one_stands_is_found(tmp_path: Path, monkey
 
 @pytest.mark.parametrize("damage", [b"", b"\0" * 100])
 def test_what_a_power_cut_leaves_is_made_again(tmp_path: Path, damage: bytes) -> None:
-    _, environment = made(tmp_path, odd("Plain"), n_sessions=4)
+    _, environment = made_in_threads(tmp_path, odd("Plain"), n_sessions=4)
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.suffix in (".episode", ".json")}
     paths = [episode_path(environment.env_dpath, 0, session) for session in range(4)]
     paths[0].write_bytes(damage)
     paths[1].write_bytes(before[paths[1]][:-5])
-    again, _ = made(tmp_path, odd("Plain"), n_sessions=4)
+    again, _ = made_in_threads(tmp_path, odd("Plain"), n_sessions=4)
     assert (again.num_made, again.num_kept) == (2, 2)
     (environment.env_dpath / "info.json").write_bytes(damage)
-    made(tmp_path, odd("Plain"), n_sessions=4)
+    made_in_threads(tmp_path, odd("Plain"), n_sessions=4)
     assert {path: path.read_bytes() for path in before} == before
 
 
@@ -172,7 +179,7 @@ def test_a_folder_deleted_in_the_middle_of_a_run_is_one_line(tmp_path: Path, mon
 
 
 def test_what_the_disk_refuses_ends_the_run_and_is_no_fault_of_the_environment(tmp_path: Path) -> None:
-    _, environment = made(tmp_path, odd("Plain"))
+    _, environment = made_in_threads(tmp_path, odd("Plain"))
     folder = environment.env_dpath / "000000"
     shutil.rmtree(folder)
     folder.touch()
@@ -182,8 +189,8 @@ def test_what_the_disk_refuses_ends_the_run_and_is_no_fault_of_the_environment(t
 
 def test_texts_of_the_info_are_omitted_and_said_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
-    generated, environment = made(tmp_path, "tests.test_connector_gymnasium:Rgb-v0", image_size=8)
+    generated, environment = made_in_threads(tmp_path, odd("Named"))
     assert generated.num_made == 2
     said = [record.getMessage() for record in caplog.records if "omitted" in record.getMessage()]
-    assert said == ["tests.test_connector_gymnasium:Rgb-v0: info['name'] is str ('counter'), no number: omitted"]
-    assert np.isfinite(environment.open(0).infos["value"]).all()
+    assert said == [f"{odd('Named')}: info['name'] is str ('counter'), no number: omitted"]
+    assert np.isfinite(environment.open(0).infos["t"]).all()

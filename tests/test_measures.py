@@ -329,7 +329,7 @@ def test_an_evaluation_reports_every_measure_and_trains_the_reader_of_actions_on
 
 def test_actions_are_read_off_the_clips_that_the_reader_does_not_know(clips, tmp_path, monkeypatch):
     cfg = tiny_config(clips[0], "genie_redux_guided")
-    changes = {"action_following_steps": 2, "drift_frames": 10, "n_gifs": 0, "n_total_samples": 0, "seq_step": 9}
+    changes = {"action_following_steps": 2, "drift_frames": 0, "n_gifs": 0, "n_total_samples": 0, "seq_step": 9}
     cfg.eval = replace(cfg.eval, **changes, save_root_dpath=str(tmp_path / "results"))
     cfg.eval.model_fpath = str(save_fresh(tmp_path / "run" / "model-7.pt", cfg))
     found = {}
