@@ -240,9 +240,9 @@ def _epochs(folder: Path) -> int:
 
 @pytest.mark.slow
 def test_two_processes_train_one_agent_and_resume(tmp_path: Path) -> None:
-    """Each has environments of its own; gradients are averaged, so both end with the same weights."""
+    """Each has environments of its own; gradients and what rewards learn are averaged."""
     save_world_model(tmp_path / "models")
-    cfg = quick_config(tmp_path, epochs=3)
+    cfg = quick_config(tmp_path, "rnd", epochs=3)
     arguments = config_file(tmp_path, cfg)
     folder = tmp_path / "agents" / "001_auto_explore"
     assert _start(arguments, False, "common.num_processes=2", "common.epochs=2").wait(LIMIT) == 0
@@ -256,10 +256,12 @@ def test_two_processes_train_one_agent_and_resume(tmp_path: Path) -> None:
     logged = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     cells = [row["cells"] for row in logged if row["split"] == "play"][-1]
     assert cells == len(shares[0].cells | shares[1].cells) > len(shares[0].cells)
+    first, second = (rank["reward"] for rank in last["state"]["ranks"])
+    assert_equal(first, second)
     assert _start(arguments, True, "common.num_processes=2").wait(LIMIT) == 0
     assert read_agent(folder / "checkpoints" / "last.pt")["info"]["epoch"] == 3
     with pytest.raises(ValueError, match=r"common.num_processes=1: the run in .* has 2; resume with as many"):
-        run_at(tmp_path, epochs=4, resume=True)
+        run_at(tmp_path, reward="rnd", epochs=4, resume=True)
 
 
 # Evaluation
