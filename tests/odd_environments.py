@@ -134,7 +134,7 @@ class Deleting(Plain):
         return super().step(action)
 
 
-class Named(Plain):
+class TextInInfo(Plain):
     """Its info has a text."""
 
     def step(self, action: int) -> Any:

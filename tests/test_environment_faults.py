@@ -189,8 +189,8 @@ def test_what_the_disk_refuses_ends_the_run_and_is_no_fault_of_the_environment(t
 
 def test_texts_of_the_info_are_omitted_and_said_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
-    generated, environment = made_in_threads(tmp_path, odd("Named"))
+    generated, environment = made_in_threads(tmp_path, odd("TextInInfo"))
     assert generated.num_made == 2
     said = [record.getMessage() for record in caplog.records if "omitted" in record.getMessage()]
-    assert said == [f"{odd('Named')}: info['name'] is str ('counter'), no number: omitted"]
+    assert said == [f"{odd('TextInInfo')}: info['name'] is str ('counter'), no number: omitted"]
     assert np.isfinite(environment.open(0).infos["t"]).all()
