@@ -37,8 +37,8 @@ from training.config import (
 from training.loading import TRAIN_ONLY_FIELDS, ClipChoice, attach_tokenizer, check_length, open_clips, prepare_model
 from training.optimizer import schedule_notes
 from training.report import summary
-from training.run_folder import ResumePoint, RunFolder, read_state
-from training.run_record import changes, flattened, make_record, overrides_to_repeat, resume_remedy
+from training.run_folder import RunFolder, read_state
+from training.run_record import changes, check_all_resume, flattened, make_record, overrides_to_repeat, resume_remedy
 from training.run_report import RunFacts, RunReport, make_facts
 from training.runtime import Runtime, make_runtime
 from training.tracker import MetricsLogger, TrackerSettings, WandbSettings
@@ -77,7 +77,8 @@ def train(cfg: GenieReduxConfig) -> Path:
 def _train(cfg: GenieReduxConfig, runtime: Runtime, folder: RunFolder, code: CompiledCode | None) -> Path:
     with under("train", model_fpath="model_fpath"):
         point = folder.resume_point(cfg.train.resume_ckpt)
-        _check_all_resume(cfg.train, point, folder.path)
+        found = gather_object([f"step {point.step}" if point else "nothing"])
+        check_all_resume(found, folder.path, "resume_ckpt", cfg.train.resume_ckpt, "save_root_dpath")
     clips = _open_clips(cfg, "train")
     record, state = run_record(cfg, clips, runtime.num_processes), read_state(point.state) if point else None
     if point and state is not None and runtime.is_main:
@@ -189,16 +190,6 @@ def run_record(cfg: GenieReduxConfig, clips: ClipDataset, num_processes: int) ->
     """What this run is, as its training states keep it."""
     files = {name: getattr(cfg, name) for name in ("model_fpath", "tokenizer_fpath", "lam_fpath")}
     return make_record(cfg, files, {"train.num_processes": num_processes, _CONTENT: clips.digest()})
-
-
-def _check_all_resume(train: TrainConfig, point: ResumePoint | None, dpath: Path) -> None:
-    """FieldError (of `train`) on all processes where they would not resume the same step, as without a shared disk."""
-    first, *others = gather_object([f"step {point.step}" if point else "nothing"])
-    for rank, other in enumerate(others, start=1):
-        if other != first:
-            problem = f"in '{dpath}', process 0 finds {first} to resume, and process {rank} finds {other}"
-            remedy = "name a folder by {save_root_dpath} that all machines share; if they do, start again"
-            raise FieldError("resume_ckpt", train.resume_ckpt, problem, remedy)
 
 
 def _check_job(cfg: GenieReduxConfig, record: dict[str, Any], stored: Any, run: str) -> None:

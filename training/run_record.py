@@ -2,7 +2,7 @@
 
 import re
 import shlex
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -105,6 +105,19 @@ def check_resumed(config: Any, stored: Mapping[str, Any], fixed: tuple[str, ...]
     """
     record = make_record(config, {}, {})
     changes(record, stored, {key for key in record if key.startswith(fixed)}, resume_remedy(run, overrides))
+
+
+def check_all_resume(found: Sequence[str], dpath: Path | str, field: str, value: Any, root: str) -> None:
+    """FieldError where processes would not resume the same, as on machines without a shared disk.
+
+    `found`: what each process finds in `dpath`; `field` and its `value` ask to resume, `root` names the folder.
+    """
+    first, *others = found
+    for rank, other in enumerate(others, start=1):
+        if other != first:
+            problem = f"in '{dpath}', process 0 finds {first} to resume, and process {rank} finds {other}"
+            remedy = f"name a folder by {{{root}}} that all machines share; if they do, start again"
+            raise FieldError(field, value, problem, remedy)
 
 
 def resume_remedy(run: str, overrides: str = "", instead: str = "without {common.resume}") -> str:

@@ -12,7 +12,7 @@ import numpy as np
 from omegaconf import OmegaConf
 from tqdm import tqdm
 
-from data_generation.data.errors import FieldError, under
+from data_generation.data.errors import under
 from data_generation.data.files import write_atomically
 from data_generation.data.lock import locked
 from training.agent.context import AgentContext
@@ -20,7 +20,7 @@ from training.agent.loop import AgentLoop
 from training.agent.testing import Tested
 from training.agent_folder import AgentFolder, AgentKind, find_folder, folder_to_resume, make_folder
 from training.episode_gif import remove_gifs, save_gifs
-from training.run_record import check_resumed, other_environments, overrides_to_repeat, repeating
+from training.run_record import check_all_resume, check_resumed, other_environments, overrides_to_repeat, repeating
 from training.run_report import RunReport, make_facts, write_agent_evaluation
 from training.throughput import Played, rates
 from training.tracker import MetricsLogger, TrackerSettings, WandbSettings
@@ -78,14 +78,8 @@ def train_agent(
 
 
 def _check_all_resume(cfg: Any, context: AgentContext[Any], found: str) -> None:
-    """FieldError on all processes where they would not resume the same, as without a shared disk."""
-    first, *others = context.gather(found)
-    for rank, other in enumerate(others, start=1):
-        if other != first:
-            dpath = cfg.common.root_dpath
-            problem = f"in '{dpath}', process 0 finds {first} to resume, and process {rank} finds {other}"
-            remedy = "name a folder by {common.root_dpath} that all machines share; if they do, start again"
-            raise FieldError("common.resume", cfg.common.resume, problem, remedy)
+    common = cfg.common
+    check_all_resume(context.gather(found), common.root_dpath, "common.resume", common.resume, "common.root_dpath")
 
 
 def _prepare(cfg: Any, trainer: AgentLoop, is_resumed: bool) -> MetricsLogger:
